@@ -1,0 +1,9 @@
+"""The words that client, registry and workers share, as types.
+
+A leaf: pydantic and the standard library only. Every model is strict (no coercion) and refuses unknown
+fields; a client reads replies with ``extra="ignore"``, so that a server one minor version ahead may say more.
+
+>>> from sdk.schemas.refs import Ref
+>>> str(Ref.parse("code-review"))
+'code-review@latest'
+"""

@@ -1,0 +1,70 @@
+"""What an evaluation and a merge are asked for, and what they say they found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Wire
+
+#: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
+BasePrecision = Literal["as-trained", "nf4", "native"]
+
+
+class EvaluationSpec(Wire):
+    """One evaluation: the same rows, prompts and decoding for every version or base that is compared."""
+
+    #: Which tokens the loss is taken on; None: by the shape of the rows, as in training.
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Longest row in tokens.
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    #: Rows in one forward pass.
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    #: Rows whose completion is generated (greedy) and scored with ROUGE-L; 0 for none.
+    generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 16
+    #: Longest generated completion in tokens.
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
+    #: Generated completions kept as samples.
+    keep_samples: Annotated[int, Field(ge=0, le=100)] = 4
+    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained.
+    precision: BasePrecision = "as-trained"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
+class Sample(Wire):
+    """One generated completion beside what was expected."""
+
+    prompt: str
+    reference: str
+    completion: str
+
+
+class EvaluationReport(Wire):
+    """Scores of one version, or of a bare base, on one dataset."""
+
+    #: loss (nats a supervised token), perplexity, rouge_l (0..1), rows, supervised_tokens, generated_rows, eval_s …
+    metrics: dict[str, float]
+    #: The precision that the base really had.
+    precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]
+    samples: list[Sample] = []
+    libraries: dict[str, str] = {}
+
+
+class MergeSpec(Wire):
+    """How an adapter is merged: W' = W + s·B·A, computed in float32 and stored in `dtype`."""
+
+    #: The W that is added to: the stored weights, the weights as quantised in training and made wide again,
+    #: or "auto": both are measured against base-as-trained + adapter, and the nearer one is kept.
+    onto: Literal["auto", "original", "dequantized"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+
+class MergeReport(Wire):
+    """What a merge did, and how far the merged model is from base-as-trained + adapter."""
+
+    onto: Literal["original", "dequantized"]
+    dtype: Literal["bfloat16", "float16", "float32"]
+    #: logit_kl_original, logit_kl_dequantized (nats a token), max_abs_logit_diff, merged_modules, merge_s, peak_memory_bytes …
+    metrics: dict[str, float]
+    libraries: dict[str, str] = {}

@@ -1,0 +1,44 @@
+"""What a running job says about itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Wire
+
+
+class Progress(Wire):
+    """Where a job stands. Counts are in `unit`s of the present phase."""
+
+    #: "data", "load", "train", "evaluate", "generate", "merge", "save", "download", "upload"
+    phase: str
+    step: int | None = None
+    total: int | None = None
+    unit: Literal["steps", "rows", "tensors", "bytes"] = "steps"
+    loss: float | None = None
+    lr: float | None = None
+    tokens_per_s: float | None = None
+    #: Peak resident memory, or peak device memory on a GPU.
+    memory_bytes: int | None = None
+    eta_s: float | None = None
+    message: str | None = None
+
+
+class NewEvent(Wire):
+    """An event as a worker reports it."""
+
+    kind: Literal["state", "progress", "log"]
+    progress: Progress | None = None
+    message: Annotated[str, Field(max_length=4000)] | None = None
+
+
+class Event(NewEvent):
+    """An event as the registry keeps it; `seq` is the cursor and rises without gaps of meaning."""
+
+    seq: int
+    at: datetime
+    attempt: int
+    state: str | None = None

@@ -1,0 +1,142 @@
+"""What a training job is asked for (`TrainingSpec`) and what it says it did (`TrainingReport`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sdk.schemas.wire import Wire
+
+#: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
+TARGET_PRESETS = ("qv", "attention", "all-linear")
+
+_MODULE_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,199}$")
+
+JsonScalar = str | int | float | bool | None
+
+
+class TrainingSpec(Wire):
+    """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
+
+    #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
+    method: Literal["qlora", "lora"] = "qlora"
+    #: Rank r of A (r, in) and B (out, r).
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    #: α; the update is scaled by α/r. None means 2·rank.
+    alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
+    #: Probability that an input of A is dropped while training.
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    #: A preset ("qv", "attention", "all-linear") or module names separated by commas.
+    targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
+    #: Which tokens the loss is taken on. None: completion, assistant or all, by the shape of the rows.
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Passes over the data; ignored where max_steps is given.
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    #: Optimiser steps.
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    #: Peak learning rate of AdamW.
+    lr: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    #: Share of the steps in which the learning rate rises from zero.
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    #: Course of the learning rate after the warm-up.
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    #: Rows in one forward pass.
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    #: Forward passes summed into one optimiser step.
+    grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
+    #: Longest row in tokens; longer ones are cut at the end.
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    #: Seed of initialisation, order and dropout.
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_names(cls, value: str) -> str:
+        if value in TARGET_PRESETS:
+            return value
+        names = value.split(",")
+        for name in names:
+            if not _MODULE_NAME.match(name):
+                raise ValueError(
+                    f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)} or names separated by commas"
+                )
+        return ",".join(sorted(set(names)))
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows that one optimiser step sees."""
+        return self.batch_size * self.grad_accum
+
+
+class LoraConfig(Wire):
+    """The LoRA configuration of a version, resolved: real numbers and real module names."""
+
+    rank: Annotated[int, Field(ge=1)]
+    #: α as a number; the scale is α/r, or α/√r with use_rslora.
+    alpha: float
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    #: Sorted names as `adapter_config.json` holds them.
+    target_modules: Annotated[list[str], Field(min_length=1)]
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+    modules_to_save: list[str] = []
+    bias: Literal["none", "all", "lora_only"] = "none"
+    init: JsonScalar = True
+    use_rslora: bool = False
+    use_dora: bool = False
+    task_type: str | None = None
+
+
+class QuantizationRecipe(Wire):
+    """How the base was quantised while the adapter was trained; needed to merge it rightly."""
+
+    method: Literal["bitsandbytes"] = "bitsandbytes"
+    type: Literal["nf4", "fp4"] = "nf4"
+    double_quant: bool = True
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    #: Weights that share one scale.
+    block_size: Annotated[int, Field(ge=1)] = 64
+    skipped_modules: list[str] = []
+    library_version: str | None = None
+
+
+class DatasetUse(Wire):
+    """What a training took from its dataset."""
+
+    digest: str
+    #: Rows after those that hold nothing to learn from were dropped.
+    rows: Annotated[int, Field(ge=0)]
+    #: Tokens that the loss is taken on, in one epoch.
+    supervised_tokens: Annotated[int, Field(ge=0)]
+
+
+class LossPoint(Wire):
+    """One point of the loss curve."""
+
+    step: int
+    loss: float
+    lr: float | None = None
+
+
+class TrainingReport(Wire):
+    """What a training did, as recorded in the lineage of the version that it made."""
+
+    lora: LoraConfig
+    quantization: QuantizationRecipe | None
+    rows: int
+    supervised_tokens: int
+    #: Every resolved hyperparameter, flat.
+    training: dict[str, JsonScalar]
+    #: loss, eval_loss, eval_loss_base, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
+    metrics: dict[str, float]
+    #: Distribution name to version.
+    libraries: dict[str, str]
+    curve: list[LossPoint] = []
+
+    @model_validator(mode="after")
+    def _loss_is_there(self) -> TrainingReport:
+        if "loss" not in self.metrics:
+            raise ValueError("a training report without metrics.loss is incomplete")
+        return self

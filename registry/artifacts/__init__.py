@@ -1,0 +1,1 @@
+"""Bytes by content: upload sessions, verified blobs, manifests. Nothing here knows a name."""

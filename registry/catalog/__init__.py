@@ -1,0 +1,1 @@
+"""Names: bases, adapters, versions with their lineage, aliases."""

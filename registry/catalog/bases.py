@@ -1,0 +1,100 @@
+"""Bases: registering them and finding them by id or fingerprint."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.service import Artifacts, blobs_of, read_manifest, record_manifest
+from registry.catalog.models import BaseModelRow
+from registry.db import Database, insert_if_new
+from registry.errors import Conflict, Invalid, NotFound
+from sdk.schemas.catalog import BaseRegistration, BaseView
+from sdk.schemas.jobs import BaseSource
+
+
+class Bases:
+    """The service over the table of bases."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._artifacts = artifacts
+
+    def register(self, *, base: BaseRegistration, by: str) -> BaseView:
+        """Record a base; one with the same fingerprint is the same base, and may gain a location or its files."""
+        if base.manifest is not None:
+            if base.upload is None:
+                raise Invalid("a base with a manifest needs the upload session of its files", param="upload")
+            if base.manifest.base_fingerprint != base.fingerprint or base.manifest.kind != "base":
+                raise Invalid("the manifest is not that of this base", param="manifest")
+            self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), by=by)
+        with self._db.write() as session:
+            insert_if_new(
+                session,
+                BaseModelRow,
+                id=base.id,
+                revision=base.revision,
+                fingerprint=base.fingerprint,
+                weights_digest=base.weights_digest,
+                architecture=base.architecture,
+                location=base.location,
+                config=base.config,
+                tensors=base.tensors,
+                size_bytes=base.size_bytes,
+                created_by=by,
+            )
+            row = session.scalars(select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint)).one()
+            if row.weights_digest != base.weights_digest:
+                raise Conflict(f"base {row.id} is registered with other weights under this fingerprint", param="weights_digest")
+            if base.location is not None:
+                row.location = base.location
+            if base.manifest is not None:
+                row.manifest_digest = record_manifest(session, base.manifest)
+            session.flush()
+            return view_base(row)
+
+    def list(self) -> list[BaseView]:
+        """All bases, the newest first."""
+        with self._db.read() as session:
+            return [view_base(row) for row in session.scalars(select(BaseModelRow).order_by(BaseModelRow.created_at.desc()))]
+
+    def get(self, name: str) -> BaseView:
+        """Return a base by id (the newest of that id) or fingerprint (whole, or 12 digits and more). Raises NotFound."""
+        with self._db.read() as session:
+            row = find_base(session, name)
+            return view_base(row, whole=True)
+
+
+def find_base(session: Session, name: str) -> BaseModelRow:
+    """Return the base with the id or fingerprint `name`. Raises NotFound."""
+    matches = or_(BaseModelRow.id == name, BaseModelRow.fingerprint == name)
+    if 12 <= len(name) < 64 and all(c in "0123456789abcdef" for c in name):
+        matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
+    row = session.scalars(select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1)).first()
+    if row is None:
+        raise NotFound(f"there is no base {ascii(name[:200])}; add it with: adapterctl base add FOLDER", param="base")
+    return row
+
+
+def source_of(session: Session, row: BaseModelRow) -> BaseSource:
+    """Say where a worker finds a base."""
+    manifest = None if row.manifest_digest is None else read_manifest(session, row.manifest_digest)
+    return BaseSource(
+        id=row.id, revision=row.revision, fingerprint=row.fingerprint, location=row.location, manifest=manifest
+    )
+
+
+def view_base(row: BaseModelRow, *, whole: bool = False) -> BaseView:
+    """Return a base as it travels; with its config where `whole`."""
+    return BaseView(
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
+        location=row.location,
+        uploaded=row.manifest_digest is not None,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+        config=row.config if whole else None,
+    )

@@ -1,0 +1,165 @@
+"""Publication: bytes, then name. pending → verified → ready with a number, in the caller's last transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import IO
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.artifacts.gate import check_config, check_weights
+from registry.artifacts.service import Artifacts, Inspection, blobs_of, record_manifest
+from registry.catalog.bases import find_base
+from registry.catalog.lifecycle import LIVE, VersionState, sources_of
+from registry.catalog.models import Adapter, Origin, Version, VersionParent
+from registry.catalog.resolve import find_version, parse_ref, view_version
+from registry.db import Database, insert_if_new
+from registry.errors import Invalid, RegistryError, Verification
+from sdk.schemas.catalog import JobRef, Publication, Published
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+class Publisher:
+    """Makes versions. Inline here: the caller waits until its version is ready or refused."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._artifacts = artifacts
+
+    def publish(
+        self,
+        *,
+        publication: Publication,
+        by: str,
+        job: JobRef | None = None,
+        finish: Callable[[Session, Published], None] | None = None,
+    ) -> Published:
+        """Verify the uploaded bytes and make them a version, or find the version that they are already.
+
+        `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
+        not at all. Raises Invalid, NotFound (base, parent, upload), Verification, Conflict.
+        """
+        pending, tensors = self._begin(publication, by)
+        try:
+            self._artifacts.verify(
+                upload=publication.upload,
+                blobs=blobs_of(publication.manifest),
+                by=by,
+                inspections=_inspections(publication, tensors),
+            )
+            with self._db.write() as session:
+                version, existing = self._make_ready(session, pending, publication, by, job)
+                published = Published(version=view_version(session, version), existing=existing)
+                if finish is not None:
+                    finish(session, published)
+            return published
+        except RegistryError as error:
+            self._refuse(pending, error)
+            raise
+
+    def _begin(self, publication: Publication, by: str) -> tuple[int, dict[str, list[int]]]:
+        """Write the pending row; return its key and the base's tensor shapes."""
+        if publication.manifest.kind != "adapter":
+            raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
+        paths = {file.path for file in publication.manifest.files}
+        for required in (CONFIG_FILE, WEIGHTS_FILE):
+            if required not in paths:
+                raise Verification(f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest")
+        try:
+            return self._insert_pending(publication, by)
+        except IntegrityError:
+            # Another publisher of the same bytes was first; its row is the one to work on.
+            return self._insert_pending(publication, by)
+
+    def _insert_pending(self, publication: Publication, by: str) -> tuple[int, dict[str, list[int]]]:
+        with self._db.write() as session:
+            base = find_base(session, publication.manifest.base_fingerprint)
+            for parent in publication.parents:
+                find_version(session, parse_ref(parent.ref))
+            insert_if_new(session, Adapter, name=publication.adapter, created_by=by, last_number=0)
+            adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
+            digest = publication.manifest.digest
+            live = select(Version).where(Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE))
+            version = session.scalars(live).first()
+            if version is None:
+                version = Version(
+                    adapter_pk=adapter.pk,
+                    digest=digest,
+                    state=VersionState.PENDING,
+                    kind=publication.manifest.kind,
+                    base_pk=base.pk,
+                    lora=publication.lora.model_dump(),
+                    rank=publication.lora.rank,
+                    method="lora" if publication.quantization is None else "qlora",
+                    quantization=None if publication.quantization is None else publication.quantization.model_dump(),
+                    tags=publication.tags,
+                    description=publication.description,
+                    created_by=by,
+                )
+                session.add(version)
+                session.flush()
+            return version.pk, base.tensors
+
+    def _make_ready(
+        self, session: Session, pending: int, publication: Publication, by: str, job: JobRef | None
+    ) -> tuple[Version, bool]:
+        digest = record_manifest(session, publication.manifest)
+        won = session.execute(
+            update(Version)
+            .where(Version.pk == pending, Version.state.in_(sources_of(VersionState.READY)), Version.number.is_(None))
+            .values(state=VersionState.READY, manifest_digest=digest)
+            .returning(Version.adapter_pk)
+        ).first()
+        if won is not None:
+            number = session.execute(
+                update(Adapter)
+                .where(Adapter.pk == won.adapter_pk)
+                .values(last_number=Adapter.last_number + 1)
+                .returning(Adapter.last_number)
+            ).scalar_one()
+            session.execute(update(Version).where(Version.pk == pending).values(number=number))
+            for parent in publication.parents:
+                row = find_version(session, parse_ref(parent.ref))
+                session.add(VersionParent(version_pk=pending, parent_pk=row.pk, relation=parent.relation, weight=parent.weight))
+        version = session.get_one(Version, pending, populate_existing=True)
+        if version.state == VersionState.FAILED:
+            raise Verification(f"another push of the same bytes was refused: {version.refusal}")
+        session.add(
+            Origin(
+                version_pk=pending,
+                job=None if job is None else job.id,
+                attempt=None if job is None else job.attempt,
+                dataset_digest=None if publication.dataset is None else publication.dataset.digest,
+                dataset=None if publication.dataset is None else publication.dataset.model_dump(),
+                training=publication.training,
+                metrics=publication.metrics,
+                libraries=publication.libraries,
+                created_by=by,
+            )
+        )
+        session.flush()
+        return version, won is None
+
+    def _refuse(self, pending: int, error: RegistryError) -> None:
+        """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
+        with self._db.write() as session:
+            session.execute(
+                update(Version)
+                .where(Version.pk == pending, Version.state == VersionState.PENDING)
+                .values(state=VersionState.FAILED, refusal=error.message)
+            )
+
+
+def _inspections(publication: Publication, tensors: dict[str, list[int]]) -> dict[str, Inspection]:
+    files = {file.path: file for file in publication.manifest.files}
+    weights = files[WEIGHTS_FILE]
+
+    def look_at_weights(file: IO[bytes]) -> None:
+        check_weights(file, size_bytes=weights.size_bytes, lora=publication.lora, base_tensors=tensors)
+
+    return {files[CONFIG_FILE].sha256: partial(check_config, lora=publication.lora), weights.sha256: look_at_weights}

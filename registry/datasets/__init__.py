@@ -1,0 +1,1 @@
+"""Datasets: rows by content digest."""

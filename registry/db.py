@@ -1,0 +1,205 @@
+"""The database: engine, transactions, the clock, and the schema's version.
+
+`Database.read()` and `Database.write()` are the only two ways to a session. A write on SQLite begins with
+BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency instead of waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, MetaData, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from registry.errors import Unavailable
+
+_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Model(DeclarativeBase):
+    """The root of all tables; constraints have names from the first migration on."""
+
+    metadata = MetaData(naming_convention=_CONVENTION)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, stored in UTC and always returned with its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a moment without a zone."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """SQLite forgets zones; what it returns is UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """Return the present moment, for records; leases use the database's own clock."""
+    return datetime.now(UTC)
+
+
+class db_epoch_s(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function that it is
+    """The database's own clock, in seconds since 1970: one clock for every process that holds a lease."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(db_epoch_s, "sqlite")
+def _epoch_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_epoch_s, "postgresql")
+def _epoch_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def migrations_folder() -> Path:
+    """Where the migrations lie: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "_migrations"
+    return packaged if packaged.is_dir() else here.parent / "migrations"
+
+
+def head_revision() -> str:
+    """The newest revision that this code knows, read from file names so that Alembic need not be imported."""
+    numbers = [match[1] for path in (migrations_folder() / "versions").glob("*.py") if (match := re.match(r"(\d{4})_", path.name))]
+    return max(numbers)
+
+
+class Database:
+    """One database, by URL. Holds the engine; gives sessions."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._pid = os.getpid()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, made on first use."""
+        if self.url.startswith("postgresql://"):
+            return create_engine(self.url.replace("postgresql://", "postgresql+psycopg://", 1), pool_pre_ping=True)
+        if not self.url.startswith("sqlite"):
+            return create_engine(self.url, pool_pre_ping=True)
+        engine = create_engine(self.url, connect_args={"timeout": 60})
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _record: Any) -> None:
+            # The driver's own BEGIN is switched off; ours follows, of the right kind.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=60000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+        return engine
+
+    @cached_property
+    def _writer(self) -> Engine:
+        return self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing."""
+        with _explained(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session that commits at the end of the block, and rolls back if anything is raised."""
+        with _explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def revision(self) -> str | None:
+        """The revision of the schema as it is, or None for an empty database."""
+        with _explained(), self.engine.connect() as connection:
+            try:
+                return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            except (OperationalError, DBAPIError, NoSuchTableError):
+                return None
+
+    def upgrade(self) -> None:
+        """Bring the schema to the newest revision; does nothing where it is there already.
+
+        Raises Unavailable where the schema is newer than this code.
+        """
+        head = head_revision()
+        present = self.revision()
+        if present == head:
+            return
+        if present is not None and present > head:
+            raise Unavailable(
+                f"the database is at revision {present}, newer than {head} of this program; "
+                "upgrade with: pip install --upgrade adapterctl"
+            )
+        with _explained():
+            self._run_migrations()
+
+    def _run_migrations(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(migrations_folder()))
+        config.attributes["engine"] = self._writer
+        command.upgrade(config, "head")
+
+    def require_current(self) -> None:
+        """Raise Unavailable, with the command to run, unless the schema is the one that this code knows."""
+        present, head = self.revision(), head_revision()
+        if present != head:
+            raise Unavailable(f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade")
+
+
+def insert_if_new(session: Session, model: type[Model], **values: Any) -> None:
+    """Insert a row unless one with its key is there, also when two processes try at once."""
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    session.execute(insert(model).values(**values).on_conflict_do_nothing())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn a driver's "full" and "can't connect" into an error that says what to do."""
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig)
+        if "full" in reason or "No space left" in reason:
+            raise Unavailable("the disk that holds the database is full; free some space, then try again") from error
+        if "readonly" in reason or "unable to open" in reason:
+            raise Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions") from error
+        if "connect" in reason or "terminating" in reason or "closed" in reason:
+            raise Unavailable("the database can't be reached; check that it runs, then try again") from error
+        raise

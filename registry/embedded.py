@@ -1,0 +1,39 @@
+"""The same application in the caller's process, over an SQLite file and a folder: no server, no settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from registry.app import create_app
+from registry.errors import Unavailable
+from registry.queue.local import LocalQueue
+from registry.services import Services
+from registry.settings import Settings
+
+
+def open_embedded(home: Path, *, nudge: bool = True) -> FastAPI:
+    """Open the registry that lives in the folder `home`, made and migrated where it is new.
+
+    With `nudge`, a runner is started where jobs wait and none is at work: one that was killed loses nothing.
+    Raises Unavailable where the folder can't be used.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home = home.resolve()
+    except OSError as error:
+        raise Unavailable(f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another") from error
+    settings = Settings(
+        database_url=f"sqlite:///{home / 'registry.sqlite3'}",
+        storage_url=(home / "artifacts").as_uri(),
+        auth="none",
+        embedded_home=str(home),
+    )
+    queue = LocalQueue(home)
+    app = create_app(settings, queue=queue)
+    services: Services = app.state.services
+    services.db.upgrade()
+    if nudge and services.jobs.unfinished() and not queue.is_running():
+        queue.announce("", "")
+    return app

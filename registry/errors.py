@@ -1,0 +1,133 @@
+"""What the registry refuses, as one tree.
+
+::
+
+    RegistryError
+    ├── Invalid             a value that no rule accepts
+    │   ├── InvalidBase     a base without usable weights
+    │   └── InvalidData     a dataset that can't be trained or scored on
+    ├── NotFound            nothing of that name, or nothing that the caller may see
+    ├── Conflict            another state than the caller assumed
+    │   └── StaleAttempt    a worker that no longer holds its job
+    ├── Unauthenticated     no valid token
+    ├── Forbidden           a token whose role does not allow it
+    ├── Verification        bytes or structure that are not what they must be
+    └── Unavailable         storage, database or broker can't be reached, or a disk is full
+
+Each class has one code; `STATUS` says which HTTP status a code becomes. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
+
+#: HTTP status of each code that the registry sends.
+STATUS: dict[ErrorCode, int] = {
+    ErrorCode.INVALID: 422,
+    ErrorCode.INVALID_NAME: 422,
+    ErrorCode.INVALID_REF: 422,
+    ErrorCode.INVALID_BASE: 422,
+    ErrorCode.INVALID_DATA: 422,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.STALE_ATTEMPT: 409,
+    ErrorCode.UNAUTHENTICATED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.VERIFICATION: 422,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.INTERNAL: 500,
+}
+
+
+class RegistryError(Exception):
+    """The root; `message` is one sentence that ends with what to do next."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that it becomes."""
+        return STATUS[self.code]
+
+    def reply(self) -> ErrorReply:
+        """The body that it becomes."""
+        return ErrorReply(error=ErrorBody(code=self.code.value, message=self.message, param=self.param))
+
+
+class Invalid(RegistryError):  # noqa: N818 - the tree reads as words
+    """A value that no rule accepts."""
+
+    code = ErrorCode.INVALID
+
+
+class InvalidName(Invalid):
+    """A name outside the grammar."""
+
+    code = ErrorCode.INVALID_NAME
+
+
+class InvalidRef(Invalid):
+    """A ref outside the grammar."""
+
+    code = ErrorCode.INVALID_REF
+
+
+class InvalidBase(Invalid):
+    """A base that can't be used here."""
+
+    code = ErrorCode.INVALID_BASE
+
+
+class InvalidData(Invalid):
+    """A dataset that can't be used."""
+
+    code = ErrorCode.INVALID_DATA
+
+
+class NotFound(RegistryError):  # noqa: N818
+    """Nothing of that name."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class Conflict(RegistryError):  # noqa: N818
+    """Another state than the caller assumed."""
+
+    code = ErrorCode.CONFLICT
+
+
+class StaleAttempt(Conflict):
+    """A worker that no longer holds its job."""
+
+    code = ErrorCode.STALE_ATTEMPT
+
+
+class Unauthenticated(RegistryError):  # noqa: N818
+    """No valid token."""
+
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class Forbidden(RegistryError):  # noqa: N818
+    """A role that does not allow it."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class Verification(RegistryError):  # noqa: N818
+    """Bytes or structure that are not what they must be."""
+
+    code = ErrorCode.VERIFICATION
+
+
+class Unavailable(RegistryError):  # noqa: N818
+    """Storage, database or broker can't be reached, or a disk is full."""
+
+    code = ErrorCode.UNAVAILABLE

@@ -1,0 +1,56 @@
+"""What the completion of a training or a merge does."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.artifacts.service import Artifacts, blobs_of, record_manifest
+from registry.catalog.publish import Publisher
+from registry.db import Database
+from registry.errors import Invalid
+from registry.jobs.claims import Succeed
+from sdk.schemas.catalog import JobRef, Published
+from sdk.schemas.jobs import Completion, JobView
+
+
+class PublishVersion:
+    """A training becomes a version: the job succeeds in the transaction that gives the number."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+        """Publish the version that the attempt made, or find the one with the same bytes."""
+        publication = completion.version
+        if publication is None:
+            raise Invalid("the completion of a training holds a version", param="version")
+        if publication.adapter != job.subject:
+            raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
+
+        def finish(session: Session, published: Published) -> None:
+            version = published.version
+            result = {"ref": version.ref, "digest": version.digest, "existing": published.existing, "metrics": publication.metrics}
+            succeed(session, result)
+
+        self._publisher.publish(
+            publication=publication, by=by, job=JobRef(id=job.id, attempt=completion.attempt), finish=finish
+        )
+
+
+class KeepMerged:
+    """A merge becomes a manifest of the merged model's files, fetched by its digest."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._artifacts = artifacts
+
+    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+        """Verify and record the merged model's files."""
+        merge = completion.merge
+        if merge is None or merge.manifest.kind != "merged":
+            raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
+        self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), by=by)
+        with self._db.write() as session:
+            digest = record_manifest(session, merge.manifest)
+            result = {"ref": job.subject, "digest": digest, "manifest": merge.manifest.model_dump(), "report": merge.report.model_dump()}
+            succeed(session, result)

@@ -1,0 +1,74 @@
+"""Tables of jobs, their events, and the workers that asked for work."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.db import Model, UtcDateTime, utc_now
+
+
+class Job(Model):
+    """One request, and how far it is. `attempt` is the fencing token of whoever holds it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index("ix_jobs_state_priority", "state", "priority"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20))
+    subject: Mapped[str] = mapped_column(String(300))
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    request_digest: Mapped[str] = mapped_column(String(64))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    priority: Mapped[int] = mapped_column(default=0)
+    #: Fingerprint of the base that a worker will need, where it is known.
+    base_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    attempt: Mapped[int] = mapped_column(default=0)
+    #: End of the lease on the database's clock, in seconds since 1970; None unless running.
+    lease_until_s: Mapped[float | None] = mapped_column(Float)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    reason: Mapped[str | None] = mapped_column(String(40))
+    message: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class JobEvent(Model):
+    """Something that happened to a job; only appended to. `seq` is the readers' cursor."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_seq", "job_id", "seq"),)
+
+    # SQLite numbers rows itself only in a column of exactly its INTEGER type.
+    seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str | None] = mapped_column(String(20))
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    message: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class Worker(Model):
+    """A worker as it described itself when it last asked for work."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(20))
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    free_memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    cached_bases: Mapped[list[str]] = mapped_column(JSON)
+    shared_paths: Mapped[list[str]] = mapped_column(JSON)
+    version: Mapped[str] = mapped_column(String(40))
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

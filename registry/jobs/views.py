@@ -1,0 +1,107 @@
+"""Jobs: for clients, and for workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from starlette.concurrency import run_in_threadpool
+
+from registry.http import ERRORS, Given, Reader, WorkerToken, Writer
+from registry.jobs import events
+from sdk.schemas.events import Event
+from sdk.schemas.jobs import (
+    Assignment,
+    ClaimRequest,
+    Completion,
+    Failure,
+    Heartbeat,
+    HeartbeatReply,
+    JobState,
+    JobSubmission,
+    JobView,
+)
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], responses=ERRORS)
+
+#: How often a long poll looks, in seconds.
+_LOOK_S = 0.25
+
+
+@router.post("", status_code=201)
+def submit(
+    body: JobSubmission,
+    services: Given,
+    who: Writer,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> JobView:
+    """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
+    return services.jobs.submit(submission=body, by=who.name, idempotency_key=idempotency_key)
+
+
+@router.get("")
+def list_jobs(
+    services: Given,
+    who: Reader,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> list[JobView]:
+    """Jobs, the newest first."""
+    return services.jobs.list(state=None if state is None else state.value, limit=limit)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, services: Given, who: Reader) -> JobView:
+    """One job."""
+    return services.jobs.get(job_id)
+
+
+@router.get("/{job_id}/events")
+async def read_events(
+    job_id: str,
+    services: Given,
+    who: Reader,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> list[Event]:
+    """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        found, state = await run_in_threadpool(events.read, services.db, job_id=job_id, after=after, limit=limit)
+        if found or state.is_final or time.monotonic() >= deadline:
+            return found
+        await asyncio.sleep(_LOOK_S)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, services: Given, who: Writer) -> JobView:
+    """Cancel a job."""
+    return services.jobs.cancel(job_id)
+
+
+@router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
+def claim(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
+    """Ask for work; the registry chooses."""
+    assignment = services.claims.claim(claim=body)
+    return Response(status_code=204) if assignment is None else assignment
+
+
+@router.post("/{job_id}/heartbeat")
+def heartbeat(job_id: str, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
+    """Hold on to a job, and report."""
+    return services.claims.heartbeat(job_id=job_id, beat=body)
+
+
+@router.post("/{job_id}/complete")
+def complete(job_id: str, body: Completion, services: Given, who: WorkerToken) -> JobView:
+    """Hand in a result."""
+    return services.claims.complete(job_id=job_id, completion=body, by=who.name)
+
+
+@router.post("/{job_id}/fail")
+def fail(job_id: str, body: Failure, services: Given, who: WorkerToken) -> JobView:
+    """Report a failure."""
+    return services.claims.fail(job_id=job_id, failure=body)

@@ -1,0 +1,35 @@
+"""The queue says "there is work", and nothing more: the database knows which. A lost message loses no job.
+
+The two implementations import no worker: the broker's message and the local process are addressed by name.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from registry.errors import Invalid
+
+
+class Queue(Protocol):
+    """Tells workers that there is work."""
+
+    def announce(self, job_id: str, kind: str) -> None:
+        """Say that the job `job_id` waits. Called after its row is committed; never raises for a broker that is away."""
+
+
+class NoQueue:
+    """Nobody is told: workers that ask by themselves find the job."""
+
+    def announce(self, job_id: str, kind: str) -> None:
+        """Do nothing."""
+
+
+def open_queue(broker_url: str | None) -> Queue:
+    """Return the queue for a server: Celery over Redis or Valkey, or none. Raises Invalid for another scheme."""
+    if broker_url is None:
+        return NoQueue()
+    if not broker_url.startswith(("redis://", "rediss://")):
+        raise Invalid("REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL")
+    from registry.queue.broker import CeleryQueue
+
+    return CeleryQueue(broker_url)

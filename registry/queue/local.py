@@ -1,0 +1,54 @@
+"""The local runner: one detached process a home, that drains the job table and exits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+#: The runner of a home holds this file's lock while it works.
+LOCK_FILE = "runner.lock"
+
+#: Addressed by name, so that the registry imports no worker.
+RUNNER_MODULE = "workers.local"
+
+
+class LocalQueue:
+    """Starts the runner of a home. One that finds another at work ends at once, so starting is always safe."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        # Kept, so that a runner that is still at work is not reported as forgotten when this process ends.
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def is_running(self) -> bool:
+        """Whether a runner holds this home's lock."""
+        path = self._home / LOCK_FILE
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def announce(self, job_id: str, kind: str) -> None:
+        """Start a runner in a session of its own, so that it outlives the terminal."""
+        logs = self._home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
+        environment["ADAPTERCTL_URL"] = f"local:{self._home}"
+        with (logs / "runner.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", RUNNER_MODULE],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+                cwd=self._home,
+            )
+        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]

@@ -1,0 +1,84 @@
+"""The composition root: every service of a registry, joined once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.artifacts.service import Artifacts
+from registry.auth.service import Tokens
+from registry.catalog.bases import Bases
+from registry.catalog.publish import Publisher
+from registry.catalog.service import Catalog
+from registry.datasets.service import Datasets
+from registry.db import Database
+from registry.evaluations.service import Evaluations
+from registry.jobs.claims import Claims
+from registry.jobs.effects import KeepMerged, PublishVersion
+from registry.jobs.service import Jobs
+from registry.queue import Queue, open_queue
+from registry.queue.local import LocalQueue
+from registry.settings import Settings
+from registry.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views call."""
+
+    settings: Settings
+    db: Database
+    tokens: Tokens
+    artifacts: Artifacts
+    datasets: Datasets
+    bases: Bases
+    catalog: Catalog
+    publisher: Publisher
+    jobs: Jobs
+    claims: Claims
+    evaluations: Evaluations
+
+
+def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
+    """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
+    db = Database(settings.database_url)
+    storage = storage or _storage(settings)
+    if queue is None:
+        home = settings.embedded_home
+        queue = open_queue(settings.broker_url) if home is None else LocalQueue(Path(home))
+    artifacts = Artifacts(db, storage)
+    publisher = Publisher(db, artifacts)
+    evaluations = Evaluations(db)
+    effects = {
+        "training": PublishVersion(publisher),
+        "merge": KeepMerged(db, artifacts),
+        "evaluation": evaluations,
+    }
+    return Services(
+        settings=settings,
+        db=db,
+        tokens=Tokens(db),
+        artifacts=artifacts,
+        datasets=Datasets(db, artifacts),
+        bases=Bases(db, artifacts),
+        catalog=Catalog(db),
+        publisher=publisher,
+        jobs=Jobs(db, queue, embedded=settings.embedded_home is not None),
+        claims=Claims(db, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
+        evaluations=evaluations,
+    )
+
+
+def _storage(settings: Settings) -> Storage:
+    embedded = settings.embedded_home is not None
+    # Server processes that share a database sign and check the same URLs, with no further secret to hand out.
+    signing_key = None if embedded else hashlib.sha256(f"blob-urls:{settings.database_url}".encode()).digest()
+    return open_storage(
+        settings.storage_url,
+        endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_endpoint_url,
+        region=settings.s3_region,
+        public_url=None if embedded else settings.public_url,
+        signing_key=signing_key,
+    )

@@ -1,0 +1,65 @@
+"""Every setting of the registry, read in one place.
+
+>>> Settings(database_url="sqlite:////tmp/r.sqlite3", storage_url="file:///tmp/artifacts", auth="none").auth
+'none'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from registry.errors import Invalid
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a registry process runs with. `from_env` reads each from `REGISTRY_<NAME>`."""
+
+    #: SQLAlchemy URL of PostgreSQL, or of an SQLite file.
+    database_url: str
+    #: `file:///folder` or `s3://bucket/prefix`.
+    storage_url: str
+    s3_endpoint_url: str | None = None
+    #: The endpoint that presigned URLs carry, where clients reach the store by another name.
+    s3_public_endpoint_url: str | None = None
+    s3_region: str | None = None
+    #: `redis://…`; None: jobs wait until a worker asks.
+    broker_url: str | None = None
+    auth: Literal["token", "none"] = "token"
+    #: How clients reach this server; needed by folder storage behind HTTP.
+    public_url: str | None = None
+    #: How long a job is held after its worker's last heartbeat, in seconds.
+    lease_s: float = 60.0
+    #: Attempts after which a job whose workers vanish is given up.
+    max_attempts: int = 3
+    #: Home folder of an embedded registry; None behind HTTP.
+    embedded_home: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings from the environment.
+
+        Raises Invalid for one that is missing or has a bad value.
+        """
+        env = os.environ if environ is None else environ
+        given = {field.name: env[f"REGISTRY_{field.name.upper()}"] for field in fields(cls) if env.get(f"REGISTRY_{field.name.upper()}")}
+        given.pop("embedded_home", None)
+        for name, example in (("database_url", "postgresql+psycopg://user@host/registry"), ("storage_url", "s3://bucket/prefix")):
+            if name not in given:
+                variable = f"REGISTRY_{name.upper()}"
+                raise Invalid(f"{variable} is not set; set it, for example {variable}={example}", param=variable)
+        auth = given.pop("auth", "token")
+        if auth not in ("token", "none"):
+            raise Invalid(f"REGISTRY_AUTH={auth!r} is neither 'token' nor 'none'; set one of them", param="REGISTRY_AUTH")
+        numbers: dict[str, float] = {}
+        for name, kind in (("lease_s", float), ("max_attempts", int)):
+            if name in given:
+                try:
+                    numbers[name] = kind(given.pop(name))
+                except ValueError:
+                    variable = f"REGISTRY_{name.upper()}"
+                    raise Invalid(f"{variable} is no number; set it to one", param=variable) from None
+        return cls(**given, **numbers, auth=auth)  # type: ignore[arg-type]

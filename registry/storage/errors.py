@@ -1,0 +1,29 @@
+"""What can go wrong between the registry and its bytes.
+
+StorageError
+├── StorageUnavailable   no store, no access, no room: the same request may succeed later
+├── BlobMissing          nothing is stored under this digest
+└── BlobCorrupt          bytes that are not what their digest or size says
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """The storage cannot do what it was asked."""
+
+
+class StorageUnavailable(StorageError):  # noqa: N818 - the tree reads as words
+    """The store cannot be reached, refuses the registry, or is full."""
+
+
+class BlobMissing(StorageError):  # noqa: N818
+    """Nothing is stored under this digest."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"Nothing is stored under sha256 {sha256}. Upload the file again with `adapterctl push`.")
+        self.sha256 = sha256
+
+
+class BlobCorrupt(StorageError):  # noqa: N818
+    """The bytes are not those that the digest and the size promise."""

@@ -1,0 +1,265 @@
+"""Blobs in a folder: for one machine, and for a small registry that serves them itself."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+from urllib.parse import urlencode
+
+from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
+from registry.storage.protocol import (
+    CHUNK_BYTES,
+    DEFAULT_EXPIRY_S,
+    BlobStat,
+    GetLocation,
+    PutLocation,
+    blob_key,
+    digest_of_name,
+)
+from registry.storage.signing import MIN_KEY_BYTES, sign
+
+#: Where the blobs of a folder behind HTTP are served, below its public URL.
+BLOBS_PATH = "/api/v1/blobs"
+
+_PARTIAL = ".partial-"
+
+
+class FolderStorage:
+    """A folder of blobs. `file:` locations, or signed HTTP ones where it has a public URL and a key."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        public_url: str | None = None,
+        signing_key: bytes | None = None,
+        expires_in_s: int = DEFAULT_EXPIRY_S,
+    ) -> None:
+        if not root.is_absolute():
+            raise StorageError(f"The storage folder {root} is relative. Name it by its absolute path.")
+        if (public_url is None) != (signing_key is None):
+            raise StorageError("A folder behind HTTP needs both a public URL and a signing key. Give both or neither.")
+        if signing_key is not None and len(signing_key) < MIN_KEY_BYTES:
+            raise StorageError(f"The signing key is too short. Give at least {MIN_KEY_BYTES} random bytes.")
+        self.root = root
+        self.signing_key = signing_key
+        self._public_url = public_url.rstrip("/") if public_url is not None else None
+        self._expires_in_s = expires_in_s
+
+    def path_of(self, sha256: str) -> Path:
+        """Return the path at which a blob lies, or would lie."""
+        return self.root / blob_key(sha256)
+
+    def put_location(self, sha256: str, size_bytes: int) -> PutLocation:
+        path = self.path_of(sha256)
+        if self._public_url is None:
+            with _as_unavailable(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            return PutLocation(url=path.as_uri())
+        url = self._signed_url("PUT", sha256, size_bytes)
+        return PutLocation(url=url, headers={"Content-Length": str(size_bytes)}, expires_in_s=self._expires_in_s)
+
+    def get_location(self, sha256: str) -> GetLocation:
+        path = self.path_of(sha256)
+        if self._public_url is None:
+            return GetLocation(url=path.as_uri())
+        return GetLocation(url=self._signed_url("GET", sha256, None), expires_in_s=self._expires_in_s)
+
+    def stat(self, sha256: str) -> BlobStat | None:
+        path = self.path_of(sha256)
+        try:
+            with _as_unavailable(path):
+                status = path.stat()
+        except FileNotFoundError:
+            return None
+        # Anyone who can write to the folder could have put other bytes there, so it proves nothing by itself.
+        modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+        return BlobStat(size_bytes=status.st_size, sha256=None, modified_at=modified_at)
+
+    @contextmanager
+    def open(self, sha256: str) -> Iterator[Iterator[bytes]]:
+        with self.open_file(sha256) as file:
+            yield _chunks_of(file, self.path_of(sha256))
+
+    def open_file(self, sha256: str) -> BinaryIO:
+        """Open a blob as a file, for reading parts of it. Raises BlobMissing."""
+        path = self.path_of(sha256)
+        try:
+            with _as_unavailable(path):
+                return path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise BlobMissing(sha256) from None
+
+    def put(self, sha256: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
+        with BlobWriter(self.path_of(sha256), sha256, size_bytes) as writer:
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.commit()
+
+    def delete(self, sha256: str) -> None:
+        path = self.path_of(sha256)
+        with _as_unavailable(path):
+            path.unlink(missing_ok=True)
+
+    def list(self) -> Iterator[str]:
+        for path in self._files():
+            digest = digest_of_name(path.name)
+            if digest is not None and path == self.path_of(digest):
+                yield digest
+
+    def sweep(self, older_than_s: float) -> int:
+        latest_s = time.time() - older_than_s
+        swept = 0
+        for path in self._files():
+            # Another sweep, or the writer itself, may take the file away between any two of these steps.
+            with contextlib.suppress(FileNotFoundError):
+                if _PARTIAL in path.name and path.stat().st_mtime < latest_s:
+                    path.unlink()
+                    swept += 1
+        return swept
+
+    def check(self) -> None:
+        probe = self.root / f"check{_PARTIAL}{secrets.token_hex(8)}"
+        with _as_unavailable(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
+    def close(self) -> None:
+        """Do nothing: a folder has no connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _files(self) -> Iterator[Path]:
+        top = self.root / "blobs" / "sha256"
+        try:
+            with _as_unavailable(top):
+                shards = sorted(path for path in top.iterdir() if path.is_dir())
+        except FileNotFoundError:
+            return
+        for shard in shards:
+            with _as_unavailable(shard):
+                files = sorted(shard.iterdir())
+            yield from files
+
+    def _signed_url(self, method: str, sha256: str, size_bytes: int | None) -> str:
+        assert self.signing_key is not None
+        expires_at_s = int(time.time()) + self._expires_in_s
+        query: dict[str, str] = {"expires": str(expires_at_s), "method": method}
+        if size_bytes is not None:
+            query["size"] = str(size_bytes)
+        query["sig"] = sign(
+            self.signing_key, method=method, sha256=sha256, size_bytes=size_bytes, expires_at_s=expires_at_s
+        )
+        return f"{self._public_url}{BLOBS_PATH}/{sha256}?{urlencode(query)}"
+
+
+class BlobWriter:
+    """Writes one blob beside its name and gives it the name only once size and digest are right.
+
+    Leaving the block without `commit` takes the bytes away again.
+    """
+
+    def __init__(self, path: Path, sha256: str, size_bytes: int) -> None:
+        self._path = path
+        self._sha256 = sha256
+        self._size_bytes = size_bytes
+        self._written_bytes = 0
+        self._hash = hashlib.sha256()
+        self._partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
+        with _as_unavailable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("xb", buffering=0)
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes. Raises BlobCorrupt as soon as there are more than promised."""
+        self._written_bytes += len(chunk)
+        if self._written_bytes > self._size_bytes:
+            raise BlobCorrupt(
+                f"More than the {self._size_bytes} bytes announced for sha256 {self._sha256} were sent. "
+                "Has the file grown since it was hashed? Upload it again."
+            )
+        self._hash.update(chunk)
+        view = memoryview(chunk)
+        with _as_unavailable(self._path):
+            while view:
+                view = view[self._file.write(view) :]
+
+    def commit(self) -> None:
+        """Verify what was written and give it its name. Raises BlobCorrupt."""
+        check_bytes(self._sha256, self._size_bytes, self._hash.hexdigest(), self._written_bytes)
+        with _as_unavailable(self._path):
+            os.fsync(self._file.fileno())
+            self._file.close()
+            # Replacing a blob of the same name is harmless: these bytes have just been proven to be the right ones.
+            self._partial.replace(self._path)
+            _sync_folder(self._path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def check_bytes(sha256: str, size_bytes: int, found_sha256: str, found_bytes: int) -> None:
+    """Raise BlobCorrupt where the bytes found are not those promised."""
+    if found_bytes != size_bytes:
+        raise BlobCorrupt(
+            f"{found_bytes} bytes were sent for sha256 {sha256}, announced with {size_bytes}. Upload the file again."
+        )
+    if found_sha256 != sha256:
+        raise BlobCorrupt(
+            f"The bytes sent for sha256 {sha256} have sha256 {found_sha256}. "
+            "Has the file changed since it was hashed? Upload it again."
+        )
+
+
+def _chunks_of(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    while True:
+        with _as_unavailable(path):
+            chunk = file.read(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name itself must survive a power cut, and it lives in the folder.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _as_unavailable(path: Path) -> Iterator[None]:
+    """Turn what the disk says into StorageUnavailable, except a missing file, whose meaning the caller knows."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        advice = "Free some space, for example with `adapterctl gc`." if full else "Check that the registry may use it."
+        raise StorageUnavailable(f"Storage at {path}: {error.strerror or error}. {advice}") from error

@@ -1,0 +1,188 @@
+"""The routes of a folder behind HTTP: one blob in, or a range of one out, for whoever holds a signed URL.
+
+They carry no token: the signature in the query is the leave, as it is with a presigned S3 URL.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import BinaryIO
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
+from registry.storage.folder import BLOBS_PATH, BlobWriter, FolderStorage
+from registry.storage.protocol import CHUNK_BYTES
+from registry.storage.signing import verify
+from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
+
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_RANGE = re.compile(r"bytes=(?:(?P<first>[0-9]{1,15})-(?P<last>[0-9]{0,15})|-(?P<suffix>[0-9]{1,15}))")
+#: HTTP status and stable code of each error that these routes answer with.
+_ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
+    BlobCorrupt: (400, ErrorCode.VERIFICATION),
+    BlobMissing: (404, ErrorCode.NOT_FOUND),
+    StorageUnavailable: (503, ErrorCode.UNAVAILABLE),
+}
+
+
+def blob_routes(storage: FolderStorage) -> APIRouter:
+    """Return the routes that serve `storage`, which must have a signing key."""
+    key = storage.signing_key
+    if key is None:
+        raise StorageError("Only a folder with a public URL and a signing key is served. Give it both.")
+    router = APIRouter()
+    path = f"{BLOBS_PATH}/{{sha256}}"
+
+    @router.put(path, include_in_schema=False)
+    async def put_blob(sha256: str, request: Request) -> Response:
+        """Store one blob. 200 also where it is there already; 400, and nothing stored, where the bytes are others."""
+        size_bytes = _allowed_size(key, "PUT", sha256, request)
+        if size_bytes is None:
+            return _forbidden()
+        if request.headers.get("content-length") != str(size_bytes):
+            message = f"This URL takes exactly {size_bytes} bytes with a Content-Length. Ask for a new upload."
+            return _error(400, ErrorCode.VERIFICATION, message)
+        try:
+            writer = await run_in_threadpool(BlobWriter, storage.path_of(sha256), sha256, size_bytes)
+            with writer:
+                async for chunk in _gathered(request.stream()):
+                    await run_in_threadpool(writer.write, chunk)
+                await run_in_threadpool(writer.commit)
+        except StorageError as error:
+            return _error_of(error)
+        except ClientDisconnect:
+            # Nobody is left to read the answer; the partial file has been taken away.
+            return Response(status_code=400)
+        return Response(status_code=200, headers={"ETag": f'"{sha256}"'})
+
+    @router.get(path, include_in_schema=False)
+    def get_blob(sha256: str, request: Request) -> Response:
+        """Return one blob, or one range of it. 412 where `If-Match` names another ETag."""
+        if _allowed_size(key, "GET", sha256, request) is None:
+            return _forbidden()
+        try:
+            file = storage.open_file(sha256)
+        except StorageError as error:
+            return _error_of(error)
+        try:
+            response = _answer(file, f'"{sha256}"', request)
+        except BaseException:
+            file.close()
+            raise
+        if not isinstance(response, _FileSlice):
+            file.close()
+        return response
+
+    return router
+
+
+def _answer(file: BinaryIO, etag: str, request: Request) -> Response:
+    size_bytes = os.fstat(file.fileno()).st_size
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, immutable"}
+    if not _matches(request.headers.get("if-match"), etag):
+        return _error(
+            412, ErrorCode.CONFLICT, "The blob has another ETag than If-Match names. Start the download again."
+        )
+    wanted = _range_of(request, etag, size_bytes)
+    if wanted is None:
+        return _FileSlice(file, 0, size_bytes, status_code=200, headers=headers)
+    if not wanted:
+        response = _error(416, ErrorCode.INVALID, f"The blob has {size_bytes} bytes. Ask for a range inside them.")
+        response.headers["Content-Range"] = f"bytes */{size_bytes}"
+        return response
+    headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{size_bytes}"
+    return _FileSlice(file, wanted.start, len(wanted), status_code=206, headers=headers)
+
+
+class _FileSlice(StreamingResponse):
+    """Streams part of an open file in chunks, and closes it however the request ends."""
+
+    def __init__(
+        self, file: BinaryIO, start: int, length_bytes: int, *, status_code: int, headers: dict[str, str]
+    ) -> None:
+        self._file = file
+        headers = headers | {"Content-Length": str(length_bytes)}
+        chunks = _slice_of(file, start, length_bytes)
+        super().__init__(chunks, status_code=status_code, headers=headers, media_type="application/octet-stream")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # A client that hangs up before the first chunk leaves the iterator unstarted, so it cannot do this.
+            self._file.close()
+
+
+def _slice_of(file: BinaryIO, start: int, length_bytes: int) -> Iterator[bytes]:
+    file.seek(start)
+    while length_bytes > 0 and (chunk := file.read(min(CHUNK_BYTES, length_bytes))):
+        length_bytes -= len(chunk)
+        yield chunk
+
+
+async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Join the network's small pieces into chunks that are worth a step to another thread."""
+    held = bytearray()
+    async for piece in pieces:
+        held += piece
+        if len(held) >= CHUNK_BYTES:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+def _allowed_size(key: bytes, method: str, sha256: str, request: Request) -> int | None:
+    """Return the size that the signed URL allows (0 for GET), or None where it allows nothing."""
+    query = request.query_params
+    expires, size = query.get("expires", ""), query.get("size", "")
+    if query.get("method") != method or not _NUMBER.fullmatch(expires):
+        return None
+    if not _NUMBER.fullmatch(size) if method == "PUT" else "size" in query:
+        return None
+    size_bytes = int(size) if method == "PUT" else None
+    genuine = verify(
+        key, query.get("sig", ""), method=method, sha256=sha256, size_bytes=size_bytes, expires_at_s=int(expires)
+    )
+    return (size_bytes or 0) if genuine else None
+
+
+def _range_of(request: Request, etag: str, size_bytes: int) -> range | None:
+    """Return the positions asked for: None for the whole blob, an empty range where it has none of them."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    # Several ranges, other units and malformed ones are answered with the whole blob, as RFC 9110 allows.
+    if found is None or request.headers.get("if-range", etag) != etag:
+        return None
+    if found["suffix"] is not None:
+        return range(max(0, size_bytes - int(found["suffix"])), size_bytes)
+    first = int(found["first"])
+    last = int(found["last"]) if found["last"] else size_bytes - 1
+    if found["last"] and last < first:
+        return None
+    return range(first, min(last + 1, size_bytes))
+
+
+def _matches(if_match: str | None, etag: str) -> bool:
+    return if_match is None or any(candidate.strip() in {"*", etag} for candidate in if_match.split(","))
+
+
+def _forbidden() -> JSONResponse:
+    # One answer for every reason: it must not help anyone to make a better signature.
+    return _error(403, ErrorCode.FORBIDDEN, "This URL is not signed by the registry or has expired. Ask for a new one.")
+
+
+def _error_of(error: StorageError) -> JSONResponse:
+    status, code = _ANSWERS.get(type(error), (400, ErrorCode.INVALID))
+    return _error(status, code, str(error))
+
+
+def _error(status: int, code: ErrorCode, message: str) -> JSONResponse:
+    reply = ErrorReply(error=ErrorBody(code=code, message=message))
+    return JSONResponse(reply.model_dump(mode="json"), status_code=status)

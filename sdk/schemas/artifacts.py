@@ -1,0 +1,69 @@
+"""Uploads, downloads and datasets as they travel. Bytes themselves never pass through these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Sha256, Wire
+
+
+class BlobSpec(Wire):
+    """Bytes by content."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0, le=5 * 1024**4)]
+
+
+class UploadRequest(Wire):
+    """A request to send blobs."""
+
+    blobs: Annotated[list[BlobSpec], Field(min_length=1, max_length=10_000)]
+
+
+class Transfer(Wire):
+    """Where one blob is sent to or fetched from. The URL may be a credential: it is not logged."""
+
+    sha256: str
+    size_bytes: int
+    #: `file:`, `http:` or `https:`.
+    url: str
+    headers: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Transfer(sha256={self.sha256!r}, size_bytes={self.size_bytes})"
+
+    __str__ = __repr__
+
+
+class UploadView(Wire):
+    """An upload session: only blobs in `put` need to be sent."""
+
+    id: str
+    put: list[Transfer]
+
+
+class DatasetRegistration(Wire):
+    """A dataset by content; its file was uploaded in `upload`."""
+
+    digest: Sha256
+    size_bytes: Annotated[int, Field(ge=1)]
+    format: Literal["jsonl", "csv", "parquet"]
+    rows: Annotated[int, Field(ge=1)] | None = None
+    shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
+    name: Annotated[str, Field(max_length=200)] = ""
+    upload: str
+
+
+class DatasetView(Wire):
+    """A dataset as the registry holds it."""
+
+    digest: str
+    size_bytes: int
+    format: str
+    rows: int | None
+    shape: str | None
+    name: str
+    created_at: datetime

@@ -1,0 +1,74 @@
+"""The manifest: which bytes a version is made of, and over which base. Its SHA-256 is the version's digest.
+
+It holds no time, name, job or card, so that equal trainings have equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from sdk.schemas.wire import Sha256, Wire, canonical_json
+
+MANIFEST_FORMAT = "adapterctl.manifest.v1"
+
+_SEGMENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}$")
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it is a relative POSIX path of plain segments; nothing in it can climb, hide or collide.
+
+    Raises ValueError otherwise.
+    """
+    segments = path.split("/")
+    if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.match(segment) for segment in segments):
+        raise ValueError(f"{ascii(path[:80])} is no file path that a version may hold")
+    return path
+
+
+class ManifestFile(Wire):
+    """One file of a version."""
+
+    path: str
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_plain(cls, value: str) -> str:
+        return check_path(value)
+
+
+class Manifest(Wire):
+    """The canonical description of an adapter's, or a merged model's, bytes."""
+
+    format: Literal["adapterctl.manifest.v1"] = MANIFEST_FORMAT
+    kind: Literal["adapter", "merged", "base"] = "adapter"
+    base_fingerprint: Sha256
+    #: Sorted by path; no path twice, in whichever case.
+    files: Annotated[list[ManifestFile], Field(min_length=1, max_length=10_000)]
+
+    @field_validator("files")
+    @classmethod
+    def _files_are_sorted(cls, files: list[ManifestFile]) -> list[ManifestFile]:
+        paths = [file.path for file in files]
+        if len({path.lower() for path in paths}) != len(paths):
+            raise ValueError("two files of a version have one path")
+        return sorted(files, key=lambda file: file.path)
+
+    def canonical(self) -> bytes:
+        """Return the bytes that the digest is taken over."""
+        return canonical_json(self.model_dump())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, 64 hex digits."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of the files' sizes."""
+        return sum(file.size_bytes for file in self.files)

@@ -1,0 +1,133 @@
+"""The grammar of names, refs and digests: parsed here and nowhere else.
+
+>>> Ref.parse("team/code-review@v3")
+Ref(adapter='team/code-review', selector='v3')
+>>> Ref.parse("code-review@production").alias
+'production'
+>>> parse_name("../x")
+Traceback (most recent call last):
+sdk.schemas.refs.BadNameError: '../x' is no adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
+and ending with a letter or digit, at most 64 characters, with at most one namespace before a '/'
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_PART = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
+_NAME = re.compile(rf"(?:{_PART}/)?{_PART}")
+_ALIAS = re.compile(_PART)
+_NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
+_RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
+
+_RULE = (
+    "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
+    "at most 64 characters"
+)
+
+
+class BadNameError(ValueError):
+    """A name outside the grammar; the message says which rule and how to spell it."""
+
+
+class BadRefError(ValueError):
+    """A ref outside the grammar; the message says which part."""
+
+
+def _shown(text: str) -> str:
+    """Return `text` quoted for a message: escaped, and cut where it is long."""
+    short = text if len(text) <= 80 else text[:77] + "..."
+    return ascii(short)
+
+
+def _refuse(kind: str, text: str, rule: str) -> BadNameError:
+    lower = text.lower()
+    if lower != text and lower.isascii() and re.fullmatch(r"[A-Za-z0-9._/-]+", text):
+        return BadNameError(f"{_shown(text)} is no {kind}: upper case is not used; write {_shown(lower)}")
+    return BadNameError(f"{_shown(text)} is no {kind}: {rule}")
+
+
+def parse_name(text: str) -> str:
+    """Return `text` if it is the name of an adapter, `name` or `namespace/name`.
+
+    Raises BadNameError otherwise. There is one spelling of a name, so nothing is normalised.
+    """
+    if not _NAME.fullmatch(text) or ".." in text:
+        raise _refuse("adapter name", text, _RULE + ", with at most one namespace before a '/'")
+    return text
+
+
+def parse_alias(text: str) -> str:
+    """Return `text` if it can name an alias. Raises BadNameError otherwise."""
+    if not _ALIAS.fullmatch(text) or ".." in text:
+        raise _refuse("alias", text, _RULE)
+    if _RESERVED.fullmatch(text):
+        raise BadNameError(f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own")
+    return text
+
+
+def parse_number(text: str) -> int:
+    """Return 3 for "v3". Raises BadRefError otherwise."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise BadRefError(f"{_shown(text)} is no version: write v1, v2, …")
+    return int(match[1])
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An adapter and what selects one of its versions: `vN`, `latest`, an alias, or `sha256:…`."""
+
+    adapter: str
+    selector: str
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Parse `NAME` or `NAME@SELECTOR`; a bare name means `@latest`.
+
+        Raises BadNameError for the name, BadRefError for the selector.
+        """
+        name, at, selector = text.partition("@")
+        parse_name(name)
+        if not at:
+            return cls(name, "latest")
+        if selector == "latest" or _NUMBER.fullmatch(selector) or _DIGEST.fullmatch(selector):
+            return cls(name, selector)
+        if selector.startswith("sha256") or re.fullmatch(r"v[0-9]+", selector):
+            raise BadRefError(
+                f"{_shown(text)} is no ref: after '@' comes vN, latest, an alias, or sha256: with 12 to 64 hex digits"
+            )
+        try:
+            parse_alias(selector)
+        except BadNameError as error:
+            raise BadRefError(f"{_shown(text)} is no ref: {error}") from None
+        return cls(name, selector)
+
+    def __str__(self) -> str:
+        return f"{self.adapter}@{self.selector}"
+
+    @property
+    def number(self) -> int | None:
+        """The version number, where the selector is one."""
+        match = _NUMBER.fullmatch(self.selector)
+        return int(match[1]) if match else None
+
+    @property
+    def digest_prefix(self) -> str | None:
+        """The 12 to 64 hex digits, where the selector is a digest."""
+        match = _DIGEST.fullmatch(self.selector)
+        return match[1] if match else None
+
+    @property
+    def alias(self) -> str | None:
+        """The alias, where the selector is one."""
+        if self.selector == "latest" or self.number is not None or self.digest_prefix is not None:
+            return None
+        return self.selector
+
+
+def is_folder(base: str) -> bool:
+    """Tell whether a `--base` names a folder: it starts with `/`, `./`, `../` or `~`, or is `.` or `..`."""
+    return base.startswith(("/", "./", "../", "~")) or base in (".", "..")

@@ -1,0 +1,74 @@
+"""Ends the servers of a test run that was killed before it could end them itself.
+
+    with Guard() as guard:
+        guard.watch(server.pid, directory)
+
+A child process holds the reading end of a pipe. When the run ends, however it ends, the pipe closes and the child
+kills what it was told to watch and removes the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from support.local_server import process_started_at
+
+
+class Guard:
+    """A process that outlives this one by a moment."""
+
+    def __init__(self) -> None:
+        # A new session, or the Ctrl-C that ends the run would end its guard first.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.guard"],
+            stdin=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+            start_new_session=True,
+        )
+
+    def watch(self, pid: int | None, directory: Path) -> None:
+        """Have a process ended and a folder removed when this one is gone."""
+        started_at = process_started_at(pid) if pid else None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{pid or 0}\t{started_at or ''}\t{directory}\n".encode())
+        self._process.stdin.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    """Read what to watch until the writer is gone, then clear it away."""
+    watched = [line.rstrip("\n").split("\t") for line in sys.stdin]
+    for number, patience_s in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        alive = [
+            int(pid) for pid, started_at, _ in watched if started_at and process_started_at(int(pid)) == started_at
+        ]
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline_s = time.monotonic() + patience_s
+        while time.monotonic() < deadline_s and any(process_started_at(pid) for pid in alive):
+            time.sleep(0.05)
+    for _, _, directory in watched:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The device that a pipeline computes on: what it can do, and how much memory it has and used."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from workers.pipelines.errors import PipelineError, Reason
+
+DtypeName = Literal["bfloat16", "float16", "float32"]
+
+#: Names of dtypes as they stand in specs and reports.
+DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device and the widest-ranged 16-bit dtype that it multiplies natively, or float32."""
+
+    kind: Literal["cuda", "cpu"]
+    #: What the hardware calls itself.
+    name: str
+    compute_dtype: DtypeName
+
+    @property
+    def torch_device(self) -> Any:
+        """The device as torch takes it."""
+        return torch.device(self.kind, 0) if self.kind == "cuda" else torch.device("cpu")
+
+    def available_memory_bytes(self) -> int:
+        """Return the bytes that can still be taken: on the GPU, or in main memory under the control group's limit."""
+        if self.kind == "cuda":
+            free, _ = torch.cuda.mem_get_info(0)
+            return int(free)
+        return _available_main_memory_bytes()
+
+    def peak_memory_bytes(self) -> int:
+        """Return the peak so far: allocated on the GPU, or resident in main memory, in this process."""
+        if self.kind == "cuda":
+            return int(torch.cuda.max_memory_allocated(0))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in KiB, macOS in bytes.
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def choose_device() -> Device:
+    """Return the first CUDA device if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        dtype: DtypeName = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        return Device("cuda", torch.cuda.get_device_name(0), dtype)
+    return Device("cpu", "cpu", "bfloat16" if _cpu_multiplies_bfloat16() else "float32")
+
+
+def dtype_name(dtype: Any) -> DtypeName:
+    """Return "bfloat16", "float16" or "float32" for a torch dtype, its name, or None (float32)."""
+    name = str(dtype).removeprefix("torch.")
+    if name == "bfloat16":
+        return "bfloat16"
+    return "float16" if name == "float16" else "float32"
+
+
+@contextlib.contextmanager
+def memory_errors_named(advice: str) -> Iterator[None]:
+    """Turn any out-of-memory error of the block into a PipelineError that ends with `advice`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise PipelineError(Reason.OOM, f"Memory ran out; {advice}") from error
+    except RuntimeError as error:
+        # The CPU allocator raises a plain RuntimeError.
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise PipelineError(Reason.OOM, f"Main memory ran out; {advice}") from error
+        raise
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    # Emulated bfloat16 is several times slower than float32, so only real instructions count.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() or sys.platform == "darwin"
+    )
+
+
+def _available_main_memory_bytes() -> int:
+    available = 1 << 62
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+    # A container's limit is not seen in /proc/meminfo (control groups, version 2).
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        available = min(available, max(0, limit - used))
+    return available

@@ -1,0 +1,31 @@
+"""Dropout for CPUs, where drawing the mask with torch's own costs a sixth of a LoRA training step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class SixteenBitDropout(torch.nn.Module):
+    """Dropout with an independent mask per element, drawn four elements at a time.
+
+    torch draws one Bernoulli variable per element in a single thread. Here each 64-bit random integer decides four
+    elements by 16 bits each, so that `p` is met to 1/65536. Kept elements are scaled by 1/(1-p), as usual.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        #: Elements whose 16 bits, read as a signed integer, lie below this are dropped.
+        self._threshold = round(p * 65536) - 32768
+        self._scale = 65536 / (65536 - round(p * 65536))
+
+    def forward(self, x: Any) -> Any:
+        """Return `x` of any shape with elements dropped while training, and as it is otherwise."""
+        if not self.training:
+            return x
+        # `random_` fills all 64 bits only between these bounds.
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        return x * (bits >= self._threshold).to(x.dtype).mul_(self._scale)

@@ -90,7 +90,11 @@ def migrations_folder() -> Path:
 
 def head_revision() -> str:
     """The newest revision that this code knows, read from file names so that Alembic need not be imported."""
-    numbers = [match[1] for path in (migrations_folder() / "versions").glob("*.py") if (match := re.match(r"(\d{4})_", path.name))]
+    numbers = [
+        match[1]
+        for path in (migrations_folder() / "versions").glob("*.py")
+        if (match := re.match(r"(\d{4})_", path.name))
+    ]
     return max(numbers)
 
 
@@ -179,7 +183,9 @@ class Database:
         """Raise Unavailable, with the command to run, unless the schema is the one that this code knows."""
         present, head = self.revision(), head_revision()
         if present != head:
-            raise Unavailable(f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade")
+            raise Unavailable(
+                f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade"
+            )
 
 
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> None:
@@ -199,7 +205,9 @@ def _explained() -> Iterator[None]:
         if "full" in reason or "No space left" in reason:
             raise Unavailable("the disk that holds the database is full; free some space, then try again") from error
         if "readonly" in reason or "unable to open" in reason:
-            raise Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions") from error
+            raise Unavailable(
+                f"the database can't be opened for writing ({reason}); check the folder and its permissions"
+            ) from error
         if "connect" in reason or "terminating" in reason or "closed" in reason:
             raise Unavailable("the database can't be reached; check that it runs, then try again") from error
         raise

@@ -23,7 +23,9 @@ def open_embedded(home: Path, *, nudge: bool = True) -> FastAPI:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         home = home.resolve()
     except OSError as error:
-        raise Unavailable(f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another") from error
+        raise Unavailable(
+            f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another"
+        ) from error
     settings = Settings(
         database_url=f"sqlite:///{home / 'registry.sqlite3'}",
         storage_url=(home / "artifacts").as_uri(),

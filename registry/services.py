@@ -14,7 +14,7 @@ from registry.catalog.service import Catalog
 from registry.datasets.service import Datasets
 from registry.db import Database
 from registry.evaluations.service import Evaluations
-from registry.jobs.claims import Claims
+from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
 from registry.jobs.service import Jobs
 from registry.queue import Queue, open_queue
@@ -50,7 +50,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     artifacts = Artifacts(db, storage)
     publisher = Publisher(db, artifacts)
     evaluations = Evaluations(db)
-    effects = {
+    effects: dict[str, Effect] = {
         "training": PublishVersion(publisher),
         "merge": KeepMerged(db, artifacts),
         "evaluation": evaluations,

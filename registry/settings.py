@@ -45,15 +45,24 @@ class Settings:
         Raises Invalid for one that is missing or has a bad value.
         """
         env = os.environ if environ is None else environ
-        given = {field.name: env[f"REGISTRY_{field.name.upper()}"] for field in fields(cls) if env.get(f"REGISTRY_{field.name.upper()}")}
+        given = {
+            field.name: env[f"REGISTRY_{field.name.upper()}"]
+            for field in fields(cls)
+            if env.get(f"REGISTRY_{field.name.upper()}")
+        }
         given.pop("embedded_home", None)
-        for name, example in (("database_url", "postgresql+psycopg://user@host/registry"), ("storage_url", "s3://bucket/prefix")):
+        for name, example in (
+            ("database_url", "postgresql+psycopg://user@host/registry"),
+            ("storage_url", "s3://bucket/prefix"),
+        ):
             if name not in given:
                 variable = f"REGISTRY_{name.upper()}"
                 raise Invalid(f"{variable} is not set; set it, for example {variable}={example}", param=variable)
         auth = given.pop("auth", "token")
         if auth not in ("token", "none"):
-            raise Invalid(f"REGISTRY_AUTH={auth!r} is neither 'token' nor 'none'; set one of them", param="REGISTRY_AUTH")
+            raise Invalid(
+                f"REGISTRY_AUTH={auth!r} is neither 'token' nor 'none'; set one of them", param="REGISTRY_AUTH"
+            )
         numbers: dict[str, float] = {}
         for name, kind in (("lease_s", float), ("max_attempts", int)):
             if name in given:

@@ -21,7 +21,9 @@ _MAX_HEADER_BYTES = 32 * 1024 * 1024
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
 _LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight")
-_EXTRA_KEY = re.compile(r"base_model\.model\..+\.(lora_magnitude_vector(\.weight)?|lora_embedding_(A|B)|lora_(A|B)\.bias)")
+_EXTRA_KEY = re.compile(
+    r"base_model\.model\..+\.(lora_magnitude_vector(\.weight)?|lora_embedding_(A|B)|lora_(A|B)\.bias)"
+)
 
 #: Keys of adapter_config.json that import, fetch or run something when a library reads them.
 _DANGEROUS_KEYS = ("auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code")
@@ -60,31 +62,43 @@ def read_header(file: IO[bytes], size_bytes: int) -> tuple[list[TensorEntry], in
     try:
         header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise Verification("adapter_model.safetensors has a header that is no JSON; it is no safetensors file") from error
+        raise Verification(
+            "adapter_model.safetensors has a header that is no JSON; it is no safetensors file"
+        ) from error
     if not isinstance(header, dict):
         raise Verification("adapter_model.safetensors has a header that is no object; it is no safetensors file")
     header.pop("__metadata__", None)
-    entries = sorted((_entry(name, value) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end))
+    entries = sorted(
+        (_entry(name, value) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end)
+    )
     data_begin = 8 + length
     position = 0
     for entry in entries:
         if entry.begin != position:
-            raise Verification(f"tensor {entry.name!r} overlaps another or leaves a gap; save the adapter again with PEFT")
+            raise Verification(
+                f"tensor {entry.name!r} overlaps another or leaves a gap; save the adapter again with PEFT"
+            )
         position = entry.end
     if data_begin + position != size_bytes:
-        raise Verification("adapter_model.safetensors is cut, or has bytes after its last tensor; save the adapter again")
+        raise Verification(
+            "adapter_model.safetensors is cut, or has bytes after its last tensor; save the adapter again"
+        )
     return entries, data_begin
 
 
 def _entry(name: str, value: Any) -> TensorEntry:
     if not _NAME.fullmatch(name) or ".." in name:
-        raise Verification(f"tensor name {ascii(name[:80])} is none that PEFT writes; save the adapter again with PEFT")
+        raise Verification(f"tensor name {name[:80]!a} is none that PEFT writes; save the adapter again with PEFT")
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise Verification(f"tensor {name!r} is described wrongly in the safetensors header")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if dtype not in _ITEM_BYTES:
         raise Verification(f"tensor {name!r} has the type {dtype!r}; an adapter has floating-point tensors only")
-    whole = isinstance(shape, list) and isinstance(offsets, list) and all(type(n) is int and n >= 0 for n in [*shape, *offsets])
+    whole = (
+        isinstance(shape, list)
+        and isinstance(offsets, list)
+        and all(type(n) is int and n >= 0 for n in [*shape, *offsets])
+    )
     if not whole or len(offsets) != 2 or not 1 <= len(shape) <= 4:
         raise Verification(f"tensor {name!r} has an impossible shape or offset")
     count = 1
@@ -129,15 +143,22 @@ def _is_saved_module(name: str, lora: LoraConfig) -> bool:
     return any(f".{module}." in name for module in lora.modules_to_save)
 
 
-def _check_pair(module: str, sides: dict[str, TensorEntry], lora: LoraConfig, base_tensors: dict[str, list[int]]) -> None:
+def _check_pair(
+    module: str, sides: dict[str, TensorEntry], lora: LoraConfig, base_tensors: dict[str, list[int]]
+) -> None:
     if set(sides) != {"A", "B"}:
         raise Verification(f"{module} has only one of lora_A and lora_B; save the adapter again")
     if not any(module == target or module.endswith("." + target) for target in lora.target_modules):
         raise Verification(f"{module} is not among the target modules {', '.join(lora.target_modules)}")
     a, b = sides["A"].shape, sides["B"].shape
-    rank = next((r for pattern, r in lora.rank_pattern.items() if re.fullmatch(rf"(.*\.)?({re.escape(pattern)})", module)), lora.rank)
+    rank = next(
+        (r for pattern, r in lora.rank_pattern.items() if re.fullmatch(rf"(.*\.)?({re.escape(pattern)})", module)),
+        lora.rank,
+    )
     if len(a) < 2 or len(b) < 2 or a[0] != rank or b[1] != rank:
-        raise Verification(f"{module}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} as the configuration says")
+        raise Verification(
+            f"{module}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} as the configuration says"
+        )
     weight = _base_weight(module, base_tensors)
     if weight is None:
         if base_tensors:
@@ -155,7 +176,10 @@ def _base_weight(module: str, base_tensors: dict[str, list[int]]) -> list[int] |
         return exact
     # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
     wanted = module + ".weight"
-    return next((shape for name, shape in base_tensors.items() if wanted.endswith("." + name) or name.endswith("." + wanted)), None)
+    return next(
+        (shape for name, shape in base_tensors.items() if wanted.endswith("." + name) or name.endswith("." + wanted)),
+        None,
+    )
 
 
 def _scan(file: IO[bytes], data_begin: int, entry: TensorEntry) -> bool:
@@ -174,7 +198,9 @@ def _scan(file: IO[bytes], data_begin: int, entry: TensorEntry) -> bool:
         else:
             values = np.frombuffer(raw, dtype={"F64": "<f8", "F32": "<f4", "F16": "<f2"}[entry.dtype])
         if not np.isfinite(values).all():
-            raise Verification(f"tensor {entry.name!r} holds NaN or infinity; the training diverged. Lower the learning rate and train again")
+            raise Verification(
+                f"tensor {entry.name!r} holds NaN or infinity; the training diverged. Lower the learning rate and train again"
+            )
         nonzero = nonzero or bool(values.any())
     return nonzero
 
@@ -189,7 +215,13 @@ def check_config(file: IO[bytes], *, lora: LoraConfig) -> None:
         raise Verification("adapter_config.json describes no LoRA; only LoRA adapters are kept here")
     for key in _DANGEROUS_KEYS:
         if config.get(key):
-            raise Verification(f"adapter_config.json has {key!r}, which can run code when it is loaded; remove it and push again")
+            raise Verification(
+                f"adapter_config.json has {key!r}, which can run code when it is loaded; remove it and push again"
+            )
     targets = config.get("target_modules")
-    if config.get("r") != lora.rank or sorted(targets if isinstance(targets, list) else []) != sorted(lora.target_modules):
-        raise Verification("adapter_config.json and the version's record disagree on rank or target modules; push again")
+    if config.get("r") != lora.rank or sorted(targets if isinstance(targets, list) else []) != sorted(
+        lora.target_modules
+    ):
+        raise Verification(
+            "adapter_config.json and the version's record disagree on rank or target modules; push again"
+        )

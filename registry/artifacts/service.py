@@ -52,7 +52,10 @@ class Artifacts:
                     location = self.storage.put_location(blob.sha256, blob.size_bytes)
                     put.append(
                         Transfer(
-                            sha256=blob.sha256, size_bytes=blob.size_bytes, url=location.url, headers=dict(location.headers)
+                            sha256=blob.sha256,
+                            size_bytes=blob.size_bytes,
+                            url=location.url,
+                            headers=dict(location.headers),
                         )
                     )
         return UploadView(id=upload_id, put=put)
@@ -78,7 +81,9 @@ class Artifacts:
             stored = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(wanted))))
         for blob in wanted.values():
             if announced.get(blob.sha256) != blob.size_bytes:
-                raise Invalid(f"the upload session never announced {blob.sha256[:12]}; begin the push again", param="upload")
+                raise Invalid(
+                    f"the upload session never announced {blob.sha256[:12]}; begin the push again", param="upload"
+                )
         for blob in wanted.values():
             inspection = inspections.get(blob.sha256)
             if blob.sha256 in stored and inspection is None:
@@ -116,7 +121,10 @@ class Artifacts:
         if row is None:
             raise NotFound(f"there is no manifest {digest[:12]}")
         manifest = Manifest.model_validate_json(row.body)
-        return [self.locate(sha256, size) for sha256, size in {file.sha256: file.size_bytes for file in manifest.files}.items()]
+        return [
+            self.locate(sha256, size)
+            for sha256, size in {file.sha256: file.size_bytes for file in manifest.files}.items()
+        ]
 
     def locate(self, sha256: str, size_bytes: int) -> Transfer:
         """Say where one verified blob is fetched from."""

@@ -68,13 +68,17 @@ class Tokens:
         secret = f"actl_{secrets.token_urlsafe(32)}"
         expires_at = None if days is None else utc_now() + timedelta(days=days)
         with self._db.write() as session:
-            session.add(Token(id=token_id, name=name, role=role.value, secret_sha256=_hash(secret), expires_at=expires_at))
+            session.add(
+                Token(id=token_id, name=name, role=role.value, secret_sha256=_hash(secret), expires_at=expires_at)
+            )
         return token_id, secret
 
     def revoke(self, token_id: str) -> None:
         """Make a token worthless at once. Raises NotFound for an id that is unknown."""
         with self._db.write() as session:
-            changed = session.execute(update(Token).where(Token.id == token_id).values(revoked_at=utc_now()).returning(Token.id))
+            changed = session.execute(
+                update(Token).where(Token.id == token_id).values(revoked_at=utc_now()).returning(Token.id)
+            )
             if changed.first() is None:
                 raise NotFound(f"there is no token {token_id!r}; list them with: adapter-registry token list")
 
@@ -89,8 +93,14 @@ class Tokens:
             raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
             token = session.scalars(select(Token).where(Token.secret_sha256 == _hash(secret))).first()
-        if token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at < utc_now()):
-            raise Unauthenticated("the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL")
+        if (
+            token is None
+            or token.revoked_at is not None
+            or (token.expires_at is not None and token.expires_at < utc_now())
+        ):
+            raise Unauthenticated(
+                "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
+            )
         return Principal(token.name, Role(token.role))
 
 

@@ -45,7 +45,9 @@ class Bases:
             )
             row = session.scalars(select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint)).one()
             if row.weights_digest != base.weights_digest:
-                raise Conflict(f"base {row.id} is registered with other weights under this fingerprint", param="weights_digest")
+                raise Conflict(
+                    f"base {row.id} is registered with other weights under this fingerprint", param="weights_digest"
+                )
             if base.location is not None:
                 row.location = base.location
             if base.manifest is not None:
@@ -56,7 +58,9 @@ class Bases:
     def list(self) -> list[BaseView]:
         """All bases, the newest first."""
         with self._db.read() as session:
-            return [view_base(row) for row in session.scalars(select(BaseModelRow).order_by(BaseModelRow.created_at.desc()))]
+            return [
+                view_base(row) for row in session.scalars(select(BaseModelRow).order_by(BaseModelRow.created_at.desc()))
+            ]
 
     def get(self, name: str) -> BaseView:
         """Return a base by id (the newest of that id) or fingerprint (whole, or 12 digits and more). Raises NotFound."""
@@ -72,7 +76,7 @@ def find_base(session: Session, name: str) -> BaseModelRow:
         matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
     row = session.scalars(select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1)).first()
     if row is None:
-        raise NotFound(f"there is no base {ascii(name[:200])}; add it with: adapterctl base add FOLDER", param="base")
+        raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
     return row
 
 

@@ -52,7 +52,9 @@ class Version(Model):
     __tablename__ = "versions"
     __table_args__ = (
         UniqueConstraint("adapter_pk", "number"),
-        Index("uq_versions_live_digest", "adapter_pk", "digest", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
+        Index(
+            "uq_versions_live_digest", "adapter_pk", "digest", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
+        ),
     )
 
     pk: Mapped[int] = mapped_column(primary_key=True)

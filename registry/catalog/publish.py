@@ -69,7 +69,9 @@ class Publisher:
         paths = {file.path for file in publication.manifest.files}
         for required in (CONFIG_FILE, WEIGHTS_FILE):
             if required not in paths:
-                raise Verification(f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest")
+                raise Verification(
+                    f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
+                )
         try:
             return self._insert_pending(publication, by)
         except IntegrityError:
@@ -84,7 +86,9 @@ class Publisher:
             insert_if_new(session, Adapter, name=publication.adapter, created_by=by, last_number=0)
             adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
             digest = publication.manifest.digest
-            live = select(Version).where(Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE))
+            live = select(Version).where(
+                Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE)
+            )
             version = session.scalars(live).first()
             if version is None:
                 version = Version(
@@ -125,7 +129,9 @@ class Publisher:
             session.execute(update(Version).where(Version.pk == pending).values(number=number))
             for parent in publication.parents:
                 row = find_version(session, parse_ref(parent.ref))
-                session.add(VersionParent(version_pk=pending, parent_pk=row.pk, relation=parent.relation, weight=parent.weight))
+                session.add(
+                    VersionParent(version_pk=pending, parent_pk=row.pk, relation=parent.relation, weight=parent.weight)
+                )
         version = session.get_one(Version, pending, populate_existing=True)
         if version.state == VersionState.FAILED:
             raise Verification(f"another push of the same bytes was refused: {version.refusal}")

@@ -45,12 +45,16 @@ def find_version(session: Session, ref: Ref) -> Version:
     if ref.selector == "latest":
         query = query.where(Version.state == VersionState.READY).order_by(Version.number.desc()).limit(1)
     elif ref.number is not None:
-        query = query.where(Version.number == ref.number, Version.state.in_([VersionState.READY, VersionState.ARCHIVED]))
+        query = query.where(
+            Version.number == ref.number, Version.state.in_([VersionState.READY, VersionState.ARCHIVED])
+        )
     elif ref.digest_prefix is not None:
         states = [VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED]
         query = query.where(Version.digest.startswith(ref.digest_prefix), Version.state.in_(states)).limit(2)
     else:
-        query = query.join(Alias, Alias.version_pk == Version.pk).where(Alias.name == ref.alias, Alias.adapter_pk == adapter.pk)
+        query = query.join(Alias, Alias.version_pk == Version.pk).where(
+            Alias.name == ref.alias, Alias.adapter_pk == adapter.pk
+        )
     found = session.scalars(query).all()
     if len(found) > 1:
         raise Invalid(f"{ref} fits more than one version; write more digits", param="ref")
@@ -76,7 +80,9 @@ def view_versions(session: Session, versions: Sequence[Version]) -> list[Version
         aliases.setdefault(alias.version_pk, []).append(alias.name)
     parents: dict[int, list[Parent]] = {}
     edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
-    for edge, parent in session.execute(edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)):
+    for edge, parent in session.execute(
+        edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)
+    ):
         parents.setdefault(edge.version_pk, []).append(
             Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
         )

@@ -64,7 +64,9 @@ class Catalog:
         """The aliases of an adapter, by name."""
         with self._db.read() as session:
             row = find_adapter(session, adapter)
-            query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk).where(Alias.adapter_pk == row.pk)
+            query = (
+                select(Alias, Version).join(Version, Version.pk == Alias.version_pk).where(Alias.adapter_pk == row.pk)
+            )
             return [_alias_view(row, alias, version) for alias, version in session.execute(query.order_by(Alias.name))]
 
     def move_alias(self, *, move: AliasMove, by: str) -> AliasView:
@@ -75,7 +77,9 @@ class Catalog:
             present = _named_now(session, adapter, move.alias)
             _compare(move, present)
             if present is None:
-                insert_if_new(session, Alias, adapter_pk=adapter.pk, name=move.alias, version_pk=version.pk, moved_by=by)
+                insert_if_new(
+                    session, Alias, adapter_pk=adapter.pk, name=move.alias, version_pk=version.pk, moved_by=by
+                )
             else:
                 session.execute(
                     update(Alias)
@@ -84,7 +88,10 @@ class Catalog:
                 )
             alias = session.get_one(Alias, (adapter.pk, move.alias), populate_existing=True)
             if alias.version_pk != version.pk:
-                raise Conflict(f"{move.adapter}@{move.alias} was moved by somebody else just now; look, then try again", param="expect")
+                raise Conflict(
+                    f"{move.adapter}@{move.alias} was moved by somebody else just now; look, then try again",
+                    param="expect",
+                )
             session.add(
                 AliasMoveRow(
                     adapter_pk=adapter.pk,

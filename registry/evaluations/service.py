@@ -26,7 +26,7 @@ class Evaluations:
         """Append one row a target, in the transaction in which the job succeeds."""
         request = EvaluationRequest.model_validate(job.request)
         results = completion.evaluations
-        expected = [target.ref or f"base:{target.base.id}" for target in request.targets if target.ref or target.base]
+        expected = [target.label for target in request.targets]
         if results is None or [result.label for result in results] != expected:
             raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
         with self._db.write() as session:

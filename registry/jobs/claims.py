@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.service import read_manifest
 from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
-from registry.artifacts.service import read_manifest
 from registry.datasets.service import find_dataset
 from registry.db import Database, db_epoch_s, insert_if_new, utc_now
 from registry.errors import Invalid, StaleAttempt
@@ -127,7 +127,9 @@ class Claims:
             values: dict[str, Any] = {"lease_until_s": db_epoch_s() + self._lease_s}
             if progress is not None:
                 values["progress"] = progress.model_dump(exclude_none=True)
-            held = session.execute(update(Job).where(*_held(job_id, beat.attempt)).values(**values).returning(Job.id)).first()
+            held = session.execute(
+                update(Job).where(*_held(job_id, beat.attempt)).values(**values).returning(Job.id)
+            ).first()
             if held is None:
                 raise _stale(job_id, beat.attempt)
             job = session.get_one(Job, job_id, populate_existing=True)
@@ -175,7 +177,9 @@ class Claims:
                     _finish(session, job_id, attempt, JobState.FAILED, reason="worker_lost", message=message)
                 else:
                     session.execute(
-                        update(Job).where(*_held(job_id, attempt)).values(state=JobState.QUEUED, worker=None, lease_until_s=None)
+                        update(Job)
+                        .where(*_held(job_id, attempt))
+                        .values(state=JobState.QUEUED, worker=None, lease_until_s=None)
                     )
                     job = session.get_one(Job, job_id, populate_existing=True)
                     events.record_state(session, job, "its worker fell silent")
@@ -233,7 +237,9 @@ def _target(session: Session, ref: str | None, base: BaseChoice | None) -> Targe
         )
     if base is None:
         raise Invalid("an evaluation target without ref and base")
-    return TargetSource(label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base), quantization=None)
+    return TargetSource(
+        label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base), quantization=None
+    )
 
 
 def _remember(session: Session, worker: WorkerInfo) -> None:

@@ -29,7 +29,12 @@ class PublishVersion:
 
         def finish(session: Session, published: Published) -> None:
             version = published.version
-            result = {"ref": version.ref, "digest": version.digest, "existing": published.existing, "metrics": publication.metrics}
+            result = {
+                "ref": version.ref,
+                "digest": version.digest,
+                "existing": published.existing,
+                "metrics": publication.metrics,
+            }
             succeed(session, result)
 
         self._publisher.publish(
@@ -52,5 +57,10 @@ class KeepMerged:
         self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), by=by)
         with self._db.write() as session:
             digest = record_manifest(session, merge.manifest)
-            result = {"ref": job.subject, "digest": digest, "manifest": merge.manifest.model_dump(), "report": merge.report.model_dump()}
+            result = {
+                "ref": job.subject,
+                "digest": digest,
+                "manifest": merge.manifest.model_dump(),
+                "report": merge.report.model_dump(),
+            }
             succeed(session, result)

@@ -21,7 +21,9 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
     """Append what a worker reported."""
     for event in events:
         progress = None if event.progress is None else event.progress.model_dump(exclude_none=True)
-        session.add(JobEvent(job_id=job.id, attempt=job.attempt, kind=event.kind, progress=progress, message=event.message))
+        session.add(
+            JobEvent(job_id=job.id, attempt=job.attempt, kind=event.kind, progress=progress, message=event.message)
+        )
 
 
 def read(db: Database, *, job_id: str, after: int, limit: int) -> tuple[list[Event], JobState]:
@@ -29,8 +31,10 @@ def read(db: Database, *, job_id: str, after: int, limit: int) -> tuple[list[Eve
     with db.read() as session:
         job = session.get(Job, job_id)
         if job is None:
-            raise NotFound(f"there is no job {ascii(job_id[:64])}; list them with: adapterctl jobs list")
-        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
+            raise NotFound(f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list")
+        query = (
+            select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
+        )
         events = [
             Event.model_validate(
                 {

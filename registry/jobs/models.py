@@ -15,7 +15,10 @@ class Job(Model):
     """One request, and how far it is. `attempt` is the fencing token of whoever holds it."""
 
     __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index("ix_jobs_state_priority", "state", "priority"))
+    __table_args__ = (
+        UniqueConstraint("created_by", "idempotency_key"),
+        Index("ix_jobs_state_priority", "state", "priority"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))

@@ -70,7 +70,9 @@ class Jobs:
                 earlier = session.scalars(select(Job).where(Job.created_by == by, Job.idempotency_key == key)).first()
                 if earlier is not None:
                     if earlier.request_digest != asked:
-                        raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
+                        raise Conflict(
+                            "this idempotency key was used for another request; use a new key", param="idempotency_key"
+                        )
                     return view(earlier), False
             request, subject, fingerprint = self._pin(session, submission.request)
             job = Job(
@@ -130,7 +132,12 @@ class Jobs:
 
     def _require_reachable(self, session: Session, base: BaseModelRow) -> None:
         """Raise InvalidBase where the base is a folder that no worker shares and whose files were not uploaded."""
-        if self._embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
+        if (
+            self._embedded
+            or base.manifest_digest is not None
+            or base.location is None
+            or base.location.startswith("hf://")
+        ):
             return
         folder = urlsplit(base.location).path
         recent = select(Worker.shared_paths).where(Worker.seen_at > utc_now() - _WORKER_MEMORY)
@@ -164,11 +171,21 @@ class Jobs:
                 .where(Job.id == job_id, Job.state == JobState.QUEUED)
                 .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=utc_now(), reason="cancelled")
             )
-            session.execute(update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING).values(cancel_requested=True))
+            session.execute(
+                update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING).values(cancel_requested=True)
+            )
             job = session.get_one(Job, job_id, populate_existing=True)
             if job.state == JobState.CANCELLED:
                 events.record_state(session, job)
             return view(job)
+
+    def announce_waiting(self) -> int:
+        """Tell the queue of every waiting job once more; return how many. A message too many does no harm."""
+        with self._db.read() as session:
+            waiting = session.execute(select(Job.id, Job.kind).where(Job.state == JobState.QUEUED)).all()
+        for job_id, kind in waiting:
+            self._queue.announce(job_id, kind)
+        return len(waiting)
 
     def unfinished(self) -> bool:
         """Whether any job still waits or runs."""
@@ -180,7 +197,7 @@ def find_job(session: Session, job_id: str) -> Job:
     """Return the row of a job. Raises NotFound."""
     job = session.get(Job, job_id)
     if job is None:
-        raise NotFound(f"there is no job {ascii(job_id[:64])}; list them with: adapterctl jobs list", param="job")
+        raise NotFound(f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list", param="job")
     return job
 
 

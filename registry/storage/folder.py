@@ -48,7 +48,9 @@ class FolderStorage:
         if not root.is_absolute():
             raise StorageError(f"The storage folder {root} is relative. Name it by its absolute path.")
         if (public_url is None) != (signing_key is None):
-            raise StorageError("A folder behind HTTP needs both a public URL and a signing key. Give both or neither.")
+            raise StorageError(
+                "A folder behind HTTP needs both a public URL (REGISTRY_PUBLIC_URL) and a signing key. Give both."
+            )
         if signing_key is not None and len(signing_key) < MIN_KEY_BYTES:
             raise StorageError(f"The signing key is too short. Give at least {MIN_KEY_BYTES} random bytes.")
         self.root = root

@@ -132,18 +132,15 @@ class S3Storage:
         # The bytes are verified before the store sees them, and can be sent again where a try fails halfway.
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             found, found_bytes = hashlib.sha256(), 0
-            try:
-                for chunk in chunks:
-                    found_bytes += len(chunk)
-                    if found_bytes > size_bytes:
-                        break
-                    found.update(chunk)
+            for chunk in chunks:
+                found_bytes += len(chunk)
+                if found_bytes > size_bytes:
+                    break
+                found.update(chunk)
+                with _as_full():
                     spool.write(chunk)
+            with _as_full():
                 spool.seek(0)
-            except OSError as error:
-                raise StorageUnavailable(
-                    f"The temporary folder of the registry: {error.strerror or error}. Free some space in it."
-                ) from error
             check_bytes(sha256, size_bytes, found.hexdigest(), found_bytes)
             try:
                 with self._as_unavailable():
@@ -244,6 +241,17 @@ class S3Storage:
                 f"The bucket {self._bucket!r} cannot be used: {error}. "
                 "Check REGISTRY_S3_ENDPOINT_URL, the network and the registry's keys."
             ) from error
+
+
+@contextmanager
+def _as_full() -> Iterator[None]:
+    """Turn what the temporary folder says into StorageUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(
+            f"The temporary folder of the registry: {error.strerror or error}. Free some space in it."
+        ) from error
 
 
 def _base64_of(sha256: str) -> str:

@@ -78,6 +78,11 @@ class EvaluationTarget(Wire):
             Ref.parse(self.ref)
         return self
 
+    @property
+    def label(self) -> str:
+        """How results name it: "code-review@v3", or "base:ID"."""
+        return self.ref if self.ref is not None else f"base:{self.base.id}" if self.base is not None else ""
+
 
 class EvaluationRequest(Wire):
     """Score every target on the same rows."""

@@ -13,8 +13,6 @@ from pydantic import Field, field_validator
 
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
-MANIFEST_FORMAT = "adapterctl.manifest.v1"
-
 _SEGMENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}$")
 
 
@@ -25,7 +23,7 @@ def check_path(path: str) -> str:
     """
     segments = path.split("/")
     if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.match(segment) for segment in segments):
-        raise ValueError(f"{ascii(path[:80])} is no file path that a version may hold")
+        raise ValueError(f"{path[:80]!a} is no file path that a version may hold")
     return path
 
 
@@ -45,7 +43,7 @@ class ManifestFile(Wire):
 class Manifest(Wire):
     """The canonical description of an adapter's, or a merged model's, bytes."""
 
-    format: Literal["adapterctl.manifest.v1"] = MANIFEST_FORMAT
+    format: Literal["adapterctl.manifest.v1"] = "adapterctl.manifest.v1"
     kind: Literal["adapter", "merged", "base"] = "adapter"
     base_fingerprint: Sha256
     #: Sorted by path; no path twice, in whichever case.

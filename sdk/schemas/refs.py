@@ -64,7 +64,9 @@ def parse_alias(text: str) -> str:
     if not _ALIAS.fullmatch(text) or ".." in text:
         raise _refuse("alias", text, _RULE)
     if _RESERVED.fullmatch(text):
-        raise BadNameError(f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own")
+        raise BadNameError(
+            f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own"
+        )
     return text
 
 

@@ -54,6 +54,11 @@ class LocalServer(ABC):
     def url(self) -> str:
         """Where clients find the server, password included."""
 
+    @property
+    @abstractmethod
+    def ports(self) -> list[int]:
+        """Every port on which the server listens for clients."""
+
     @abstractmethod
     def _choose(self) -> dict[str, Any]:
         """Return the ports and secrets of a new folder, as JSON values; they are kept for its life."""
@@ -111,22 +116,30 @@ class LocalServer(ABC):
 
         Raises ServerError, with the tail of the log, where it ends early or stays silent for `timeout_s`.
         """
-        if self.pid is None:
-            self._make_directory()
-            self._prepare()
-            self._launch()
+        launched = False
         deadline_s = time.monotonic() + timeout_s
-        while not self._answers():
+        while True:
             if self.pid is None:
-                raise ServerError(
-                    f"{self.name} ended while starting. Read {self.log_path}; it ends:\n{self.log_tail()}"
-                )
+                if launched:
+                    raise ServerError(
+                        f"{self.name} ended while starting. Read {self.log_path}; it ends:\n{self.log_tail()}"
+                    )
+                self._reap()
+                self._make_directory()
+                self._prepare()
+                self._launch()
+                launched = True
+            if self._answers():
+                return
             if time.monotonic() > deadline_s:
                 self.stop()
-                raise ServerError(
-                    f"{self.name} did not answer within {timeout_s:.0f} s and was ended. "
-                    f"Read {self.log_path}; it ends:\n{self.log_tail()}"
-                )
+                if launched:
+                    raise ServerError(
+                        f"{self.name} did not answer within {timeout_s:.0f} s and was ended. "
+                        f"Read {self.log_path}; it ends:\n{self.log_tail()}"
+                    )
+                # What an earlier run left does not answer any more: it has been ended, and a new one gets its own time.
+                deadline_s = time.monotonic() + timeout_s
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -138,9 +151,7 @@ class LocalServer(ABC):
             self._signal(signal.SIGKILL)
             if not self._gone_within(10.0):
                 raise ServerError(f"{self.name} (pid {self.pid}) survives SIGKILL. Look at it with `ps`.")
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        self._reap()
         self._pid_path.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
@@ -162,7 +173,9 @@ class LocalServer(ABC):
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _launch(self) -> None:
-        with self.log_path.open("ab") as log:
+        self._require_ports()
+        descriptor = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab") as log:
             # A new session keeps the terminal's Ctrl-C away, and the bare environment keeps the caller's credentials
             # away: SeaweedFS, for one, would take AWS_ACCESS_KEY_ID for an administrator's.
             self._process = subprocess.Popen(
@@ -177,6 +190,25 @@ class LocalServer(ABC):
             )
         pid = self._process.pid
         write_private(self._pid_path, f"{pid}\n{process_started_at(pid) or ''}\n")
+
+    def _require_ports(self) -> None:
+        """Raise ServerError where another program listens on a kept port: its answers would pass for ours."""
+        deadline_s = time.monotonic() + 2.0
+        for port in self.ports:
+            while is_taken(port):
+                # The last connections of a server that was killed may take a moment to go.
+                if time.monotonic() > deadline_s:
+                    raise ServerError(
+                        f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "
+                        f"End it, or remove {self.directory / f'{self.name}.json'} to have new ports chosen."
+                    )
+                time.sleep(0.05)
+
+    def _reap(self) -> None:
+        """Collect the exit status of a child that is gone, or it would stay as a zombie."""
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
 
     def _answers(self) -> bool:
         try:
@@ -242,6 +274,18 @@ def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
             if len(ports) == count:
                 return ports
     raise ServerError(f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. End what listens there.")
+
+
+def is_taken(port: int) -> bool:
+    """Say whether a program listens on a port of 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Without this, connections that ended within the last minute would count as well.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _candidates(highest: int) -> Iterator[int]:

@@ -51,6 +51,10 @@ class PostgresServer(LocalServer):
         """The URL of the database `postgres`, as SQLAlchemy spells it."""
         return self.url_of("postgres")
 
+    @property
+    def ports(self) -> list[int]:
+        return [self.kept["port"]]
+
     def url_of(self, database: str) -> str:
         """Return the URL of one database, as SQLAlchemy spells it."""
         return f"postgresql+psycopg://{_SUPERUSER}:{self.kept['password']}@127.0.0.1:{self.kept['port']}/{database}"

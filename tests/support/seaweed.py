@@ -32,6 +32,10 @@ class SeaweedServer(LocalServer):
         return f"http://127.0.0.1:{self.kept['ports']['s3']}"
 
     @property
+    def ports(self) -> list[int]:
+        return [number for port in self.kept["ports"].values() for number in (port, port + _GRPC_OFFSET)]
+
+    @property
     def access_key(self) -> str:
         """The administrator's access key id."""
         return str(self.kept["access_key"])

@@ -20,6 +20,10 @@ class ValkeyServer(LocalServer):
         """The URL of database 0, as Celery and redis-py spell it."""
         return f"redis://:{self.kept['password']}@127.0.0.1:{self.kept['port']}/0"
 
+    @property
+    def ports(self) -> list[int]:
+        return [self.kept["port"]]
+
     def flush(self) -> None:
         """Forget every key of every database."""
         self._ask("FLUSHALL")

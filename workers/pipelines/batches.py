@@ -69,7 +69,9 @@ def loss_sum(model: Any, batch: Batch) -> Any:
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
     """
     targets = batch["labels"][:, 1:]
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    # Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also
+    # skips the upper triangle.
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     if _keeps_logits(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
         logits = model(**inputs, logits_to_keep=positions).logits

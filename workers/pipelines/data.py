@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def inspect(data: Path, tokenizer_dir: Path, spec: TrainingSpec | EvaluationSpec
 
     Raises PipelineError ("data") for bad rows, or when nothing is left that a loss could be taken on.
     """
-    found = tokenise(read_rows(data), load_tokenizer(tokenizer_dir), loss_on=spec.loss_on, max_length=spec.max_length)
+    max_length = longest_row(tokenizer_dir, spec.max_length)
+    found = tokenise(read_rows(data), load_tokenizer(tokenizer_dir), loss_on=spec.loss_on, max_length=max_length)
     return DataSummary(
         rows=len(found.examples),
         dropped=found.dropped,
@@ -120,6 +122,19 @@ def load_tokenizer(base: Path) -> Any:
         # Padding is masked everywhere, so that any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def longest_row(base: Path, max_length: int) -> int:
+    """Return `max_length`, or the positions that the base's config counts where those are fewer.
+
+    Past its last position a base with learnt positions fails, and one with rotary positions only guesses.
+    """
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return max_length
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    return min(max_length, positions) if isinstance(positions, int) else max_length
 
 
 def tokenise(rows: Sequence[Row], tokenizer: Any, *, loss_on: LossOn | None, max_length: int) -> Tokenised:

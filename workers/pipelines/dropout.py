@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class SixteenBitDropout(torch.nn.Module):
+class SixteenBitDropout(torch.nn.Module):  # type: ignore[misc]  # torch's types are not followed
     """Dropout with an independent mask per element, drawn four elements at a time.
 
     torch draws one Bernoulli variable per element in a single thread. Here each 64-bit random integer decides four
@@ -28,4 +28,5 @@ class SixteenBitDropout(torch.nn.Module):
         # `random_` fills all 64 bits only between these bounds.
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        return x * (bits >= self._threshold).to(x.dtype).mul_(self._scale)
+        # The backward pass keeps the mask, one byte an element, and not a copy of `x`.
+        return (x * self._scale).masked_fill_(bits < self._threshold, 0.0)

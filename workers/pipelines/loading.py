@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -103,9 +104,7 @@ def load_base(
     model = _frozen(_from_pretrained(base, device, resolved, config))
     parameters = model.num_parameters()
     skipped = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not _is_packed(module)
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
     ]
     wide_bytes = sum(2 * math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
     held: Literal["packed", "wide"] = "packed"
@@ -169,6 +168,18 @@ def silence() -> None:
 
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
+
+
+@contextlib.contextmanager
+def deprecations_silenced() -> Iterator[None]:
+    """Silence two deprecations that the libraries raise about each other, and no others.
+
+    transformers renames gradient checkpointing to activation checkpointing; PEFT, TRL and older transformers know
+    only the first name.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
+        yield
 
 
 def _from_pretrained(base: Path, device: Device, dtype: DtypeName, config: Any) -> Any:

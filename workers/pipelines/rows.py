@@ -39,7 +39,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             row = _row(where, value)
             if rows and row.shape != rows[0].shape:
-                raise ValueError(f"is a {row.shape} row among {rows[0].shape} rows")  # noqa: TRY301
+                raise ValueError(f"is a {row.shape} row among {rows[0].shape} rows")
             rows.append(row)
         except ValueError as error:
             faults.append(f"{where} {error}")
@@ -103,10 +103,10 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     # pyarrow comes with datasets.
     import pyarrow
-    import pyarrow.parquet
+    import pyarrow.parquet as parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
         number = 0
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():

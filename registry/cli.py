@@ -1,0 +1,202 @@
+"""`adapter-registry`: the server, its schema, its tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+import click
+
+from registry.db import Database
+from registry.errors import Invalid, RegistryError, Unavailable
+from registry.settings import Settings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="adapterctl", prog_name="adapter-registry")
+def cli() -> None:
+    """Run an adapter registry.
+
+    \b
+    Settings come from the environment:
+      REGISTRY_DATABASE_URL            postgresql://user@host/name, or sqlite:////path
+      REGISTRY_STORAGE_URL             s3://bucket/prefix, or file:///folder
+      REGISTRY_S3_ENDPOINT_URL         where the store is, unless it is AWS
+      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, where that differs
+      REGISTRY_BROKER_URL              redis://:password@host:6379/0
+      REGISTRY_AUTH                    token (default), or none on loopback only
+    """
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Server processes.")
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve the API. The schema must be current: adapter-registry db upgrade.
+
+    \b
+    Example:
+      adapter-registry db upgrade && adapter-registry serve --port 8080 --workers 2
+    """
+    import uvicorn
+
+    os.environ.setdefault("REGISTRY_PUBLIC_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")  # noqa: S104
+    settings = Settings.from_env()
+    if settings.auth == "none" and host not in _LOOPBACK:
+        raise Invalid(
+            "REGISTRY_AUTH=none is for loopback only; bind to 127.0.0.1 or set REGISTRY_AUTH=token",
+            param="REGISTRY_AUTH",
+        )
+    Database(settings.database_url).require_current()
+    _require_free(host, port)
+    uvicorn.run(
+        "registry.cli:app_from_env",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        # Request lines of blob routes hold signatures, which are credentials.
+        access_log=False,
+        log_level="info",
+        timeout_graceful_shutdown=10,
+    )
+
+
+def app_from_env() -> Any:
+    """What each server process serves."""
+    from registry.app import create_app
+
+    return create_app(Settings.from_env())
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise Unavailable where the port is taken, before any process is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                f"port {port} on {host} can't be used ({error.strerror}); choose another with --port", param="port"
+            ) from error
+
+
+@cli.group()
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the schema to this program's revision."""
+    database = Database(Settings.from_env().database_url)
+    database.upgrade()
+    click.echo(database.revision())
+
+
+@db.command()
+def check() -> None:
+    """Fail unless the schema is the one that this program knows."""
+    database = Database(Settings.from_env().database_url)
+    database.require_current()
+    from registry.schema import drift
+
+    found = drift(database)
+    if found:
+        raise Invalid(
+            f"the schema differs from the models in {len(found)} places, first: {found[0]}; a migration is missing"
+        )
+    click.echo(database.revision())
+
+
+@cli.group()
+def token() -> None:
+    """API tokens."""
+
+
+@token.command()
+@click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "admin"]))
+@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
+@click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
+def create(role: str, name: str, days: int | None) -> None:
+    """Make a token and print it; it can't be shown again.
+
+    \b
+    Example:
+      adapter-registry token create --role admin
+    """
+    from registry.auth.service import Role, Tokens
+
+    token_id, secret = Tokens(_database()).create(name=name, role=Role(role), days=days)
+    click.echo(f"token {token_id} for {name} ({role}); keep it, it is not shown again:", err=True)
+    click.echo(secret)
+
+
+@token.command(name="list")
+def list_tokens() -> None:
+    """List tokens, without their secrets, as JSON."""
+    from registry.auth.service import Tokens
+
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "role": row.role,
+            "created_at": row.created_at.isoformat(),
+            "expires_at": None if row.expires_at is None else row.expires_at.isoformat(),
+            "revoked": row.revoked_at is not None,
+        }
+        for row in Tokens(_database()).list()
+    ]
+    click.echo(json.dumps(rows, indent=2))
+
+
+@token.command()
+@click.argument("token_id")
+def revoke(token_id: str) -> None:
+    """Make a token worthless at once."""
+    from registry.auth.service import Tokens
+
+    Tokens(_database()).revoke(token_id)
+
+
+@cli.command()
+@click.option("--once", is_flag=True, required=True, help="Look once and end.")
+def reconcile(once: bool) -> None:
+    """Queue again the jobs whose workers fell silent, and announce what waits."""
+    from registry.services import build
+
+    services = build(Settings.from_env())
+    services.db.require_current()
+    requeued = services.claims.requeue_expired()
+    announced = services.jobs.announce_waiting()
+    click.echo(json.dumps({"requeued": requeued, "announced": announced}))
+
+
+def _database() -> Database:
+    database = Database(Settings.from_env().database_url)
+    database.require_current()
+    return database
+
+
+def main() -> None:
+    """The entry point: errors leave as one line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except RegistryError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit({"unavailable": 9, "not_found": 3}.get(error.code.value, 2))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

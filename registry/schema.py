@@ -1,0 +1,27 @@
+"""All tables together, and whether the database has them as the code means them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import MetaData
+
+import registry.artifacts.models
+import registry.auth.models
+import registry.catalog.models
+import registry.datasets.models
+import registry.evaluations.models
+import registry.jobs.models  # noqa: F401 - imported for their tables
+from registry.db import Database, Model
+
+METADATA: MetaData = Model.metadata
+
+
+def drift(db: Database) -> list[Any]:
+    """Return what differs between the database and the models; empty where the migrations are complete."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, METADATA))

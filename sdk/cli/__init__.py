@@ -1,0 +1,112 @@
+"""`adapterctl`: one small function a command, loaded when it is called; errors leave through one table.
+
+Only click is imported here, so that `--version` and `--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+#: Command to (module, help). The help stands here so that the list of commands loads none of them.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train", "Train an adapter over a base, and watch it."),
+    "push": ("artifacts", "Publish an adapter from a folder that PEFT wrote."),
+    "pull": ("artifacts", "Fetch a version's folder, ready for PEFT and vLLM."),
+    "verify": ("artifacts", "Hash a version or a pulled folder again."),
+    "show": ("catalog", "Show a version with its lineage."),
+    "list": ("catalog", "List adapters."),
+    "versions": ("catalog", "List the versions of an adapter."),
+    "alias": ("catalog", "Point names like 'production' at versions."),
+    "eval": ("evaluate", "Score versions and bare bases on the same rows."),
+    "merge": ("merge", "Merge a version into its base."),
+    "base": ("bases", "Add and list bases."),
+    "data": ("data", "Add and list datasets."),
+    "jobs": ("jobs", "List, watch and cancel jobs."),
+    "cache": ("cache", "Look at the local cache."),
+    "login": ("login", "Remember a registry's URL and token."),
+    "completion": ("completion", "Print the completion script of a shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of a day's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"sdk.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where one was mistyped."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "see: adapterctl --help"
+            raise click.UsageError(f"there is no command {name!a}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"adapterctl {version('adapterctl')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def cli() -> None:
+    """Train, version, evaluate, merge and deliver LoRA adapters.
+
+    \b
+    The registry is the one in ADAPTERCTL_URL: a server's URL, or local:DIR for a folder
+    on this machine (default local:~/.adapterctl, which needs no server).
+
+    \b
+    Examples:
+      adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
+      adapterctl eval code-review@v1 base:SmolLM2-135M-Instruct --data heldout.jsonl
+      adapterctl alias set code-review production v1
+      adapterctl pull code-review@production -o ./adapter
+    """
+
+
+def main() -> None:
+    """The entry point: every error becomes one line, or one JSON document, and an exit code."""
+    try:
+        result: Any = cli.main(standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request
+        from sdk.cli.failures import leave
+
+        leave(error)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted", err=True)
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,115 @@
+"""Data to stdout as a table, JSON or bare values; talk to stderr. Colours only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WIDTH = 80
+
+
+def format_option(command: F) -> F:
+    """Add `--format table|json|quiet`."""
+    return click.option(
+        "--format",
+        "style",
+        type=click.Choice(["table", "json", "quiet"]),
+        default="table",
+        show_default=True,
+        help="json: one document on stdout; quiet: bare refs, ids or paths.",
+    )(command)
+
+
+def say(text: str) -> None:
+    """Talk to the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print the one JSON document."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], *, key: str, empty: str) -> None:
+    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` a line."""
+    if style == "json":
+        print_json(list(rows))
+    elif style == "quiet":
+        for row in rows:
+            click.echo(row[key])
+    elif not rows:
+        say(empty)
+    else:
+        click.echo(render(columns, [[row.get(column) for column in columns] for row in rows]))
+
+
+def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(header), *(len(row[i]) for row in cells)) for i, header in enumerate(headers)]
+    room = max(WIDTH, _terminal_width()) - 2 * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > 12:
+        widths[widths.index(max(widths))] -= 1
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
+    lines = [_line([header.upper().replace("_", " ") for header in headers], widths, numeric)]
+    lines += [_line(row, widths, numeric) for row in cells]
+    if sys.stdout.isatty():
+        lines[0] = click.style(lines[0], bold=True)
+    return "\n".join(lines)
+
+
+def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
+    """Print names and values under each other."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        label = f"{name:<{width}}"
+        click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    text = str(value)
+    # "2026-01-02T03:04:05.678Z" says no more to a person than "2026-01-02 03:04".
+    if len(text) >= 20 and text[4:5] == "-" and text[10:11] == "T":
+        return text[:16].replace("T", " ")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    parts = []
+    for cell, width, number in zip(cells, widths, numeric, strict=True):
+        text = cell if len(cell) <= width else cell[: width - 1] + "…"
+        parts.append(text.rjust(width) if number else text.ljust(width))
+    return "  ".join(parts).rstrip()
+
+
+def human_bytes(count: float) -> str:
+    """Return "12.3 MB"; decimal units, as disks and networks have them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

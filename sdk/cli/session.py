@@ -1,0 +1,87 @@
+"""The client of a command, with a progress bar for bytes where somebody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sdk.client import Client
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+#: Transfers below this show no bar.
+_WORTH_A_BAR_BYTES = 4_000_000
+
+
+@contextmanager
+def open_client() -> Iterator[Client]:
+    """The client of the configured registry."""
+    if not sys.stderr.isatty():
+        client = Client()
+        try:
+            yield client
+        finally:
+            client.close()
+        return
+    with _Bars() as bars:
+        client = Client(on_transfer=bars.moved)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+class _Bars:
+    """One bar at a time, made when enough bytes are to move."""
+
+    def __init__(self) -> None:
+        self._doing = ""
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def moved(self, doing: str, count: int, total: int) -> None:
+        """Note that `count` bytes of `total` passed."""
+        if total < _WORTH_A_BAR_BYTES:
+            return
+        if doing != self._doing or self._progress is None:
+            self._close()
+            self._open(doing, total)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count)
+
+    def _open(self, doing: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._doing = doing
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._progress.start()
+        self._task = self._progress.add_task(doing, total=total)
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None

@@ -1,0 +1,116 @@
+"""Watching a job: a live bar on a terminal, plain lines elsewhere. Ctrl-C detaches and never cancels."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from sdk.cli.output import human_bytes, say
+from sdk.errors import TimedOut
+from sdk.objects import Job
+from sdk.schemas.events import Event, Progress
+
+#: Without a terminal a line is written at most so often, in seconds.
+_LINE_EVERY_S = 5.0
+
+
+def watch(job: Job, *, timeout_s: float | None = None) -> Job:
+    """Follow a job to its end and return it; the caller decides what its end means.
+
+    Ctrl-C leaves the job running, says how to come back, and exits with 130. Raises TimedOut.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        show, close = _live() if sys.stderr.isatty() else _plain()
+        try:
+            _follow(job, show, deadline)
+        finally:
+            close()
+    except KeyboardInterrupt:
+        say(f"\ndetached; job {job.id} goes on. Come back with: adapterctl jobs watch {job.id}")
+        sys.exit(130)
+    return job
+
+
+def _follow(job: Job, show: Callable[[Event], None], deadline: float | None) -> None:
+    after = 0
+    while True:
+        left = 10.0 if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise TimedOut(f"job {job.id} has not ended in time; it goes on: adapterctl jobs watch {job.id}")
+        found = job.poll_events(after=after, wait_s=min(left, 10.0))
+        for event in found:
+            after = event.seq
+            show(event)
+        if not found and job.state.is_final:
+            return
+
+
+def describe(progress: Progress) -> str:
+    """One line of a job's progress, without its bar."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.memory_bytes is not None:
+        parts.append(human_bytes(progress.memory_bytes))
+    if progress.message:
+        parts.append(progress.message)
+    return " · ".join(parts)
+
+
+def _plain() -> tuple[Callable[[Event], None], Callable[[], None]]:
+    last_phase, last_at = "", 0.0
+
+    def show(event: Event) -> None:
+        nonlocal last_phase, last_at
+        if event.kind == "state":
+            say(f"{event.state}{f': {event.message}' if event.message else ''}")
+        elif event.progress is not None:
+            progress = event.progress
+            if progress.phase == last_phase and time.monotonic() - last_at < _LINE_EVERY_S:
+                return
+            last_phase, last_at = progress.phase, time.monotonic()
+            count = "" if progress.step is None else f" {progress.step}/{progress.total or '?'} {progress.unit}"
+            left = "" if progress.eta_s is None else f" · {progress.eta_s:.0f} s left"
+            say(f"{progress.phase}{count} {describe(progress)}{left}".rstrip())
+
+    return show, lambda: None
+
+
+def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[said]}"),
+        console=Console(stderr=True),
+    )
+    bar.start()
+    phase, task = "", bar.add_task("queued", total=None, said="", left="")
+
+    def show(event: Event) -> None:
+        nonlocal phase, task
+        if event.kind == "state":
+            said = event.message or ""
+            bar.update(task, description=event.state or "", said=said)
+            if event.state in ("succeeded", "failed", "cancelled"):
+                bar.update(task, visible=False)
+        elif event.progress is not None:
+            progress = event.progress
+            if progress.phase != phase:
+                bar.update(task, visible=False)
+                phase = progress.phase
+                task = bar.add_task(progress.phase, total=progress.total, said="", left="")
+            left = "" if progress.eta_s is None else f"{progress.eta_s:.0f} s left"
+            bar.update(task, completed=progress.step or 0, total=progress.total, said=describe(progress), left=left)
+
+    return show, bar.stop

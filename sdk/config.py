@@ -1,0 +1,96 @@
+"""Where the registry is, with which token, and where the cache lies: read here and nowhere else.
+
+`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sdk.errors import InvalidInput, disk_explained
+
+DEFAULT_URL = "local:~/.adapterctl"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to reach a registry."""
+
+    #: `https://…`, `http://…`, or `local:DIR`.
+    url: str
+    #: Never shown.
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def home(self) -> Path | None:
+        """The folder of an embedded registry; None for a remote one."""
+        if not self.url.startswith("local:"):
+            return None
+        return Path(self.url.removeprefix("local:")).expanduser().absolute()
+
+
+def profile_path() -> Path:
+    """Where the profile lies."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "adapterctl" / "profile.json"
+
+
+def cache_path() -> Path:
+    """Where the cache lies."""
+    given = os.environ.get("ADAPTERCTL_CACHE")
+    if given:
+        return Path(given).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adapterctl"
+
+
+def load(url: str | None = None, token: str | None = None) -> Config:
+    """Return the configuration: arguments, then environment, then profile, then the default.
+
+    The profile's token is only used for the profile's own URL. Raises InvalidInput for a URL of another kind.
+    """
+    profile = _read_profile()
+    chosen = url or os.environ.get("ADAPTERCTL_URL") or profile.get("url") or DEFAULT_URL
+    token = (
+        token or os.environ.get("ADAPTERCTL_TOKEN") or (profile.get("token") if profile.get("url") == chosen else None)
+    )
+    return Config(url=check_url(chosen), token=token)
+
+
+def check_url(url: str) -> str:
+    """Return `url` without a trailing slash if it can name a registry. Raises InvalidInput."""
+    if url.startswith("local:") and url != "local:":
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(f"{url!r} names no registry; write https://host, http://host:port or local:DIR", param="url")
+    if parts.username or parts.password:
+        raise InvalidInput("a registry's URL holds no password; put the token into ADAPTERCTL_TOKEN", param="url")
+    return url.rstrip("/")
+
+
+def _read_profile() -> dict[str, str]:
+    try:
+        found = json.loads(profile_path().read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"the profile {profile_path()} can't be read; write it anew with: adapterctl login URL"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def write_profile(config: Config) -> Path:
+    """Write the profile, readable by its owner only; return its path."""
+    path = profile_path()
+    with disk_explained("writing the profile"):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"url": config.url, "token": config.token}, file)
+        partial.replace(path)
+    return path

@@ -1,0 +1,205 @@
+"""What can go wrong, as one tree. Every error has a stable `code` and a message that ends with what to do next.
+
+::
+
+    AdapterctlError                 exit 1
+    ├── InvalidInput                exit 2   a bad value, name, ref, file content, target
+    │   ├── InvalidName
+    │   ├── InvalidRef
+    │   ├── InvalidData                      a dataset that is empty, of unknown shape, or has bad rows
+    │   ├── InvalidTargets
+    │   └── InvalidBase
+    ├── NotFound                    exit 3
+    ├── Conflict                    exit 4   foreign files, a lost compare-and-set
+    │   └── StaleAttempt
+    ├── NotAllowed                  exit 5
+    │   └── Unauthenticated
+    ├── JobFailed                   exit 6
+    │   └── JobCancelled
+    ├── VerificationFailed          exit 7   digest, structure, signature
+    ├── TimedOut                    exit 8
+    └── Unavailable                 exit 9   no server, no storage, full disk, missing extra
+        └── Incompatible                     client and server too far apart
+
+>>> raise_for("not_found", "there is no adapter 'x'")
+Traceback (most recent call last):
+sdk.errors.NotFound: there is no adapter 'x'
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NoReturn
+
+from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
+
+
+class AdapterctlError(Exception):
+    """The root of every error that this package raises."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        #: The field, option or file that it is about.
+        self.param = param
+
+    def as_json(self) -> str:
+        """Return it as the JSON document that goes to stderr."""
+        body = ErrorBody(code=self.code.value, message=self.message, param=self.param)
+        return ErrorReply(error=body).model_dump_json()
+
+
+class InvalidInput(AdapterctlError):  # noqa: N818 - the tree reads as words
+    """A bad value, name, ref, file content or target."""
+
+    code = ErrorCode.INVALID
+    exit_code = 2
+
+
+class InvalidName(InvalidInput):
+    """A name outside the grammar of names."""
+
+    code = ErrorCode.INVALID_NAME
+
+
+class InvalidRef(InvalidInput):
+    """A ref outside the grammar of refs."""
+
+    code = ErrorCode.INVALID_REF
+
+
+class InvalidData(InvalidInput):
+    """A dataset that is empty, of unknown shape, or has bad rows."""
+
+    code = ErrorCode.INVALID_DATA
+
+
+class InvalidTargets(InvalidInput):
+    """Target modules that match nothing in the base."""
+
+    code = ErrorCode.INVALID_TARGETS
+
+
+class InvalidBase(InvalidInput):
+    """A base without usable weights."""
+
+    code = ErrorCode.INVALID_BASE
+
+
+class NotFound(AdapterctlError):  # noqa: N818
+    """A file, base, adapter, version or job that does not exist."""
+
+    code = ErrorCode.NOT_FOUND
+    exit_code = 3
+
+
+class Conflict(AdapterctlError):  # noqa: N818
+    """Another state than was assumed."""
+
+    code = ErrorCode.CONFLICT
+    exit_code = 4
+
+
+class StaleAttempt(Conflict):
+    """A worker that no longer holds its job."""
+
+    code = ErrorCode.STALE_ATTEMPT
+
+
+class NotAllowed(AdapterctlError):  # noqa: N818
+    """A token whose role does not allow it."""
+
+    code = ErrorCode.FORBIDDEN
+    exit_code = 5
+
+
+class Unauthenticated(NotAllowed):
+    """No valid token."""
+
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class JobFailed(AdapterctlError):  # noqa: N818
+    """A job ended without a result; `reason` says why in one word."""
+
+    code = ErrorCode.JOB_FAILED
+    exit_code = 6
+
+    def __init__(self, message: str, *, param: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.reason = reason
+
+
+class JobCancelled(JobFailed):
+    """A job was cancelled."""
+
+    code = ErrorCode.JOB_CANCELLED
+
+
+class VerificationFailed(AdapterctlError):  # noqa: N818
+    """Bytes, structure or signature are not what they must be."""
+
+    code = ErrorCode.VERIFICATION
+    exit_code = 7
+
+
+class TimedOut(AdapterctlError):  # noqa: N818
+    """It took longer than the caller allows."""
+
+    code = ErrorCode.TIMEOUT
+    exit_code = 8
+
+
+class Unavailable(AdapterctlError):  # noqa: N818
+    """A server, a storage, a disk or an installed extra is missing."""
+
+    code = ErrorCode.UNAVAILABLE
+    exit_code = 9
+
+
+class Incompatible(Unavailable):
+    """Client and server are too far apart in version."""
+
+    code = ErrorCode.INCOMPATIBLE
+
+
+def _all(root: type[AdapterctlError]) -> list[type[AdapterctlError]]:
+    return [root, *(found for child in root.__subclasses__() for found in _all(child))]
+
+
+#: Code to class, complete: a test holds it against the codes.
+CLASS_OF: dict[ErrorCode, type[AdapterctlError]] = {cls.code: cls for cls in _all(AdapterctlError)}
+
+
+def raise_for(code: str, message: str, param: str | None = None) -> NoReturn:
+    """Raise the error that `code` stands for; an unknown code, of a newer server, becomes an AdapterctlError."""
+    try:
+        cls = CLASS_OF[ErrorCode(code)]
+    except ValueError:
+        cls = AdapterctlError
+    raise cls(message, param=param)
+
+
+#: What a full disk says: no space, no quota, or a file-size limit.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def disk_explained(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into errors that say what was being done and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise Unavailable(
+                f"the disk is full while {doing}; free some space, then run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            where = f" ({error.filename})" if error.filename else ""
+            raise NotAllowed(f"no permission while {doing}{where}; check the folder's owner and mode") from error
+        raise

@@ -1,0 +1,185 @@
+"""What the client hands out: versions, evaluations, and jobs that can be waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdk.errors import JobCancelled, JobFailed, TimedOut
+from sdk.schemas.artifacts import Transfer
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.events import Event
+from sdk.schemas.jobs import EvaluationView, JobState, JobView
+from sdk.schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from sdk.client import Client
+
+Evaluation = EvaluationView
+
+#: How long one long poll waits, in seconds.
+_POLL_S = 10.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable version of an adapter, with its lineage in `info`."""
+
+    info: VersionView
+    _client: Client
+
+    @property
+    def ref(self) -> str:
+        """The ref that always means this version, `code-review@v3`."""
+        return self.info.ref
+
+    @property
+    def number(self) -> int | None:
+        """Its number within the adapter."""
+        return self.info.number
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its manifest."""
+        return self.info.digest
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Where it came from: base, LoRA configuration, quantisation, dataset, training, job, libraries, parents."""
+        keys = {"base", "lora", "quantization", "dataset", "training", "metrics", "parents", "job", "libraries"}
+        return self.info.model_dump(mode="json", include=keys)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Its scores, as they are now."""
+        return self._client.evaluations(digest=self.digest)
+
+    def pull(self, to: str | Path | None = None) -> Path:
+        """Fetch its files; see `Client.pull`."""
+        return self._client.pull(self.ref, to)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything that `adapterctl show` prints, as plain values."""
+        shown = self.info.model_dump(mode="json")
+        shown["evaluations"] = [evaluation.model_dump(mode="json") for evaluation in self.evaluations]
+        return shown
+
+
+class Job:
+    """A job. It runs on, whatever becomes of this object."""
+
+    def __init__(self, view: JobView, client: Client) -> None:
+        self._view = view
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"Job(id={self.id!r}, kind={self._view.kind!r}, state={self._view.state.value!r})"
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._view.id
+
+    @property
+    def view(self) -> JobView:
+        """All that the registry said of it when it was last asked."""
+        return self._view
+
+    @property
+    def state(self) -> JobState:
+        """Its state now: asks the registry unless it is final already."""
+        if not self._view.state.is_final:
+            self._view = self._client.job_view(self.id)
+        return self._view.state
+
+    @property
+    def error(self) -> JobFailed | None:
+        """Why it ended without a result, or None."""
+        view = self._view
+        if view.state is JobState.FAILED:
+            message = view.message or "it left no message"
+            return JobFailed(f"job {view.id} failed ({view.reason}): {message}", reason=view.reason)
+        if view.state is JobState.CANCELLED:
+            return JobCancelled(f"job {view.id} was cancelled; submit it again to run it", reason="cancelled")
+        return None
+
+    def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:
+        """Yield what happened so far; with `follow`, go on until the job has ended."""
+        while True:
+            found = self._client.job_events(self.id, after=after, wait_s=_POLL_S if follow else 0)
+            yield from found
+            if found:
+                after = found[-1].seq
+            elif not follow or self.state.is_final:
+                return
+
+    def poll_events(self, *, after: int = 0, wait_s: float = 0) -> list[Event]:
+        """Return events after the cursor `after`, waiting up to `wait_s` seconds for one."""
+        return self._client.job_events(self.id, after=after, wait_s=wait_s)
+
+    def wait(self, timeout: float | None = None) -> Job:
+        """Wait until it has ended; `timeout` in seconds.
+
+        Raises JobFailed or JobCancelled where it ended without a result, TimedOut.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        after = 0
+        while not self.state.is_final:
+            left = _POLL_S if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimedOut(
+                    f"job {self.id} has not ended after {timeout:g} s; it goes on: adapterctl jobs watch {self.id}"
+                )
+            for event in self._client.job_events(self.id, after=after, wait_s=min(left, _POLL_S)):
+                after = event.seq
+        if (error := self.error) is not None:
+            raise error
+        return self
+
+    def cancel(self) -> Job:
+        """Ask for its end; a running one stops at its worker's next heartbeat."""
+        self._view = self._client.cancel_job(self.id)
+        return self
+
+    def result(self) -> Version | list[Evaluation] | MergedModel:
+        """Wait, then return what it made: a Version, a list of evaluations, or a merged model."""
+        self.wait()
+        found = self._view.result or {}
+        if self._view.kind == "evaluation":
+            return self._client.evaluations(job=self.id)
+        if self._view.kind == "merge":
+            return MergedModel(
+                ref=found["ref"],
+                manifest=Manifest.model_validate(found["manifest"]),
+                report=found["report"],
+                _client=self._client,
+            )
+        return self._client.get(found["ref"])
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A merged model in the registry's storage."""
+
+    ref: str
+    manifest: Manifest
+    #: How it was merged, and how near it is to base-as-trained + adapter.
+    report: dict[str, Any]
+    _client: Client
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its manifest."""
+        return self.manifest.digest
+
+    def save(self, to: str | Path) -> Path:
+        """Write its files into the new folder `to`; return it. Raises Conflict where something is there."""
+        return self._client.save_manifest(self.manifest, Path(to))
+
+    def locate(self) -> list[Transfer]:
+        """Where its files are fetched from."""
+        return self._client.locate(self.digest)

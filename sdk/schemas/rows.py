@@ -1,0 +1,198 @@
+"""Rows of a dataset file: JSONL, CSV or Parquet, told apart by their first bytes, bad ones named by line number.
+
+Client and job read rows by the same rules, so that what the client lets through the job can use.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Format = Literal["jsonl", "csv", "parquet"]
+Shape = Literal["prompt", "messages", "text"]
+
+ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
+#: Bad rows that an error names before it only counts the rest.
+NAMED_ROWS = 5
+_SHAPES = "{prompt, completion}, {messages} or {text}"
+
+
+class RowsError(ValueError):
+    """A dataset that can't be used; the message names the rows and ends with what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `where` is "line 7" or "row 7", counted from 1; `fields` has the keys of its shape and no others."""
+
+    where: str
+    shape: Shape
+    fields: dict[str, Any]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file, which are all of one shape.
+
+    Raises RowsError, once the whole file was looked at, that names the first bad rows and what is wrong with each.
+    """
+    good = 0
+    shape: Shape | None = None
+    faults: list[str] = []
+    bad = 0
+    for where, value in _values(path):
+        try:
+            row = _row(where, value)
+            shape = shape or row.shape
+            if row.shape != shape:
+                raise ValueError(f"is a {row.shape} row among {shape} rows")
+        except ValueError as error:
+            bad += 1
+            if bad <= NAMED_ROWS:
+                faults.append(f"{where} {error}")
+            continue
+        good += 1
+        yield row
+    if bad:
+        more = f"; and {bad - NAMED_ROWS} more" if bad > NAMED_ROWS else ""
+        raise RowsError(
+            f"{bad} of {bad + good} rows can't be used: {'; '.join(faults)}{more}; correct or remove them, then try again"
+        )
+    if not good:
+        raise RowsError(f"the dataset has no rows; give rows of {_SHAPES}")
+
+
+def detect_format(path: Path) -> Format:
+    """Tell what a file is from its first bytes. Raises RowsError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise RowsError(f"the dataset can't be read ({error.strerror}); check its path") from error
+    if head[:4] == b"PAR1":
+        return "parquet"
+    return "jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else "csv"
+
+
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value) of each row; a ValueError in place of a value that can't be parsed."""
+    match detect_format(path):
+        case "parquet":
+            yield from _parquet(path)
+        case "jsonl":
+            yield from _jsonl(path)
+        case "csv":
+            yield from _csv(path)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield f"line {number}", json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                yield f"line {number}", ValueError(f"is no JSON object ({_first_line(error)})")
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            last = reader.line_num
+            for row in reader:
+                # A quoted field may hold line feeds: a row is named by the line that it starts on.
+                start, last = last + 1, reader.line_num
+                where = f"line {max(start, 2)}"
+                if None in row or None in row.values():
+                    yield where, ValueError("has another number of fields than the header")
+                else:
+                    yield where, dict(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RowsError(
+            f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({_first_line(error)}); convert it"
+        ) from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    # pyarrow comes with datasets.
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for value in batch.to_pylist():
+                number += 1
+                yield f"row {number}", value
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RowsError(f"the Parquet file can't be read ({_first_line(error)}); write it again") from error
+
+
+def _row(where: str, value: Any) -> Row:
+    """Check one row and give it its shape. Raises ValueError with what is wrong."""
+    if isinstance(value, ValueError):
+        raise value
+    if not isinstance(value, dict):
+        raise ValueError(f"is no object but a {type(value).__name__}")
+    if "prompt" in value or "completion" in value:
+        prompt, completion = value.get("prompt"), value.get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):
+            fields = {"prompt": _messages("prompt", prompt), "completion": _messages("completion", completion)}
+            return Row(where, "prompt", fields)
+        return Row(where, "prompt", {"prompt": _text("prompt", prompt), "completion": _text("completion", completion)})
+    if "messages" in value:
+        messages = value["messages"]
+        if isinstance(messages, str):
+            # CSV has no lists, so that one column holds the JSON of it.
+            try:
+                messages = json.loads(messages)
+            except ValueError as error:
+                raise ValueError("has `messages` that are no JSON list") from error
+        return Row(where, "messages", {"messages": _messages("messages", messages)})
+    if "text" in value and "label" in value:
+        raise ValueError("has a `label`, and classification is not trained by this job")
+    if "text" in value:
+        return Row(where, "text", {"text": _text("text", value["text"])})
+    raise ValueError(f"has none of the shapes {_SHAPES}")
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        raise ValueError(f"has no `{name}`")
+    if not isinstance(value, str):
+        raise ValueError(f"has a `{name}` that is no text but a {type(value).__name__}")
+    if not value.strip():
+        raise ValueError(f"has an empty `{name}`")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has a `{name}` with half a surrogate pair") from error
+    return value
+
+
+def _messages(name: str, value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"has `{name}` that are no list of messages, or an empty one")
+    messages = []
+    for position, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise ValueError(f"has a message {position} in `{name}` without a role of {', '.join(sorted(ROLES))}")
+        content = message.get("content")
+        if not isinstance(content, str):
+            raise ValueError(f"has a message {position} in `{name}` without a text as `content`")
+        try:
+            content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"has a message {position} in `{name}` with half a surrogate pair") from error
+        messages.append({"role": message["role"], "content": content})
+    return messages
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,182 @@
+"""How requests reach the registry's API: over HTTP, or in process. Both are one httpx client over the same routes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sdk.config import Config
+from sdk.errors import AdapterctlError, Incompatible, Unavailable, raise_for
+from sdk.schemas.codes import ErrorReply
+from sdk.schemas.wire import Wire
+
+if TYPE_CHECKING:
+    import httpx
+
+VERSION = version("adapterctl")
+VERSION_HEADER = "X-Adapterctl-Version"
+
+T = TypeVar("T")
+
+
+class Transport:
+    """Requests to one registry. Safe to use after a fork: each process makes its own connections."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._http: httpx.Client | None = None
+        self._pid = -1
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        reply: type[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Wire | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> T:
+        """Send a request to `/api/v1` + `path` and parse the answer as `reply`.
+
+        Fields of a newer server that this client does not know are passed over. Raises the error that the
+        registry's code stands for, Unavailable where nothing answers, Incompatible where versions are far apart.
+        """
+        raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
+        try:
+            return TypeAdapter(reply).validate_json(raw or b"null", extra="ignore")
+        except ValidationError as error:
+            raise Incompatible(
+                f"the registry at {self.config.url} answers in a way that version {VERSION} does not understand; upgrade both"
+            ) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None,
+        body: Wire | None,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+    ) -> bytes:
+        import httpx
+
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            response = self._client().request(
+                method,
+                f"/api/v1{path}",
+                params={key: value for key, value in (params or {}).items() if value is not None},
+                content=None if body is None else body.model_dump_json().encode(),
+                headers=sent,
+                timeout=timeout_s,
+            )
+        except httpx.TimeoutException as error:
+            raise Unavailable(
+                f"the registry at {self.config.url} does not answer; check that it runs, then try again"
+            ) from error
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"the registry at {self.config.url} can't be reached ({type(error).__name__}); "
+                "check ADAPTERCTL_URL and that the server runs"
+            ) from error
+        _check_version(response.headers.get(VERSION_HEADER), self.config.url)
+        if response.is_success:
+            return response.content
+        return _raise(response, self.config.url)
+
+    def _client(self) -> httpx.Client:
+        if self._http is None or self._pid != os.getpid():
+            self._http = _open(self.config)
+            self._pid = os.getpid()
+        return self._http
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        if self._http is not None and self._pid == os.getpid():
+            self._http.close()
+        self._http = None
+
+
+def _open(config: Config) -> httpx.Client:
+    import httpx
+
+    headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
+    if config.home is not None:
+        return httpx.Client(
+            transport=httpx.WSGITransport(app=_embedded_app(config)), base_url="http://embedded", headers=headers
+        )
+    if config.token:
+        headers["Authorization"] = f"Bearer {config.token}"
+    # Connections are tried again; requests are not, since only the caller knows whether they may be.
+    return httpx.Client(base_url=config.url, headers=headers, transport=_retrying(), follow_redirects=False)
+
+
+def _retrying() -> httpx.BaseTransport | None:
+    import httpx
+
+    # A transport of our own would pass the proxy settings of the environment by.
+    proxied = any(
+        os.environ.get(name)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+    )
+    return None if proxied else httpx.HTTPTransport(retries=2)
+
+
+def _embedded_app(config: Config) -> Any:
+    """Build the registry in this process, as a WSGI application. Raises Unavailable without the extra."""
+    missing = [
+        name for name in ("fastapi", "sqlalchemy", "alembic", "a2wsgi") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise Unavailable(
+            f"a registry in a folder ({config.url}) needs the extra that is not installed: pip install 'adapterctl[local]'; "
+            "or set ADAPTERCTL_URL to a server's URL"
+        )
+    embedded = importlib.import_module("registry.embedded")
+    errors = importlib.import_module("registry.errors")
+    wsgi = importlib.import_module("a2wsgi")
+    try:
+        return wsgi.ASGIMiddleware(embedded.open_embedded(config.home))
+    except errors.RegistryError as error:
+        raise_for(error.code.value, error.message, error.param)
+
+
+def _check_version(server: str | None, url: str) -> None:
+    """Raise Incompatible where the server is more than one minor version away."""
+    ours, theirs = _minor(VERSION), _minor(server or "")
+    if ours is None or theirs is None:
+        return
+    if ours[0] != theirs[0] or abs(ours[1] - theirs[1]) > 1:
+        behind = "this client" if ours < theirs else "the server"
+        raise Incompatible(f"the registry at {url} is version {server}, this client is {VERSION}; upgrade {behind}")
+
+
+def _minor(text: str) -> tuple[int, int] | None:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _raise(response: httpx.Response, url: str) -> bytes:
+    try:
+        error = ErrorReply.model_validate_json(response.content, extra="ignore").error
+    except ValidationError:
+        if response.status_code in (502, 503, 504):
+            raise Unavailable(
+                f"the registry at {url} is not ready (HTTP {response.status_code}); try again shortly"
+            ) from None
+        raise AdapterctlError(
+            f"{url} answers HTTP {response.status_code} and not as a registry does; check ADAPTERCTL_URL"
+        ) from None
+    raise_for(error.code, error.message, error.param)

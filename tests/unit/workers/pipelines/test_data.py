@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data import IGNORED, Example, inspect, load_tokenizer, tokenise
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.rows import read_rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer(llama_base: Path) -> Any:
+    return load_tokenizer(llama_base)
+
+
+def supervised(example: Example, tokenizer: Any) -> str:
+    return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
+
+
+def test_the_loss_of_a_pair_is_on_the_completion_and_its_end(pairs: Path, tokenizer: Any) -> None:
+    found = tokenise(read_rows(pairs), tokenizer, loss_on=None, max_length=200)
+    assert found.loss_on == "completion"
+    assert [supervised(example, tokenizer) for example in found.examples[:2]] == ["one<|end|>", "two<|end|>"]
+    for example in found.examples:
+        # Training continues exactly the tokens that generation starts from.
+        assert example.input_ids[: len(example.prompt_ids)] == example.prompt_ids
+
+
+def test_tokens_that_would_grow_together_across_the_border_stay_apart(
+    write_jsonl: Callable[..., Path], tokenizer: Any
+) -> None:
+    path = write_jsonl([{"prompt": "the cat sat on th", "completion": "e mat"}])
+    assert "the" in tokenizer.get_vocab()
+    (example,) = tokenise(read_rows(path), tokenizer, loss_on=None, max_length=200).examples
+    assert example.input_ids[: len(example.prompt_ids)] == example.prompt_ids
+    assert supervised(example, tokenizer) == "e mat<|end|>"
+
+
+def test_the_loss_of_a_conversation_is_on_every_answer_and_its_end(
+    write_jsonl: Callable[..., Path], tokenizer: Any
+) -> None:
+    turns = [
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "first"},
+        {"role": "user", "content": "b?"},
+        {"role": "assistant", "content": "second"},
+    ]
+    rows = read_rows(write_jsonl([{"messages": turns}]))
+    (example,) = tokenise(rows, tokenizer, loss_on=None, max_length=200).examples
+    assert supervised(example, tokenizer) == "first<|end|>second<|end|>"
+    assert tokenizer.decode(example.prompt_ids).endswith("<|user|>b?<|end|>\n<|assistant|>")
+    assert (example.prompt, example.reference) == ("b?", "second")
+    (whole,) = tokenise(rows, tokenizer, loss_on="all", max_length=200).examples
+    assert whole.supervised_tokens == len(whole.input_ids) - 1
+
+
+def test_a_prompt_of_messages_is_rendered_by_the_template(write_jsonl: Callable[..., Path], tokenizer: Any) -> None:
+    row = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "yes"}]}
+    (example,) = tokenise(read_rows(write_jsonl([row])), tokenizer, loss_on=None, max_length=200).examples
+    assert tokenizer.decode(example.input_ids) == "<|user|>q<|end|>\n<|assistant|>yes<|end|>\n"
+    assert supervised(example, tokenizer) == "yes<|end|>"
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(write_jsonl: Callable[..., Path], llama_base: Path) -> None:
+    tokenizer = load_tokenizer(llama_base)
+    tokenizer.chat_template = "{{ messages|length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = read_rows(write_jsonl([{"messages": turns}]))
+    with pytest.raises(PipelineError, match=r"differently .* set loss_on to all"):
+        tokenise(rows, tokenizer, loss_on=None, max_length=200)
+
+
+def test_rows_without_a_supervised_token_are_dropped_and_all_of_them_refused(
+    write_jsonl: Callable[..., Path], llama_base: Path
+) -> None:
+    path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}, {"prompt": "a", "completion": "b"}])
+    summary = inspect(path, llama_base, TrainingSpec(max_length=20))
+    assert (summary.rows, summary.dropped, summary.cut, summary.supervised_tokens) == (1, 1, 1, 2)
+    path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
+    with pytest.raises(PipelineError, match="No row has a token that the loss could be taken on") as caught:
+        inspect(path, llama_base, TrainingSpec(max_length=20))
+    assert caught.value.reason == "data"
+
+
+@pytest.mark.parametrize(
+    ("row", "loss_on"), [({"text": "a"}, "completion"), ({"prompt": "a", "completion": "b"}, "assistant")]
+)
+def test_a_loss_that_the_rows_have_no_place_for_is_refused(
+    write_jsonl: Callable[..., Path], tokenizer: Any, row: dict[str, str], loss_on: Any
+) -> None:
+    with pytest.raises(PipelineError, match="set loss_on to"):
+        tokenise(read_rows(write_jsonl([row])), tokenizer, loss_on=loss_on, max_length=20)
+
+
+def test_a_base_without_a_tokenizer_is_a_base_error(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.reason == "base"

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.events import Progress
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from workers.pipelines.data import load_tokenizer, tokenise
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.rows import read_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SPEC = EvaluationSpec(batch_size=5, generate_rows=3, max_new_tokens=6, keep_samples=2)
+
+
+def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -> EvaluationReport:
+    from workers.pipelines.evaluate import evaluate as run
+
+    options = {"adapter": None, "quantization": None, "on_progress": lambda progress: None, **rest}
+    return run(base=base, data=data, spec=spec, **options)
+
+
+@pytest.fixture(scope="module")
+def adapter(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from workers.pipelines.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "say {n}: ", "completion": "four"}}\n' for n in range(8)))
+    train(
+        base=llama_base,
+        base_name="org/tiny",
+        base_revision=None,
+        data=rows,
+        eval_data=None,
+        out=folder / "adapter",
+        spec=TrainingSpec(rank=4, max_steps=8, lr=0.02, batch_size=4, grad_accum=1, targets="all-linear"),
+        on_progress=lambda progress: None,
+    )
+    return folder / "adapter"
+
+
+def test_the_loss_weighs_tokens_and_not_batches(llama_base: Path, pairs: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(llama_base)
+    total, tokens = 0.0, 0
+    for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples:
+        with torch.no_grad():
+            logits = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
+        for position, label in enumerate(example.labels):
+            if label != -100:
+                total -= float(logits[position - 1, label])
+                tokens += 1
+    report = evaluate(llama_base, pairs)
+    assert report.precision == "float32"
+    assert report.metrics["supervised_tokens"] == tokens
+    assert report.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert report.metrics["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert evaluate(llama_base, pairs, SPEC.model_copy(update={"batch_size": 1})).metrics["loss"] == pytest.approx(
+        report.metrics["loss"], rel=1e-5
+    )
+
+
+def test_batched_generation_is_that_of_each_row_alone(llama_base: Path, pairs: Path) -> None:
+    spec = SPEC.model_copy(update={"generate_rows": 12, "keep_samples": 12})
+    together = evaluate(llama_base, pairs, spec)
+    alone = evaluate(llama_base, pairs, spec.model_copy(update={"batch_size": 1}))
+    assert [sample.completion for sample in together.samples] == [sample.completion for sample in alone.samples]
+    assert len({sample.completion for sample in alone.samples}) > 1
+    assert [sample.reference for sample in together.samples][:3] == ["one", "two", "three"]
+    assert together.metrics["rouge_l"] == alone.metrics["rouge_l"]
+
+
+def test_an_adapter_is_better_on_what_it_learnt_and_says_it(
+    llama_base: Path, adapter: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    data = write_jsonl([{"prompt": f"say {n}: ", "completion": "four"} for n in range(20, 24)])
+    seen: list[Progress] = []
+    recipe = QuantizationRecipe()
+    bare = evaluate(llama_base, data, quantization=recipe)
+    tuned = evaluate(llama_base, data, quantization=recipe, adapter=adapter, on_progress=seen.append)
+    assert bare.precision == tuned.precision == "nf4"
+    assert tuned.metrics["loss"] < 0.5 * bare.metrics["loss"]
+    assert tuned.metrics["rouge_l"] > bare.metrics["rouge_l"]
+    assert (tuned.metrics["generated_rows"], len(tuned.samples)) == (3, 2)
+    assert tuned.samples[0].completion == "four"
+    assert [progress.phase for progress in seen] == ["data", "load", "evaluate", "generate"]
+
+
+def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    report = evaluate(llama_base, write_jsonl([{"text": "the cat sat"}]))
+    assert report.metrics["generated_rows"] == 0
+    assert "rouge_l" not in report.metrics
+
+
+@pytest.mark.parametrize("fault", ["prefix", "missing", "empty", "other base"])
+def test_an_adapter_that_would_load_and_change_nothing_is_refused(
+    llama_base: Path, gpt2_base: Path, adapter: Path, pairs: Path, tmp_path: Path, fault: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(adapter, tmp_path / "broken")
+    weights = broken / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    if fault == "prefix":
+        tensors = {name.replace("base_model.model.", "base_model.model.wrapped."): t for name, t in tensors.items()}
+    elif fault == "missing":
+        tensors.pop(sorted(tensors)[0])
+    elif fault == "empty":
+        tensors = {}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    base = gpt2_base if fault == "other base" else llama_base
+    with pytest.raises(PipelineError) as caught:
+        evaluate(base, pairs, adapter=broken)
+    assert caught.value.reason == "adapter"
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
+    from workers.pipelines.evaluate import rouge_l
+
+    # "the cat mat": 3 of 3 and of 6 words: P = 1, R = 0.5, F = 2/3.
+    assert rouge_l(["the cat mat", ""], ["the cat sat on the mat", "a"]) == [pytest.approx(2 / 3), 0.0]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines import loading
+from workers.pipelines.device import choose_device
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.loading import load_base, packed_modules
+
+
+@pytest.mark.parametrize("base", ["llama_base", "gpt2_base"])
+def test_wide_weights_give_the_logits_of_packed_ones(
+    base: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, device = request.getfixturevalue(base), choose_device()
+    wide = load_base(folder, device, quantization=QuantizationRecipe())
+    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    packed = load_base(folder, device, quantization=QuantizationRecipe())
+    assert packed.held == "packed"
+    assert wide.held == ("wide" if device.kind == "cpu" else "packed")
+    ids = torch.arange(40).view(2, 20).to(device.torch_device)
+    with torch.no_grad():
+        assert torch.equal(wide.model(ids).logits, packed.model(ids).logits)
+        assert not torch.equal(
+            wide.model(ids).logits.float(), load_base(folder, device, quantization=None).model(ids).logits.float()
+        )
+    # Wide, packed and native count the same weights.
+    assert wide.parameters == packed.parameters == load_base(folder, device, quantization=None).parameters
+
+
+def test_packed_weights_are_never_repacked_for_inference(llama_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    loaded = load_base(llama_base, choose_device(), quantization=QuantizationRecipe())
+    modules = [module for _, module in packed_modules(loaded.model)]
+    assert len(modules) == 14
+    assert not any(module.support_avx512bf16_for_cpu for module in modules)
+
+
+def test_the_recipe_says_what_was_not_quantised(llama_base: Path) -> None:
+    recipe = load_base(llama_base, choose_device(), quantization=QuantizationRecipe()).quantization
+    assert recipe is not None
+    assert recipe.skipped_modules == ["lm_head"]
+    assert recipe.library_version is not None
+    again = load_base(llama_base, choose_device(), quantization=recipe).quantization
+    assert again == recipe
+
+
+def test_modules_that_the_recipe_skips_stay_as_they_are(llama_base: Path) -> None:
+    recipe = QuantizationRecipe(skipped_modules=["lm_head", "o_proj"])
+    device = choose_device()
+    skipping = load_base(llama_base, device, quantization=recipe).model.state_dict()
+    native = load_base(llama_base, device, quantization=None).model.state_dict()
+    name = "model.layers.0.self_attn.{}.weight"
+    dtype = skipping[name.format("o_proj")].dtype
+    assert torch.equal(skipping[name.format("o_proj")], native[name.format("o_proj")].to(dtype))
+    assert not torch.equal(skipping[name.format("q_proj")], native[name.format("q_proj")].to(dtype))
+
+
+def test_a_folder_without_weights_is_a_base_error(llama_base: Path, tmp_path: Path) -> None:
+    shutil.copyfile(llama_base / "config.json", tmp_path / "config.json")
+    with pytest.raises(PipelineError) as caught:
+        load_base(tmp_path, choose_device(), quantization=None)
+    assert caught.value.reason == "base"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.rows import read_rows
+
+
+def test_jsonl_rows_keep_their_line_numbers_across_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    path.write_text('\n{"text": "a"}\n\n{"text": "b", "id": 7}\n')
+    assert [(row.where, row.fields) for row in read_rows(path)] == [
+        ("line 2", {"text": "a"}),
+        ("line 4", {"text": "b"}),
+    ]
+
+
+def test_csv_rows_are_named_by_the_line_they_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    path.write_text('prompt,completion\n"a\nb",c\nd,e\n')
+    rows = read_rows(path)
+    assert [row.where for row in rows] == ["line 2", "line 4"]
+    assert rows[0].fields == {"prompt": "a\nb", "completion": "c"}
+
+
+def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "blob"
+    messages = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]]
+    pyarrow.parquet.write_table(pyarrow.table({"messages": messages}), path)
+    (row,) = read_rows(path)
+    assert (row.where, row.shape, row.fields["messages"][1]["content"]) == ("row 1", "messages", "yes")
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"prompt": "a", "completion": " "}, "empty `completion`"),
+        ({"prompt": "a"}, "no `completion`"),
+        ({"prompt": 3, "completion": "b"}, "`prompt` that is no text but a int"),
+        ({"prompt": "\ud800", "completion": "b"}, "half a surrogate pair"),
+        ({"messages": []}, "an empty one"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
+        ({"messages": [{"role": "user", "content": None}]}, "without a text"),
+        ({"text": "a", "label": 1}, "classification"),
+        ({"question": "a"}, "none of the shapes"),
+        (["a"], "no object but a list"),
+        ({"text": "other shape"}, "text row among prompt rows"),
+    ],
+)
+def test_a_bad_row_is_named_by_line_and_fault(write_jsonl: Callable[..., Path], row: object, fault: str) -> None:
+    path = write_jsonl([{"prompt": "p", "completion": "c"}, row])
+    with pytest.raises(PipelineError, match=f"1 of 2 rows can't be used: line 2 .*{fault}") as caught:
+        read_rows(path)
+    assert caught.value.reason == "data"
+
+
+def test_many_bad_rows_are_counted(write_jsonl: Callable[..., Path]) -> None:
+    with pytest.raises(PipelineError, match=r"9 of 9 rows .* and 4 more; correct or remove them"):
+        read_rows(write_jsonl([{"text": ""}] * 9))
+
+
+def test_broken_json_and_no_rows_are_data_errors(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    path.write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(PipelineError, match="line 2 is no JSON object"):
+        read_rows(path)
+    path.write_text("")
+    with pytest.raises(PipelineError, match="has no rows"):
+        read_rows(path)
+    with pytest.raises(PipelineError, match="can't be read"):
+        read_rows(tmp_path / "missing")

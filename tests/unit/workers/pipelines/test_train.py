@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.errors import PipelineError
+
+# PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+ROOT = Path(__file__).parents[4]
+SPEC = TrainingSpec(rank=4, max_steps=3, lr=0.01, batch_size=2, grad_accum=2, warmup_ratio=0.5, seed=3)
+
+
+def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
+    from workers.pipelines.train import train as run
+
+    options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": "c0ffee", **rest}
+    return run(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora"])
+def test_a_training_writes_two_files_that_load_in_peft_and_change_the_model(
+    llama_base: Path, pairs: Path, tmp_path: Path, method: Any
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    seen: list[Progress] = []
+    spec = SPEC.model_copy(update={"method": method})
+    report = train(llama_base, pairs, tmp_path / "out", spec, eval_data=pairs, on_progress=seen.append)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    base = AutoModelForCausalLM.from_pretrained(llama_base)
+    ids = torch.tensor([[10, 20, 30]])
+    with torch.no_grad():
+        bare = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, tmp_path / "out")(ids).logits
+    assert not torch.equal(bare, adapted)
+
+    assert report.lora.target_modules == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert report.lora.alpha == 8
+    assert (report.quantization is None) == (method == "lora")
+    assert report.rows == 12
+    assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
+    # r·(N + D) of each matrix: q and o are 64×64, k and v 32×64, in two layers.
+    assert report.metrics["trainable_parameters"] == 2 * 4 * (2 * (64 + 64) + 2 * (32 + 64))
+    assert report.metrics["steps"] == 3
+    assert [point.step for point in report.curve] == [1, 2, 3]
+    assert report.training["effective_batch"] == 4
+    assert report.training["warmup_steps"] == 2
+    assert [progress.step for progress in seen if progress.phase == "train"] == [1, 2, 3]
+    assert {"data", "load", "train", "evaluate", "save"} == {progress.phase for progress in seen}
+    assert seen[-2].phase == "evaluate"
+
+
+def test_the_config_names_the_base_and_no_machine(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"targets": "v_proj,q_proj", "alpha": 12.0}))
+    text = (tmp_path / "out" / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert list(config) == sorted(config)
+    assert config["base_model_name_or_path"] == "org/tiny"
+    assert config["revision"] == "c0ffee"
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    assert config["lora_alpha"] == 12
+    assert "peft_version" not in config
+    assert str(llama_base) not in text
+
+
+def test_the_stored_matrices_are_float32_and_no_b_is_zero(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    train(llama_base, pairs, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    # A rounded to bfloat16 somewhere on the way would still be stored in float32.
+    assert all(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors.values())
+    assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def test_equal_trainings_in_two_processes_give_equal_bytes(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from sdk.schemas.training import TrainingSpec;"
+        "from workers.pipelines.train import train; base, data, out, spec = sys.argv[1:];"
+        "train(base=Path(base), base_name='org/tiny', base_revision=None, data=Path(data), eval_data=None,"
+        " out=Path(out), spec=TrainingSpec.model_validate_json(spec), on_progress=lambda p: None)"
+    )
+    digests = []
+    for hash_seed in ("1", "2"):
+        out = tmp_path / hash_seed
+        command = [sys.executable, "-c", program, str(llama_base), str(pairs), str(out), SPEC.model_dump_json()]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    assert digests[0] == digests[1]
+    other = train(llama_base, pairs, tmp_path / "3", SPEC.model_copy(update={"seed": 4}))
+    assert other.training["seed"] == 4
+    weights = (tmp_path / "3" / "adapter_model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() != digests[0]["adapter_model.safetensors"]
+
+
+def test_the_loss_of_a_step_is_that_of_a_plain_loop(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    """One step over all rows without dropout: its loss is the base's own, row by row, without padding."""
+    from transformers import AutoModelForCausalLM
+
+    from workers.pipelines.data import load_tokenizer, tokenise
+    from workers.pipelines.rows import read_rows
+
+    spec = TrainingSpec(method="lora", rank=4, dropout=0.0, max_steps=1, batch_size=5, grad_accum=3)
+    report = train(llama_base, pairs, tmp_path / "out", spec)
+    model = AutoModelForCausalLM.from_pretrained(llama_base)
+    total, tokens = 0.0, 0
+    for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples:
+        with torch.no_grad():
+            logits = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
+        for position, label in enumerate(example.labels):
+            if label != -100:
+                total -= float(logits[position - 1, label])
+                tokens += 1
+    assert report.supervised_tokens == tokens
+    assert report.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert report.metrics["tokens"] == sum(
+        len(example.input_ids)
+        for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples
+    )
+
+
+def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
+    llama_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    tensors = []
+    for rows in (1, 4, 12):
+        spec = TrainingSpec(
+            method="lora", rank=4, dropout=0.0, max_steps=2, lr=0.01, batch_size=rows, grad_accum=12 // rows
+        )
+        train(llama_base, pairs, tmp_path / str(rows), spec)
+        tensors.append(load_file(tmp_path / str(rows) / "adapter_model.safetensors"))
+    for name, tensor in tensors[0].items():
+        for other in tensors[1:]:
+            torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_evaluation_before_the_training_does_not_stop_it(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    """On CPUs with AVX512-BF16, a forward pass in evaluation mode repacks 4-bit weights and ends all gradients."""
+    from safetensors.torch import load_file
+
+    train(llama_base, pairs, tmp_path / "with", eval_data=pairs)
+    train(llama_base, pairs, tmp_path / "without")
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("with", "without"))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_gradients_flow_over_packed_weights_too(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.loading as loading
+
+    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    report = train(llama_base, pairs, tmp_path / "out", eval_data=pairs)
+    assert report.training["base_weights"] == "packed"
+    assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
+
+
+def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    import workers.pipelines.train as module
+
+    plain = train(llama_base, pairs, tmp_path / "plain")
+    monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)
+    sparing = train(llama_base, pairs, tmp_path / "sparing")
+    assert (plain.training["gradient_checkpointing"], sparing.training["gradient_checkpointing"]) == (False, True)
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "sparing"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    for method in ("lora", "qlora"):
+        spec = SPEC.model_copy(update={"method": method})
+        report = train(gpt2_base, pairs, tmp_path / method, spec)
+        assert report.lora.target_modules == ["attn.c_proj", "c_attn"]
+        assert json.loads((tmp_path / method / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+        model = AutoModelForCausalLM.from_pretrained(gpt2_base)
+        # Warnings are errors: PEFT would warn of a wrong fan_in_fan_out.
+        PeftModel.from_pretrained(model, tmp_path / method)
+
+
+def test_rows_are_cut_where_the_positions_of_the_base_end(
+    gpt2_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_jsonl([{"text": "z" * 1000}, {"text": "a b"}])
+    report = train(gpt2_base, path, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "max_length": 1024}))
+    assert (report.training["max_length"], report.training["rows_cut"]) == (256, 1)
+
+
+def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.train as module
+
+    monkeypatch.setattr(module, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
+    path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
+    with pytest.raises(PipelineError) as caught:
+        train(llama_base, path, tmp_path / "out", SPEC.model_copy(update={"max_length": 16}))
+    assert caught.value.reason == "data"
+    with pytest.raises(PipelineError) as caught:
+        train(llama_base, write_jsonl([{"text": "a"}]), tmp_path / "out", SPEC.model_copy(update={"targets": "nope"}))
+    assert caught.value.reason == "targets"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_job_with_advice(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.trainer as module
+
+    true_loss = module.loss_sum
+    monkeypatch.setattr(module, "loss_sum", lambda model, batch: true_loss(model, batch) * math.nan)
+    with pytest.raises(PipelineError, match="loss is nan at step 1") as caught:
+        train(llama_base, pairs, tmp_path / "out")
+    assert caught.value.reason == "diverged"
+    advice = ["lower learning rate (0.01 → 0.005)", "longer warm-up", "smaller batch", "a look at the data"]
+    places = [caught.value.message.index(part) for part in advice]
+    assert places == sorted(places)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gradients_that_reach_no_matrix_end_the_job(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.trainer as module
+
+    true_loss = module.loss_sum
+
+    def cut(model: Any, batch: Any) -> Any:
+        """The gradient of the second layer only, as when a layer's backward pass stops."""
+        layer = model.get_base_model().model.layers[1]
+        hook = layer.register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
+        try:
+            return true_loss(model, batch)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(module, "loss_sum", cut)
+    with pytest.raises(PipelineError, match=r"No gradient reaches 4 of 16 adapter matrices .*layers\.0\.") as caught:
+        train(llama_base, pairs, tmp_path / "out")
+    assert caught.value.reason == "untrained"
+
+
+def test_an_adapter_whose_b_stays_zero_is_refused(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    with pytest.raises(PipelineError, match=r"8 matrices B .* all zero .* changes nothing") as caught:
+        train(llama_base, pairs, tmp_path / "out")
+    assert caught.value.reason == "untrained"
+
+
+def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.train as module
+
+    true_adapt = module._adapt
+
+    def shifted(*args: Any) -> Any:
+        model = true_adapt(*args)
+        next(p for name, p in model.named_parameters() if "lora_B" in name).data.fill_(1.0)
+        return model
+
+    monkeypatch.setattr(module, "_adapt", shifted)
+    with pytest.raises(PipelineError, match="changes the base's logits by up to"):
+        train(llama_base, pairs, tmp_path / "out")
+
+
+def test_memory_that_runs_out_is_named(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.train as module
+
+    def full(*args: Any, **rest: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: …")
+
+    monkeypatch.setattr(module, "load_base", full)
+    with pytest.raises(PipelineError, match="halve batch_size") as caught:
+        train(llama_base, pairs, tmp_path / "out")
+    assert caught.value.reason == "oom"
+
+
+def test_a_callback_that_raises_ends_the_training(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    class CancelledError(Exception):
+        pass
+
+    def cancel(progress: Progress) -> None:
+        if progress.phase == "train":
+            raise CancelledError
+
+    with pytest.raises(CancelledError):
+        train(llama_base, pairs, tmp_path / "out", on_progress=cancel)
+    assert not (tmp_path / "out").exists()

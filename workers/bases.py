@@ -1,0 +1,72 @@
+"""The node's bases: found in a shared folder, or fetched once into the cache, and always fingerprinted before use."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from sdk.bases import ScannedBase, scan_base
+from sdk.client import Client
+from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
+from sdk.schemas.jobs import BaseSource
+
+_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def obtain(client: Client, source: BaseSource) -> ScannedBase:
+    """Return the base in a local folder, with the fingerprint that the job names.
+
+    Raises NotFound where it lies nowhere that this node can reach, InvalidBase where it is another one than it was.
+    """
+    scanned = _find(client, source)
+    if source.fingerprint is not None and scanned.registration.fingerprint != source.fingerprint:
+        raise InvalidBase(
+            f"base {source.id} in {scanned.folder} has the fingerprint {scanned.registration.fingerprint[:12]}, the job "
+            f"wants {source.fingerprint[:12]}: its files were changed. Restore them, or add the base again and submit anew"
+        )
+    return scanned
+
+
+def _find(client: Client, source: BaseSource) -> ScannedBase:
+    location = urlsplit(source.location or "")
+    folder = Path(unquote(location.path))
+    if location.scheme == "file" and folder.is_dir():
+        return _scan(client, source, folder)
+    if source.manifest is not None and source.fingerprint is not None:
+        return _scan(client, source, _fetch(client, source, source.fingerprint))
+    if location.scheme == "hf":
+        return _scan(client, source, _from_hub(source))
+    raise NotFound(f"base {source.id} is not on this node; upload it with: adapterctl base add FOLDER --upload")
+
+
+def _scan(client: Client, source: BaseSource, folder: Path) -> ScannedBase:
+    return scan_base(folder, cache=client.cache, base_id=source.id, revision=source.revision, location=source.location)
+
+
+def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:
+    folder = client.cache.base(fingerprint)
+    manifest = source.manifest
+    with disk_explained(f"fetching base {source.id}"), client.cache.lock(f"base-{fingerprint}"):
+        if not folder.is_dir() and manifest is not None:
+            with client.cache.new_folder(folder) as partial:
+                client.fetch_manifest(manifest, partial)
+    return folder
+
+
+def _from_hub(source: BaseSource) -> Path:
+    """Fetch a commit of a hub's model, with this node's own token."""
+    hub: Any = importlib.import_module("huggingface_hub")
+    errors: Any = importlib.import_module("huggingface_hub.errors")
+    try:
+        return Path(hub.snapshot_download(source.id, revision=source.revision, allow_patterns=_PATTERNS))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise NotFound(
+            f"the model hub has no {source.id} at {source.revision} that this worker may read; "
+            "check the name, or give the worker a hub token"
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise Unavailable(
+            f"{source.id} can't be fetched from the model hub ({type(error).__name__}); submit the job again later"
+        ) from error

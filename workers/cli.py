@@ -1,0 +1,87 @@
+"""`adapter-worker`: runs a worker on a node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from sdk.config import load
+from sdk.errors import AdapterctlError, InvalidInput
+from sdk.transport import VERSION
+from workers.settings import WorkerSettings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="adapter-worker")
+def cli() -> None:
+    """Run training, evaluation and merge jobs of a registry on this machine.
+
+    \b
+    The registry is named by ADAPTERCTL_URL and ADAPTERCTL_TOKEN (a token with the role 'worker'),
+    the broker by REGISTRY_BROKER_URL. Without a broker the worker asks the registry every 2 s.
+    """
+
+
+@cli.command()
+@click.option(
+    "--queue", "queues", default="gpu,cpu", show_default=True, help="Queues to listen to, separated by commas."
+)
+@click.option("--name", default=None, help="How this worker is called in job lists. [default: host and process id]")
+@click.option("--log-level", default="INFO", show_default=True, type=click.Choice(["DEBUG", "INFO", "WARNING"]))
+def start(queues: str, name: str | None, log_level: str) -> None:
+    """Start a worker; one job at a time, each in a child process.
+
+    \b
+    Example:
+      ADAPTERCTL_URL=https://registry.example ADAPTERCTL_TOKEN=… \\
+      REGISTRY_BROKER_URL=redis://broker:6379/0 adapter-worker start --name gpu-1
+    """
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if load().home is not None:
+        raise InvalidInput(
+            "a worker serves a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
+            param="url",
+        )
+    settings = WorkerSettings.from_env(name=name)
+    if settings.broker_url is None:
+        from workers.service import ask_forever
+
+        ask_forever(settings)
+        return
+    # The pool's process is spawned and reads the name from its environment.
+    os.environ["ADAPTER_WORKER_NAME"] = settings.name
+    from workers.celery_app import QUEUES, app
+
+    chosen = [queue for queue in queues.split(",") if queue]
+    unknown = sorted(set(chosen) - set(QUEUES))
+    if unknown or not chosen:
+        raise InvalidInput(
+            f"there is no queue {', '.join(unknown) or '(none)'}; choose among {', '.join(QUEUES)}", param="queue"
+        )
+    app.worker_main(
+        [
+            "worker",
+            "--concurrency=1",
+            f"--queues={','.join(chosen)}",
+            f"--hostname={settings.name}@%h",
+            f"--loglevel={log_level}",
+        ]
+    )
+
+
+def main() -> None:
+    """The entry point: errors leave as one line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except AdapterctlError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

@@ -1,0 +1,68 @@
+"""The runner of an embedded registry: one a home, detached, drains the job table and exits.
+
+Started by name as `python -m workers.local`, with the registry's URL in `ADAPTERCTL_URL`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdk.client import Client
+from sdk.errors import AdapterctlError
+from workers import machine, runner
+from workers.settings import WorkerSettings
+
+#: The same file that `registry.queue.local` looks at.
+LOCK_FILE = "runner.lock"
+
+_log = logging.getLogger("workers.local")
+
+
+@contextmanager
+def _only_runner(home: Path) -> Iterator[bool]:
+    """Whether this process is the home's only runner, for the length of the block."""
+    with (home / LOCK_FILE).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def main() -> int:
+    """Work until there is no work.
+
+    The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
+    the moment between the last look and its release, is not left lying.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    client = Client()
+    home = client.config.home
+    if home is None:
+        _log.error("the local runner works on a local: URL only; start adapter-worker for a server")
+        return 2
+    settings = WorkerSettings(name="local")
+    while True:
+        with _only_runner(home) as alone:
+            if not alone:
+                return 0
+            worked = False
+            while runner.work_once(client, machine.describe(settings, client.cache)):
+                worked = True
+        if not worked:
+            return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AdapterctlError as error:
+        _log.error("%s", error)
+        sys.exit(error.exit_code)

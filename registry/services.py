@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from registry.artifacts.service import Artifacts
+from registry.artifacts.service import Artifacts, storage_explained
 from registry.auth.service import Tokens
 from registry.catalog.bases import Bases
 from registry.catalog.publish import Publisher
 from registry.catalog.service import Catalog
 from registry.datasets.service import Datasets
 from registry.db import Database
+from registry.errors import Invalid
 from registry.evaluations.service import Evaluations
 from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
@@ -20,7 +21,8 @@ from registry.jobs.service import Jobs
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.settings import Settings
-from registry.storage import Storage, open_storage
+from registry.storage import Storage, StorageError, open_storage
+from registry.storage.signing import kept_key
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,25 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
 
 def _storage(settings: Settings) -> Storage:
     embedded = settings.embedded_home is not None
-    # Server processes that share a database sign and check the same URLs, with no further secret to hand out.
-    signing_key = None if embedded else hashlib.sha256(f"blob-urls:{settings.database_url}".encode()).digest()
+    signing_key = None
+    if not embedded and settings.storage_url.startswith("file:"):
+        # Server processes that share the folder sign and check the same URLs, with no further secret to hand out.
+        root = Path(unquote(urlsplit(settings.storage_url).path))
+        with storage_explained():
+            root.mkdir(parents=True, exist_ok=True)
+            signing_key = kept_key(root / "signing.key")
+    try:
+        return _open(settings, public_url=None if embedded else settings.public_url, signing_key=signing_key)
+    except StorageError as error:
+        raise Invalid(str(error), param="REGISTRY_STORAGE_URL") from error
+
+
+def _open(settings: Settings, *, public_url: str | None, signing_key: bytes | None) -> Storage:
     return open_storage(
         settings.storage_url,
         endpoint_url=settings.s3_endpoint_url,
         public_endpoint_url=settings.s3_public_endpoint_url,
         region=settings.s3_region,
-        public_url=None if embedded else settings.public_url,
+        public_url=public_url,
         signing_key=signing_key,
     )

@@ -78,12 +78,15 @@ class Artifacts:
                 blob.sha256: blob.size_bytes
                 for blob in session.scalars(select(UploadBlob).where(UploadBlob.upload_id == upload))
             }
-            stored = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(wanted))))
+            query = select(Blob.sha256, Blob.size_bytes).where(Blob.sha256.in_(wanted))
+            stored = {sha256: size for sha256, size in session.execute(query)}
         for blob in wanted.values():
             if announced.get(blob.sha256) != blob.size_bytes:
                 raise Invalid(
                     f"the upload session never announced {blob.sha256[:12]}; begin the push again", param="upload"
                 )
+            if stored.get(blob.sha256, blob.size_bytes) != blob.size_bytes:
+                raise Invalid(f"{blob.sha256[:12]} is stored with another size; hash the files again", param="size_bytes")
         for blob in wanted.values():
             inspection = inspections.get(blob.sha256)
             if blob.sha256 in stored and inspection is None:
@@ -104,8 +107,10 @@ class Artifacts:
                     size += len(chunk)
                     if inspection is not None:
                         copy.write(chunk)
-            if hasher.hexdigest() != blob.sha256 or size != blob.size_bytes:
+            if hasher.hexdigest() != blob.sha256:
+                # The name promises other bytes, so nobody can want these.
                 self.storage.delete(blob.sha256)
+            if hasher.hexdigest() != blob.sha256 or size != blob.size_bytes:
                 raise Verification(
                     f"storage holds other bytes than were announced: expected sha256 {blob.sha256} of "
                     f"{blob.size_bytes} bytes, found {hasher.hexdigest()} of {size}; push again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -81,10 +82,12 @@ def memory_errors_named(advice: str) -> Iterator[None]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Emulated bfloat16 is several times slower than float32, so only real instructions count.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() or sys.platform == "darwin"
-    )
+    """Say whether the CPU has instructions for bfloat16; emulated, it is several times slower than float32."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() in {"x86_64", "AMD64"}:
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _available_main_memory_bytes() -> int:

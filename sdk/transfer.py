@@ -6,6 +6,7 @@ A file gets its name only when it is whole: it is written as `.partial-…`, flu
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -150,9 +151,26 @@ def _get(origin: Transfer, target: Path, on_bytes: OnBytes) -> None:
             _check(origin.sha256, hasher.hexdigest(), target.name)
 
 
+class _WithoutQueries(logging.Filter):
+    """Takes the query from URLs that httpx logs: of a presigned one it is the credential."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record's arguments; every record passes."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                f"{arg.scheme}://{arg.netloc.decode()}{arg.path}" if type(arg).__name__ == "URL" else arg for arg in record.args
+            )
+        return True
+
+
+_without_queries = _WithoutQueries()
+
+
 def _storage_client() -> httpx.Client:
     import httpx
 
+    # A filter that is there already is not added again.
+    logging.getLogger("httpx").addFilter(_without_queries)
     return httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False)
 
 

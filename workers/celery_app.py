@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.signals import worker_process_init
 from kombu import Queue
 
+from workers import logs
 from workers.settings import WorkerSettings
 
 QUEUES = ("gpu", "cpu")
@@ -37,3 +41,9 @@ def make_app() -> Celery:
 
 
 app = make_app()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _configure_pool_process(**_: Any) -> None:
+    """A spawned process begins without the parent's logging."""
+    logs.quieten()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -11,6 +10,7 @@ import click
 from sdk.config import load
 from sdk.errors import AdapterctlError, InvalidInput
 from sdk.transport import VERSION
+from workers import logs
 from workers.settings import WorkerSettings
 
 
@@ -39,8 +39,7 @@ def start(queues: str, name: str | None, log_level: str) -> None:
       ADAPTERCTL_URL=https://registry.example ADAPTERCTL_TOKEN=… \\
       REGISTRY_BROKER_URL=redis://broker:6379/0 adapter-worker start --name gpu-1
     """
-    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure(log_level)
     if load().home is not None:
         raise InvalidInput(
             "a worker serves a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",

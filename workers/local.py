@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sdk.client import Client
 from sdk.errors import AdapterctlError
-from workers import machine, runner
+from workers import logs, machine, runner
 from workers.settings import WorkerSettings
 
 #: The same file that `registry.queue.local` looks at.
@@ -41,8 +41,7 @@ def main() -> int:
     The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
     the moment between the last look and its release, is not left lying.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure("INFO")
     client = Client()
     home = client.config.home
     if home is None:

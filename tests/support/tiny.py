@@ -64,7 +64,8 @@ def save_llama(folder: Path, *, seed: int = 1) -> Path:
 def write_rows(path: Path, count: int = 12) -> Path:
     """Write {prompt, completion} rows of unequal length as JSONL; return the path."""
     rows = [
-        {"prompt": f"count {' and '.join(WORDS[: n % 12 + 1])} ({n}): ", "completion": WORDS[n % 12]} for n in range(count)
+        {"prompt": f"count {' and '.join(WORDS[: n % 12 + 1])} ({n}): ", "completion": WORDS[n % 12]}
+        for n in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

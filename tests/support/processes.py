@@ -1,0 +1,81 @@
+"""Our own programs as processes, for tests that need them whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(**given: str) -> dict[str, str]:
+    """Return the environment of a clean user with `given` on top: none of our variables leak in."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_"))
+    }
+    return {**kept, "HF_HUB_OFFLINE": "1", **given}
+
+
+def run(
+    *command: str, env: Mapping[str, str], timeout_s: float = 300, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of our scripts to its end and return what it said."""
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        env=dict(env),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@contextmanager
+def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one of our scripts beside the test, and end it after."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]], env=dict(env), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_healthy(url: str, *, log: Path, timeout_s: float = 30) -> None:
+    """Wait for `/readyz`; show the log's end where it does not come."""
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            # Not listening yet.
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{url} did not become ready:\n{log.read_text()[-4000:]}")

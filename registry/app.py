@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request, Response
 
 from registry.artifacts import views as artifacts
+from registry.bodies import StrictBodies
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.errors import Unavailable
@@ -32,6 +33,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app = FastAPI(title="adapterctl registry", version=VERSION, redoc_url=None)
     app.state.services = services
     install_error_handlers(app)
+    app.add_middleware(StrictBodies)
 
     @app.middleware("http")
     async def _say_version(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

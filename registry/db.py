@@ -15,15 +15,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, MetaData, create_engine, event, text
+from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, Float, MetaData, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-from registry.errors import Unavailable
+from registry.errors import Invalid, Unavailable
 
 _CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -107,12 +115,11 @@ class Database:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine, made on first use."""
-        if self.url.startswith("postgresql://"):
-            return create_engine(self.url.replace("postgresql://", "postgresql+psycopg://", 1), pool_pre_ping=True)
-        if not self.url.startswith("sqlite"):
-            return create_engine(self.url, pool_pre_ping=True)
-        engine = create_engine(self.url, connect_args={"timeout": 60})
+        """The engine, made on first use. Raises Invalid for a URL of another kind of database."""
+        url = _parsed(self.url)
+        if url.get_backend_name() == "postgresql":
+            return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, connect_args={"timeout": 60})
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _record: Any) -> None:
@@ -150,8 +157,11 @@ class Database:
         with _explained(), self.engine.connect() as connection:
             try:
                 return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-            except (OperationalError, DBAPIError, NoSuchTableError):
-                return None
+            except (OperationalError, ProgrammingError) as error:
+                # "No such table" is an operational error of SQLite, and a programming error of PostgreSQL.
+                if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
+                    return None
+                raise
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; does nothing where it is there already.
@@ -188,26 +198,60 @@ class Database:
             )
 
 
-def insert_if_new(session: Session, model: type[Model], **values: Any) -> None:
-    """Insert a row unless one with its key is there, also when two processes try at once."""
+def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
+    """Insert a row unless one with its key is there, also when two processes try at once; say whether it did."""
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    session.execute(insert(model).values(**values).on_conflict_do_nothing())
+    result = session.execute(insert(model).values(**values).on_conflict_do_nothing())
+    return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _parsed(text_url: str) -> URL:
+    """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
+    try:
+        url = make_url(text_url)
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        backend = ""
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    # Two threads have two databases in memory, and none of them outlives the process.
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    raise Invalid(
+        "the database's URL is neither postgresql://user@host/name nor sqlite:////folder/file; set one of them",
+        param="REGISTRY_DATABASE_URL",
+    )
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn a driver's "full" and "can't connect" into an error that says what to do."""
+    """Turn a driver's "full", "can't connect" and "out of range" into errors that say what to do."""
     try:
         yield
-    except OperationalError as error:
-        reason = str(error.orig)
-        if "full" in reason or "No space left" in reason:
-            raise Unavailable("the disk that holds the database is full; free some space, then try again") from error
-        if "readonly" in reason or "unable to open" in reason:
-            raise Unavailable(
-                f"the database can't be opened for writing ({reason}); check the folder and its permissions"
-            ) from error
-        if "connect" in reason or "terminating" in reason or "closed" in reason:
-            raise Unavailable("the database can't be reached; check that it runs, then try again") from error
-        raise
+    except (OperationalError, InterfaceError) as error:
+        explained = _explain(str(error.orig))
+        if explained is None:
+            raise
+        raise explained from error
+    except PoolTimeoutError as error:
+        raise Unavailable("the database has more to do than it can; try again shortly") from error
+    except DataError as error:
+        raise Invalid("a value is too long or out of the range that the database keeps; send a smaller one") from error
+    except OverflowError as error:
+        # What SQLite's driver says to an integer of more than 64 bits.
+        raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
+
+
+def _explain(reason: str) -> Unavailable | None:
+    if "is full" in reason or "No space left" in reason:
+        return Unavailable("the disk that holds the database is full; free some space, then try again")
+    if "readonly" in reason or "unable to open" in reason:
+        return Unavailable(
+            f"the database can't be opened for writing ({reason}); check the folder and its permissions"
+        )
+    if "locked" in reason or "lock timeout" in reason:
+        return Unavailable("the database is busy with another program's changes; try again shortly")
+    if any(word in reason for word in ("connect", "terminating", "closed", "starting up", "shutting down")):
+        return Unavailable("the database can't be reached; check that it runs, then try again")
+    return None

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -66,9 +67,12 @@ class Settings:
         numbers: dict[str, float] = {}
         for name, kind in (("lease_s", float), ("max_attempts", int)):
             if name in given:
+                variable = f"REGISTRY_{name.upper()}"
                 try:
-                    numbers[name] = kind(given.pop(name))
+                    number = kind(given.pop(name))
                 except ValueError:
-                    variable = f"REGISTRY_{name.upper()}"
                     raise Invalid(f"{variable} is no number; set it to one", param=variable) from None
+                if not 0 < number < math.inf:
+                    raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
+                numbers[name] = number
         return cls(**given, **numbers, auth=auth)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.catalog.lifecycle import VersionState
@@ -74,42 +74,42 @@ class Catalog:
         with self._db.write() as session:
             adapter = find_adapter(session, move.adapter)
             version = find_version(session, Ref(move.adapter, f"v{move.number}"))
-            present = _named_now(session, adapter, move.alias)
+            alias = _locked(session, adapter, move.alias)
+            if alias is None:
+                _compare(move, None)
+                new = {"adapter_pk": adapter.pk, "name": move.alias, "version_pk": version.pk, "moved_by": by}
+                fresh = insert_if_new(session, Alias, **new)
+                alias = session.get_one(Alias, (adapter.pk, move.alias), with_for_update=True, populate_existing=True)
+                if fresh:
+                    _remember(session, adapter, move, None, by)
+                    return _alias_view(adapter, alias, version)
+            # It was there, or somebody else made it just now.
+            present = session.get_one(Version, alias.version_pk)
             _compare(move, present)
-            if present is None:
-                insert_if_new(
-                    session, Alias, adapter_pk=adapter.pk, name=move.alias, version_pk=version.pk, moved_by=by
-                )
-            else:
-                session.execute(
-                    update(Alias)
-                    .where(Alias.adapter_pk == adapter.pk, Alias.name == move.alias, Alias.version_pk == present.pk)
-                    .values(version_pk=version.pk, moved_by=by, moved_at=utc_now())
-                )
-            alias = session.get_one(Alias, (adapter.pk, move.alias), populate_existing=True)
-            if alias.version_pk != version.pk:
-                raise Conflict(
-                    f"{move.adapter}@{move.alias} was moved by somebody else just now; look, then try again",
-                    param="expect",
-                )
-            session.add(
-                AliasMoveRow(
-                    adapter_pk=adapter.pk,
-                    alias=move.alias,
-                    from_number=None if present is None else present.number,
-                    to_number=move.number,
-                    reason=move.reason,
-                    moved_by=by,
-                )
-            )
+            alias.version_pk, alias.moved_by, alias.moved_at = version.pk, by, utc_now()
+            session.flush()
+            _remember(session, adapter, move, present.number, by)
             return _alias_view(adapter, alias, version)
 
 
-def _named_now(session: Session, adapter: Adapter, alias: str) -> Version | None:
-    # The row is locked on PostgreSQL; SQLite's transaction is the only writer already.
-    query = select(Version).join(Alias, Alias.version_pk == Version.pk)
-    query = query.where(Alias.adapter_pk == adapter.pk, Alias.name == alias)
-    return session.scalars(query.with_for_update(of=Alias)).first()
+def _locked(session: Session, adapter: Adapter, name: str) -> Alias | None:
+    # The row is locked on PostgreSQL; SQLite's transaction is the only writer already. The version is read after:
+    # a join would be judged by the version that the alias named before the wait.
+    query = select(Alias).where(Alias.adapter_pk == adapter.pk, Alias.name == name)
+    return session.scalars(query.with_for_update()).first()
+
+
+def _remember(session: Session, adapter: Adapter, move: AliasMove, from_number: int | None, by: str) -> None:
+    session.add(
+        AliasMoveRow(
+            adapter_pk=adapter.pk,
+            alias=move.alias,
+            from_number=from_number,
+            to_number=move.number,
+            reason=move.reason,
+            moved_by=by,
+        )
+    )
 
 
 def _compare(move: AliasMove, present: Version | None) -> None:

@@ -16,7 +16,7 @@ from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.service import find_dataset
 from registry.db import Database, db_epoch_s, insert_if_new, utc_now
-from registry.errors import Invalid, StaleAttempt
+from registry.errors import Invalid, RegistryError, StaleAttempt
 from registry.jobs import events
 from registry.jobs.models import Job, Worker
 from registry.jobs.service import find_job, view
@@ -82,7 +82,11 @@ class Claims:
                     continue
                 job = session.get_one(Job, job_id, populate_existing=True)
                 events.record_state(session, job, f"attempt {job.attempt} on {claim.worker.name}")
-                return self._assignment(session, job)
+                try:
+                    return self._assignment(session, job)
+                except RegistryError as error:
+                    # What it needs is gone since it was submitted. Left in the queue, it would stop every worker.
+                    _finish(session, job.id, job.attempt, JobState.FAILED, reason="gone", message=error.message)
         return None
 
     def _best(self, session: Session, claim: ClaimRequest) -> str | None:
@@ -169,21 +173,31 @@ class Claims:
                     Job.state == JobState.RUNNING, Job.lease_until_s < db_epoch_s()
                 )
             ).all()
+            moved = 0
             for job_id, attempt, cancel in expired:
+                values: dict[str, Any] = {"state": JobState.QUEUED, "worker": None}
+                message = "its worker fell silent"
                 if cancel:
-                    _finish(session, job_id, attempt, JobState.CANCELLED, reason="cancelled")
+                    values = {"state": JobState.CANCELLED, "reason": "cancelled", "finished_at": utc_now()}
                 elif attempt >= self._max_attempts:
                     message = f"its worker vanished in each of {attempt} attempts; look at the worker's log, then submit it again"
-                    _finish(session, job_id, attempt, JobState.FAILED, reason="worker_lost", message=message)
-                else:
-                    session.execute(
-                        update(Job)
-                        .where(*_held(job_id, attempt))
-                        .values(state=JobState.QUEUED, worker=None, lease_until_s=None)
-                    )
-                    job = session.get_one(Job, job_id, populate_existing=True)
-                    events.record_state(session, job, "its worker fell silent")
-            return len(expired)
+                    values = {
+                        "state": JobState.FAILED,
+                        "reason": "worker_lost",
+                        "message": message,
+                        "finished_at": utc_now(),
+                    }
+                # The lease is looked at once more: a heartbeat, a result or another look may have come in between.
+                won = session.execute(
+                    update(Job)
+                    .where(*_held(job_id, attempt), Job.lease_until_s < db_epoch_s())
+                    .values(lease_until_s=None, **values)
+                    .returning(Job.id)
+                ).first()
+                if won is not None:
+                    events.record_state(session, session.get_one(Job, job_id, populate_existing=True), message)
+                    moved += 1
+            return moved
 
 
 def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:

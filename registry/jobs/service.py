@@ -166,16 +166,17 @@ class Jobs:
         """Cancel a queued job at once; ask the worker of a running one to stop. A final job stays as it is."""
         with self._db.write() as session:
             find_job(session, job_id)
-            session.execute(
+            cancelled = session.execute(
                 update(Job)
                 .where(Job.id == job_id, Job.state == JobState.QUEUED)
                 .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=utc_now(), reason="cancelled")
-            )
+                .returning(Job.id)
+            ).first()
             session.execute(
                 update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING).values(cancel_requested=True)
             )
             job = session.get_one(Job, job_id, populate_existing=True)
-            if job.state == JobState.CANCELLED:
+            if cancelled is not None:
                 events.record_state(session, job)
             return view(job)
 

@@ -1,0 +1,171 @@
+"""The whole path in embedded mode, through the real `adapterctl`: train, show, evaluate, merge, pull, load in PEFT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes, tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
+
+TRAINING = [
+    *("--max-steps", "4", "--batch-size", "2", "--grad-accum", "1", "--max-length", "200"),
+    *("--lr", "1e-2", "--rank", "4", "--seed", "7"),
+]
+
+
+class Home:
+    """An embedded registry and a cache in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = processes.environment(
+            ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+        )
+
+    def run(self, *args: str) -> str:
+        """Run a command that succeeds; return its standard output."""
+        done = processes.run("adapterctl", *args, env=self.env)
+        assert done.returncode == 0, f"{args}: {done.stderr}\n{self.runner_log()}"
+        return done.stdout
+
+    def json(self, *args: str) -> Any:
+        """Run a command; return the one JSON document that it printed."""
+        return json.loads(self.run(*args, "--format", "json"))
+
+    def runner_log(self) -> str:
+        """What the local runner said."""
+        log = self.folder / "home" / "logs" / "runner.log"
+        return log.read_text()[-5000:] if log.is_file() else ""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base."""
+    return tiny.save_llama(tmp_path_factory.mktemp("bases") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows to train on."""
+    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, base: Path, rows: Path) -> Home:
+    """A home with `counter@v1` in it."""
+    home = Home(tmp_path_factory.mktemp("first"))
+    made = home.json("train", "counter", "--base", str(base), "--data", str(rows), "--eval-data", str(rows), *TRAINING)
+    assert made["ref"] == "counter@v1"
+    assert made["existing"] is False
+    return home
+
+
+def test_show_has_the_whole_lineage(home: Home) -> None:
+    shown = home.json("show", "counter@v1")
+    assert shown["state"] == "ready"
+    assert shown["kind"] == "adapter"
+    assert shown["base"]["id"] == "tiny-llama"
+    assert shown["base"]["architecture"] == "LlamaForCausalLM"
+    assert len(shown["base"]["fingerprint"]) == len(shown["base"]["weights_digest"]) == 64
+    assert shown["lora"]["rank"] == 4
+    assert shown["lora"]["alpha"] == 8
+    assert shown["lora"]["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert shown["quantization"]["type"] == "nf4"
+    assert shown["quantization"]["double_quant"] is True
+    assert shown["dataset"]["rows"] == 12
+    assert shown["dataset"]["supervised_tokens"] > 0
+    resolved = {"seed": 7, "total_steps": 4, "batch_size": 2, "loss_on": "completion", "lr": 1e-2, "max_length": 200}
+    assert resolved.items() <= shown["training"].items()
+    assert {"loss", "eval_loss", "eval_loss_base", "train_s", "peak_memory_bytes", "tokens_per_s"} <= set(
+        shown["metrics"]
+    )
+    assert {"torch", "transformers", "peft", "trl", "bitsandbytes"} <= set(shown["libraries"])
+    assert shown["job"]["attempt"] == 1
+    assert [file["path"] for file in shown["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_the_pulled_folder_changes_the_base_under_plain_peft_and_a_zeroed_one_does_not(
+    home: Home, base: Path, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "pulled"
+    assert home.run("pull", "counter@v1", "-o", str(folder)).strip() == str(folder)
+    zeroed = tmp_path / "zeroed"
+    shutil.copytree(folder, zeroed)
+    tensors = load_file(zeroed / "adapter_model.safetensors")
+    save_file(
+        {name: torch.zeros_like(value) if "lora_B" in name else value for name, value in tensors.items()},
+        zeroed / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    ids = torch.arange(3, 35).reshape(1, 32)
+
+    def logits(adapter: Path | None) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter)
+        with torch.no_grad():
+            return model(ids).logits
+
+    plain = logits(None)
+    assert (logits(folder) - plain).abs().max() > 1e-3
+    assert torch.equal(logits(zeroed), plain)
+    refused = processes.run("adapterctl", "push", str(zeroed), "broken", "--base", str(base), env=home.env)
+    assert refused.returncode == 7
+    assert "every lora_B is zero" in refused.stderr
+    assert processes.run("adapterctl", "show", "broken", env=home.env).returncode == 3
+
+
+def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: Path) -> None:
+    scores = home.json(
+        "eval", "base:tiny-llama", "counter@v1", "--data", str(rows), "--generate-rows", "2", "--max-new-tokens", "4"
+    )
+    assert [score["ref"] for score in scores] == ["base:tiny-llama", "counter@v1"]
+    shown = home.json("show", "counter@v1")
+    # The same rows at the same precision: the evaluation agrees with what the training measured itself.
+    assert scores[0]["metrics"]["loss"] == pytest.approx(shown["metrics"]["eval_loss_base"], rel=1e-2)
+    assert scores[1]["metrics"]["loss"] == pytest.approx(shown["metrics"]["eval_loss"], rel=1e-2)
+    assert scores[1]["metrics"]["loss"] < scores[0]["metrics"]["loss"]
+    assert shown["evaluations"][0]["metrics"] == scores[1]["metrics"]
+
+
+def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    merged = home.json(
+        "merge", "counter@v1", "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged")
+    )
+    folder = home.run("pull", "counter@v1").strip()
+    ids = torch.arange(3, 35).reshape(1, 32)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        found = AutoModelForCausalLM.from_pretrained(merged["path"])(ids).logits
+    assert torch.allclose(found, expected, atol=1e-3)
+    assert merged["report"]["onto"] == "original"
+
+
+def test_one_seed_gives_one_digest_in_two_processes(home: Home, base: Path, rows: Path, tmp_path: Path) -> None:
+    other = Home(tmp_path)
+    other.env["PYTHONHASHSEED"] = "12345"
+    made = other.json("train", "counter", "--base", str(base), "--data", str(rows), "--eval-data", str(rows), *TRAINING)
+    assert other.json("show", made["ref"])["digest"] == home.json("show", "counter@v1")["digest"]
+
+
+def test_the_same_training_again_gives_the_existing_version(home: Home, base: Path, rows: Path) -> None:
+    again = home.json("train", "counter", "--base", str(base), "--data", str(rows), "--eval-data", str(rows), *TRAINING)
+    assert again["ref"] == "counter@v1"
+    assert again["existing"] is True
+    assert len(home.json("versions", "counter")) == 1
+    assert home.json("jobs", "show", again["job"])["state"] == "succeeded"

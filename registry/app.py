@@ -24,6 +24,7 @@ from registry.queue import Queue
 from registry.services import Services, build
 from registry.settings import Settings
 from registry.storage import FolderStorage, Storage
+from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
 
 
@@ -33,7 +34,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app = FastAPI(title="adapterctl registry", version=VERSION, redoc_url=None)
     app.state.services = services
     install_error_handlers(app)
-    app.add_middleware(StrictBodies)
+    app.add_middleware(StrictBodies, besides=BLOBS_PATH)
 
     @app.middleware("http")
     async def _say_version(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

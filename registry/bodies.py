@@ -31,14 +31,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class StrictBodies:
-    """ASGI middleware: refuses requests to the API whose text no rule could accept, with the code `invalid`."""
+    """ASGI middleware: refuses requests to the API whose text no rule could accept, with the code `invalid`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Paths below `besides` are let through unread: bytes stream there.
+    """
+
+    def __init__(self, app: ASGIApp, *, besides: str) -> None:
         self._app = app
+        self._besides = f"{besides}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on."""
-        if scope["type"] != "http" or not scope["path"].startswith(_PREFIX):
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
             await self._app(scope, receive, send)
             return
         try:

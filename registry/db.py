@@ -247,9 +247,7 @@ def _explain(reason: str) -> Unavailable | None:
     if "is full" in reason or "No space left" in reason:
         return Unavailable("the disk that holds the database is full; free some space, then try again")
     if "readonly" in reason or "unable to open" in reason:
-        return Unavailable(
-            f"the database can't be opened for writing ({reason}); check the folder and its permissions"
-        )
+        return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
     if "locked" in reason or "lock timeout" in reason:
         return Unavailable("the database is busy with another program's changes; try again shortly")
     if any(word in reason for word in ("connect", "terminating", "closed", "starting up", "shutting down")):

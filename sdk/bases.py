@@ -7,6 +7,7 @@ tokenizer files, the chat template, and the weight files' own SHA-256. The weigh
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sdk.cache import Cache
-from sdk.errors import InvalidBase, NotFound
+from sdk.config import user_path
+from sdk.errors import InvalidBase, InvalidInput, NotFound
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.wire import digest_of
-from sdk.transfer import OnBytes
+from sdk.transfer import OnBytes, read_json
 
 #: Files that say how text becomes tokens.
 TOKENIZER_FILES = (
@@ -36,6 +38,8 @@ TOKENIZER_FILES = (
 )
 _OTHER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 
@@ -61,7 +65,7 @@ class ScannedBase:
 
 def base_id_of(folder: Path) -> str:
     """The id that a folder has where none is given: its own name, of the characters that ids have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip(".-_") or "base"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:200].strip(".-_") or "base"
 
 
 def scan_base(
@@ -77,9 +81,14 @@ def scan_base(
 
     Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights.
     """
-    folder = folder.expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
+    if base_id is not None and not _ID.fullmatch(base_id):
+        raise InvalidInput(
+            f"{base_id[:80]!a} can't be a base's id: use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit",
+            param="id",
+        )
     config = _read_config(folder)
     weights = _weight_files(folder)
     names = [*TOKENIZER_FILES, *_OTHER_FILES, *weights]
@@ -124,8 +133,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json, so it is no base; give the folder that save_pretrained wrote", param="base"
         )
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidBase(f"{path} can't be read as JSON; download or save the base again", param="base") from error
     if not isinstance(config, dict):
         raise InvalidBase(f"{path} holds no object; download or save the base again", param="base")
@@ -137,13 +146,14 @@ def _weight_files(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            names = sorted(set(map(str, read_json(index)["weight_map"].values())))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidBase(f"{index} can't be read; download or save the base again", param="base") from error
-        missing = [name for name in names if "/" in name or not (folder / name).is_file()]
-        if missing:
+        missing = [name for name in names if not _FILE_NAME.fullmatch(name) or not (folder / name).is_file()]
+        if missing or not names:
             raise InvalidBase(
-                f"{folder} lacks the weight file {missing[0]}; download or save the base again", param="base"
+                f"{folder} lacks the weight file {ascii(missing[0][:200]) if missing else 'of its index'}; download or save the base again",
+                param="base",
             )
         return names
     names = sorted(path.name for path in folder.glob("*.safetensors") if path.name.startswith("model"))
@@ -158,6 +168,12 @@ def _weight_files(folder: Path) -> list[str]:
     return names
 
 
+def _shape(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
+        raise ValueError("a shape that is none")
+    return value
+
+
 def _shapes(path: Path) -> dict[str, list[int]]:
     """Tensor name to shape, from a safetensors header."""
     try:
@@ -166,8 +182,22 @@ def _shapes(path: Path) -> dict[str, list[int]]:
             if length > _MAX_HEADER_BYTES:
                 raise ValueError("header too long")
             header = json.loads(file.read(length))
-        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            header.pop("__metadata__", None)
+            # A download that broke off is found here, and not by the job that reads the weights.
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if end != os.fstat(file.fileno()).st_size:
+                raise ValueError("the file is shorter or longer than its header says")
+        return {name: _shape(entry["shape"]) for name, entry in header.items()}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
         raise InvalidBase(
             f"{path} is no whole safetensors file; download or save the base again", param="base"
         ) from error

@@ -5,7 +5,7 @@ Layout under `ADAPTERCTL_CACHE`::
     blobs/ab/abcdef…          a file by its SHA-256
     versions/DIGEST/          a version's folder, complete once it has its name
     bases/FINGERPRINT/        a base that a worker fetched
-    hashes/…                  SHA-256 of local files by path, size, mtime and inode
+    hashes/…                  SHA-256 of local files by path, size, times and inode
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -66,9 +65,8 @@ class Cache:
             shutil.rmtree(partial, ignore_errors=True)
 
     def sha256_of(self, path: Path, on_bytes: OnBytes | None = None) -> str:
-        """Return a local file's SHA-256, from the cache where path, size, mtime and inode are as they were."""
-        stat = path.stat()
-        known = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
+        """Return a local file's SHA-256, from the cache where path, size, times and inode are as they were."""
+        known = _identity(path)
         entry = self.root / "hashes" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
         try:
             found = json.loads(entry.read_text())
@@ -79,9 +77,12 @@ class Cache:
             # No entry, or a damaged one: the file is hashed again.
             pass
         sha256, _ = hash_file(path) if on_bytes is None else hash_file(path, on_bytes)
+        if _identity(path) != known:
+            # It was written to meanwhile: what was hashed is neither the old file nor the new one.
+            return sha256
         with disk_explained("remembering a file's digest"):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
+            partial = entry.with_name(f"{entry.name}.partial-{secrets.token_hex(4)}")
             partial.write_text(json.dumps({**known, "sha256": sha256}))
             partial.replace(entry)
         return sha256
@@ -89,3 +90,15 @@ class Cache:
     def size_bytes(self) -> int:
         """What the whole cache takes."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+def _identity(path: Path) -> dict[str, str | int]:
+    """What a file's hash is remembered by. The change time is of it: a copy may set any other time back."""
+    stat = path.stat()
+    return {
+        "path": str(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+    }

@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
-
-from pydantic import ValidationError
+from typing import Any
 
 from sdk import config, hub, transfer
-from sdk.bases import scan_base
+from sdk.bases import ScannedBase, scan_base
 from sdk.cache import Cache
-from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidRef, NotFound, VerificationFailed, disk_explained
+from sdk.checks import (
+    CheckedData,
+    build,
+    check_alias,
+    check_data,
+    check_name,
+    check_number,
+    check_targets,
+    parse_ref,
+    segment,
+)
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound, VerificationFailed
+from sdk.files import FileClient, OnTransfer
 from sdk.folders import replace_folder, require_free
 from sdk.objects import Evaluation, Job, Version
 from sdk.packing import pack_adapter
-from sdk.schemas import rows
-from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, DatasetView, Transfer, UploadRequest, UploadView
+from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import AdapterView, AliasMove, AliasView, BaseView, Publication, Published, VersionView
-from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
@@ -41,18 +49,13 @@ from sdk.schemas.jobs import (
     TrainingRequest,
 )
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.refs import BadNameError, BadRefError, Ref, is_folder, parse_alias, parse_name, parse_number
+from sdk.schemas.refs import is_folder
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.transport import Transport
 
-T = TypeVar("T")
 
-#: Called with what is being done, the bytes that just passed, and the bytes in all.
-OnTransfer = Callable[[str, int, int], None]
-
-
-class Client:
+class Client(FileClient):
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -64,9 +67,7 @@ class Client:
         on_transfer: OnTransfer | None = None,
     ) -> None:
         self.config = config.load(url, token)
-        self.cache = Cache(cache)
-        self._transport = Transport(self.config)
-        self._on_transfer = on_transfer
+        super().__init__(Transport(self.config), Cache(cache), on_transfer)
 
     # Looking.
 
@@ -106,9 +107,9 @@ class Client:
         move = build(
             AliasMove,
             adapter=check_name(adapter),
-            alias=_checked(parse_alias, alias),
-            number=_number(version),
-            expect=None if expect is None else _number(expect),
+            alias=check_alias(alias),
+            number=check_number(version),
+            expect=None if expect is None else check_number(expect),
             reason=reason,
         )
         return self.call("PUT", "/aliases", AliasView, body=move)
@@ -124,7 +125,12 @@ class Client:
 
         Raises NotFound, InvalidBase for a folder without safetensors weights.
         """
-        scanned = scan_base(Path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
+        return self._register(self._scan(folder, id=id), upload=upload)
+
+    def _scan(self, folder: str | Path, *, id: str | None = None) -> ScannedBase:  # noqa: A002
+        return scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
+
+    def _register(self, scanned: ScannedBase, *, upload: bool = False) -> BaseView:
         body = scanned.registration
         if upload:
             manifest = scanned.manifest()
@@ -146,18 +152,18 @@ class Client:
 
     def add_data(self, path: str | Path) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet. Raises NotFound, InvalidData with the bad lines."""
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise NotFound(f"there is no file {file}; check the path of the dataset", param="data")
-        if file.stat().st_size == 0:
-            raise InvalidData(
-                f"{file} is empty; give rows of {{prompt, completion}}, {{messages}} or {{text}}", param="data"
-            )
-        kind, shape, count = _check_rows(file)
-        sha256, size = transfer.hash_file(file)
-        upload = self.upload({sha256: file}, "uploading dataset")
+        return self._send_data(check_data(path))
+
+    def _send_data(self, data: CheckedData) -> DatasetView:
+        sha256, size = transfer.hash_file(data.path)
         body = DatasetRegistration(
-            digest=sha256, size_bytes=size, format=kind, rows=count, shape=shape, name=file.name[:200], upload=upload
+            digest=sha256,
+            size_bytes=size,
+            format=data.format,
+            rows=data.rows,
+            shape=data.shape,
+            name=data.path.name.encode("utf-8", "replace").decode()[:200],
+            upload=self.upload({sha256: data.path}, "uploading dataset"),
         )
         return self.call("POST", "/datasets", DatasetView, body=body, timeout_s=600)
 
@@ -185,11 +191,14 @@ class Client:
         """
         check_name(adapter)
         checked = build(TrainingSpec, **spec)
+        # Everything is looked at before anything is sent: what is refused leaves nothing behind.
+        rows = check_data(data)
+        held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
         request = TrainingRequest(
             adapter=adapter,
-            base=self._choose_base(base),
-            data=self.add_data(data).digest,
-            eval_data=None if eval_data is None else self.add_data(eval_data).digest,
+            base=self._choose_base(base, targets=checked.targets),
+            data=self._send_data(rows).digest,
+            eval_data=None if held_out is None else self._send_data(held_out).digest,
             spec=checked,
         )
         return self._submit(request, priority, idempotency_key)
@@ -205,6 +214,7 @@ class Client:
     ) -> Job:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
         checked = build(EvaluationSpec, **spec)
+        rows = check_data(data)
         targets = []
         for ref in [refs] if isinstance(refs, str) else refs:
             if ref.startswith("base:"):
@@ -213,7 +223,7 @@ class Client:
                 targets.append(EvaluationTarget(ref=str(parse_ref(ref))))
         if not targets:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
-        request = build(EvaluationRequest, targets=targets, data=self.add_data(data).digest, spec=checked)
+        request = build(EvaluationRequest, targets=targets, data=self._send_data(rows).digest, spec=checked)
         return self._submit(request, priority, idempotency_key)
 
     def submit_merge(self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any) -> Job:
@@ -230,9 +240,12 @@ class Client:
         submission = build(JobSubmission, request=request, priority=priority)
         return Job(self.call("POST", "/jobs", JobView, body=submission, headers=headers), self)
 
-    def _choose_base(self, base: str | Path) -> BaseChoice:
+    def _choose_base(self, base: str | Path, *, targets: str | None = None) -> BaseChoice:
         if isinstance(base, Path) or is_folder(base):
-            view = self.add_base(base)
+            scanned = self._scan(base)
+            if targets is not None:
+                check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
+            view = self._register(scanned)
             return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
         name, _, revision = base.partition("@")
         try:
@@ -240,11 +253,9 @@ class Client:
         except NotFound:
             if name.count("/") != 1:
                 hint = (
-                    f"; for a folder write ./{base}"
-                    if Path(base).is_dir()
-                    else "; add it with: adapterctl base add FOLDER"
+                    f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
                 )
-                raise NotFound(f"there is no base {base!r} in this registry{hint}", param="base") from None
+                raise NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base") from None
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
@@ -261,16 +272,16 @@ class Client:
 
     def job_view(self, job_id: str) -> JobView:
         """What the registry says of a job now."""
-        return self.call("GET", f"/jobs/{_segment(job_id)}", JobView)
+        return self.call("GET", f"/jobs/{segment(job_id)}", JobView)
 
     def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0) -> list[Event]:
         """Events after a cursor; waits up to `wait_s` for one."""
         params = {"after": after, "wait_s": wait_s}
-        return self.call("GET", f"/jobs/{_segment(job_id)}/events", list[Event], params=params, timeout_s=wait_s + 30)
+        return self.call("GET", f"/jobs/{segment(job_id)}/events", list[Event], params=params, timeout_s=wait_s + 30)
 
     def cancel_job(self, job_id: str) -> JobView:
         """Cancel a job."""
-        return self.call("POST", f"/jobs/{_segment(job_id)}/cancel", JobView)
+        return self.call("POST", f"/jobs/{segment(job_id)}/cancel", JobView)
 
     # Bytes.
 
@@ -310,7 +321,7 @@ class Client:
             raise InvalidInput("a push needs a registered base; add it with: adapterctl base add FOLDER", param="base")
         with tempfile.TemporaryDirectory() as staging:
             package = pack_adapter(
-                Path(path).expanduser(),
+                user_path(path),
                 base_id=choice.id,
                 base_revision=choice.revision,
                 base_fingerprint=choice.fingerprint,
@@ -334,7 +345,7 @@ class Client:
         Without `to` it is the cache's own folder, which is not to be edited; with `to` a copy, which replaces an older
         version's files there. Raises NotFound, Conflict where `to` holds foreign files, VerificationFailed.
         """
-        target = None if to is None else Path(to).expanduser()
+        target = None if to is None else user_path(to)
         if target is not None:
             require_free(target)
         version = self.get(ref)
@@ -346,19 +357,13 @@ class Client:
     def verify(self, ref: str) -> Manifest:
         """Fetch a version and hash the cached copy again. Raises VerificationFailed."""
         manifest = self.get(ref).info.manifest
-        folder = self.fill_cache(manifest)
-        for file in manifest.files:
-            sha256, _ = transfer.hash_file(folder / file.path)
-            if sha256 != file.sha256:
-                raise VerificationFailed(
-                    f"{folder / file.path} was altered in the cache; remove that folder and pull again"
-                )
+        self.check_cached(manifest)
         return manifest
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
         if isinstance(base, Path) or is_folder(base):
-            scanned = scan_base(Path(base), cache=self.cache).registration
+            scanned = self._scan(base).registration
             name, weights = scanned.id, scanned.weights_digest
         else:
             view = self.base(base)
@@ -370,125 +375,3 @@ class Client:
                 f"(weights {weights[:12]}); pull a version over that base",
                 param="base",
             )
-
-    def fill_cache(self, manifest: Manifest) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile."""
-        folder = self.cache.version(manifest.digest)
-        if folder.is_dir():
-            return folder
-        with disk_explained("filling the cache"), self.cache.lock(manifest.digest):
-            if not folder.is_dir():
-                with self.cache.new_folder(folder) as partial:
-                    self.fetch_manifest(manifest, partial)
-        return folder
-
-    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
-        """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
-        target = to.expanduser().absolute()
-        require_free(target, replaceable=False)
-        with disk_explained(f"writing {target}"):
-            if target.is_dir():
-                target.rmdir()
-            with self.cache.new_folder(target) as partial:
-                self.fetch_manifest(manifest, partial)
-        return target
-
-    def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
-        """Fetch a manifest's files into an existing folder, each checked against its digest."""
-        origins = {origin.sha256: origin for origin in self.locate(manifest.digest)}
-        watch = self._watch("fetching", manifest.size_bytes)
-        for file in manifest.files:
-            transfer.fetch(origins[file.sha256], folder / file.path, watch)
-
-    def locate(self, digest: str) -> list[Transfer]:
-        """Say where the files of a manifest are fetched from."""
-        return self.call("GET", f"/manifests/{_segment(digest)}/files", list[Transfer])
-
-    def locate_data(self, digest: str) -> Transfer:
-        """Say where a dataset is fetched from."""
-        return self.call("GET", f"/datasets/{_segment(digest)}/file", Transfer)
-
-    def upload(self, sources: Mapping[str, Path], doing: str) -> str:
-        """Send files, by SHA-256, straight to storage; return the upload session's id."""
-        blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
-        session = self.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=blobs))
-        watch = self._watch(doing, sum(put.size_bytes for put in session.put))
-        for put in session.put:
-            transfer.send(sources[put.sha256], put, watch)
-        return session.id
-
-    def _watch(self, doing: str, total: int | None) -> Callable[[int], None]:
-        watcher = self._on_transfer
-        if watcher is None:
-            return lambda _count: None
-        return lambda count: watcher(doing, count, total or 0)
-
-    def call(self, method: str, path: str, reply: type[T], **given: Any) -> T:
-        """Call one route of the API; workers claim, report and hand in through it."""
-        return self._transport.call(method, path, reply, **given)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
-
-
-def build(model: Any, **values: Any) -> Any:
-    """Build a spec from keywords. Raises InvalidInput that names the field and what is wrong with it."""
-    try:
-        return model(**values)
-    except ValidationError as error:
-        message, param = explain_validation(list(error.errors()))
-        raise InvalidInput(message, param=param) from None
-
-
-def parse_ref(ref: str) -> Ref:
-    """Parse a ref. Raises InvalidName or InvalidRef."""
-    try:
-        return Ref.parse(ref)
-    except BadRefError as error:
-        raise InvalidRef(str(error), param="ref") from None
-    except BadNameError as error:
-        raise InvalidName(str(error), param="ref") from None
-
-
-def check_name(name: str) -> str:
-    """Return the name of an adapter. Raises InvalidName."""
-    return _checked(parse_name, name)
-
-
-def _checked(parse: Callable[[str], str], text: str) -> str:
-    try:
-        return parse(text)
-    except BadNameError as error:
-        raise InvalidName(str(error), param="name") from None
-
-
-def _number(version: str | int) -> int:
-    if isinstance(version, int):
-        return version
-    if version == "0":
-        return 0
-    try:
-        return parse_number(version)
-    except BadRefError as error:
-        raise InvalidRef(str(error), param="version") from None
-
-
-def _segment(text: str) -> str:
-    return quote(text, safe="") or "-"
-
-
-def _check_rows(file: Path) -> tuple[rows.Format, Any, int | None]:
-    """Return format, shape and number of rows; Parquet is looked into by the job. Raises InvalidData."""
-    kind = rows.detect_format(file)
-    if kind == "parquet":
-        return kind, None, None
-    count = 0
-    shape = None
-    try:
-        for row in rows.read_rows(file):
-            count += 1
-            shape = row.shape
-    except rows.RowsError as error:
-        raise InvalidData(f"{file}: {error}", param="data") from None
-    return kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count

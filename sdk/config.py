@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from sdk.errors import InvalidInput, disk_explained
 
 DEFAULT_URL = "local:~/.adapterctl"
+_VISIBLE = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,16 @@ class Config:
         """The folder of an embedded registry; None for a remote one."""
         if not self.url.startswith("local:"):
             return None
-        return Path(self.url.removeprefix("local:")).expanduser().absolute()
+        return user_path(self.url.removeprefix("local:")).absolute()
+
+
+def user_path(given: str | Path) -> Path:
+    """Return a path as a user wrote it, with `~` expanded; a `~name` that nobody has stays as it is."""
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def profile_path() -> Path:
@@ -42,7 +53,7 @@ def cache_path() -> Path:
     """Where the cache lies."""
     given = os.environ.get("ADAPTERCTL_CACHE")
     if given:
-        return Path(given).expanduser().absolute()
+        return user_path(given).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adapterctl"
 
 
@@ -56,19 +67,40 @@ def load(url: str | None = None, token: str | None = None) -> Config:
     token = (
         token or os.environ.get("ADAPTERCTL_TOKEN") or (profile.get("token") if profile.get("url") == chosen else None)
     )
-    return Config(url=check_url(chosen), token=token)
+    return Config(url=check_url(chosen), token=None if token is None else check_token(token))
 
 
 def check_url(url: str) -> str:
     """Return `url` without a trailing slash if it can name a registry. Raises InvalidInput."""
     if url.startswith("local:") and url != "local:":
         return url
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"{url!r} names no registry; write https://host, http://host:port or local:DIR", param="url")
-    if parts.username or parts.password:
+    try:
+        parts = urlsplit(url)
+        # Asking for the port is what finds a bad one.
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise _no_registry(url) from None
+    # Checked before anything is shown: what stands there may be a secret.
+    if "@" in parts.netloc:
         raise InvalidInput("a registry's URL holds no password; put the token into ADAPTERCTL_TOKEN", param="url")
+    if not usable or parts.query or parts.fragment or not _VISIBLE.fullmatch(url):
+        raise _no_registry(url)
     return url.rstrip("/")
+
+
+def _no_registry(url: str) -> InvalidInput:
+    shown = ascii(url if "@" not in url else url.rpartition("@")[2])
+    return InvalidInput(f"{shown} names no registry; write https://host, http://host:port or local:DIR", param="url")
+
+
+def check_token(token: str) -> str:
+    """Return `token` if it can travel in a header. Raises InvalidInput, which does not show it."""
+    if not _VISIBLE.fullmatch(token):
+        raise InvalidInput(
+            "the token holds a space, a line feed or another character that no token has; copy it again, whole",
+            param="token",
+        )
+    return token
 
 
 def _read_profile() -> dict[str, str]:
@@ -80,7 +112,9 @@ def _read_profile() -> dict[str, str]:
         raise InvalidInput(
             f"the profile {profile_path()} can't be read; write it anew with: adapterctl login URL"
         ) from error
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def write_profile(config: Config) -> Path:

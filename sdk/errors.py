@@ -50,7 +50,9 @@ class AdapterctlError(Exception):
 
     def as_json(self) -> str:
         """Return it as the JSON document that goes to stderr."""
-        body = ErrorBody(code=self.code.value, message=self.message, param=self.param)
+        # A file's name may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        body = ErrorBody(code=self.code.value, message=message, param=self.param)
         return ErrorReply(error=body).model_dump_json()
 
 

@@ -14,13 +14,15 @@ from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.refs import is_folder
 from sdk.schemas.training import LoraConfig
-from sdk.transfer import hash_file
+from sdk.transfer import hash_file, read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 #: Keys that import, fetch or run something when a library reads them; they are dropped, and said.
 _DROPPED_KEYS = ("auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code")
+#: The marker of a folder that was pulled says nothing that the version does not.
+_NOT_LEFT_OUT = (CONFIG_FILE, WEIGHTS_FILE, ".adapterctl")
 #: Keys that differ between equal trainings.
 _UNSTABLE_KEYS = ("peft_version",)
 
@@ -59,7 +61,7 @@ def pack_adapter(
         )
     config = _read_config(folder / CONFIG_FILE)
     lora = lora_of(config)
-    dropped = [f"{CONFIG_FILE}: {key}" for key in _DROPPED_KEYS if config.pop(key, None)]
+    dropped = [f"{CONFIG_FILE}: {key}" for key in _DROPPED_KEYS if config.pop(key, None) is not None]
     canonical = staging / CONFIG_FILE
     canonical.write_text(_canonical(config, base_id, base_revision))
     files = []
@@ -68,11 +70,7 @@ def pack_adapter(
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
-    others = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name not in (CONFIG_FILE, WEIGHTS_FILE) and not path.name.startswith(".")
-    )
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_LEFT_OUT)
     manifest = Manifest(kind="adapter", base_fingerprint=base_fingerprint, files=files)
     return Package(manifest=manifest, lora=lora, sources=sources, left_out=[*others, *dropped])
 
@@ -81,7 +79,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFound(f"there is no {path}; give the folder that PEFT's save_pretrained wrote", param="path")
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is no JSON; save the adapter again", param="path") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -103,7 +101,7 @@ def lora_of(config: dict[str, Any]) -> LoraConfig:
                 "rank": config.get("r"),
                 "alpha": _number(config.get("lora_alpha")),
                 "dropout": _number(config.get("lora_dropout", 0.0)),
-                "target_modules": sorted(targets),
+                "target_modules": sorted(set(targets)),
                 "rank_pattern": config.get("rank_pattern") or {},
                 "alpha_pattern": {key: _number(value) for key, value in (config.get("alpha_pattern") or {}).items()},
                 "modules_to_save": sorted(config.get("modules_to_save") or []),
@@ -130,7 +128,7 @@ def _canonical(config: dict[str, Any], base_id: str, base_revision: str | None) 
     stable = {key: value for key, value in config.items() if key not in _UNSTABLE_KEYS}
     for key in ("target_modules", "modules_to_save", "exclude_modules", "target_parameters"):
         if isinstance(stable.get(key), list):
-            stable[key] = sorted(stable[key])
+            stable[key] = sorted(set(map(str, stable[key])))
     named = stable.get("base_model_name_or_path")
     if not isinstance(named, str) or is_folder(named) or Path(named).is_absolute() or "\\" in named:
         stable["base_model_name_or_path"] = base_id

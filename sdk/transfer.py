@@ -6,13 +6,14 @@ A file gets its name only when it is whole: it is written as `.partial-…`, flu
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from sdk.errors import Conflict, NotFound, Unavailable, VerificationFailed, disk_explained
@@ -41,6 +42,19 @@ def hash_file(path: Path, on_bytes: OnBytes = _ignore) -> tuple[str, int]:
             size += len(chunk)
             on_bytes(len(chunk))
     return hasher.hexdigest(), size
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of somebody else holds. Raises OSError; ValueError, also for NaN and lone surrogates."""
+    text = path.read_bytes().decode("utf-8-sig")
+    value = json.loads(text, parse_constant=_no_constant)
+    # An escape may spell half a surrogate pair, which has no bytes in UTF-8.
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
 
 
 @contextmanager
@@ -156,9 +170,11 @@ class _WithoutQueries(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record's arguments; every record passes."""
+        import httpx
+
         if isinstance(record.args, tuple):
             record.args = tuple(
-                f"{arg.scheme}://{arg.netloc.decode()}{arg.path}" if type(arg).__name__ == "URL" else arg for arg in record.args
+                str(arg.copy_with(query=None)) if isinstance(arg, httpx.URL) else arg for arg in record.args
             )
         return True
 

@@ -28,6 +28,7 @@ _EXTRA_KEY = re.compile(
 #: Keys of adapter_config.json that import, fetch or run something when a library reads them.
 _DANGEROUS_KEYS = ("auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code")
 _CHUNK_BYTES = 8 * 1024 * 1024
+_MAX_CONFIG_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,18 @@ class TensorEntry:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Verification("the safetensors header names a tensor twice; save the adapter again with PEFT")
+        raise Verification("a JSON object of the adapter has a key twice; save the adapter again with PEFT")
     return found
+
+
+def _no_constant(word: str) -> Any:
+    raise Verification(f"the adapter's JSON holds {word}, which is no number; save the adapter again with PEFT")
+
+
+def _parse(raw: bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError, RecursionError, or Verification for what is ambiguous."""
+    # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
+    return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
 def read_header(file: IO[bytes], size_bytes: int) -> tuple[list[TensorEntry], int]:
@@ -60,14 +71,16 @@ def read_header(file: IO[bytes], size_bytes: int) -> tuple[list[TensorEntry], in
     if length > min(_MAX_HEADER_BYTES, size_bytes - 8):
         raise Verification("adapter_model.safetensors has a header longer than the file; it is no safetensors file")
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+        header = _parse(file.read(length))
     except (ValueError, RecursionError) as error:
         raise Verification(
             "adapter_model.safetensors has a header that is no JSON; it is no safetensors file"
         ) from error
     if not isinstance(header, dict):
         raise Verification("adapter_model.safetensors has a header that is no object; it is no safetensors file")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Verification("adapter_model.safetensors has metadata that are no texts; save the adapter again with PEFT")
     entries = sorted(
         (_entry(name, value) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end)
     )
@@ -92,8 +105,10 @@ def _entry(name: str, value: Any) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise Verification(f"tensor {name!r} is described wrongly in the safetensors header")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in _ITEM_BYTES:
-        raise Verification(f"tensor {name!r} has the type {dtype!r}; an adapter has floating-point tensors only")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise Verification(
+            f"tensor {name!r} has the type {str(dtype)[:20]!a}; an adapter has floating-point tensors only"
+        )
     whole = (
         isinstance(shape, list)
         and isinstance(offsets, list)
@@ -132,11 +147,16 @@ def check_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig, base_te
     changed = False
     for entry in entries:
         nonzero = _scan(file, data_begin, entry)
-        match = _LORA_KEY.fullmatch(entry.name)
-        if nonzero and (match is None or match["side"] == "B"):
+        if nonzero and not _starts_nonzero(entry.name):
             changed = True
     if not changed:
         raise Verification("every lora_B is zero: this adapter changes nothing. Train it, or push the trained one")
+
+
+def _starts_nonzero(name: str) -> bool:
+    """Whether an untrained adapter has values there too: A is random, DoRA's magnitudes are the base's norms."""
+    match = _LORA_KEY.fullmatch(name)
+    return match["side"] == "A" if match else ".lora_magnitude_vector" in name or name.endswith(".lora_embedding_B")
 
 
 def _is_saved_module(name: str, lora: LoraConfig) -> bool:
@@ -208,20 +228,61 @@ def _scan(file: IO[bytes], data_begin: int, entry: TensorEntry) -> bool:
 def check_config(file: IO[bytes], *, lora: LoraConfig) -> None:
     """Check `adapter_config.json`: a LoRA that says what the version says, with nothing in it that runs or fetches."""
     try:
-        config = json.loads(file.read(1024 * 1024), object_pairs_hook=_no_duplicates)
+        config = _parse(file.read(_MAX_CONFIG_BYTES))
     except (ValueError, RecursionError) as error:
         raise Verification("adapter_config.json is no JSON; save the adapter again") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise Verification("adapter_config.json describes no LoRA; only LoRA adapters are kept here")
-    for key in _DANGEROUS_KEYS:
-        if config.get(key):
-            raise Verification(
-                f"adapter_config.json has {key!r}, which can run code when it is loaded; remove it and push again"
-            )
-    targets = config.get("target_modules")
-    if config.get("r") != lora.rank or sorted(targets if isinstance(targets, list) else []) != sorted(
-        lora.target_modules
+    _refuse_code(config)
+    _refuse_place(config.get("base_model_name_or_path"))
+    if said := _disagreement(config, lora):
+        raise Verification(f"adapter_config.json and the version's record disagree on {said}; push again")
+
+
+def _refuse_code(config: dict[str, Any]) -> None:
+    """Raise Verification for a key that can run code, at whichever depth: keyword arguments are passed on."""
+    waiting: list[Any] = [config]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            for key in _DANGEROUS_KEYS:
+                if item.get(key):
+                    raise Verification(
+                        f"adapter_config.json has {key!r}, which can run code when it is loaded; remove it and push again"
+                    )
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+def _refuse_place(base: Any) -> None:
+    """Raise Verification for a base that is named by a path or a URL: a library would load whatever lies there."""
+    if base is None:
+        return
+    if (
+        not isinstance(base, str)
+        or base.startswith(("/", "~", "."))
+        or ".." in base.split("/")
+        or "\\" in base
+        or ":" in base
     ):
         raise Verification(
-            "adapter_config.json and the version's record disagree on rank or target modules; push again"
+            "adapter_config.json names its base by a path or URL; push it with adapterctl, which writes the base's id"
         )
+
+
+def _disagreement(config: dict[str, Any], lora: LoraConfig) -> str | None:
+    """Return in what a config and a version's record differ, of all that decides what the adapter does."""
+    targets = config.get("target_modules")
+    named = targets if isinstance(targets, list) and all(isinstance(name, str) for name in targets) else []
+    alpha = config.get("lora_alpha")
+    differences = {
+        "rank": type(config.get("r")) is not int or config["r"] != lora.rank,
+        "target modules": sorted(named) != sorted(lora.target_modules),
+        "alpha": type(alpha) not in (int, float) or alpha != lora.alpha,
+        "rank_pattern": (config.get("rank_pattern") or {}) != lora.rank_pattern,
+        "alpha_pattern": (config.get("alpha_pattern") or {}) != lora.alpha_pattern,
+        "use_rslora": bool(config.get("use_rslora")) != lora.use_rslora,
+        "use_dora": bool(config.get("use_dora")) != lora.use_dora,
+    }
+    return next((name for name, differs in differences.items() if differs), None)

@@ -79,14 +79,16 @@ class Artifacts:
                 for blob in session.scalars(select(UploadBlob).where(UploadBlob.upload_id == upload))
             }
             query = select(Blob.sha256, Blob.size_bytes).where(Blob.sha256.in_(wanted))
-            stored = {sha256: size for sha256, size in session.execute(query)}
+            stored = {row.sha256: row.size_bytes for row in session.execute(query)}
         for blob in wanted.values():
             if announced.get(blob.sha256) != blob.size_bytes:
                 raise Invalid(
                     f"the upload session never announced {blob.sha256[:12]}; begin the push again", param="upload"
                 )
             if stored.get(blob.sha256, blob.size_bytes) != blob.size_bytes:
-                raise Invalid(f"{blob.sha256[:12]} is stored with another size; hash the files again", param="size_bytes")
+                raise Invalid(
+                    f"{blob.sha256[:12]} is stored with another size; hash the files again", param="size_bytes"
+                )
         for blob in wanted.values():
             inspection = inspections.get(blob.sha256)
             if blob.sha256 in stored and inspection is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.gate import check_config, check_weights
 from registry.artifacts.service import Artifacts, Inspection, blobs_of, record_manifest
 from registry.catalog.bases import find_base
-from registry.catalog.lifecycle import LIVE, VersionState, sources_of
+from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import Adapter, Origin, Version, VersionParent
 from registry.catalog.resolve import find_version, parse_ref, view_version
 from registry.db import Database, insert_if_new
@@ -22,6 +22,9 @@ from sdk.schemas.catalog import JobRef, Publication, Published
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+
+#: Files that can run something when a library reads them.
+_CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
 
 
 class Publisher:
@@ -72,6 +75,13 @@ class Publisher:
                 raise Verification(
                     f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
                 )
+        for path in sorted(paths):
+            if path.lower().endswith(_CODE_SUFFIXES):
+                raise Verification(
+                    f"{path} is pickled or is code, which runs when it is loaded; push the adapter without it, its weights "
+                    "saved by save_pretrained(FOLDER, safe_serialization=True)",
+                    param="manifest",
+                )
         try:
             return self._insert_pending(publication, by)
         except IntegrityError:
@@ -84,57 +94,38 @@ class Publisher:
             for parent in publication.parents:
                 find_version(session, parse_ref(parent.ref))
             insert_if_new(session, Adapter, name=publication.adapter, created_by=by, last_number=0)
-            adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
-            digest = publication.manifest.digest
-            live = select(Version).where(
-                Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE)
-            )
-            version = session.scalars(live).first()
-            if version is None:
-                version = Version(
-                    adapter_pk=adapter.pk,
-                    digest=digest,
-                    state=VersionState.PENDING,
-                    kind=publication.manifest.kind,
-                    base_pk=base.pk,
-                    lora=publication.lora.model_dump(),
-                    rank=publication.lora.rank,
-                    method="lora" if publication.quantization is None else "qlora",
-                    quantization=None if publication.quantization is None else publication.quantization.model_dump(),
-                    tags=publication.tags,
-                    description=publication.description,
-                    created_by=by,
-                )
-                session.add(version)
-                session.flush()
-            return version.pk, base.tensors
+            return _live_row(session, publication, by).pk, base.tensors
 
     def _make_ready(
         self, session: Session, pending: int, publication: Publication, by: str, job: JobRef | None
     ) -> tuple[Version, bool]:
         digest = record_manifest(session, publication.manifest)
-        won = session.execute(
-            update(Version)
-            .where(Version.pk == pending, Version.state.in_(sources_of(VersionState.READY)), Version.number.is_(None))
-            .values(state=VersionState.READY, manifest_digest=digest)
-            .returning(Version.adapter_pk)
-        ).first()
-        if won is not None:
+        won = _take(session, pending, publication, by, digest)
+        if not won and session.get_one(Version, pending, populate_existing=True).state == VersionState.FAILED:
+            # Another push of the same bytes was refused, for a reason of its own, and took the row along.
+            pending = _live_row(session, publication, by).pk
+            won = _take(session, pending, publication, by, digest)
+        if won:
             number = session.execute(
                 update(Adapter)
-                .where(Adapter.pk == won.adapter_pk)
+                .where(Adapter.name == publication.adapter)
                 .values(last_number=Adapter.last_number + 1)
                 .returning(Adapter.last_number)
             ).scalar_one()
             session.execute(update(Version).where(Version.pk == pending).values(number=number))
-            for parent in publication.parents:
+            # A parent that is named twice in one relation is one edge; its last weight counts.
+            edges = {(parent.ref, parent.relation): parent for parent in publication.parents}
+            for parent in edges.values():
                 row = find_version(session, parse_ref(parent.ref))
-                session.add(
-                    VersionParent(version_pk=pending, parent_pk=row.pk, relation=parent.relation, weight=parent.weight)
+                insert_if_new(
+                    session,
+                    VersionParent,
+                    version_pk=pending,
+                    parent_pk=row.pk,
+                    relation=parent.relation,
+                    weight=parent.weight,
                 )
         version = session.get_one(Version, pending, populate_existing=True)
-        if version.state == VersionState.FAILED:
-            raise Verification(f"another push of the same bytes was refused: {version.refusal}")
         session.add(
             Origin(
                 version_pk=pending,
@@ -149,7 +140,7 @@ class Publisher:
             )
         )
         session.flush()
-        return version, won is None
+        return version, not won
 
     def _refuse(self, pending: int, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
@@ -159,6 +150,55 @@ class Publisher:
                 .where(Version.pk == pending, Version.state == VersionState.PENDING)
                 .values(state=VersionState.FAILED, refusal=error.message)
             )
+
+
+def _live_row(session: Session, publication: Publication, by: str) -> Version:
+    """Return the one live row of these bytes in this adapter: the existing one, or a new pending one."""
+    adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
+    base = find_base(session, publication.manifest.base_fingerprint)
+    digest = publication.manifest.digest
+    live = select(Version).where(Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE))
+    version = session.scalars(live).first()
+    if version is None:
+        version = Version(
+            adapter_pk=adapter.pk,
+            digest=digest,
+            state=VersionState.PENDING,
+            base_pk=base.pk,
+            created_by=by,
+            **_said_of(publication),
+        )
+        session.add(version)
+        session.flush()
+    return version
+
+
+def _take(session: Session, pending: int, publication: Publication, by: str, digest: str) -> bool:
+    """Move a pending row to ready; say whether this call did.
+
+    What is said of the version is written again: the row may be that of another push, which died or is slower.
+    A quarantined row stays one, whoever pushes its bytes again.
+    """
+    won = session.execute(
+        update(Version)
+        .where(Version.pk == pending, Version.state == VersionState.PENDING)
+        .values(state=VersionState.READY, manifest_digest=digest, created_by=by, **_said_of(publication))
+        .returning(Version.pk)
+    ).first()
+    return won is not None
+
+
+def _said_of(publication: Publication) -> dict[str, Any]:
+    recipe = publication.quantization
+    return {
+        "kind": publication.manifest.kind,
+        "lora": publication.lora.model_dump(),
+        "rank": publication.lora.rank,
+        "method": "lora" if recipe is None else "qlora",
+        "quantization": None if recipe is None else recipe.model_dump(),
+        "tags": publication.tags,
+        "description": publication.description,
+    }
 
 
 def _inspections(publication: Publication, tensors: dict[str, list[int]]) -> dict[str, Inspection]:

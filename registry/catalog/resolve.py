@@ -38,6 +38,14 @@ def find_adapter(session: Session, name: str) -> Adapter:
     return adapter
 
 
+def find_published(session: Session, name: str) -> Adapter:
+    """Return the adapter `name` if it ever had a version: one that was only refused is not there for anybody."""
+    adapter = find_adapter(session, name)
+    if adapter.last_number == 0:
+        raise NotFound(f"there is no adapter {name!r}; see what there is with: adapterctl list", param="adapter")
+    return adapter
+
+
 def find_version(session: Session, ref: Ref) -> Version:
     """Return the version that a ref names now. Raises NotFound, or Invalid for a digest that is not unique."""
     adapter = find_adapter(session, ref.adapter)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, BaseModelRow, Version
-from registry.catalog.resolve import exact_ref, find_adapter, find_version, parse_ref, view_version, view_versions
+from registry.catalog.resolve import exact_ref, find_published, find_version, parse_ref, view_version, view_versions
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Conflict
 from sdk.schemas.catalog import AdapterView, AliasMove, AliasView, VersionView
@@ -29,7 +29,7 @@ class Catalog:
     def versions(self, *, adapter: str) -> list[VersionView]:
         """The ready versions of an adapter, the newest first. Raises InvalidName, NotFound."""
         with self._db.read() as session:
-            row = find_adapter(session, adapter)
+            row = find_published(session, adapter)
             query = select(Version).where(Version.adapter_pk == row.pk, Version.state == VersionState.READY)
             return view_versions(session, session.scalars(query.order_by(Version.number.desc())).all())
 
@@ -63,7 +63,7 @@ class Catalog:
     def aliases(self, *, adapter: str) -> list[AliasView]:
         """The aliases of an adapter, by name."""
         with self._db.read() as session:
-            row = find_adapter(session, adapter)
+            row = find_published(session, adapter)
             query = (
                 select(Alias, Version).join(Version, Version.pk == Alias.version_pk).where(Alias.adapter_pk == row.pk)
             )
@@ -72,7 +72,7 @@ class Catalog:
     def move_alias(self, *, move: AliasMove, by: str) -> AliasView:
         """Point an alias at a version, if it names `expect` now (0: nothing). Raises NotFound, Conflict."""
         with self._db.write() as session:
-            adapter = find_adapter(session, move.adapter)
+            adapter = find_published(session, move.adapter)
             version = find_version(session, Ref(move.adapter, f"v{move.number}"))
             alias = _locked(session, adapter, move.alias)
             if alias is None:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import secrets
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from registry.catalog.resolve import find_version, parse_ref
 from registry.db import Database
 from registry.errors import Invalid
 from registry.evaluations.models import Evaluation
 from registry.jobs.claims import Succeed
-from sdk.schemas.jobs import Completion, EvaluationRequest, EvaluationView, JobView
+from sdk.schemas.jobs import (
+    Completion,
+    EvaluationRequest,
+    EvaluationResult,
+    EvaluationTarget,
+    EvaluationView,
+    JobView,
+)
 
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER = "loss+rouge_l"
@@ -30,6 +39,8 @@ class Evaluations:
         if results is None or [result.label for result in results] != expected:
             raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
         with self._db.write() as session:
+            for target, result in zip(request.targets, results, strict=True):
+                _require_same(session, target, result)
             rows = [
                 Evaluation(
                     id=secrets.token_hex(6),
@@ -63,6 +74,21 @@ class Evaluations:
             if base is not None:
                 query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
             return [_view(row) for row in session.scalars(query)]
+
+
+def _require_same(session: Session, target: EvaluationTarget, result: EvaluationResult) -> None:
+    """Raise Invalid where a result is of other bytes or another base than its target."""
+    digest, fingerprint = None, None if target.base is None else target.base.fingerprint
+    if target.ref is not None:
+        version = find_version(session, parse_ref(target.ref))
+        digest, fingerprint = version.digest, version.base.fingerprint
+    if result.digest != digest:
+        raise Invalid(f"the result of {target.label} is of another version; evaluate the assigned one", param="digest")
+    if fingerprint is not None and result.base_fingerprint != fingerprint:
+        raise Invalid(
+            f"the result of {target.label} is over another base; evaluate over the assigned one",
+            param="base_fingerprint",
+        )
 
 
 def _view(row: Evaluation) -> EvaluationView:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 #: The one task that workers know, and the queue of each kind of job.
 TASK = "adapterctl.work"
@@ -31,5 +32,5 @@ class CeleryQueue:
         """Send the hint; a broker that is away costs only time, since workers also find the job by asking."""
         try:
             self._celery.send_task(TASK, args=[job_id], queue=QUEUE_OF[kind], ignore_result=True)
-        except OperationalError as error:
+        except (KombuError, RedisError, OSError) as error:
             _log.warning("job %s was not announced, the broker is away: %s", job_id, type(error).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ LOCK_FILE = "runner.lock"
 
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.local"
+
+_log = logging.getLogger(__name__)
 
 
 class LocalQueue:
@@ -37,12 +40,21 @@ class LocalQueue:
 
     def announce(self, job_id: str, kind: str) -> None:
         """Start a runner in a session of its own, so that it outlives the terminal."""
+        try:
+            process = self._start()
+        except OSError as error:
+            # The job is in the table, and the next command in this home looks there again.
+            _log.warning("no runner could be started (%s); job %s waits", error.strerror, job_id)
+            return
+        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
+
+    def _start(self) -> subprocess.Popen[bytes]:
         logs = self._home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         with (logs / "runner.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", RUNNER_MODULE],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -51,4 +63,3 @@ class LocalQueue:
                 env=environment,
                 cwd=self._home,
             )
-        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]

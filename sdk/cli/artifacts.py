@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.output import format_option, print_json, say
 from sdk.cli.session import open_client
+from sdk.config import user_path
 from sdk.folders import verify_folder
 from sdk.schemas.refs import is_folder
 from sdk.schemas.training import QuantizationRecipe
@@ -86,7 +87,7 @@ def verify_command(target: str, style: str) -> None:
       adapterctl verify code-review@v3
     """
     if is_folder(target) or Path(target).is_dir():
-        manifest = verify_folder(Path(target).expanduser())
+        manifest = verify_folder(user_path(target))
     else:
         with open_client() as client:
             manifest = client.verify(target)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.output import format_option, print_json, render, say
+from sdk.cli.output import format_option, plain, print_json, render, say
 from sdk.cli.session import open_client
 from sdk.cli.watch import watch
 
@@ -67,9 +67,9 @@ def _print_scores(found: list[dict[str, Any]]) -> None:
             [[i["ref"], i["precision"], *(i["metrics"].get(n) for n in names)] for i in found],
         )
     )
-    for index, sample in enumerate(found[0]["samples"]):
+    for index, sample in enumerate(found[0]["samples"] if found else []):
         prompt = sample["prompt"].strip().splitlines() or [""]
-        click.echo(f"\n— {prompt[0][:76]}")
+        click.echo(f"\n— {plain(prompt[0][:76])}")
         click.echo(f"  expected: {_one_line(sample['reference'])}")
         for item in found:
             if index < len(item["samples"]):
@@ -77,5 +77,5 @@ def _print_scores(found: list[dict[str, Any]]) -> None:
 
 
 def _one_line(text: str) -> str:
-    joined = " ".join(text.split())
+    joined = plain(" ".join(text.split()))
     return joined if len(joined) <= 160 else joined[:159] + "…"

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from sdk.cli.output import plain
 from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unavailable
 
 
@@ -19,6 +20,10 @@ def leave(error: Exception) -> NoReturn:
         click.echo("aborted", err=True)
         sys.exit(130)
     if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # No mistake was made that a line could name: the help is the answer.
+        click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     if isinstance(error, BrokenPipeError):
         # The reader of our output has gone; that is its right, and Python must not complain at exit.
@@ -31,7 +36,7 @@ def leave(error: Exception) -> NoReturn:
         click.echo(known.as_json(), err=True)
     else:
         label = click.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
-        click.echo(f"{label} {known.message}", err=True)
+        click.echo(f"{label} {plain(known.message)}", err=True)
     sys.exit(known.exit_code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from sdk.cli.output import format_option, human_bytes, print_json, say
 from sdk.cli.session import open_client
 from sdk.cli.watch import watch
+from sdk.config import user_path
 from sdk.folders import require_free
 from sdk.objects import MergedModel
 
@@ -35,7 +35,7 @@ def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
     Example:
       adapterctl merge code-review@v3 -o ./merged
     """
-    target = Path(output).expanduser()
+    target = user_path(output)
     require_free(target, replaceable=False)
     with open_client() as client:
         job = client.submit_merge(ref, **{key: value for key, value in given.items() if value is not None})

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from unicodedata import combining, east_asian_width
 
 import click
 
@@ -28,7 +29,25 @@ def format_option(command: F) -> F:
 
 def say(text: str) -> None:
     """Talk to the person, on stderr."""
-    click.echo(text, err=True)
+    click.echo("\n".join(plain(line) for line in text.split("\n")), err=True)
+
+
+def plain(text: str) -> str:
+    """Return text of others without what a terminal obeys: control, direction and zero-width characters become '?'."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _columns(text: str) -> int:
+    """How many columns a terminal gives to `text`: two to a wide character, none to one that joins the one before."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _cut(text: str, width: int) -> str:
+    if _columns(text) <= width:
+        return text
+    while _columns(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
 
 
 def print_json(value: Any) -> None:
@@ -52,9 +71,9 @@ def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str
 def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'."""
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(header), *(len(row[i]) for row in cells)) for i, header in enumerate(headers)]
-    room = max(WIDTH, _terminal_width()) - 2 * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > 12:
+    widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
+    room = _terminal_width() - 2 * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > 6:
         widths[widths.index(max(widths))] -= 1
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
     lines = [_line([header.upper().replace("_", " ") for header in headers], widths, numeric)]
@@ -66,7 +85,7 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
     """Print names and values under each other."""
-    width = max(len(name) for name, _ in facts)
+    width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
         label = f"{name:<{width}}"
         click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
@@ -90,19 +109,20 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "-"
+        return plain(", ".join(map(str, value))) or "-"
     text = str(value)
     # "2026-01-02T03:04:05.678Z" says no more to a person than "2026-01-02 03:04".
     if len(text) >= 20 and text[4:5] == "-" and text[10:11] == "T":
         return text[:16].replace("T", " ")
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return plain(text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
     parts = []
     for cell, width, number in zip(cells, widths, numeric, strict=True):
-        text = cell if len(cell) <= width else cell[: width - 1] + "…"
-        parts.append(text.rjust(width) if number else text.ljust(width))
+        text = _cut(cell, width)
+        room = " " * (width - _columns(text))
+        parts.append(room + text if number else text + room)
     return "  ".join(parts).rstrip()
 
 

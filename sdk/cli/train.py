@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from sdk.cli.output import format_option, print_json, say
 from sdk.cli.session import open_client
 from sdk.cli.watch import watch
+from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 
 #: Keys that a configuration file may hold beside the fields of TrainingSpec.
@@ -99,12 +99,12 @@ def _read_config(name: str) -> dict[str, Any]:
 
     from sdk.schemas.training import TrainingSpec
 
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
-        found = yaml.safe_load(path.read_text())
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFound(f"there is no file {path}; check --config", param="config") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where is not None else ""
         raise InvalidInput(f"{path} can't be read as YAML{line}; mend it, then try again", param="config") from None

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
-_SEGMENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}$")
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
 
 
 def check_path(path: str) -> str:
@@ -22,7 +22,7 @@ def check_path(path: str) -> str:
     Raises ValueError otherwise.
     """
     segments = path.split("/")
-    if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.match(segment) for segment in segments):
+    if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
         raise ValueError(f"{path[:80]!a} is no file path that a version may hold")
     return path
 
@@ -52,9 +52,13 @@ class Manifest(Wire):
     @field_validator("files")
     @classmethod
     def _files_are_sorted(cls, files: list[ManifestFile]) -> list[ManifestFile]:
-        paths = [file.path for file in files]
-        if len({path.lower() for path in paths}) != len(paths):
+        paths = {file.path.lower() for file in files}
+        if len(paths) != len(files):
             raise ValueError("two files of a version have one path")
+        for path in paths:
+            parts = path.split("/")
+            if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
+                raise ValueError(f"{path[:80]!a} lies in a folder that is also a file of the version")
         return sorted(files, key=lambda file: file.path)
 
     def canonical(self) -> bytes:

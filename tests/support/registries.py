@@ -1,0 +1,158 @@
+"""Whole registries for tests: in process, and served over HTTP on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+import uvicorn
+from a2wsgi import ASGIMiddleware
+from fastapi import FastAPI
+
+from registry.app import create_app
+from registry.auth.service import Role
+from registry.queue import NoQueue
+from registry.services import Services, build
+from registry.settings import Settings
+from registry.storage import Storage
+from sdk.client import Client
+from sdk.config import Config
+from sdk.transport import VERSION, VERSION_HEADER, Transport
+
+#: A lease that a test can see the end of, in seconds.
+SHORT_LEASE_S = 0.15
+
+
+class InProcess(Transport):
+    """The embedded transport over an application that is given, so that no runner takes the test's jobs."""
+
+    def __init__(self, config: Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    @cached_property
+    def _opened(self) -> httpx.Client:
+        return httpx.Client(
+            transport=httpx.WSGITransport(app=ASGIMiddleware(self._app)),
+            base_url="http://embedded",
+            headers={VERSION_HEADER: VERSION},
+        )
+
+    def _client(self) -> httpx.Client:
+        return self._opened
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+@dataclass
+class World:
+    """One registry, and how to reach it in each role."""
+
+    app: FastAPI
+    url: str
+    folder: Path
+
+    @property
+    def services(self) -> Services:
+        """The services behind the API."""
+        services: Services = self.app.state.services
+        return services
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether tokens are asked for."""
+        return self.services.settings.auth == "token"
+
+    @cached_property
+    def impatient(self) -> Services:
+        """A second process of this registry, whose leases end almost at once."""
+        settings = replace(self.services.settings, lease_s=SHORT_LEASE_S)
+        return build(settings, storage=self.services.artifacts.storage, queue=NoQueue())
+
+    @cached_property
+    def writer(self) -> Client:
+        """A client that may write."""
+        return self.client(Role.WRITER)
+
+    @cached_property
+    def worker(self) -> Client:
+        """A client that may claim jobs."""
+        return self.client(Role.WORKER)
+
+    def client(self, role: Role) -> Client:
+        """Open a client with a new token of `role`."""
+        cache = self.folder / "cache"
+        if not self.has_roles:
+            client = Client(self.url, cache=cache)
+            client._transport = InProcess(client.config, self.app)
+            return client
+        return Client(self.url, self.token(role), cache=cache)
+
+    def token(self, role: Role) -> str:
+        """Make a token of `role`; return its secret."""
+        return self.services.tokens.create(name=f"some {role.value}", role=role)[1]
+
+    @cached_property
+    def http(self) -> httpx.Client:
+        """Bare HTTP with an admin's token, for requests that the SDK would not send."""
+        if not self.has_roles:
+            return InProcess(Client(self.url, cache=self.folder / "cache").config, self.app)._opened
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token(Role.ADMIN)}"}, timeout=30)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        for name in ("writer", "worker", "http"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        if "impatient" in self.__dict__:
+            self.impatient.db.engine.dispose()
+        self.services.db.engine.dispose()
+        self.services.artifacts.storage.close()
+
+
+@contextmanager
+def embedded(home: Path) -> Iterator[World]:
+    """The registry as `local:HOME` has it: in process, SQLite, a folder, no tokens."""
+    home.mkdir(parents=True)
+    settings = Settings(
+        database_url=f"sqlite:///{home / 'registry.sqlite3'}",
+        storage_url=(home / "artifacts").as_uri(),
+        auth="none",
+        embedded_home=str(home),
+    )
+    world = World(create_app(settings, queue=NoQueue()), f"local:{home}", home)
+    world.services.db.upgrade()
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+@contextmanager
+def served(folder: Path, *, database_url: str, storage_url: str, storage: Storage | None = None) -> Iterator[World]:
+    """A registry behind a real HTTP server, with tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = Settings(database_url=database_url, storage_url=storage_url, auth="token", public_url=url)
+        world = World(create_app(settings, storage=storage, queue=NoQueue()), url, folder)
+        world.services.db.upgrade()
+        config = uvicorn.Config(
+            world.app, log_level="error", lifespan="off", ws="none", http="httptools", timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield world
+        finally:
+            server.should_exit = True
+            thread.join()
+            world.close()

@@ -71,9 +71,7 @@ def lora_config(**changed: Any) -> dict[str, Any]:
     }
 
 
-def save_adapter(
-    folder: Path, seed: int = 0, *, tensors: dict[str, np.ndarray] | None = None, **config: Any
-) -> Path:
+def save_adapter(folder: Path, seed: int = 0, *, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
     """Write an adapter as PEFT's save_pretrained does; each seed has other bytes. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(lora_config(**config)), encoding="utf-8")

@@ -104,7 +104,9 @@ class World:
         """Bare HTTP with an admin's token, for requests that the SDK would not send."""
         if not self.has_roles:
             return InProcess(Client(self.url, cache=self.folder / "cache").config, self.app)._opened
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token(Role.ADMIN)}"}, timeout=30)
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.token(Role.ADMIN)}"}, timeout=30
+        )
 
     def close(self) -> None:
         """Let go of every connection."""

@@ -202,8 +202,9 @@ def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     """Insert a row unless one with its key is there, also when two processes try at once; say whether it did."""
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    result = session.execute(insert(model).values(**values).on_conflict_do_nothing())
-    return bool(result.rowcount)  # type: ignore[attr-defined]
+    statement = insert(model).values(**values).on_conflict_do_nothing()
+    # The row count of such a statement means nothing on PostgreSQL; what it returns does.
+    return session.execute(statement.returning(*model.__table__.primary_key.columns)).first() is not None
 
 
 def _parsed(text_url: str) -> URL:

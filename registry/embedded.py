@@ -8,16 +8,17 @@ from fastapi import FastAPI
 
 from registry.app import create_app
 from registry.errors import Unavailable
-from registry.queue.local import LocalQueue
 from registry.services import Services
 from registry.settings import Settings
 
+#: Registry and runner share a machine and a clock, so a runner that was killed is replaced soon.
+_LEASE_S = 20.0
 
-def open_embedded(home: Path, *, nudge: bool = True) -> FastAPI:
+
+def open_embedded(home: Path) -> FastAPI:
     """Open the registry that lives in the folder `home`, made and migrated where it is new.
 
-    With `nudge`, a runner is started where jobs wait and none is at work: one that was killed loses nothing.
-    Raises Unavailable where the folder can't be used.
+    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable where the folder can't be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -31,11 +32,10 @@ def open_embedded(home: Path, *, nudge: bool = True) -> FastAPI:
         storage_url=(home / "artifacts").as_uri(),
         auth="none",
         embedded_home=str(home),
+        lease_s=_LEASE_S,
     )
-    queue = LocalQueue(home)
-    app = create_app(settings, queue=queue)
+    app = create_app(settings)
     services: Services = app.state.services
     services.db.upgrade()
-    if nudge and services.jobs.unfinished() and not queue.is_running():
-        queue.announce("", "")
+    services.jobs.revive()
     return app

@@ -63,11 +63,10 @@ def load(url: str | None = None, token: str | None = None) -> Config:
     The profile's token is only used for the profile's own URL. Raises InvalidInput for a URL of another kind.
     """
     profile = _read_profile()
-    chosen = url or os.environ.get("ADAPTERCTL_URL") or profile.get("url") or DEFAULT_URL
-    token = (
-        token or os.environ.get("ADAPTERCTL_TOKEN") or (profile.get("token") if profile.get("url") == chosen else None)
-    )
-    return Config(url=check_url(chosen), token=None if token is None else check_token(token))
+    chosen = check_url(url or os.environ.get("ADAPTERCTL_URL") or profile.get("url") or DEFAULT_URL)
+    kept = profile.get("token") if profile.get("url", "").rstrip("/") == chosen else None
+    token = token or os.environ.get("ADAPTERCTL_TOKEN") or kept
+    return Config(url=chosen, token=None if token is None else check_token(token))
 
 
 def check_url(url: str) -> str:

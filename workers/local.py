@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from workers.settings import WorkerSettings
 
 #: The same file that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
+_TRIES = 5
+_TRY_EVERY_S = 0.1
 
 _log = logging.getLogger("workers.local")
 
@@ -27,12 +30,16 @@ _log = logging.getLogger("workers.local")
 def _only_runner(home: Path) -> Iterator[bool]:
     """Whether this process is the home's only runner, for the length of the block."""
     with (home / LOCK_FILE).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Somebody may only be looking whether there is a runner.
+                time.sleep(_TRY_EVERY_S)
+            else:
+                yield True
+                return
+        yield False
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,6 +21,7 @@ from registry.errors import Invalid, NotFound, Unavailable, Verification
 from registry.storage import Storage
 from registry.storage.errors import StorageError, StorageUnavailable
 from sdk.schemas.artifacts import BlobSpec, Transfer, UploadView
+from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest
 
 _SESSION = timedelta(hours=24)
@@ -160,7 +162,16 @@ def read_manifest(session: Session, digest: str) -> Manifest:
 
 def blobs_of(manifest: Manifest) -> list[BlobSpec]:
     """The blobs that a manifest is made of."""
-    return [BlobSpec(sha256=file.sha256, size_bytes=file.size_bytes) for file in manifest.files]
+    return [blob_of(file.sha256, file.size_bytes) for file in manifest.files]
+
+
+def blob_of(sha256: str, size_bytes: int) -> BlobSpec:
+    """Return a blob as uploads know it. Raises Invalid for a size that none has."""
+    try:
+        return BlobSpec(sha256=sha256, size_bytes=size_bytes)
+    except ValidationError as error:
+        message, param = explain_validation(list(error.errors()))
+        raise Invalid(f"{message}; hash the file again", param=param) from None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +27,20 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
 
 
+class _Edge(NamedTuple):
+    parent_pk: int
+    relation: str
+    weight: float | None
+
+
+class _Begun(NamedTuple):
+    """A pending row's key, the base's tensor shapes, and the versions that it was made from."""
+
+    pending: int
+    tensors: dict[str, list[int]]
+    parents: list[_Edge]
+
+
 class Publisher:
     """Makes versions. Inline here: the caller waits until its version is ready or refused."""
 
@@ -47,7 +61,7 @@ class Publisher:
         `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
         not at all. Raises Invalid, NotFound (base, parent, upload), Verification, Conflict.
         """
-        pending, tensors = self._begin(publication, by)
+        pending, tensors, parents = self._begin(publication, by)
         try:
             self._artifacts.verify(
                 upload=publication.upload,
@@ -56,7 +70,7 @@ class Publisher:
                 inspections=_inspections(publication, tensors),
             )
             with self._db.write() as session:
-                version, existing = self._make_ready(session, pending, publication, by, job)
+                version, existing = self._make_ready(session, pending, parents, publication, by, job)
                 published = Published(version=view_version(session, version), existing=existing)
                 if finish is not None:
                     finish(session, published)
@@ -65,8 +79,8 @@ class Publisher:
             self._refuse(pending, error)
             raise
 
-    def _begin(self, publication: Publication, by: str) -> tuple[int, dict[str, list[int]]]:
-        """Write the pending row; return its key and the base's tensor shapes."""
+    def _begin(self, publication: Publication, by: str) -> _Begun:
+        """Write the pending row; return what is needed to make it ready."""
         if publication.manifest.kind != "adapter":
             raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
         paths = {file.path for file in publication.manifest.files}
@@ -88,16 +102,25 @@ class Publisher:
             # Another publisher of the same bytes was first; its row is the one to work on.
             return self._insert_pending(publication, by)
 
-    def _insert_pending(self, publication: Publication, by: str) -> tuple[int, dict[str, list[int]]]:
+    def _insert_pending(self, publication: Publication, by: str) -> _Begun:
         with self._db.write() as session:
             base = find_base(session, publication.manifest.base_fingerprint)
-            for parent in publication.parents:
-                find_version(session, parse_ref(parent.ref))
+            # Found now: once this version is ready, its adapter's `latest` is the version itself.
+            parents = [
+                _Edge(find_version(session, parse_ref(parent.ref)).pk, parent.relation, parent.weight)
+                for parent in publication.parents
+            ]
             insert_if_new(session, Adapter, name=publication.adapter, created_by=by, last_number=0)
-            return _live_row(session, publication, by).pk, base.tensors
+            return _Begun(_live_row(session, publication, by).pk, base.tensors, parents)
 
     def _make_ready(
-        self, session: Session, pending: int, publication: Publication, by: str, job: JobRef | None
+        self,
+        session: Session,
+        pending: int,
+        parents: list[_Edge],
+        publication: Publication,
+        by: str,
+        job: JobRef | None,
     ) -> tuple[Version, bool]:
         digest = record_manifest(session, publication.manifest)
         won = _take(session, pending, publication, by, digest)
@@ -113,17 +136,15 @@ class Publisher:
                 .returning(Adapter.last_number)
             ).scalar_one()
             session.execute(update(Version).where(Version.pk == pending).values(number=number))
-            # A parent that is named twice in one relation is one edge; its last weight counts.
-            edges = {(parent.ref, parent.relation): parent for parent in publication.parents}
-            for parent in edges.values():
-                row = find_version(session, parse_ref(parent.ref))
+            for edge in parents:
+                # A parent that is named twice in one relation is one edge.
                 insert_if_new(
                     session,
                     VersionParent,
                     version_pk=pending,
-                    parent_pk=row.pk,
-                    relation=parent.relation,
-                    weight=parent.weight,
+                    parent_pk=edge.parent_pk,
+                    relation=edge.relation,
+                    weight=edge.weight,
                 )
         version = session.get_one(Version, pending, populate_existing=True)
         session.add(

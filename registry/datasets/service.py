@@ -5,11 +5,11 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import Artifacts
+from registry.artifacts.service import Artifacts, blob_of
 from registry.datasets.models import Dataset
 from registry.db import Database, insert_if_new
 from registry.errors import NotFound
-from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, DatasetView, Transfer
+from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 
 class Datasets:
@@ -21,7 +21,7 @@ class Datasets:
 
     def register(self, *, dataset: DatasetRegistration, by: str) -> DatasetView:
         """Record an uploaded dataset; the same bytes again give the existing one."""
-        blob = BlobSpec(sha256=dataset.digest, size_bytes=dataset.size_bytes)
+        blob = blob_of(dataset.digest, dataset.size_bytes)
         self._artifacts.verify(upload=dataset.upload, blobs=[blob], by=by)
         with self._db.write() as session:
             insert_if_new(

@@ -188,10 +188,12 @@ class Jobs:
             self._queue.announce(job_id, kind)
         return len(waiting)
 
-    def unfinished(self) -> bool:
-        """Whether any job still waits or runs."""
+    def revive(self) -> None:
+        """Have the queue see to it that somebody works, where any job still waits or runs."""
         with self._db.read() as session:
-            return session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first() is not None
+            unfinished = session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first()
+        if unfinished is not None:
+            self._queue.revive()
 
 
 def find_job(session: Session, job_id: str) -> Job:

@@ -71,6 +71,8 @@ async def read_events(
     deadline = time.monotonic() + wait_s
     while True:
         found, state = await run_in_threadpool(events.read, services.db, job_id=job_id, after=after, limit=limit)
+        if not found and not state.is_final and time.monotonic() >= deadline:
+            await run_in_threadpool(services.jobs.revive)
         if found or state.is_final or time.monotonic() >= deadline:
             return found
         await asyncio.sleep(_LOOK_S)

@@ -16,11 +16,17 @@ class Queue(Protocol):
     def announce(self, job_id: str, kind: str) -> None:
         """Say that the job `job_id` waits. Called after its row is committed; never raises for a broker that is away."""
 
+    def revive(self) -> None:
+        """See to it that somebody works. Called while jobs are unfinished and nothing is heard of them."""
+
 
 class NoQueue:
     """Nobody is told: workers that ask by themselves find the job."""
 
     def announce(self, job_id: str, kind: str) -> None:
+        """Do nothing."""
+
+    def revive(self) -> None:
         """Do nothing."""
 
 

@@ -34,3 +34,6 @@ class CeleryQueue:
             self._celery.send_task(TASK, args=[job_id], queue=QUEUE_OF[kind], ignore_result=True)
         except (KombuError, RedisError, OSError) as error:
             _log.warning("job %s was not announced, the broker is away: %s", job_id, type(error).__name__)
+
+    def revive(self) -> None:
+        """Do nothing: workers of a server are kept alive by whoever runs them."""

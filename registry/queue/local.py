@@ -26,14 +26,19 @@ class LocalQueue:
         # Kept, so that a runner that is still at work is not reported as forgotten when this process ends.
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def is_running(self) -> bool:
-        """Whether a runner holds this home's lock."""
+    def revive(self) -> None:
+        """Start a runner unless one holds this home's lock: one that was killed loses nothing."""
+        if not self._is_running():
+            self.announce("", "")
+
+    def _is_running(self) -> bool:
         path = self._home / LOCK_FILE
         if not path.exists():
             return False
         with path.open("rb") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A runner that begins at this very moment tries again, so this look does not send it away.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
         return False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,40 @@ def test_the_same_training_again_gives_the_existing_version(home: Home, base: Pa
     assert again["existing"] is True
     assert len(home.json("versions", "counter")) == 1
     assert home.json("jobs", "show", again["job"])["state"] == "succeeded"
+
+
+def test_a_killed_runner_is_replaced_and_the_job_ends_once(home: Home, base: Path, rows: Path) -> None:
+    longer = [*TRAINING, "--max-steps", "80"]
+    job = home.json("train", "survivor", "--base", str(base), "--data", str(rows), *longer, "--detach")["job"]
+    runner = _wait_for_runner(home, job)
+    os.kill(runner, signal.SIGKILL)
+    # Waiting is enough: nobody starts the next runner by hand.
+    assert processes.run("adapterctl", "jobs", "wait", job, "--timeout", "200", env=home.env).returncode == 0, (
+        home.runner_log()
+    )
+    shown = home.json("jobs", "show", job)
+    assert shown["state"] == "succeeded"
+    assert shown["attempt"] == 2
+    assert len(home.json("versions", "survivor")) == 1
+
+
+def _wait_for_runner(home: Home, job: str) -> int:
+    """Return the process id of the home's runner once its job trains."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        progress = home.json("jobs", "show", job)["progress"]
+        if progress is not None and progress["phase"] == "train":
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and _is_runner(process, home):
+                    return int(process.name)
+        time.sleep(0.3)
+    raise AssertionError(f"job {job} never trained:\n{home.runner_log()}")
+
+
+def _is_runner(process: Path, home: Home) -> bool:
+    try:
+        command = (process / "cmdline").read_bytes()
+        environment = (process / "environ").read_bytes()
+    except OSError:
+        return False
+    return b"workers.local" in command and f"ADAPTERCTL_URL=local:{home.folder / 'home'}".encode() in environment

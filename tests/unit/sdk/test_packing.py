@@ -1,0 +1,148 @@
+"""What becomes of a folder that PEFT wrote: the same bytes for the same adapter, and nothing that runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.small import write_adapter
+
+from sdk.errors import AdapterctlError, InvalidInput, NotFound
+from sdk.packing import Package, pack_adapter
+
+
+def pack(folder: Path, staging: Path) -> Package:
+    staging.mkdir(exist_ok=True)
+    return pack_adapter(folder, base_id="org/base", base_revision="c" * 40, base_fingerprint="f" * 64, staging=staging)
+
+
+def config_of(staging: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((staging / "adapter_config.json").read_text())
+    return found
+
+
+def test_equal_adapters_have_equal_bytes(tmp_path: Path) -> None:
+    digests = set()
+    for number, names in enumerate(itertools.permutations(["q_proj", "v_proj", "k_proj"])):
+        config = {
+            "target_modules": list(names),
+            "peft_version": f"0.{number}",
+            "base_model_name_or_path": f"/home/user-{number}/base",
+        }
+        folder = write_adapter(tmp_path / f"adapter-{number}", **config)
+        digests.add(pack(folder, tmp_path / f"staging-{number}").manifest.digest)
+    assert len(digests) == 1
+
+
+def test_other_adapters_have_other_bytes(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"value": 0.5}, {"lora_alpha": 8}, {"target_modules": ["q_proj"]}]
+    digests = {
+        pack(write_adapter(tmp_path / f"{n}", **change), tmp_path / f"s{n}").manifest.digest
+        for n, change in enumerate(changes)
+    }
+    assert len(digests) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ("/data/models/base", "org/base"),
+        ("./base", "org/base"),
+        ("~/base", "org/base"),
+        ("C:\\models\\base", "org/base"),
+        (None, "org/base"),
+        (7, "org/base"),
+        ("meta/llama", "meta/llama"),
+    ],
+)
+def test_the_machines_paths_are_gone(named: Any, kept: str, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", base_model_name_or_path=named)
+    pack(folder, tmp_path / "staging")
+    config = config_of(tmp_path / "staging")
+    assert config["base_model_name_or_path"] == kept
+    assert str(tmp_path) not in json.dumps(config)
+    assert config["revision"] == "c" * 40
+    assert "peft_version" not in config
+
+
+def test_what_runs_code_is_dropped_and_said(tmp_path: Path) -> None:
+    folder = write_adapter(
+        tmp_path / "adapter",
+        auto_mapping={"base_model_class": "os.system", "parent_library": "os"},
+        megatron_core="evil.module",
+        trust_remote_code=True,
+    )
+    package = pack(folder, tmp_path / "staging")
+    assert not {"auto_mapping", "megatron_core", "trust_remote_code"} & config_of(tmp_path / "staging").keys()
+    assert package.left_out == [
+        f"adapter_config.json: {key}" for key in ("auto_mapping", "megatron_core", "trust_remote_code")
+    ]
+
+
+def test_files_that_a_version_does_not_need_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter")
+    for name in ("README.md", "optimizer.pt", ".env"):
+        (folder / name).write_text("x")
+    (folder / "checkpoint-5").mkdir()
+    (folder / ".adapterctl").mkdir()
+    package = pack(folder, tmp_path / "staging")
+    assert package.left_out == [".env", "README.md", "checkpoint-5", "optimizer.pt"]
+    assert [file.path for file in package.manifest.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert set(package.sources) == {file.sha256 for file in package.manifest.files}
+    assert package.lora.target_modules == ["q_proj", "v_proj"]
+    assert package.lora.alpha == 4.0
+
+
+def test_pickled_weights_are_refused_with_the_command_that_converts(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(InvalidInput, match=r"pickled and can run code.*safe_serialization=True"):
+        pack(folder, tmp_path / "staging")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"peft_type": "IA3"},
+        {"r": 0},
+        {"r": True},
+        {"r": "8"},
+        {"lora_alpha": None},
+        {"lora_dropout": 2},
+        {"target_modules": "all-linear"},
+        {"target_modules": []},
+        {"target_modules": [7, "q_proj"]},
+        {"target_modules": [["q_proj"]]},
+        {"rank_pattern": ["q_proj"]},
+        {"rank_pattern": {"q": 1.5}},
+        {"bias": "some"},
+        {"task_type": 7},
+    ],
+)
+def test_a_config_that_is_none_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", **config)
+    with pytest.raises(InvalidInput) as caught:
+        pack(folder, tmp_path / "staging")
+    assert "adapter_config.json" in caught.value.message
+    assert not (tmp_path / "staging" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"peft_type": "LORA", "r": NaN}', '{"x": "\\ud800"}'])
+def test_a_config_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(InvalidInput, match=r"adapter_config\.json"):
+        pack(folder, tmp_path / "staging")
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors", None])
+def test_what_is_missing_is_named(missing: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    if missing is not None:
+        (write_adapter(folder) / missing).unlink()
+    with pytest.raises(AdapterctlError, match=missing or "there is no folder") as caught:
+        pack(folder, tmp_path / "staging")
+    assert type(caught.value) is NotFound

@@ -15,10 +15,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, Float, MetaData, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    MetaData,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     DataError,
     InterfaceError,
     NoSuchModuleError,
@@ -204,7 +218,7 @@ def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement = insert(model).values(**values).on_conflict_do_nothing()
     # The row count of such a statement means nothing on PostgreSQL; what it returns does.
-    return session.execute(statement.returning(*model.__table__.primary_key.columns)).first() is not None
+    return session.execute(statement.returning(*inspect(model).primary_key)).first() is not None
 
 
 def _parsed(text_url: str) -> URL:
@@ -230,11 +244,6 @@ def _explained() -> Iterator[None]:
     """Turn a driver's "full", "can't connect" and "out of range" into errors that say what to do."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        explained = _explain(str(error.orig))
-        if explained is None:
-            raise
-        raise explained from error
     except PoolTimeoutError as error:
         raise Unavailable("the database has more to do than it can; try again shortly") from error
     except DataError as error:
@@ -242,6 +251,14 @@ def _explained() -> Iterator[None]:
     except OverflowError as error:
         # What SQLite's driver says to an integer of more than 64 bits.
         raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
+    except DatabaseError as error:
+        # Its children that are faults of ours or of a value, such as IntegrityError, are left as they are.
+        explained = _explain(str(error.orig)) if type(error) in (OperationalError, DatabaseError) else None
+        if explained is None:
+            raise
+        raise explained from error
+    except InterfaceError as error:
+        raise Unavailable("the database can't be reached; check that it runs, then try again") from error
 
 
 def _explain(reason: str) -> Unavailable | None:
@@ -249,6 +266,8 @@ def _explain(reason: str) -> Unavailable | None:
         return Unavailable("the disk that holds the database is full; free some space, then try again")
     if "readonly" in reason or "unable to open" in reason:
         return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
+    if "not a database" in reason or "malformed" in reason:
+        return Unavailable("the database's file is no database of ours, or is damaged; restore it from a backup")
     if "locked" in reason or "lock timeout" in reason:
         return Unavailable("the database is busy with another program's changes; try again shortly")
     if any(word in reason for word in ("connect", "terminating", "closed", "starting up", "shutting down")):

@@ -4,6 +4,8 @@
 
     RegistryError
     ├── Invalid             a value that no rule accepts
+    │   ├── InvalidName     a name outside the grammar
+    │   ├── InvalidRef      a ref outside the grammar
     │   ├── InvalidBase     a base without usable weights
     │   └── InvalidData     a dataset that can't be trained or scored on
     ├── NotFound            nothing of that name, or nothing that the caller may see

@@ -9,6 +9,7 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from sdk.schemas import rows
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.refs import BadNameError, BadRefError, Ref, parse_alias, parse_name, parse_number
 from sdk.schemas.training import TARGET_PRESETS
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -79,6 +82,13 @@ def check_number(version: str | int) -> int:
         raise InvalidRef(str(error), param="version") from None
 
 
+def check_job_id(job_id: str) -> str:
+    """Return the id of a job if it can be one. Raises NotFound."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound(f"there is no job {job_id[:80]!a}; see: adapterctl jobs list", param="job")
+    return job_id
+
+
 def segment(text: str) -> str:
     """Return `text` as one segment of a URL's path; it can't climb."""
     return quote(text, safe="").replace(".", "%2E") if text.strip(".") == "" and text else quote(text, safe="") or "-"
@@ -112,7 +122,7 @@ def check_data(path: str | Path, *, param: str = "data") -> CheckedData:
         kind = rows.detect_format(file)
         if kind == "parquet":
             return CheckedData(file, kind, None, None)
-        for row in rows.read_rows(file):
+        for row in rows.check_rows(rows.text_values(file)):
             count += 1
             shape = row.shape
     except rows.RowsError as error:

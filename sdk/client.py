@@ -22,11 +22,11 @@ from sdk.checks import (
     build,
     check_alias,
     check_data,
+    check_job_id,
     check_name,
     check_number,
     check_targets,
     parse_ref,
-    segment,
 )
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
@@ -272,16 +272,18 @@ class Client(FileClient):
 
     def job_view(self, job_id: str) -> JobView:
         """What the registry says of a job now."""
-        return self.call("GET", f"/jobs/{segment(job_id)}", JobView)
+        return self.call("GET", f"/jobs/{check_job_id(job_id)}", JobView)
 
     def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0) -> list[Event]:
         """Events after a cursor; waits up to `wait_s` for one."""
         params = {"after": after, "wait_s": wait_s}
-        return self.call("GET", f"/jobs/{segment(job_id)}/events", list[Event], params=params, timeout_s=wait_s + 30)
+        return self.call(
+            "GET", f"/jobs/{check_job_id(job_id)}/events", list[Event], params=params, timeout_s=wait_s + 30
+        )
 
     def cancel_job(self, job_id: str) -> JobView:
         """Cancel a job."""
-        return self.call("POST", f"/jobs/{segment(job_id)}/cancel", JobView)
+        return self.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
     # Bytes.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sdk.config import Config
-from sdk.errors import AdapterctlError, Incompatible, Unavailable, raise_for
+from sdk.errors import Incompatible, Unavailable, raise_for
 from sdk.schemas.codes import ErrorReply
 from sdk.schemas.wire import Wire
 
@@ -93,6 +93,8 @@ class Transport:
             ) from error
         _check_version(response.headers.get(VERSION_HEADER), self.config.url)
         if response.is_success:
+            if response.content and not response.headers.get("content-type", "").startswith("application/json"):
+                raise Unavailable(f"{self.config.url} does not answer as a registry does; check ADAPTERCTL_URL")
             return response.content
         return _raise(response, self.config.url)
 
@@ -176,7 +178,7 @@ def _raise(response: httpx.Response, url: str) -> bytes:
             raise Unavailable(
                 f"the registry at {url} is not ready (HTTP {response.status_code}); try again shortly"
             ) from None
-        raise AdapterctlError(
+        raise Unavailable(
             f"{url} answers HTTP {response.status_code} and not as a registry does; check ADAPTERCTL_URL"
         ) from None
     raise_for(error.code, error.message, error.param)

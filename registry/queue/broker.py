@@ -18,12 +18,16 @@ _log = logging.getLogger(__name__)
 class CeleryQueue:
     """Sends job ids as hints."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, *, timeout_s: float = 5.0) -> None:
         self._celery = Celery("adapterctl-registry", broker=broker_url, set_as_current=False)
         self._celery.conf.update(
             task_ignore_result=True,
             task_serializer="json",
-            broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5, "health_check_interval": 25},
+            broker_transport_options={
+                "socket_timeout": timeout_s,
+                "socket_connect_timeout": timeout_s,
+                "health_check_interval": 25,
+            },
             broker_connection_retry_on_startup=True,
             task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2},
         )

@@ -28,8 +28,8 @@ def format_option(command: F) -> F:
 
 
 def say(text: str) -> None:
-    """Talk to the person, on stderr."""
-    click.echo("\n".join(plain(line) for line in text.split("\n")), err=True)
+    """Tell the person one line, on stderr."""
+    click.echo(plain(text), err=True)
 
 
 def plain(text: str) -> str:
@@ -52,7 +52,19 @@ def _cut(text: str, width: int) -> str:
 
 def print_json(value: Any) -> None:
     """Print the one JSON document."""
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    indent = 2 if sys.stdout.isatty() else None
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable() or not _can_be_written(text):
+        text = json.dumps(value, indent=indent)
+    click.echo(text)
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], *, key: str, empty: str) -> None:

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from sdk.cli.output import human_bytes, say
+import click
+
+from sdk.cli.output import human_bytes, plain, say
 from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
@@ -28,7 +30,9 @@ def watch(job: Job, *, timeout_s: float | None = None) -> Job:
         finally:
             close()
     except KeyboardInterrupt:
-        say(f"\ndetached; job {job.id} goes on. Come back with: adapterctl jobs watch {job.id}")
+        # The terminal shows ^C at the start of the line.
+        click.echo(err=True)
+        say(f"detached; job {job.id} goes on. Come back with: adapterctl jobs watch {job.id}")
         sys.exit(130)
     return job
 
@@ -57,7 +61,7 @@ def describe(progress: Progress) -> str:
     if progress.memory_bytes is not None:
         parts.append(human_bytes(progress.memory_bytes))
     if progress.message:
-        parts.append(progress.message)
+        parts.append(plain(progress.message))
     return " · ".join(parts)
 
 
@@ -87,11 +91,12 @@ def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
 
     bar = Bar(
         SpinnerColumn(),
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<8}", markup=False),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[said]}"),
+        # What a job says may hold brackets, which are no markup.
+        TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.fields[said]}", markup=False),
         console=Console(stderr=True),
     )
     bar.start()
@@ -100,7 +105,7 @@ def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
     def show(event: Event) -> None:
         nonlocal phase, task
         if event.kind == "state":
-            said = event.message or ""
+            said = plain(event.message or "")
             bar.update(task, description=event.state or "", said=said)
             if event.state in ("succeeded", "failed", "cancelled"):
                 bar.update(task, visible=False)

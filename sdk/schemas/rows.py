@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,16 +34,16 @@ class Row:
     fields: dict[str, Any]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, which are all of one shape.
+def check_rows(values: Iterable[tuple[str, Any]]) -> Iterator[Row]:
+    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be parsed.
 
-    Raises RowsError, once the whole file was looked at, that names the first bad rows and what is wrong with each.
+    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
     """
     good = 0
     shape: Shape | None = None
     faults: list[str] = []
     bad = 0
-    for where, value in _values(path):
+    for where, value in values:
         try:
             row = _row(where, value)
             shape = shape or row.shape
@@ -77,15 +77,9 @@ def detect_format(path: Path) -> Format:
     return "jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else "csv"
 
 
-def _values(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, value) of each row; a ValueError in place of a value that can't be parsed."""
-    match detect_format(path):
-        case "parquet":
-            yield from _parquet(path)
-        case "jsonl":
-            yield from _jsonl(path)
-        case "csv":
-            yield from _csv(path)
+def text_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value) of each row of a JSONL or CSV file, for `check_rows`."""
+    return _jsonl(path) if detect_format(path) == "jsonl" else _csv(path)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -96,7 +90,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number}", json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                yield f"line {number}", ValueError(f"is no JSON object ({_first_line(error)})")
+                yield f"line {number}", ValueError(f"is no JSON object ({first_line(error)})")
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any]]:
@@ -114,24 +108,8 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
                     yield where, dict(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
-            f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({_first_line(error)}); convert it"
+            f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
         ) from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    # pyarrow comes with datasets.
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield f"row {number}", value
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RowsError(f"the Parquet file can't be read ({_first_line(error)}); write it again") from error
 
 
 def _row(where: str, value: Any) -> Row:
@@ -194,5 +172,6 @@ def _messages(name: str, value: Any) -> list[dict[str, str]]:
     return messages
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error, cut to what a sentence can hold."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -203,9 +203,13 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(tmp_path: Path) -> None:
 
 
 def test_a_block_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "file") as file:
-        file.write(b"half")
-        raise RuntimeError
+    def fail() -> None:
+        with written_whole(tmp_path / "file") as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,143 @@
+"""Every queue keeps the one contract: it says that there is work, and a listener that is away stops nobody."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import redis
+
+from registry.queue import NoQueue, Queue, open_queue
+from registry.queue.broker import QUEUE_OF, TASK, CeleryQueue
+from registry.queue.local import LOCK_FILE, RUNNER_MODULE, LocalQueue
+from sdk.schemas.jobs import JobKind
+from workers.celery_app import QUEUES
+
+
+def messages(url: str, queue: str) -> list[dict[str, Any]]:
+    with redis.Redis.from_url(url) as client:
+        return [json.loads(raw) for raw in client.lrange(queue, 0, -1)]
+
+
+class TestAway:
+    """Whoever cannot be told is not told: the job is in the table, and `announce` never raises."""
+
+    @pytest.fixture(params=["none", "refused", "silent", "unknown host", "wrong password", "no folder"])
+    def away(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            make: dict[str, Callable[[], Queue]] = {
+                "none": NoQueue,
+                "refused": lambda: CeleryQueue("redis://127.0.0.1:1/0", timeout_s=0.3),
+                "silent": lambda: CeleryQueue(f"redis://127.0.0.1:{port}/0", timeout_s=0.3),
+                "unknown host": lambda: CeleryQueue("redis://nobody.invalid/0", timeout_s=0.3),
+                "wrong password": lambda: CeleryQueue(self._other_password(request), timeout_s=0.3),
+                "no folder": lambda: LocalQueue(self._file(tmp_path)),
+            }
+            yield make[request.param]()
+
+    @staticmethod
+    def _other_password(request: pytest.FixtureRequest) -> str:
+        parts = urlsplit(request.getfixturevalue("valkey_url"))
+        return urlunsplit(parts._replace(netloc=f":wrong@127.0.0.1:{parts.port}"))
+
+    @staticmethod
+    def _file(tmp_path: Path) -> Path:
+        path = tmp_path / "file"
+        path.touch()
+        return path
+
+    def test_announcing_never_raises_and_takes_little_time(self, away: Queue, caplog: pytest.LogCaptureFixture) -> None:
+        began = time.monotonic()
+        with caplog.at_level(logging.WARNING):
+            away.announce("0123456789ab", "training")
+            away.revive()
+        assert time.monotonic() - began < 5
+        if not isinstance(away, NoQueue):
+            assert "0123456789ab" in caplog.text
+            assert "wrong" not in caplog.text.lower()
+
+
+class TestCelery:
+    def test_a_message_is_the_id_on_the_queue_of_the_kind(self, empty_valkey_url: str) -> None:
+        queue = open_queue(empty_valkey_url)
+        queue.announce("job-t", "training")
+        queue.announce("job-e", "evaluation")
+        queue.announce("job-m", "merge")
+        gpu, cpu = messages(empty_valkey_url, "gpu"), messages(empty_valkey_url, "cpu")
+        assert {message["headers"]["task"] for message in gpu + cpu} == {TASK}
+        assert sorted(message["headers"]["argsrepr"] for message in gpu) == ["['job-e']", "['job-t']"]
+        assert [message["headers"]["argsrepr"] for message in cpu] == ["['job-m']"]
+        assert {message["headers"]["ignore_result"] for message in gpu + cpu} == {True}
+        assert {message["content-type"] for message in gpu + cpu} == {"application/json"}
+
+    def test_a_message_is_all_that_is_left_in_the_broker(self, empty_valkey_url: str) -> None:
+        queue = open_queue(empty_valkey_url)
+        queue.announce("job", "merge")
+        queue.revive()
+        with redis.Redis.from_url(empty_valkey_url) as client:
+            # No result, and no state of the task.
+            assert {key.decode() for key in client.scan_iter()} - {"_kombu.binding.cpu"} == {"cpu"}
+            assert client.llen("cpu") == 1
+
+    def test_workers_and_registry_agree_on_names(self) -> None:
+        from workers.tasks import work
+
+        assert work.name == TASK
+        assert set(QUEUE_OF) == set(get_args(JobKind))
+        assert set(QUEUE_OF.values()) == set(QUEUES)
+
+
+class TestLocal:
+    @contextmanager
+    def environment(self, name: str, value: str) -> Iterator[None]:
+        os.environ[name] = value
+        try:
+            yield
+        finally:
+            del os.environ[name]
+
+    def test_a_runner_is_started_by_name_in_a_session_of_its_own(self, tmp_path: Path) -> None:
+        queue = LocalQueue(tmp_path)
+        with self.environment("ADAPTERCTL_TOKEN", "actl_secret"):
+            queue.announce("job", "training")
+        (process,) = queue._started
+        assert os.getsid(process.pid) == process.pid
+        command = Path(f"/proc/{process.pid}/cmdline")
+        deadline = time.monotonic() + 10
+        # Between fork and exec the child still shows our own command line.
+        while RUNNER_MODULE not in (shown := command.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert shown.split("\0")[1:3] == ["-m", RUNNER_MODULE]
+        given = Path(f"/proc/{process.pid}/environ").read_text()
+        assert f"ADAPTERCTL_URL=local:{tmp_path}" in given.split("\0")
+        assert "actl_secret" not in given
+        # There is no job, so it looks once and ends well.
+        assert process.wait(60) == 0, (tmp_path / "logs" / "runner.log").read_text()
+        assert (tmp_path / "registry.sqlite3").exists()
+
+    def test_a_runner_is_replaced_only_where_none_is_at_work(self, tmp_path: Path) -> None:
+        queue = LocalQueue(tmp_path)
+        with (tmp_path / LOCK_FILE).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            queue.revive()
+            assert queue._started == []
+        queue.revive()
+        (process,) = queue._started
+        assert process.wait(60) == 0
+
+    def test_runner_and_registry_look_at_one_lock(self) -> None:
+        from workers import local
+
+        assert local.LOCK_FILE == LOCK_FILE
+        assert local.__name__ == RUNNER_MODULE

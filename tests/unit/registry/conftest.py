@@ -1,0 +1,34 @@
+"""A database that the migrations made, and services over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.db import Database
+from registry.queue import NoQueue
+from registry.services import Services, build
+from registry.settings import Settings
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    database.upgrade()
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def services(tmp_path: Path, db: Database) -> Iterator[Services]:
+    settings = Settings(
+        database_url=db.url,
+        storage_url=(tmp_path / "artifacts").as_uri(),
+        auth="none",
+        embedded_home=str(tmp_path),
+    )
+    built = build(settings, queue=NoQueue())
+    yield built
+    built.db.engine.dispose()

@@ -1,0 +1,180 @@
+"""The database: its schema's version, transactions, and what a driver's errors become."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from registry.artifacts.models import Blob
+from registry.auth.models import Token
+from registry.catalog.models import Adapter, AliasMoveRow
+from registry.db import Database, db_epoch_s, head_revision, insert_if_new, migrations_folder, utc_now
+from registry.errors import Invalid, Unavailable
+
+
+def new(path: Path) -> Database:
+    return Database(f"sqlite:///{path / 'new.sqlite3'}")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Database]:
+    database = new(tmp_path)
+    yield database
+    database.engine.dispose()
+
+
+class TestRevision:
+    def test_the_head_is_the_newest_file(self) -> None:
+        numbers = [path.name[:4] for path in (migrations_folder() / "versions").glob("[0-9]*.py")]
+        assert head_revision() == max(numbers)
+        assert re.fullmatch(r"\d{4}", head_revision())
+
+    def test_an_empty_database_has_none_and_is_not_current(self, empty: Database) -> None:
+        assert empty.revision() is None
+        with pytest.raises(Unavailable, match=r"revision none.*run: adapter-registry db upgrade"):
+            empty.require_current()
+
+    def test_upgrading_twice_is_upgrading_once(self, empty: Database) -> None:
+        empty.upgrade()
+        empty.require_current()
+        with empty.write() as session:
+            session.add(Blob(sha256="a" * 64, size_bytes=1))
+        empty.upgrade()
+        assert empty.revision() == head_revision()
+        with empty.read() as session:
+            assert session.scalar(select(func.count()).select_from(Blob)) == 1
+
+    def test_a_schema_of_a_newer_program_is_left_alone(self, db: Database) -> None:
+        with db.write() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(Unavailable, match=r"9999, newer than .* pip install --upgrade"):
+            db.upgrade()
+        with pytest.raises(Unavailable):
+            db.require_current()
+        assert db.revision() == "9999"
+
+    def test_a_server_that_is_away_is_not_an_empty_database(self) -> None:
+        away = Database("postgresql://user@127.0.0.1:1/registry")
+        for look in (away.revision, away.require_current, away.upgrade):
+            with pytest.raises(Unavailable, match="can't be reached"):
+                look()
+
+    def test_a_folder_that_is_missing_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(Unavailable, match="can't be opened"):
+            Database(f"sqlite:///{tmp_path / 'none' / 'x.sqlite3'}").upgrade()
+
+    def test_a_file_that_is_no_database_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "new.sqlite3").write_bytes(b"no database at all, and long enough to be read as one" * 100)
+        with pytest.raises(Unavailable, match="no database of ours"):
+            new(tmp_path).upgrade()
+
+
+class TestTransactions:
+    def test_a_write_that_raises_leaves_nothing(self, db: Database) -> None:
+        def write_and_break() -> None:
+            with db.write() as session:
+                session.add(Blob(sha256="a" * 64, size_bytes=1))
+                session.flush()
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            write_and_break()
+        with db.read() as session:
+            assert session.get(Blob, "a" * 64) is None
+
+    def test_foreign_keys_are_held(self, db: Database) -> None:
+        with pytest.raises(Exception, match="FOREIGN KEY"), db.write() as session:
+            session.add(AliasMoveRow(adapter_pk=7, alias="x", moved_by="y"))
+
+    def test_writers_that_read_first_wait_for_one_another(self, db: Database) -> None:
+        with db.write() as session:
+            session.add(Adapter(name="a", created_by="x"))
+
+        def count(_: int) -> None:
+            with db.write() as session:
+                number = session.scalar(select(Adapter.last_number))
+                time.sleep(0.005)
+                session.execute(update(Adapter).values(last_number=(number or 0) + 1))
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(count, range(24)))
+        with db.read() as session:
+            assert session.scalar(select(Adapter.last_number)) == 24
+
+    def test_insert_if_new_says_whether_it_did(self, db: Database) -> None:
+        def insert(_: int) -> bool:
+            with db.write() as session:
+                return insert_if_new(session, Blob, sha256="b" * 64, size_bytes=1)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(insert, range(4))) == [False, False, False, True]
+        with db.write() as session:
+            assert insert_if_new(session, Blob, sha256="b" * 64, size_bytes=2) is False
+        with db.read() as session:
+            assert session.get_one(Blob, "b" * 64).size_bytes == 1
+
+    def test_moments_are_utc_and_have_a_zone(self, db: Database) -> None:
+        moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=5)))
+        with db.write() as session:
+            session.add(Token(id="1", name="x", role="reader", secret_sha256="0", expires_at=moment))
+        with db.read() as session:
+            found = session.get_one(Token, "1").expires_at
+        assert found == moment
+        assert found is not None
+        assert found.tzinfo == UTC
+        with pytest.raises(Exception, match="without a time zone"), db.write() as session:
+            session.add(Token(id="2", name="x", role="reader", secret_sha256="1", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001
+
+    def test_the_databases_clock_counts_seconds(self, db: Database) -> None:
+        with db.read() as session:
+            assert abs(float(session.scalar(select(db_epoch_s())) or 0) - utc_now().timestamp()) < 2
+
+
+class TestErrors:
+    def test_a_full_disk_is_said_and_survived(self, db: Database) -> None:
+        with db.engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+
+        def write_much() -> None:
+            with db.write() as session:
+                session.execute(text(f"PRAGMA max_page_count = {pages + 1}"))
+                session.execute(text("CREATE TABLE much (it BLOB)"))
+                session.execute(text("INSERT INTO much VALUES (zeroblob(1000000))"))
+
+        with pytest.raises(Unavailable, match="disk that holds the database is full"):
+            write_much()
+        db.engine.dispose()
+        with db.write() as session:
+            session.add(Blob(sha256="c" * 64, size_bytes=1))
+
+    def test_a_number_that_no_column_holds_is_invalid(self, db: Database) -> None:
+        with pytest.raises(Invalid, match="out of the range"), db.write() as session:
+            session.execute(update(Blob).values(size_bytes=2**64))
+
+    def test_another_programs_lock_is_said(self, db: Database, tmp_path: Path) -> None:
+        other = sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        def write_impatiently() -> None:
+            with db.read() as session:
+                session.execute(text("PRAGMA busy_timeout = 10"))
+                session.execute(update(Blob).values(size_bytes=1))
+
+        try:
+            with pytest.raises(Unavailable, match="busy"):
+                write_impatiently()
+        finally:
+            other.close()
+        db.engine.dispose()
+
+    def test_a_fault_of_ours_stays_one(self, db: Database) -> None:
+        with pytest.raises(Exception, match="no such table"), db.read() as session:
+            session.execute(text("SELECT * FROM missing"))

@@ -1,0 +1,115 @@
+"""Settings come from the environment, and a bad one is named."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from registry.db import Database
+from registry.errors import Invalid
+from registry.queue import NoQueue, open_queue
+from registry.services import build
+from registry.settings import Settings
+
+ENV = {"REGISTRY_DATABASE_URL": "sqlite:////tmp/none.sqlite3", "REGISTRY_STORAGE_URL": "s3://bucket/prefix"}
+
+
+def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
+    settings = Settings.from_env(
+        ENV
+        | {
+            "REGISTRY_S3_ENDPOINT_URL": "http://s3:8333",
+            "REGISTRY_S3_PUBLIC_ENDPOINT_URL": "https://s3.example",
+            "REGISTRY_S3_REGION": "eu",
+            "REGISTRY_BROKER_URL": "redis://broker",
+            "REGISTRY_PUBLIC_URL": "https://registry.example",
+            "REGISTRY_LEASE_S": "12.5",
+            "REGISTRY_MAX_ATTEMPTS": "5",
+            "REGISTRY_AUTH": "none",
+        }
+    )
+    assert settings == Settings(
+        database_url="sqlite:////tmp/none.sqlite3",
+        storage_url="s3://bucket/prefix",
+        s3_endpoint_url="http://s3:8333",
+        s3_public_endpoint_url="https://s3.example",
+        s3_region="eu",
+        broker_url="redis://broker",
+        public_url="https://registry.example",
+        lease_s=12.5,
+        max_attempts=5,
+        auth="none",
+    )
+    assert Settings.from_env(ENV) == Settings(database_url=settings.database_url, storage_url=settings.storage_url)
+
+
+def test_every_setting_but_the_home_can_be_set() -> None:
+    numbers = {"lease_s": "3", "max_attempts": "3"}
+    env = {f"REGISTRY_{field.name.upper()}": numbers.get(field.name, "none") for field in fields(Settings)}
+    settings = Settings.from_env(env)
+    assert settings.embedded_home is None
+    assert {field.name for field in fields(Settings) if getattr(settings, field.name) is None} == {"embedded_home"}
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert Settings.from_env(ENV | {"REGISTRY_BROKER_URL": "", "REGISTRY_AUTH": ""}) == Settings.from_env(ENV)
+
+
+@pytest.mark.parametrize("name", ["REGISTRY_DATABASE_URL", "REGISTRY_STORAGE_URL"])
+def test_what_is_missing_is_named_with_an_example(name: str) -> None:
+    with pytest.raises(Invalid, match=f"{name} is not set; set it, for example {name}=") as caught:
+        Settings.from_env({key: value for key, value in ENV.items() if key != name})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REGISTRY_AUTH", "off"),
+        ("REGISTRY_AUTH", "None"),
+        ("REGISTRY_LEASE_S", "soon"),
+        ("REGISTRY_LEASE_S", "nan"),
+        ("REGISTRY_LEASE_S", "inf"),
+        ("REGISTRY_LEASE_S", "0"),
+        ("REGISTRY_LEASE_S", "-5"),
+        ("REGISTRY_MAX_ATTEMPTS", "1.5"),
+        ("REGISTRY_MAX_ATTEMPTS", "0"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(Invalid, match=name) as caught:
+        Settings.from_env(ENV | {name: value})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "nonsense", "mysql://host/db", "mongodb://x", "sqlite://", "sqlite:///:memory:", "oracle://x", "http://x"],
+)
+def test_a_database_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(Invalid, match="neither postgresql:") as caught:
+        Database(url).engine  # noqa: B018
+    assert caught.value.param == "REGISTRY_DATABASE_URL"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_postgresql_is_reached_by_the_driver_that_is_installed(scheme: str) -> None:
+    engine = Database(f"{scheme}://user:p%40ss@host:1/name").engine
+    assert engine.dialect.driver == "psycopg"
+    assert engine.url.password == "p@ss"
+
+
+@pytest.mark.parametrize("url", ["amqp://broker", "localhost:6379", "sqs://"])
+def test_a_broker_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        open_queue(url)
+    assert caught.value.param == "REGISTRY_BROKER_URL"
+    assert isinstance(open_queue(None), NoQueue)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "file://host/x", "s3:///prefix", "nonsense"])
+def test_a_storage_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        build(Settings(database_url=ENV["REGISTRY_DATABASE_URL"], storage_url=url, auth="none"), queue=NoQueue())
+    assert caught.value.param == "REGISTRY_STORAGE_URL"

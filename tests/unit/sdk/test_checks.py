@@ -1,0 +1,176 @@
+"""What is refused before anything is sent, and how it is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.small import TENSORS
+
+from sdk.checks import build, check_data, check_number, check_targets, segment
+from sdk.errors import AdapterctlError, InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
+from sdk.schemas.training import TARGET_PRESETS, TrainingSpec
+
+GPT2 = {
+    "wte.weight": [100, 8],
+    "wpe.weight": [100, 8],
+    "h.0.ln_1.weight": [8],
+    "h.0.attn.c_attn.weight": [8, 24],
+    "h.0.attn.c_proj.weight": [8, 8],
+    "h.0.mlp.c_fc.weight": [8, 32],
+}
+EXPERTS = {"model.layers.0.block_sparse_moe.experts.0.w1.weight": [8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("targets", "tensors"),
+    [
+        *((preset, TENSORS) for preset in TARGET_PRESETS),
+        ("q_proj", TENSORS),
+        ("q_proj,v_proj", TENSORS),
+        ("self_attn.q_proj", TENSORS),
+        # A library may put a prefix of its own before the names of the files.
+        ("model.language_model.layers.0.self_attn.q_proj", TENSORS),
+        ("c_attn,attn.c_proj", GPT2),
+        # What the files do not say is left to the job.
+        ("gate_up_proj", EXPERTS),
+        ("anything", {}),
+    ],
+)
+def test_targets_that_a_base_has(targets: str, tensors: dict[str, list[int]]) -> None:
+    check_targets(targets, tensors, base="b")
+
+
+@pytest.mark.parametrize(
+    ("targets", "tensors", "said"),
+    [
+        ("nope", TENSORS, "no linear module 'nope'; name some of these as targets: q_proj, v_proj"),
+        ("q_proj,nope,nada", TENSORS, "no linear module 'nope', 'nada'; name"),
+        ("input_layernorm", TENSORS, "no linear module 'input_layernorm'"),
+        ("proj", TENSORS, "no linear module 'proj'"),
+        ("q_proj", GPT2, "no linear module 'q_proj'; name some of these as targets: c_attn, c_fc, c_proj"),
+    ],
+)
+def test_targets_that_match_nothing(targets: str, tensors: dict[str, list[int]], said: str) -> None:
+    with pytest.raises(InvalidTargets) as caught:
+        check_targets(targets, tensors, base="b")
+    assert said in caught.value.message
+    assert (caught.value.param, caught.value.exit_code) == ("targets", 2)
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (lines(GOOD, GOOD), ("jsonl", "prompt-completion", 2)),
+        (b"\xef\xbb\xbf" + lines(GOOD), ("jsonl", "prompt-completion", 1)),
+        (lines({"text": "a"}), ("jsonl", "text", 1)),
+        (lines({"messages": [{"role": "user", "content": "a"}]}), ("jsonl", "messages", 1)),
+        (b"prompt,completion\na,b\n", ("csv", "prompt-completion", 1)),
+        (b"PAR1....PAR1", ("parquet", None, None)),
+    ],
+)
+def test_rows_that_can_be_used(content: bytes, found: tuple[Any, ...], tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(content)
+    checked = check_data(path)
+    assert (checked.format, checked.shape, checked.rows) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty; give rows of"),
+        (b"\n\n", "has no rows"),
+        (lines(GOOD, {"question": "x"}), "line 2 has none of the shapes"),
+        (lines(GOOD, {"text": "a"}), "line 2 is a text row among prompt rows"),
+        (lines(GOOD, {"prompt": "a"}, GOOD, {"prompt": 1, "completion": "b"}), "line 2 .*line 4"),
+        (lines(GOOD) + b"{broken\n", "line 2 is no JSON object"),
+        (lines(GOOD) + b"\xff\n", "line 2 is no JSON object"),
+        (b"{}\n" + lines(GOOD), "line 1 has none"),
+        (b"a,b\n1,2\n", "line 2 has none of the shapes"),
+        (b"prompt,completion\na\n", "line 2 has another number of fields"),
+        (b"\x00\x01\x02\xff\xfe", "neither JSONL, CSV in UTF-8 nor Parquet"),
+    ],
+)
+def test_rows_that_can_not_be_used_are_named(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InvalidData, match=said) as caught:
+        check_data(path, param="eval_data")
+    assert caught.value.param == "eval_data"
+    assert caught.value.message.startswith(str(path))
+
+
+def test_a_dataset_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, cls in ((tmp_path / "none", NotFound), (tmp_path, InvalidData), (tmp_path / "pipe", NotFound)):
+        with pytest.raises(cls):
+            check_data(path)
+    with pytest.raises(NotFound, match="~nobody-of-that-name"):
+        check_data("~nobody-of-that-name/rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"rank": False}, "rank"),
+        ({"rank": True}, "rank"),
+        ({"rank": 8.0}, "rank"),
+        ({"rank": "8"}, "rank"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"lr": -1.0}, "lr"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"targets": ""}, "targets"),
+        ({"targets": "q_proj, v_proj"}, "targets"),
+        ({"targets": ".*_proj"}, "targets"),
+        ({"ranks": 8}, "ranks"),
+        ({"method": "full"}, "method"),
+    ],
+)
+def test_a_bad_value_is_named(values: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{param}: ") as caught:
+        build(TrainingSpec, **values)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(("given", "number"), [("v3", 3), (3, 3), ("0", 0), (0, 0)])
+def test_version_numbers(given: str | int, number: int) -> None:
+    assert check_number(given) == number
+
+
+@pytest.mark.parametrize("given", ["3", "v0", "latest", "", -1, True, 10**9, "v03"])
+def test_what_is_no_version_number(given: str | int) -> None:
+    with pytest.raises(InvalidRef, match="write v1, v2"):
+        check_number(given)
+
+
+@pytest.mark.parametrize("text", ["..", ".", "", "a/b", "../x", "a?b", "a#b", "a%2fb", "\u00e4"])
+def test_a_segment_can_not_climb(text: str) -> None:
+    made = segment(text)
+    assert made not in ("", ".", "..")
+    assert not set("/?#") & set(made)
+
+
+def _as_path(text: str) -> Callable[[Path], str]:
+    return lambda folder: str(folder / text)
+
+
+def test_every_refusal_is_one_line(tmp_path: Path) -> None:
+    hostile = tmp_path / "a\x1b[31m\nb.jsonl"
+    with pytest.raises(AdapterctlError) as caught:
+        check_data(hostile)
+    # The terminal's side of this is tested with the command line.
+    assert caught.value.code == "not_found"

@@ -1,0 +1,189 @@
+"""What a person sees: 80 columns, no character that a terminal obeys; what a program sees: one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdk.cli.output import human_bytes, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.watch import describe, watch
+from sdk.errors import TimedOut
+from sdk.objects import Job
+from sdk.schemas.events import Event, Progress
+from sdk.schemas.jobs import JobState, JobView
+
+CELLS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=120),
+    st.lists(st.text(max_size=20), max_size=4),
+)
+
+
+@given(st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), min_size=1, max_size=4)))
+def test_a_table_has_80_columns_at_most_and_no_control_characters(rows: list[list[Any]]) -> None:
+    text = render([f"column_{n}" for n in range(len(rows[0]))], rows)
+    lines = text.split("\n")
+    assert len(lines) == len(rows) + 1
+    for line in lines:
+        assert line.isprintable()
+        assert len(line) <= 80
+
+
+def test_a_table_is_laid_out_as_people_read_it() -> None:
+    rows = [["code-review", 3, 0.123456, True, None], ["team/sql", 12, 10.0, False, ["a", "b"]]]
+    assert render(["adapter", "latest", "eval_loss", "gpu", "aliases"], rows).split("\n") == [
+        "ADAPTER      LATEST  EVAL LOSS  GPU  ALIASES",
+        "code-review       3     0.1235  yes  -",
+        "team/sql         12         10  no   a, b",
+    ]
+
+
+def test_a_long_cell_is_cut_and_short_ones_are_kept() -> None:
+    lines = render(["id", "fingerprint", "size"], [["base", "f" * 100, "12 kB"]]).split("\n")
+    assert lines[1].startswith("base  fff")
+    assert lines[1].endswith("…  12 kB")
+    assert len(lines[1]) == 80
+
+
+def test_wide_characters_take_two_columns() -> None:
+    lines = render(["name", "rows"], [["数据", "x"], ["data", "x"]]).split("\n")
+    assert lines[1] == "数据  x"
+    assert lines[2] == "data  x"
+
+
+HOSTILE = "a\x1b[2Jb\rc\nd\u202ee\u200bf\x9bg"
+
+
+def test_characters_that_a_terminal_obeys_are_neutralised(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plain(HOSTILE) == "a?[2Jb?c?d?e?f?g"
+    say(HOSTILE)
+    print_facts([("name", HOSTILE), ("list", [HOSTILE]), ("at", "2026-01-02T03:04:05.678Z")])
+    print_rows("table", [{"name": HOSTILE}], ["name"], key="name", empty="")
+    said = capsys.readouterr()
+    assert not {"\x1b", "\r", "\u202e", "\u200b", "\x9b"} & set(said.out + said.err)
+    assert "2026-01-02 03:04" in said.out
+
+
+def test_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    for style, out, err in (("json", "[]\n", ""), ("quiet", "", ""), ("table", "", "none yet\n")):
+        print_rows(style, [], ["name"], key="name", empty="none yet")
+        said = capsys.readouterr()
+        assert (said.out, said.err) == (out, err)
+
+
+def test_json_is_one_document_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": HOSTILE, "more": {"a": [1, None]}}]
+    print_rows("json", rows, ["name"], key="name", empty="")
+    assert json.loads(capsys.readouterr().out) == rows
+    print_json({"name": "\ud800"})
+    assert json.loads(capsys.readouterr().out) == {"name": "\ud800"}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5e12, "5.0 TB")]
+)
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_progress_in_one_line() -> None:
+    progress = Progress(phase="train", step=3, total=10, loss=1.23456, tokens_per_s=1234.5, memory_bytes=2_500_000_000)
+    assert describe(progress) == "loss 1.235 · 1,234 tokens/s · 2.5 GB"
+    assert describe(Progress(phase="load", message="starting")) == "starting"
+    assert describe(Progress(phase="load")) == ""
+
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+class Registry:
+    """A registry that knows one job, whose events it tells one by one."""
+
+    def __init__(self, events: list[Event], end: JobState | None) -> None:
+        self._events = events
+        self._end = end
+
+    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0) -> list[Event]:
+        return [event for event in self._events if event.seq > after][:1]
+
+    def job_view(self, job_id: str) -> JobView:
+        return view(self._end or JobState.RUNNING)
+
+
+def view(state: JobState) -> JobView:
+    return JobView(
+        id="j1",
+        kind="training",
+        state=state,
+        subject="x",
+        attempt=1,
+        reason=None,
+        message=None,
+        cancel_requested=False,
+        progress=None,
+        result=None,
+        request={},
+        worker=None,
+        created_at=NOW,
+        started_at=None,
+        finished_at=None,
+    )
+
+
+def event(seq: int, *, state: str | None = None, message: str | None = None, progress: Progress | None = None) -> Event:
+    kind = "state" if state else "progress"
+    return Event(seq=seq, at=NOW, attempt=1, kind=kind, state=state, message=message, progress=progress)
+
+
+def test_without_a_terminal_a_watch_writes_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    events = [
+        event(1, state="running"),
+        event(2, progress=Progress(phase="load", message="starting")),
+        event(3, progress=Progress(phase="train", step=1, total=9, loss=2.0, eta_s=12.4)),
+        event(4, progress=Progress(phase="train", step=2, total=9, loss=1.9)),
+        event(5, progress=Progress(phase="save", message=HOSTILE)),
+        event(6, state="succeeded"),
+    ]
+    job = Job(view(JobState.QUEUED), Registry(events, JobState.SUCCEEDED))  # type: ignore[arg-type]
+    assert watch(job) is job
+    said = capsys.readouterr()
+    assert said.out == ""
+    # Steps that follow each other at once are one line.
+    assert said.err.splitlines() == [
+        "running",
+        "load starting",
+        "train 1/9 steps loss 2.000 · 12 s left",
+        f"save {plain(HOSTILE)}",
+        "succeeded",
+    ]
+
+
+def test_a_watch_may_have_an_end() -> None:
+    job = Job(view(JobState.QUEUED), Registry([], None))  # type: ignore[arg-type]
+    with pytest.raises(TimedOut, match="it goes on: adapterctl jobs watch j1"):
+        watch(job, timeout_s=0.05)
+
+
+@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])
+def test_the_end_of_a_job(state: JobState) -> None:
+    job = Job(view(JobState.QUEUED), Registry([], state))  # type: ignore[arg-type]
+    assert job.state is state
+    assert (job.error is None) == (state is JobState.SUCCEEDED)
+
+
+def test_output_may_go_where_there_is_no_unicode() -> None:
+    script = "from sdk.cli.output import print_json; print_json({'name': 'caf\\u00e9'})"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"name": "caf\u00e9"}

@@ -6,7 +6,6 @@ BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency i
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +124,6 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pid = os.getpid()
 
     @cached_property
     def engine(self) -> Engine:

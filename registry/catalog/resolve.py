@@ -60,8 +60,11 @@ def find_version(session: Session, ref: Ref) -> Version:
         states = [VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED]
         query = query.where(Version.digest.startswith(ref.digest_prefix), Version.state.in_(states)).limit(2)
     else:
+        # An alias whose version was deleted or quarantined names nothing until it is moved.
         query = query.join(Alias, Alias.version_pk == Version.pk).where(
-            Alias.name == ref.alias, Alias.adapter_pk == adapter.pk
+            Alias.name == ref.alias,
+            Alias.adapter_pk == adapter.pk,
+            Version.state.in_([VersionState.READY, VersionState.ARCHIVED]),
         )
     found = session.scalars(query).all()
     if len(found) > 1:

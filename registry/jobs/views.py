@@ -35,7 +35,7 @@ def submit(
     body: JobSubmission,
     services: Given,
     who: Writer,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
     return services.jobs.submit(submission=body, by=who.name, idempotency_key=idempotency_key)

@@ -101,7 +101,7 @@ def list_command(style: str) -> None:
     """
     with open_client() as client:
         rows = [view.model_dump(mode="json") for view in client.adapters()]
-    columns = ["adapter", "latest", "versions", "base", "updated_at"]
+    columns = ["latest", "versions", "base", "updated_at"]
     print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
 
 

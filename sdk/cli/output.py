@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 80
+_NARROWEST = 8
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def format_option(command: F) -> F:
@@ -77,7 +80,12 @@ def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str
     elif not rows:
         say(empty)
     else:
-        click.echo(render(columns, [[row.get(column) for column in columns] for row in rows]))
+        click.echo(render(columns, [[_brief(row.get(column)) for column in columns] for row in rows]))
+
+
+def _brief(value: Any) -> Any:
+    """Cut a digest to the 12 digits that refs take."""
+    return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -85,8 +93,10 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
     room = _terminal_width() - 2 * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > 6:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) > room and max(widths) > _NARROWEST:
+        # The first column names the row and is what people copy, so it gives way last.
+        others = range(1, len(widths)) if max(widths[1:], default=0) > _NARROWEST else range(1)
+        widths[max(others, key=lambda i: widths[i])] -= 1
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
     lines = [_line([header.upper().replace("_", " ") for header in headers], widths, numeric)]
     lines += [_line(row, widths, numeric) for row in cells]

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from support import registries
 from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
 from support.fixtures import S3Place
@@ -24,9 +24,12 @@ from support.seaweed import SeaweedServer
 
 from registry.artifacts.service import blobs_of
 from registry.auth.service import Role
+from registry.bodies import MAX_BODY_BYTES
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import AliasMoveRow, Version
+from registry.db import db_epoch_s
 from registry.errors import RegistryError
+from registry.jobs.models import Job
 from registry.storage import open_storage
 from sdk.client import Client
 from sdk.errors import (
@@ -356,13 +359,15 @@ class TestVersions:
         self, world: World, writer: Client, name: str, adapter: Path
     ) -> None:
         version = writer.push(adapter, name, base="tiny")
+        writer.set_alias(name, "production", 1)
         with world.services.db.write() as session:
             row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
             row.state, row.number = VersionState.QUARANTINED, None
         again, _ = writer.push_with_report(adapter, name, base="tiny")
         assert (again.version.state, again.version.number, again.existing) == ("quarantined", None, True)
-        with pytest.raises(NotFound):
-            writer.get(name)
+        for ref in (name, f"{name}@v1", f"{name}@production"):
+            with pytest.raises(NotFound):
+                writer.get(ref)
         assert writer.get(f"{name}@sha256:{version.digest}").info.state == "quarantined"
 
     def test_an_upload_is_of_one_user_and_of_what_it_announced(
@@ -546,6 +551,9 @@ class TestJobs:
         with pytest.raises(Conflict, match="another request"):
             submit(writer, submission(name, rows, rank=3), key=name)
         assert submit(writer, body, key=f"{name}-b").id != first.id
+        for key in ("", "x" * 201):
+            with pytest.raises(InvalidInput):
+                submit(writer, body, key=key)
         assert submit(writer, body).id != submit(writer, body).id
 
     def test_one_key_used_at_once_is_one_job(self, quiet: World, writer: Client, rows: DatasetView, name: str) -> None:
@@ -724,6 +732,21 @@ class TestJobs:
             moved = list(pool.map(lambda _: quiet.services.claims.requeue_expired(), range(6)))
         assert sum(moved) == 1
         assert [event.message for event in job.events()].count("its worker fell silent") == 1
+
+    def test_a_heartbeat_under_way_wins_over_the_look_for_lost_workers(
+        self, quiet: World, writer: Client, rows: DatasetView, name: str
+    ) -> None:
+        job = submit(writer, submission(name, rows))
+        assert quiet.impatient.claims.claim(claim=ClaimRequest(worker=worker_info())) is not None
+        time.sleep(SHORT_LEASE_S + 0.05)
+        with ThreadPoolExecutor(1) as pool:
+            with quiet.services.db.write() as session:
+                session.execute(update(Job).where(Job.id == job.id).values(lease_until_s=db_epoch_s() + 60))
+                looking = pool.submit(quiet.services.claims.requeue_expired)
+                # Long enough for the look to have seen the lease as it was, and to wait for the row.
+                time.sleep(0.3)
+            assert looking.result() == 0
+        assert (writer.job_view(job.id).state, writer.job_view(job.id).attempt) == ("running", 1)
 
     def test_many_claims_at_once_get_one_job_each(
         self, quiet: World, writer: Client, rows: DatasetView, name: str
@@ -975,10 +998,12 @@ class TestStrictness:
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
 
     def test_a_body_that_is_too_large_is_invalid(self, world: World) -> None:
-        body = b'{"a": "' + b"x" * (33 * 1024 * 1024) + b'"}'
-        answer = world.http.post("/api/v1/bases", content=body, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
-        assert "larger" in answer.json()["error"]["message"]
+        pieces = [b'{"a": "', *[b"x" * 2**20] * (MAX_BODY_BYTES // 2**20), b'"}']
+        # With its length declared, and in chunks of a length that nobody knows.
+        for content in (b"".join(pieces), iter(pieces)):
+            answer = world.http.post("/api/v1/bases", content=content, headers={"Content-Type": "application/json"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+            assert "larger" in answer.json()["error"]["message"]
 
     def test_a_body_without_a_content_type_is_invalid(self, world: World) -> None:
         answer = world.http.post("/api/v1/uploads", content=b'{"blobs": []}')
@@ -1094,6 +1119,16 @@ class TestRoles:
         with pytest.raises(Unauthenticated):
             client.bases()
         client.close()
+
+    def test_bytes_stream_past_the_limit_of_bodies(self, http_sqlite: World, tmp_path: Path) -> None:
+        big = tmp_path / "big"
+        with big.open("wb") as file:
+            file.truncate(MAX_BODY_BYTES + 1)
+        sha256, size = hash_file(big)
+        http_sqlite.writer.upload({sha256: big}, "uploading")
+        stored = http_sqlite.services.artifacts.storage.stat(sha256)
+        assert stored is not None
+        assert stored.size_bytes == size
 
     def test_signed_urls_are_the_only_way_to_bytes(self, guarded: World, adapter: Path, name: str) -> None:
         guarded.writer.register_base(base_registration())

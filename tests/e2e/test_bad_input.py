@@ -133,7 +133,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     # Bases.
     (train("--base", f"./{MISSING}"), 3, "not_found", "base", "check the path of the base"),
     (train("--base", MISSING), 3, "not_found", "base", "adapterctl base add FOLDER"),
-    (train("--base", "base"), 3, "not_found", "base", "for a folder write ./base"),
+    (train("--base", "no-weights"), 3, "not_found", "base", "for a folder write ./no-weights"),
     (train("--base", "org/model?x=1"), 3, "not_found", "base", "adapterctl base list"),
     (train("--base", "org/model"), 9, "unavailable", "base", "adapterctl base add FOLDER"),
     (train("--base", "./no-config"), 3, "not_found", "base", "has no config.json"),

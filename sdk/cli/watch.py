@@ -65,6 +65,26 @@ def describe(progress: Progress) -> str:
     return " · ".join(parts)
 
 
+def count_of(progress: Progress) -> str:
+    """How far the phase is: "3/10 steps", "1.2 MB/9.0 MB", or nothing."""
+    if progress.step is None:
+        return ""
+    if progress.unit == "bytes":
+        total = "" if progress.total is None else f"/{human_bytes(progress.total)}"
+        return f"{human_bytes(progress.step)}{total}"
+    return f"{progress.step}/{progress.total or '?'} {progress.unit}"
+
+
+def left_of(progress: Progress) -> str:
+    """How long it will take: "12 s left", "5 min left", "2 h 05 min left", or nothing."""
+    if progress.eta_s is None:
+        return ""
+    if progress.eta_s < 100:
+        return f"{progress.eta_s:.0f} s left"
+    hours, minutes = divmod(round(progress.eta_s / 60), 60)
+    return f"{hours} h {minutes:02} min left" if hours else f"{minutes} min left"
+
+
 def _plain() -> tuple[Callable[[Event], None], Callable[[], None]]:
     last_phase, last_at = "", 0.0
 
@@ -77,45 +97,43 @@ def _plain() -> tuple[Callable[[Event], None], Callable[[], None]]:
             if progress.phase == last_phase and time.monotonic() - last_at < _LINE_EVERY_S:
                 return
             last_phase, last_at = progress.phase, time.monotonic()
-            count = "" if progress.step is None else f" {progress.step}/{progress.total or '?'} {progress.unit}"
-            left = "" if progress.eta_s is None else f" · {progress.eta_s:.0f} s left"
-            say(f"{progress.phase}{count} {describe(progress)}{left}".rstrip())
+            parts = (count_of(progress), left_of(progress), describe(progress))
+            say(" · ".join([progress.phase, *(part for part in parts if part)]))
 
     return show, lambda: None
 
 
 def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
+    # What a job says may hold brackets, which are no markup; what has no room is cut, so that no line wraps.
+    cut = Column(no_wrap=True, overflow="ellipsis")
     bar = Bar(
         SpinnerColumn(),
         TextColumn("{task.description:<8}", markup=False),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        # What a job says may hold brackets, which are no markup.
-        TextColumn("{task.fields[left]}", markup=False),
-        TextColumn("{task.fields[said]}", markup=False),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[said]}", markup=False, table_column=cut),
         console=Console(stderr=True),
+        transient=True,
     )
     bar.start()
-    phase, task = "", bar.add_task("queued", total=None, said="", left="")
+    phase, task = "", bar.add_task("queued", total=None, said="waits for a worker")
 
     def show(event: Event) -> None:
         nonlocal phase, task
         if event.kind == "state":
-            said = plain(event.message or "")
-            bar.update(task, description=event.state or "", said=said)
-            if event.state in ("succeeded", "failed", "cancelled"):
-                bar.update(task, visible=False)
+            bar.update(task, description=plain(event.state or ""), said=plain(event.message or ""))
         elif event.progress is not None:
             progress = event.progress
             if progress.phase != phase:
-                bar.update(task, visible=False)
+                bar.remove_task(task)
                 phase = progress.phase
-                task = bar.add_task(progress.phase, total=progress.total, said="", left="")
-            left = "" if progress.eta_s is None else f"{progress.eta_s:.0f} s left"
-            bar.update(task, completed=progress.step or 0, total=progress.total, said=describe(progress), left=left)
+                task = bar.add_task(plain(phase), total=progress.total, said="")
+            parts = (count_of(progress), left_of(progress), describe(progress))
+            said = " · ".join(part for part in parts if part)
+            bar.update(task, completed=progress.step or 0, total=progress.total, said=said)
 
     return show, bar.stop

@@ -19,7 +19,7 @@ from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
 
 ONE = {"adapter_config.json": "{}", "adapter_model.safetensors": "one", "extra/old.txt": "old"}
-TWO = {"adapter_config.json": "{ }", "adapter_model.safetensors": "two", "more/new.txt": "new"}
+TWO = {"a_new.txt": "new too", "adapter_config.json": "{ }", "adapter_model.safetensors": "two", "more/new.txt": "new"}
 
 
 def make(folder: Path, content: dict[str, str]) -> tuple[Path, Manifest]:
@@ -150,7 +150,7 @@ def test_a_marker_can_not_claim_what_lies_outside(tmp_path: Path, two: tuple[Pat
     target, outside = tmp_path / "target", tmp_path / "precious.txt"
     outside.write_text("precious")
     (target / ".adapterctl").mkdir(parents=True)
-    (target / ".adapterctl/replacing.json").write_text(json.dumps({"files": ["../precious.txt", "/etc/passwd"]}))
+    (target / ".adapterctl/replacing.json").write_text(json.dumps({"files": ["../precious.txt", str(outside)]}))
     with pytest.raises(Conflict):
         replace_folder(two[0], target, two[1])
     assert outside.read_text() == "precious"
@@ -215,6 +215,7 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
     # Old and new are mixed: this must never pass for a version.
     assert (pulled / "adapter_model.safetensors").read_text() == "two"
     assert not (pulled / "more/new.txt").exists()
+    assert not (pulled / ".adapterctl/manifest.json").exists()
     # What a kill in the middle of a copy leaves.
     (pulled / ".adapterctl/file.partial-0123abcd").write_text("half")
     with pytest.raises(VerificationFailed, match="was being replaced when that was interrupted; finish it with"):

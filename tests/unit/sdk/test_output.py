@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.cli.output import human_bytes, plain, print_facts, print_json, print_rows, render, say
-from sdk.cli.watch import describe, watch
+from sdk.cli.watch import count_of, describe, left_of, watch
 from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
@@ -104,6 +104,28 @@ def test_progress_in_one_line() -> None:
     assert describe(Progress(phase="load")) == ""
 
 
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        ({}, ""),
+        ({"step": 3}, "3/? steps"),
+        ({"step": 3, "total": 10, "unit": "rows"}, "3/10 rows"),
+        ({"step": 1_200_000, "total": 9_000_000, "unit": "bytes"}, "1.2 MB/9.0 MB"),
+        ({"step": 1_200_000, "unit": "bytes"}, "1.2 MB"),
+    ],
+)
+def test_counts_for_people(progress: dict[str, Any], text: str) -> None:
+    assert count_of(Progress(phase="x", **progress)) == text
+
+
+@pytest.mark.parametrize(
+    ("eta_s", "text"),
+    [(None, ""), (12.4, "12 s left"), (300, "5 min left"), (3599, "1 h 00 min left"), (7500, "2 h 05 min left")],
+)
+def test_time_left_for_people(eta_s: float | None, text: str) -> None:
+    assert left_of(Progress(phase="x", eta_s=eta_s)) == text
+
+
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -162,9 +184,9 @@ def test_without_a_terminal_a_watch_writes_plain_lines(capsys: pytest.CaptureFix
     # Steps that follow each other at once are one line.
     assert said.err.splitlines() == [
         "running",
-        "load starting",
-        "train 1/9 steps loss 2.000 · 12 s left",
-        f"save {plain(HOSTILE)}",
+        "load · starting",
+        "train · 1/9 steps · 12 s left · loss 2.000",
+        f"save · {plain(HOSTILE)}",
         "succeeded",
     ]
 

@@ -1,0 +1,206 @@
+"""Training watched on a real terminal: live progress, Ctrl-C that detaches, a terminal that goes away, cancel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes, tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
+
+COLUMNS = 80
+SHORT = ["--max-steps", "2", "--batch-size", "2", "--grad-accum", "1", "--max-length", "64"]
+LONG = ["--max-steps", "100000", *SHORT[2:]]
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
+
+
+class Terminal:
+    """A program on a pseudo-terminal of 80 columns, whose session it leads."""
+
+    def __init__(self, *args: str, env: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self._process = subprocess.Popen(
+            [str(processes.BIN / "adapterctl"), *args],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+            env={**env, "TERM": "xterm-256color"},
+        )
+        os.close(slave)
+        self._read: list[bytes] = []
+        self._reader = threading.Thread(target=self._collect, daemon=True)
+        self._reader.start()
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                data = os.read(self._master, 4096)
+            except OSError:
+                return
+            if not data:
+                return
+            self._read.append(data)
+
+    @property
+    def raw(self) -> str:
+        """Everything that was written, with what moves the cursor."""
+        return b"".join(self._read).decode(errors="replace")
+
+    @property
+    def text(self) -> str:
+        """Everything that was written, to be read."""
+        return _ESCAPES.sub("", self.raw)
+
+    def wait_for(self, pattern: str, timeout_s: float = 90) -> re.Match[str]:
+        """Wait until it has written something that matches."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if (match := re.search(pattern, self.text)) is not None:
+                return match
+            time.sleep(0.05)
+        raise AssertionError(f"no {pattern!r} in:\n{self.text}")
+
+    def press(self, key: str) -> None:
+        """Press a key."""
+        os.write(self._master, key.encode())
+
+    def hang_up(self) -> None:
+        """Take the terminal away, as closing a window or losing a connection does."""
+        os.close(self._master)
+
+    def status(self, timeout_s: float = 90) -> int:
+        """Wait for its end; return its exit status."""
+        status = self._process.wait(timeout_s)
+        self._reader.join(2)
+        return status
+
+    def end(self) -> None:
+        """End it, where the test has not."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Home:
+    """An embedded registry, the tiny base and rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base = tiny.save_llama(folder / "tiny-llama")
+        self.rows = tiny.write_rows(folder / "rows.jsonl")
+        self.env = processes.environment(
+            ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+        )
+        self.terminals: list[Terminal] = []
+
+    def terminal(self, *args: str) -> Terminal:
+        """Run a command on a terminal."""
+        self.terminals.append(Terminal(*args, env=self.env))
+        return self.terminals[-1]
+
+    def train(self, name: str, *options: str) -> list[str]:
+        """A training's command line."""
+        return ["train", name, "--base", str(self.base), "--data", str(self.rows), *options]
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a command without a terminal."""
+        return processes.run("adapterctl", *args, env=self.env, timeout_s=120)
+
+    def json(self, *args: str) -> Any:
+        """Run a command; return what it printed."""
+        done = self.run(*args, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def children(self) -> list[int]:
+        """The processes of this home that train."""
+        found = []
+        for process in Path("/proc").iterdir():
+            try:
+                command = (process / "cmdline").read_bytes()
+            except (OSError, NotADirectoryError):
+                continue
+            if b"workers.child" in command and str(self.folder).encode() in command:
+                found.append(int(process.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """One home for all."""
+    home = Home(tmp_path_factory.mktemp("terminal"))
+    yield home
+    for terminal in home.terminals:
+        terminal.end()
+
+
+def test_ctrl_c_detaches_and_the_watch_comes_back(home: Home) -> None:
+    terminal = home.terminal(*home.train("detached", *SHORT))
+    job = terminal.wait_for(r"job (\w+) trains detached")[1]
+    # Live: a line that is drawn again and again in its place.
+    terminal.wait_for("load")
+    assert "\x1b[2K" in terminal.raw
+    terminal.press("\x03")
+    assert terminal.status(20) == 130
+    assert f"detached; job {job} goes on. Come back with: adapterctl jobs watch {job}" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert home.json("jobs", "show", job)["cancel_requested"] is False
+
+    again = home.terminal("jobs", "watch", job)
+    assert again.status() == 0
+    assert f"job {job} succeeded" in again.text
+    assert re.search(r"train .* [12]/2 steps · .*loss \d+\.\d{3} · \d+ tokens/s", again.text), again.text
+    # Nothing wraps: a line that did would not be drawn over.
+    for line in re.split(r"[\r\n]+", again.text):
+        assert len(line) <= COLUMNS, line
+    # The cursor is shown again.
+    assert again.raw.rindex("\x1b[?25h") > again.raw.rindex("\x1b[?25l")
+    assert [version["ref"] for version in home.json("versions", "detached")] == ["detached@v1"]
+
+
+def test_a_terminal_that_goes_away_loses_nothing(home: Home) -> None:
+    terminal = home.terminal(*home.train("hung-up", *SHORT))
+    job = terminal.wait_for(r"job (\w+) trains hung-up")[1]
+    terminal.wait_for("load")
+    terminal.hang_up()
+    assert terminal.status(20) == -signal.SIGHUP
+    assert home.run("jobs", "wait", job, "--timeout", "90").returncode == 0
+    assert home.json("show", "hung-up")["job"] == {"id": job, "attempt": 1}
+
+
+def test_cancel_ends_the_job_and_all_that_it_started(home: Home) -> None:
+    terminal = home.terminal(*home.train("cancelled", *LONG))
+    job = terminal.wait_for(r"job (\w+) trains cancelled")[1]
+    terminal.wait_for(r"train .*\d+/100000")
+    assert len(home.children()) == 1
+    assert home.run("jobs", "cancel", job).returncode == 0
+    # The watcher sees it, and its end is a failure with a reason.
+    assert terminal.status(30) == 6
+    assert f"job {job} was cancelled" in terminal.text
+    shown = home.json("jobs", "show", job)
+    assert (shown["state"], shown["reason"], shown["result"]) == ("cancelled", "cancelled", None)
+    assert home.children() == []
+    assert home.run("jobs", "wait", job).returncode == 6
+    assert home.run("show", "cancelled").returncode == 3
+    assert list((home.folder / "cache/jobs").iterdir()) == []

@@ -11,18 +11,17 @@ _LOCK_TIMEOUT = "30s"
 
 def run(engine: Engine) -> None:
     """Migrate in one transaction, alone."""
-    with engine.connect() as connection:
-        with connection.begin():
-            if connection.dialect.name == "postgresql":
-                connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            context.configure(
-                connection=connection,
-                target_metadata=context.config.attributes.get("metadata"),
-                render_as_batch=connection.dialect.name == "sqlite",
-                compare_type=True,
-            )
-            context.run_migrations()
+    with engine.connect() as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        context.configure(
+            connection=connection,
+            target_metadata=context.config.attributes.get("metadata"),
+            render_as_batch=connection.dialect.name == "sqlite",
+            compare_type=True,
+        )
+        context.run_migrations()
 
 
 run(context.config.attributes["engine"])

@@ -79,6 +79,11 @@ def main() -> None:
     except AdapterctlError as error:
         click.echo(f"error: {error.message}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"error: {error.name} is not installed; install a worker with: pip install 'adapterctl[worker]'", err=True
+        )
+        sys.exit(9)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -8,7 +8,9 @@ Nothing of adapterctl is imported: these are the libraries that a user would ser
 from __future__ import annotations
 
 import json
+import logging as system_logging
 import sys
+import warnings
 
 import torch
 from peft import PeftModel
@@ -27,6 +29,9 @@ TEXT = (
 def main() -> None:
     """Print what was found as one JSON object."""
     base, adapter, merged = sys.argv[1:]
+    # What the libraries say of their own future is not what is asked here.
+    warnings.simplefilter("ignore")
+    system_logging.disable(system_logging.WARNING)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     ids = AutoTokenizer.from_pretrained(base)(TEXT, return_tensors="pt").input_ids

@@ -180,10 +180,11 @@ def _show_results(
         ("adapter", OUT / "adapter"),
         ("merged model", OUT / "merged"),
         ("base", base),
-        ("loss curve", curve.resolve()),
+        ("loss curve", curve),
     ):
         console.print(f"  {name:<13}{_shorten(str(place))}", soft_wrap=True, highlight=False)
-    adapterctl = _shorten(str(Path(sys.executable).with_name("adapterctl")))
+    script = Path(sys.executable).with_name("adapterctl")
+    adapterctl = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     console.print("\nTry next:")
     for command in (
         f"show {shown['ref']}",

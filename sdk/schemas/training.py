@@ -12,7 +12,7 @@ from sdk.schemas.wire import Wire
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
-_MODULE_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,199}$")
+_MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
 
 JsonScalar = str | int | float | bool | None
 
@@ -58,7 +58,7 @@ class TrainingSpec(Wire):
             return value
         names = value.split(",")
         for name in names:
-            if not _MODULE_NAME.match(name):
+            if not _MODULE_NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)} or names separated by commas"
                 )

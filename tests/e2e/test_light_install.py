@@ -127,3 +127,18 @@ def test_the_clean_install_reaches_a_server_and_says_when_there_is_none(python: 
     done = run(python, adapterctl, "list", home=tmp_path, ADAPTERCTL_URL="http://127.0.0.1:1")
     assert done.returncode == 9
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(["adapter-registry", "serve"], "adapterctl[registry]"), (["adapter-worker", "start"], "adapterctl[worker]")],
+)
+def test_the_other_programs_name_their_extra(python: Path, tmp_path: Path, command: list[str], extra: str) -> None:
+    env = processes.environment(
+        HOME=str(tmp_path), ADAPTERCTL_URL="http://127.0.0.1:1", REGISTRY_BROKER_URL="redis://127.0.0.1:1/0"
+    )
+    script = str(python.with_name(command[0]))
+    done = subprocess.run([script, *command[1:]], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 9
+    assert f"pip install '{extra}'" in line

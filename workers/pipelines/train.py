@@ -252,7 +252,7 @@ def _trainer(
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():
-        pass
+        parameter.data = fresh[name]
     return trainer
 
 

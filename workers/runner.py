@@ -101,7 +101,9 @@ def work_once(client: Client, worker: WorkerInfo, hint: str | None = None) -> bo
 
 def _report_failure(client: Client, assignment: Assignment, failed: AttemptFailed) -> None:
     _log.info("job %s attempt %s: %s: %s", assignment.job, assignment.attempt, failed.reason, failed)
-    failure = Failure(attempt=assignment.attempt, reason=failed.reason, message=str(failed)[:4000])
+    # What a library says may quote the bytes that it choked on.
+    message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
+    failure = Failure(attempt=assignment.attempt, reason=failed.reason, message=message)
     try:
         _hand_in(client, f"/jobs/{assignment.job}/fail", failure)
     except AdapterctlError as error:

@@ -135,5 +135,7 @@ def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
             parts = (count_of(progress), left_of(progress), describe(progress))
             said = " · ".join(part for part in parts if part)
             bar.update(task, completed=progress.step or 0, total=progress.total, said=said)
+        # News comes in bursts; each is drawn, so that a short phase is seen at all.
+        bar.refresh()
 
     return show, bar.stop

@@ -80,7 +80,7 @@ def evaluate(
         metrics=metrics,
         precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
         samples=[
-            Sample(prompt=example.prompt, reference=example.reference, completion=answer)
+            Sample(prompt=_kept(example.prompt), reference=_kept(example.reference), completion=_kept(answer))
             for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
         ],
         libraries=library_versions(),
@@ -171,3 +171,8 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+
+
+def _kept(text: str) -> str:
+    """Return `text` as a record can hold it: a model may generate any character, and NUL is one that no database keeps."""
+    return text.replace("\0", "\ufffd")

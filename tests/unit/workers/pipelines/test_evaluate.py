@@ -129,3 +129,9 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
 
     # "the cat mat": 3 of 3 and of 6 words: P = 1, R = 0.5, F = 2/3.
     assert rouge_l(["the cat mat", ""], ["the cat sat on the mat", "a"]) == [pytest.approx(2 / 3), 0.0]
+
+
+def test_a_sample_holds_no_character_that_a_record_can_not() -> None:
+    from workers.pipelines.evaluate import _kept
+
+    assert _kept("a\0b\ufffd\tc") == "a\ufffdb\ufffd\tc"

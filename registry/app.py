@@ -1,7 +1,8 @@
 """The application: every room's views over one set of services.
 
 >>> from registry.settings import Settings
->>> app = create_app(Settings(database_url="sqlite:////tmp/none.sqlite3", storage_url="file:///tmp/none", auth="none"))
+>>> settings = Settings(database_url="sqlite:////var/lib/registry.sqlite3", storage_url="s3://adapters", s3_region="eu-west-1")
+>>> app = create_app(settings)
 >>> app.title
 'adapterctl registry'
 """

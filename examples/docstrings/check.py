@@ -8,13 +8,11 @@ Nothing of adapterctl is imported: these are the libraries that a user would ser
 from __future__ import annotations
 
 import json
-import logging as system_logging
 import sys
-import warnings
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 #: KL of the merged model from base-as-trained + adapter below which they count as the same, in nats a token. The NF4
 #: base that was trained over and the stored weights differ by more than this.
@@ -29,11 +27,6 @@ TEXT = (
 def main() -> None:
     """Print what was found as one JSON object."""
     base, adapter, merged = sys.argv[1:]
-    # What the libraries say of their own future is not what is asked here.
-    warnings.simplefilter("ignore")
-    system_logging.disable(system_logging.WARNING)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     ids = AutoTokenizer.from_pretrained(base)(TEXT, return_tensors="pt").input_ids
     recipe = BitsAndBytesConfig(
         load_in_4bit=True,

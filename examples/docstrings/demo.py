@@ -84,8 +84,12 @@ def _json(*command: object) -> Any:
         shown = " ".join(["adapterctl", *(_shorten(part) for part in arguments[1:])])
         console.print(f"  [dim]$ {shown}[/]", soft_wrap=True, highlight=False)
         arguments += ["--format", "json"]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
+    else:
+        # The libraries' own talk is shown only where something went wrong.
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        sys.stderr.write(done.stderr or "")
         sys.exit(done.returncode)
     return json.loads(done.stdout)
 

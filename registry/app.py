@@ -9,24 +9,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from registry.artifacts import views as artifacts
+from registry.audit import views as audit
+from registry.auth import views as auth
+from registry.auth.gatekeeper import Gatekeeper
 from registry.bodies import StrictBodies
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.errors import Unavailable
 from registry.evaluations import views as evaluations
-from registry.http import VERSION, VERSION_HEADER, install_error_handlers
+from registry.http import VERSION, SayVersion, install_error_handlers
 from registry.jobs import views as jobs
 from registry.queue import Queue
+from registry.quotas import views as quotas
 from registry.services import Services, build
 from registry.settings import Settings
 from registry.storage import FolderStorage, Storage
 from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
+
+#: Every room that answers requests.
+ROOMS = (catalog, artifacts, datasets, jobs, evaluations, auth, quotas, audit)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
@@ -35,15 +40,16 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app = FastAPI(title="adapterctl registry", version=VERSION, redoc_url=None)
     app.state.services = services
     install_error_handlers(app)
+    # The last is the outermost: nothing of a request is read before its token was looked at.
     app.add_middleware(StrictBodies, besides=BLOBS_PATH)
-
-    @app.middleware("http")
-    async def _say_version(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        response.headers[VERSION_HEADER] = VERSION
-        return response
-
-    for room in (catalog, artifacts, datasets, jobs, evaluations):
+    app.add_middleware(
+        Gatekeeper,
+        tokens=None if settings.auth == "none" else services.tokens,
+        rate_limit_per_s=settings.rate_limit_per_s,
+        besides=BLOBS_PATH,
+    )
+    app.add_middleware(SayVersion)
+    for room in ROOMS:
         app.include_router(room.router)
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.errors import Invalid
+from registry.errors import Invalid, TooLarge
 
 #: The longest body in bytes; a base with a hundred thousand tensors stays below it.
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -155,8 +155,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
             return bytes(body)
 
 
-def _too_large() -> Invalid:
-    return Invalid(f"the body is larger than {MAX_BODY_BYTES} bytes; files go to storage by an upload session")
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes; files go to storage by an upload session")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

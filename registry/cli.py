@@ -125,48 +125,44 @@ def token() -> None:
 
 @token.command()
 @click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "admin"]))
+@click.option(
+    "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
+)
 @click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
 @click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
-def create(role: str, name: str, days: int | None) -> None:
+def create(role: str, namespace: str, name: str, days: int | None) -> None:
     """Make a token and print it; it can't be shown again.
 
     \b
     Example:
       adapter-registry token create --role admin
     """
-    from registry.auth.service import Role, Tokens
+    from registry.auth.principal import SYSTEM, Role
+    from registry.auth.service import Tokens
 
-    token_id, secret = Tokens(_database()).create(name=name, role=Role(role), days=days)
-    click.echo(f"token {token_id} for {name} ({role}); keep it, it is not shown again:", err=True)
-    click.echo(secret)
+    made = Tokens(_database()).create(name=name, grants={namespace: Role(role)}, days=days, who=SYSTEM)
+    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it, it is not shown again:", err=True)
+    click.echo(made.secret)
 
 
 @token.command(name="list")
 def list_tokens() -> None:
     """List tokens, without their secrets, as JSON."""
+    from registry.auth.principal import SYSTEM
     from registry.auth.service import Tokens
 
-    rows = [
-        {
-            "id": row.id,
-            "name": row.name,
-            "role": row.role,
-            "created_at": row.created_at.isoformat(),
-            "expires_at": None if row.expires_at is None else row.expires_at.isoformat(),
-            "revoked": row.revoked_at is not None,
-        }
-        for row in Tokens(_database()).list()
-    ]
+    rows = [view.model_dump(mode="json") for view in Tokens(_database()).list(who=SYSTEM)]
     click.echo(json.dumps(rows, indent=2))
 
 
 @token.command()
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
-    """Make a token worthless at once."""
+    """Make a token worthless, within a second on every server process."""
+    from registry.auth.principal import SYSTEM
     from registry.auth.service import Tokens
 
-    Tokens(_database()).revoke(token_id)
+    Tokens(_database()).revoke(token_id, who=SYSTEM)
 
 
 @cli.command()

@@ -219,6 +219,28 @@ def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     return session.execute(statement.returning(*inspect(model).primary_key)).first() is not None
 
 
+def upsert(session: Session, model: type[Model], key: dict[str, Any], values: dict[str, Any]) -> None:
+    """Insert a row, or give the row with this primary key these values."""
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert(model).values(**key, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+#: Held shared by whoever is about to name blobs that are stored, and alone by whoever removes blobs.
+_BLOBS_LOCK = 0x61646170626C6F62
+
+
+def hold_blobs(session: Session, *, alone: bool = False) -> None:
+    """Until the transaction ends, no blob is removed; with `alone`, nobody begins to count on one either.
+
+    On SQLite a transaction that writes is alone already.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        session.execute(text(f"SELECT {function}(:key)"), {"key": _BLOBS_LOCK})
+
+
 def _parsed(text_url: str) -> URL:
     """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
     try:

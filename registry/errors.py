@@ -13,8 +13,10 @@
     │   └── StaleAttempt    a worker that no longer holds its job
     ├── Unauthenticated     no valid token
     ├── Forbidden           a token whose role does not allow it
+    │   └── QuotaExceeded       a namespace that has all that it may have
     ├── Verification        bytes or structure that are not what they must be
     └── Unavailable         storage, database or broker can't be reached, or a disk is full
+        └── RateLimited         more requests than this token may send
 
 Each class has one code; `STATUS` says which HTTP status a code becomes. A test holds the two together.
 """
@@ -38,6 +40,9 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.UNAUTHENTICATED: 401,
     ErrorCode.FORBIDDEN: 403,
     ErrorCode.VERIFICATION: 422,
+    ErrorCode.QUOTA_EXCEEDED: 403,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.TOO_LARGE: 413,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.INTERNAL: 500,
 }
@@ -93,6 +98,12 @@ class InvalidData(Invalid):
     code = ErrorCode.INVALID_DATA
 
 
+class TooLarge(Invalid):
+    """A body that is longer than any that is read."""
+
+    code = ErrorCode.TOO_LARGE
+
+
 class NotFound(RegistryError):  # noqa: N818
     """Nothing of that name."""
 
@@ -123,6 +134,12 @@ class Forbidden(RegistryError):  # noqa: N818
     code = ErrorCode.FORBIDDEN
 
 
+class QuotaExceeded(Forbidden):
+    """A namespace that has all that its quota allows."""
+
+    code = ErrorCode.QUOTA_EXCEEDED
+
+
 class Verification(RegistryError):  # noqa: N818
     """Bytes or structure that are not what they must be."""
 
@@ -133,3 +150,9 @@ class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
     code = ErrorCode.UNAVAILABLE
+
+
+class RateLimited(Unavailable):
+    """More requests than this token may send."""
+
+    code = ErrorCode.RATE_LIMITED

@@ -6,18 +6,21 @@ import logging
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.auth.service import LOCAL, Principal
+from registry.auth.principal import Principal
 from registry.errors import STATUS, RegistryError
 from registry.services import Services
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 
 VERSION = version("adapterctl")
 VERSION_HEADER = "X-Adapterctl-Version"
+_VERSION_HEADER_LOWER = VERSION_HEADER.lower().encode()
 
 _log = logging.getLogger(__name__)
 
@@ -36,24 +39,49 @@ def services_of(request: Request) -> Services:
 Given = Annotated[Services, Depends(services_of)]
 
 
-def _principal(request: Request, services: Given) -> Principal:
-    if services.settings.auth == "none":
-        return LOCAL
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return services.tokens.check(secret.strip() if scheme.lower() == "bearer" else None)
-
-
 def _allowed(action: str) -> Any:
-    def check(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
-        principal.require(action)
+    def check(request: Request) -> Principal:
+        principal: Principal = request.scope["principal"]
+        principal.require_anywhere(action)
         return principal
 
     return Depends(check)
 
 
+#: Whoever may do so somewhere. Whether they may do it in the namespace that a request is about, the services say.
 Reader = Annotated[Principal, _allowed("read")]
+Sender = Annotated[Principal, _allowed("send")]
 Writer = Annotated[Principal, _allowed("write")]
 WorkerToken = Annotated[Principal, _allowed("work")]
+Admin = Annotated[Principal, _allowed("admin")]
+
+#: Where the next page begins, as the page before said in `next`.
+Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; left out for the first.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page.")]
+
+
+def room(path: str, tag: str) -> APIRouter:
+    """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
+    # The gatekeeper looks at the token; this tells readers of the OpenAPI document that it does.
+    bearer = HTTPBearer(auto_error=False, description="A token of `adapterctl token create`.")
+    return APIRouter(prefix=f"/api/v1{path}", tags=[tag], responses=ERRORS, dependencies=[Security(bearer)])
+
+
+class SayVersion:
+    """ASGI middleware: every answer names the server's version, which clients hold against their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header."""
+
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (_VERSION_HEADER_LOWER, VERSION.encode())]
+            await send(message)
+
+        await self._app(scope, receive, say if scope["type"] == "http" else send)
 
 
 def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:

@@ -7,11 +7,14 @@ from typing import Any
 from sqlalchemy import MetaData
 
 import registry.artifacts.models
+import registry.audit.models
 import registry.auth.models
 import registry.catalog.models
 import registry.datasets.models
 import registry.evaluations.models
-import registry.jobs.models  # noqa: F401 - imported for their tables
+import registry.idempotency.models
+import registry.jobs.models
+import registry.quotas.models  # noqa: F401 - imported for their tables
 from registry.db import Database, Model
 
 METADATA: MetaData = Model.metadata

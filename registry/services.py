@@ -7,8 +7,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from registry.artifacts.service import Artifacts, storage_explained
+from registry.audit.service import Audit
 from registry.auth.service import Tokens
+from registry.catalog.aliases import Aliases
 from registry.catalog.bases import Bases
+from registry.catalog.moves import Moves
 from registry.catalog.publish import Publisher
 from registry.catalog.service import Catalog
 from registry.datasets.service import Datasets
@@ -20,6 +23,7 @@ from registry.jobs.effects import KeepMerged, PublishVersion
 from registry.jobs.service import Jobs
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
+from registry.quotas.service import Quotas
 from registry.settings import Settings
 from registry.storage import Storage, StorageError, open_storage
 from registry.storage.signing import kept_key
@@ -32,10 +36,14 @@ class Services:
     settings: Settings
     db: Database
     tokens: Tokens
+    audit: Audit
+    quotas: Quotas
     artifacts: Artifacts
     datasets: Datasets
     bases: Bases
     catalog: Catalog
+    aliases: Aliases
+    moves: Moves
     publisher: Publisher
     jobs: Jobs
     claims: Claims
@@ -61,10 +69,14 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         settings=settings,
         db=db,
         tokens=Tokens(db),
+        audit=Audit(db),
+        quotas=Quotas(db),
         artifacts=artifacts,
         datasets=Datasets(db, artifacts),
         bases=Bases(db, artifacts),
         catalog=Catalog(db),
+        aliases=Aliases(db),
+        moves=Moves(db),
         publisher=publisher,
         jobs=Jobs(db, queue, embedded=settings.embedded_home is not None),
         claims=Claims(db, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts),

@@ -36,6 +36,8 @@ class Settings:
     lease_s: float = 60.0
     #: Attempts after which a job whose workers vanish is given up.
     max_attempts: int = 3
+    #: Requests that one token may send in a second to one server process, twice as many at once; 0: no limit.
+    rate_limit_per_s: float = 0.0
     #: Home folder of an embedded registry; None behind HTTP.
     embedded_home: str | None = None
 
@@ -65,7 +67,7 @@ class Settings:
                 f"REGISTRY_AUTH={auth!r} is neither 'token' nor 'none'; set one of them", param="REGISTRY_AUTH"
             )
         numbers: dict[str, float] = {}
-        for name, kind in (("lease_s", float), ("max_attempts", int)):
+        for name, kind in (("lease_s", float), ("max_attempts", int), ("rate_limit_per_s", float)):
             if name in given:
                 variable = f"REGISTRY_{name.upper()}"
                 try:

@@ -21,26 +21,37 @@ from pathlib import Path
 
 from sdk.config import cache_path
 from sdk.errors import disk_explained
+from sdk.schemas.refs import parse_digest
 from sdk.transfer import OnBytes, hash_file
 
 
 class Cache:
-    """One cache folder."""
+    """One cache folder. Its paths are made of whole digests only; another text raises BadRefError."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_path()
 
     def blob(self, sha256: str) -> Path:
         """Where a blob lies, or will."""
-        return self.root / "blobs" / sha256[:2] / sha256
+        return self.root / "blobs" / parse_digest(sha256)[:2] / sha256
+
+    @property
+    def versions(self) -> Path:
+        """Where versions' folders lie."""
+        return self.root / "versions"
 
     def version(self, digest: str) -> Path:
         """Where a version's folder lies, or will."""
-        return self.root / "versions" / digest
+        return self.versions / parse_digest(digest)
+
+    @property
+    def bases(self) -> Path:
+        """Where fetched bases lie."""
+        return self.root / "bases"
 
     def base(self, fingerprint: str) -> Path:
         """Where a fetched base lies, or will."""
-        return self.root / "bases" / fingerprint
+        return self.bases / parse_digest(fingerprint)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

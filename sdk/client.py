@@ -11,51 +11,52 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sdk import config, hub, transfer
 from sdk.bases import ScannedBase, scan_base
 from sdk.cache import Cache
+from sdk.catalog import CatalogClient
 from sdk.checks import (
     CheckedData,
     build,
-    check_alias,
     check_data,
     check_job_id,
     check_name,
-    check_number,
     check_targets,
     parse_ref,
+    segment,
 )
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
-from sdk.files import FileClient, OnTransfer
+from sdk.files import OnTransfer
 from sdk.folders import replace_folder, require_free
-from sdk.objects import Evaluation, Job, Version
+from sdk.objects import Job, Version
 from sdk.packing import pack_adapter
+from sdk.people import PeopleClient
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
-from sdk.schemas.catalog import AdapterView, AliasMove, AliasView, BaseView, Publication, Published, VersionView
+from sdk.schemas.catalog import BaseView, Publication, Published
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
     BaseChoice,
     EvaluationRequest,
     EvaluationTarget,
-    EvaluationView,
     JobSubmission,
     JobView,
     MergeRequest,
     TrainingRequest,
 )
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.refs import is_folder
+from sdk.schemas.refs import is_folder, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.transport import Transport
 
 
-class Client(FileClient):
+class Client(CatalogClient, PeopleClient):
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -68,55 +69,6 @@ class Client(FileClient):
     ) -> None:
         self.config = config.load(url, token)
         super().__init__(Transport(self.config), Cache(cache), on_transfer)
-
-    # Looking.
-
-    def get(self, ref: str) -> Version:
-        """Return the version that `ref` names now. Raises InvalidName, InvalidRef, NotFound."""
-        return Version(self.call("GET", "/resolve", VersionView, params={"ref": str(parse_ref(ref))}), self)
-
-    def adapters(self) -> list[AdapterView]:
-        """All adapters, by name."""
-        found: list[AdapterView] = []
-        while True:
-            page = self.call(
-                "GET", "/adapters", list[AdapterView], params={"after": found[-1].adapter if found else ""}
-            )
-            found.extend(page)
-            if not page:
-                return found
-
-    def versions(self, adapter: str) -> list[Version]:
-        """The ready versions of an adapter, the newest first."""
-        views = self.call("GET", "/versions", list[VersionView], params={"adapter": check_name(adapter)})
-        return [Version(view, self) for view in views]
-
-    def evaluations(
-        self, *, digest: str | None = None, job: str | None = None, base: str | None = None
-    ) -> list[Evaluation]:
-        """Scores of a version, of a job, or of a bare base by its fingerprint."""
-        params = {"digest": digest, "job": job, "base": base}
-        return self.call("GET", "/evaluations", list[EvaluationView], params=params)
-
-    # Aliases.
-
-    def set_alias(
-        self, adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
-    ) -> AliasView:
-        """Point an alias at a version; with `expect` only if it names that version now (0: none). Raises Conflict."""
-        move = build(
-            AliasMove,
-            adapter=check_name(adapter),
-            alias=check_alias(alias),
-            number=check_number(version),
-            expect=None if expect is None else check_number(expect),
-            reason=reason,
-        )
-        return self.call("PUT", "/aliases", AliasView, body=move)
-
-    def aliases(self, adapter: str) -> list[AliasView]:
-        """The aliases of an adapter."""
-        return self.call("GET", "/aliases", list[AliasView], params={"adapter": check_name(adapter)})
 
     # Bases and datasets.
 
@@ -144,17 +96,21 @@ class Client(FileClient):
 
     def bases(self) -> list[BaseView]:
         """All bases, the newest first."""
-        return self.call("GET", "/bases", list[BaseView])
+        return list(self.pages("/bases", BaseView))
 
     def base(self, name: str) -> BaseView:
         """A base by id or fingerprint, with its config."""
         return self.call("GET", "/base", BaseView, params={"name": name})
 
-    def add_data(self, path: str | Path) -> DatasetView:
-        """Check and upload a dataset of JSONL, CSV or Parquet. Raises NotFound, InvalidData with the bad lines."""
-        return self._send_data(check_data(path))
+    def add_data(self, path: str | Path, *, namespace: str | None = None) -> DatasetView:
+        """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
 
-    def _send_data(self, data: CheckedData) -> DatasetView:
+        Without `namespace` it is the first in which this client may write. Raises NotFound, InvalidData with the bad
+        lines, NotAllowed.
+        """
+        return self._send_data(check_data(path), namespace)
+
+    def _send_data(self, data: CheckedData, namespace: str | None) -> DatasetView:
         sha256, size = transfer.hash_file(data.path)
         body = DatasetRegistration(
             digest=sha256,
@@ -163,13 +119,18 @@ class Client(FileClient):
             rows=data.rows,
             shape=data.shape,
             name=data.path.name.encode("utf-8", "replace").decode()[:200],
+            namespace=namespace,
             upload=self.upload({sha256: data.path}, "uploading dataset"),
         )
         return self.call("POST", "/datasets", DatasetView, body=body, timeout_s=600)
 
     def datasets(self) -> list[DatasetView]:
-        """All datasets, the newest first."""
-        return self.call("GET", "/datasets", list[DatasetView])
+        """The datasets that may be used, the newest first."""
+        return list(self.pages("/datasets", DatasetView))
+
+    def remove_data(self, name: str) -> None:
+        """Give a dataset's rows up, by digest or name; what was trained on it still names it. Raises NotFound."""
+        self.call("POST", f"/datasets/{segment(name)}/remove", type(None))
 
     # Jobs.
 
@@ -189,7 +150,7 @@ class Client(FileClient):
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). Raises
         InvalidInput for values and rows, NotFound for files and bases.
         """
-        check_name(adapter)
+        namespace = namespace_of(check_name(adapter)) or "-"
         checked = build(TrainingSpec, **spec)
         # Everything is looked at before anything is sent: what is refused leaves nothing behind.
         rows = check_data(data)
@@ -197,8 +158,8 @@ class Client(FileClient):
         request = TrainingRequest(
             adapter=adapter,
             base=self._choose_base(base, targets=checked.targets),
-            data=self._send_data(rows).digest,
-            eval_data=None if held_out is None else self._send_data(held_out).digest,
+            data=self._send_data(rows, namespace).digest,
+            eval_data=None if held_out is None else self._send_data(held_out, namespace).digest,
             spec=checked,
         )
         return self._submit(request, priority, idempotency_key)
@@ -216,14 +177,16 @@ class Client(FileClient):
         checked = build(EvaluationSpec, **spec)
         rows = check_data(data)
         targets = []
+        namespace: str | None = None
         for ref in [refs] if isinstance(refs, str) else refs:
             if ref.startswith("base:"):
                 targets.append(EvaluationTarget(base=self._choose_base(ref.removeprefix("base:"))))
             else:
                 targets.append(EvaluationTarget(ref=str(parse_ref(ref))))
+                namespace = namespace or namespace_of(parse_ref(ref).adapter) or "-"
         if not targets:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
-        request = build(EvaluationRequest, targets=targets, data=self._send_data(rows).digest, spec=checked)
+        request = build(EvaluationRequest, targets=targets, data=self._send_data(rows, namespace).digest, spec=checked)
         return self._submit(request, priority, idempotency_key)
 
     def submit_merge(self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any) -> Job:
@@ -266,8 +229,8 @@ class Client(FileClient):
         return Job(self.job_view(job_id), self)
 
     def jobs(self, *, state: str | None = None, limit: int = 50) -> list[Job]:
-        """Jobs, the newest first."""
-        views = self.call("GET", "/jobs", list[JobView], params={"state": state, "limit": limit})
+        """The last `limit` jobs, the newest first."""
+        views = islice(self.pages("/jobs", JobView, state=state, limit=max(1, min(limit, 500))), limit)
         return [Job(view, self) for view in views]
 
     def job_view(self, job_id: str) -> JobView:

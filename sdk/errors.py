@@ -8,18 +8,21 @@
     │   ├── InvalidRef
     │   ├── InvalidData                      a dataset that is empty, of unknown shape, or has bad rows
     │   ├── InvalidTargets
-    │   └── InvalidBase
+    │   ├── InvalidBase
+    │   └── TooLarge                         a request that is longer than any that is read
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
     │   └── StaleAttempt
     ├── NotAllowed                  exit 5
-    │   └── Unauthenticated
+    │   ├── Unauthenticated
+    │   └── QuotaExceeded                    a namespace that has all that it may have
     ├── JobFailed                   exit 6
     │   └── JobCancelled
     ├── VerificationFailed          exit 7   digest, structure, signature
     ├── TimedOut                    exit 8
     └── Unavailable                 exit 9   no server, no storage, full disk, missing extra
-        └── Incompatible                     client and server too far apart
+        ├── Incompatible                     client and server too far apart
+        └── RateLimited                      more requests than this token may send
 
 >>> raise_for("not_found", "there is no adapter 'x'")
 Traceback (most recent call last):
@@ -93,6 +96,12 @@ class InvalidBase(InvalidInput):
     code = ErrorCode.INVALID_BASE
 
 
+class TooLarge(InvalidInput):
+    """A request that is longer than any that is read."""
+
+    code = ErrorCode.TOO_LARGE
+
+
 class NotFound(AdapterctlError):  # noqa: N818
     """A file, base, adapter, version or job that does not exist."""
 
@@ -124,6 +133,12 @@ class Unauthenticated(NotAllowed):
     """No valid token."""
 
     code = ErrorCode.UNAUTHENTICATED
+
+
+class QuotaExceeded(NotAllowed):
+    """A namespace that has all that its quota allows."""
+
+    code = ErrorCode.QUOTA_EXCEEDED
 
 
 class JobFailed(AdapterctlError):  # noqa: N818
@@ -168,6 +183,12 @@ class Incompatible(Unavailable):
     """Client and server are too far apart in version."""
 
     code = ErrorCode.INCOMPATIBLE
+
+
+class RateLimited(Unavailable):
+    """More requests than this token may send."""
+
+    code = ErrorCode.RATE_LIMITED
 
 
 def _all(root: type[AdapterctlError]) -> list[type[AdapterctlError]]:

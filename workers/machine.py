@@ -16,7 +16,7 @@ def describe(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
     """Return what a worker says of itself when it asks for work."""
     card = _card_memory()
     total, free = card or _main_memory()
-    bases = cache.base("x").parent
+    bases = cache.bases
     cached = sorted(path.name for path in bases.iterdir() if len(path.name) == 64) if bases.is_dir() else []
     return WorkerInfo(
         name=settings.name,

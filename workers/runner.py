@@ -184,6 +184,7 @@ class Attempt:
             upload=self._client.upload(package.sources, "uploading adapter"),
             manifest=package.manifest,
             lora=report.lora,
+            method="lora" if report.quantization is None else "qlora",
             quantization=report.quantization,
             dataset=DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens),
             training=report.training,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Model, UtcDateTime, utc_now
 
 
 class Blob(Model):
-    """Bytes that lie in storage and were hashed there by the registry. No row: nothing is known of them."""
+    """Bytes that lie in storage and were hashed there by the registry, unless they were collected since."""
 
     __tablename__ = "blobs"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: What the gate found in them when it read them, so that it need not read them again.
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: When the bytes were given up, since nothing named them any more; until they are stored again.
+    collected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Upload(Model):
@@ -37,7 +42,7 @@ class UploadBlob(Model):
     __tablename__ = "upload_blobs"
 
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -52,6 +57,18 @@ class ManifestRow(Model):
     body: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: When its bytes were given up, since nothing named it any more.
+    collected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class ManifestAccess(Model):
+    """In which namespaces a manifest was published: who may read there may fetch its files."""
+
+    __tablename__ = "manifest_access"
+
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest", ondelete="CASCADE"), primary_key=True)
+    #: A namespace, "-" for names without one, "*" for everybody.
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class ManifestBlob(Model):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from registry.http import ERRORS, Given, Reader, Writer
+from fastapi import Path
+
+from registry.http import Given, Reader, Sender, room
 from sdk.schemas.artifacts import Transfer, UploadRequest, UploadView
 
-router = APIRouter(prefix="/api/v1", tags=["artifacts"], responses=ERRORS)
+router = room("", "artifacts")
 
 
 @router.post("/uploads", status_code=201)
-def begin_upload(body: UploadRequest, services: Given, who: Writer) -> UploadView:
+def begin_upload(body: UploadRequest, services: Given, who: Sender) -> UploadView:
     """Open an upload session; blobs that are stored already need not be sent."""
-    return services.artifacts.begin_upload(blobs=body.blobs, by=who.name)
+    return services.artifacts.begin_upload(blobs=body.blobs, who=who)
 
 
 @router.get("/manifests/{digest}/files")
-def locate_files(digest: str, services: Given, who: Reader) -> list[Transfer]:
+def locate_files(digest: Annotated[str, Path(max_length=64)], services: Given, who: Reader) -> list[Transfer]:
     """Say where each file of a manifest is fetched from; the URLs live for minutes."""
-    return services.artifacts.download(digest)
+    return services.artifacts.download(digest, who=who)

@@ -1,24 +1,38 @@
-"""The table of tokens."""
+"""Tables of tokens and of what they allow."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db import Model, UtcDateTime, utc_now
 
 
+class Grant(Model):
+    """A role that a token has in one namespace."""
+
+    __tablename__ = "grants"
+
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
+    #: A namespace, "-" for names without one, or "*" for all.
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(20))
+
+
 class Token(Model):
-    """A token's hash and what it allows; the secret itself is nowhere."""
+    """A token's hash and whose it is; the secret itself is nowhere."""
 
     __tablename__ = "tokens"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    #: Who holds it. Tokens of one name act as one person.
     name: Mapped[str] = mapped_column(String(100))
-    role: Mapped[str] = mapped_column(String(20))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_by: Mapped[str] = mapped_column(String(100), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    grants: Mapped[list[Grant]] = relationship(lazy="selectin", cascade="all, delete-orphan")

@@ -4,56 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import timedelta
-from enum import StrEnum
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from registry.auth.models import Token
+from registry.audit.service import record
+from registry.auth.models import Grant, Token
+from registry.auth.principal import EVERYWHERE, Principal, Role
 from registry.db import Database, utc_now
-from registry.errors import Forbidden, NotFound, Unauthenticated
-
-
-class Role(StrEnum):
-    """What a token allows."""
-
-    #: Reads everything.
-    READER = "reader"
-    #: Also submits jobs, pushes versions, moves aliases.
-    WRITER = "writer"
-    #: Also moves protected aliases.
-    PROMOTER = "promoter"
-    #: Claims jobs and hands in results; may do what a writer may.
-    WORKER = "worker"
-    #: Everything.
-    ADMIN = "admin"
-
-
-#: Which roles may do what a view asks for.
-_MAY: dict[str, frozenset[Role]] = {
-    "read": frozenset(Role),
-    "write": frozenset({Role.WRITER, Role.PROMOTER, Role.WORKER, Role.ADMIN}),
-    "work": frozenset({Role.WORKER, Role.ADMIN}),
-}
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Who is asking."""
-
-    name: str
-    role: Role
-
-    def require(self, action: str) -> None:
-        """Raise Forbidden unless the role allows `action` ("read", "write" or "work")."""
-        if self.role not in _MAY[action]:
-            allowed = ", ".join(sorted(role.value for role in _MAY[action]))
-            raise Forbidden(f"a token with the role '{self.role}' may not do this; use one with a role of: {allowed}")
-
-
-#: Everyone, where `REGISTRY_AUTH=none` or the registry is embedded.
-LOCAL = Principal("local", Role.ADMIN)
+from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
+from sdk.schemas.people import GrantView, NewToken, TokenView
+from sdk.schemas.refs import BadNameError, parse_namespace
 
 
 class Tokens:
@@ -62,37 +24,56 @@ class Tokens:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def create(self, *, name: str, role: Role, days: int | None = None) -> tuple[str, str]:
-        """Make a token; return its id and the secret, which can't be read again."""
+    def create(self, *, name: str, grants: Mapping[str, Role], days: int | None = None, who: Principal) -> NewToken:
+        """Make a token that allows `grants` (namespace to role); its secret can't be read again.
+
+        Raises Forbidden where the caller administers less than that, InvalidName for what is no namespace.
+        """
+        if not grants:
+            raise Invalid("a token without a role allows nothing; give it one", param="grants")
+        for namespace in grants:
+            _check_namespace(namespace)
+            _require_admin(who, namespace)
         token_id = secrets.token_hex(8)
         secret = f"actl_{secrets.token_urlsafe(32)}"
-        expires_at = None if days is None else utc_now() + timedelta(days=days)
+        token = Token(
+            id=token_id,
+            name=name,
+            secret_sha256=secret_digest(secret),
+            created_by=who.name,
+            created_at=utc_now(),
+            expires_at=None if days is None else utc_now() + timedelta(days=days),
+            grants=[Grant(namespace=namespace, role=role.value) for namespace, role in sorted(grants.items())],
+        )
         with self._db.write() as session:
-            session.add(
-                Token(id=token_id, name=name, role=role.value, secret_sha256=_hash(secret), expires_at=expires_at)
-            )
-        return token_id, secret
+            session.add(token)
+            view = _view(token)
+            record(session, who, "token.create", EVERYWHERE, token_id, after=view.model_dump(mode="json"))
+        return NewToken(**view.model_dump(), secret=secret)
 
-    def revoke(self, token_id: str) -> None:
-        """Make a token worthless at once. Raises NotFound for an id that is unknown."""
+    def revoke(self, token_id: str, *, who: Principal) -> TokenView:
+        """Make a token worthless at once; again is harmless. Raises NotFound for one that the caller may not see."""
         with self._db.write() as session:
-            changed = session.execute(
-                update(Token).where(Token.id == token_id).values(revoked_at=utc_now()).returning(Token.id)
-            )
-            if changed.first() is None:
-                raise NotFound(f"there is no token {token_id!r}; list them with: adapter-registry token list")
+            token = session.get(Token, token_id, with_for_update=True)
+            if token is None or not _administers(who, token):
+                raise NotFound(f"there is no token {token_id[:40]!a}; list them with: adapterctl token list")
+            if token.revoked_at is None:
+                token.revoked_at = utc_now()
+                record(session, who, "token.revoke", EVERYWHERE, token_id, before={"name": token.name})
+            return _view(token)
 
-    def list(self) -> list[Token]:
-        """All tokens, the newest first, without secrets."""
+    def list(self, *, who: Principal) -> list[TokenView]:
+        """The tokens that the caller administers, the newest first, without secrets."""
         with self._db.read() as session:
-            return list(session.scalars(select(Token).order_by(Token.created_at.desc())))
+            found = session.scalars(select(Token).order_by(Token.created_at.desc(), Token.id))
+            return [_view(token) for token in found if _administers(who, token)]
 
     def check(self, secret: str | None) -> Principal:
         """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
         if not secret:
             raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
-            token = session.scalars(select(Token).where(Token.secret_sha256 == _hash(secret))).first()
+            token = session.scalars(select(Token).where(Token.secret_sha256 == secret_digest(secret))).first()
         if (
             token is None
             or token.revoked_at is not None
@@ -101,9 +82,43 @@ class Tokens:
             raise Unauthenticated(
                 "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
             )
-        return Principal(token.name, Role(token.role))
+        return Principal(token.name, {grant.namespace: Role(grant.role) for grant in token.grants}, token.id)
 
 
-def _hash(secret: str) -> str:
-    # The secret has 256 random bits, so a fast hash keeps it as well as a slow one would.
+def secret_digest(secret: str) -> str:
+    """What is kept of a token. It has 256 random bits, so a fast hash keeps it as well as a slow one would."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _check_namespace(namespace: str) -> None:
+    if namespace in (EVERYWHERE, "-"):
+        return
+    try:
+        parse_namespace(namespace)
+    except BadNameError as error:
+        raise InvalidName(f"{error}; or '*' for all, '-' for names without a namespace", param="grants") from None
+
+
+def _require_admin(who: Principal, namespace: str) -> None:
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    elif not who.may("admin", namespace):
+        raise Forbidden(f"this token may not give out roles in {namespace!r}; use one that is admin there")
+
+
+def _administers(who: Principal, token: Token) -> bool:
+    """Whether everything that a token allows lies where the caller is an admin."""
+    namespaces = who.namespaces("admin")
+    return namespaces is None or all(grant.namespace in namespaces for grant in token.grants)
+
+
+def _view(token: Token) -> TokenView:
+    return TokenView(
+        id=token.id,
+        name=token.name,
+        grants=[GrantView(namespace=grant.namespace, role=Role(grant.role).value) for grant in token.grants],
+        created_by=token.created_by,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )

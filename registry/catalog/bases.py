@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts, blobs_of, read_manifest, record_manifest
+from registry.audit.service import record
+from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import BaseModelRow
 from registry.db import Database, insert_if_new
-from registry.errors import Conflict, Invalid, NotFound
+from registry.errors import Conflict, Forbidden, Invalid, NotFound
+from registry.paging import Paged, page_of
 from sdk.schemas.catalog import BaseRegistration, BaseView
 from sdk.schemas.jobs import BaseSource
 
@@ -20,16 +25,20 @@ class Bases:
         self._db = db
         self._artifacts = artifacts
 
-    def register(self, *, base: BaseRegistration, by: str) -> BaseView:
-        """Record a base; one with the same fingerprint is the same base, and may gain a location or its files."""
+    def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
+        """Record a base; one with the same fingerprint is the same base, and may gain a location or its files.
+
+        Raises Conflict for other weights under its fingerprint, Forbidden where another location is given by somebody
+        who neither registered it nor is an admin.
+        """
         if base.manifest is not None:
             if base.upload is None:
                 raise Invalid("a base with a manifest needs the upload session of its files", param="upload")
             if base.manifest.base_fingerprint != base.fingerprint or base.manifest.kind != "base":
                 raise Invalid("the manifest is not that of this base", param="manifest")
-            self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), by=by)
+            self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
         with self._db.write() as session:
-            insert_if_new(
+            new = insert_if_new(
                 session,
                 BaseModelRow,
                 id=base.id,
@@ -41,26 +50,43 @@ class Bases:
                 config=base.config,
                 tensors=base.tensors,
                 size_bytes=base.size_bytes,
-                created_by=by,
+                created_by=who.name,
             )
             row = session.scalars(select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint)).one()
             if row.weights_digest != base.weights_digest:
                 raise Conflict(
                     f"base {row.id} is registered with other weights under this fingerprint", param="weights_digest"
                 )
-            if base.location is not None:
+            before = {"location": row.location, "manifest": row.manifest_digest}
+            if base.location is not None and base.location != row.location:
+                _require_owner(row, who)
                 row.location = base.location
             if base.manifest is not None:
-                row.manifest_digest = record_manifest(session, base.manifest)
+                row.manifest_digest = record_manifest(session, base.manifest, namespace=EVERYWHERE)
+            after = {"location": row.location, "manifest": row.manifest_digest}
+            if new:
+                record(session, who, "base.register", EVERYWHERE, row.fingerprint, after={"id": row.id, **after})
+            elif before != after:
+                record(session, who, "base.move", EVERYWHERE, row.fingerprint, before=before, after=after)
             session.flush()
             return view_base(row)
 
-    def list(self) -> list[BaseView]:
+    def list(self, *, cursor: str | None, limit: int) -> Paged[BaseView]:
         """All bases, the newest first."""
+
+        def views(rows: Sequence[BaseModelRow]) -> list[BaseView]:
+            return [view_base(row) for row in rows]
+
         with self._db.read() as session:
-            return [
-                view_base(row) for row in session.scalars(select(BaseModelRow).order_by(BaseModelRow.created_at.desc()))
-            ]
+            return page_of(
+                session,
+                select(BaseModelRow),
+                BaseModelRow.pk,
+                cursor=cursor,
+                limit=limit,
+                views=views,
+                newest_first=True,
+            )
 
     def get(self, name: str) -> BaseView:
         """Return a base by id (the newest of that id) or fingerprint (whole, or 12 digits and more). Raises NotFound."""
@@ -78,6 +104,14 @@ def find_base(session: Session, name: str) -> BaseModelRow:
     if row is None:
         raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
     return row
+
+
+def _require_owner(row: BaseModelRow, who: Principal) -> None:
+    if row.location is not None and row.created_by != who.name and who.namespaces("admin") is not None:
+        raise Forbidden(
+            f"base {row.id} was registered by {row.created_by}, who or an admin may say where it lies; ask one of them",
+            param="location",
+        )
 
 
 def source_of(session: Session, row: BaseModelRow) -> BaseSource:

@@ -34,6 +34,9 @@ MOVES: dict[VersionState, frozenset[VersionState]] = {
 #: States in which a manifest may stand only once in an adapter.
 LIVE = (VersionState.PENDING, VersionState.READY, VersionState.QUARANTINED, VersionState.ARCHIVED)
 
+#: States in which a number or an alias finds a version, and its files can be fetched.
+PULLABLE = (VersionState.READY, VersionState.ARCHIVED)
+
 
 def sources_of(target: VersionState) -> list[VersionState]:
     """The states from which a version may move to `target`."""

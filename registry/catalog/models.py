@@ -34,14 +34,25 @@ class BaseModelRow(Model):
 
 
 class Adapter(Model):
-    """A named series of versions."""
+    """A named series of versions. Whoever changes anything of it holds the lock of its row."""
 
     __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_namespace_name", "namespace", "name"),)
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(129), unique=True)
+    #: What stands before the `/` of the name, or "-".
+    namespace: Mapped[str] = mapped_column(String(64), default="-")
     #: The number last given; raised in the transaction that publishes, so that none is burned.
     last_number: Mapped[int] = mapped_column(default=0)
+    #: The highest number that is ready, or None; what `latest` names.
+    latest_number: Mapped[int | None]
+    ready_versions: Mapped[int] = mapped_column(default=0)
+    #: Bytes of all versions that are not deleted.
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    #: Which versions `gc` keeps, as `sdk.schemas.removal.RetentionRule`; None: all.
+    retention: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
@@ -55,6 +66,11 @@ class Version(Model):
         Index(
             "uq_versions_live_digest", "adapter_pk", "digest", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
         ),
+        # Each ends with the key, in whose order lists are read.
+        Index("ix_versions_base_pk_rank_pk", "base_pk", "rank", "pk"),
+        Index("ix_versions_rank_pk", "rank", "pk"),
+        Index("ix_versions_state_pk", "state", "pk"),
+        Index("ix_versions_created_by_pk", "created_by", "pk"),
     )
 
     pk: Mapped[int] = mapped_column(primary_key=True)
@@ -65,7 +81,7 @@ class Version(Model):
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
     state: Mapped[str] = mapped_column(String(20))
     kind: Mapped[str] = mapped_column(String(20))
-    base_pk: Mapped[int] = mapped_column(ForeignKey("bases.pk"), index=True)
+    base_pk: Mapped[int] = mapped_column(ForeignKey("bases.pk"))
     lora: Mapped[dict[str, Any]] = mapped_column(JSON)
     rank: Mapped[int]
     method: Mapped[str] = mapped_column(String(20))
@@ -74,8 +90,12 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
+    #: What nobody said at its birth: "quantization", "dataset", "base_revision" …
+    unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str] = mapped_column(String(100))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    #: When it came into its present state.
+    moved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     adapter: Mapped[Adapter] = relationship(lazy="joined", innerjoin=True)
     base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
@@ -100,6 +120,50 @@ class Origin(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+class VersionDocument(Model):
+    """What `resolve` answers for a version, written whenever anything of it changes."""
+
+    __tablename__ = "version_documents"
+
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), primary_key=True)
+    body: Mapped[str] = mapped_column(Text)
+    #: Whether it names versions of other namespaces, which not every reader may see.
+    foreign: Mapped[bool]
+
+
+class VersionTag(Model):
+    """A tag of a version, for search; `Version.tags` holds the same."""
+
+    __tablename__ = "version_tags"
+    __table_args__ = (Index("ix_version_tags_key_value_version_pk", "key", "value", "version_pk"),)
+
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(200))
+
+
+class VersionTarget(Model):
+    """A target module of a version, for search; `Version.lora` holds the same."""
+
+    __tablename__ = "version_targets"
+    __table_args__ = (Index("ix_version_targets_module_version_pk", "module", "version_pk"),)
+
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), primary_key=True)
+    module: Mapped[str] = mapped_column(String(200), primary_key=True)
+
+
+class VersionNote(Model):
+    """What somebody wrote to a version later; only appended to."""
+
+    __tablename__ = "version_notes"
+
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), index=True)
+    text: Mapped[str] = mapped_column(Text)
+    written_by: Mapped[str] = mapped_column(String(100))
+    written_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
 class VersionParent(Model):
     """An edge of the lineage graph between two versions."""
 
@@ -115,6 +179,7 @@ class Alias(Model):
     """A movable name for one version of an adapter."""
 
     __tablename__ = "aliases"
+    __table_args__ = (Index("ix_aliases_name_version_pk", "name", "version_pk"),)
 
     adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -127,12 +192,27 @@ class AliasMoveRow(Model):
     """The history of an alias; only appended to."""
 
     __tablename__ = "alias_moves"
+    __table_args__ = (Index("ix_alias_moves_adapter_pk_alias_pk", "adapter_pk", "alias", "pk"),)
 
     pk: Mapped[int] = mapped_column(primary_key=True)
-    adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"), index=True)
+    adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"))
     alias: Mapped[str] = mapped_column(String(64))
+    #: "set", "rollback" or "remove".
+    kind: Mapped[str] = mapped_column(String(10), default="set")
     from_number: Mapped[int | None]
     to_number: Mapped[int | None]
     reason: Mapped[str] = mapped_column(Text, default="")
     moved_by: Mapped[str] = mapped_column(String(100))
     moved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class AliasProtection(Model):
+    """An alias that only promoters move."""
+
+    __tablename__ = "alias_protections"
+
+    #: An adapter's name, `NAMESPACE/*`, or `*`.
+    scope: Mapped[str] = mapped_column(String(129), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

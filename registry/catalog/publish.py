@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.artifacts.gate import check_config, check_weights
+from registry.artifacts.gate import judge
+from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.service import Artifacts, Inspection, blobs_of, record_manifest
+from registry.audit.service import record
+from registry.auth.principal import Principal
 from registry.catalog.bases import find_base
+from registry.catalog.describe import refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState
-from registry.catalog.models import Adapter, Origin, Version, VersionParent
-from registry.catalog.resolve import find_version, parse_ref, view_version
+from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.numbering import give_number
+from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.db import Database, insert_if_new
 from registry.errors import Invalid, RegistryError, Verification
 from sdk.schemas.catalog import JobRef, Publication, Published
@@ -52,34 +56,36 @@ class Publisher:
         self,
         *,
         publication: Publication,
-        by: str,
+        who: Principal,
         job: JobRef | None = None,
         finish: Callable[[Session, Published], None] | None = None,
     ) -> Published:
         """Verify the uploaded bytes and make them a version, or find the version that they are already.
 
         `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
-        not at all. Raises Invalid, NotFound (base, parent, upload), Verification, Conflict.
+        not at all. Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see),
+        Forbidden, QuotaExceeded, Verification, Conflict.
         """
-        pending, tensors, parents = self._begin(publication, by)
+        who.require(
+            "write" if job is None else "work",
+            space_of(publication.adapter),
+            missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
+            param="adapter",
+        )
+        begun = self._begin(publication, who)
         try:
-            self._artifacts.verify(
-                upload=publication.upload,
-                blobs=blobs_of(publication.manifest),
-                by=by,
-                inspections=_inspections(publication, tensors),
-            )
+            self._judge(publication, begun.tensors, who)
             with self._db.write() as session:
-                version, existing = self._make_ready(session, pending, parents, publication, by, job)
-                published = Published(version=view_version(session, version), existing=existing)
+                version, existing = self._make_ready(session, begun, publication, who, job)
+                published = Published(version=view_version(session, version, who), existing=existing)
                 if finish is not None:
                     finish(session, published)
             return published
         except RegistryError as error:
-            self._refuse(pending, error)
+            self._refuse(begun.pending, error)
             raise
 
-    def _begin(self, publication: Publication, by: str) -> _Begun:
+    def _begin(self, publication: Publication, who: Principal) -> _Begun:
         """Write the pending row; return what is needed to make it ready."""
         if publication.manifest.kind != "adapter":
             raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
@@ -97,56 +103,73 @@ class Publisher:
                     param="manifest",
                 )
         try:
-            return self._insert_pending(publication, by)
+            return self._insert_pending(publication, who)
         except IntegrityError:
             # Another publisher of the same bytes was first; its row is the one to work on.
-            return self._insert_pending(publication, by)
+            return self._insert_pending(publication, who)
 
-    def _insert_pending(self, publication: Publication, by: str) -> _Begun:
+    def _insert_pending(self, publication: Publication, who: Principal) -> _Begun:
         with self._db.write() as session:
             base = find_base(session, publication.manifest.base_fingerprint)
             # Found now: once this version is ready, its adapter's `latest` is the version itself.
             parents = [
-                _Edge(find_version(session, parse_ref(parent.ref)).pk, parent.relation, parent.weight)
+                _Edge(find_version(session, parse_ref(parent.ref), who).pk, parent.relation, parent.weight)
                 for parent in publication.parents
             ]
-            insert_if_new(session, Adapter, name=publication.adapter, created_by=by, last_number=0)
-            return _Begun(_live_row(session, publication, by).pk, base.tensors, parents)
+            insert_if_new(
+                session,
+                Adapter,
+                name=publication.adapter,
+                namespace=space_of(publication.adapter),
+                created_by=who.name,
+                last_number=0,
+            )
+            return _Begun(_live_row(session, publication, who).pk, base.tensors, parents)
+
+    def _judge(self, publication: Publication, tensors: dict[str, list[int]], who: Principal) -> None:
+        """Verify every blob, and hold config and weights against each other and the base."""
+        files = {file.path: file for file in publication.manifest.files}
+        config_file, weights_file = files[CONFIG_FILE], files[WEIGHTS_FILE]
+        if config_file.sha256 == weights_file.sha256:
+            raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")
+        found = self._artifacts.verify(
+            upload=publication.upload,
+            blobs=blobs_of(publication.manifest),
+            who=who,
+            inspections={
+                config_file.sha256: Inspection(ConfigFacts, inspect_config),
+                weights_file.sha256: Inspection(
+                    WeightFacts, lambda file: inspect_weights(file, size_bytes=weights_file.size_bytes)
+                ),
+            },
+        )
+        config, weights = found[config_file.sha256], found[weights_file.sha256]
+        assert isinstance(config, ConfigFacts)
+        assert isinstance(weights, WeightFacts)
+        judge(weights, config, lora=publication.lora, base_tensors=tensors)
 
     def _make_ready(
-        self,
-        session: Session,
-        pending: int,
-        parents: list[_Edge],
-        publication: Publication,
-        by: str,
-        job: JobRef | None,
+        self, session: Session, begun: _Begun, publication: Publication, who: Principal, job: JobRef | None
     ) -> tuple[Version, bool]:
-        digest = record_manifest(session, publication.manifest)
-        won = _take(session, pending, publication, by, digest)
+        pending = begun.pending
+        digest = record_manifest(session, publication.manifest, namespace=space_of(publication.adapter))
+        won = _take(session, pending, publication, who, digest)
         if not won and session.get_one(Version, pending, populate_existing=True).state == VersionState.FAILED:
             # Another push of the same bytes was refused, for a reason of its own, and took the row along.
-            pending = _live_row(session, publication, by).pk
-            won = _take(session, pending, publication, by, digest)
-        if won:
-            number = session.execute(
-                update(Adapter)
-                .where(Adapter.name == publication.adapter)
-                .values(last_number=Adapter.last_number + 1)
-                .returning(Adapter.last_number)
-            ).scalar_one()
-            session.execute(update(Version).where(Version.pk == pending).values(number=number))
-            for edge in parents:
-                # A parent that is named twice in one relation is one edge.
-                insert_if_new(
-                    session,
-                    VersionParent,
-                    version_pk=pending,
-                    parent_pk=edge.parent_pk,
-                    relation=edge.relation,
-                    weight=edge.weight,
-                )
+            pending = _live_row(session, publication, who).pk
+            won = _take(session, pending, publication, who, digest)
         version = session.get_one(Version, pending, populate_existing=True)
+        if won:
+            give_number(session, version, publication.manifest.size_bytes)
+            for edge in begun.parents:
+                # A parent that is named twice in one relation is one edge.
+                insert_if_new(session, VersionParent, version_pk=pending, **edge._asdict())
+            session.add_all(
+                [VersionTag(version_pk=pending, key=key, value=value) for key, value in publication.tags.items()]
+            )
+            session.add_all(
+                [VersionTarget(version_pk=pending, module=module[:200]) for module in _modules(publication)]
+            )
         session.add(
             Origin(
                 version_pk=pending,
@@ -157,9 +180,19 @@ class Publisher:
                 training=publication.training,
                 metrics=publication.metrics,
                 libraries=publication.libraries,
-                created_by=by,
+                created_by=who.name,
             )
         )
+        if won:
+            record(
+                session,
+                who,
+                "version.publish",
+                version.adapter.namespace,
+                exact_ref(version),
+                after={"digest": digest, "base": version.base.fingerprint, "job": None if job is None else job.id},
+            )
+            refresh_document(session, version)
         session.flush()
         return version, not won
 
@@ -173,7 +206,7 @@ class Publisher:
             )
 
 
-def _live_row(session: Session, publication: Publication, by: str) -> Version:
+def _live_row(session: Session, publication: Publication, who: Principal) -> Version:
     """Return the one live row of these bytes in this adapter: the existing one, or a new pending one."""
     adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
     base = find_base(session, publication.manifest.base_fingerprint)
@@ -186,7 +219,7 @@ def _live_row(session: Session, publication: Publication, by: str) -> Version:
             digest=digest,
             state=VersionState.PENDING,
             base_pk=base.pk,
-            created_by=by,
+            created_by=who.name,
             **_said_of(publication),
         )
         session.add(version)
@@ -194,7 +227,7 @@ def _live_row(session: Session, publication: Publication, by: str) -> Version:
     return version
 
 
-def _take(session: Session, pending: int, publication: Publication, by: str, digest: str) -> bool:
+def _take(session: Session, pending: int, publication: Publication, who: Principal, digest: str) -> bool:
     """Move a pending row to ready; say whether this call did.
 
     What is said of the version is written again: the row may be that of another push, which died or is slower.
@@ -203,10 +236,14 @@ def _take(session: Session, pending: int, publication: Publication, by: str, dig
     won = session.execute(
         update(Version)
         .where(Version.pk == pending, Version.state == VersionState.PENDING)
-        .values(state=VersionState.READY, manifest_digest=digest, created_by=by, **_said_of(publication))
+        .values(state=VersionState.READY, manifest_digest=digest, created_by=who.name, **_said_of(publication))
         .returning(Version.pk)
     ).first()
     return won is not None
+
+
+def _modules(publication: Publication) -> list[str]:
+    return sorted(set(publication.lora.target_modules))
 
 
 def _said_of(publication: Publication) -> dict[str, Any]:
@@ -215,18 +252,9 @@ def _said_of(publication: Publication) -> dict[str, Any]:
         "kind": publication.manifest.kind,
         "lora": publication.lora.model_dump(),
         "rank": publication.lora.rank,
-        "method": "lora" if recipe is None else "qlora",
+        "method": publication.method or ("unknown" if recipe is None else "qlora"),
         "quantization": None if recipe is None else recipe.model_dump(),
         "tags": publication.tags,
         "description": publication.description,
+        "unknown": publication.unknown,
     }
-
-
-def _inspections(publication: Publication, tensors: dict[str, list[int]]) -> dict[str, Inspection]:
-    files = {file.path: file for file in publication.manifest.files}
-    weights = files[WEIGHTS_FILE]
-
-    def look_at_weights(file: IO[bytes]) -> None:
-        check_weights(file, size_bytes=weights.size_bytes, lora=publication.lora, base_tensors=tensors)
-
-    return {files[CONFIG_FILE].sha256: partial(check_config, lora=publication.lora), weights.sha256: look_at_weights}

@@ -1,19 +1,15 @@
-"""From a ref to a version, and from a version to what travels."""
+"""From a name or a ref to a row, for somebody who may see it."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import read_manifest
+from registry.auth.principal import Principal
 from registry.catalog.lifecycle import VersionState
-from registry.catalog.models import Adapter, Alias, Origin, Version, VersionParent
+from registry.catalog.models import Adapter, Alias, Version
 from registry.errors import Invalid, InvalidName, InvalidRef, NotFound
-from sdk.schemas.catalog import BaseBrief, JobRef, Parent, VersionView
-from sdk.schemas.refs import BadNameError, BadRefError, Ref, parse_name
-from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
+from sdk.schemas.refs import BadNameError, BadRefError, Ref, namespace_of, parse_name
 
 
 def parse_ref(text: str) -> Ref:
@@ -26,118 +22,73 @@ def parse_ref(text: str) -> Ref:
         raise InvalidName(str(error), param="ref") from None
 
 
-def find_adapter(session: Session, name: str) -> Adapter:
-    """Return the adapter `name`. Raises InvalidName or NotFound."""
+def space_of(name: str) -> str:
+    """The namespace that grants and records know an adapter's name by: "-" where it has none."""
+    return namespace_of(name) or "-"
+
+
+def find_adapter(session: Session, name: str, who: Principal, *, action: str = "read", lock: bool = False) -> Adapter:
+    """Return the adapter `name`; with `lock`, nobody else changes anything of it until the transaction ends.
+
+    Raises InvalidName; NotFound where there is none, where it never had a version, or where the caller may not see it;
+    Forbidden where the caller may see it and `action` is not allowed.
+    """
     try:
         parse_name(name)
     except BadNameError as error:
         raise InvalidName(str(error), param="adapter") from None
-    adapter = session.scalars(select(Adapter).where(Adapter.name == name)).first()
-    if adapter is None:
-        raise NotFound(f"there is no adapter {name!r}; see what there is with: adapterctl list", param="adapter")
+    missing = f"there is no adapter {name!r}; see what there is with: adapterctl list"
+    who.require(action, space_of(name), missing=missing, param="adapter")
+    query = select(Adapter).where(Adapter.name == name)
+    # The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+    adapter = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
+    if adapter is None or adapter.last_number == 0:
+        raise NotFound(missing, param="adapter")
     return adapter
 
 
-def find_published(session: Session, name: str) -> Adapter:
-    """Return the adapter `name` if it ever had a version: one that was only refused is not there for anybody."""
-    adapter = find_adapter(session, name)
-    if adapter.last_number == 0:
-        raise NotFound(f"there is no adapter {name!r}; see what there is with: adapterctl list", param="adapter")
-    return adapter
+def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "read", lock: bool = False) -> Version:
+    """Return the version that a ref names now; with `lock` its adapter is locked first.
 
-
-def find_version(session: Session, ref: Ref) -> Version:
-    """Return the version that a ref names now. Raises NotFound, or Invalid for a digest that is not unique."""
-    adapter = find_adapter(session, ref.adapter)
-    query = select(Version).where(Version.adapter_pk == adapter.pk)
+    Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
+    """
+    missing = f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
+    who.require(action, space_of(ref.adapter), missing=missing, param="ref")
+    adapter = select(Adapter).where(Adapter.name == ref.adapter)
+    row = session.scalars(adapter.with_for_update(key_share=True) if lock else adapter).first()
+    if row is None:
+        raise NotFound(f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter")
+    query = select(Version).where(Version.adapter_pk == row.pk)
     if ref.selector == "latest":
-        query = query.where(Version.state == VersionState.READY).order_by(Version.number.desc()).limit(1)
+        # Compared with nothing, a number would fit the versions that have none.
+        query = query.where(Version.number == (row.latest_number or 0))
     elif ref.number is not None:
-        query = query.where(
-            Version.number == ref.number, Version.state.in_([VersionState.READY, VersionState.ARCHIVED])
-        )
+        query = query.where(Version.number == ref.number)
     elif ref.digest_prefix is not None:
         states = [VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED]
-        query = query.where(Version.digest.startswith(ref.digest_prefix), Version.state.in_(states)).limit(2)
+        query = query.where(
+            Version.digest.startswith(ref.digest_prefix, autoescape=True), Version.state.in_(states)
+        ).limit(2)
     else:
-        # An alias whose version was deleted or quarantined names nothing until it is moved.
         query = query.join(Alias, Alias.version_pk == Version.pk).where(
-            Alias.name == ref.alias,
-            Alias.adapter_pk == adapter.pk,
-            Version.state.in_([VersionState.READY, VersionState.ARCHIVED]),
+            Alias.name == ref.alias, Alias.adapter_pk == row.pk
         )
     found = session.scalars(query).all()
     if len(found) > 1:
         raise Invalid(f"{ref} fits more than one version; write more digits", param="ref")
     if not found:
-        raise NotFound(f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}", param="ref")
-    return found[0]
+        raise NotFound(missing, param="ref")
+    version = found[0]
+    if version.state == VersionState.DELETED:
+        raise NotFound(
+            f"{exact_ref(version)} was deleted; see what there is with: adapterctl versions {ref.adapter}", param="ref"
+        )
+    if version.state == VersionState.QUARANTINED and ref.digest_prefix is None:
+        raise NotFound(missing, param="ref")
+    return version
 
 
 def exact_ref(version: Version) -> str:
     """The ref that will always mean this version."""
     selector = f"v{version.number}" if version.number is not None else f"sha256:{version.digest}"
     return f"{version.adapter.name}@{selector}"
-
-
-def view_versions(session: Session, versions: Sequence[Version]) -> list[VersionView]:
-    """Return versions as they travel, with what belongs to each read in three queries, not three a version."""
-    pks = [version.pk for version in versions]
-    origins: dict[int, Origin] = {}
-    for origin in session.scalars(select(Origin).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())):
-        origins[origin.version_pk] = origin
-    aliases: dict[int, list[str]] = {}
-    for alias in session.scalars(select(Alias).where(Alias.version_pk.in_(pks)).order_by(Alias.name)):
-        aliases.setdefault(alias.version_pk, []).append(alias.name)
-    parents: dict[int, list[Parent]] = {}
-    edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
-    for edge, parent in session.execute(
-        edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)
-    ):
-        parents.setdefault(edge.version_pk, []).append(
-            Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
-        )
-    return [
-        _view(session, version, origins.get(version.pk), aliases.get(version.pk, []), parents.get(version.pk, []))
-        for version in versions
-    ]
-
-
-def view_version(session: Session, version: Version) -> VersionView:
-    """Return one version as it travels."""
-    return view_versions(session, [version])[0]
-
-
-def _view(
-    session: Session, version: Version, origin: Origin | None, aliases: list[str], parents: list[Parent]
-) -> VersionView:
-    base = version.base
-    manifest = read_manifest(session, version.digest)
-    return VersionView(
-        ref=exact_ref(version),
-        adapter=version.adapter.name,
-        number=version.number,
-        digest=version.digest,
-        state=version.state,
-        kind=version.kind,
-        aliases=aliases,
-        tags=version.tags,
-        description=version.description,
-        created_at=version.created_at,
-        base=BaseBrief(
-            id=base.id,
-            revision=base.revision,
-            fingerprint=base.fingerprint,
-            weights_digest=base.weights_digest,
-            architecture=base.architecture,
-        ),
-        lora=LoraConfig.model_validate(version.lora),
-        quantization=None if version.quantization is None else QuantizationRecipe.model_validate(version.quantization),
-        dataset=None if origin is None or origin.dataset is None else DatasetUse.model_validate(origin.dataset),
-        training=None if origin is None else origin.training,
-        metrics={} if origin is None else origin.metrics,
-        parents=parents,
-        job=None if origin is None or origin.job is None else JobRef(id=origin.job, attempt=origin.attempt or 0),
-        libraries={} if origin is None else origin.libraries,
-        files=manifest.files,
-    )

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query, Response
 
-from registry.http import ERRORS, Given, Reader, Writer
+from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, room
+from sdk.schemas.aliases import (
+    AliasMove,
+    AliasMoveView,
+    AliasRemoval,
+    AliasRollback,
+    AliasView,
+    Protection,
+    ProtectionView,
+)
 from sdk.schemas.catalog import (
     AdapterView,
-    AliasMove,
-    AliasView,
+    Annotation,
     BaseRegistration,
     BaseView,
     Publication,
     Published,
+    VersionMove,
     VersionView,
 )
+from sdk.schemas.pages import Page
 
-router = APIRouter(prefix="/api/v1", tags=["catalog"], responses=ERRORS)
+router = room("", "catalog")
+
+Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
 @router.post("/bases", status_code=201)
-def register_base(body: BaseRegistration, services: Given, who: Writer) -> BaseView:
+def register_base(body: BaseRegistration, services: Given, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""
-    return services.bases.register(base=body, by=who.name)
+    return services.bases.register(base=body, who=who)
 
 
 @router.get("/bases")
-def list_bases(services: Given, who: Reader) -> list[BaseView]:
+def list_bases(services: Given, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
     """All bases, the newest first."""
-    return services.bases.list()
+    return services.bases.list(cursor=cursor, limit=limit)
 
 
 @router.get("/base")
@@ -40,41 +52,127 @@ def get_base(name: Annotated[str, Query(max_length=300)], services: Given, who: 
 
 
 @router.get("/resolve")
-def resolve(ref: Annotated[str, Query(max_length=1000)], services: Given, who: Reader) -> VersionView:
+def resolve(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])], services: Given, who: Reader
+) -> VersionView:
     """The version that a ref names now, with its lineage and manifest."""
-    return services.catalog.resolve(ref)
+    return services.catalog.resolve(ref, who=who)
 
 
 @router.get("/adapters")
 def list_adapters(
     services: Given,
     who: Reader,
-    after: Annotated[str, Query(max_length=200)] = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> list[AdapterView]:
-    """Adapters by name; `after` is the last name of the page before."""
-    return services.catalog.adapters(after=after, limit=limit)
+    namespace: Annotated[str | None, Query(max_length=64, description='"-" for names without one.')] = None,
+    prefix: Annotated[str, Query(max_length=129)] = "",
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[AdapterView]:
+    """Adapters with a ready version, by name."""
+    return services.catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
 
 
 @router.post("/versions", status_code=201)
 def publish(body: Publication, services: Given, who: Writer) -> Published:
     """Make uploaded files a version; the same manifest again gives the existing one."""
-    return services.publisher.publish(publication=body, by=who.name)
+    return services.publisher.publish(publication=body, who=who)
 
 
 @router.get("/versions")
-def list_versions(adapter: Annotated[str, Query(max_length=1000)], services: Given, who: Reader) -> list[VersionView]:
+def list_versions(
+    adapter: Adapter,
+    services: Given,
+    who: Reader,
+    archived: Annotated[bool, Query(description="With archived ones.")] = False,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[VersionView]:
     """The ready versions of an adapter, the newest first."""
-    return services.catalog.versions(adapter=adapter)
+    return services.catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+
+
+@router.patch("/version")
+def annotate(body: Annotation, services: Given, who: Writer) -> VersionView:
+    """Write a description, tags or a note to a version."""
+    return services.moves.annotate(annotation=body, who=who)
+
+
+@router.post("/version/archive")
+def archive(body: VersionMove, services: Given, who: Writer) -> VersionView:
+    """Hide a version from lists and `latest`; its number still finds it."""
+    return services.moves.archive(move=body, who=who)
+
+
+@router.post("/version/restore")
+def restore(body: VersionMove, services: Given, who: Writer) -> VersionView:
+    """Bring an archived version back."""
+    return services.moves.restore(move=body, who=who)
+
+
+@router.post("/version/delete")
+def delete(body: VersionMove, services: Given, who: Admin) -> VersionView:
+    """Take a version away for good; its number stays taken."""
+    return services.moves.delete(move=body, who=who)
+
+
+@router.post("/version/release")
+def release(body: VersionMove, services: Given, who: Admin) -> VersionView:
+    """Let a quarantined version be one, with the next number."""
+    return services.moves.release(move=body, who=who)
 
 
 @router.put("/aliases")
 def move_alias(body: AliasMove, services: Given, who: Writer) -> AliasView:
     """Point an alias at a version by compare-and-set."""
-    return services.catalog.move_alias(move=body, by=who.name)
+    return services.aliases.move(move=body, who=who)
 
 
 @router.get("/aliases")
-def list_aliases(adapter: Annotated[str, Query(max_length=1000)], services: Given, who: Reader) -> list[AliasView]:
+def list_aliases(adapter: Adapter, services: Given, who: Reader) -> list[AliasView]:
     """The aliases of an adapter."""
-    return services.catalog.aliases(adapter=adapter)
+    return services.aliases.list(adapter=adapter, who=who)
+
+
+@router.post("/aliases/rollback")
+def rollback_alias(body: AliasRollback, services: Given, who: Writer) -> AliasView:
+    """Let an alias name again what it named before its last move."""
+    return services.aliases.rollback(rollback=body, who=who)
+
+
+@router.post("/aliases/remove", status_code=204)
+def remove_alias(body: AliasRemoval, services: Given, who: Writer) -> Response:
+    """Take an alias away; its history stays."""
+    services.aliases.remove(removal=body, who=who)
+    return Response(status_code=204)
+
+
+@router.get("/aliases/history")
+def alias_history(
+    adapter: Adapter,
+    services: Given,
+    who: Reader,
+    alias: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[AliasMoveView]:
+    """The moves of an adapter's aliases, the newest first."""
+    return services.aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
+
+
+@router.get("/aliases/protected")
+def list_protected(services: Given, who: Reader) -> list[ProtectionView]:
+    """The aliases that only promoters move."""
+    return services.aliases.protections(who=who)
+
+
+@router.post("/aliases/protect")
+def protect_alias(body: Protection, services: Given, who: Admin) -> ProtectionView:
+    """Let only promoters move an alias."""
+    return services.aliases.protect(scope=body.scope, alias=body.alias, who=who)
+
+
+@router.post("/aliases/unprotect", status_code=204)
+def unprotect_alias(body: Protection, services: Given, who: Admin) -> Response:
+    """Let every writer move an alias again."""
+    services.aliases.unprotect(scope=body.scope, alias=body.alias, who=who)
+    return Response(status_code=204)

@@ -1,14 +1,21 @@
-"""Registering datasets and finding their bytes."""
+"""Registering datasets, finding their bytes, giving them up."""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlalchemy.orm import Session
 
+from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts, blob_of
-from registry.datasets.models import Dataset
-from registry.db import Database, insert_if_new
-from registry.errors import NotFound
+from registry.audit.service import record
+from registry.auth.principal import Principal
+from registry.datasets.models import Dataset, DatasetAccess
+from registry.db import Database, hold_blobs, insert_if_new, utc_now
+from registry.errors import Conflict, Forbidden, Invalid, NotFound
+from registry.paging import Paged, page_of
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 
@@ -19,11 +26,21 @@ class Datasets:
         self._db = db
         self._artifacts = artifacts
 
-    def register(self, *, dataset: DatasetRegistration, by: str) -> DatasetView:
-        """Record an uploaded dataset; the same bytes again give the existing one."""
+    def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
+        """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
+
+        Raises Forbidden where the caller may not write there, and what `Artifacts.verify` does.
+        """
+        namespace = dataset.namespace or who.home()
+        who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         blob = blob_of(dataset.digest, dataset.size_bytes)
-        self._artifacts.verify(upload=dataset.upload, blobs=[blob], by=by)
+        self._artifacts.verify(upload=dataset.upload, blobs=[blob], who=who)
         with self._db.write() as session:
+            hold_blobs(session)
+            # A dataset that was given up may have been collected since the bytes were looked at.
+            stored = session.get(Blob, dataset.digest)
+            if stored is None or stored.collected_at is not None:
+                raise Conflict("the rows were removed while the dataset was registered; add it again")
             insert_if_new(
                 session,
                 Dataset,
@@ -33,28 +50,79 @@ class Datasets:
                 rows=dataset.rows,
                 shape=dataset.shape,
                 name=dataset.name,
-                created_by=by,
+                created_by=who.name,
             )
-            return _view(find_dataset(session, dataset.digest))
+            opened = insert_if_new(session, DatasetAccess, digest=dataset.digest, namespace=namespace)
+            row = session.get_one(Dataset, dataset.digest)
+            if opened or row.removed_at is not None:
+                row.removed_at = None
+                record(session, who, "dataset.register", namespace, dataset.digest, after={"name": dataset.name})
+            session.flush()
+            return _view(row)
 
-    def list(self) -> list[DatasetView]:
-        """All datasets, the newest first."""
+    def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
+        """The datasets that the caller may use, the newest first."""
+        query = select(Dataset).where(Dataset.removed_at.is_(None), _visible(who))
+
+        def views(rows: Sequence[Dataset]) -> list[DatasetView]:
+            return [_view(row) for row in rows]
+
         with self._db.read() as session:
-            return [_view(row) for row in session.scalars(select(Dataset).order_by(Dataset.created_at.desc()))]
+            return page_of(
+                session,
+                query,
+                Dataset.created_at,
+                Dataset.digest,
+                cursor=cursor,
+                limit=limit,
+                views=views,
+                newest_first=True,
+            )
 
-    def locate(self, digest: str) -> Transfer:
+    def locate(self, digest: str, *, who: Principal) -> Transfer:
         """Say where the rows of a dataset are fetched from. Raises NotFound."""
         with self._db.read() as session:
-            row = find_dataset(session, digest)
+            row = find_dataset(session, digest, who)
         return self._artifacts.locate(row.digest, row.size_bytes)
 
+    def remove(self, digest: str, *, who: Principal) -> None:
+        """Give a dataset's rows up in every namespace where the caller may write; what was trained on it still names it.
 
-def find_dataset(session: Session, digest: str) -> Dataset:
-    """Return the dataset `digest`. Raises NotFound."""
-    row = session.get(Dataset, digest)
-    if row is None:
-        raise NotFound(f"there is no dataset {digest[:12]}; add it with: adapterctl data add FILE", param="data")
-    return row
+        Its bytes go with the next collection once no namespace has it. Raises NotFound, Forbidden.
+        """
+        with self._db.write() as session:
+            row = find_dataset(session, digest, who)
+            mine = (DatasetAccess.digest == row.digest, who.within(DatasetAccess.namespace, "write"))
+            closed = session.scalars(delete(DatasetAccess).where(*mine).returning(DatasetAccess.namespace)).all()
+            if not closed:
+                raise Forbidden(
+                    "this token may only read this dataset; use one with a role of: admin, promoter, writer"
+                )
+            left = select(DatasetAccess.namespace).where(DatasetAccess.digest == row.digest).limit(1)
+            if session.scalars(left).first() is None:
+                row.removed_at = utc_now()
+            for namespace in closed:
+                record(session, who, "dataset.remove", namespace, row.digest, before={"name": row.name})
+
+
+def find_dataset(session: Session, digest: str, who: Principal) -> Dataset:
+    """Return the dataset `digest` (whole, or 12 digits and more), or the newest of that name. Raises NotFound, Invalid."""
+    query = select(Dataset).where(Dataset.removed_at.is_(None), _visible(who))
+    named = Dataset.name == digest
+    if re.fullmatch(r"[0-9a-f]{12,64}", digest):
+        named = or_(named, Dataset.digest.startswith(digest))
+    rows = session.scalars(query.where(named).order_by(Dataset.created_at.desc()).limit(2)).all()
+    if not rows:
+        raise NotFound(f"there is no dataset {digest[:80]!a}; add it with: adapterctl data add FILE", param="data")
+    if len(rows) > 1 and rows[0].name != digest:
+        raise Invalid(f"{digest} fits more than one dataset; write more digits", param="data")
+    return rows[0]
+
+
+def _visible(who: Principal) -> ColumnElement[bool]:
+    if who.namespaces() is None:
+        return true()
+    return Dataset.digest.in_(select(DatasetAccess.digest).where(who.within(DatasetAccess.namespace)))
 
 
 def _view(row: Dataset) -> DatasetView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String
+from sqlalchemy import JSON, Float, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Model, UtcDateTime, utc_now
@@ -17,6 +17,8 @@ class Evaluation(Model):
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    #: Whose job made it.
+    namespace: Mapped[str] = mapped_column(String(64), default="-")
     #: "code-review@v3", or "base:ID".
     label: Mapped[str] = mapped_column(String(300))
     #: Digest of the version's manifest; None for a bare base.
@@ -32,3 +34,21 @@ class Evaluation(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class EvaluationMetric(Model):
+    """One metric of an evaluation of a version, for search; `Evaluation.metrics` holds the same."""
+
+    __tablename__ = "evaluation_metrics"
+    __table_args__ = (
+        Index("ix_evaluation_metrics_dataset_digest_name_value", "dataset_digest", "name", "value"),
+        Index("ix_evaluation_metrics_digest_name", "digest", "name"),
+    )
+
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
+    dataset_digest: Mapped[str] = mapped_column(String(64))
+    #: Digest of the version.
+    digest: Mapped[str] = mapped_column(String(64))
+    namespace: Mapped[str] = mapped_column(String(64))

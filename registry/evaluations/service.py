@@ -7,11 +7,15 @@ import secrets
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.audit.service import record
+from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.resolve import find_version, parse_ref
 from registry.db import Database
 from registry.errors import Invalid
-from registry.evaluations.models import Evaluation
+from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.claims import Succeed
+from registry.jobs.models import Job
+from registry.paging import Paged, page_of
 from sdk.schemas.jobs import (
     Completion,
     EvaluationRequest,
@@ -31,7 +35,7 @@ class Evaluations:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+    def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
         """Append one row a target, in the transaction in which the job succeeds."""
         request = EvaluationRequest.model_validate(job.request)
         results = completion.evaluations
@@ -39,11 +43,13 @@ class Evaluations:
         if results is None or [result.label for result in results] != expected:
             raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
         with self._db.write() as session:
+            namespace = session.get_one(Job, job.id).namespace
             for target, result in zip(request.targets, results, strict=True):
                 _require_same(session, target, result)
             rows = [
                 Evaluation(
                     id=secrets.token_hex(6),
+                    namespace=namespace,
                     label=result.label,
                     digest=result.digest,
                     base_fingerprint=result.base_fingerprint,
@@ -61,26 +67,63 @@ class Evaluations:
             ]
             session.add_all(rows)
             session.flush()
+            session.add_all(metric for row in rows for metric in _metrics(row))
+            for row in rows:
+                record(session, who, "evaluation.record", namespace, row.label, after={"id": row.id, "job": job.id})
             succeed(session, {"evaluations": [row.id for row in rows]})
 
-    def list(self, *, digest: str | None, job: str | None, base: str | None, limit: int) -> list[EvaluationView]:
-        """Evaluations of a version, of a job, or of a bare base, in the order of their making."""
+    def list(
+        self,
+        *,
+        digest: str | None,
+        job: str | None,
+        base: str | None,
+        cursor: str | None,
+        limit: int,
+        who: Principal,
+    ) -> Paged[EvaluationView]:
+        """Evaluations of a version, of a job, or of a bare base, that the caller may see, in the order of their making."""
+        query = select(Evaluation).where(who.within(Evaluation.namespace))
+        if digest is not None:
+            query = query.where(Evaluation.digest == digest)
+        if job is not None:
+            query = query.where(Evaluation.job_id == job)
+        if base is not None:
+            query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
         with self._db.read() as session:
-            query = select(Evaluation).order_by(Evaluation.created_at, Evaluation.id).limit(limit)
-            if digest is not None:
-                query = query.where(Evaluation.digest == digest)
-            if job is not None:
-                query = query.where(Evaluation.job_id == job)
-            if base is not None:
-                query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
-            return [_view(row) for row in session.scalars(query)]
+            return page_of(
+                session,
+                query,
+                Evaluation.created_at,
+                Evaluation.id,
+                cursor=cursor,
+                limit=limit,
+                views=lambda rows: [_view(row) for row in rows],
+            )
+
+
+def _metrics(row: Evaluation) -> list[EvaluationMetric]:
+    """The metrics of a version's evaluation as rows, for search; a bare base is not searched for."""
+    if row.digest is None:
+        return []
+    return [
+        EvaluationMetric(
+            evaluation_id=row.id,
+            name=name[:100],
+            value=value,
+            dataset_digest=row.dataset_digest,
+            digest=row.digest,
+            namespace=row.namespace,
+        )
+        for name, value in row.metrics.items()
+    ]
 
 
 def _require_same(session: Session, target: EvaluationTarget, result: EvaluationResult) -> None:
     """Raise Invalid where a result is of other bytes or another base than its target."""
     digest, fingerprint = None, None if target.base is None else target.base.fingerprint
     if target.ref is not None:
-        version = find_version(session, parse_ref(target.ref))
+        version = find_version(session, parse_ref(target.ref), SYSTEM)
         digest, fingerprint = version.digest, version.base.fingerprint
     if result.digest != digest:
         raise Invalid(f"the result of {target.label} is of another version; evaluate the assigned one", param="digest")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
-from registry.http import ERRORS, Given, Reader
+from registry.http import Cursor, Given, Limit, Reader, room
 from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.pages import Page
 
-router = APIRouter(prefix="/api/v1/evaluations", tags=["evaluations"], responses=ERRORS)
+router = room("/evaluations", "evaluations")
 
 
 @router.get("")
@@ -19,7 +20,8 @@ def list_evaluations(
     digest: Annotated[str | None, Query(max_length=64)] = None,
     job: Annotated[str | None, Query(max_length=64)] = None,
     base: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> list[EvaluationView]:
+    cursor: Cursor = None,
+    limit: Limit = 200,
+) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint."""
-    return services.evaluations.list(digest=digest, job=job, base=base, limit=limit)
+    return services.evaluations.list(digest=digest, job=job, base=base, cursor=cursor, limit=limit, who=who)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import read_manifest
+from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.service import find_dataset
@@ -46,7 +47,7 @@ Succeed = Callable[[Session, dict[str, Any]], None]
 class Effect(Protocol):
     """What a job's completion does in another room. It must call `succeed` in the transaction that does it."""
 
-    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+    def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
         """Do it. Raise a RegistryError to refuse the completion."""
 
 
@@ -59,12 +60,12 @@ class Claims:
         self._lease_s = lease_s
         self._max_attempts = max_attempts
 
-    def claim(self, *, claim: ClaimRequest) -> Assignment | None:
+    def claim(self, *, claim: ClaimRequest, who: Principal) -> Assignment | None:
         """Give a worker the job that suits it best, or None where there is none for it."""
         self.requeue_expired()
         with self._db.write() as session:
             _remember(session, claim.worker)
-            while (job_id := self._best(session, claim)) is not None:
+            while (job_id := self._best(session, claim, who)) is not None:
                 won = session.execute(
                     update(Job)
                     .where(Job.id == job_id, Job.state == JobState.QUEUED)
@@ -89,10 +90,10 @@ class Claims:
                     _finish(session, job.id, job.attempt, JobState.FAILED, reason="gone", message=error.message)
         return None
 
-    def _best(self, session: Session, claim: ClaimRequest) -> str | None:
+    def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
         """The queued job with the highest priority; among those one whose base is cached, the hinted one, the oldest."""
         query = select(Job.id, Job.priority, Job.base_fingerprint).where(
-            Job.state == JobState.QUEUED, Job.kind.in_(claim.worker.kinds)
+            Job.state == JobState.QUEUED, Job.kind.in_(claim.worker.kinds), who.within(Job.namespace, "work")
         )
         waiting = session.execute(query.order_by(Job.priority.desc(), Job.created_at).limit(200)).all()
         cached = set(claim.worker.cached_bases)
@@ -121,11 +122,11 @@ class Claims:
             request=request,
             base=base,
             targets=targets,
-            datasets={digest: find_dataset(session, digest).format for digest in digests},
+            datasets={digest: find_dataset(session, digest, SYSTEM).format for digest in digests},
         )
 
-    def heartbeat(self, *, job_id: str, beat: Heartbeat) -> HeartbeatReply:
-        """Renew the lease and keep what the worker reports. Raises StaleAttempt."""
+    def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
+        """Renew the lease and keep what the worker reports. Raises NotFound, StaleAttempt."""
         progress = next((event.progress for event in reversed(beat.events) if event.progress is not None), None)
         with self._db.write() as session:
             values: dict[str, Any] = {"lease_until_s": db_epoch_s() + self._lease_s}
@@ -137,13 +138,14 @@ class Claims:
             if held is None:
                 raise _stale(job_id, beat.attempt)
             job = session.get_one(Job, job_id, populate_existing=True)
+            _require_worker(job, who)
             events.record(session, job, beat.events)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
-    def complete(self, *, job_id: str, completion: Completion, by: str) -> JobView:
+    def complete(self, *, job_id: str, completion: Completion, who: Principal) -> JobView:
         """Record an attempt's result and make its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
         with self._db.read() as session:
-            job = find_job(session, job_id)
+            job = find_job(session, job_id, who, action="work")
             if job.state == JobState.SUCCEEDED and job.attempt == completion.attempt:
                 # The first answer was lost on its way; the work is done.
                 return view(job)
@@ -154,14 +156,15 @@ class Claims:
         def succeed(session: Session, result: dict[str, Any]) -> None:
             _finish(session, job_id, completion.attempt, JobState.SUCCEEDED, result=result)
 
-        self._effects[present.kind](job=present, completion=completion, by=by, succeed=succeed)
+        self._effects[present.kind](job=present, completion=completion, who=who, succeed=succeed)
         with self._db.read() as session:
-            return view(find_job(session, job_id))
+            return view(session.get_one(Job, job_id))
 
-    def fail(self, *, job_id: str, failure: Failure) -> JobView:
-        """Record that an attempt ended without a result. Raises StaleAttempt."""
+    def fail(self, *, job_id: str, failure: Failure, who: Principal) -> JobView:
+        """Record that an attempt ended without a result. Raises NotFound, StaleAttempt."""
         state = JobState.CANCELLED if failure.reason == "cancelled" else JobState.FAILED
         with self._db.write() as session:
+            find_job(session, job_id, who, action="work")
             _finish(session, job_id, failure.attempt, state, reason=failure.reason, message=failure.message)
             return view(session.get_one(Job, job_id))
 
@@ -198,6 +201,11 @@ class Claims:
                     events.record_state(session, session.get_one(Job, job_id, populate_existing=True), message)
                     moved += 1
             return moved
+
+
+def _require_worker(job: Job, who: Principal) -> None:
+    missing = f"there is no job {job.id} for this worker; it must drop it"
+    who.require("work", job.namespace, missing=missing, param="job")
 
 
 def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
@@ -240,7 +248,7 @@ def _source(session: Session, choice: BaseChoice) -> BaseSource:
 
 def _target(session: Session, ref: str | None, base: BaseChoice | None) -> TargetSource:
     if ref is not None:
-        version = find_version(session, parse_ref(ref))
+        version = find_version(session, parse_ref(ref), SYSTEM)
         recipe = version.quantization
         return TargetSource(
             label=exact_ref(version),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts, blobs_of, record_manifest
+from registry.auth.principal import Principal
 from registry.catalog.publish import Publisher
+from registry.catalog.resolve import space_of
 from registry.db import Database
 from registry.errors import Invalid
 from registry.jobs.claims import Succeed
@@ -19,7 +21,7 @@ class PublishVersion:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+    def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
         """Publish the version that the attempt made, or find the one with the same bytes."""
         publication = completion.version
         if publication is None:
@@ -38,7 +40,7 @@ class PublishVersion:
             succeed(session, result)
 
         self._publisher.publish(
-            publication=publication, by=by, job=JobRef(id=job.id, attempt=completion.attempt), finish=finish
+            publication=publication, who=who, job=JobRef(id=job.id, attempt=completion.attempt), finish=finish
         )
 
 
@@ -49,14 +51,14 @@ class KeepMerged:
         self._db = db
         self._artifacts = artifacts
 
-    def __call__(self, *, job: JobView, completion: Completion, by: str, succeed: Succeed) -> None:
+    def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
         """Verify and record the merged model's files."""
         merge = completion.merge
         if merge is None or merge.manifest.kind != "merged":
             raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
-        self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), by=by)
+        self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=who)
         with self._db.write() as session:
-            digest = record_manifest(session, merge.manifest)
+            digest = record_manifest(session, merge.manifest, namespace=space_of(job.subject.partition("@")[0]))
             result = {
                 "ref": job.subject,
                 "digest": digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.auth.principal import Principal
 from registry.db import Database
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent
@@ -26,12 +27,14 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
         )
 
 
-def read(db: Database, *, job_id: str, after: int, limit: int) -> tuple[list[Event], JobState]:
+def read(db: Database, *, job_id: str, after: int, limit: int, who: Principal) -> tuple[list[Event], JobState]:
     """Return events with a `seq` above `after`, and the job's state, which was read before them."""
     with db.read() as session:
         job = session.get(Job, job_id)
+        missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
         if job is None:
-            raise NotFound(f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list")
+            raise NotFound(missing, param="job")
+        who.require("read", job.namespace, missing=missing, param="job")
         query = (
             select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
         )

@@ -18,9 +18,12 @@ class Job(Model):
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
         Index("ix_jobs_state_priority", "state", "priority"),
+        Index("ix_jobs_namespace_state", "namespace", "state"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    #: Whose job it is: a namespace, or "-".
+    namespace: Mapped[str] = mapped_column(String(64), default="-")
     kind: Mapped[str] = mapped_column(String(20))
     state: Mapped[str] = mapped_column(String(20))
     subject: Mapped[str] = mapped_column(String(300))

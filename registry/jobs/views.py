@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Path, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from registry.http import ERRORS, Given, Reader, WorkerToken, Writer
+from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, room
 from registry.jobs import events
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
@@ -23,8 +23,11 @@ from sdk.schemas.jobs import (
     JobSubmission,
     JobView,
 )
+from sdk.schemas.pages import Page
 
-router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], responses=ERRORS)
+router = room("/jobs", "jobs")
+
+JobId = Annotated[str, Path(max_length=64)]
 
 #: How often a long poll looks, in seconds.
 _LOOK_S = 0.25
@@ -38,7 +41,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
-    return services.jobs.submit(submission=body, by=who.name, idempotency_key=idempotency_key)
+    return services.jobs.submit(submission=body, who=who, idempotency_key=idempotency_key)
 
 
 @router.get("")
@@ -46,21 +49,22 @@ def list_jobs(
     services: Given,
     who: Reader,
     state: JobState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-) -> list[JobView]:
-    """Jobs, the newest first."""
-    return services.jobs.list(state=None if state is None else state.value, limit=limit)
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[JobView]:
+    """The jobs that the caller may see, the newest first."""
+    return services.jobs.list(state=None if state is None else state.value, cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, services: Given, who: Reader) -> JobView:
+def get_job(job_id: JobId, services: Given, who: Reader) -> JobView:
     """One job."""
-    return services.jobs.get(job_id)
+    return services.jobs.get(job_id, who=who)
 
 
 @router.get("/{job_id}/events")
 async def read_events(
-    job_id: str,
+    job_id: JobId,
     services: Given,
     who: Reader,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
@@ -70,7 +74,9 @@ async def read_events(
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
     while True:
-        found, state = await run_in_threadpool(events.read, services.db, job_id=job_id, after=after, limit=limit)
+        found, state = await run_in_threadpool(
+            events.read, services.db, job_id=job_id, after=after, limit=limit, who=who
+        )
         if not found and not state.is_final and time.monotonic() >= deadline:
             await run_in_threadpool(services.jobs.revive)
         if found or state.is_final or time.monotonic() >= deadline:
@@ -79,31 +85,31 @@ async def read_events(
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, services: Given, who: Writer) -> JobView:
+def cancel(job_id: JobId, services: Given, who: Writer) -> JobView:
     """Cancel a job."""
-    return services.jobs.cancel(job_id)
+    return services.jobs.cancel(job_id, who=who)
 
 
 @router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
 def claim(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
     """Ask for work; the registry chooses."""
-    assignment = services.claims.claim(claim=body)
+    assignment = services.claims.claim(claim=body, who=who)
     return Response(status_code=204) if assignment is None else assignment
 
 
 @router.post("/{job_id}/heartbeat")
-def heartbeat(job_id: str, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
+def heartbeat(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
     """Hold on to a job, and report."""
-    return services.claims.heartbeat(job_id=job_id, beat=body)
+    return services.claims.heartbeat(job_id=job_id, beat=body, who=who)
 
 
 @router.post("/{job_id}/complete")
-def complete(job_id: str, body: Completion, services: Given, who: WorkerToken) -> JobView:
+def complete(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
     """Hand in a result."""
-    return services.claims.complete(job_id=job_id, completion=body, by=who.name)
+    return services.claims.complete(job_id=job_id, completion=body, who=who)
 
 
 @router.post("/{job_id}/fail")
-def fail(job_id: str, body: Failure, services: Given, who: WorkerToken) -> JobView:
+def fail(job_id: JobId, body: Failure, services: Given, who: WorkerToken) -> JobView:
     """Report a failure."""
-    return services.claims.fail(job_id=job_id, failure=body)
+    return services.claims.fail(job_id=job_id, failure=body, who=who)

@@ -24,7 +24,7 @@ def cache_list(style: str) -> None:
     """
     cache = Cache()
     rows = []
-    for kind, folder in (("version", cache.version("x").parent), ("base", cache.base("x").parent)):
+    for kind, folder in (("version", cache.versions), ("base", cache.bases)):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if len(path.name) == 64:
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

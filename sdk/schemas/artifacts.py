@@ -54,6 +54,8 @@ class DatasetRegistration(Wire):
     rows: Annotated[int, Field(ge=1)] | None = None
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
     name: Annotated[str, Field(max_length=200)] = ""
+    #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
+    namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     upload: str
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.refs import parse_alias, parse_name
+from sdk.schemas.refs import parse_name
 from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
 from sdk.schemas.wire import Sha256, Wire
 
@@ -76,26 +76,56 @@ class JobRef(Wire):
     attempt: int
 
 
+#: What nobody may know of an adapter that was trained elsewhere.
+Unknown = Literal["base_revision", "quantization", "dataset", "training", "libraries"]
+Tags = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")],
+        Annotated[str, Field(max_length=200)],
+    ],
+    Field(max_length=64, examples=[{"language": "python"}]),
+]
+
+
 class Publication(Wire):
     """Everything that is said of a version at its birth. What a pusher does not know is None or absent."""
 
-    adapter: str
-    upload: str
+    adapter: Annotated[str, Field(examples=["team/code-review"])]
+    #: The session in which its files were sent; None where each of them is in a version that the caller may read.
+    upload: Annotated[str, Field(max_length=64)] | None = None
     manifest: Manifest
     lora: LoraConfig
+    #: "qlora" trained over a quantised base, "lora" over a 16- or 32-bit one; "unknown" where nobody says. None: "qlora"
+    #: with a recipe of quantisation, "unknown" without one.
+    method: Literal["qlora", "lora", "unknown"] | None = None
     quantization: QuantizationRecipe | None = None
     dataset: DatasetUse | None = None
     training: dict[str, JsonScalar] | None = None
     metrics: dict[str, float] = {}
     libraries: dict[str, str] = {}
-    parents: list[Parent] = []
-    tags: dict[str, str] = {}
+    parents: Annotated[list[Parent], Field(max_length=64)] = []
+    tags: Tags = {}
     description: Annotated[str, Field(max_length=4000)] = ""
+    unknown: list[Unknown] = []
 
     @field_validator("adapter")
     @classmethod
     def _name(cls, value: str) -> str:
         return parse_name(value)
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Publication:
+        if self.method == "lora" and self.quantization is not None:
+            raise ValueError("method 'lora' has no quantised base; leave quantization out, or say 'qlora'")
+        return self
+
+
+class NoteView(Wire):
+    """What somebody wrote to a version after its birth."""
+
+    text: str
+    written_by: str
+    written_at: datetime
 
 
 class VersionView(Wire):
@@ -110,9 +140,13 @@ class VersionView(Wire):
     aliases: list[str]
     tags: dict[str, str]
     description: str
+    notes: list[NoteView] = []
+    created_by: str
     created_at: datetime
     base: BaseBrief
     lora: LoraConfig
+    #: "qlora", "lora", or "unknown" where the pusher did not say.
+    method: str
     quantization: QuantizationRecipe | None
     dataset: DatasetUse | None
     training: dict[str, JsonScalar] | None
@@ -120,6 +154,8 @@ class VersionView(Wire):
     parents: list[Parent]
     job: JobRef | None
     libraries: dict[str, str]
+    #: What nobody said of it at its birth.
+    unknown: list[str]
     files: list[ManifestFile]
 
     @property
@@ -148,37 +184,26 @@ class AdapterView(Wire):
     latest: str | None
     versions: int
     base: str | None
+    #: Of all versions that are not deleted.
+    size_bytes: int
     updated_at: datetime
 
 
-class AliasMove(Wire):
-    """A request to move an alias by compare-and-set."""
+class VersionMove(Wire):
+    """A request to archive, restore, delete or release a version."""
 
-    adapter: str
-    alias: str
-    #: The version that it is to name.
-    number: Annotated[int, Field(ge=1)]
-    #: The version that it must name now; None: whichever.
-    expect: Annotated[int, Field(ge=0)] | None = None
+    ref: Annotated[str, Field(max_length=300, examples=["team/code-review@v3"])]
     reason: Annotated[str, Field(max_length=1000)] = ""
 
-    @field_validator("adapter")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return parse_name(value)
 
-    @field_validator("alias")
-    @classmethod
-    def _alias(cls, value: str) -> str:
-        return parse_alias(value)
+class Annotation(Wire):
+    """What is added to a version after its birth; what is left out stays as it is."""
 
-
-class AliasView(Wire):
-    """An alias and the version that it names."""
-
-    adapter: str
-    alias: str
-    ref: str
-    number: int
-    moved_at: datetime
-    moved_by: str
+    ref: Annotated[str, Field(max_length=300, examples=["team/code-review@v3"])]
+    description: Annotated[str, Field(max_length=4000)] | None = None
+    #: Tags to set.
+    tags: Tags = {}
+    #: Keys of tags to take away.
+    untag: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = []
+    #: A note, which is appended and never edited.
+    note: Annotated[str, Field(min_length=1, max_length=4000)] | None = None

@@ -33,6 +33,12 @@ class ErrorCode(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     #: The token's role does not allow this.
     FORBIDDEN = "forbidden"
+    #: A namespace has all that its quota allows.
+    QUOTA_EXCEEDED = "quota_exceeded"
+    #: More requests than this token may send.
+    RATE_LIMITED = "rate_limited"
+    #: A body that is longer than any that is read.
+    TOO_LARGE = "too_large"
     #: A job ended without a result.
     JOB_FAILED = "job_failed"
     #: A job was cancelled.

@@ -4,6 +4,8 @@
 Ref(adapter='team/code-review', selector='v3')
 >>> Ref.parse("code-review@production").alias
 'production'
+>>> parse_scope("team/*"), namespace_of("team/code-review"), namespace_of("code-review")
+('team/*', 'team', '')
 >>> parse_name("../x")
 Traceback (most recent call last):
 sdk.schemas.refs.BadNameError: '../x' is no adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
@@ -17,10 +19,12 @@ from dataclasses import dataclass
 
 _PART = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
 _NAME = re.compile(rf"(?:{_PART}/)?{_PART}")
-_ALIAS = re.compile(_PART)
+_ALIAS = _NAMESPACE = re.compile(_PART)
+_SCOPE = re.compile(rf"\*|{_PART}/\*|{_NAME.pattern}")
 _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
+_WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _RULE = (
     "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
@@ -33,7 +37,7 @@ class BadNameError(ValueError):
 
 
 class BadRefError(ValueError):
-    """A ref outside the grammar; the message says which part."""
+    """A ref or digest outside the grammar; the message says which part."""
 
 
 def _shown(text: str) -> str:
@@ -42,31 +46,59 @@ def _shown(text: str) -> str:
     return ascii(short)
 
 
-def _refuse(kind: str, text: str, rule: str) -> BadNameError:
-    lower = text.lower()
-    if lower != text and lower.isascii() and re.fullmatch(r"[A-Za-z0-9._/-]+", text):
-        return BadNameError(f"{_shown(text)} is no {kind}: upper case is not used; write {_shown(lower)}")
-    return BadNameError(f"{_shown(text)} is no {kind}: {rule}")
+def _fits(grammar: re.Pattern[str], text: str) -> bool:
+    return grammar.fullmatch(text) is not None and ".." not in text
+
+
+def _parse(kind: str, grammar: re.Pattern[str], text: str, rule: str) -> str:
+    """Return `text` if it is of the grammar. There is one spelling of a name, so nothing is normalised."""
+    if _fits(grammar, text):
+        return text
+    # A look-alike of another script may turn into ASCII in lower case; it is no other spelling of that name.
+    if text.isascii() and _fits(grammar, text.lower()):
+        raise BadNameError(f"{_shown(text)} is no {kind}: upper case is not used; write {_shown(text.lower())}")
+    raise BadNameError(f"{_shown(text)} is no {kind}: {rule}")
 
 
 def parse_name(text: str) -> str:
-    """Return `text` if it is the name of an adapter, `name` or `namespace/name`.
+    """Return `text` if it is the name of an adapter, `name` or `namespace/name`. Raises BadNameError otherwise."""
+    return _parse("adapter name", _NAME, text, _RULE + ", with at most one namespace before a '/'")
 
-    Raises BadNameError otherwise. There is one spelling of a name, so nothing is normalised.
+
+def parse_namespace(text: str) -> str:
+    """Return `text` if it can be the namespace of an adapter's name. Raises BadNameError otherwise."""
+    return _parse("namespace", _NAMESPACE, text, _RULE)
+
+
+def namespace_of(name: str) -> str:
+    """Return the namespace of an adapter's name, "" where it has none. Raises BadNameError for what is no name."""
+    return parse_name(name).rpartition("/")[0]
+
+
+def parse_scope(text: str) -> str:
+    """Return `text` if it says which adapters are meant: `*` all, `NAMESPACE/*` those of one namespace, a name one.
+
+    Raises BadNameError otherwise.
     """
-    if not _NAME.fullmatch(text) or ".." in text:
-        raise _refuse("adapter name", text, _RULE + ", with at most one namespace before a '/'")
-    return text
+    return _parse("scope", _SCOPE, text, "write '*', 'NAMESPACE/*' or the name of one adapter")
 
 
 def parse_alias(text: str) -> str:
     """Return `text` if it can name an alias. Raises BadNameError otherwise."""
-    if not _ALIAS.fullmatch(text) or ".." in text:
-        raise _refuse("alias", text, _RULE)
-    if _RESERVED.fullmatch(text):
+    if _RESERVED.fullmatch(text.lower()):
         raise BadNameError(
             f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own"
         )
+    return _parse("alias", _ALIAS, text, _RULE)
+
+
+def parse_digest(text: str) -> str:
+    """Return `text` if it is a whole digest without its prefix, the only thing that a path or key is made of.
+
+    Raises BadRefError otherwise.
+    """
+    if not _WHOLE_DIGEST.fullmatch(text):
+        raise BadRefError(f"{_shown(text)} is no digest: give all 64 lower-case hexadecimal digits")
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from sdk.schemas.wire import Wire
 
@@ -15,6 +15,11 @@ TARGET_PRESETS = ("qv", "attention", "all-linear")
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
 
 JsonScalar = str | int | float | bool | None
+
+#: What a LoRA record keeps of settings that have no field of their own; the rest stands in `adapter_config.json`.
+MAX_OTHER_SETTINGS = 64
+MAX_OTHER_CHARACTERS = 200
+_ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
 
 
 class TrainingSpec(Wire):
@@ -87,6 +92,28 @@ class LoraConfig(Wire):
     use_rslora: bool = False
     use_dora: bool = False
     task_type: str | None = None
+    #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2 does.
+    fan_in_fan_out: bool = False
+    #: Whether B has a bias of its own.
+    lora_bias: bool = False
+    #: Sorted names of modules that are left alone although target_modules means them.
+    exclude_modules: list[str] = []
+    #: Sorted numbers of the layers that are adapted; none given means all.
+    layers_to_transform: list[int] = []
+    #: Names of the lists that layers_to_transform counts in; none given means those that PEFT knows.
+    layers_pattern: list[str] = []
+    #: Sorted names of parameters that are adapted without a module of their own, such as stacked experts.
+    target_parameters: list[str] = []
+    #: Ranges [start, end) of the base's layers that the adapted model is stacked of; none given means as it is.
+    layer_replication: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
+    #: Tokens whose embedding is trained: of the input embedding, or by the name of an embedding module.
+    trainable_token_indices: list[int] | dict[str, list[int]] = []
+    #: Tokens after which the adapter acts (activated LoRA); none given means on each token.
+    alora_invocation_tokens: list[int] = []
+    #: What else the configuration says and is not PEFT's default; parts of a nested one by dotted names.
+    other: Annotated[
+        dict[_ShortText, _ShortText | int | float | bool | None], Field(max_length=MAX_OTHER_SETTINGS)
+    ] = {}
 
 
 class QuantizationRecipe(Wire):

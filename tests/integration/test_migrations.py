@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import inspect, select, text
 
+from registry.auth.principal import SYSTEM
 from registry.auth.service import Tokens
 from registry.catalog.models import AliasMoveRow
 from registry.db import Database, head_revision, migrations_folder
@@ -147,17 +148,19 @@ class TestSchema0001:
         built.db.engine.dispose()
 
     def test_its_versions_and_aliases_are_there(self, services: Services) -> None:
-        versions = services.catalog.versions(adapter="team/code-review")
+        versions = services.catalog.versions(
+            adapter="team/code-review", archived=False, cursor=None, limit=9, who=SYSTEM
+        ).items
         assert [version.ref for version in versions] == ["team/code-review@v2", "team/code-review@v1"]
-        second = services.catalog.resolve("team/code-review@production")
+        second = services.catalog.resolve("team/code-review@production", who=SYSTEM)
         assert second == versions[0]
         assert (second.state, second.description, second.tags) == ("ready", "number 2", {"team": "a"})
         assert (second.metrics, second.training) == ({"loss": 0.5}, {"lr": 0.0002, "max_steps": 2})
         assert second.quantization is not None
         assert second.quantization.type == "nf4"
         assert second.dataset is not None
-        assert second.dataset.digest == services.datasets.list()[0].digest
-        assert second.base == services.catalog.resolve("team/code-review@v1").base
+        assert second.dataset.digest == services.datasets.list(cursor=None, limit=1, who=SYSTEM).items[0].digest
+        assert second.base == services.catalog.resolve("team/code-review@v1", who=SYSTEM).base
         assert second.base.id == services.bases.get("tiny").id
         assert second.manifest.digest == second.digest
         with services.db.read() as session:
@@ -168,7 +171,7 @@ class TestSchema0001:
         ]
 
     def test_its_jobs_and_evaluations_are_there(self, services: Services) -> None:
-        jobs = services.jobs.list(state=None, limit=10)
+        jobs = services.jobs.list(state=None, cursor=None, limit=10, who=SYSTEM).items
         assert sorted((job.kind, job.state.value) for job in jobs) == [
             ("evaluation", "succeeded"),
             ("training", "cancelled"),
@@ -178,15 +181,18 @@ class TestSchema0001:
         trained = next(job for job in jobs if job.kind == "training" and job.state == "succeeded")
         assert trained.result is not None
         assert trained.result["ref"] == "team/code-review@v1"
-        (evaluation,) = services.evaluations.list(digest=None, job=None, base=None, limit=10)
+        (evaluation,) = services.evaluations.list(
+            digest=None, job=None, base=None, cursor=None, limit=10, who=SYSTEM
+        ).items
         assert (evaluation.ref, evaluation.metrics) == ("team/code-review@v2", {"loss": 1.5})
 
     def test_its_waiting_job_is_given_to_a_worker(self, services: Services) -> None:
         worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=1, free_memory_bytes=1)
-        held = services.claims.claim(claim=ClaimRequest(worker=worker))
+        held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
         assert held is not None
         assert held.attempt == 1
-        assert services.jobs.get(held.job).state == "running"
+        assert services.jobs.get(held.job, who=SYSTEM).state == "running"
 
     def test_its_tokens_are_listed(self, services: Services) -> None:
-        assert [(token.name, token.role) for token in Tokens(services.db).list()] == [("ci", "writer")]
+        (token,) = Tokens(services.db).list(who=SYSTEM)
+        assert (token.name, [(grant.namespace, grant.role) for grant in token.grants]) == ("ci", [("*", "writer")])

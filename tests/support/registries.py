@@ -16,7 +16,7 @@ from a2wsgi import ASGIMiddleware
 from fastapi import FastAPI
 
 from registry.app import create_app
-from registry.auth.service import Role
+from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
 from registry.queue import NoQueue
 from registry.services import Services, build
 from registry.settings import Settings
@@ -86,18 +86,23 @@ class World:
         """A client that may claim jobs."""
         return self.client(Role.WORKER)
 
-    def client(self, role: Role) -> Client:
-        """Open a client with a new token of `role`."""
+    def client(self, role: Role, *, namespace: str = "*") -> Client:
+        """Open a client with a new token of `role` in a namespace ("-": names without one), or in all."""
         cache = self.folder / "cache"
         if not self.has_roles:
             client = Client(self.url, cache=cache)
             client._transport = InProcess(client.config, self.app)
             return client
-        return Client(self.url, self.token(role), cache=cache)
+        return Client(self.url, self.token(role, namespace=namespace), cache=cache)
 
-    def token(self, role: Role) -> str:
+    def token(self, role: Role, *, namespace: str = "*") -> str:
         """Make a token of `role`; return its secret."""
-        return self.services.tokens.create(name=f"some {role.value}", role=role)[1]
+        grants = {namespace: role}
+        return self.services.tokens.create(name=f"some {role.value}", grants=grants, who=SYSTEM).secret
+
+    def principal(self, role: Role) -> Principal:
+        """Whom the services take the client of `role` for."""
+        return Principal(f"some {role.value}", {"*": role}) if self.has_roles else LOCAL
 
     @cached_property
     def http(self) -> httpx.Client:

@@ -92,9 +92,8 @@ def train(
         tokenizer=tokenizer,
         spec=spec,
         device=device,
-        lora=_lora_config(spec, targets),
+        lora=_lora_config(spec, targets, blueprint.conv1d_names),
         schedule=_schedule(spec, len(rows.examples)),
-        fan_in_fan_out=any(matches(name, target) for name in blueprint.conv1d_names for target in targets),
     )
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
@@ -115,8 +114,6 @@ class _Inputs:
     device: Device
     lora: LoraConfig
     schedule: Schedule
-    #: GPT-2 holds its weights transposed, which PEFT has to be told.
-    fan_in_fan_out: bool
 
 
 def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
@@ -126,13 +123,15 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
-def _lora_config(spec: TrainingSpec, targets: list[str]) -> LoraConfig:
+def _lora_config(spec: TrainingSpec, targets: list[str], conv1d_names: frozenset[str]) -> LoraConfig:
     return LoraConfig(
         rank=spec.rank,
         alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
         dropout=spec.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
+        # GPT-2 holds its weights transposed, which PEFT has to be told.
+        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
     )
 
 
@@ -166,7 +165,7 @@ def _train(given: _Inputs, out: Path, on_progress: Callable[[Progress], None]) -
         lora=given.lora,
         base_name=given.base_name,
         base_revision=given.base_revision,
-        fan_in_fan_out=given.fan_in_fan_out,
+        fan_in_fan_out=given.lora.fan_in_fan_out,
     )
     record = trainer.record
     last = record.losses[-max(1, len(record.losses) // 10) :]
@@ -202,7 +201,7 @@ def _adapt(given: _Inputs, loaded: LoadedBase) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
-        fan_in_fan_out=given.fan_in_fan_out and loaded.quantization is None,
+        fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
         bias="none",
         task_type="CAUSAL_LM",
     )

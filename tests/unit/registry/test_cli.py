@@ -93,11 +93,12 @@ def test_tokens_are_made_listed_and_revoked(migrated: dict[str, str]) -> None:
     assert secret not in made.stderr
     listed = adapter_registry("token", "list", **migrated)
     (token,) = json.loads(listed.stdout)
-    assert (token["name"], token["role"], token["revoked"]) == ("gpu-1", "worker", False)
+    assert (token["name"], token["revoked_at"]) == ("gpu-1", None)
+    assert token["grants"] == [{"namespace": "*", "role": "worker"}]
     assert token["id"] in made.stderr
     assert secret not in listed.stdout
     assert adapter_registry("token", "revoke", token["id"], **migrated).returncode == 0
-    assert json.loads(adapter_registry("token", "list", **migrated).stdout)[0]["revoked"] is True
+    assert json.loads(adapter_registry("token", "list", **migrated).stdout)[0]["revoked_at"]
     unknown = adapter_registry("token", "revoke", "nobody", **migrated)
     assert unknown.returncode == 3
     assert "token list" in one_line(unknown)

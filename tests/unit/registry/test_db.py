@@ -124,14 +124,14 @@ class TestTransactions:
     def test_moments_are_utc_and_have_a_zone(self, db: Database) -> None:
         moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=5)))
         with db.write() as session:
-            session.add(Token(id="1", name="x", role="reader", secret_sha256="0", expires_at=moment))
+            session.add(Token(id="1", name="x", secret_sha256="0", expires_at=moment))
         with db.read() as session:
             found = session.get_one(Token, "1").expires_at
         assert found == moment
         assert found is not None
         assert found.tzinfo == UTC
         with pytest.raises(Exception, match="without a time zone"), db.write() as session:
-            session.add(Token(id="2", name="x", role="reader", secret_sha256="1", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001
+            session.add(Token(id="2", name="x", secret_sha256="1", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001
 
     def test_the_databases_clock_counts_seconds(self, db: Database) -> None:
         with db.read() as session:

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from support.adapters import base_registration, digest
 
 from registry.artifacts.models import Blob
+from registry.auth.principal import LOCAL
 from registry.datasets.models import Dataset
 from registry.db import head_revision
 from registry.embedded import open_embedded
@@ -54,7 +55,7 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
     with (tmp_path / LOCK_FILE).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         services = services_of(open_embedded(tmp_path))
-        services.bases.register(base=base_registration(), by="x")
+        services.bases.register(base=base_registration(), who=LOCAL)
         with services.db.write() as session:
             session.add(Blob(sha256=digest("rows"), size_bytes=1))
             session.flush()
@@ -62,7 +63,7 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
         request = TrainingRequest(adapter="a", base=base, data=digest("rows"))
         # The runner that this starts finds the lock taken.
-        job = services.jobs.submit(submission=JobSubmission(request=request), by="x")
+        job = services.jobs.submit(submission=JobSubmission(request=request), who=LOCAL)
         queue = services.jobs._queue
         (first,) = queue._started  # type: ignore[attr-defined]
         assert first.wait(60) == 0
@@ -73,5 +74,5 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
             session.execute(update(Job).values(state="cancelled"))
         services.jobs.revive()
         assert queue._started == [first]  # type: ignore[attr-defined]
-        assert services.jobs.get(job.id).state == "cancelled"
+        assert services.jobs.get(job.id, who=LOCAL).state == "cancelled"
     services.db.engine.dispose()

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from support.adapters import base_registration, digest
 
 from registry.artifacts.models import Blob
+from registry.auth.principal import LOCAL
 from registry.catalog import lifecycle as versions
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version
@@ -65,7 +66,7 @@ class TestTables:
 def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int) -> None:
     """Clients, workers and lost leases in random order: every move is legal, and one attempt holds a job at a time."""
     chance = random.Random(seed)
-    services.bases.register(base=base_registration(), by="x")
+    services.bases.register(base=base_registration(), who=LOCAL)
     data = digest("rows")
     with services.db.write() as session:
         session.add(Blob(sha256=data, size_bytes=1))
@@ -79,13 +80,13 @@ def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int)
     for _ in range(150):
         step = chance.choice(["submit", "claim", "claim", "beat", "fail", "cancel", "expire", "requeue"])
         if step == "submit":
-            ids.append(services.jobs.submit(submission=body, by="x").id)
+            ids.append(services.jobs.submit(submission=body, who=LOCAL).id)
         elif step == "claim":
-            given = services.claims.claim(claim=ClaimRequest(worker=worker))
+            given = services.claims.claim(claim=ClaimRequest(worker=worker), who=LOCAL)
             if given is not None:
                 held.append((given.job, given.attempt))
         elif step == "cancel" and ids:
-            services.jobs.cancel(chance.choice(ids))
+            services.jobs.cancel(chance.choice(ids), who=LOCAL)
         elif step == "expire":
             with services.db.write() as session:
                 session.execute(update(Job).where(Job.state == "running").values(lease_until_s=0.0))
@@ -93,22 +94,22 @@ def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int)
             services.claims.requeue_expired()
         elif held:
             job_id, attempt = chance.choice(held)
-            view = services.jobs.get(job_id)
+            view = services.jobs.get(job_id, who=LOCAL)
             current = view.state == "running" and view.attempt == attempt
             try:
                 if step == "beat":
-                    services.claims.heartbeat(job_id=job_id, beat=Heartbeat(attempt=attempt))
+                    services.claims.heartbeat(job_id=job_id, beat=Heartbeat(attempt=attempt), who=LOCAL)
                 else:
                     failure = Failure(attempt=attempt, reason="oom", message="")
-                    services.claims.fail(job_id=job_id, failure=failure)
+                    services.claims.fail(job_id=job_id, failure=failure, who=LOCAL)
                 assert current
             except StaleAttempt:
                 assert not current
-                assert services.jobs.get(job_id) == view
+                assert services.jobs.get(job_id, who=LOCAL) == view
     assert len(set(held)) == len(held)
     seen = set()
     for job_id in ids:
-        found, state = events.read(services.db, job_id=job_id, after=0, limit=1000)
+        found, state = events.read(services.db, job_id=job_id, after=0, limit=1000, who=LOCAL)
         states = [JobState(event.state) for event in found if event.state is not None]
         assert states[0] == JobState.QUEUED
         assert states[-1] == state

@@ -45,7 +45,7 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 
 def test_every_setting_but_the_home_can_be_set() -> None:
-    numbers = {"lease_s": "3", "max_attempts": "3"}
+    numbers = {"lease_s": "3", "max_attempts": "3", "rate_limit_per_s": "3"}
     env = {f"REGISTRY_{field.name.upper()}": numbers.get(field.name, "none") for field in fields(Settings)}
     settings = Settings.from_env(env)
     assert settings.embedded_home is None

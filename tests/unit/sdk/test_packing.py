@@ -12,6 +12,7 @@ from support.small import write_adapter
 
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
 from sdk.packing import Package, pack_adapter
+from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
 
 
 def pack(folder: Path, staging: Path) -> Package:
@@ -29,6 +30,8 @@ def test_equal_adapters_have_equal_bytes(tmp_path: Path) -> None:
     for number, names in enumerate(itertools.permutations(["q_proj", "v_proj", "k_proj"])):
         config = {
             "target_modules": list(names),
+            "exclude_modules": [f"0.{name}" for name in names],
+            "target_parameters": [f"experts.{name}" for name in names],
             "peft_version": f"0.{number}",
             "base_model_name_or_path": f"/home/user-{number}/base",
         }
@@ -146,3 +149,93 @@ def test_what_is_missing_is_named(missing: str | None, tmp_path: Path) -> None:
     with pytest.raises(AdapterctlError, match=missing or "there is no folder") as caught:
         pack(folder, tmp_path / "staging")
     assert type(caught.value) is NotFound
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fan_in_fan_out": "yes"},
+        {"lora_bias": 1},
+        {"exclude_modules": [7]},
+        {"exclude_modules": 7},
+        {"layers_to_transform": ["0"]},
+        {"layers_to_transform": True},
+        {"layers_pattern": [["h"]]},
+        {"target_parameters": [7]},
+        {"layer_replication": [[0, 1, 2]]},
+        {"layer_replication": 4},
+        {"trainable_token_indices": "all"},
+        {"alora_invocation_tokens": [0.5]},
+    ],
+)
+def test_settings_that_peft_does_not_write_are_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", **changed)
+    with pytest.raises(InvalidInput, match=r"adapter_config\.json is not as PEFT writes it .*save the adapter again"):
+        pack(folder, tmp_path / "staging")
+
+
+def test_other_settings_are_few_short_and_harmless(tmp_path: Path) -> None:
+    nothing = {"a": None, "trust_remote_code": True, "nested": {"auto_map": {"x": "y"}, "custom_code": "z", "b": None}}
+    assert pack(write_adapter(tmp_path / "0", **nothing), tmp_path / "staging").lora.other == {}
+    merged = pack(write_adapter(tmp_path / "1", merge_weights=False, enable_lora=None), tmp_path / "staging")
+    assert merged.lora.other == {"merge_weights": False}
+    long = pack(write_adapter(tmp_path / "2", note="n" * 300, **{"k" * 300: 1}), tmp_path / "staging").lora.other
+    assert long == {"k" * (MAX_OTHER_CHARACTERS - 1) + "…": 1, "note": "n" * (MAX_OTHER_CHARACTERS - 1) + "…"}
+    many = pack(write_adapter(tmp_path / "3", many=list(range(1000))), tmp_path / "staging").lora.other
+    assert list(many) == sorted(f"many.{number}" for number in range(1000))[:MAX_OTHER_SETTINGS]
+
+
+def test_a_record_of_before_these_settings_is_still_one() -> None:
+    stored = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["q_proj"], "rank_pattern": {}, "init": True}
+    record = LoraConfig.model_validate(stored)
+    assert record.fan_in_fan_out is False
+    assert (record.exclude_modules, record.layer_replication, record.other) == ([], [], {})
+
+
+@pytest.mark.parametrize(
+    ("named", "hub_name"),
+    [
+        ("org/base", "org/base"),
+        ("gpt2", "gpt2"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("/data/base", None),
+        ("./base", None),
+        ("../base", None),
+        ("~/base", None),
+        ("runs/7/checkpoint", None),
+        ("org/", None),
+        ("org/..", None),
+        ("org/a..b", None),
+        ("C:\\models\\base", None),
+        ("https://example.org/base", None),
+        ("org/base\n", None),
+        ("", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_the_base_that_a_config_names_is_said_where_it_is_no_path(
+    named: Any, hub_name: str | None, tmp_path: Path
+) -> None:
+    package = pack(write_adapter(tmp_path / "adapter", base_model_name_or_path=named), tmp_path / "staging")
+    assert package.named_base == hub_name
+    assert config_of(tmp_path / "staging")["base_model_name_or_path"] == (hub_name or "org/base")
+
+
+@pytest.mark.parametrize(
+    ("in_config", "given", "kept"),
+    [
+        (None, None, None),
+        ("", None, None),
+        ("a" * 40, None, "a" * 40),
+        (None, "c" * 40, "c" * 40),
+        ("a" * 40, "c" * 40, "a" * 40),
+    ],
+)
+def test_a_revision_that_nobody_says_is_unknown(
+    in_config: str | None, given: str | None, kept: str | None, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "adapter", revision=in_config)
+    package = pack_adapter(folder, base_id="org/base", base_revision=given, base_fingerprint="f" * 64, staging=tmp_path)
+    assert package.unknown == ([] if kept else ["base_revision"])
+    assert config_of(tmp_path)["revision"] == kept

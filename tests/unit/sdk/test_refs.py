@@ -2,17 +2,198 @@
 
 from __future__ import annotations
 
+import unicodedata
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.names import (
+    NAMES,
+    NEARLY,
+    NEARLY_SELECTORS,
+    PARSERS,
+    PART,
+    SELECTORS,
+    accepted,
+    is_name,
+    is_part,
+    other_forms,
+)
 
-from sdk.schemas.refs import BadNameError, BadRefError, Ref, is_folder, parse_alias, parse_name, parse_number
+from sdk.schemas.refs import (
+    BadNameError,
+    BadRefError,
+    Ref,
+    is_folder,
+    namespace_of,
+    parse_alias,
+    parse_digest,
+    parse_name,
+    parse_namespace,
+    parse_number,
+    parse_scope,
+)
 
-PART = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", fullmatch=True).filter(lambda text: ".." not in text)
-NAMES = st.one_of(PART, st.tuples(PART, PART).map("/".join))
-ALIASES = PART.filter(lambda t: t != "latest" and not t.startswith("sha256") and not (t[0] == "v" and t[1:].isdigit()))
-DIGESTS = st.from_regex(r"sha256:[0-9a-f]{12,64}", fullmatch=True)
-SELECTORS = st.one_of(st.integers(1, 999_999_999).map("v{}".format), st.just("latest"), ALIASES, DIGESTS)
+each_parser = pytest.mark.parametrize("kind", PARSERS)
+
+
+@each_parser
+@given(data=st.data())
+def test_what_is_accepted_is_its_own_canonical_form(kind: str, data: st.DataObject) -> None:
+    parse, valid = PARSERS[kind]
+    text = data.draw(valid)
+    assert parse(text) == parse(parse(text)) == text
+    # Nothing that a database, a file system, a URL or a terminal does to a text makes it another one.
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    assert {text, *forms, text.casefold(), text.lower(), text.strip(), text.encode().decode("ascii")} == {text}
+    assert quote(text, safe="/*") == text
+
+
+@given(NEARLY)
+def test_the_grammar_is_exactly_its_rule(text: str) -> None:
+    head, slash, tail = text.rpartition("/")
+    reserved = text == "latest" or text.startswith("sha256") or (text[:1] == "v" and text[1:].isdigit())
+    assert accepted(parse_name, text) == is_name(text)
+    assert accepted(parse_namespace, text) == is_part(text)
+    assert accepted(parse_alias, text) == (is_part(text) and not reserved)
+    assert accepted(parse_scope, text) == (
+        text == "*" or is_name(text) or (slash == "/" and tail == "*" and is_part(head))
+    )
+
+
+@each_parser
+@given(data=st.data())
+def test_no_other_text_is_taken_for_a_name(kind: str, data: st.DataObject) -> None:
+    parse, valid = PARSERS[kind]
+    text = data.draw(valid)
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = text[:at] + data.draw(st.sampled_from(other_forms(text[at]))) + text[at + 1 :]
+    assert not accepted(parse, other)
+    if kind == "name":
+        with pytest.raises(BadNameError):
+            Ref.parse(other)
+        with pytest.raises(BadNameError):
+            Ref.parse(f"{other}@v1")
+    if kind == "alias":
+        with pytest.raises(BadRefError):
+            Ref.parse(f"code-review@{other}")
+
+
+@each_parser
+@given(
+    data=st.data(),
+    inserted=st.one_of(
+        st.characters(categories=["Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me", "Co", "Cs", "Lo"]),
+        st.sampled_from(["..", "/..", "../", "/../", "/./", "./", "//", "///", "\\", "..\\", "%2e%2e", "%2F", "\r\n"]),
+        st.sampled_from(["@", ":", "~", "$", "?", "#", "&", "=", "+", "'", '"', ";", ",", "|", "<", "{", "%", "%00"]),
+    ),
+)
+def test_nothing_can_be_put_into_a_name(kind: str, data: st.DataObject, inserted: str) -> None:
+    parse, valid = PARSERS[kind]
+    text = data.draw(valid)
+    at = data.draw(st.one_of(st.just(0), st.just(len(text)), st.integers(0, len(text))))
+    assert not accepted(parse, text[:at] + inserted + text[at:])
+
+
+@given(NAMES, NAMES)
+def test_two_names_have_nothing_in_common(one: str, two: str) -> None:
+    refs = {str(Ref.parse(name)) for name in (one, two)}
+    assert len(refs) == len({one, two})
+    assert len({parse_scope(one), parse_scope(two), parse_scope("*")}) == len({one, two}) + 1
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("ad", "ad2"), ("team/a", "team-a"), ("a.b", "a/b"), ("a-b", "a_b"), ("team/a", "team/a.b"), ("a", "a/a")],
+)
+def test_neighbours_are_apart(one: str, two: str) -> None:
+    assert parse_name(one) != parse_name(two)
+    assert Ref.parse(one) != Ref.parse(two)
+    assert Ref.parse(f"{one}@{two.replace('/', '-')}").adapter == one
+    assert (namespace_of(one) == namespace_of(two)) == (one.rpartition("/")[0] == two.rpartition("/")[0])
+
+
+@given(PART, PART)
+def test_a_name_lies_in_one_namespace(namespace: str, name: str) -> None:
+    assert namespace_of(f"{namespace}/{name}") == parse_namespace(namespace) == namespace
+    assert namespace_of(name) == ""
+    assert parse_scope(f"{namespace}/*") == f"{namespace}/*"
+
+
+@given(NEARLY)
+def test_a_namespace_is_asked_of_names_only(text: str) -> None:
+    if is_name(text):
+        namespace = namespace_of(text)
+        assert text == f"{namespace}/{text[len(namespace) + 1 :]}" if namespace else "/" not in text
+    else:
+        with pytest.raises(BadNameError, match="is no adapter name"):
+            namespace_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "**", "*/*", "*/a", "/*", "a/b/*", "a*", "a/**", "a/*b", "team/", "a/*/", "*\n", "a/*@v1"]
+)
+def test_bad_scopes_are_refused(text: str) -> None:
+    with pytest.raises(BadNameError, match="is no scope: write "):
+        parse_scope(text)
+
+
+@pytest.mark.parametrize("text", ["", "*", "team/", "team/a", "/", ".", "..", "te..am", "-team", "t" * 65])
+def test_bad_namespaces_are_refused(text: str) -> None:
+    with pytest.raises(BadNameError, match="is no namespace: use "):
+        parse_namespace(text)
+
+
+@given(NAMES, NEARLY_SELECTORS)
+def test_a_selector_that_is_accepted_means_one_thing(name: str, selector: str) -> None:
+    text = f"{name}@{selector}"
+    try:
+        ref = Ref.parse(text)
+    except BadRefError:
+        return
+    assert str(ref) == text
+    assert text.isascii()
+    kinds = [selector == "latest", ref.number is not None, ref.digest_prefix is not None, ref.alias is not None]
+    assert kinds.count(True) == 1
+    # What could also be read as another kind, in whichever case, is never an alias.
+    lower = selector.lower()
+    if lower == "latest" or lower.startswith("sha256") or (lower[0] == "v" and lower[1:].isdigit()):
+        assert ref.alias is None
+
+
+@given(st.text("0123456789abcdef", max_size=70))
+def test_a_digest_is_12_to_64_digits(digits: str) -> None:
+    text = f"code-review@sha256:{digits}"
+    if 12 <= len(digits) <= 64:
+        assert Ref.parse(text).digest_prefix == digits
+    else:
+        with pytest.raises(BadRefError, match="12 to 64 hex digits"):
+            Ref.parse(text)
+    assert accepted(parse_digest, digits) == (len(digits) == 64)
+
+
+@pytest.mark.parametrize("length", [64, 65, 1000, 1_000_000])
+def test_long_names_are_refused_in_few_words(length: int) -> None:
+    text = f"{'t' * length}/{'n' * length}"
+    if length == 64:
+        assert parse_name(text) == text
+        return
+    for parse in (parse_name, parse_alias, parse_namespace, parse_scope, parse_digest, Ref.parse):
+        with pytest.raises((BadNameError, BadRefError)) as caught:
+            parse(text)
+        assert len(str(caught.value)) < 400
+
+
+@given(st.one_of(NEARLY, NEARLY.map(str.upper), NEARLY.map(str.title)), st.sampled_from(["name", "alias", "scope"]))
+def test_a_spelling_that_is_proposed_is_accepted(text: str, kind: str) -> None:
+    parse, _ = PARSERS[kind]
+    try:
+        parse(text)
+    except BadNameError as error:
+        _, proposes, spelling = str(error).partition("upper case is not used; write ")
+        if proposes and len(text) <= 80:
+            assert parse(spelling.strip("'")) == text.lower()
 
 
 @given(NAMES, SELECTORS)
@@ -112,7 +293,16 @@ def test_upper_case_is_refused_with_the_lower_case_spelling(text: str, lower: st
         parse_name(text)
 
 
-@pytest.mark.parametrize("text", ["latest", "v1", "v0", "v007", "sha256", "sha256-x", "sha256abc"])
+@pytest.mark.parametrize("text", ["\u212aey", "A..B", "-A", "A" * 65, "A/B/C", "Team/*"])
+def test_no_spelling_is_proposed_that_is_none(text: str) -> None:
+    # The Kelvin sign is k in lower case, and yet nobody's way to write k.
+    with pytest.raises(BadNameError, match="is no adapter name: use lower-case letters"):
+        parse_name(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["latest", "Latest", "v1", "V3", "v0", "v007", "sha256", "sha256-x", "sha256abc", "SHA256-x"]
+)
 def test_names_with_a_meaning_are_no_aliases(text: str) -> None:
     with pytest.raises(BadNameError, match="can't be an alias"):
         parse_alias(text)
@@ -125,6 +315,8 @@ def test_names_with_a_meaning_are_no_aliases(text: str) -> None:
         "v0",
         "v01",
         "v1234567890",
+        "v1\u0661",
+        "v\uff11",
         "sha256:",
         "sha256:abc",
         "sha256:" + "A" * 64,

@@ -212,6 +212,7 @@ def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: P
         spec = SPEC.model_copy(update={"method": method})
         report = train(gpt2_base, pairs, tmp_path / method, spec)
         assert report.lora.target_modules == ["attn.c_proj", "c_attn"]
+        assert report.lora.fan_in_fan_out
         assert json.loads((tmp_path / method / "adapter_config.json").read_text())["fan_in_fan_out"] is True
         model = AutoModelForCausalLM.from_pretrained(gpt2_base)
         # Warnings are errors: PEFT would warn of a wrong fan_in_fan_out.

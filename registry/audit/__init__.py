@@ -1,0 +1,1 @@
+"""The audit trail: every change with who, what, before and after; only appended to."""

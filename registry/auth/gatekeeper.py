@@ -1,0 +1,111 @@
+"""The door of the API: who is asking, before anything else of a request is read; and how often they may ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from registry.auth.principal import LOCAL, Principal
+from registry.auth.service import Tokens, secret_digest
+from registry.errors import RateLimited, RegistryError, Unauthenticated
+
+#: How long an answer of the database on a token is believed, in seconds: so soon does a revoked one fail everywhere.
+TRUST_S = 0.5
+#: Tokens that are remembered at once.
+_MOST = 10_000
+
+_PREFIX = "/api/v1/"
+
+
+class Gatekeeper:
+    """ASGI middleware: puts the caller's `Principal` into the scope, or answers 401 or 429.
+
+    Paths below `besides` are let through: their URLs are signed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens | None,
+        rate_limit_per_s: float,
+        besides: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._rate = rate_limit_per_s
+        self._besides = f"{besides}/"
+        self._clock = clock
+        self._known: dict[str, tuple[float, Principal]] = {}
+        #: Token's id to what is left of its requests, and when that was counted.
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it."""
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = LOCAL if self._tokens is None else await self._check(scope, self._tokens)
+            wait_s = self._wait_s(principal)
+        except RegistryError as error:
+            headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+            await _answer(error, headers)(scope, receive, send)
+            return
+        if wait_s > 0:
+            limited = RateLimited(
+                f"this token may send {self._rate:g} requests a second; try again in {wait_s:.1f} s, or spread them"
+            )
+            await _answer(limited, {"Retry-After": str(max(1, round(wait_s + 0.5)))})(scope, receive, send)
+            return
+        scope["principal"] = principal
+        await self._app(scope, receive, send)
+
+    async def _check(self, scope: Scope, tokens: Tokens) -> Principal:
+        secret = _bearer(scope)
+        now = self._clock()
+        key = secret_digest(secret)
+        known = self._known.get(key)
+        if known is not None and now - known[0] < TRUST_S:
+            return known[1]
+        principal = await run_in_threadpool(tokens.check, secret)
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[key] = (now, principal)
+        return principal
+
+    def _wait_s(self, principal: Principal) -> float:
+        """Take one request from the token's bucket; return how long to wait where it is empty."""
+        if self._rate <= 0:
+            return 0
+        now = self._clock()
+        key = principal.token_id or principal.name
+        left, then = self._buckets.get(key, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._rate)
+        if left < 1:
+            self._buckets[key] = (left, now)
+            return (1 - left) / self._rate
+        if len(self._buckets) >= _MOST:
+            self._buckets.clear()
+        self._buckets[key] = (left - 1, now)
+        return 0
+
+    @property
+    def _burst(self) -> float:
+        return max(1.0, 2 * self._rate)
+
+
+def _answer(error: RegistryError, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=headers)
+
+
+def _bearer(scope: Scope) -> str:
+    given = next((value for key, value in scope["headers"] if key == b"authorization"), b"")
+    scheme, _, secret = given.decode("latin-1").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""

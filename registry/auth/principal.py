@@ -1,0 +1,115 @@
+"""Who is asking, and what they may do where.
+
+>>> who = Principal("ci", {"team": Role.WRITER, "-": Role.READER})
+>>> who.may("write", "team"), who.may("write", "-"), who.may("read", "other")
+(True, False, False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, true
+
+from registry.errors import Forbidden, NotFound
+
+#: In a grant: every namespace. In a record: the registry as a whole, whose things every reader may see.
+EVERYWHERE = "*"
+
+
+class Role(StrEnum):
+    """What a token allows in a namespace."""
+
+    #: Reads everything.
+    READER = "reader"
+    #: Also pushes versions, submits and cancels jobs, moves aliases that are not protected, archives.
+    WRITER = "writer"
+    #: Also moves protected aliases.
+    PROMOTER = "promoter"
+    #: Reads, claims jobs and hands in their results, and nothing else.
+    WORKER = "worker"
+    #: Everything: deletes, releases, protects, sets quotas and retention, gives out tokens, reads the audit trail.
+    ADMIN = "admin"
+
+
+#: Which roles may do what. "send" is to upload files and to register bases, which people and workers do.
+_MAY: dict[str, frozenset[Role]] = {
+    "read": frozenset(Role),
+    "send": frozenset({Role.WRITER, Role.PROMOTER, Role.WORKER, Role.ADMIN}),
+    "write": frozenset({Role.WRITER, Role.PROMOTER, Role.ADMIN}),
+    "promote": frozenset({Role.PROMOTER, Role.ADMIN}),
+    "work": frozenset({Role.WORKER, Role.ADMIN}),
+    "admin": frozenset({Role.ADMIN}),
+}
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is asking: a name, and a role for each namespace ("-": names without one, "*": all)."""
+
+    name: str
+    grants: Mapping[str, Role] = field(default_factory=dict)
+    token_id: str | None = None
+
+    def may(self, action: str, namespace: str) -> bool:
+        """Tell whether `action` is allowed in `namespace`; what belongs to the whole registry is read by everybody."""
+        if namespace == EVERYWHERE and action == "read":
+            return True
+        roles = (self.grants.get(EVERYWHERE), self.grants.get(namespace))
+        return any(role in _MAY[action] for role in roles if role is not None)
+
+    def require(self, action: str, namespace: str, *, missing: str, param: str | None = None) -> None:
+        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden where not more than that."""
+        if not self.may("read", namespace):
+            raise NotFound(missing, param=param)
+        if not self.may(action, namespace):
+            raise _forbidden(action, namespace)
+
+    def require_anywhere(self, action: str) -> None:
+        """Raise Forbidden unless `action` is allowed in some namespace: what view it may be is not known yet."""
+        if not any(role in _MAY[action] for role in self.grants.values()):
+            raise _forbidden(action, EVERYWHERE)
+
+    def require_everywhere(self, action: str) -> None:
+        """Raise Forbidden unless `action` is allowed in all namespaces."""
+        if not self.may(action, EVERYWHERE) or self.grants.get(EVERYWHERE) not in _MAY[action]:
+            raise _forbidden(action, EVERYWHERE)
+
+    def namespaces(self, action: str = "read") -> list[str] | None:
+        """The namespaces in which `action` is allowed, sorted; None where it is allowed in all."""
+        if self.grants.get(EVERYWHERE) in _MAY[action]:
+            return None
+        return sorted(namespace for namespace, role in self.grants.items() if role in _MAY[action])
+
+    def within(self, column: Any, action: str = "read") -> ColumnElement[bool]:
+        """The condition that a row's namespace is one in which `action` is allowed."""
+        allowed = self.namespaces(action)
+        if allowed is None:
+            return true()
+        condition: ColumnElement[bool] = column.in_([*allowed, EVERYWHERE] if action == "read" else allowed)
+        return condition
+
+    def home(self, action: str = "write") -> str:
+        """The namespace of what is made without one: names without a namespace, or else the first that is allowed.
+
+        Raises Forbidden where there is none.
+        """
+        if self.may(action, "-"):
+            return "-"
+        self.require_anywhere(action)
+        return (self.namespaces(action) or ["-"])[0]
+
+
+def _forbidden(action: str, namespace: str) -> Forbidden:
+    allowed = ", ".join(sorted(role.value for role in _MAY[action]))
+    where = "" if namespace == EVERYWHERE else f" in the namespace {namespace!r}"
+    return Forbidden(f"this token may not do this{where}; use one with a role of: {allowed}")
+
+
+#: Everyone, where `REGISTRY_AUTH=none` or the registry is embedded.
+LOCAL = Principal("local", {EVERYWHERE: Role.ADMIN})
+#: What the registry does by itself: retention, collecting garbage, the command line of the server.
+SYSTEM = Principal("registry", {EVERYWHERE: Role.ADMIN})

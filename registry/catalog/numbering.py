@@ -1,0 +1,53 @@
+"""An adapter's counters: the number last given, what `latest` names, how much there is.
+
+They are changed only together with a version's state, in one transaction that holds the lock of the adapter's row.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.catalog.lifecycle import VersionState
+from registry.catalog.models import Adapter, Version
+from registry.db import utc_now
+from registry.quotas.limits import limits_of, require_room
+
+
+def give_number(session: Session, version: Version, size_bytes: int) -> int:
+    """Give a version that has just become ready its number: the next one, for ever. Raises QuotaExceeded."""
+    locked = select(Adapter).where(Adapter.pk == version.adapter_pk).with_for_update(key_share=True)
+    adapter = session.scalars(locked.execution_options(populate_existing=True)).one()
+    _require_room(session, adapter, size_bytes)
+    adapter.last_number += 1
+    adapter.latest_number = adapter.last_number
+    adapter.ready_versions += 1
+    adapter.size_bytes += size_bytes
+    adapter.updated_at = version.moved_at = utc_now()
+    version.number = adapter.last_number
+    session.flush()
+    return adapter.last_number
+
+
+def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
+    """Bring the counters up to date after a version left or came back. The caller holds the adapter's lock."""
+    session.flush()
+    ready = (Version.adapter_pk == adapter.pk, Version.state == VersionState.READY)
+    adapter.latest_number = session.scalar(select(func.max(Version.number)).where(*ready))
+    adapter.ready_versions = session.scalar(select(func.count()).select_from(Version).where(*ready)) or 0
+    adapter.size_bytes -= freed_bytes
+    adapter.updated_at = utc_now()
+    session.flush()
+
+
+def _require_room(session: Session, adapter: Adapter, size_bytes: int) -> None:
+    limits = limits_of(session, adapter.namespace)
+    if limits is None:
+        return
+    named = (Adapter.namespace == adapter.namespace, Adapter.last_number > 0)
+    if limits.max_adapters is not None and adapter.last_number == 0:
+        there = session.scalar(select(func.count()).select_from(Adapter).where(*named)) or 0
+        require_room(adapter.namespace, "adapters", there, 1, limits.max_adapters)
+    if limits.max_bytes is not None:
+        used = session.scalar(select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(*named)) or 0
+        require_room(adapter.namespace, "bytes", int(used), size_bytes, limits.max_bytes)

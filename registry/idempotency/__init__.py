@@ -1,0 +1,1 @@
+"""Requests that carry a key are answered once, however often they are sent."""

@@ -1,0 +1,26 @@
+"""The table of answered requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.db import Model, UtcDateTime, utc_now
+
+
+class KeyedRequest(Model):
+    """A request that carried a key, and what it was answered."""
+
+    __tablename__ = "keyed_requests"
+
+    #: SHA-256 of the caller's name.
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    #: SHA-256 over method, path and body.
+    request_digest: Mapped[str] = mapped_column(String(64))
+    #: None while it is worked on.
+    status: Mapped[int | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)

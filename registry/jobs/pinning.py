@@ -1,0 +1,110 @@
+"""What a job's request names, made exact when it is accepted, for somebody who may see and change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.auth.principal import Principal
+from registry.catalog.bases import find_base
+from registry.catalog.models import BaseModelRow
+from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
+from registry.datasets.service import find_dataset
+from registry.db import utc_now
+from registry.errors import InvalidBase
+from registry.jobs.models import Worker
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, MergeRequest, TrainingRequest
+
+#: A worker that was not heard of for so long does not vouch for its shared paths any more.
+_WORKER_MEMORY = timedelta(days=7)
+
+Request = TrainingRequest | EvaluationRequest | MergeRequest
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A request with every name made exact."""
+
+    request: Request
+    #: Whose job it is.
+    namespace: str
+    #: What it is about, for lists.
+    subject: str
+    #: The base that a worker will need, where it is known.
+    base_fingerprint: str | None
+
+
+def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -> Pinned:
+    """Make a request exact. In embedded mode client and worker share one machine, so every folder is a shared path.
+
+    Raises NotFound for what is not there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
+    """
+    if isinstance(request, TrainingRequest):
+        namespace = space_of(request.adapter)
+        missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
+        who.require("write", namespace, missing=missing, param="adapter")
+        digests = {
+            name: find_dataset(session, digest, who).digest
+            for name, digest in (("data", request.data), ("eval_data", request.eval_data))
+            if digest is not None
+        }
+        base = _pin_base(session, request.base, embedded)
+        exact = request.model_copy(update={"base": base, **digests})
+        return Pinned(exact, namespace, request.adapter, base.fingerprint)
+    if isinstance(request, MergeRequest):
+        version = find_version(session, parse_ref(request.ref), who, action="write")
+        _require_reachable(session, version.base, embedded)
+        ref = exact_ref(version)
+        merge = request.model_copy(update={"ref": ref})
+        return Pinned(merge, version.adapter.namespace, ref, version.base.fingerprint)
+    return _pin_evaluation(session, request, who, embedded)
+
+
+def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned:
+    data = find_dataset(session, request.data, who).digest
+    targets, namespaces, fingerprints = [], [], []
+    for target in request.targets:
+        if target.ref is not None:
+            version = find_version(session, parse_ref(target.ref), who, action="write")
+            _require_reachable(session, version.base, embedded)
+            targets.append(EvaluationTarget(ref=exact_ref(version)))
+            namespaces.append(version.adapter.namespace)
+            fingerprints.append(version.base.fingerprint)
+        elif target.base is not None:
+            base = _pin_base(session, target.base, embedded)
+            targets.append(EvaluationTarget(base=base))
+            fingerprints.extend([base.fingerprint] if base.fingerprint is not None else [])
+    return Pinned(
+        request.model_copy(update={"targets": targets, "data": data}),
+        namespaces[0] if namespaces else who.home(),
+        " ".join(target.label for target in targets)[:300],
+        fingerprints[0] if fingerprints else None,
+    )
+
+
+def _pin_base(session: Session, choice: BaseChoice, embedded: bool) -> BaseChoice:
+    if choice.fingerprint is None and choice.revision is not None:
+        # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
+        return choice
+    row = find_base(session, choice.fingerprint or choice.id)
+    _require_reachable(session, row, embedded)
+    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.fingerprint)
+
+
+def _require_reachable(session: Session, base: BaseModelRow, embedded: bool) -> None:
+    """Raise InvalidBase where the base is a folder that no worker shares and whose files were not uploaded."""
+    if embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
+        return
+    folder = urlsplit(base.location).path
+    recent = select(Worker.shared_paths).where(Worker.seen_at > utc_now() - _WORKER_MEMORY)
+    for paths in session.scalars(recent):
+        if any(folder == path or folder.startswith(path.rstrip("/") + "/") for path in paths):
+            return
+    raise InvalidBase(
+        f"base {base.id} lies in a folder that no worker shares; upload it with: adapterctl base add FOLDER --upload",
+        param="base",
+    )

@@ -1,0 +1,91 @@
+"""Pages by cursor: each begins after a row that the reader has seen, so rows that are added move nothing.
+
+>>> cursor = write_cursor(("production", 7))
+>>> read_cursor(cursor, (str, int))
+('production', 7)
+>>> read_cursor("nonsense", (int,))
+Traceback (most recent call last):
+registry.errors.Invalid: the cursor is none that this list gave; begin again without one
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import QueryableAttribute
+
+from registry.errors import Invalid
+from sdk.schemas.pages import Page
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: What a service gives for a list: the page as it travels.
+Paged = Page
+
+
+def write_cursor(values: Sequence[Any]) -> str:
+    """Return the opaque text of a position: the sort key of the last row that was seen."""
+    text = json.dumps([_plain(value) for value in values], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...]:
+    """Return the values of a cursor, of exactly these types. Raises Invalid for any other text."""
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        values = json.loads(raw)
+        if not isinstance(values, list):
+            raise ValueError("no list")
+        return tuple(_value(value, kind) for value, kind in zip(values, kinds, strict=True))
+    except (ValueError, OverflowError, RecursionError, binascii.Error, UnicodeError):
+        raise Invalid("the cursor is none that this list gave; begin again without one", param="cursor") from None
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _value(value: Any, kind: type[Any]) -> Any:
+    """Return one value of a cursor, or raise ValueError where it is of another kind than the list's key."""
+    if kind is datetime and type(value) is str:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("a moment without a zone")
+        return moment.astimezone(UTC)
+    small = not isinstance(value, int) or -(2**63) <= value < 2**63
+    plain = not isinstance(value, str) or value.isprintable()
+    if type(value) is not kind or not small or not plain:
+        raise ValueError("another kind")
+    return value
+
+
+def page_of(
+    session: Session,
+    query: Select[R],
+    key: QueryableAttribute[Any],
+    *more: QueryableAttribute[Any],
+    cursor: str | None,
+    limit: int,
+    views: Callable[[Sequence[R]], list[T]],
+    newest_first: bool = False,
+) -> Page[T]:
+    """Run a query for one page, in the order of the columns of a unique key, and return it as it travels."""
+    keys = (key, *more)
+    if cursor is not None:
+        seen = read_cursor(cursor, [column.type.python_type for column in keys])
+        here, there = tuple_(*keys), tuple_(*seen)
+        query = query.where(here < there if newest_first else here > there)
+    ordered = query.order_by(*(column.desc() if newest_first else column.asc() for column in keys)).limit(limit + 1)
+    rows = list(session.scalars(ordered).unique())
+    following = None
+    if len(rows) > limit:
+        following = write_cursor([getattr(rows[limit - 1], column.key) for column in keys])
+    return Page(items=views(rows[:limit]), next=following)

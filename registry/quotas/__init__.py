@@ -1,0 +1,1 @@
+"""Quotas: how many adapters, bytes and waiting jobs a namespace may have."""

@@ -1,0 +1,23 @@
+"""Finding a namespace's limits, and holding what is to be added against them."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.errors import QuotaExceeded
+from registry.quotas.models import Quota
+
+
+def limits_of(session: Session, namespace: str) -> Quota | None:
+    """Return the limits of a namespace, locked until the transaction ends, so that no two fill the last place at once."""
+    return session.scalars(select(Quota).where(Quota.namespace == namespace).with_for_update()).first()
+
+
+def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:
+    """Raise QuotaExceeded where `used` and `adding` are more than `limit`."""
+    if used + adding > limit:
+        raise QuotaExceeded(
+            f"the namespace {namespace!r} has {used} of {limit} {what} and may not have {adding} more; "
+            "remove some, or ask an admin to raise the quota: adapterctl quota set"
+        )

@@ -1,0 +1,68 @@
+"""Setting quotas, and saying what is used of them."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.audit.service import record
+from registry.auth.principal import Principal
+from registry.catalog.models import Adapter
+from registry.db import Database, upsert, utc_now
+from registry.errors import InvalidName
+from registry.jobs.service import unfinished
+from registry.quotas.models import Quota
+from sdk.schemas.people import QuotaLimits, QuotaView
+from sdk.schemas.refs import BadNameError, parse_namespace
+
+
+class Quotas:
+    """The service over the table of quotas."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get(self, namespace: str, *, who: Principal) -> QuotaView:
+        """The limits of a namespace, and what is used. Raises InvalidName, NotFound."""
+        _check(namespace, who, "read")
+        with self._db.read() as session:
+            return _view(session, namespace)
+
+    def set(self, namespace: str, *, limits: QuotaLimits, who: Principal) -> QuotaView:
+        """Limit a namespace from now on; what it has already stays. Raises InvalidName, Forbidden: only admins of all may."""
+        _check(namespace, who, "read")
+        who.require_everywhere("admin")
+        with self._db.write() as session:
+            before = _view(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
+            values = limits.model_dump()
+            upsert(session, Quota, {"namespace": namespace}, {**values, "updated_at": utc_now()})
+            record(session, who, "quota.set", namespace, namespace, before=before, after=values)
+            session.flush()
+            session.expire_all()
+            return _view(session, namespace)
+
+
+def _check(namespace: str, who: Principal, action: str) -> None:
+    if namespace != "-":
+        try:
+            parse_namespace(namespace)
+        except BadNameError as error:
+            raise InvalidName(f"{error}; or '-' for names without one", param="namespace") from None
+    who.require(action, namespace, missing=f"there is no namespace {namespace!r} that this token may see")
+
+
+def _view(session: Session, namespace: str) -> QuotaView:
+    row = session.get(Quota, namespace)
+    used = select(func.count(), func.coalesce(func.sum(Adapter.size_bytes), 0)).where(
+        Adapter.namespace == namespace, Adapter.last_number > 0
+    )
+    adapters, size_bytes = session.execute(used).one()
+    return QuotaView(
+        namespace=namespace,
+        max_adapters=None if row is None else row.max_adapters,
+        max_bytes=None if row is None else row.max_bytes,
+        max_jobs=None if row is None else row.max_jobs,
+        adapters=adapters,
+        size_bytes=int(size_bytes),
+        jobs=unfinished(session, namespace),
+    )

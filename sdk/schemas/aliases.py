@@ -1,0 +1,90 @@
+"""Aliases, their moves and their protection as they travel."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from sdk.schemas.refs import parse_alias, parse_name
+from sdk.schemas.wire import Wire
+
+Reason = Annotated[str, Field(max_length=1000, examples=["beats v2 on heldout.jsonl"])]
+Name = Annotated[str, Field(examples=["team/code-review"])]
+AliasName = Annotated[str, Field(examples=["production"])]
+
+
+class _OfAlias(Wire):
+    adapter: Name
+    alias: AliasName
+    #: The version that it must name now (0: none), or nothing is done; None: whichever.
+    expect: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    reason: Reason = ""
+
+    @field_validator("adapter")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return parse_name(value)
+
+    @field_validator("alias")
+    @classmethod
+    def _alias(cls, value: str) -> str:
+        return parse_alias(value)
+
+
+class AliasMove(_OfAlias):
+    """A request to move an alias by compare-and-set."""
+
+    #: The version that it is to name.
+    number: Annotated[int, Field(ge=1, le=10**9, examples=[3])]
+
+
+class AliasRollback(_OfAlias):
+    """A request to let an alias name again what it named before its last move."""
+
+
+class AliasRemoval(_OfAlias):
+    """A request to take an alias away."""
+
+
+class AliasView(Wire):
+    """An alias and the version that it names."""
+
+    adapter: str
+    alias: str
+    ref: str
+    number: int
+    #: Whether only promoters move it.
+    protected: bool
+    moved_at: datetime
+    moved_by: str
+
+
+class AliasMoveView(Wire):
+    """One move of an alias."""
+
+    adapter: str
+    alias: str
+    #: "set", "rollback" or "remove".
+    kind: str
+    from_number: int | None
+    to_number: int | None
+    reason: str
+    moved_by: str
+    moved_at: datetime
+
+
+class Protection(Wire):
+    """An alias that only promoters move."""
+
+    #: An adapter's name, `NAMESPACE/*`, or `*`.
+    scope: Annotated[str, Field(max_length=129, examples=["team/*"])]
+    alias: AliasName
+
+
+class ProtectionView(Protection):
+    """A protection, and whose it is."""
+
+    created_by: str
+    created_at: datetime

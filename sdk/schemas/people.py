@@ -1,0 +1,97 @@
+"""Tokens, roles, quotas and the audit trail as they travel."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Wire
+
+RoleName = Literal["reader", "writer", "promoter", "worker", "admin"]
+
+#: A namespace, "-" for names without one, or "*" for all.
+Where = Annotated[str, Field(min_length=1, max_length=64, examples=["team"])]
+
+
+class GrantView(Wire):
+    """A role in a namespace."""
+
+    namespace: Where
+    role: RoleName
+
+
+class TokenRequest(Wire):
+    """A token to be made."""
+
+    #: Who will hold it; shown in histories and the audit trail.
+    name: Annotated[str, Field(min_length=1, max_length=100, examples=["ci-review"])]
+    grants: Annotated[list[GrantView], Field(min_length=1, max_length=100)]
+    #: It expires after so many days; None: never.
+    days: Annotated[int, Field(ge=1, le=3650)] | None = None
+
+
+class TokenView(Wire):
+    """A token without its secret."""
+
+    id: str
+    name: str
+    grants: list[GrantView]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewToken(TokenView):
+    """A token with its secret, which is shown this once."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewToken(id={self.id!r}, name={self.name!r})"
+
+    __str__ = __repr__
+
+
+class Whoami(Wire):
+    """Who the registry takes the caller for."""
+
+    name: str
+    grants: list[GrantView]
+
+
+class QuotaLimits(Wire):
+    """The limits of a namespace; None means none."""
+
+    #: Names of adapters that ever had a version.
+    max_adapters: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    #: Bytes of all versions that are not deleted.
+    max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    #: Jobs that wait or run.
+    max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+
+
+class QuotaView(QuotaLimits):
+    """The limits of a namespace, and what is used of them."""
+
+    namespace: str
+    adapters: int
+    size_bytes: int
+    jobs: int
+
+
+class AuditView(Wire):
+    """One change."""
+
+    id: int
+    at: datetime
+    actor: str
+    token: str | None
+    #: "alias.move", "version.archive", "token.revoke" …
+    action: str
+    namespace: str
+    subject: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None

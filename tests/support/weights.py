@@ -1,0 +1,83 @@
+"""Safetensors files by hand, and the gate over them: inspected, kept as JSON as the registry does, then judged."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from registry.artifacts.gate import judge
+from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
+from sdk.schemas.training import LoraConfig
+from support.adapters import BASE_TENSORS, lora_config, lora_tensors
+
+PREFIX = "base_model.model.model.layers.0.self_attn"
+QA, QB = f"{PREFIX}.q_proj.lora_A.weight", f"{PREFIX}.q_proj.lora_B.weight"
+VA, VB = f"{PREFIX}.v_proj.lora_A.weight", f"{PREFIX}.v_proj.lora_B.weight"
+#: The record that belongs to `lora_tensors` and `lora_config`.
+LORA = LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q_proj", "v_proj"])
+
+Tensors = dict[str, np.ndarray]
+
+
+def changed(change: Callable[[Tensors], object]) -> bytes:
+    """Return the adapter's weights after `change`."""
+    tensors = lora_tensors()
+    change(tensors)
+    return save(tensors)
+
+
+def packed(header: Any, data: bytes = b"", *, encoding: str = "utf-8") -> bytes:
+    """Return a safetensors file with whatever header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode(encoding)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32", **more: Any) -> dict[str, Any]:
+    """Return how a header describes a tensor."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end], **more}
+
+
+def weight_facts(raw: bytes) -> WeightFacts:
+    """Inspect weights, and return the facts after their way through a JSON column."""
+    facts = inspect_weights(io.BytesIO(raw), size_bytes=len(raw))
+    kept = WeightFacts.from_json(json.loads(json.dumps(facts.to_json(), allow_nan=False)))
+    assert kept == facts
+    return facts
+
+
+def config_facts(raw: bytes) -> ConfigFacts:
+    """Inspect a config, and return the facts after their way through a JSON column."""
+    facts = inspect_config(io.BytesIO(raw))
+    kept = ConfigFacts.from_json(json.loads(json.dumps(facts.to_json(), allow_nan=False)))
+    assert kept == facts
+    return facts
+
+
+def agreeing(lora: LoraConfig, **said: Any) -> ConfigFacts:
+    """Return the facts of a config that says what the record says, and `said`."""
+    config = lora_config(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=lora.alpha_pattern,
+        **said,
+    )
+    return config_facts(json.dumps(config).encode())
+
+
+def check(raw: bytes, lora: LoraConfig = LORA, base: dict[str, list[int]] | None = None, **said: Any) -> None:
+    """Judge weights beside a config that agrees with the record, over the described base where none is given."""
+    judge(weight_facts(raw), agreeing(lora, **said), lora=lora, base_tensors=BASE_TENSORS if base is None else base)
+
+
+def check_config(lora: LoraConfig = LORA, **config: Any) -> None:
+    """Judge a config beside weights that fit the record."""
+    facts = config_facts(json.dumps(lora_config(**config)).encode())
+    judge(weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS)

@@ -1,0 +1,174 @@
+"""Whatever the installed PEFT can say of an adapter is in its record: the configs here are PEFT's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.small import write_adapter
+
+from sdk.errors import InvalidInput
+from sdk.packing import Package, lora_of, pack_adapter
+from sdk.schemas.training import LoraConfig
+
+
+def pack(folder: Path, staging: Path) -> Package:
+    staging.mkdir(exist_ok=True)
+    return pack_adapter(folder, base_id="org/base", base_revision="c" * 40, base_fingerprint="f" * 64, staging=staging)
+
+
+def config_of(staging: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((staging / "adapter_config.json").read_text())
+    return found
+
+
+def saved_by_peft(folder: Path, **settings: Any) -> Path:
+    """Write an adapter whose config the installed PEFT saved; return its folder."""
+    from peft import LoraConfig as PeftLoraConfig
+
+    write_adapter(folder)
+    PeftLoraConfig(**{"target_modules": ["q_proj", "v_proj"], **settings}).save_pretrained(str(folder))
+    return folder
+
+
+def plain_record(**changed: Any) -> LoraConfig:
+    """Return the record of a config that leaves everything at PEFT's defaults."""
+    plain = {"rank": 8, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
+    return LoraConfig.model_validate({**plain, **changed})
+
+
+def sub_configs() -> dict[str, Any]:
+    """Return what PEFT is told for each variant of LoRA that has a config of its own."""
+    from peft.tuners.lora.config import ArrowConfig, BdLoraConfig, CordaConfig, EvaConfig, KasaConfig
+
+    return {
+        "eva": {"init_lora_weights": "eva", "eva_config": EvaConfig(rho=1.5)},
+        "corda": {"init_lora_weights": "corda", "corda_config": CordaConfig(cache_file="corda.pt", corda_method="kpm")},
+        "kasa": {"kasa_config": KasaConfig(beta=0.5)},
+        "arrow": {"arrow_config": ArrowConfig(top_k=2)},
+        "bdlora": {"use_bdlora": BdLoraConfig(target_modules_bd_a=["q_proj", "v_proj"], nblocks=4)},
+    }
+
+
+#: What PEFT is told, and what of the record differs from the plain one then.
+SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    (
+        {"r": 4, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["v_proj"], "task_type": "CAUSAL_LM"},
+        {"rank": 4, "alpha": 32.0, "dropout": 0.1, "target_modules": ["v_proj"], "task_type": "CAUSAL_LM"},
+    ),
+    ({"rank_pattern": {"v_proj": 2}, "use_rslora": True}, {"rank_pattern": {"v_proj": 2}, "use_rslora": True}),
+    ({"alpha_pattern": {"v_proj": 2}, "use_dora": True}, {"alpha_pattern": {"v_proj": 2.0}, "use_dora": True}),
+    (
+        {"modules_to_save": ["score", "lm_head"], "bias": "all", "init_lora_weights": "pissa_niter_16"},
+        {"modules_to_save": ["lm_head", "score"], "bias": "all", "init": "pissa_niter_16"},
+    ),
+    ({"fan_in_fan_out": True, "lora_bias": True}, {"fan_in_fan_out": True, "lora_bias": True}),
+    ({"exclude_modules": ["z", "a"]}, {"exclude_modules": ["a", "z"]}),
+    ({"exclude_modules": r".*\.mlp\..*"}, {"other": {"exclude_modules": r".*\.mlp\..*"}}),
+    (
+        {"layers_to_transform": [3, 1], "layers_pattern": ["layers", "h"]},
+        {"layers_to_transform": [1, 3], "layers_pattern": ["layers", "h"]},
+    ),
+    ({"layers_to_transform": 0, "layers_pattern": "h"}, {"layers_to_transform": [0], "layers_pattern": ["h"]}),
+    ({"target_parameters": ["experts.up", "experts.down"]}, {"target_parameters": ["experts.down", "experts.up"]}),
+    ({"layer_replication": [(0, 4), (2, 5)]}, {"layer_replication": [[0, 4], [2, 5]]}),
+    ({"trainable_token_indices": [7, 3]}, {"trainable_token_indices": [7, 3]}),
+    ({"trainable_token_indices": {"wte": [7]}}, {"trainable_token_indices": {"wte": [7]}}),
+    (
+        {"alora_invocation_tokens": [9, 4, 9], "task_type": "CAUSAL_LM"},
+        {"alora_invocation_tokens": [9, 4, 9], "task_type": "CAUSAL_LM"},
+    ),
+    (
+        {"use_qalora": True, "qalora_group_size": 32, "ensure_weight_tying": True},
+        {"other": {"ensure_weight_tying": True, "qalora_group_size": 32, "use_qalora": True}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "recorded"), SETTINGS, ids=lambda value: ",".join(value))
+def test_what_peft_saved_is_recorded(settings: dict[str, Any], recorded: dict[str, Any], tmp_path: Path) -> None:
+    package = pack(saved_by_peft(tmp_path / "adapter", **settings), tmp_path / "staging")
+    assert package.lora == plain_record(**recorded)
+    assert list(package.lora.other) == sorted(package.lora.other)
+    # The record travels and is kept as JSON.
+    assert LoraConfig.model_validate_json(package.lora.model_dump_json()) == package.lora
+    assert lora_of(config_of(tmp_path / "staging")) == package.lora
+
+
+@pytest.mark.parametrize(
+    ("variant", "recorded"),
+    [
+        ("eva", {"eva_config.rho": 1.5, "eva_config.tau": 0.99, "eva_config.use_label_mask": True}),
+        ("corda", {"corda_config.corda_method": "kpm", "corda_config.verbose": False}),
+        ("kasa", {"kasa_config.beta": 0.5}),
+        ("arrow", {"arrow_config.top_k": 2}),
+        (
+            "bdlora",
+            {"use_bdlora.nblocks": 4, "use_bdlora.target_modules_bd_a.0": "q_proj", "use_bdlora.match_strict": True},
+        ),
+    ],
+)
+def test_settings_of_a_variant_are_recorded_by_dotted_names(
+    variant: str, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    package = pack(saved_by_peft(tmp_path / "adapter", **sub_configs()[variant]), tmp_path / "staging")
+    assert recorded.items() <= package.lora.other.items()
+    assert all(name.count(".") >= 1 for name in package.lora.other)
+    # Neither the record nor the config says where a file lay on the machine that trained.
+    assert "corda.pt" not in package.lora.model_dump_json() + json.dumps(config_of(tmp_path / "staging"))
+
+
+def test_no_setting_of_the_installed_peft_is_passed_over() -> None:
+    from peft import LoraConfig as PeftLoraConfig
+
+    said_elsewhere = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"}
+    said_elsewhere |= {"inference_mode", "megatron_config", "megatron_core", "runtime_config"}
+    plain = {**PeftLoraConfig().to_dict(), "target_modules": ["q_proj"]}
+    passed_over = set()
+    for field in dataclasses.fields(PeftLoraConfig):
+        try:
+            record = lora_of({**plain, field.name: "something else"})
+        except InvalidInput:
+            continue
+        if record == lora_of(plain):
+            passed_over.add(field.name)
+    assert passed_over == said_elsewhere
+
+
+def test_a_model_that_peft_saved_is_packed(tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    digests = set()
+    for number, names in enumerate(itertools.permutations(["q_proj", "v_proj", "o_proj"])):
+        torch.manual_seed(0)
+        layers = torch.nn.ModuleList(
+            torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("o_proj", "q_proj", "v_proj")})
+            for _ in range(3)
+        )
+        config = PeftLoraConfig(
+            r=2,
+            target_modules=list(names),
+            exclude_modules=["0.v_proj", "1.q_proj", "2.o_proj"][:: (-1) ** number],
+            init_lora_weights=False,
+            layers_to_transform=[0, 2],
+            layers_pattern="layers",
+        )
+        model: Any = torch.nn.ModuleDict({"layers": layers})
+        model.name_or_path = str(tmp_path / f"base-{number}")
+        adapted = get_peft_model(model, config)
+        # Else PEFT asks whether the vocabulary of the base was changed, of which this one has none.
+        adapted.save_pretrained(str(tmp_path / f"{number}"), save_embedding_layers=False)
+        package = pack(tmp_path / f"{number}", tmp_path / f"staging-{number}")
+        digests.add(package.manifest.digest)
+        assert package.lora.exclude_modules == ["0.v_proj", "1.q_proj", "2.o_proj"]
+        assert (package.lora.layers_to_transform, package.lora.layers_pattern) == ([0, 2], ["layers"])
+        assert package.lora.target_modules == ["o_proj", "q_proj", "v_proj"]
+        assert package.named_base is None
+    assert len(digests) == 1

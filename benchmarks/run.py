@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SUITES = {"startup": "Start-up", "training": "Training beside the common script"}
+SUITES = {
+    "startup": "Start-up",
+    "serving": "Registry beside MLflow",
+    "growth": "A registry that fills",
+    "training": "Training beside the common script",
+}
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 
 

@@ -26,7 +26,7 @@ _PEERS = ROOT / "build" / "peers"
 def run(rounds: int = ROUNDS) -> list[Row]:
     """Time every command `rounds` times in turn and return one row for each of ours."""
     here = Path(sys.executable).parent
-    peers = _peer_environment()
+    peers = peer_environment()
     with tempfile.TemporaryDirectory() as home:
         _seed(home)
         environment = {**os.environ, "ADAPTERCTL_URL": f"local:{home}/registry", "ADAPTERCTL_CACHE": f"{home}/cache"}
@@ -68,7 +68,7 @@ def _time(command: list[Path | str], environment: dict[str, str]) -> float:
     return time.perf_counter() - started
 
 
-def _peer_environment() -> Path:
+def peer_environment() -> Path:
     """Return the scripts' folder of an environment with the peers, made once."""
     scripts = _PEERS / "bin"
     if not (scripts / "mlflow").exists():

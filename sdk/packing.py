@@ -114,6 +114,13 @@ def pack_adapter(
     )
 
 
+def read_origin(folder: Path) -> tuple[str | None, str | None]:
+    """Return the base that a folder's config names, if it is no path, and its revision. Raises NotFound, InvalidInput."""
+    config = _read_config(folder / CONFIG_FILE)
+    revision = config.get("revision")
+    return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFound(f"there is no {path}; give the folder that PEFT's save_pretrained wrote", param="path")

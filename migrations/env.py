@@ -6,14 +6,16 @@ from alembic import context
 from sqlalchemy import Engine, text
 
 _LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
-_LOCK_TIMEOUT = "30s"
+#: How long each statement waits for somebody's lock before the whole migration is given up, in seconds.
+_LOCK_TIMEOUT_S = 30.0
 
 
 def run(engine: Engine) -> None:
     """Migrate in one transaction, alone."""
     with engine.connect() as connection, connection.begin():
         if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+            patience_s = context.config.attributes.get("lock_timeout_s", _LOCK_TIMEOUT_S)
+            connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         context.configure(
             connection=connection,

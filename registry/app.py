@@ -17,13 +17,18 @@ from registry.auth import views as auth
 from registry.auth.gatekeeper import Gatekeeper
 from registry.bodies import StrictBodies
 from registry.catalog import views as catalog
+from registry.catalog.hot import HotResolve
 from registry.datasets import views as datasets
 from registry.errors import Unavailable
 from registry.evaluations import views as evaluations
 from registry.http import VERSION, SayVersion, install_error_handlers
+from registry.idempotency.middleware import AnswerOnce
 from registry.jobs import views as jobs
+from registry.lineage import views as lineage
 from registry.queue import Queue
 from registry.quotas import views as quotas
+from registry.removal import views as removal
+from registry.search import views as search
 from registry.services import Services, build
 from registry.settings import Settings
 from registry.storage import FolderStorage, Storage
@@ -31,7 +36,7 @@ from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
 
 #: Every room that answers requests.
-ROOMS = (catalog, artifacts, datasets, jobs, evaluations, auth, quotas, audit)
+ROOMS = (catalog, artifacts, datasets, jobs, evaluations, lineage, auth, quotas, audit, removal, search)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
@@ -41,7 +46,9 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app.state.services = services
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
+    app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)
     app.add_middleware(StrictBodies, besides=BLOBS_PATH)
+    app.add_middleware(HotResolve, lookups=services.lookups)
     app.add_middleware(
         Gatekeeper,
         tokens=None if settings.auth == "none" else services.tokens,

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -118,6 +119,21 @@ def check() -> None:
     click.echo(database.revision())
 
 
+@db.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(file: Path) -> None:
+    """Copy an SQLite database into a new FILE while it is in use. For PostgreSQL there is pg_dump.
+
+    \b
+    Example:
+      adapter-registry db backup /srv/backup/registry.sqlite3
+    """
+    from registry.backup import back_up
+
+    back_up(Database(Settings.from_env().database_url), file)
+    click.echo(file)
+
+
 @cli.group()
 def token() -> None:
     """API tokens."""
@@ -171,11 +187,49 @@ def reconcile(once: bool) -> None:
     """Queue again the jobs whose workers fell silent, and announce what waits."""
     from registry.services import build
 
-    services = build(Settings.from_env())
+    services = build(_settings_at_home())
     services.db.require_current()
     requeued = services.claims.requeue_expired()
     announced = services.jobs.announce_waiting()
     click.echo(json.dumps({"requeued": requeued, "announced": announced}))
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--grace-hours",
+    default=24,
+    show_default=True,
+    type=click.IntRange(0, 8760),
+    help="Keep what was given up less than so many hours ago.",
+)
+@click.option(
+    "--keep-merged-days",
+    type=click.IntRange(1, 36500),
+    help="Remove merged models whose job ended longer ago. [default: never]",
+)
+def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
+    """Apply the retention rules, and remove the files that nothing names any more; print a report as JSON.
+
+    \b
+    Example:
+      adapter-registry gc --dry-run
+    """
+    from registry.auth.principal import SYSTEM
+    from registry.services import build
+    from sdk.schemas.removal import GcRequest
+
+    services = build(_settings_at_home())
+    services.db.require_current()
+    request = GcRequest(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+    report = services.removal.collect(request=request, who=SYSTEM)
+    click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
+
+
+def _settings_at_home() -> Settings:
+    """The settings of a command that gives out no locations: how clients would reach a folder's bytes is no matter."""
+    os.environ.setdefault("REGISTRY_PUBLIC_URL", "http://127.0.0.1")
+    return Settings.from_env()
 
 
 def _database() -> Database:

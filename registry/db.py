@@ -175,39 +175,48 @@ class Database:
                     return None
                 raise
 
-    def upgrade(self) -> None:
+    def upgrade(self, *, lock_timeout_s: float | None = None) -> None:
         """Bring the schema to the newest revision; does nothing where it is there already.
 
-        Raises Unavailable where the schema is newer than this code.
+        Raises Unavailable where the schema is newer than this code, or where somebody holds a table for longer than a
+        migration on PostgreSQL waits: `lock_timeout_s`, or as long as `migrations/env.py` says.
         """
         head = head_revision()
         present = self.revision()
         if present == head:
             return
         if present is not None and present > head:
-            raise Unavailable(
-                f"the database is at revision {present}, newer than {head} of this program; "
-                "upgrade with: pip install --upgrade adapterctl"
-            )
+            raise _too_new(present, head)
         with _explained():
-            self._run_migrations()
+            self._run_migrations(lock_timeout_s)
 
-    def _run_migrations(self) -> None:
+    def _run_migrations(self, lock_timeout_s: float | None) -> None:
         from alembic import command
         from alembic.config import Config
 
         config = Config()
         config.set_main_option("script_location", str(migrations_folder()))
         config.attributes["engine"] = self._writer
+        if lock_timeout_s is not None:
+            config.attributes["lock_timeout_s"] = lock_timeout_s
         command.upgrade(config, "head")
 
     def require_current(self) -> None:
         """Raise Unavailable, with the command to run, unless the schema is the one that this code knows."""
         present, head = self.revision(), head_revision()
+        if present is not None and present > head:
+            raise _too_new(present, head)
         if present != head:
             raise Unavailable(
                 f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade"
             )
+
+
+def _too_new(present: str, head: str) -> Unavailable:
+    return Unavailable(
+        f"the database is at revision {present}, newer than {head} of this program; "
+        "upgrade with: pip install --upgrade adapterctl"
+    )
 
 
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:

@@ -18,12 +18,17 @@ from registry.datasets.service import Datasets
 from registry.db import Database
 from registry.errors import Invalid
 from registry.evaluations.service import Evaluations
+from registry.idempotency.service import KeyedRequests
 from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
 from registry.jobs.service import Jobs
+from registry.lineage.service import Lineages
+from registry.lookups import Lookups
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
+from registry.removal.service import Removal
+from registry.search.service import Search
 from registry.settings import Settings
 from registry.storage import Storage, StorageError, open_storage
 from registry.storage.signing import kept_key
@@ -35,6 +40,8 @@ class Services:
 
     settings: Settings
     db: Database
+    lookups: Lookups
+    keyed: KeyedRequests
     tokens: Tokens
     audit: Audit
     quotas: Quotas
@@ -48,6 +55,9 @@ class Services:
     jobs: Jobs
     claims: Claims
     evaluations: Evaluations
+    search: Search
+    lineages: Lineages
+    removal: Removal
 
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
@@ -68,6 +78,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     return Services(
         settings=settings,
         db=db,
+        lookups=Lookups(db),
+        keyed=KeyedRequests(db),
         tokens=Tokens(db),
         audit=Audit(db),
         quotas=Quotas(db),
@@ -81,6 +93,9 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         jobs=Jobs(db, queue, embedded=settings.embedded_home is not None),
         claims=Claims(db, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
         evaluations=evaluations,
+        search=Search(db),
+        lineages=Lineages(db),
+        removal=Removal(db, artifacts),
     )
 
 

@@ -74,7 +74,9 @@ class Settings:
                     number = kind(given.pop(name))
                 except ValueError:
                     raise Invalid(f"{variable} is no number; set it to one", param=variable) from None
-                if not 0 < number < math.inf:
+                # A limit of nothing is none.
+                least_is_zero = name == "rate_limit_per_s"
+                if not (0 < number < math.inf or (least_is_zero and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number
         return cls(**given, **numbers, auth=auth)  # type: ignore[arg-type]

@@ -78,11 +78,16 @@ _HOME_OF = {
 
 #: Methods of the client that are also functions of this module, on the default client.
 _ON_DEFAULT_CLIENT = (
+    "diff",
     "get",
     "job",
     "jobs",
+    "lineage",
+    "promote",
     "pull",
     "push",
+    "rollback",
+    "search",
     "set_alias",
     "submit_evaluation",
     "submit_merge",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sdk.checks import build, check_alias, check_name, check_number, parse_ref
@@ -19,8 +20,11 @@ from sdk.schemas.aliases import (
     ProtectionView,
 )
 from sdk.schemas.catalog import AdapterView, Annotation, VersionMove, VersionView
+from sdk.schemas.diff import Diff
 from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.pages import Page
+from sdk.schemas.search import SortKey, VersionBrief
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -59,11 +63,53 @@ class CatalogClient(FileClient):
         params = {"adapter": check_name(adapter), "archived": "true" if archived else "false"}
         return [self._version(view) for view in self.pages("/versions", VersionView, **params)]
 
+    def search(
+        self,
+        filter: str = "",  # noqa: A002 - the word that the HTTP interface and the command line have for it
+        *,
+        sort: SortKey = "-created",
+        limit: int | None = None,
+    ) -> list[VersionBrief]:
+        """The versions that `filter` is true of, such as `base = tiny and rank >= 8`, at most `limit`.
+
+        Raises InvalidInput that says where a filter is wrong; NotAllowed for quarantined versions where no admin asks.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidInput("limit is less than 1; leave it out for all that is found", param="limit")
+        a_page = _PAGE if limit is None else min(limit, _PAGE)
+        return list(islice(self.pages("/search", VersionBrief, filter=filter, sort=sort, limit=a_page), limit))
+
     def evaluations(
         self, *, digest: str | None = None, job: str | None = None, base: str | None = None
     ) -> list[Evaluation]:
         """Scores of a version, of a job, or of a bare base by its fingerprint."""
         return list(self.pages("/evaluations", EvaluationView, digest=digest, job=job, base=base))
+
+    def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+        """What a version came from (up) and what came of it (down), up to `depth` steps away, 32 at most.
+
+        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest: what came of those. Raises
+        InvalidName, InvalidRef, NotFound.
+        """
+        of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
+        return self.call("GET", "/lineage", Lineage, params={"of": of, "direction": direction, "depth": depth})
+
+    def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
+        """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
+
+        Raises NotFound; VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
+        """
+        from sdk.differences import compare_files, compare_versions
+        from sdk.weights import require_numpy
+
+        one, two = self.get(a), self.get(b)
+        same = one.digest == two.digest
+        found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
+        if same or not weights:
+            return found
+        require_numpy()
+        folders = self.fill_cache(one.info.manifest), self.fill_cache(two.info.manifest)
+        return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})
 
     # Aliases.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdk import config, hub, transfer
 from sdk.bases import ScannedBase, scan_base
@@ -33,11 +33,13 @@ from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.files import OnTransfer
 from sdk.folders import replace_folder, require_free
+from sdk.importing import Imported, push_tree
 from sdk.objects import Job, Version
-from sdk.packing import pack_adapter
+from sdk.packing import pack_adapter, read_origin
 from sdk.people import PeopleClient
+from sdk.removal import RemovalClient
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
-from sdk.schemas.catalog import BaseView, Publication, Published
+from sdk.schemas.catalog import BaseView, Method, Publication, Published, VersionView
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
@@ -56,7 +58,19 @@ from sdk.schemas.wire import Wire
 from sdk.transport import Transport
 
 
-class Client(CatalogClient, PeopleClient):
+class PushReport(NamedTuple):
+    """What a push did."""
+
+    version: VersionView
+    #: Whether the same bytes were there already.
+    existing: bool
+    #: Files of the folder that a version doesn't need, and config keys that were dropped.
+    left_out: list[str]
+    #: The base that the folder's config names.
+    named_base: str | None
+
+
+class Client(CatalogClient, PeopleClient, RemovalClient):
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -203,6 +217,12 @@ class Client(CatalogClient, PeopleClient):
         submission = build(JobSubmission, request=request, priority=priority)
         return Job(self.call("POST", "/jobs", JobView, body=submission, headers=headers), self)
 
+    def _registered(self, base: str | Path) -> BaseView:
+        """The base that an adapter is pushed over: a folder, which is registered, or one that is registered already."""
+        if isinstance(base, Path) or is_folder(base):
+            return self._register(self._scan(base))
+        return self.base(base)
+
     def _choose_base(self, base: str | Path, *, targets: str | None = None) -> BaseChoice:
         if isinstance(base, Path) or is_folder(base):
             scanned = self._scan(base)
@@ -256,53 +276,86 @@ class Client(CatalogClient, PeopleClient):
         adapter: str,
         *,
         base: str | Path,
+        method: Method | None = None,
         quantization: QuantizationRecipe | None = None,
+        base_revision: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
-        The same bytes again give the existing version. Raises NotFound, InvalidInput, VerificationFailed.
+        All that its `adapter_config.json` says is recorded; `method`, `quantization` and `base_revision` are what it can't
+        say, and are recorded as unknown where nobody says them. The same bytes again give the existing version. Raises
+        NotFound, InvalidInput, VerificationFailed, NotAllowed.
         """
-        published = self.push_with_report(
-            path, adapter, base=base, quantization=quantization, description=description, tags=tags
-        )[0]
-        return Version(published.version, self)
+        report = self.push_with_report(
+            path,
+            adapter,
+            base=base,
+            method=method,
+            quantization=quantization,
+            base_revision=base_revision,
+            description=description,
+            tags=tags,
+        )
+        return Version(report.version, self)
 
     def push_with_report(
         self,
         path: str | Path,
         adapter: str,
         *,
-        base: str | Path,
+        base: str | Path | None,
+        method: Method | None = None,
         quantization: QuantizationRecipe | None = None,
+        base_revision: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
-    ) -> tuple[Published, list[str]]:
-        """As `push`; also says whether the version existed, and what of the folder was left out."""
+        ask_revision: Callable[[str], str | None] | None = None,
+    ) -> PushReport:
+        """As `push`; also says whether the version existed, and what was left out or is unknown.
+
+        Where `base` is None it is the registered base that the folder's config names. `ask_revision` is asked for the
+        base's commit, given the base's id, where nobody says it.
+        """
         check_name(adapter)
-        choice = self._choose_base(base)
-        if choice.fingerprint is None:
-            raise InvalidInput("a push needs a registered base; add it with: adapterctl base add FOLDER", param="base")
+        folder = user_path(path)
+        named, revision = read_origin(folder)
+        if base is None and named is None:
+            raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
+        trained_over = self._registered(base or named or "")
+        if trained_over.revision is None and revision is None and base_revision is None and ask_revision is not None:
+            base_revision = ask_revision(trained_over.id)
         with tempfile.TemporaryDirectory() as staging:
             package = pack_adapter(
-                user_path(path),
-                base_id=choice.id,
-                base_revision=choice.revision,
-                base_fingerprint=choice.fingerprint,
+                folder,
+                base_id=trained_over.id,
+                base_revision=trained_over.revision or base_revision,
+                base_fingerprint=trained_over.fingerprint,
                 staging=Path(staging),
             )
+            known = quantization is not None or method == "lora"
+            unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
             publication = build(
                 Publication,
                 adapter=adapter,
                 upload=self.upload(package.sources, "uploading adapter"),
                 manifest=package.manifest,
                 lora=package.lora,
+                method=method,
                 quantization=quantization,
                 description=description,
                 tags=dict(tags or {}),
+                unknown=unknown,
             )
-            return self.call("POST", "/versions", Published, body=publication, timeout_s=600), package.left_out
+            published = self.call("POST", "/versions", Published, body=publication, timeout_s=600)
+        return PushReport(published.version, published.existing, package.left_out, package.named_base)
+
+    def push_tree(
+        self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any
+    ) -> list[Imported]:
+        """Publish every adapter of a tree of folders; see `sdk.importing.push_tree`, whose options these are."""
+        return push_tree(self, user_path(root), on_folder=on_folder, **options)
 
     def pull(self, ref: str, to: str | Path | None = None) -> Path:
         """Fetch a version and return its folder, which PEFT and vLLM load as it is.

@@ -104,7 +104,7 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
 
     Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, Unavailable without numpy.
     """
-    _require_numpy()
+    require_numpy()
     first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
     notes = _notes(first, second)
     modules = []
@@ -129,7 +129,8 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
 
 
-def _require_numpy() -> None:
+def require_numpy() -> None:
+    """Raise Unavailable, which names the extra, where numpy is missing."""
     try:
         import numpy  # noqa: F401
     except ImportError as error:

@@ -1,6 +1,6 @@
 """People, search and removal: grants, quotas, the audit trail, tags, targets, metrics, notes, protections, stored answers.
 
-Columns that must not be null have defaults in the database, so that servers of the release before still write.
+Servers of schema 0001 read `tokens.role` on every request, which is gone: they are stopped for this upgrade.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _INDEXES: tuple[tuple[str, str, list[str]], ...] = (
     ("ix_aliases_name_version_pk", "aliases", ["name", "version_pk"]),
     ("ix_datasets_created_at", "datasets", ["created_at"]),
     ("ix_datasets_name", "datasets", ["name"]),
+    ("ix_jobs_kind_subject", "jobs", ["kind", "subject"]),
     ("ix_jobs_namespace_state", "jobs", ["namespace", "state"]),
     ("ix_upload_blobs_sha256", "upload_blobs", ["sha256"]),
     ("ix_versions_base_pk_rank_pk", "versions", ["base_pk", "rank", "pk"]),
@@ -89,8 +90,10 @@ def downgrade() -> None:
     )
     for table in _NEW_TABLES:
         op.drop_table(table)
+    _forget_collected()
     for table, columns in (
         ("versions", ("moved_at", "unknown")),
+        ("uploads", ("finished_at",)),
         ("tokens", ("created_by",)),
         ("manifests", ("collected_at",)),
         ("jobs", ("namespace",)),
@@ -102,6 +105,18 @@ def downgrade() -> None:
     ):
         for column in columns:
             op.drop_column(table, column)
+
+
+def _forget_collected() -> None:
+    """Below there is no word for bytes that are gone: a row would promise them to whoever pushes them again."""
+    for statement in (
+        "DELETE FROM datasets WHERE removed_at IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM evaluations e WHERE e.dataset_digest = datasets.digest)",
+        "DELETE FROM manifest_blobs WHERE sha256 IN (SELECT sha256 FROM blobs WHERE collected_at IS NOT NULL)",
+        "DELETE FROM blobs WHERE collected_at IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM datasets d WHERE d.digest = blobs.sha256)",
+    ):
+        op.execute(statement)
 
 
 def _add_columns() -> None:
@@ -120,6 +135,7 @@ def _add_columns() -> None:
     op.add_column("datasets", sa.Column("removed_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("manifests", sa.Column("collected_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("tokens", sa.Column("created_by", sa.String(length=100), nullable=False, server_default=""))
+    op.add_column("uploads", sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("versions", sa.Column("unknown", sa.JSON(), nullable=False, server_default="[]"))
     op.add_column("versions", sa.Column("moved_at", sa.DateTime(timezone=True), nullable=False, server_default=_EPOCH))
 
@@ -261,7 +277,8 @@ def _fill() -> None:
         "UPDATE versions SET moved_at = created_at",
         "INSERT INTO grants (token_id, namespace, role) SELECT id, '*', role FROM tokens",
         "INSERT INTO manifest_access (manifest_digest, namespace) SELECT DISTINCT v.manifest_digest, a.namespace "
-        "FROM versions v JOIN adapters a ON a.pk = v.adapter_pk WHERE v.manifest_digest IS NOT NULL",
+        "FROM versions v JOIN adapters a ON a.pk = v.adapter_pk "
+        "WHERE v.manifest_digest IS NOT NULL AND v.state IN ('ready', 'archived', 'quarantined')",
         # What merges made so far was open to every reader, as the files of bases are.
         "INSERT INTO manifest_access (manifest_digest, namespace) "
         "SELECT digest, '*' FROM manifests WHERE kind <> 'adapter'",

@@ -34,6 +34,8 @@ class Upload(Model):
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    #: When something was made of its blobs: from then on that holds them, and no longer the session.
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class UploadBlob(Model):

@@ -115,7 +115,11 @@ class Artifacts:
             if row is None or (inspection is not None and facts is None):
                 facts = self._read(blob, inspection)
                 kept = None if facts is None else facts.to_json()
-                with self._db.write() as session:
+                with self._db.write() as session, storage_explained():
+                    # Nothing removes blobs now, so bytes that are still there stay until what they are for has a name.
+                    hold_blobs(session)
+                    if self.storage.stat(blob.sha256) is None:
+                        raise Verification(f"{blob.sha256[:12]} was removed while it was verified; push again")
                     values = {"size_bytes": blob.size_bytes, "facts": kept, "collected_at": None}
                     upsert(session, Blob, {"sha256": blob.sha256}, values)
             if facts is not None:
@@ -180,18 +184,17 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     Readers of `namespace` may fetch its files. Raises Verification where a blob was removed meanwhile.
     """
     digest = manifest.digest
-    body = manifest.canonical().decode()
     hold_blobs(session)
-    new = insert_if_new(
-        session, ManifestRow, digest=digest, kind=manifest.kind, body=body, size_bytes=manifest.size_bytes
-    )
-    collected = (
-        not new
-        and session.scalars(
-            select(ManifestRow.digest).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_not(None))
-        ).first()
-    )
-    if new or collected:
+    there = select(ManifestRow.digest).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_(None))
+    if session.scalars(there).first() is None:
+        insert_if_new(
+            session,
+            ManifestRow,
+            digest=digest,
+            kind=manifest.kind,
+            body=manifest.canonical().decode(),
+            size_bytes=manifest.size_bytes,
+        )
         blobs = sorted({file.sha256 for file in manifest.files})
         present = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(blobs), _STORED)))
         if len(present) != len(blobs):
@@ -201,6 +204,12 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
         session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
     insert_if_new(session, ManifestAccess, manifest_digest=digest, namespace=namespace)
     return digest
+
+
+def finish_upload(session: Session, upload: str | None) -> None:
+    """Note that what a session was for has been made, in the transaction that made it."""
+    if upload is not None:
+        session.execute(update(Upload).where(Upload.id == upload).values(finished_at=utc_now()))
 
 
 def read_manifest(session: Session, digest: str) -> Manifest:
@@ -219,11 +228,15 @@ def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Mani
 
 def _announced(session: Session, upload: str, who: Principal) -> dict[str, int]:
     """The blobs of an upload session, with their sizes. Raises NotFound for one of somebody else's."""
-    row = session.get(Upload, upload)
-    if row is None or row.created_by != who.name or row.expires_at < utc_now():
+    query = (
+        select(UploadBlob.sha256, UploadBlob.size_bytes)
+        .join(Upload, Upload.id == UploadBlob.upload_id)
+        .where(Upload.id == upload, Upload.created_by == who.name, Upload.expires_at >= utc_now())
+    )
+    blobs = {blob.sha256: blob.size_bytes for blob in session.execute(query)}
+    if not blobs:
         raise NotFound("there is no such upload session; begin the push again", param="upload")
-    query = select(UploadBlob.sha256, UploadBlob.size_bytes).where(UploadBlob.upload_id == upload)
-    return {blob.sha256: blob.size_bytes for blob in session.execute(query)}
+    return blobs
 
 
 def _readable(session: Session, wanted: Collection[str], who: Principal) -> dict[str, int]:

@@ -48,7 +48,10 @@ class Tokens:
         with self._db.write() as session:
             session.add(token)
             view = _view(token)
-            record(session, who, "token.create", EVERYWHERE, token_id, after=view.model_dump(mode="json"))
+            # The admins of each namespace see in their trail who got a role there.
+            for grant in token.grants:
+                after = view.model_dump(mode="json")
+                record(session, who, "token.create", grant.namespace, token_id, after=after)
         return NewToken(**view.model_dump(), secret=secret)
 
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
@@ -59,7 +62,8 @@ class Tokens:
                 raise NotFound(f"there is no token {token_id[:40]!a}; list them with: adapterctl token list")
             if token.revoked_at is None:
                 token.revoked_at = utc_now()
-                record(session, who, "token.revoke", EVERYWHERE, token_id, before={"name": token.name})
+                for grant in token.grants:
+                    record(session, who, "token.revoke", grant.namespace, token_id, before={"name": token.name})
             return _view(token)
 
     def list(self, *, who: Principal) -> list[TokenView]:

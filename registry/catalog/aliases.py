@@ -10,7 +10,7 @@ from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.describe import refresh_document
 from registry.catalog.lifecycle import PULLABLE
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
-from registry.catalog.resolve import exact_ref, find_adapter, find_version, space_of
+from registry.catalog.resolve import exact_ref, find_adapter, find_version
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Conflict, Forbidden, InvalidName, NotFound
 from registry.paging import Paged, page_of
@@ -173,17 +173,22 @@ def _before(session: Session, adapter: Adapter, alias: str) -> int:
     stack: list[int | None] = []
     for move in moves:
         if move.kind == "rollback":
-            stack.pop()
+            _take_last(stack)
         elif not stack or stack[-1] != move.to_number:
             stack.append(move.to_number)
-    stack.pop()
-    while stack and stack[-1] is None:
-        stack.pop()
+    _take_last(stack)
     if not stack or stack[-1] is None:
         raise Conflict(
             f"{adapter.name}@{alias} named no version before; choose one with: adapterctl alias set {adapter.name} {alias} vN"
         )
     return stack[-1]
+
+
+def _take_last(stack: list[int | None]) -> None:
+    """Go back to the version before the last move; that the alias named nothing in between is passed over."""
+    stack.pop()
+    while stack and stack[-1] is None:
+        stack.pop()
 
 
 def _remember(
@@ -263,7 +268,7 @@ def _checked_scope(scope: str, alias: str, who: Principal) -> str:
 
 
 def _space_of_scope(scope: str) -> str:
-    return EVERYWHERE if scope == "*" else space_of(scope)
+    return EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
 
 
 def _view(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
-from registry.artifacts.service import Artifacts, blobs_of, read_manifest, record_manifest
+from registry.artifacts.service import Artifacts, blobs_of, finish_upload, read_manifest, record_manifest
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import BaseModelRow
@@ -63,6 +63,7 @@ class Bases:
                 row.location = base.location
             if base.manifest is not None:
                 row.manifest_digest = record_manifest(session, base.manifest, namespace=EVERYWHERE)
+                finish_upload(session, base.upload)
             after = {"location": row.location, "manifest": row.manifest_digest}
             if new:
                 record(session, who, "base.register", EVERYWHERE, row.fingerprint, after={"id": row.id, **after})
@@ -91,16 +92,19 @@ class Bases:
     def get(self, name: str) -> BaseView:
         """Return a base by id (the newest of that id) or fingerprint (whole, or 12 digits and more). Raises NotFound."""
         with self._db.read() as session:
-            row = find_base(session, name)
+            row = find_base(session, name, whole=True)
             return view_base(row, whole=True)
 
 
-def find_base(session: Session, name: str) -> BaseModelRow:
-    """Return the base with the id or fingerprint `name`. Raises NotFound."""
+def find_base(session: Session, name: str, *, whole: bool = False) -> BaseModelRow:
+    """Return the base with the id or fingerprint `name`, with `whole` also its config and tensors. Raises NotFound."""
     matches = or_(BaseModelRow.id == name, BaseModelRow.fingerprint == name)
     if 12 <= len(name) < 64 and all(c in "0123456789abcdef" for c in name):
         matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
-    row = session.scalars(select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1)).first()
+    query = select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1)
+    if whole:
+        query = query.options(undefer(BaseModelRow.config), undefer(BaseModelRow.tensors))
+    row = session.scalars(query).first()
     if row is None:
         raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
     return row

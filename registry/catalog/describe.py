@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,7 +14,18 @@ from registry.catalog.models import Alias, Origin, Version, VersionDocument, Ver
 from registry.catalog.resolve import exact_ref, space_of
 from registry.db import upsert
 from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
+from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
+
+
+class Surroundings(NamedTuple):
+    """What is said of a version beside its own row."""
+
+    origin: Origin | None
+    aliases: list[str]
+    notes: list[NoteView]
+    parents: list[Parent]
+    files: list[ManifestFile]
 
 
 def view_versions(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
@@ -43,45 +55,55 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
                 Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
             )
     manifests = read_manifests(session, {version.digest for version in versions})
-    views = []
-    for version in versions:
-        made, base = origins.get(version.pk), version.base
-        recipe = version.quantization
-        views.append(
-            VersionView(
-                ref=exact_ref(version),
-                adapter=version.adapter.name,
-                number=version.number,
-                digest=version.digest,
-                state=version.state,
-                kind=version.kind,
+    return [
+        _view(
+            version,
+            Surroundings(
+                origin=origins.get(version.pk),
                 aliases=aliases.get(version.pk, []),
-                tags=version.tags,
-                description=version.description,
                 notes=notes.get(version.pk, []),
-                created_by=version.created_by,
-                created_at=version.created_at,
-                base=BaseBrief(
-                    id=base.id,
-                    revision=base.revision,
-                    fingerprint=base.fingerprint,
-                    weights_digest=base.weights_digest,
-                    architecture=base.architecture,
-                ),
-                lora=LoraConfig.model_validate(version.lora),
-                method=version.method,
-                quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
-                dataset=None if made is None or made.dataset is None else DatasetUse.model_validate(made.dataset),
-                training=None if made is None else made.training,
-                metrics={} if made is None else made.metrics,
                 parents=parents.get(version.pk, []),
-                job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
-                libraries={} if made is None else made.libraries,
-                unknown=version.unknown,
                 files=manifests[version.digest].files,
-            )
+            ),
         )
-    return views
+        for version in versions
+    ]
+
+
+def _view(version: Version, around: Surroundings) -> VersionView:
+    made, base, recipe = around.origin, version.base, version.quantization
+    return VersionView(
+        ref=exact_ref(version),
+        adapter=version.adapter.name,
+        number=version.number,
+        digest=version.digest,
+        state=version.state,
+        kind=version.kind,
+        aliases=around.aliases,
+        tags=version.tags,
+        description=version.description,
+        notes=around.notes,
+        created_by=version.created_by,
+        created_at=version.created_at,
+        base=BaseBrief(
+            id=base.id,
+            revision=base.revision,
+            fingerprint=base.fingerprint,
+            weights_digest=base.weights_digest,
+            architecture=base.architecture,
+        ),
+        lora=LoraConfig.model_validate(version.lora),
+        method=version.method,
+        quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
+        dataset=None if made is None or made.dataset is None else DatasetUse.model_validate(made.dataset),
+        training=None if made is None else made.training,
+        metrics={} if made is None else made.metrics,
+        parents=around.parents,
+        job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
+        libraries={} if made is None else made.libraries,
+        unknown=version.unknown,
+        files=around.files,
+    )
 
 
 def view_version(session: Session, version: Version, who: Principal) -> VersionView:
@@ -89,10 +111,18 @@ def view_version(session: Session, version: Version, who: Principal) -> VersionV
     return view_versions(session, [version], who)[0]
 
 
-def refresh_document(session: Session, version: Version) -> None:
-    """Write down what `resolve` answers for a version. Called in every transaction that changes anything of it."""
+def refresh_document(
+    session: Session, version: Version, who: Principal = SYSTEM, *, known: Surroundings | None = None
+) -> VersionView:
+    """Write down what `resolve` answers for a version, and return it as the caller may see it.
+
+    Called in every transaction that changes anything of it. What is `known` of it is not read again.
+    """
     session.flush()
-    view = view_version(session, version, SYSTEM)
+    view = view_version(session, version, SYSTEM) if known is None else _view(version, known)
     namespace = version.adapter.namespace
-    foreign = any(space_of(parent.ref.partition("@")[0]) != namespace for parent in view.parents)
+    spaces = [space_of(parent.ref.partition("@")[0]) for parent in view.parents]
+    foreign = any(space != namespace for space in spaces)
     upsert(session, VersionDocument, {"version_pk": version.pk}, {"body": view.model_dump_json(), "foreign": foreign})
+    seen = [parent for parent, space in zip(view.parents, spaces, strict=True) if who.may("read", space)]
+    return view.model_copy(update={"parents": seen})

@@ -25,8 +25,9 @@ class BaseModelRow(Model):
     weights_digest: Mapped[str] = mapped_column(String(64), index=True)
     architecture: Mapped[str] = mapped_column(String(200))
     location: Mapped[str | None] = mapped_column(Text)
-    config: Mapped[dict[str, Any]] = mapped_column(JSON)
-    tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON)
+    config: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    #: Large, and of no use to those who only name the base: read when it is asked for.
+    tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON, deferred=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
     created_by: Mapped[str] = mapped_column(String(100))

@@ -62,7 +62,7 @@ class Moves:
                 raise Conflict(f"{before} is {version.state} and not quarantined; there is nothing to release")
             size = session.scalar(select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)) or 0
             give_number(session, version, size)
-            refresh_document(session, version)
+            view = refresh_document(session, version, who)
             record(
                 session,
                 who,
@@ -72,7 +72,7 @@ class Moves:
                 before={"ref": before},
                 after={"reason": move.reason},
             )
-            return view_version(session, version, who)
+            return view
 
     def _move(self, move: VersionMove, target: VersionState, who: Principal) -> VersionView:
         verb, action = _VERBS[target]
@@ -105,8 +105,7 @@ class Moves:
                 before=before,
                 after=after,
             )
-            refresh_document(session, version)
-            return view_version(session, version, who)
+            return refresh_document(session, version, who)
 
 
 def move_version(
@@ -140,8 +139,7 @@ def move_version(
         before={"state": before},
         after={"state": str(target), "reason": reason},
     )
-    refresh_document(session, version)
-    return view_version(session, version, who)
+    return refresh_document(session, version, who)
 
 
 def _leave(

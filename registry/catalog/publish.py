@@ -11,18 +11,18 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
-from registry.artifacts.service import Artifacts, Inspection, blobs_of, record_manifest
+from registry.artifacts.service import Artifacts, Inspection, blobs_of, finish_upload, record_manifest
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.catalog.bases import find_base
-from registry.catalog.describe import refresh_document, view_version
+from registry.catalog.describe import Surroundings, refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.numbering import give_number
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.db import Database, insert_if_new
 from registry.errors import Invalid, RegistryError, Verification
-from sdk.schemas.catalog import JobRef, Publication, Published
+from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -38,9 +38,10 @@ class _Edge(NamedTuple):
 
 
 class _Begun(NamedTuple):
-    """A pending row's key, the base's tensor shapes, and the versions that it was made from."""
+    """A pending row's key, its base with its tensors' shapes, and the versions that it was made from."""
 
     pending: int
+    base_pk: int
     tensors: dict[str, list[int]]
     parents: list[_Edge]
 
@@ -76,8 +77,8 @@ class Publisher:
         try:
             self._judge(publication, begun.tensors, who)
             with self._db.write() as session:
-                version, existing = self._make_ready(session, begun, publication, who, job)
-                published = Published(version=view_version(session, version, who), existing=existing)
+                view, existing = self._make_ready(session, begun, publication, who, job)
+                published = Published(version=view, existing=existing)
                 if finish is not None:
                     finish(session, published)
             return published
@@ -110,21 +111,22 @@ class Publisher:
 
     def _insert_pending(self, publication: Publication, who: Principal) -> _Begun:
         with self._db.write() as session:
-            base = find_base(session, publication.manifest.base_fingerprint)
+            base = find_base(session, publication.manifest.base_fingerprint, whole=True)
             # Found now: once this version is ready, its adapter's `latest` is the version itself.
             parents = [
                 _Edge(find_version(session, parse_ref(parent.ref), who).pk, parent.relation, parent.weight)
                 for parent in publication.parents
             ]
-            insert_if_new(
-                session,
-                Adapter,
-                name=publication.adapter,
-                namespace=space_of(publication.adapter),
-                created_by=who.name,
-                last_number=0,
-            )
-            return _Begun(_live_row(session, publication, who).pk, base.tensors, parents)
+            if session.scalars(select(Adapter.pk).where(Adapter.name == publication.adapter)).first() is None:
+                insert_if_new(
+                    session,
+                    Adapter,
+                    name=publication.adapter,
+                    namespace=space_of(publication.adapter),
+                    created_by=who.name,
+                    last_number=0,
+                )
+            return _Begun(_live_row(session, publication, base.pk, who), base.pk, base.tensors, parents)
 
     def _judge(self, publication: Publication, tensors: dict[str, list[int]], who: Principal) -> None:
         """Verify every blob, and hold config and weights against each other and the base."""
@@ -150,13 +152,16 @@ class Publisher:
 
     def _make_ready(
         self, session: Session, begun: _Begun, publication: Publication, who: Principal, job: JobRef | None
-    ) -> tuple[Version, bool]:
+    ) -> tuple[VersionView, bool]:
         pending = begun.pending
         digest = record_manifest(session, publication.manifest, namespace=space_of(publication.adapter))
+        finish_upload(session, publication.upload)
         won = _take(session, pending, publication, who, digest)
-        if not won and session.get_one(Version, pending, populate_existing=True).state == VersionState.FAILED:
-            # Another push of the same bytes was refused, for a reason of its own, and took the row along.
-            pending = _live_row(session, publication, who).pk
+        gone = (VersionState.FAILED, VersionState.DELETED)
+        if not won and session.get_one(Version, pending, populate_existing=True).state in gone:
+            # Another push of the same bytes was refused, for a reason of its own, and took the row along; or the version
+            # that had these bytes was deleted meanwhile.
+            pending = _live_row(session, publication, begun.base_pk, who)
             won = _take(session, pending, publication, who, digest)
         version = session.get_one(Version, pending, populate_existing=True)
         if won:
@@ -170,19 +175,18 @@ class Publisher:
             session.add_all(
                 [VersionTarget(version_pk=pending, module=module[:200]) for module in _modules(publication)]
             )
-        session.add(
-            Origin(
-                version_pk=pending,
-                job=None if job is None else job.id,
-                attempt=None if job is None else job.attempt,
-                dataset_digest=None if publication.dataset is None else publication.dataset.digest,
-                dataset=None if publication.dataset is None else publication.dataset.model_dump(),
-                training=publication.training,
-                metrics=publication.metrics,
-                libraries=publication.libraries,
-                created_by=who.name,
-            )
+        origin = Origin(
+            version_pk=pending,
+            job=None if job is None else job.id,
+            attempt=None if job is None else job.attempt,
+            dataset_digest=None if publication.dataset is None else publication.dataset.digest,
+            dataset=None if publication.dataset is None else publication.dataset.model_dump(),
+            training=publication.training,
+            metrics=publication.metrics,
+            libraries=publication.libraries,
+            created_by=who.name,
         )
+        session.add(origin)
         if won:
             record(
                 session,
@@ -192,9 +196,11 @@ class Publisher:
                 exact_ref(version),
                 after={"digest": digest, "base": version.base.fingerprint, "job": None if job is None else job.id},
             )
-            refresh_document(session, version)
+            # Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
+            newborn = Surroundings(origin, [], [], [], publication.manifest.files)
+            return refresh_document(session, version, who, known=None if begun.parents else newborn), False
         session.flush()
-        return version, not won
+        return view_version(session, version, who), True
 
     def _refuse(self, pending: int, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
@@ -206,25 +212,25 @@ class Publisher:
             )
 
 
-def _live_row(session: Session, publication: Publication, who: Principal) -> Version:
-    """Return the one live row of these bytes in this adapter: the existing one, or a new pending one."""
-    adapter = session.scalars(select(Adapter).where(Adapter.name == publication.adapter)).one()
-    base = find_base(session, publication.manifest.base_fingerprint)
+def _live_row(session: Session, publication: Publication, base_pk: int, who: Principal) -> int:
+    """Return the key of the one live row of these bytes in this adapter: the existing one, or a new pending one."""
     digest = publication.manifest.digest
-    live = select(Version).where(Version.adapter_pk == adapter.pk, Version.digest == digest, Version.state.in_(LIVE))
-    version = session.scalars(live).first()
-    if version is None:
-        version = Version(
-            adapter_pk=adapter.pk,
-            digest=digest,
-            state=VersionState.PENDING,
-            base_pk=base.pk,
-            created_by=who.name,
-            **_said_of(publication),
-        )
-        session.add(version)
-        session.flush()
-    return version
+    adapter = select(Adapter.pk).where(Adapter.name == publication.adapter).scalar_subquery()
+    live = (Version.adapter_pk == adapter, Version.digest == digest, Version.state.in_(LIVE))
+    found = session.scalars(select(Version.pk).where(*live)).first()
+    if found is not None:
+        return found
+    version = Version(
+        adapter_pk=adapter,
+        digest=digest,
+        state=VersionState.PENDING,
+        base_pk=base_pk,
+        created_by=who.name,
+        **_said_of(publication),
+    )
+    session.add(version)
+    session.flush()
+    return version.pk
 
 
 def _take(session: Session, pending: int, publication: Publication, who: Principal, digest: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
@@ -81,9 +81,8 @@ def _checked(namespace: str) -> str:
 def _adapter_views(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
     query = (
         select(Version.adapter_pk, BaseModelRow.id)
-        .join(Adapter, (Adapter.pk == Version.adapter_pk) & (Adapter.latest_number == Version.number))
         .join(BaseModelRow, BaseModelRow.pk == Version.base_pk)
-        .where(Version.adapter_pk.in_([adapter.pk for adapter in adapters]))
+        .where(tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters]))
     )
     bases = {row.adapter_pk: row.id for row in session.execute(query)}
     return [

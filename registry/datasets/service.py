@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob
-from registry.artifacts.service import Artifacts, blob_of
+from registry.artifacts.service import Artifacts, blob_of, finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.datasets.models import Dataset, DatasetAccess
@@ -52,6 +52,7 @@ class Datasets:
                 name=dataset.name,
                 created_by=who.name,
             )
+            finish_upload(session, dataset.upload)
             opened = insert_if_new(session, DatasetAccess, digest=dataset.digest, namespace=namespace)
             row = session.get_one(Dataset, dataset.digest)
             if opened or row.removed_at is not None:
@@ -62,7 +63,7 @@ class Datasets:
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
         """The datasets that the caller may use, the newest first."""
-        query = select(Dataset).where(Dataset.removed_at.is_(None), _visible(who))
+        query = select(Dataset).where(Dataset.removed_at.is_(None), visible_to(who))
 
         def views(rows: Sequence[Dataset]) -> list[DatasetView]:
             return [_view(row) for row in rows]
@@ -107,7 +108,7 @@ class Datasets:
 
 def find_dataset(session: Session, digest: str, who: Principal) -> Dataset:
     """Return the dataset `digest` (whole, or 12 digits and more), or the newest of that name. Raises NotFound, Invalid."""
-    query = select(Dataset).where(Dataset.removed_at.is_(None), _visible(who))
+    query = select(Dataset).where(Dataset.removed_at.is_(None), visible_to(who))
     named = Dataset.name == digest
     if re.fullmatch(r"[0-9a-f]{12,64}", digest):
         named = or_(named, Dataset.digest.startswith(digest))
@@ -119,7 +120,8 @@ def find_dataset(session: Session, digest: str, who: Principal) -> Dataset:
     return rows[0]
 
 
-def _visible(who: Principal) -> ColumnElement[bool]:
+def visible_to(who: Principal) -> ColumnElement[bool]:
+    """The condition that a dataset is one that the caller may use."""
     if who.namespaces() is None:
         return true()
     return Dataset.digest.in_(select(DatasetAccess.digest).where(who.within(DatasetAccess.namespace)))

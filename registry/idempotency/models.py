@@ -15,12 +15,13 @@ class KeyedRequest(Model):
 
     __tablename__ = "keyed_requests"
 
-    #: SHA-256 of the caller's name.
+    #: SHA-256 of the caller's name and rights.
     owner: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
-    #: SHA-256 over method, path and body.
+    #: SHA-256 over method, path, query and body.
     request_digest: Mapped[str] = mapped_column(String(64))
     #: None while it is worked on.
     status: Mapped[int | None]
     body: Mapped[str | None] = mapped_column(Text)
+    #: When it began, or last said that it is still worked on.
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)

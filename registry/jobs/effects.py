@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import Artifacts, blobs_of, record_manifest
+from registry.artifacts.service import Artifacts, blobs_of, finish_upload, record_manifest
 from registry.auth.principal import Principal
 from registry.catalog.publish import Publisher
 from registry.catalog.resolve import space_of
@@ -59,6 +59,7 @@ class KeepMerged:
         self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=who)
         with self._db.write() as session:
             digest = record_manifest(session, merge.manifest, namespace=space_of(job.subject.partition("@")[0]))
+            finish_upload(session, merge.upload)
             result = {
                 "ref": job.subject,
                 "digest": digest,

@@ -19,6 +19,8 @@ class Job(Model):
         UniqueConstraint("created_by", "idempotency_key"),
         Index("ix_jobs_state_priority", "state", "priority"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
+        # What was made of a version; by the subject alone, SQLite would rather go through every job that succeeded.
+        Index("ix_jobs_kind_subject", "kind", "subject"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -26,6 +28,7 @@ class Job(Model):
     namespace: Mapped[str] = mapped_column(String(64), default="-")
     kind: Mapped[str] = mapped_column(String(20))
     state: Mapped[str] = mapped_column(String(20))
+    #: The adapter that is trained, the ref that is merged, or what is evaluated.
     subject: Mapped[str] = mapped_column(String(300))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     request_digest: Mapped[str] = mapped_column(String(64))

@@ -119,14 +119,15 @@ class FolderStorage:
             if digest is not None and path == self.path_of(digest):
                 yield digest
 
-    def sweep(self, older_than_s: float) -> int:
+    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
         latest_s = time.time() - older_than_s
         swept = 0
         for path in self._files():
             # Another sweep, or the writer itself, may take the file away between any two of these steps.
             with contextlib.suppress(FileNotFoundError):
                 if _PARTIAL in path.name and path.stat().st_mtime < latest_s:
-                    path.unlink()
+                    if not dry_run:
+                        path.unlink()
                     swept += 1
         return swept
 

@@ -110,8 +110,11 @@ class Storage(Protocol):
     def list(self) -> Iterator[str]:
         """Yield the digest of every blob, in ascending order. What is half written is not listed."""
 
-    def sweep(self, older_than_s: float) -> int:
-        """Remove what interrupted uploads have left that is older than this; return how many pieces that were."""
+    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
+        """Remove what interrupted uploads have left that is older than this; return how many pieces that were.
+
+        A dry run removes nothing and returns the same.
+        """
 
     def check(self) -> None:
         """Make sure that the store can be reached and used. Raises StorageUnavailable."""

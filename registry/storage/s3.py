@@ -178,7 +178,7 @@ class S3Storage:
                 if digest is not None and item["Key"] == self._prefix + blob_key(digest):
                     yield digest
 
-    def sweep(self, older_than_s: float) -> int:
+    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
         """Do nothing: a single PUT is there whole or not at all, and no location allows one in parts."""
         return 0
 

@@ -1,4 +1,4 @@
-"""`adapterctl show`, `list`, `versions`, `alias`."""
+"""`adapterctl show`, `list`, `versions`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
+from sdk.cli.output import format_option, human_bytes, print_facts, print_json, print_rows, render
 from sdk.cli.session import open_client
 
 
@@ -35,25 +35,28 @@ def show_command(ref: str, style: str) -> None:
             click.echo(_scores(shown["evaluations"]))
 
 
+#: What a state means to whoever looks, where its name does not say so.
+_STATES = {
+    "archived": "; hidden from lists and latest, found by its number",
+    "quarantined": "; found by its digest alone, until an admin releases it",
+}
+
+
 def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
     base, lora, recipe, data = shown["base"], shown["lora"], shown["quantization"], shown["dataset"]
     metrics = shown["metrics"]
     facts = [
         ("ref", shown["ref"]),
-        ("digest", f"sha256:{shown['digest']}"),
-        ("state", shown["state"]),
+        ("digest", shown["digest"]),
+        ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
         ("aliases", shown["aliases"]),
-        ("created", shown["created_at"]),
+        ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
+        ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", lora["target_modules"]),
-        (
-            "quantised",
-            "no"
-            if recipe is None
-            else f"{recipe['type']}, double {recipe['double_quant']}, {recipe['compute_dtype']} compute",
-        ),
+        ("quantised", _quantised(shown["method"], recipe)),
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
     if data is not None:
@@ -72,9 +75,29 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         )
     if shown["job"] is not None:
         facts.append(("job", f"{shown['job']['id']}, attempt {shown['job']['attempt']}"))
+    if shown["unknown"]:
+        facts.append(("not known", [name.replace("_", " ") for name in shown["unknown"]]))
+    if shown["tags"]:
+        facts.append(("tags", [f"{key}={value}" for key, value in shown["tags"].items()]))
     if shown["description"]:
-        facts.append(("description", shown["description"]))
+        facts.append(("description", _line(shown["description"])))
+    if shown["notes"]:
+        last = shown["notes"][-1]
+        facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _line(text: str) -> str:
+    """Return a text of several lines as one."""
+    return " ".join(text.split())
+
+
+def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
+    """Say how the base was quantised in training. Without a recipe it was not only where the method says so."""
+    if recipe is not None:
+        double = " with double quantisation" if recipe["double_quant"] else ""
+        return f"{recipe['type']}{double}, {recipe['compute_dtype']} compute"
+    return "no" if method == "lora" else "unknown"
 
 
 def _scores(evaluations: list[dict[str, Any]]) -> str:
@@ -91,32 +114,37 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
 
 
 @click.command(name="list")
+@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
 @format_option
-def list_command(style: str) -> None:
+def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.
 
     \b
-    Example:
+    Examples:
       adapterctl list --format json
+      adapterctl list --namespace team --prefix team/code-
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.adapters()]
+        rows = [view.model_dump(mode="json") for view in client.adapters(namespace=namespace, prefix=prefix)]
     columns = ["latest", "versions", "base", "updated_at"]
     print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
 
 
 @click.command(name="versions")
 @click.argument("name")
+@click.option("--archived", is_flag=True, help="With archived ones.")
 @format_option
-def versions_command(name: str, style: str) -> None:
+def versions_command(name: str, archived: bool, style: str) -> None:
     """List the versions of the adapter NAME, the newest first.
 
     \b
-    Example:
+    Examples:
       adapterctl versions code-review
+      adapterctl versions code-review --archived
     """
     with open_client() as client:
-        views = [version.info.model_dump(mode="json") for version in client.versions(name)]
+        views = [version.info.model_dump(mode="json") for version in client.versions(name, archived=archived)]
     rows = [
         {
             **{key: view[key] for key in ("ref", "number", "digest", "state", "aliases", "created_at")},
@@ -128,53 +156,4 @@ def versions_command(name: str, style: str) -> None:
     ]
     print_rows(
         style, rows, ["ref", "aliases", "rank", "eval_loss", "base", "created_at"], key="ref", empty="no versions yet"
-    )
-
-
-@click.group(name="alias")
-def alias_command() -> None:
-    """Point names like 'production' at versions."""
-
-
-@alias_command.command(name="set")
-@click.argument("name")
-@click.argument("alias")
-@click.argument("version")
-@click.option("--expect", help="Move it only if it names this version now: vN, or 0 for none.")
-@click.option("--reason", default="", help="Why; kept in the history.")
-@format_option
-def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS of the adapter NAME at VERSION.
-
-    \b
-    Example:
-      adapterctl alias set code-review production v3 --expect v2
-    """
-    with open_client() as client:
-        moved = client.set_alias(name, alias, version, expect=expect, reason=reason)
-    if style == "json":
-        print_json(moved.model_dump(mode="json"))
-    else:
-        say(f"{name}@{alias} names {moved.ref}")
-        click.echo(moved.ref)
-
-
-@alias_command.command(name="list")
-@click.argument("name")
-@format_option
-def alias_list(name: str, style: str) -> None:
-    """List the aliases of the adapter NAME.
-
-    \b
-    Example:
-      adapterctl alias list code-review
-    """
-    with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.aliases(name)]
-    print_rows(
-        style,
-        rows,
-        ["alias", "ref", "moved_by", "moved_at"],
-        key="alias",
-        empty=f"no aliases; set one: adapterctl alias set {name}",
     )

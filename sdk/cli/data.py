@@ -10,7 +10,7 @@ from sdk.cli.session import open_client
 
 @click.group(name="data")
 def data_command() -> None:
-    """Add and list datasets."""
+    """Add, list and remove datasets."""
 
 
 @data_command.command(name="add")
@@ -46,3 +46,23 @@ def data_list(style: str) -> None:
         rows = [view.model_dump(mode="json") for view in client.datasets()]
     columns = ["digest", "name", "rows", "shape", "created_at"]
     print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
+
+
+@data_command.command(name="rm")
+@click.argument("data")
+@format_option
+def data_rm(data: str, style: str) -> None:
+    """Give the rows of DATA up, a dataset's name or digest; what was trained on it still names it.
+
+    They go with a later `adapterctl gc`, unless the same file is added again before.
+
+    \b
+    Example:
+      adapterctl data rm reviews.jsonl
+    """
+    with open_client() as client:
+        client.remove_data(data)
+    if style == "json":
+        print_json({"data": data, "removed": True})
+    else:
+        say(f"{data} is given up; its bytes go with: adapterctl gc")

@@ -1,4 +1,4 @@
-"""`adapterctl login`."""
+"""`adapterctl login`, `whoami`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import click
 
 from sdk import config
-from sdk.cli.output import say
+from sdk.cli.output import format_option, print_facts, print_json, say
+from sdk.cli.session import open_client
+from sdk.cli.tokens import in_words
 from sdk.client import Client
 from sdk.errors import InvalidInput
 
@@ -16,17 +18,35 @@ from sdk.errors import InvalidInput
 @click.command(name="login")
 @click.argument("url")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
-def login_command(url: str, token_stdin: bool) -> None:
-    """Remember the registry at URL and a token, in a file that only you can read.
+@format_option
+def login_command(url: str, token_stdin: bool, style: str) -> None:
+    """Remember the registry at URL and a token, in a file that only you can read; say who you are there.
 
-    The token comes from ADAPTERCTL_TOKEN, from standard input, or is asked for; it is never an argument, which
-    other users of the machine could see.
+    The token comes from standard input, from ADAPTERCTL_TOKEN, or is asked for; it is never an argument, which
+    other users of the machine could see. A token that the registry refuses is not kept.
 
     \b
     Example:
       adapterctl login https://registry.example --token-stdin < token.txt
     """
-    if token_stdin:
+    chosen = config.Config(config.check_url(url), None)
+    if chosen.home is None:
+        chosen = config.Config(chosen.url, config.check_token(_token(token_stdin)))
+    client = Client(chosen.url, chosen.token)
+    who = client.whoami()
+    client.close()
+    path = config.write_profile(chosen)
+    if style == "json":
+        print_json({"url": chosen.url, "profile": str(path), **who.model_dump(mode="json")})
+    elif style == "quiet":
+        click.echo(who.name)
+    else:
+        say(f"remembered in {path}")
+        click.echo(f"{who.name}: {in_words(who.grants)}")
+
+
+def _token(from_stdin: bool) -> str:
+    if from_stdin:
         token = sys.stdin.read().strip()
     elif os.environ.get("ADAPTERCTL_TOKEN"):
         token = os.environ["ADAPTERCTL_TOKEN"]
@@ -34,7 +54,26 @@ def login_command(url: str, token_stdin: bool) -> None:
         token = click.prompt("token", hide_input=True, err=True)
     else:
         raise InvalidInput("there is no terminal to ask for the token; give it with --token-stdin", param="token")
-    client = Client(config.check_url(url), token)
-    client.adapters()
-    path = config.write_profile(config.Config(config.check_url(url), token))
-    say(f"remembered in {path}")
+    if not token:
+        raise InvalidInput("there was no token on standard input; send one, for example: < token.txt", param="token")
+    return token
+
+
+@click.command(name="whoami")
+@format_option
+def whoami_command(style: str) -> None:
+    """Say who the registry takes you for, and what you may do where.
+
+    \b
+    Example:
+      adapterctl whoami
+    """
+    with open_client() as client:
+        url = client.config.url
+        who = client.whoami()
+    if style == "json":
+        print_json({"url": url, **who.model_dump(mode="json")})
+    elif style == "quiet":
+        click.echo(who.name)
+    else:
+        print_facts([("registry", url), ("name", who.name), ("roles", in_words(who.grants))])

@@ -15,6 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 80
 _NARROWEST = 8
+_CUT_TO = 12
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,6 +39,11 @@ def say(text: str) -> None:
 def plain(text: str) -> str:
     """Return text of others without what a terminal obeys: control, direction and zero-width characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def fit(text: str) -> str:
+    """Return one line of others' text, plain and cut to the width of the screen."""
+    return _cut(plain(text), _terminal_width())
 
 
 def _columns(text: str) -> int:
@@ -70,8 +76,13 @@ def _can_be_written(text: str) -> bool:
     return True
 
 
-def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], *, key: str, empty: str) -> None:
-    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` a line."""
+def print_rows(
+    style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], *, key: str, empty: str, cut: str | None = None
+) -> None:
+    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` a line.
+
+    `cut` is the column that is cut before all others where the terminal is too narrow.
+    """
     if style == "json":
         print_json(list(rows))
     elif style == "quiet":
@@ -80,7 +91,8 @@ def print_rows(style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str
     elif not rows:
         say(empty)
     else:
-        click.echo(render(columns, [[_brief(row.get(column)) for column in columns] for row in rows]))
+        cells = [[_brief(row.get(column)) for column in columns] for row in rows]
+        click.echo(render(columns, cells, cut=None if cut is None else columns.index(cut)))
 
 
 def _brief(value: Any) -> Any:
@@ -88,11 +100,16 @@ def _brief(value: Any) -> Any:
     return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
 
 
-def render(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'."""
+def render(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | None = None) -> str:
+    """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'.
+
+    The column `cut` is cut first, the others by their width.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
     room = _terminal_width() - 2 * (len(widths) - 1)
+    if cut is not None and sum(widths) > room:
+        widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
     while sum(widths) > room and max(widths) > _NARROWEST:
         # The first column names the row and is what people copy, so it gives way last.
         others = range(1, len(widths)) if max(widths[1:], default=0) > _NARROWEST else range(1)

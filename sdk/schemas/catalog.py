@@ -76,6 +76,8 @@ class JobRef(Wire):
     attempt: int
 
 
+#: How an adapter was trained.
+Method = Literal["qlora", "lora", "unknown"]
 #: What nobody may know of an adapter that was trained elsewhere.
 Unknown = Literal["base_revision", "quantization", "dataset", "training", "libraries"]
 Tags = Annotated[
@@ -97,7 +99,7 @@ class Publication(Wire):
     lora: LoraConfig
     #: "qlora" trained over a quantised base, "lora" over a 16- or 32-bit one; "unknown" where nobody says. None: "qlora"
     #: with a recipe of quantisation, "unknown" without one.
-    method: Literal["qlora", "lora", "unknown"] | None = None
+    method: Method | None = None
     quantization: QuantizationRecipe | None = None
     dataset: DatasetUse | None = None
     training: dict[str, JsonScalar] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +11,19 @@ from sdk.schemas.wire import Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]
+
+
+#: Metrics that count, time or weigh what was done.
+_MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)")
+
+
+def is_score(metric: str) -> bool:
+    """Tell whether a metric says how good something is, and not how much of it there was or how long it took.
+
+    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
+    ['loss', 'rouge_l']
+    """
+    return _MEASURE.fullmatch(metric) is None
 
 
 class EvaluationSpec(Wire):

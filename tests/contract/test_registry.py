@@ -287,7 +287,7 @@ class TestVersions:
 
     def test_the_same_bytes_again_are_the_existing_version(self, writer: Client, name: str, adapter: Path) -> None:
         first = writer.push(adapter, name, base="tiny")
-        again, _ = writer.push_with_report(adapter, name, base="tiny", description="another word")
+        again = writer.push_with_report(adapter, name, base="tiny", description="another word")
         assert (again.existing, again.version.ref) == (True, first.ref)
         assert again.version.description == ""
         assert len(writer.versions(name)) == 1
@@ -385,7 +385,7 @@ class TestVersions:
             row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
             row.state, row.number = VersionState.QUARANTINED, None
             refresh_document(session, row)
-        again, _ = writer.push_with_report(adapter, name, base="tiny")
+        again = writer.push_with_report(adapter, name, base="tiny")
         assert (again.version.state, again.version.number, again.existing) == ("quarantined", None, True)
         for ref in (name, f"{name}@v1", f"{name}@production"):
             with pytest.raises(NotFound):

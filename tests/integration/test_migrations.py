@@ -1,35 +1,31 @@
-"""Migrations: complete on both databases, run once by whoever comes first, and kind to what earlier schemas hold."""
+"""Migrations: complete on both databases, run once by whoever comes first, and never left half done."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import inspect, select, text
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DatabaseError
+from support import processes
+from support.schemas import ASSETS, downgrade, load_past, revisions, rows_of, shape_of, triggers_of, upgrade_to
 
-from registry.auth.principal import SYSTEM
+from registry.auth.principal import SYSTEM, Role
 from registry.auth.service import Tokens
-from registry.catalog.models import AliasMoveRow
 from registry.db import Database, head_revision, migrations_folder
-from registry.queue import NoQueue
+from registry.errors import Unavailable
 from registry.schema import METADATA, drift
-from registry.services import Services, build
-from registry.settings import Settings
-from sdk.schemas.jobs import ClaimRequest, WorkerInfo
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 #: What a server process does at its start, said once everybody is ready.
 UPGRADE = """
 import sys
 from registry.db import Database
 database = Database(sys.argv[1])
+print("ready", flush=True)
 sys.stdin.readline()
 database.upgrade()
 print(database.revision())
@@ -48,11 +44,8 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     database.engine.dispose()
 
 
-def downgrade(db: Database, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()))
-    config.attributes["engine"] = db.engine
-    command.downgrade(config, revision)
+def url_of(db: Database) -> str:
+    return db.engine.url.render_as_string(hide_password=False)
 
 
 def test_the_migrations_make_what_the_models_mean(db: Database) -> None:
@@ -73,9 +66,18 @@ def test_drift_is_seen(db: Database) -> None:
 
 
 def test_what_goes_up_comes_down_and_goes_up_again(db: Database) -> None:
-    db.upgrade()
-    downgrade(db, "base")
+    shapes = {}
+    for revision in revisions():
+        upgrade_to(db, revision)
+        assert db.revision() == revision
+        shapes[revision] = shape_of(db)
+    assert drift(db) == []
+    for revision in reversed(revisions()):
+        assert shape_of(db) == shapes[revision]
+        below = [earlier for earlier in revisions() if earlier < revision]
+        downgrade(db, below[-1] if below else "base")
     assert set(inspect(db.engine).get_table_names()) <= {"alembic_version"}
+    assert triggers_of(db) == []
     assert db.revision() is None
     db.upgrade()
     assert drift(db) == []
@@ -95,104 +97,137 @@ def test_a_migration_that_fails_leaves_nothing(db: Database) -> None:
     assert drift(db) == []
 
 
-def test_servers_that_start_at_once_migrate_once(db: Database) -> None:
-    url = db.engine.url.render_as_string(hide_password=False)
+@pytest.mark.parametrize("count", [2, 8])
+def test_servers_that_start_at_once_migrate_once(db: Database, count: int) -> None:
+    load_past(db, "0001")
     servers = [
         subprocess.Popen(
-            [sys.executable, "-c", UPGRADE, url],
+            [sys.executable, "-c", UPGRADE, url_of(db)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=migrations_folder().parent,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(count)
     ]
+    for server in servers:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
     for server in servers:
         assert server.stdin is not None
         server.stdin.write("go\n")
         server.stdin.flush()
     for server in servers:
-        said, complained = server.communicate(timeout=60)
+        said, complained = server.communicate(timeout=120)
         assert (server.returncode, said.strip()) == (0, head_revision()), complained
     assert drift(db) == []
     with db.read() as session:
         assert len(session.execute(text("SELECT version_num FROM alembic_version")).all()) == 1
+    # A migration that had run twice would have given each token its role twice, or failed.
+    (token,) = Tokens(db).list(who=SYSTEM)
+    assert [(grant.namespace, grant.role) for grant in token.grants] == [("*", "writer")]
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database: str) -> None:
+    db = Database(postgres_database)
+    load_past(db, "0001")
+    before = rows_of(db)
+    with db.engine.connect() as somebody, somebody.begin():
+        somebody.execute(text("SELECT * FROM versions"))
+        begun_s = time.monotonic()
+        with pytest.raises(Unavailable, match="busy with another program's changes; try again"):
+            db.upgrade(lock_timeout_s=0.2)
+        assert time.monotonic() - begun_s < 10
+    assert (db.revision(), rows_of(db)) == ("0001", before)
+    db.upgrade()
+    assert drift(db) == []
+    db.engine.dispose()
+
+
+def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(postgres_database: str) -> None:
+    db = Database(postgres_database)
+    with db.engine.connect() as somebody, somebody.begin():
+        somebody.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6164617074657263})
+        with pytest.raises(Unavailable, match="try again"):
+            db.upgrade(lock_timeout_s=0.2)
+    db.upgrade()
+    assert drift(db) == []
+    db.engine.dispose()
+
+
+def test_the_audit_trail_is_guarded_while_it_is_there(db: Database) -> None:
+    db.upgrade()
+    assert triggers_of(db) != []
+    Tokens(db).create(name="ci", grants={"*": Role.READER}, who=SYSTEM)
+    refused = ["UPDATE audit_entries SET actor = 'nobody'", "DELETE FROM audit_entries"]
+    if db.engine.dialect.name == "postgresql":
+        refused.append("TRUNCATE audit_entries")
+    for statement in refused:
+        with pytest.raises(DatabaseError, match="only appended to"), db.engine.begin() as connection:
+            connection.execute(text(statement))
+    downgrade(db, "0001")
+    assert triggers_of(db) == []
+    db.upgrade()
+    assert triggers_of(db) != []
+
+
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["token", "create", "--role", "admin"], ["gc"], ["reconcile", "--once"]],
+    ids=" ".join,
+)
+def test_a_program_of_another_schema_says_what_to_run(command: list[str], revision: str, tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    load_past(db, "0001")
+    with db.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    before = rows_of(db)
+    env = processes.environment(
+        REGISTRY_DATABASE_URL=db.url,
+        REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri(),
+        REGISTRY_PUBLIC_URL="http://127.0.0.1:1",
+    )
+    port = ["--port", str(processes.free_port())] if command == ["serve"] else []
+    said = processes.run("adapter-registry", *command, *port, env=env, timeout_s=60)
+    assert (said.returncode, said.stdout) == (9, ""), said.stderr
+    (line,) = said.stderr.splitlines()
+    wanted = "run: adapter-registry db upgrade" if revision == "0001" else "pip install --upgrade adapterctl"
+    assert line.startswith(f"error: the database is at revision {revision}, ")
+    assert line.endswith(wanted)
+    assert rows_of(db) == before
+    db.engine.dispose()
+
+
+@pytest.mark.slow
+def test_servers_that_start_at_once_after_an_upgrade_all_serve(db: Database, tmp_path: Path) -> None:
+    env = processes.environment(
+        REGISTRY_DATABASE_URL=url_of(db), REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()
+    )
+    done = processes.run("adapter-registry", "db", "upgrade", env=env)
+    assert (done.returncode, done.stdout.strip()) == (0, head_revision()), done.stderr
+    ports = [processes.free_port() for _ in range(3)]
+    started = [
+        processes.running("adapter-registry", "serve", "--port", str(port), env=env, log=tmp_path / f"{port}.log")
+        for port in ports
+    ]
+    try:
+        for server in started:
+            server.__enter__()
+        for port in ports:
+            processes.wait_until_healthy(f"http://127.0.0.1:{port}", log=tmp_path / f"{port}.log")
+    finally:
+        for server in started:
+            server.__exit__(None, None, None)
+    for port in ports:
+        assert "Traceback" not in (tmp_path / f"{port}.log").read_text()
 
 
 def test_every_past_schema_is_kept() -> None:
-    revisions = {path.name[:4] for path in (migrations_folder() / "versions").glob("[0-9]*.py")}
     kept = {path.stem.removeprefix("schema_") for path in ASSETS.glob("schema_*.sqlite3")}
     made_by = {path.stem.removeprefix("make_schema_") for path in ASSETS.glob("make_schema_*.py")}
     assert kept == made_by
-    assert kept == revisions
-
-
-class TestSchema0001:
-    """A registry of the first release, brought to the newest schema and read through the services."""
-
-    @pytest.fixture
-    def services(self, tmp_path: Path) -> Iterator[Services]:
-        shutil.copy(ASSETS / "schema_0001.sqlite3", tmp_path / "registry.sqlite3")
-        settings = Settings(
-            database_url=f"sqlite:///{tmp_path / 'registry.sqlite3'}",
-            storage_url=(tmp_path / "artifacts").as_uri(),
-            auth="none",
-            embedded_home=str(tmp_path),
-        )
-        built = build(settings, queue=NoQueue())
-        assert built.db.revision() == "0001"
-        built.db.upgrade()
-        assert drift(built.db) == []
-        yield built
-        built.db.engine.dispose()
-
-    def test_its_versions_and_aliases_are_there(self, services: Services) -> None:
-        versions = services.catalog.versions(
-            adapter="team/code-review", archived=False, cursor=None, limit=9, who=SYSTEM
-        ).items
-        assert [version.ref for version in versions] == ["team/code-review@v2", "team/code-review@v1"]
-        second = services.catalog.resolve("team/code-review@production", who=SYSTEM)
-        assert second == versions[0]
-        assert (second.state, second.description, second.tags) == ("ready", "number 2", {"team": "a"})
-        assert (second.metrics, second.training) == ({"loss": 0.5}, {"lr": 0.0002, "max_steps": 2})
-        assert second.quantization is not None
-        assert second.quantization.type == "nf4"
-        assert second.dataset is not None
-        assert second.dataset.digest == services.datasets.list(cursor=None, limit=1, who=SYSTEM).items[0].digest
-        assert second.base == services.catalog.resolve("team/code-review@v1", who=SYSTEM).base
-        assert second.base.id == services.bases.get("tiny").id
-        assert second.manifest.digest == second.digest
-        with services.db.read() as session:
-            moves = session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.pk)).all()
-        assert [(move.from_number, move.to_number, move.reason) for move in moves] == [
-            (None, 1, "to v1"),
-            (1, 2, "to v2"),
-        ]
-
-    def test_its_jobs_and_evaluations_are_there(self, services: Services) -> None:
-        jobs = services.jobs.list(state=None, cursor=None, limit=10, who=SYSTEM).items
-        assert sorted((job.kind, job.state.value) for job in jobs) == [
-            ("evaluation", "succeeded"),
-            ("training", "cancelled"),
-            ("training", "queued"),
-            ("training", "succeeded"),
-        ]
-        trained = next(job for job in jobs if job.kind == "training" and job.state == "succeeded")
-        assert trained.result is not None
-        assert trained.result["ref"] == "team/code-review@v1"
-        (evaluation,) = services.evaluations.list(
-            digest=None, job=None, base=None, cursor=None, limit=10, who=SYSTEM
-        ).items
-        assert (evaluation.ref, evaluation.metrics) == ("team/code-review@v2", {"loss": 1.5})
-
-    def test_its_waiting_job_is_given_to_a_worker(self, services: Services) -> None:
-        worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=1, free_memory_bytes=1)
-        held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
-        assert held is not None
-        assert held.attempt == 1
-        assert services.jobs.get(held.job, who=SYSTEM).state == "running"
-
-    def test_its_tokens_are_listed(self, services: Services) -> None:
-        (token,) = Tokens(services.db).list(who=SYSTEM)
-        assert (token.name, [(grant.namespace, grant.role) for grant in token.grants]) == ("ci", [("*", "writer")])
+    assert kept == set(revisions())
+    for path in ASSETS.glob("schema_*.sqlite3"):
+        assert path.stat().st_size < 300_000

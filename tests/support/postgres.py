@@ -81,6 +81,11 @@ class PostgresServer(LocalServer):
         self._client("dropdb", "--if-exists", "--force", name)
 
     @property
+    def programs(self) -> Path:
+        """The folder of PostgreSQL's own programs, of the server's release: `pg_dump`, `pg_restore` and others."""
+        return self._bin
+
+    @property
     def _data(self) -> Path:
         return self.directory / "data"
 

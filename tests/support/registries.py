@@ -125,11 +125,11 @@ class World:
 
 
 @contextmanager
-def embedded(home: Path) -> Iterator[World]:
-    """The registry as `local:HOME` has it: in process, SQLite, a folder, no tokens."""
+def embedded(home: Path, *, database_url: str | None = None) -> Iterator[World]:
+    """The registry as `local:HOME` has it: in process, SQLite unless another database is given, a folder, no tokens."""
     home.mkdir(parents=True)
     settings = Settings(
-        database_url=f"sqlite:///{home / 'registry.sqlite3'}",
+        database_url=database_url or f"sqlite:///{home / 'registry.sqlite3'}",
         storage_url=(home / "artifacts").as_uri(),
         auth="none",
         embedded_home=str(home),

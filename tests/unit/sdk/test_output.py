@@ -56,6 +56,18 @@ def test_a_long_cell_is_cut_and_short_ones_are_kept() -> None:
     assert len(lines[1]) == 80
 
 
+def test_one_column_may_be_cut_before_all_others() -> None:
+    row = ["2026-01-02 03:04", "s" * 40, "c" * 40]
+    kept, cut = (render(["time", "subject", "change"], [row], cut=column).split("\n")[1] for column in (None, 2))
+    assert len(kept) == len(cut) == 80
+    assert row[1] not in kept
+    assert row[1] in cut
+    # Not below what can be read; then the others give way too.
+    narrow = render(["time", "subject", "change"], [[row[0], "s" * 60, row[2]]], cut=2).split("\n")[1]
+    assert narrow.endswith(" ccccccccccc…")
+    assert len(narrow) == 80
+
+
 def test_wide_characters_take_two_columns() -> None:
     lines = render(["name", "rows"], [["数据", "x"], ["data", "x"]]).split("\n")
     assert lines[1] == "数据  x"

@@ -1,0 +1,63 @@
+"""A copy of an SQLite database that is in use. PostgreSQL brings its own `pg_dump`.
+
+>>> back_up(Database("postgresql://registry@db/registry"), Path("/srv/backup/registry.sqlite3"))
+Traceback (most recent call last):
+registry.errors.Invalid: the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from registry.db import Database
+from registry.errors import Invalid, Unavailable
+
+
+def back_up(database: Database, target: Path) -> None:
+    """Copy an SQLite database into a new file, as it is at one moment; whoever reads or writes it goes on.
+
+    Raises Invalid for another kind of database and for a file that exists, Unavailable where it can't be written.
+    """
+    if database.engine.dialect.name != "sqlite":
+        raise Invalid(
+            'the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"',
+            param="REGISTRY_DATABASE_URL",
+        )
+    if database.revision() is None:
+        raise Invalid(
+            f"there is no registry in {database.engine.url.database}; check the URL of its database",
+            param="REGISTRY_DATABASE_URL",
+        )
+    if target.exists():
+        raise Invalid(f"{target} exists; name a file that does not", param="file")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        # The hashes of tokens are in it. Nobody else's half of a backup is written to.
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            _copy(database, partial)
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(
+            f"the backup {target} can't be written ({error}); check the folder, its permissions and its space"
+        ) from error
+
+
+def _copy(database: Database, partial: Path) -> None:
+    copy = sqlite3.connect(partial)
+    try:
+        with database.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            # All pages in one step: that is one read transaction, which holds no writer up.
+            driver.backup(copy)
+        # One file, with no log beside it that a copy of the backup could leave behind.
+        copy.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        copy.close()
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())

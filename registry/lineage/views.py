@@ -1,0 +1,31 @@
+"""Lineage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from registry.http import Given, Reader, room
+from sdk.schemas.lineage import Direction, Lineage
+
+router = room("/lineage", "lineage")
+
+
+@router.get("")
+def trace_lineage(
+    of: Annotated[
+        str,
+        Query(
+            max_length=1000,
+            description="A ref, `base:` and an id or fingerprint, or `data:` and a name or digest.",
+            examples=["team/code-review@v3"],
+        ),
+    ],
+    services: Given,
+    who: Reader,
+    direction: Direction = "both",
+    depth: Annotated[int, Query(ge=1, le=32, description="Steps from the root.")] = 8,
+) -> Lineage:
+    """What a version came from and what came of it; what came of a base or a dataset."""
+    return services.lineages.trace(of=of, direction=direction, depth=depth, who=who)

@@ -1,0 +1,234 @@
+"""Steps up and down from many versions at once: a fixed number of queries a step, each over an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Row, Select, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
+
+from registry.auth.principal import Principal
+from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionParent
+from registry.catalog.resolve import exact_ref
+from registry.datasets.models import Dataset, DatasetAccess
+from registry.evaluations.models import Evaluation
+from registry.jobs.models import Job
+from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
+from sdk.schemas.evaluation import is_score
+from sdk.schemas.jobs import JobState
+from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, MergedNode
+
+if TYPE_CHECKING:
+    _AnyRow = Row[*tuple[Any, ...]]
+
+#: Of a version only what its node says: configurations, and bases with all of their tensors, are long.
+_BRIEF = (
+    contains_eager(Version.adapter).load_only(Adapter.name),
+    raiseload(Version.base),
+    load_only(Version.number, Version.digest, Version.state, Version.rank, Version.method, Version.base_pk),
+)
+
+
+class Walk:
+    """A walk for one reader, and the graph that it finds; nothing is seen through what the reader may not see."""
+
+    def __init__(self, session: Session, who: Principal) -> None:
+        self._session = session
+        self._who = who
+        self.graph = Graph()
+
+    # Bases and datasets, where a walk may begin.
+
+    def add_base(self, base: BaseModelRow) -> None:
+        """Take a base in."""
+        self._add_bases(BaseModelRow.pk == base.pk)
+
+    def add_dataset(self, digest: str) -> None:
+        """Take a dataset in."""
+        self._add_datasets(Dataset.digest == digest)
+
+    def below_base(self, base: BaseModelRow) -> list[Version]:
+        """Take in the versions over a base, and its own scores; return the versions."""
+        key = f"base:{base.fingerprint}"
+        found = self._add_versions(Version.base_pk == base.pk, Version.number.is_not(None))
+        for version in found:
+            self.graph.link(exact_ref(version), key, "trained-over")
+        bare = Evaluation.digest.is_(None) & (Evaluation.base_fingerprint == base.fingerprint)
+        for row in self._add_evaluations(bare):
+            self.graph.link(f"evaluation:{row.id}", key, "scored")
+        return found
+
+    def below_dataset(self, digest: str) -> list[Version]:
+        """Take in the versions that were trained on a dataset, and the scores on it; return the versions."""
+        trained = select(Origin.version_pk).where(Origin.dataset_digest == digest)
+        found = self._add_versions(Version.pk.in_(trained), Version.number.is_not(None))
+        for version in found:
+            self.graph.link(exact_ref(version), f"data:{digest}", "trained-on")
+        scores = self._add_evaluations(Evaluation.dataset_digest == digest)
+        # A score says little without what has it; from there the walk goes no further.
+        digests = {row.digest for row in scores if row.digest is not None}
+        scored = self._add_versions(Version.digest.in_(digests), Version.number.is_not(None))
+        self._add_bases(BaseModelRow.fingerprint.in_({row.base_fingerprint for row in scores if row.digest is None}))
+        self._link_scores(scores, scored)
+        for row in scores:
+            if row.digest is None:
+                self.graph.link(f"evaluation:{row.id}", f"base:{row.base_fingerprint}", "scored")
+        return found
+
+    # Steps.
+
+    def above(self, versions: Sequence[Version]) -> list[Version]:
+        """Take in what versions came from; return those that are versions."""
+        bases = self._add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}))
+        for version in versions:
+            self.graph.link(exact_ref(version), bases[version.base_pk], "trained-over")
+        self._add_makings(versions)
+        return self._add_relatives(versions, VersionParent.version_pk, VersionParent.parent_pk)
+
+    def below(self, versions: Sequence[Version]) -> list[Version]:
+        """Take in what came of versions; return those that are versions."""
+        # A quarantined version is shown to nobody who does not name it.
+        shown = Version.number.is_not(None)
+        found = self._add_relatives(versions, VersionParent.parent_pk, VersionParent.version_pk, shown)
+        self._add_merged(versions)
+        scores = self._add_evaluations(Evaluation.digest.in_({version.digest for version in versions}))
+        self._link_scores(scores, versions)
+        return found
+
+    def aliases(self) -> dict[int, list[str]]:
+        """The aliases of the versions that were found, by key."""
+        found: dict[int, list[str]] = {}
+        query = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(self.graph.versions))
+        for row in self._session.execute(query.order_by(Alias.name)):
+            found.setdefault(row.version_pk, []).append(row.name)
+        return found
+
+    # What a step is made of.
+
+    def _add_bases(self, condition: ColumnElement[bool]) -> dict[int, str]:
+        columns = (BaseModelRow.pk, BaseModelRow.id, BaseModelRow.revision, BaseModelRow.fingerprint)
+        keys = {}
+        for row in self._rows(select(*columns).where(condition)):
+            keys[row.pk] = f"base:{row.fingerprint}"
+            self.graph.add(BaseNode(key=keys[row.pk], id=row.id, revision=row.revision, fingerprint=row.fingerprint))
+        return keys
+
+    def _add_versions(self, *conditions: ColumnElement[bool]) -> list[Version]:
+        query = select(Version).join(Version.adapter).options(*_BRIEF)
+        query = query.where(*conditions, self._who.within(Adapter.namespace)).order_by(Version.pk.desc())
+        return [row.Version for row in self._rows(query) if self.graph.add_version(row.Version)]
+
+    def _add_relatives(
+        self,
+        versions: Sequence[Version],
+        near: InstrumentedAttribute[int],
+        far: InstrumentedAttribute[int],
+        *conditions: ColumnElement[bool],
+    ) -> list[Version]:
+        refs = {version.pk: exact_ref(version) for version in versions}
+        query = select(near.label("near"), VersionParent.relation, VersionParent.weight, Version)
+        query = query.select_from(VersionParent).join(Version, Version.pk == far).join(Version.adapter).options(*_BRIEF)
+        query = query.where(near.in_(refs), *conditions, self._who.within(Adapter.namespace))
+        found = []
+        for row in self._rows(query.order_by(Version.pk.desc(), near), most=MAX_EDGES):
+            if self.graph.add_version(row.Version):
+                found.append(row.Version)
+            ends = (refs[row.near], exact_ref(row.Version))
+            child, parent = ends if near is VersionParent.version_pk else ends[::-1]
+            self.graph.link(child, parent, row.relation, weight=row.weight)
+        return found
+
+    def _add_makings(self, versions: Sequence[Version]) -> None:
+        """Take in the jobs and datasets of every making: a job that made the same bytes again is one, too."""
+        refs = {version.pk: exact_ref(version) for version in versions}
+        columns = (Origin.version_pk, Origin.job, Origin.attempt, Origin.dataset_digest)
+        query = select(*columns).where(Origin.version_pk.in_(refs)).order_by(Origin.pk.desc())
+        makings = self._rows(query, most=MAX_EDGES)
+        jobs = select(Job.id, Job.kind).where(Job.id.in_({row.job for row in makings if row.job is not None}))
+        for row in self._rows(jobs.where(self._who.within(Job.namespace))):
+            self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind))
+        digests = {row.dataset_digest for row in makings if row.dataset_digest is not None}
+        self._add_datasets(Dataset.digest.in_(digests))
+        for row in makings:
+            self.graph.link(refs[row.version_pk], f"data:{row.dataset_digest}", "trained-on")
+            self.graph.link(refs[row.version_pk], f"job:{row.job}", "made-by", attempt=row.attempt)
+
+    def _add_merged(self, versions: Sequence[Version]) -> None:
+        # A version that was quarantined when it was merged was named by its digest.
+        subjects = {exact_ref(version): exact_ref(version) for version in versions}
+        subjects |= {f"{version.adapter.name}@sha256:{version.digest}": exact_ref(version) for version in versions}
+        digest, onto = Job.result["digest"].as_string(), Job.result[("report", "onto")].as_string()
+        query = select(Job.id, Job.subject, digest.label("digest"), onto.label("onto")).where(
+            Job.subject.in_(subjects), Job.kind == "merge"
+        )
+        query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
+        for row in self._rows(query):
+            node = MergedNode(key=f"merged:{row.digest}", digest=row.digest, onto=row.onto, job=row.id)
+            self.graph.add(node)
+            self.graph.link(node.key, subjects[row.subject], "merged-from")
+
+    def _add_datasets(self, condition: ColumnElement[bool]) -> None:
+        # One that was removed from every namespace is nobody's to use any more; it is told without its name.
+        usable = datasets_of(self._who)
+        query = select(Dataset.digest, Dataset.name, Dataset.rows, Dataset.removed_at, usable.label("usable"))
+        for row in self._rows(query.where(condition, or_(usable, Dataset.removed_at.is_not(None)))):
+            node = DatasetNode(
+                key=f"data:{row.digest}",
+                digest=row.digest,
+                name=row.name if row.usable else "",
+                rows=row.rows if row.usable else None,
+                removed=row.removed_at is not None,
+            )
+            self.graph.add(node)
+
+    def _add_evaluations(self, condition: ColumnElement[bool]) -> list[_AnyRow]:
+        query = select(
+            Evaluation.id,
+            Evaluation.digest,
+            Evaluation.base_fingerprint,
+            Evaluation.dataset_digest,
+            Evaluation.grader,
+            Evaluation.precision,
+            Evaluation.metrics,
+            Evaluation.job_id,
+        ).where(condition, self._who.within(Evaluation.namespace))
+        rows = self._rows(query.order_by(Evaluation.created_at.desc(), Evaluation.id))
+        digests = {row.dataset_digest for row in rows}
+        named = select(Dataset.digest, Dataset.name).where(Dataset.digest.in_(digests), datasets_of(self._who))
+        names = {row.digest: row.name for row in self._rows(named)}
+        return [row for row in rows if self.graph.add(_evaluation(row, names.get(row.dataset_digest, "")))]
+
+    def _link_scores(self, scores: Sequence[_AnyRow], versions: Sequence[Version]) -> None:
+        refs: dict[str, list[str]] = {}
+        for version in versions:
+            refs.setdefault(version.digest, []).append(exact_ref(version))
+        for row in scores:
+            for ref in refs.get(row.digest, []):
+                self.graph.link(f"evaluation:{row.id}", ref, "scored")
+
+    def _rows(self, query: Select[*tuple[Any, ...]], *, most: int = MAX_NODES) -> Sequence[_AnyRow]:
+        """The rows of a query, of which no more are read than an answer may hold."""
+        rows = self._session.execute(query.limit(most + 1)).all()
+        self.graph.truncated |= len(rows) > most
+        return rows[:most]
+
+
+def datasets_of(who: Principal) -> ColumnElement[bool]:
+    """The condition that a dataset is one that the reader may use."""
+    if who.namespaces() is None:
+        return true()
+    return Dataset.digest.in_(select(DatasetAccess.digest).where(who.within(DatasetAccess.namespace)))
+
+
+def _evaluation(row: _AnyRow, dataset_name: str) -> EvaluationNode:
+    return EvaluationNode(
+        key=f"evaluation:{row.id}",
+        id=row.id,
+        dataset=row.dataset_digest,
+        dataset_name=dataset_name,
+        grader=row.grader,
+        precision=row.precision,
+        metrics={name: value for name, value in row.metrics.items() if is_score(name)},
+        job=row.job_id,
+    )

@@ -1,0 +1,240 @@
+"""One run over manifests, blobs and storage. Whatever it removes, it looks at once more where nobody can name it.
+
+A blob goes in two steps, so that a kill at any moment leaves no row that promises bytes which are gone: its row says so
+first, and the bytes follow. What was left between the two goes with the next run.
+
+>>> rows = [BlobRow("b", 2, given_up=False, garbage=True), BlobRow("c", 3, given_up=False, garbage=False)]
+>>> [(digest, stored, row and row.size_bytes) for digest, stored, row in side_by_side(iter("ab"), iter(rows))]
+[('a', True, None), ('b', True, 2), ('c', False, 3)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import delete, select, update
+
+from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
+from registry.artifacts.service import storage_explained
+from registry.catalog.lifecycle import LIVE
+from registry.catalog.models import Version
+from registry.catalog.resolve import exact_ref
+from registry.db import Database, hold_blobs, utc_now
+from registry.removal.garbage import Rules
+from registry.storage import Storage
+from sdk.schemas.removal import MissingBlobs, StrayBlobs
+
+#: What is removed in one transaction: publishers wait for no more than that.
+_BATCH = 100
+#: Rows that are read at once.
+_PAGE = 1000
+#: Digests and refs of a report.
+_SHOWN = 100
+
+
+class BlobRow(NamedTuple):
+    """A blob as the database has it."""
+
+    sha256: str
+    size_bytes: int
+    #: Whether the row says already that its bytes are given up.
+    given_up: bool
+    garbage: bool
+
+
+@dataclass
+class Tally:
+    """What a run has removed so far."""
+
+    manifests: int = 0
+    blobs: int = 0
+    freed_bytes: int = 0
+    strays: int = 0
+    stray_bytes: int = 0
+    stray_digests: list[str] = field(default_factory=list)
+    missing: int = 0
+    missing_digests: list[str] = field(default_factory=list)
+
+
+def side_by_side(stored: Iterator[str], rows: Iterator[BlobRow]) -> Iterator[tuple[str, bool, BlobRow | None]]:
+    """Merge two ascending series: yield each digest once, with whether it is stored, and its row."""
+    digest, row = next(stored, None), next(rows, None)
+    while digest is not None or row is not None:
+        if row is None or (digest is not None and digest < row.sha256):
+            assert digest is not None
+            yield digest, True, None
+            digest = next(stored, None)
+        elif digest is None or row.sha256 < digest:
+            yield row.sha256, False, row
+            row = next(rows, None)
+        else:
+            yield digest, True, row
+            digest, row = next(stored, None), next(rows, None)
+
+
+class Collection:
+    """One run. Memory stays flat however many blobs there are."""
+
+    def __init__(self, db: Database, storage: Storage, rules: Rules) -> None:
+        self._db = db
+        self._storage = storage
+        self._rules = rules
+        self._dialect = db.engine.dialect.name
+        self.tally = Tally()
+
+    def run(self) -> Tally:
+        """Retire manifests, then remove blobs and strays; a dry run only counts. Raises Unavailable."""
+        self.retire_manifests()
+        with storage_explained():
+            self._walk()
+        return self.tally
+
+    def retire_manifests(self) -> None:
+        """Give up the manifests that nothing names, and the leave to fetch their files."""
+        after = ""
+        while True:
+            wanted = self._rules.retirable(self._dialect)
+            query = select(ManifestRow.digest).where(ManifestRow.digest > after, wanted)
+            with self._db.read() as session:
+                found = session.scalars(query.order_by(ManifestRow.digest).limit(_BATCH)).all()
+            if not found:
+                return
+            after = found[-1]
+            self.tally.manifests += len(found) if self._rules.dry_run else self._retire(found)
+
+    def _retire(self, digests: Sequence[str]) -> int:
+        wanted = self._rules.retirable(self._dialect)
+        with self._db.write() as session:
+            hold_blobs(session, alone=True)
+            retired = session.scalars(select(ManifestRow.digest).where(ManifestRow.digest.in_(digests), wanted)).all()
+            session.execute(update(ManifestRow).where(ManifestRow.digest.in_(retired)).values(collected_at=utc_now()))
+            session.execute(delete(ManifestAccess).where(ManifestAccess.manifest_digest.in_(retired)))
+            return len(retired)
+
+    def _walk(self) -> None:
+        """Hold what is stored against the table, both in ascending order, and remove as it goes."""
+        garbage: dict[str, tuple[BlobRow, bool]] = {}
+        strays: list[str] = []
+        missing: list[str] = []
+        for digest, stored, row in side_by_side(self._storage.list(), self._rows()):
+            if row is None:
+                strays.append(digest)
+            elif row.garbage and (stored or not row.given_up):
+                garbage[digest] = (row, stored)
+            elif not stored and not row.given_up:
+                missing.append(digest)
+            if len(garbage) >= _BATCH:
+                self._remove(garbage)
+                garbage = {}
+            if len(strays) >= _BATCH:
+                self._remove_strays(strays)
+                strays = []
+            if len(missing) >= _BATCH:
+                self._note_missing(missing)
+                missing = []
+        self._remove(garbage)
+        self._remove_strays(strays)
+        self._note_missing(missing)
+
+    def _rows(self) -> Iterator[BlobRow]:
+        """Yield the table in the order of its key; no transaction stays open meanwhile."""
+        columns = (Blob.sha256, Blob.size_bytes, Blob.collected_at.is_not(None))
+        query = select(*columns, self._rules.garbage(self._dialect)).order_by(Blob.sha256).limit(_PAGE)
+        after = ""
+        while True:
+            with self._db.read() as session:
+                page = [
+                    BlobRow(sha256, size_bytes, bool(given_up), bool(garbage))
+                    for sha256, size_bytes, given_up, garbage in session.execute(query.where(Blob.sha256 > after))
+                ]
+            if not page:
+                return
+            yield from page
+            after = page[-1].sha256
+
+    def _remove(self, garbage: dict[str, tuple[BlobRow, bool]]) -> None:
+        given_up, taken = set(garbage), set(garbage)
+        if garbage and not self._rules.dry_run:
+            fresh = [digest for digest, (row, _) in garbage.items() if not row.given_up]
+            given_up = set(self.give_up(fresh))
+            taken = set(self.take_away([digest for digest, (_, stored) in garbage.items() if stored]))
+        for digest, (row, stored) in garbage.items():
+            gone = stored and digest in taken
+            self.tally.blobs += gone or digest in given_up
+            self.tally.freed_bytes += row.size_bytes if gone else 0
+
+    def give_up(self, digests: Sequence[str]) -> Sequence[str]:
+        """The first step: let the rows say that the bytes are gone, so that whoever needs them sends them again."""
+        with self._db.write() as session:
+            hold_blobs(session, alone=True)
+            garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_(None), self._rules.garbage(self._dialect))
+            given_up = session.scalars(select(Blob.sha256).where(*garbage)).all()
+            session.execute(update(Blob).where(Blob.sha256.in_(given_up)).values(collected_at=utc_now()))
+        return given_up
+
+    def take_away(self, digests: Sequence[str]) -> Sequence[str]:
+        """The second step: remove the bytes, but for those that were announced, and perhaps sent, since the first."""
+        with self._db.write() as session, storage_explained():
+            hold_blobs(session, alone=True)
+            garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_not(None), self._rules.garbage(self._dialect))
+            gone = session.scalars(select(Blob.sha256).where(*garbage)).all()
+            for sha256 in gone:
+                self._storage.delete(sha256)
+        return gone
+
+    def _remove_strays(self, digests: Sequence[str]) -> None:
+        """Remove bytes that no row names, unless they are young or somebody may be sending them."""
+        if not digests:
+            return
+        with self._db.read() if self._rules.dry_run else self._db.write() as session:
+            if not self._rules.dry_run:
+                hold_blobs(session, alone=True)
+            known = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(digests))))
+            known |= set(session.scalars(self._rules.announced(digests)))
+            for sha256 in digests:
+                stat = None if sha256 in known else self._storage.stat(sha256)
+                if stat is None or stat.modified_at > self._rules.given_up_before:
+                    continue
+                if not self._rules.dry_run:
+                    self._storage.delete(sha256)
+                self.tally.strays += 1
+                self.tally.stray_bytes += stat.size_bytes
+                self.tally.freed_bytes += stat.size_bytes
+                _show(self.tally.stray_digests, sha256)
+
+    def _note_missing(self, digests: Sequence[str]) -> None:
+        """Note bytes that are not there; what was stored after the list had passed it is."""
+        for sha256 in digests:
+            if self._storage.stat(sha256) is None:
+                self.tally.missing += 1
+                _show(self.tally.missing_digests, sha256)
+
+    def strays(self) -> StrayBlobs:
+        """What the run has removed that no row named."""
+        tally = self.tally
+        return StrayBlobs(count=tally.strays, size_bytes=tally.stray_bytes, digests=tally.stray_digests)
+
+    def missing(self) -> MissingBlobs:
+        """What the run has missed, and whose it is."""
+        shown = self.tally.missing_digests
+        holders = (
+            select(Version)
+            .where(
+                Version.digest.in_(select(ManifestBlob.manifest_digest).where(ManifestBlob.sha256.in_(shown))),
+                Version.state.in_(LIVE),
+                Version.manifest_digest.is_not(None),
+                ~self._rules.is_doomed(self._dialect),
+            )
+            .order_by(Version.pk)
+            .limit(_SHOWN)
+        )
+        with self._db.read() as session:
+            versions = [exact_ref(version) for version in session.scalars(holders)]
+        return MissingBlobs(count=self.tally.missing, digests=shown, versions=versions)
+
+
+def _show(digests: list[str], sha256: str) -> None:
+    if len(digests) < _SHOWN:
+        digests.append(sha256)

@@ -1,0 +1,126 @@
+"""What is garbage: conditions over the tables, the same for a dry run, a real one, and the look under the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    and_,
+    cast,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob
+from registry.catalog.lifecycle import LIVE, VersionState
+from registry.catalog.models import BaseModelRow, Version
+from registry.datasets.models import Dataset
+from registry.jobs.models import Job
+from sdk.schemas.jobs import JobState
+
+#: A publication that has not ended after so long never will: its upload session is over too.
+PENDING_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The moments of one run, and what a dry run has to take as gone."""
+
+    #: When the run looked at the clock; what came later is kept.
+    now: datetime
+    #: What was given up after this moment is kept.
+    given_up_before: datetime
+    #: Merged models of jobs that ended before this moment are removed; None: none are.
+    merged_before: datetime | None
+    #: Whether manifests that are to be retired, and have not been, count as retired.
+    dry_run: bool
+    #: Keys of versions that are to be deleted, and have not been.
+    doomed: Sequence[int] = field(default=())
+
+    def stale_pending(self) -> ColumnElement[bool]:
+        """The condition that a version's publisher has died."""
+        return and_(Version.state == VersionState.PENDING, Version.created_at <= self.now - PENDING_LIFE)
+
+    def is_doomed(self, dialect: str) -> ColumnElement[bool]:
+        """The condition that a version is to be deleted, and has not been."""
+        return Version.pk.in_(_numbers(self.doomed, dialect)) if self.doomed else false()
+
+    def retirable(self, dialect: str) -> ColumnElement[bool]:
+        """The condition that a manifest is named by nothing."""
+        holds = or_(
+            and_(Version.state.in_(LIVE), ~self.stale_pending()),
+            and_(Version.state == VersionState.DELETED, Version.moved_at > self.given_up_before),
+        )
+        # They count as given up just now, which is long enough ago only where there is no grace.
+        if self.given_up_before >= self.now:
+            holds = and_(holds, ~self.is_doomed(dialect))
+        uploaded = select(BaseModelRow.manifest_digest).where(BaseModelRow.manifest_digest.is_not(None))
+        return and_(
+            ManifestRow.collected_at.is_(None),
+            ManifestRow.created_at <= self.given_up_before,
+            ~exists().where(Version.digest == ManifestRow.digest, holds),
+            ManifestRow.digest.not_in(uploaded),
+            self._is_no_kept_merge(),
+        )
+
+    def _is_no_kept_merge(self) -> ColumnElement[bool]:
+        if self.merged_before is None:
+            return ManifestRow.kind != "merged"
+        digest = Job.result["digest"].as_string()
+        recent = select(digest).where(
+            Job.kind == "merge",
+            Job.state == JobState.SUCCEEDED,
+            Job.finished_at > self.merged_before,
+            digest.is_not(None),
+        )
+        old = and_(ManifestRow.created_at <= self.merged_before, ManifestRow.digest.not_in(recent))
+        return or_(ManifestRow.kind != "merged", old)
+
+    def garbage(self, dialect: str) -> ColumnElement[bool]:
+        """The condition that a blob is named by nothing and announced by nobody."""
+        named = exists().where(
+            ManifestBlob.sha256 == Blob.sha256,
+            ManifestRow.digest == ManifestBlob.manifest_digest,
+            ManifestRow.collected_at.is_(None),
+            # A real run has retired them by now. Until a manifest is, whoever publishes it again counts on its blobs.
+            *([~self.retirable(dialect)] if self.dry_run else []),
+        )
+        dataset = exists().where(
+            Dataset.digest == Blob.sha256,
+            or_(Dataset.removed_at.is_(None), Dataset.removed_at > self.given_up_before),
+        )
+        old = Blob.created_at <= self.given_up_before
+        return and_(old, ~named, ~dataset, ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256))
+
+    def announced(self, digests: Sequence[str]) -> Select[str]:
+        """Those of these digests that somebody has leave to send, or may count on."""
+        return select(UploadBlob.sha256).where(*self._announces(), UploadBlob.sha256.in_(digests))
+
+    def _announces(self) -> tuple[ColumnElement[bool], ...]:
+        return (
+            Upload.id == UploadBlob.upload_id,
+            Upload.expires_at > self.now,
+            # What it announced has a name of its own by now.
+            Upload.finished_at.is_(None),
+        )
+
+
+def _numbers(numbers: Sequence[int], dialect: str) -> Select[Any]:
+    """The numbers as rows, in one parameter: a statement takes no more than some ten thousand."""
+    text = literal(str(list(numbers)))
+    if dialect == "postgresql":
+        rows = func.json_array_elements_text(cast(text, JSON)).table_valued("value")
+        return select(cast(rows.c.value, Integer))
+    return select(type_coerce(func.json_each(text).table_valued("value").c.value, Integer))

@@ -1,0 +1,101 @@
+"""Which versions an adapter's retention rule gives up, and giving them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Select, exists, or_, select
+from sqlalchemy.orm import Session
+
+from registry.auth.principal import Principal
+from registry.catalog.lifecycle import PULLABLE, VersionState
+from registry.catalog.models import Adapter, Alias, Version
+from registry.catalog.moves import move_version
+from registry.catalog.resolve import exact_ref
+from registry.db import Database
+from sdk.schemas.removal import RetentionRule
+
+#: Versions that are given up in one transaction.
+_BATCH = 100
+
+
+class Outside(NamedTuple):
+    """A version that its adapter's rule does not keep."""
+
+    pk: int
+    ref: str
+
+
+def rule_of(adapter: Adapter) -> RetentionRule | None:
+    """Return an adapter's rule, or None where all of its versions are kept."""
+    return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
+
+
+def find_outside(db: Database, *, now: datetime) -> list[Outside]:
+    """Return the versions that no rule keeps, by adapter and number."""
+    found = []
+    for adapter_pk in _ruled(db):
+        with db.read() as session:
+            adapter = session.get_one(Adapter, adapter_pk)
+            rule = rule_of(adapter)
+            if rule is not None:
+                versions = session.scalars(_outside(session, adapter, rule, now))
+                found += [Outside(version.pk, exact_ref(version)) for version in versions]
+    return found
+
+
+def delete_outside(db: Database, *, now: datetime, who: Principal) -> list[str]:
+    """Delete the versions that no rule keeps; return their refs, by adapter and number."""
+    deleted: list[str] = []
+    for adapter_pk in _ruled(db):
+        while batch := _delete_some(db, adapter_pk, now, who):
+            deleted += batch
+    return deleted
+
+
+def _ruled(db: Database) -> Iterator[int]:
+    """Yield the keys of the adapters that have a rule, one read at a time."""
+    query = select(Adapter.pk).where(Adapter.retention.is_not(None)).order_by(Adapter.pk).limit(1)
+    pk: int | None = 0
+    while pk is not None:
+        with db.read() as session:
+            pk = session.scalars(query.where(Adapter.pk > pk)).first()
+        if pk is not None:
+            yield pk
+
+
+def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -> list[str]:
+    with db.write() as session:
+        # Under the adapter's lock no alias moves and no version comes or goes.
+        locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
+        adapter = session.scalars(locked).one()
+        rule = rule_of(adapter)
+        if rule is None:
+            return []
+        versions = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()
+        for version in versions:
+            move_version(session, version, VersionState.DELETED, "delete", f"retention: {_words(rule)}", who)
+        return [exact_ref(version) for version in versions]
+
+
+def _outside(session: Session, adapter: Adapter, rule: RetentionRule, now: datetime) -> Select[Version]:
+    aliased = exists().where(Alias.version_pk == Version.pk)
+    query = select(Version).where(Version.adapter_pk == adapter.pk, Version.state.in_(PULLABLE), ~aliased)
+    if rule.keep_days is not None:
+        query = query.where(Version.created_at <= now - timedelta(days=rule.keep_days))
+    if rule.keep_last is not None:
+        ready = select(Version.number).where(Version.adapter_pk == adapter.pk, Version.state == VersionState.READY)
+        first_kept = session.scalar(ready.order_by(Version.number.desc()).offset(rule.keep_last - 1).limit(1)) or 0
+        query = query.where(or_(Version.state != VersionState.READY, Version.number < first_kept))
+    return query.order_by(Version.number)
+
+
+def _words(rule: RetentionRule) -> str:
+    parts = []
+    if rule.keep_last is not None:
+        parts.append(f"the newest {rule.keep_last}")
+    if rule.keep_days is not None:
+        parts.append(f"{rule.keep_days} days")
+    return f"keeps {' or '.join(parts)}"

@@ -1,0 +1,130 @@
+"""Setting retention rules, and collecting garbage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, delete, func, null, select, update
+
+from registry.artifacts.models import Upload
+from registry.artifacts.service import Artifacts, storage_explained
+from registry.audit.service import record
+from registry.auth.principal import EVERYWHERE, Principal
+from registry.catalog.lifecycle import VersionState
+from registry.catalog.models import Version
+from registry.catalog.resolve import find_adapter
+from registry.db import Database, Model, utc_now
+from registry.idempotency.models import KeyedRequest
+from registry.removal.collect import Collection
+from registry.removal.garbage import Rules
+from registry.removal.retention import delete_outside, find_outside, rule_of
+from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
+
+#: So long are answers kept for requests that carry a key.
+_KEYED_LIFE = timedelta(days=7)
+#: A half-written file that nobody wrote to for so long is of an upload that has ended.
+_PARTIAL_LIFE = timedelta(hours=1)
+
+
+class Removal:
+    """The service that takes away."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._storage = artifacts.storage
+
+    def retention(self, adapter: str, *, who: Principal) -> RetentionView:
+        """The rule of an adapter. Raises InvalidName, NotFound."""
+        with self._db.read() as session:
+            return RetentionView(adapter=adapter, rule=rule_of(find_adapter(session, adapter, who)))
+
+    def set_retention(self, adapter: str, *, rule: RetentionRule | None, who: Principal) -> RetentionView:
+        """Say which versions of an adapter are kept, from the next collection on; None: all.
+
+        Raises InvalidName, NotFound, Forbidden.
+        """
+        with self._db.write() as session:
+            row = find_adapter(session, adapter, who, action="admin", lock=True)
+            before, after = row.retention, None if rule is None else rule.model_dump()
+            if before != after:
+                row.retention = null() if after is None else after
+                action = "retention.clear" if after is None else "retention.set"
+                record(session, who, action, row.namespace, adapter, before=before, after=after)
+        return RetentionView(adapter=adapter, rule=rule)
+
+    def collect(self, *, request: GcRequest, who: Principal) -> GcReport:
+        """Apply the retention rules, and remove what nothing names any more; a dry run only says what that would be.
+
+        It may be killed at any moment, run beside publishers and beside itself. Raises Forbidden, Unavailable.
+        """
+        who.require_everywhere("admin")
+        doomed: list[int] = []
+        if request.dry_run:
+            outside = find_outside(self._db, now=utc_now())
+            retired, doomed = [version.ref for version in outside], [version.pk for version in outside]
+        else:
+            retired = delete_outside(self._db, now=utc_now(), who=who)
+        # The clock is looked at now, so that without grace what has just been deleted was so before.
+        now = utc_now()
+        merged = request.keep_merged_days
+        rules = Rules(
+            now=now,
+            given_up_before=now - timedelta(hours=request.grace_hours),
+            merged_before=None if merged is None else now - timedelta(days=merged),
+            dry_run=request.dry_run,
+            doomed=doomed,
+        )
+        failed = self._fail_stale(rules)
+        collection = Collection(self._db, self._storage, rules)
+        collection.run()
+        report = GcReport(
+            dry_run=request.dry_run,
+            retired_versions=retired,
+            failed_pending=failed,
+            manifests=collection.tally.manifests,
+            blobs=collection.tally.blobs,
+            freed_bytes=collection.tally.freed_bytes,
+            blobs_without_row=collection.strays(),
+            rows_without_blob=collection.missing(),
+            partial_uploads=self._sweep(request),
+            expired_uploads=self._clear(Upload, Upload.expires_at <= now, rules),
+            keyed_requests=self._clear(KeyedRequest, KeyedRequest.created_at <= now - _KEYED_LIFE, rules),
+        )
+        if not request.dry_run:
+            self._record(report, request, who)
+        return report
+
+    def _fail_stale(self, rules: Rules) -> int:
+        """Let publications fail whose publishers died; whoever still works on such a row begins a new one."""
+        if rules.dry_run:
+            with self._db.read() as session:
+                return session.scalar(select(func.count()).select_from(Version).where(rules.stale_pending())) or 0
+        refusal = "its publisher died before the bytes were verified; push it again"
+        with self._db.write() as session:
+            failed = update(Version).where(rules.stale_pending())
+            values = {"state": VersionState.FAILED, "refusal": refusal, "moved_at": utc_now()}
+            return len(session.scalars(failed.values(**values).returning(Version.pk)).all())
+
+    def _sweep(self, request: GcRequest) -> int:
+        age = max(timedelta(hours=request.grace_hours), _PARTIAL_LIFE)
+        with storage_explained():
+            return self._storage.sweep(age.total_seconds(), dry_run=request.dry_run)
+
+    def _clear(self, model: type[Model], condition: ColumnElement[bool], rules: Rules) -> int:
+        with self._db.read() if rules.dry_run else self._db.write() as session:
+            count = session.scalar(select(func.count()).select_from(model).where(condition)) or 0
+            if not rules.dry_run:
+                session.execute(delete(model).where(condition))
+            return count
+
+    def _record(self, report: GcReport, request: GcRequest, who: Principal) -> None:
+        counts = report.model_dump(exclude={"dry_run", "retired_versions", "blobs_without_row", "rows_without_blob"})
+        after = {
+            **counts,
+            "retired_versions": len(report.retired_versions),
+            "blobs_without_row": report.blobs_without_row.count,
+            "rows_without_blob": report.rows_without_blob.count,
+            "grace_hours": request.grace_hours,
+        }
+        with self._db.write() as session:
+            record(session, who, "gc.run", EVERYWHERE, "registry", after=after)

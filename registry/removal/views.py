@@ -1,0 +1,39 @@
+"""Retention rules and the collection of garbage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from registry.http import Admin, Given, Reader, room
+from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
+
+router = room("", "removal")
+
+Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
+
+
+@router.get("/retention")
+def get_retention(adapter: Adapter, services: Given, who: Reader) -> RetentionView:
+    """Which versions of an adapter `gc` keeps."""
+    return services.removal.retention(adapter, who=who)
+
+
+@router.put("/retention")
+def set_retention(adapter: Adapter, body: RetentionRule, services: Given, who: Admin) -> RetentionView:
+    """Say which versions of an adapter `gc` keeps."""
+    return services.removal.set_retention(adapter, rule=body, who=who)
+
+
+@router.delete("/retention", status_code=204)
+def clear_retention(adapter: Adapter, services: Given, who: Admin) -> Response:
+    """Keep all versions of an adapter again."""
+    services.removal.set_retention(adapter, rule=None, who=who)
+    return Response(status_code=204)
+
+
+@router.post("/gc")
+def collect_garbage(body: GcRequest, services: Given, who: Admin) -> GcReport:
+    """Apply the retention rules, and remove what nothing names any more; a dry run only says what that would be."""
+    return services.removal.collect(request=body, who=who)

@@ -1,0 +1,1 @@
+"""The room of search: a small language of filters over versions."""

@@ -1,0 +1,218 @@
+"""From the tree of a filter to a condition of SQL over versions; every value is a bound parameter.
+
+A condition holds or does not, and is never NULL, so that `not` and `!=` are what they say.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from registry.auth.principal import Principal
+from registry.catalog.lifecycle import PULLABLE, VersionState
+from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionTag, VersionTarget
+from registry.datasets.models import Dataset
+from registry.datasets.service import visible_to
+from registry.errors import Forbidden
+from registry.evaluations.models import EvaluationMetric
+from registry.search.fields import Value, day_bounds, hex_digits
+from registry.search.tree import And, Comparison, Node, Not, comparisons
+
+#: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
+_FEW = 100
+
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "in": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+#: Fields that are a column, which is never NULL.
+_PLAIN: dict[str, Any] = {
+    "name": Adapter.name,
+    "namespace": Adapter.namespace,
+    "rank": Version.rank,
+    "alpha": Version.lora["alpha"].as_float(),
+    "method": Version.method,
+    "state": Version.state,
+    "author": Version.created_by,
+    "kind": Version.kind,
+}
+Condition = ColumnElement[bool]
+
+
+def condition_of(session: Session, tree: Node, who: Principal) -> Condition:
+    """Return the condition over Version, joined with Adapter, that `tree` holds and the caller may see the version.
+
+    Only ready versions are found unless the filter speaks of states. Raises Forbidden where it asks for quarantined
+    ones and the caller is no admin.
+    """
+    said = _Compiler(session, who).node(tree)
+    return and_(who.within(Adapter.namespace), _of_states(tree, who), said)
+
+
+def _of_states(tree: Node, who: Principal) -> Condition:
+    """The condition that a version is of a state that the caller may see and the filter does not leave out."""
+    asked = {value for part in comparisons(tree) if part.field.word == "state" for value in part.values}
+    if not asked:
+        shown = {VersionState.READY}
+    elif who.namespaces("admin") != []:
+        shown = {*PULLABLE, VersionState.QUARANTINED}
+    elif VersionState.QUARANTINED in asked:
+        raise Forbidden("only admins see quarantined versions; ask for ready or archived ones", param="filter")
+    else:
+        shown = set(PULLABLE)
+    # Nearly every version is ready. Said this way round, no planner walks the index of states because of it, instead of
+    # one that belongs to what was asked.
+    condition: Condition = Version.state.not_in(sorted(set(VersionState) - shown))
+    if VersionState.QUARANTINED in shown:
+        administered = who.within(Adapter.namespace, "admin")
+        condition = and_(condition, or_(Version.state != VersionState.QUARANTINED, administered))
+    return condition
+
+
+class _Compiler:
+    """One method a kind of field; each takes a comparison whose operator is not `!=`."""
+
+    def __init__(self, session: Session, who: Principal) -> None:
+        self._session = session
+        self._who = who
+        self._sqlite = session.get_bind().dialect.name == "sqlite"
+
+    def node(self, tree: Node) -> Condition:
+        """Return the condition of a tree."""
+        if isinstance(tree, Comparison):
+            return self._comparison(tree)
+        if isinstance(tree, Not):
+            return not_(self.node(tree.part))
+        parts = [self.node(part) for part in tree.parts]
+        return and_(true(), *parts) if isinstance(tree, And) else or_(false(), *parts)
+
+    def _comparison(self, given: Comparison) -> Condition:
+        if given.operator == "!=":
+            return not_(self._comparison(replace(given, operator="=")))
+        plain = _PLAIN.get(given.field.word)
+        if plain is not None:
+            return self._compare(plain, given)
+        match given.field.word:
+            case "base":
+                return self._one_of_keys(Version.base_pk, BaseModelRow.pk, self._compare(BaseModelRow.id, given))
+            case "base.fingerprint":
+                begins = _begins(BaseModelRow.fingerprint, given.values)
+                return self._one_of_keys(Version.base_pk, BaseModelRow.pk, begins)
+            case "number":
+                return and_(Version.number.is_not(None), self._compare(Version.number, given))
+            case "created":
+                return or_(false(), *(_made(given.operator, value) for value in given.values))
+            case "digest":
+                return _begins(Version.digest, given.values)
+            case "target":
+                return _has(VersionTarget.version_pk, self._compare(VersionTarget.module, given))
+            case "alias":
+                return _has(Alias.version_pk, self._compare(Alias.name, given))
+            case "tag":
+                named = VersionTag.key == given.field.key
+                return _has(VersionTag.version_pk, named, self._compare(VersionTag.value, given))
+            case "dataset":
+                return _has(Origin.version_pk, self._trained_on(given))
+            case "eval":
+                return self._scored(given)
+        raise AssertionError(f"no condition for {given.field}")
+
+    def _compare(self, column: Any, given: Comparison) -> Condition:
+        """Hold a column of plain values against those of a comparison."""
+        if given.operator == "~":
+            return self._fits(column, str(given.values[0]))
+        if len(given.values) == 1:
+            return _compared(column, given.operator, given.values[0])
+        some: Condition = column.in_(given.values)
+        return some
+
+    def _fits(self, column: Any, pattern: str) -> Condition:
+        """Hold a column against a pattern, in which only `*` has a meaning, and case matters."""
+        fits: Condition
+        if self._sqlite:
+            # Its LIKE does not know "a" from "A".
+            fits = column.op("GLOB", is_comparison=True)("".join(f"[{c}]" if c in "[?" else c for c in pattern))
+        else:
+            fits = column.like(
+                "".join("%" if c == "*" else f"\\{c}" if c in "\\%_" else c for c in pattern), escape="\\"
+            )
+        return fits
+
+    def _one_of_keys(self, column: Any, key: InstrumentedAttribute[Any], wanted: Condition) -> Condition:
+        """Hold a column against the keys of the rows that are wanted."""
+        query = select(key).where(wanted)
+        # Compared with constants, an index of (base, rank, key) is walked in its own order.
+        found = self._session.scalars(query.limit(_FEW + 1)).all()
+        some: Condition = column.in_(query if len(found) > _FEW else found)
+        return some if found else false()
+
+    def _trained_on(self, given: Comparison) -> Condition:
+        """The condition that an origin is of a dataset, by a name that the caller may see, or by its digest."""
+        digests = () if given.operator == "~" else given.values
+        return self._of_dataset(Origin.dataset_digest, self._compare(Dataset.name, given), digests)
+
+    def _scored(self, given: Comparison) -> Condition:
+        """The condition that an evaluation that the caller may see has such a score."""
+        dataset = given.field.key
+        return _has(
+            EvaluationMetric.digest,
+            EvaluationMetric.name == given.field.metric,
+            self._of_dataset(EvaluationMetric.dataset_digest, Dataset.name == dataset, (dataset,)),
+            self._compare(EvaluationMetric.value, given),
+            self._who.within(EvaluationMetric.namespace),
+            of=Version.digest,
+        )
+
+    def _of_dataset(self, column: Any, named: Condition, values: Sequence[Value]) -> Condition:
+        by_name = self._one_of_keys(column, Dataset.digest, and_(named, visible_to(self._who)))
+        # A digest stands in the version or the evaluation itself, which the caller sees.
+        digests = [digits for value in values if (digits := hex_digits(str(value))) is not None]
+        return or_(by_name, _begins(column, digests)) if digests else by_name
+
+
+def _has(column: Any, *conditions: Condition, of: Any = Version.pk) -> Condition:
+    """The condition that a version has a row elsewhere, of which all conditions hold."""
+    return select(column).where(column == of, *conditions).correlate(Version).exists()
+
+
+def _begins(column: Any, digests: Sequence[Value]) -> Condition:
+    """The condition that a digest begins with one of some: a range, which an index answers where it does not LIKE."""
+    return or_(false(), *(_begins_with(column, str(digits)) for digits in digests))
+
+
+def _begins_with(column: Any, digits: str) -> Condition:
+    whole: Condition = column == digits
+    # "g" comes after every hexadecimal digit, whatever language the database sorts in.
+    return whole if len(digits) == 64 else and_(column >= digits, column < f"{digits}g")
+
+
+def _made(sign: str, value: Value) -> Condition:
+    """Hold the moment of a version's making against another, or against a whole day."""
+    if isinstance(value, datetime):
+        return _compared(Version.created_at, sign, value)
+    assert isinstance(value, date)
+    start, end = day_bounds(value)
+    before_end, from_end = Version.created_at < end, Version.created_at >= end
+    match sign:
+        case "<" | ">=":
+            return _compared(Version.created_at, sign, start)
+        case "<=":
+            return before_end
+        case ">":
+            return from_end
+    return and_(Version.created_at >= start, before_end)
+
+
+def _compared(column: Any, sign: str, value: Value) -> Condition:
+    held: Condition = _SIGNS[sign](column, value)
+    return held

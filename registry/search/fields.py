@@ -1,0 +1,165 @@
+"""What a filter may ask: each field, the operators that it takes, and how its values are read and written.
+
+>>> FIELDS["rank"].read("8"), FIELDS["created"].read("2026-03-01")
+(8, datetime.date(2026, 3, 1))
+>>> write_value("team/code-review"), write_value("held out")
+('team/code-review', '"held out"')
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from registry.catalog.lifecycle import VersionState
+
+#: What a field is compared with. A date is a whole day, in UTC.
+Value = str | int | float | date | datetime
+
+#: Words of the grammar, in any case; as values they stand in quotes.
+KEYWORDS = frozenset({"and", "or", "not", "in"})
+
+#: Equal to one value, or to one of several.
+EXACT = ("=", "!=", "in")
+#: Also by a pattern in which `*` is any text.
+TEXT = ("=", "!=", "~", "in")
+#: Also before and after.
+ORDERED = ("=", "!=", "<", "<=", ">", ">=", "in")
+
+_BARE = re.compile(r"[A-Za-z0-9._/:@+-]+")
+_BARE_PATTERN = re.compile(r"[A-Za-z0-9._/:@+*-]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MOMENT = re.compile(
+    rf"{_DAY.pattern}T[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}})?)?(Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
+)
+_HEX = re.compile(r"[0-9a-f]{12,64}")
+#: What the database's integers hold.
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class FieldRule:
+    """A field: how it is written, which operators it takes, what its values are."""
+
+    #: As the documentation writes it: "rank", "tag[KEY]".
+    shown: str
+    operators: tuple[str, ...]
+    #: What a value is, in words.
+    takes: str
+    #: A comparison that is right.
+    example: str
+    #: Return the value that a text means; raise ValueError where it means none.
+    read: Callable[[str], Value]
+
+
+def _text(text: str) -> Value:
+    return text
+
+
+def _whole(text: str) -> Value:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _LARGEST:
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> Value:
+    if not _NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+def _moment(text: str) -> Value:
+    try:
+        if _DAY.fullmatch(text):
+            day = date.fromisoformat(text)
+            day_bounds(day)
+            return day
+        if not _MOMENT.fullmatch(text):
+            raise ValueError(text)
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        # A day before the first or after the last that the calendar has.
+        raise ValueError(text) from None
+
+
+def _digest(text: str) -> Value:
+    digits = hex_digits(text)
+    if digits is None:
+        raise ValueError(text)
+    return digits
+
+
+def _one_of(*choices: str) -> Callable[[str], Value]:
+    def read(text: str) -> Value:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def hex_digits(text: str) -> str | None:
+    """Return the 12 to 64 hexadecimal digits of a digest or of its beginning, with or without `sha256:`; or None."""
+    digits = text.removeprefix("sha256:")
+    return digits if _HEX.fullmatch(digits) else None
+
+
+def day_bounds(day: date) -> tuple[datetime, datetime]:
+    """Return the first moment of a day and that of the next, in UTC. Raises OverflowError for the calendar's last."""
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return start, start + timedelta(days=1)
+
+
+def write_value(value: Value, *, pattern: bool = False) -> str:
+    """Return the one text of a value that a filter is written with; a `pattern` may hold `*` outside quotes."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, int):
+        return str(value)
+    bare = _BARE_PATTERN if pattern else _BARE
+    if bare.fullmatch(value) and value.lower() not in KEYWORDS:
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+_WHOLE = f"a whole number from 0 to {_LARGEST}"
+_HEX_DIGITS = "12 to 64 lower-case hexadecimal digits"
+_STATES = (VersionState.READY.value, VersionState.ARCHIVED.value, VersionState.QUARANTINED.value)
+_METHODS = ("qlora", "lora", "unknown")
+_KINDS = ("adapter", "merged", "base")
+
+#: By the word that a filter begins a comparison with.
+FIELDS: dict[str, FieldRule] = {
+    "name": FieldRule("name", TEXT, "an adapter's whole name", "name ~ team/*", _text),
+    "namespace": FieldRule("namespace", TEXT, "a namespace, or - for none", "namespace = team", _text),
+    "base": FieldRule("base", TEXT, "a base's id", "base = SmolLM2-135M-Instruct", _text),
+    "base.fingerprint": FieldRule("base.fingerprint", EXACT, _HEX_DIGITS, "base.fingerprint = 3f1c0a9b2d4e", _digest),
+    "rank": FieldRule("rank", ORDERED, _WHOLE, "rank >= 8", _whole),
+    "alpha": FieldRule("alpha", ORDERED, "a number", "alpha > 16", _number),
+    "number": FieldRule("number", ORDERED, _WHOLE, "number <= 3", _whole),
+    "method": FieldRule("method", EXACT, f"one of {', '.join(_METHODS)}", "method = qlora", _one_of(*_METHODS)),
+    "target": FieldRule("target", TEXT, "a target module's name", "target = q_proj", _text),
+    "state": FieldRule("state", EXACT, f"one of {', '.join(_STATES)}", "state in (ready, archived)", _one_of(*_STATES)),
+    "alias": FieldRule("alias", TEXT, "an alias", "alias = production", _text),
+    "author": FieldRule("author", TEXT, "the name of who published it", "author = ci", _text),
+    "created": FieldRule(
+        "created", ORDERED, "a day or moment such as 2026-03-01 or 2026-03-01T12:30Z", "created >= 2026-03-01", _moment
+    ),
+    "digest": FieldRule("digest", EXACT, _HEX_DIGITS, "digest = 3f1c0a9b2d4e", _digest),
+    "dataset": FieldRule(
+        "dataset", TEXT, "a dataset's name, or 12 digits of its digest", "dataset = train.jsonl", _text
+    ),
+    "kind": FieldRule("kind", EXACT, f"one of {', '.join(_KINDS)}", "kind = adapter", _one_of(*_KINDS)),
+    "tag": FieldRule("tag[KEY]", TEXT, "a tag's text", "tag[language] = python", _text),
+    "eval": FieldRule("eval[DATASET].METRIC", ORDERED, "a number", "eval[heldout.jsonl].loss < 1.5", _number),
+}

@@ -1,0 +1,145 @@
+"""Searching for versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from registry.auth.principal import Principal
+from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
+from registry.db import Database
+from registry.errors import Invalid
+from registry.paging import Paged, read_cursor, write_cursor
+from registry.search.compile import condition_of
+from registry.search.grammar import parse
+from sdk.schemas.search import BaseName, LoraSize, SortKey, VersionBrief
+from sdk.schemas.wire import digest_of
+
+
+@dataclass(frozen=True)
+class _Order:
+    """In which order versions are listed: by columns that together are unique."""
+
+    columns: tuple[Any, ...]
+    #: The values of those columns in a row, which is where the next page begins.
+    position: Callable[[Row[Any]], tuple[Any, ...]]
+    kinds: tuple[type, ...]
+    descending: bool = False
+
+
+#: Keys are given in the order of making.
+_BY_AGE = ((Version.pk,), lambda row: (row.pk,), (int,))
+_BY_RANK = ((Version.rank, Version.pk), lambda row: (row.rank, row.pk), (int, int))
+_ORDERS: dict[SortKey, _Order] = {
+    "-created": _Order(*_BY_AGE, descending=True),
+    "created": _Order(*_BY_AGE),
+    "-rank": _Order(*_BY_RANK, descending=True),
+    "rank": _Order(*_BY_RANK),
+    # A quarantined version has no number.
+    "name": _Order(
+        (Adapter.name, func.coalesce(Version.number, 0), Version.pk),
+        lambda row: (row.adapter, row.number or 0, row.pk),
+        (str, int, int),
+    ),
+}
+
+#: Not the rows themselves, which bring their bases' tensors along.
+_COLUMNS = (
+    Version.pk,
+    Version.number,
+    Version.digest,
+    Version.state,
+    Version.kind,
+    Version.base_pk,
+    Version.lora,
+    Version.rank,
+    Version.method,
+    Version.tags,
+    Version.created_by,
+    Version.created_at,
+    Adapter.name.label("adapter"),
+)
+
+
+class Search:
+    """The service that finds versions by a filter."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def search(
+        self, *, wanted: str, sort: SortKey, cursor: str | None, limit: int, who: Principal
+    ) -> Paged[VersionBrief]:
+        """The versions that the caller may see and the filter `wanted` is true of, in the order of `sort`.
+
+        Raises Invalid for a filter outside the grammar and for a cursor of another search; Forbidden where quarantined
+        versions are asked for and the caller is an admin nowhere.
+        """
+        tree, order = parse(wanted), _ORDERS[sort]
+        search = digest_of([str(tree), sort])[:16]
+        seen = None if cursor is None else _position(cursor, search, order)
+        with self._db.read() as session:
+            query = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk)
+            query = _ordered(query.where(condition_of(session, tree, who)), order, seen)
+            rows = session.execute(query.limit(limit + 1)).all()
+            following = None
+            if len(rows) > limit:
+                following = write_cursor((search, *order.position(rows[limit - 1])))
+            return Paged(items=_briefs(session, rows[:limit]), next=following)
+
+
+def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
+    """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are other ones."""
+    of, *position = read_cursor(cursor, (str, *order.kinds))
+    if of != search:
+        raise Invalid("the cursor is of another filter or order; begin again without one", param="cursor")
+    return tuple(position)
+
+
+def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) -> Select[Any]:
+    if seen is not None:
+        here, there = tuple_(*order.columns), tuple_(*seen)
+        query = query.where(here < there if order.descending else here > there)
+    return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
+
+
+def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
+    """Return versions as they travel, with what belongs to each read in three queries."""
+    pks = [row.pk for row in rows]
+    metrics: dict[int, dict[str, float]] = {}
+    made = select(Origin.version_pk, Origin.metrics).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())
+    for origin in session.execute(made):
+        # The first one is the last that is read.
+        metrics[origin.version_pk] = origin.metrics
+    aliases: dict[int, list[str]] = {}
+    named = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)
+    for alias in session.execute(named):
+        aliases.setdefault(alias.version_pk, []).append(alias.name)
+    over = select(BaseModelRow.pk, BaseModelRow.id, BaseModelRow.revision, BaseModelRow.fingerprint)
+    bases = {
+        base.pk: BaseName(id=base.id, revision=base.revision, fingerprint=base.fingerprint)
+        for base in session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
+    }
+    return [
+        VersionBrief(
+            ref=f"{row.adapter}@{f'sha256:{row.digest}' if row.number is None else f'v{row.number}'}",
+            adapter=row.adapter,
+            number=row.number,
+            digest=row.digest,
+            state=row.state,
+            kind=row.kind,
+            aliases=aliases.get(row.pk, []),
+            tags=row.tags,
+            created_by=row.created_by,
+            created_at=row.created_at,
+            base=bases[row.base_pk],
+            lora=LoraSize(rank=row.rank, alpha=row.lora["alpha"], target_modules=row.lora["target_modules"]),
+            method=row.method,
+            metrics=metrics.get(row.pk, {}),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,47 @@
+"""Search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from registry.http import Cursor, Given, Limit, Reader, room
+from registry.search.fields import FIELDS
+from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
+from sdk.schemas.pages import Page
+from sdk.schemas.search import SortKey, VersionBrief
+
+router = room("/search", "search")
+
+_FILTER = f"""Comparisons joined by `and`, `or`, `not` and brackets; left out or empty, every ready version is found.
+
+A comparison is a field, an operator (`=` `!=` `<` `<=` `>` `>=`, `~` for patterns with `*`, `in (…, …)`) and a value,
+which stands in double quotes where it has other characters than letters, digits and `._/:@+-`. At most {MAX_CHARS:,}
+characters, {MAX_COMPARISONS} comparisons and {MAX_NESTING} levels.
+
+Fields: {"; ".join(f"`{rule.shown}`, {rule.takes}" for rule in FIELDS.values())}.
+
+Only ready versions are found unless the filter speaks of `state`."""
+
+#: By what a reader of the OpenAPI document wants to find.
+_EXAMPLES: dict[str, Any] = {
+    "base and rank": {"value": "base = SmolLM2-135M-Instruct and rank in (8, 16)"},
+    "what runs in production": {"value": "alias = production and namespace = team"},
+    "better than a score": {"value": "eval[heldout.jsonl].loss < 1.5 and not method = lora"},
+    "what a dataset went into": {"value": 'dataset = "train set.jsonl" and state in (ready, archived)'},
+    "by tag, this spring": {"value": "tag[language] ~ py* and created >= 2026-03-01 and created < 2026-06-01"},
+}
+
+
+@router.get("")
+def search(
+    services: Given,
+    who: Reader,
+    wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
+    sort: Annotated[SortKey, Query(description='"-" begins with the newest or the highest.')] = "-created",
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[VersionBrief]:
+    """Versions that a filter is true of."""
+    return services.search.search(wanted=wanted, sort=sort, cursor=cursor, limit=limit, who=who)

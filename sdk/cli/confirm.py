@@ -1,0 +1,32 @@
+"""Asking before something is taken away. Without a terminal nothing asks: it fails and names `--yes`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from sdk.errors import InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def yes_option(command: F) -> F:
+    """Add `--yes`."""
+    return click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal unless `yes`. Raises InvalidInput where there is none; a "no" ends the command."""
+    if yes:
+        return
+    require_terminal()
+    click.confirm(question, abort=True, err=True)
+
+
+def require_terminal() -> None:
+    """Raise InvalidInput where there is no terminal to ask on."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidInput("there is no terminal to ask on; to do it without a question, add --yes", param="yes")

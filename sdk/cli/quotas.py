@@ -1,0 +1,99 @@
+"""`adapterctl quota`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import click
+
+from sdk.cli.output import format_option, human_bytes, print_facts, print_json
+from sdk.cli.session import open_client
+from sdk.cli.values import parse_size
+from sdk.errors import InvalidInput
+from sdk.schemas.people import QuotaView
+
+
+class _Given(NamedTuple):
+    """A limit as it was given; None takes it away."""
+
+    limit: int | None
+
+
+def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> _Given | None:
+    """The callback of an option that takes a limit. Raises BadParameter."""
+    if value is None or value == "none":
+        return None if value is None else _Given(None)
+    sized = param.name == "max_bytes"
+    count = parse_size(value) if sized else int(value) if re.fullmatch("[0-9]{1,9}", value) else None
+    if count is None:
+        wanted = "a size like 10GB, 500MB or plain bytes" if sized else "a whole number"
+        raise click.BadParameter(f"{value!a} is no limit; write {wanted}, or none", ctx, param)
+    return _Given(count)
+
+
+@click.group(name="quota")
+def quota_command() -> None:
+    """Show and set how much a namespace may have."""
+
+
+@quota_command.command(name="show")
+@click.argument("namespace", default="-")
+@format_option
+def quota_show(namespace: str, style: str) -> None:
+    """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
+
+    \b
+    Example:
+      adapterctl quota show team
+    """
+    with open_client() as client:
+        _show(client.quota(namespace), style)
+
+
+@quota_command.command(name="set")
+@click.argument("namespace", default="-")
+@click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
+@click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="All versions: 10GB, 500MB, or bytes.")
+@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs that wait or run.")
+@format_option
+def quota_set(
+    namespace: str, max_adapters: _Given | None, max_bytes: _Given | None, max_jobs: _Given | None, style: str
+) -> None:
+    """Limit NAMESPACE ('-', the default: names without one) from now on.
+
+    A limit that is left out stays as it is; 'none' takes it away. What is there already stays there.
+
+    \b
+    Examples:
+      adapterctl quota set team --max-adapters 50 --max-bytes 10GB
+      adapterctl quota set team --max-bytes none
+    """
+    given = {"max_adapters": max_adapters, "max_bytes": max_bytes, "max_jobs": max_jobs}
+    changed = {name: new.limit for name, new in given.items() if new is not None}
+    if not changed:
+        raise InvalidInput("there is nothing to set; give --max-adapters, --max-bytes or --max-jobs")
+    with open_client() as client:
+        limits = client.quota(namespace).model_dump(include=set(given))
+        _show(client.set_quota(namespace, **(limits | changed)), style)
+
+
+def _show(quota: QuotaView, style: str) -> None:
+    if style == "json":
+        print_json(quota.model_dump(mode="json"))
+    elif style == "quiet":
+        click.echo(quota.namespace)
+    else:
+        most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
+        print_facts(
+            [
+                ("namespace", quota.namespace),
+                ("adapters", _of(quota.adapters, quota.max_adapters)),
+                ("size", _of(human_bytes(quota.size_bytes), most)),
+                ("jobs", _of(quota.jobs, quota.max_jobs)),
+            ]
+        )
+
+
+def _of(used: object, limit: object | None) -> str:
+    return f"{used}, no limit" if limit is None else f"{used} of {limit}"

@@ -1,0 +1,62 @@
+"""Sizes, moments and tags as people write them.
+
+>>> parse_size("500MB"), parse_size("10 GB"), parse_size("2GiB"), parse_size("1234"), parse_size("much")
+(500000000, 10000000000, 2147483648, 1234, None)
+>>> parse_moment("2d", now=datetime(2026, 1, 31, tzinfo=UTC)).isoformat()
+'2026-01-29T00:00:00+00:00'
+>>> parse_moment("2026-01-31 12:30").isoformat()
+'2026-01-31T12:30:00+00:00'
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import click
+
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?:([kmgt])(i?)b?|b)?", re.IGNORECASE | re.ASCII)
+_AGO = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_size(text: str) -> int | None:
+    """Return bytes for "10GB", "500 MB", "2GiB" or "1234"; None for what is no size. Units are decimal but for KiB…TiB."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    power = " kmgt".index((match[2] or " ").lower())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power) if power or "." in match[1] else int(match[1])
+
+
+def parse_moment(text: str, *, now: datetime | None = None) -> datetime | None:
+    """Return the moment of "2d" (so long ago), or of an ISO date or time, in UTC where it names no zone; None for none."""
+    match = _AGO.fullmatch(text.strip())
+    try:
+        if match is not None:
+            return (now or datetime.now(UTC)) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        moment = datetime.fromisoformat(text.strip())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def take_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """The callback of an option that takes a moment. Raises BadParameter."""
+    moment = None if value is None else parse_moment(value)
+    if value is not None and moment is None:
+        raise click.BadParameter(
+            f"{value!a} is no time; write 30m, 12h or 2d for so long ago, or 2026-01-31T12:00", ctx, param
+        )
+    return moment
+
+
+def take_tags(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """The callback of `--tag`. Raises BadParameter."""
+    tags = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!a} is no tag; write it as key=value")
+        tags[key] = text
+    return tags

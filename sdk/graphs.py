@@ -1,0 +1,204 @@
+"""A lineage as lines of text, and as a document for Graphviz.
+
+>>> from sdk.schemas.lineage import BaseNode, Edge, Lineage, VersionNode
+>>> version = VersionNode(key="x@v1", ref="x@v1", state="ready", rank=8, method="qlora", aliases=["production"])
+>>> base = BaseNode(key="base:1f", id="tiny", revision=None, fingerprint="1f")
+>>> edge = Edge(source="x@v1", target="base:1f", relation="trained-over")
+>>> found = Lineage(
+...     root="x@v1", direction="up", depth=1, nodes=[version, base], edges=[edge], truncated=False, unfollowed=0
+... )
+>>> print("\\n".join(tree(found)))
+x@v1  rank 8, qlora, production
+└─ trained over tiny
+>>> print(dot(found))
+digraph lineage {
+  rankdir=LR;
+  node [shape=box];
+  n0 [label="x@v1\\nrank 8, qlora, production"];
+  n1 [label="tiny"];
+  n0 -> n1 [label="trained-over"];
+}
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+from sdk.schemas.lineage import (
+    BaseNode,
+    DatasetNode,
+    Edge,
+    EvaluationNode,
+    JobNode,
+    Lineage,
+    MergedNode,
+    Node,
+    Relation,
+    VersionNode,
+)
+
+#: What an edge says between a thing, above, and what it came from, below. An evaluation is told in its own words.
+_UP: dict[Relation, str] = {
+    "trained-over": "trained over",
+    "trained-on": "trained on",
+    "continued-from": "continued from",
+    "combined-from": "combined from",
+    "merged-from": "merged from",
+    "made-by": "made by",
+}
+#: What it says between a thing, above, and what came of it, below.
+_DOWN: dict[Relation, str] = {
+    "trained-over": "base of",
+    "trained-on": "trained",
+    "continued-from": "continued as",
+    "combined-from": "part of",
+    "merged-from": "merged into",
+}
+#: Columns of the branches up to which a step takes three of them, and two beyond.
+_MOST_BRANCHES = 36
+
+
+class _Graph:
+    """A lineage with its edges by their ends."""
+
+    def __init__(self, lineage: Lineage) -> None:
+        self.nodes: dict[str, Node] = {node.key: node for node in lineage.nodes}
+        self.above: dict[str, list[Edge]] = {}
+        self.below: dict[str, list[Edge]] = {}
+        for edge in lineage.edges:
+            self.above.setdefault(edge.source, []).append(edge)
+            self.below.setdefault(edge.target, []).append(edge)
+
+
+def tree(lineage: Lineage) -> list[str]:
+    """Return lines that draw what the root came from and what came of it, the texts of others as they are.
+
+    Whoever prints them sees to the width, and to what a terminal obeys.
+    """
+    graph = _Graph(lineage)
+    root = graph.nodes[lineage.root]
+    up = [] if lineage.direction == "down" else _branches(graph, lineage.root, graph.above)
+    down = [] if lineage.direction == "up" else _branches(graph, lineage.root, graph.below)
+    if up and down:
+        found = [(0, "came from"), *((level + 1, text) for level, text in up)]
+        found += [(0, "became"), *((level + 1, text) for level, text in down)]
+    else:
+        found = up or down
+    return [_label(root), *_drawn(found)]
+
+
+def _branches(graph: _Graph, root: str, edges: Mapping[str, Sequence[Edge]]) -> list[tuple[int, str]]:
+    """Return the level and text of each line below a node; each other node is gone into once, where it is nearest."""
+    up = edges is graph.above
+
+    def far(edge: Edge) -> str:
+        return edge.target if up else edge.source
+
+    entered: dict[str, Edge] = {}
+    keys = deque([root])
+    while keys:
+        for edge in edges.get(keys.popleft(), []):
+            if far(edge) != root and far(edge) not in entered:
+                entered[far(edge)] = edge
+                keys.append(far(edge))
+
+    def below(key: str, level: int) -> Iterator[tuple[int, str]]:
+        for edge in edges.get(key, []):
+            other = far(edge)
+            here = entered.get(other) is edge
+            elsewhere = "" if here or not edges.get(other) else " (drawn elsewhere)"
+            yield level, _told(graph, edge, up=up) + elsewhere
+            if here:
+                yield from below(other, level + 1)
+
+    return list(below(root, 0))
+
+
+def _told(graph: _Graph, edge: Edge, *, up: bool) -> str:
+    """Say an edge and the node at its other end."""
+    node = graph.nodes[edge.target if up else edge.source]
+    if isinstance(node, EvaluationNode):
+        return f"scored{_ends(graph, node, edge.target)}  {', '.join([*_scores(node), node.precision])}"
+    weight = "" if edge.weight is None else f" {edge.weight:g} ×"
+    attempt = "" if edge.attempt is None else f", attempt {edge.attempt}"
+    return f"{(_UP if up else _DOWN)[edge.relation]}{weight} {_label(node)}{attempt}"
+
+
+def _ends(graph: _Graph, node: EvaluationNode, but: str) -> str:
+    """Say what an evaluation scored and on which rows, but for the one of the two below which it stands."""
+    of = [edge.target for edge in graph.above.get(node.key, []) if edge.relation == "scored"]
+    if but == f"data:{node.dataset}":
+        return f" {_name(graph.nodes[of[0]])}" if of else ""
+    return f" on {_rows_of(node)}"
+
+
+def _drawn(lines: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Draw branches before texts that are given with their levels."""
+    deepest = max((level for level, _ in lines), default=0) + 1
+    bars = ("├─ ", "└─ ", "│  ", "   ") if 3 * deepest <= _MOST_BRANCHES else ("├ ", "└ ", "│ ", "  ")
+    fork, end, passing, empty = bars
+    drawn: list[str] = []
+    # From below, since a branch ends where no line of its level follows before a line of a lower one.
+    following: set[int] = set()
+    for level, text in reversed(lines):
+        following = {other for other in following if other <= level}
+        stem = "".join(passing if other in following else empty for other in range(level))
+        drawn.append(stem + (fork if level in following else end) + text)
+        following.add(level)
+    return reversed(drawn)
+
+
+def dot(lineage: Lineage) -> str:
+    """Return the graph as a Graphviz document, arrows from each thing to what it came from; every label is escaped."""
+    names = {node.key: f"n{number}" for number, node in enumerate(lineage.nodes)}
+    lines = ["digraph lineage {", "  rankdir=LR;", "  node [shape=box];"]
+    for node in lineage.nodes:
+        label = "\\n".join(_escaped(part) for part in _label(node).split("  ", 1))
+        lines.append(f'  {names[node.key]} [label="{label}"];')
+    for edge in lineage.edges:
+        weight = "" if edge.weight is None else f" {edge.weight:g}"
+        lines.append(f'  {names[edge.source]} -> {names[edge.target]} [label="{_escaped(edge.relation + weight)}"];')
+    return "\n".join([*lines, "}"])
+
+
+def _escaped(text: str) -> str:
+    """Return text for between quotes in DOT: quotes, backslashes and entities mean themselves, controls nothing."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _name(node: Node) -> str:
+    if isinstance(node, VersionNode):
+        return node.ref
+    if isinstance(node, BaseNode):
+        return node.id
+    return node.key
+
+
+def _label(node: Node) -> str:
+    """Say what a node is: what names it, then two spaces and the rest."""
+    if isinstance(node, VersionNode):
+        method = [] if node.method == "unknown" else [node.method]
+        state = [] if node.state == "ready" else [node.state]
+        return f"{node.ref}  {', '.join([f'rank {node.rank}', *method, *state, *node.aliases])}"
+    if isinstance(node, BaseNode):
+        return f"{node.id}@{node.revision[:12]}" if node.revision else node.id
+    if isinstance(node, DatasetNode):
+        rows = [] if node.rows is None else [f"{node.rows} row{'' if node.rows == 1 else 's'}"]
+        removed = ["removed"] if node.removed else []
+        return f"{node.name or 'dataset'}  {', '.join([node.digest[:12], *rows, *removed])}"
+    if isinstance(node, JobNode):
+        return f"job {node.id}  {node.job_kind}"
+    if isinstance(node, MergedNode):
+        onto = [] if node.onto is None else [f"onto {node.onto}"]
+        return f"model {node.digest[:12]}  {', '.join([*onto, f'job {node.job}'])}"
+    return f"evaluation {node.id}  {', '.join([f'on {_rows_of(node)}', *_scores(node)])}"
+
+
+def _rows_of(node: EvaluationNode) -> str:
+    return node.dataset_name or node.dataset[:12]
+
+
+def _scores(node: EvaluationNode) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in node.metrics.items()]

@@ -1,0 +1,111 @@
+"""How two versions differ: configuration, training, data, scores, weights. `a` is the first that was named."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from sdk.schemas.wire import Wire
+
+
+class Side(Wire):
+    """One of the two versions."""
+
+    ref: str
+    digest: str
+    base: str
+
+
+class Difference(Wire):
+    """A value that differs; None where a version has none of that name."""
+
+    #: With dots where it is nested: "lora.rank", "lora.alpha_pattern.q_proj", "quantization.type".
+    name: str
+    a: JsonValue
+    b: JsonValue
+
+
+class Score(Wire):
+    """A metric of both versions, or of one."""
+
+    name: str
+    a: float | None
+    b: float | None
+    #: b - a; None where one is missing.
+    difference: float | None
+
+
+class EvaluationBrief(Wire):
+    """An evaluation that only one of the versions has."""
+
+    id: str
+    #: Digest of the dataset.
+    dataset: str
+    grader: str
+    precision: str
+    metrics: dict[str, float]
+
+
+class EvaluationDiff(Wire):
+    """The last evaluations of both versions on the same dataset, by the same grader, at the same precision."""
+
+    #: Digest of the dataset.
+    dataset: str
+    grader: str
+    precision: str
+    metrics: list[Score]
+
+
+class ScoresDiff(Wire):
+    """The scores of both versions, also those that are equal."""
+
+    #: As training recorded them.
+    training: list[Score] = []
+    evaluations: list[EvaluationDiff] = []
+    only_a: list[EvaluationBrief] = []
+    only_b: list[EvaluationBrief] = []
+
+
+class ModuleDiff(Wire):
+    """What both versions do to one module; None where it can't be said."""
+
+    module: str
+    #: ‖ΔW‖, the Frobenius norm of s·B·A; None where the version leaves the module alone.
+    norm_a: float | None
+    norm_b: float | None
+    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖), from -1 to 1.
+    cosine: float | None
+    rank_a: int | None
+    rank_b: int | None
+
+
+class WeightsDiff(Wire):
+    """What both versions do to their bases, as far as s·B·A says."""
+
+    #: Over the whole adapter, as if all ΔW were one vector.
+    norm_a: float
+    norm_b: float
+    cosine: float | None
+    #: Sorted by name.
+    modules: list[ModuleDiff]
+    #: What the numbers leave out, in sentences.
+    notes: list[str]
+
+
+class Diff(Wire):
+    """How two versions differ. Where they are the same bytes, everything else is empty."""
+
+    a: Side
+    b: Side
+    #: Whether both have one digest.
+    same: bool
+    #: What is to be known of the comparison as a whole, in sentences.
+    notes: list[str] = []
+    #: Method, base, LoRA configuration, quantisation.
+    configuration: list[Difference] = []
+    #: Hyperparameters as training resolved them.
+    training: list[Difference] = []
+    #: Digest, rows, supervised tokens.
+    dataset: list[Difference] = []
+    scores: ScoresDiff = ScoresDiff()
+    #: None where they were left out.
+    weights: WeightsDiff | None = None

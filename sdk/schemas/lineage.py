@@ -1,0 +1,145 @@
+"""The lineage of a version, a base or a dataset as it travels: a graph whose edges lead to what a thing came from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Wire
+
+#: Up: what it came from. Down: what came of it.
+Direction = Literal["up", "down", "both"]
+
+#: How the source of an edge came from its target.
+Relation = Literal[
+    # A version, over a base.
+    "trained-over",
+    # A version, on a dataset.
+    "trained-on",
+    # A version, from another one.
+    "continued-from",
+    "combined-from",
+    # A version from another one, or a merged model from the version that was merged into its base.
+    "merged-from",
+    # A version, by a job.
+    "made-by",
+    # An evaluation, of a version or of a bare base.
+    "scored",
+    # An evaluation, with the rows of a dataset.
+    "scored-on",
+]
+
+
+class VersionNode(Wire):
+    """A version; one that was deleted still stands where it stood."""
+
+    kind: Literal["version"] = "version"
+    #: The same as `ref`.
+    key: str
+    ref: str
+    state: str
+    rank: int
+    method: str
+    aliases: list[str]
+
+
+class BaseNode(Wire):
+    """A base."""
+
+    kind: Literal["base"] = "base"
+    #: "base:" and the fingerprint.
+    key: str
+    id: str
+    revision: str | None
+    fingerprint: str
+
+
+class DatasetNode(Wire):
+    """A dataset; one that was removed is still named by what was trained on it."""
+
+    kind: Literal["dataset"] = "dataset"
+    #: "data:" and the digest.
+    key: str
+    digest: str
+    #: Empty where nobody gave one, or where it was removed and is not the reader's to know.
+    name: str
+    rows: int | None
+    removed: bool
+
+
+class JobNode(Wire):
+    """A job that made a version."""
+
+    kind: Literal["job"] = "job"
+    #: "job:" and the id.
+    key: str
+    id: str
+    #: "training", …
+    job_kind: str
+
+
+class MergedNode(Wire):
+    """A model that a version was merged into."""
+
+    kind: Literal["merged"] = "merged"
+    #: "merged:" and the digest.
+    key: str
+    digest: str
+    #: The weights that ΔW was added to: "original" or "dequantized".
+    onto: str | None
+    #: The job that made it, the last one where there are several.
+    job: str
+
+
+class EvaluationNode(Wire):
+    """Scores of a version, or of a bare base."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    #: "evaluation:" and the id.
+    key: str
+    id: str
+    #: Digest of the dataset.
+    dataset: str
+    #: Empty where it has none, or where it is not the reader's to know.
+    dataset_name: str
+    grader: str
+    precision: str
+    #: The scores, without counts, times and sizes.
+    metrics: dict[str, float]
+    job: str
+
+
+Node = Annotated[
+    VersionNode | BaseNode | DatasetNode | JobNode | MergedNode | EvaluationNode, Field(discriminator="kind")
+]
+
+
+class Edge(Wire):
+    """The node `source` came from the node `target`."""
+
+    #: Key of a node.
+    source: str
+    #: Key of a node.
+    target: str
+    relation: Relation
+    #: Of a parent in a combination.
+    weight: float | None = None
+    #: Of the job that made the version.
+    attempt: int | None = None
+
+
+class Lineage(Wire):
+    """A part of the graph, each node once, the nearest to the root first. What the reader may not see is left out."""
+
+    #: Key of the node that was asked about, which is the first.
+    root: str
+    direction: Direction
+    #: How many steps were gone from the root.
+    depth: int
+    nodes: list[Node]
+    edges: list[Edge]
+    #: Whether nodes or edges were left out, since there are too many.
+    truncated: bool
+    #: Versions at the last step: what lies beyond them was not looked for.
+    unfollowed: int

@@ -1,0 +1,63 @@
+"""Registries with people in them, over both databases. A module that has fixtures of these names uses its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support import registries
+from support.adapters import base_registration
+from support.people import new_database
+from support.registries import World
+
+from registry.auth.principal import LOCAL, Role
+from sdk.client import Client
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        url = stack.enter_context(new_database(request.param, folder, request))
+        storage = (folder / "artifacts").as_uri()
+        found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
+        found.writer.register_base(base_registration())
+        yield found
+
+
+@pytest.fixture
+def admin(people: World) -> Iterator[Client]:
+    client = people.client(Role.ADMIN)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def acting(people: World) -> Iterator[Callable[..., Client]]:
+    """Return a function that opens a client with a new token of roles by namespace."""
+    opened: list[Client] = []
+
+    def open_client(**grants: Role) -> Client:
+        made = people.services.tokens.create(name="ci", grants=grants, who=LOCAL)
+        opened.append(Client(people.url, made.secret, cache=people.folder / "cache"))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def space() -> str:
+    """A namespace that no other test has."""
+    return f"team-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    return path

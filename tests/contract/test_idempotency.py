@@ -1,0 +1,435 @@
+"""A request with a key is run once, however often and by how many at once it is sent, and whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import select, update
+from starlette.types import Receive, Scope, Send
+from support import databases, processes, registries
+from support.adapters import base_registration, digest, save_adapter
+from support.registries import World
+
+from registry.auth.principal import SYSTEM, Principal, Role
+from registry.auth.service import Tokens
+from registry.db import Database
+from registry.idempotency.middleware import MAX_ANSWER_BYTES, AnswerOnce
+from registry.idempotency.models import KeyedRequest
+from sdk.client import Client
+from sdk.packing import pack_adapter
+from sdk.schemas.catalog import Publication
+
+#: Each adapter of the run has bytes of its own.
+SEEDS = itertools.count(1_300_000)
+#: How many send one request at once.
+MANY = 16
+
+
+@pytest.fixture(scope="module", params=databases.KINDS)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        url = stack.enter_context(databases.new_database(request.param, folder, request))
+        storage = (folder / "artifacts").as_uri()
+        found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
+        found.writer.register_base(base_registration())
+        yield found
+
+
+@pytest.fixture
+def name() -> str:
+    """The name of an adapter that no other test has."""
+    return f"adapter-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def key() -> str:
+    return str(uuid.uuid4())
+
+
+def push(client: Client, tmp_path: Path, name: str) -> str:
+    seed = next(SEEDS)
+    return client.push(save_adapter(tmp_path / f"adapter-{seed}", seed), name, base="tiny").ref
+
+
+def publication(client: Client, tmp_path: Path, name: str, *, extra_bytes: int = 0) -> dict[str, Any]:
+    """Upload an adapter, with one more file of zeros where asked for, and return what is to be said of it."""
+    seed = next(SEEDS)
+    folder, staging = save_adapter(tmp_path / f"adapter-{seed}", seed), tmp_path / f"staging-{seed}"
+    staging.mkdir()
+    if extra_bytes:
+        with (folder / "notes.txt").open("wb") as file:
+            file.truncate(extra_bytes)
+    package = pack_adapter(
+        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
+    )
+    upload = client.upload(package.sources, "uploading")
+    body = Publication(adapter=name, upload=upload, manifest=package.manifest, lora=package.lora)
+    return body.model_dump(mode="json")
+
+
+def send(http: httpx.Client, method: str, path: str, body: Any, key: str, **params: str) -> httpx.Response:
+    return http.request(method, f"/api/v1{path}", json=body, params=params, headers={"Idempotency-Key": key})
+
+
+def at_once(url: str, token: str, method: str, path: str, body: Any, key: str) -> list[httpx.Response]:
+    """Send one request from many threads, each over a connection of its own, at the same moment."""
+    barrier = threading.Barrier(MANY)
+
+    def one() -> httpx.Response:
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+            barrier.wait()
+            return send(http, method, path, body, key)
+
+    with ThreadPoolExecutor(MANY) as pool:
+        return [done.result() for done in [pool.submit(one) for _ in range(MANY)]]
+
+
+def replayed(answer: httpx.Response) -> bool:
+    return answer.headers.get("idempotency-replayed") == "true"
+
+
+def rows_of(world: World, key: str) -> list[tuple[int | None, str | None]]:
+    with world.services.db.read() as session:
+        rows = session.scalars(select(KeyedRequest).where(KeyedRequest.key == key))
+        return [(row.status, row.body) for row in rows]
+
+
+def make_old(db: Database, key: str, age: timedelta) -> None:
+    """Let a request look as if nobody had said for so long that it is worked on."""
+    with db.write() as session:
+        began = session.scalars(select(KeyedRequest.created_at).where(KeyedRequest.key == key)).one()
+        session.execute(update(KeyedRequest).where(KeyedRequest.key == key).values(created_at=began - age))
+
+
+class TestSameAnswer:
+    def test_byte_for_byte_and_once(self, world: World, name: str, tmp_path: Path) -> None:
+        push(world.writer, tmp_path, name)
+        push(world.writer, tmp_path, name)
+        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
+        alias = {"adapter": name, "alias": "production"}
+        requests: list[tuple[str, str, Any, int]] = [
+            ("POST", "/uploads", blobs, 201),
+            ("PUT", "/aliases", {**alias, "number": 1}, 200),
+            ("PATCH", "/version", {"ref": f"{name}@v1", "note": "once — Grüße"}, 200),
+            ("POST", "/aliases/remove", alias, 204),
+            # So are refusals: what is asked again is answered as it was.
+            ("PUT", "/aliases", {**alias, "number": 99}, 404),
+            ("PUT", "/aliases", {**alias, "number": "1"}, 422),
+            ("PUT", "/aliases", {**alias, "number": 1, "expect": 2}, 409),
+        ]
+        for method, path, body, status in requests:
+            key = str(uuid.uuid4())
+            first, second, third = (send(world.http, method, path, body, key) for _ in range(3))
+            assert (first.status_code, replayed(first)) == (status, False), first.text
+            for again in (second, third):
+                assert (again.status_code, again.content, replayed(again)) == (status, first.content, True)
+                for header in ("content-type", "content-length"):
+                    assert again.headers.get(header) == first.headers.get(header)
+        assert len(world.writer.alias_history(name)) == 2
+        assert len(world.writer.get(f"{name}@v1").info.notes) == 1
+
+    def test_without_a_key_or_with_another_it_is_another_request(self, world: World) -> None:
+        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
+        ids = {send(world.http, "POST", "/uploads", blobs, str(uuid.uuid4())).json()["id"] for _ in range(2)}
+        ids |= {world.http.post("/api/v1/uploads", json=blobs).json()["id"] for _ in range(2)}
+        assert len(ids) == 4
+
+    def test_a_key_is_of_one_request(self, world: World, key: str) -> None:
+        limits = {"max_jobs": 7}
+        assert send(world.http, "PUT", "/quotas", limits, key, namespace="team").status_code == 200
+        for method, path, body, params in (
+            ("PUT", "/quotas", {"max_jobs": 8}, {"namespace": "team"}),
+            ("PUT", "/quotas", limits, {"namespace": "other"}),
+            ("PUT", "/aliases", limits, {"namespace": "team"}),
+            ("POST", "/quotas", limits, {"namespace": "team"}),
+        ):
+            answer = send(world.http, method, path, body, key, **params)
+            assert answer.status_code == 409
+            assert answer.json()["error"] == {
+                "code": "conflict",
+                "message": "this idempotency key was used for another request; use a new key",
+                "param": "idempotency_key",
+            }
+        assert replayed(send(world.http, "PUT", "/quotas", limits, key, namespace="team"))
+        assert world.http.get("/api/v1/quotas", params={"namespace": "other"}).json()["max_jobs"] is None
+
+    def test_a_key_is_of_one_caller_and_of_what_it_may_do(self, world: World, key: str) -> None:
+        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
+        answers = []
+        for name, namespace, role in (
+            ("alice", "*", Role.WRITER),
+            ("bob", "*", Role.WRITER),
+            ("alice", "team", Role.WRITER),
+            ("alice", "team", Role.READER),
+            # A new token of the same person with the same rights is the same caller.
+            ("alice", "*", Role.WRITER),
+        ):
+            token = world.services.tokens.create(name=name, grants={namespace: role}, who=SYSTEM).secret
+            with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
+                answers.append(send(http, "POST", "/uploads", blobs, key))
+        assert [answer.status_code for answer in answers] == [201, 201, 201, 403, 201]
+        assert [replayed(answer) for answer in answers] == [False, False, False, False, True]
+        assert answers[4].content == answers[0].content
+        assert len({answer.content for answer in answers}) == 4
+
+
+class TestKeys:
+    @pytest.mark.parametrize("bad", [b"", b"x" * 201, b"tab\there", b"\xc3\xa9"])
+    def test_what_is_no_key_is_refused(self, world: World, bad: bytes) -> None:
+        for path in ("/uploads", "/jobs", "/tokens"):
+            answer = world.http.post(f"/api/v1{path}", json={}, headers=[(b"Idempotency-Key", bad)])
+            assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency_key")
+
+    def test_two_keys_are_refused(self, world: World) -> None:
+        headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+        answer = world.http.post("/api/v1/uploads", json={}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency_key")
+
+    @pytest.mark.parametrize("good", ["a", "x" * 200, '!"#$ ~'])
+    def test_what_is_a_key_is_taken(self, world: World, good: str) -> None:
+        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
+        assert [replayed(send(world.http, "POST", "/uploads", blobs, good)) for _ in range(2)] == [False, True]
+
+    def test_secrets_are_not_kept(self, world: World, key: str) -> None:
+        body = {"name": key[:20], "grants": [{"namespace": "team", "role": "reader"}]}
+        answer = send(world.http, "POST", "/tokens", body, key)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency_key")
+        assert "secret" in answer.json()["error"]["message"]
+        assert key[:20] not in {token["name"] for token in world.http.get("/api/v1/tokens").json()}
+        assert rows_of(world, key) == []
+
+    def test_jobs_keep_their_key_themselves(self, world: World, key: str, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"prompt": "a", "completion": "b"}\n')
+        data = world.writer.add_data(path).digest
+        base = {"id": "tiny", "fingerprint": digest("tiny: base")}
+        body = {"request": {"kind": "training", "adapter": "a", "base": base, "data": data}}
+        first, second = (send(world.http, "POST", "/jobs", body, key) for _ in range(2))
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json()["id"] == second.json()["id"]
+        assert rows_of(world, key) == []
+
+    def test_reading_takes_no_key(self, world: World, key: str) -> None:
+        answer = world.http.get("/api/v1/bases", headers={"Idempotency-Key": key})
+        assert (answer.status_code, replayed(answer), rows_of(world, key)) == (200, False, [])
+
+    def test_what_the_gatekeeper_or_the_check_of_bodies_refuses_uses_no_key_up(self, world: World, key: str) -> None:
+        url, good = f"{world.url}/api/v1/uploads", b'{"blobs": [{"sha256": "' + b"0" * 64 + b'", "size_bytes": 1}]}'
+        assert httpx.post(url, content=good, headers={"Idempotency-Key": key}).status_code == 401
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        assert world.http.post("/api/v1/uploads", content=b'{"a": NaN}', headers=headers).status_code == 422
+        assert rows_of(world, key) == []
+        assert world.http.post("/api/v1/uploads", content=good, headers=headers).status_code == 201
+
+
+class TestManyAtOnce:
+    def test_an_alias_moves_once(self, world: World, name: str, key: str, tmp_path: Path) -> None:
+        push(world.writer, tmp_path, name)
+        body = {"adapter": name, "alias": "production", "number": 1}
+        answers = at_once(world.url, world.token(Role.ADMIN), "PUT", "/aliases", body, key)
+        assert Counter(answer.status_code for answer in answers) == {200: MANY}
+        assert len({answer.content for answer in answers}) == 1
+        assert sum(not replayed(answer) for answer in answers) == 1
+        assert len(world.writer.alias_history(name, "production")) == 1
+
+    def test_a_note_is_written_once_and_a_version_published_once(
+        self, world: World, name: str, key: str, tmp_path: Path
+    ) -> None:
+        token = world.token(Role.WRITER)
+        body = publication(world.writer, tmp_path, name)
+        answers = at_once(world.url, token, "POST", "/versions", body, key)
+        assert Counter(answer.status_code for answer in answers) == {201: MANY}
+        # All are told of the making: without the key fifteen of them would find it existing.
+        assert {answer.json()["existing"] for answer in answers} == {False}
+        assert [version.number for version in world.writer.versions(name)] == [1]
+        note = {"ref": f"{name}@v1", "note": "once"}
+        answers = at_once(world.url, token, "PATCH", "/version", note, f"{key}-note")
+        assert Counter(answer.status_code for answer in answers) == {200: MANY}
+        assert len(world.writer.get(name).info.notes) == 1
+
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Behind:
+    """An application that counts how often it is asked, waits, and answers what it is told to."""
+
+    def __init__(self, *answers: Response | Exception, takes_s: float = 0) -> None:
+        self.asked = 0
+        self._answers = answers
+        self._takes_s = takes_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        assert message == {"type": "http.request", "body": b"{}", "more_body": False}
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        await asyncio.sleep(self._takes_s)
+        if isinstance(answer, Exception):
+            raise answer
+        await answer(scope, receive, send)
+
+
+def ask(app: App, key: str, *, after_s: tuple[float, ...] = (0.0,)) -> list[httpx.Response]:
+    """Send one request so often, each so long after the first."""
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["principal"] = Principal("somebody", {"*": Role.WRITER})
+        await app(scope, receive, send)
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(known, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://in-process") as client:
+
+            async def one(delay_s: float) -> httpx.Response:
+                await asyncio.sleep(delay_s)
+                return await client.post("/api/v1/x", content=b"{}", headers={"Idempotency-Key": key})
+
+            return list(await asyncio.gather(*(one(delay_s) for delay_s in after_s)))
+
+    return asyncio.run(run())
+
+
+def once(world: World, behind: Behind, **times: float) -> AnswerOnce:
+    return AnswerOnce(behind, keyed=world.services.keyed, besides="/api/v1/blobs", **times)
+
+
+class TestWhileItIsWorkedOn:
+    def test_the_second_waits_for_the_answer_of_the_first(self, world: World, key: str) -> None:
+        behind = Behind(JSONResponse({"n": 1}), takes_s=0.5)
+        first, second = ask(once(world, behind), key, after_s=(0, 0.2))
+        assert (first.content, second.content, behind.asked) == (b'{"n":1}', b'{"n":1}', 1)
+        assert (replayed(first), replayed(second)) == (False, True)
+
+    def test_the_second_is_told_where_that_takes_too_long(self, world: World, key: str) -> None:
+        behind = Behind(JSONResponse({"n": 1}), takes_s=2.0)
+        first, second = ask(once(world, behind, patience_s=0.3), key, after_s=(0, 0.5))
+        assert (first.status_code, second.status_code, behind.asked) == (200, 409, 1)
+        assert "still worked on" in second.json()["error"]["message"]
+        assert replayed(ask(once(world, behind), key)[0])
+
+    def test_the_second_runs_it_where_the_first_failed(self, world: World, key: str) -> None:
+        behind = Behind(JSONResponse({}, 503), JSONResponse({"n": 2}), takes_s=0.3)
+        first, second = ask(once(world, behind), key, after_s=(0, 0.1))
+        assert (first.status_code, second.status_code, behind.asked) == (503, 200, 2)
+
+    def test_one_that_takes_long_says_all_the_while_that_it_lives(self, world: World, key: str) -> None:
+        behind = Behind(JSONResponse({"n": 1}), takes_s=1.5)
+        signs = set()
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask, once(world, behind, life_s=0.2), key)
+            while not asking.done():
+                with world.services.db.read() as session:
+                    signs |= set(session.scalars(select(KeyedRequest.created_at).where(KeyedRequest.key == key)))
+                time.sleep(0.02)
+        assert len(signs) >= 4
+        assert timedelta(seconds=0.6) < max(signs) - min(signs) < timedelta(seconds=5)
+        # The answer is kept under the last sign.
+        assert (asking.result()[0].json(), rows_of(world, key)) == ({"n": 1}, [(200, '{"n":1}')])
+
+    def test_an_abandoned_one_is_run_again_and_the_latecomer_changes_nothing(self, world: World, key: str) -> None:
+        late = Behind(JSONResponse({"by": "the late"}), takes_s=1.5)
+        next_one = Behind(JSONResponse({"by": "the next"}), takes_s=2.0)
+        with ThreadPoolExecutor(2) as pool:
+            began = time.monotonic()
+            asking = pool.submit(ask, once(world, late), key)
+            while not rows_of(world, key):
+                assert time.monotonic() < began + 10
+                time.sleep(0.02)
+            assert ask(once(world, next_one, patience_s=0.1), key)[0].status_code == 409
+            make_old(world.services.db, key, timedelta(seconds=61))
+            taking_over = pool.submit(ask, once(world, next_one), key)
+            # It still gets its own answer, but the request is no longer its own.
+            assert asking.result()[0].json() == {"by": "the late"}
+            assert rows_of(world, key) == [(None, None)]
+            assert taking_over.result()[0].json() == {"by": "the next"}
+        assert ask(once(world, next_one), key)[0].json() == {"by": "the next"}
+        assert (late.asked, next_one.asked) == (1, 1)
+
+
+class TestWhatIsKept:
+    @pytest.mark.parametrize("status", [500, 503, 429, 405, 307])
+    def test_answers_that_may_be_others_the_next_time_are_not(self, world: World, key: str, status: int) -> None:
+        behind = Behind(JSONResponse({"n": 1}, status), JSONResponse({"n": 2}))
+        app = once(world, behind)
+        assert ask(app, key)[0].status_code == status
+        assert rows_of(world, key) == []
+        assert [ask(app, key)[0].json() for _ in range(2)] == [{"n": 2}] * 2
+
+    def test_a_fault_is_not(self, world: World, key: str) -> None:
+        behind = Behind(RuntimeError("a fault"), JSONResponse({"n": 2}))
+        app = once(world, behind)
+        assert ask(app, key)[0].status_code == 500
+        assert rows_of(world, key) == []
+        assert ask(app, key)[0].json() == {"n": 2}
+
+    @pytest.mark.parametrize(("longer", "kept"), [(0, True), (1, False)])
+    def test_nor_are_long_ones(self, world: World, key: str, longer: int, kept: bool) -> None:
+        text = "x" * (MAX_ANSWER_BYTES - 2 + longer)
+        behind = Behind(JSONResponse(text))
+        answers = [ask(once(world, behind), key)[0] for _ in range(2)]
+        assert [answer.json() == text for answer in answers] == [True, True]
+        assert (len(rows_of(world, key)), behind.asked) == ((1, 1) if kept else (0, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_a_request_whose_server_was_killed_is_run_again_by_another(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    key = str(uuid.uuid4())
+    with ExitStack() as stack:
+        database_url = stack.enter_context(databases.new_database(kind, tmp_path, request))
+        db = Database(database_url)
+        stack.callback(lambda: db.engine.dispose())
+        db.upgrade()
+        token = Tokens(db).create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM).secret
+        env = processes.environment(
+            REGISTRY_DATABASE_URL=database_url, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()
+        )
+        port, log = processes.free_port(), tmp_path / "server.log"
+        url, command = f"http://127.0.0.1:{port}", ("adapter-registry", "serve", "--port", str(port))
+        http = stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60))
+        with processes.running(*command, env=env, log=log) as first, ThreadPoolExecutor(1) as pool:
+            processes.wait_until_healthy(url, log=log)
+            client = Client(url, token, cache=tmp_path / "cache")
+            stack.callback(client.close)
+            client.register_base(base_registration())
+            # Its bytes take so long to read that the server dies in the midst of it.
+            body = publication(client, tmp_path, "bench", extra_bytes=300 * 1024 * 1024)
+            dying = pool.submit(send, http, "POST", "/versions", body, key)
+            deadline = time.monotonic() + 30
+            while True:
+                with db.read() as session:
+                    if session.scalars(select(KeyedRequest.key)).first() is not None:
+                        break
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            first.kill()
+            with pytest.raises(httpx.HTTPError):
+                dying.result(30)
+        with processes.running(*command, env=env, log=log):
+            processes.wait_until_healthy(url, log=log)
+            # Nobody knows yet that it died.
+            assert send(http, "POST", "/versions", body, key).status_code == 409
+            make_old(db, key, timedelta(seconds=61))
+            done = send(http, "POST", "/versions", body, key)
+            assert (done.status_code, replayed(done), done.json()["version"]["number"]) == (201, False, 1)
+            again = send(http, "POST", "/versions", body, key)
+            assert (replayed(again), again.content) == (True, done.content)
+            assert [version.number for version in client.versions("bench")] == [1]

@@ -1,0 +1,385 @@
+"""Who may do what where, and that nobody learns of what they may not see: over SQLite and over PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from support import processes
+from support.people import Place, bare_http, claim, furnish, new_adapter, new_database, package, submit, training
+from support.registries import World
+
+from registry.auth.principal import LOCAL, SYSTEM, Role
+from registry.auth.service import Tokens
+from registry.db import Database
+from sdk.client import Client
+from sdk.errors import AdapterctlError, NotAllowed, NotFound, Unauthenticated
+from sdk.schemas.catalog import Publication
+from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, MergeRequest
+
+#: A revoked token fails everywhere within this.
+SOON_S = 1.0
+
+
+# Tokens.
+
+
+class TestRevocation:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+    def test_a_revoked_token_fails_within_a_second_on_every_server_process(
+        self, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        with ExitStack() as stack:
+            database_url = stack.enter_context(new_database(kind, tmp_path, request))
+            db = Database(database_url)
+            stack.callback(lambda: db.engine.dispose())
+            db.upgrade()
+            env = processes.environment(
+                REGISTRY_DATABASE_URL=database_url, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()
+            )
+            urls = []
+            for n in range(2):
+                port, log = processes.free_port(), tmp_path / f"server-{n}.log"
+                stack.enter_context(
+                    processes.running("adapter-registry", "serve", "--port", str(port), env=env, log=log)
+                )
+                urls.append((f"http://127.0.0.1:{port}", log))
+            for url, log in urls:
+                processes.wait_until_healthy(url, log=log)
+            tokens = Tokens(db)
+            victim = tokens.create(name="ci", grants={"*": Role.READER}, who=SYSTEM)
+            admin = tokens.create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM)
+            clients = [stack.enter_context(bare_http(url, victim.secret)) for url, _ in urls]
+            revoker = Client(urls[0][0], admin.secret)
+            stack.callback(revoker.close)
+
+            # Both processes know the token well when it is revoked, and are asked all the while.
+            seen: list[list[tuple[float, int]]] = [[], []]
+            stop = threading.Event()
+
+            def keep_asking(n: int) -> None:
+                while not stop.is_set():
+                    began = time.monotonic()
+                    seen[n].append((began, clients[n].get("/api/v1/whoami").status_code))
+                    time.sleep(0.02)
+
+            with ThreadPoolExecutor(2) as pool:
+                asking = [pool.submit(keep_asking, n) for n in range(2)]
+                time.sleep(0.7)
+                revoker.revoke_token(victim.id)
+                revoked = time.monotonic()
+                time.sleep(SOON_S + 0.7)
+                stop.set()
+                for done in asking:
+                    done.result()
+            for answers in seen:
+                before = {status for began, status in answers if began < revoked - 0.3}
+                after = {status for began, status in answers if began > revoked + SOON_S}
+                assert (before, after) == ({200}, {401})
+
+    def test_a_token_of_a_namespace_is_made_listed_and_revoked_by_its_admin(
+        self, people: World, acting: Callable[..., Client], space: str
+    ) -> None:
+        ours = acting(**{space: Role.ADMIN})
+        made = ours.create_token("ci", {space: "writer"}, days=3)
+        assert made.secret.startswith("actl_")
+        assert [token.id for token in ours.tokens() if token.name == "ci" and token.expires_at] == [made.id]
+        for grants in ({"*": "reader"}, {"-": "reader"}, {space: "reader", "other": "reader"}):
+            with pytest.raises(NotAllowed):
+                ours.create_token("ci", grants)
+        made_client = Client(people.url, made.secret)
+        who = made_client.whoami()
+        assert (who.name, [(grant.namespace, grant.role) for grant in who.grants]) == ("ci", [(space, "writer")])
+        ours.revoke_token(made.id)
+        time.sleep(SOON_S)
+        with pytest.raises(Unauthenticated):
+            made_client.whoami()
+        made_client.close()
+
+    def test_a_body_that_never_ends_is_not_waited_for(self, people: World) -> None:
+        parts = urlsplit(people.url)
+        assert parts.hostname is not None
+        head = (
+            f"POST /api/v1/versions HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer actl_guess\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        with socket.create_connection((parts.hostname, parts.port or 80), timeout=20) as connection:
+            connection.sendall(head.encode() + b"1\r\n{\r\n")
+            # The rest never comes.
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+# Roles, by namespace.
+
+READ = set(Role)
+WRITE = {Role.WRITER, Role.PROMOTER, Role.ADMIN}
+PROMOTE = {Role.PROMOTER, Role.ADMIN}
+WORK = {Role.WORKER, Role.ADMIN}
+ADMIN = {Role.ADMIN}
+NOBODY: set[Role] = set()
+
+
+#: What is done, by whom it may be done in a namespace, and how.
+ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
+    "read": (READ, lambda client, place: client.get(f"{place.name}@v1")),
+    "read aliases": (READ, lambda client, place: client.alias_history(place.name)),
+    "read quota": (READ, lambda client, place: client.quota(place.space)),
+    "push": (WRITE, lambda client, place: place.push(client)),
+    "submit": (WRITE, lambda client, place: submit(client, training(place.name, place.data))),
+    "alias": (WRITE, lambda client, place: client.set_alias(place.name, "beta", 1)),
+    "annotate": (WRITE, lambda client, place: client.annotate(f"{place.name}@v1", note="seen")),
+    "archive": (WRITE, lambda client, place: client.archive(f"{place.name}@v2")),
+    "restore": (WRITE, lambda client, place: client.restore(f"{place.name}@v2")),
+    "promote": (PROMOTE, lambda client, place: client.set_alias(place.name, "production", 1)),
+    "roll back": (PROMOTE, lambda client, place: client.rollback(place.name, "production")),
+    "remove a protected alias": (PROMOTE, lambda client, place: client.remove_alias(place.name, "production")),
+    "protect": (ADMIN, lambda client, place: client.protect_alias(place.name, "stable")),
+    "unprotect": (ADMIN, lambda client, place: client.unprotect_alias(f"{place.space}/*", "production")),
+    "delete": (ADMIN, lambda client, place: client.delete(f"{place.name}@v2")),
+    "give out": (ADMIN, lambda client, place: client.create_token("ci", {place.space: "reader"})),
+    "give out everywhere": (NOBODY, lambda client, place: client.create_token("ci", {"*": "reader"})),
+    "set a quota": (NOBODY, lambda client, place: client.set_quota(place.space, max_jobs=1000)),
+    "collect garbage": (
+        NOBODY,
+        lambda client, place: client.gc(dry_run=True),
+    ),
+}
+
+#: Whose answer depends on the namespace, where that is not whoever may do it in theirs.
+ASKED_WHERE = {
+    "promote": WRITE,
+    "roll back": WRITE,
+    "remove a protected alias": WRITE,
+    "set a quota": ADMIN,
+    "give out": NOBODY,
+}
+
+
+def prepare(admin: Client, place: Place, action: str) -> None:
+    """Do what has to go before an action."""
+    if action == "restore":
+        admin.archive(f"{place.name}@v2")
+    if action == "roll back":
+        admin.set_alias(place.name, "production", 2)
+
+
+def outcome(client: Client, place: Place, action: str) -> str:
+    """Try it; return "done", or the code of what it was refused with."""
+    try:
+        ACTIONS[action][1](client, place)
+    except AdapterctlError as error:
+        return str(error.code)
+    return "done"
+
+
+class TestRoles:
+    @pytest.mark.parametrize("role", list(Role))
+    def test_in_ones_own_namespace_and_in_a_foreign_one(
+        self,
+        acting: Callable[..., Client],
+        admin: Client,
+        space: str,
+        tmp_path: Path,
+        rows: Path,
+        role: Role,
+    ) -> None:
+        ours = furnish(admin, space, tmp_path, rows)
+        foreign = furnish(admin, f"x-{space}", tmp_path, rows)
+        client = acting(**{space: role})
+        at_home, abroad = {}, {}
+        for action in ACTIONS:
+            prepare(admin, ours, action)
+            at_home[action] = outcome(client, ours, action)
+            prepare(admin, foreign, action)
+            before = admin.audit(namespace=foreign.space)
+            abroad[action] = outcome(client, foreign, action)
+            assert admin.audit(namespace=foreign.space) == before, action
+        assert at_home == {name: "done" if role in allowed else "forbidden" for name, (allowed, _) in ACTIONS.items()}
+        # Whom the role alone stops is told so; everybody else learns that there is nothing there.
+        assert abroad == {
+            name: "not_found" if role in ASKED_WHERE.get(name, allowed) else "forbidden"
+            for name, (allowed, _) in ACTIONS.items()
+        }
+
+    @pytest.mark.parametrize("role", list(Role))
+    def test_a_role_everywhere_holds_in_every_namespace(
+        self,
+        acting: Callable[..., Client],
+        admin: Client,
+        space: str,
+        tmp_path: Path,
+        rows: Path,
+        role: Role,
+    ) -> None:
+        place = furnish(admin, space, tmp_path, rows)
+        client = acting(**{"*": role})
+        seen = {}
+        for action in ACTIONS:
+            prepare(admin, place, action)
+            seen[action] = outcome(client, place, action)
+        # What nobody of a namespace may do, an admin of all may.
+        assert seen == {
+            name: "done" if role in (allowed or ADMIN) else "forbidden" for name, (allowed, _) in ACTIONS.items()
+        }
+
+    @pytest.mark.parametrize("role", list(Role))
+    def test_a_worker_claims_only_within_its_namespace(
+        self,
+        acting: Callable[..., Client],
+        admin: Client,
+        space: str,
+        tmp_path: Path,
+        rows: Path,
+        role: Role,
+    ) -> None:
+        foreign = furnish(admin, f"x-{space}", tmp_path, rows)
+        ours = furnish(admin, space, tmp_path, rows)
+        hidden = submit(admin, training(foreign.name, foreign.data))
+        client = acting(**{space: role})
+        if role not in WORK:
+            with pytest.raises(NotAllowed, match="role of: admin, worker"):
+                claim(client)
+        else:
+            assert claim(client) is None
+            job = submit(admin, training(ours.name, ours.data))
+            held = claim(client)
+            assert held is not None
+            assert held.job == job.id
+        with pytest.raises(NotFound):
+            client.job_view(hidden.id)
+        assert hidden.id not in {job.id for job in client.jobs()}
+        for action in (lambda: client.cancel_job(hidden.id), lambda: client.job_events(hidden.id)):
+            with pytest.raises((NotFound, NotAllowed)):
+                action()
+        admin.cancel_job(hidden.id)
+
+    @pytest.mark.parametrize("role", list(Role))
+    def test_the_trail_is_read_only_by_admins_and_only_of_their_namespaces(
+        self,
+        acting: Callable[..., Client],
+        admin: Client,
+        space: str,
+        tmp_path: Path,
+        rows: Path,
+        role: Role,
+    ) -> None:
+        furnish(admin, space, tmp_path, rows)
+        furnish(admin, f"x-{space}", tmp_path, rows)
+        client = acting(**{space: role})
+        if role in ADMIN:
+            assert {entry.namespace for entry in client.audit(limit=1000)} == {space}
+            assert client.audit(namespace=f"x-{space}") == client.audit(subject=f"x-{space}/a") == []
+        else:
+            with pytest.raises(NotAllowed):
+                client.audit()
+            with pytest.raises(NotAllowed):
+                client.tokens()
+
+    def test_lists_hold_only_what_may_be_seen(
+        self, acting: Callable[..., Client], admin: Client, space: str, tmp_path: Path, rows: Path
+    ) -> None:
+        ours = furnish(admin, space, tmp_path, rows)
+        rows.write_text('{"prompt": "of others", "completion": "b"}\n')
+        foreign = furnish(admin, f"x-{space}", tmp_path, rows)
+        client = acting(**{space: Role.ADMIN})
+        assert [view.adapter for view in client.adapters()] == [ours.name]
+        assert client.adapters(namespace=foreign.space) == client.adapters(prefix=foreign.space) == []
+        assert [view.digest for view in client.datasets()] == [ours.data]
+        assert {view.scope for view in client.protected_aliases()} == {f"{space}/*"}
+        bare = acting(**{"-": Role.READER})
+        assert all("/" not in view.adapter for view in bare.adapters())
+
+
+@dataclass
+class Hidden:
+    """What is asked about in a namespace that the caller may not see."""
+
+    space: str
+    publication: Publication
+    data: str
+
+    @property
+    def name(self) -> str:
+        """The adapter that is or is not there."""
+        return f"{self.space}/secret"
+
+    def requests(self) -> list[tuple[str, str, dict[str, str], Any]]:
+        """Method, path, query and body of everything that names it."""
+        name, ref = self.name, f"{self.name}@v1"
+        alias = {"adapter": name, "alias": "production", "expect": None, "reason": ""}
+        move = {"ref": ref, "reason": ""}
+        jobs = [
+            training(name, self.data),
+            JobSubmission(request=MergeRequest(ref=ref)),
+            JobSubmission(request=EvaluationRequest(targets=[EvaluationTarget(ref=ref)], data=self.data)),
+        ]
+        published = self.publication.model_copy(update={"adapter": name})
+        return [
+            *[("GET", "/resolve", {"ref": found}, None) for found in (ref, name, f"{name}@production")],
+            ("GET", "/resolve", {"ref": f"{name}@sha256:{self.publication.manifest.digest}"}, None),
+            *[("GET", path, {"adapter": name}, None) for path in ("/versions", "/aliases", "/aliases/history")],
+            ("GET", "/retention", {"adapter": name}, None),
+            ("GET", "/adapters", {"namespace": self.space}, None),
+            ("GET", "/adapters", {"prefix": name}, None),
+            ("GET", "/aliases/protected", {}, None),
+            ("GET", "/quotas", {"namespace": self.space}, None),
+            ("GET", f"/manifests/{self.publication.manifest.digest}/files", {}, None),
+            ("GET", "/evaluations", {"digest": self.publication.manifest.digest}, None),
+            ("PUT", "/aliases", {}, {**alias, "number": 1}),
+            ("POST", "/aliases/rollback", {}, alias),
+            ("POST", "/aliases/remove", {}, alias),
+            *[("POST", f"/aliases/{verb}", {}, {"scope": name, "alias": "beta"}) for verb in ("protect", "unprotect")],
+            *[("POST", f"/version/{verb}", {}, move) for verb in ("archive", "restore", "delete", "release")],
+            ("PATCH", "/version", {}, {"ref": ref, "note": "x"}),
+            ("POST", "/versions", {}, published.model_dump(mode="json")),
+            *[("POST", "/jobs", {}, job.model_dump(mode="json")) for job in jobs],
+            ("PUT", "/quotas", {"namespace": self.space}, {"max_jobs": 3}),
+            ("POST", "/tokens", {}, {"name": "x", "grants": [{"namespace": self.space, "role": "reader"}]}),
+        ]
+
+    def ask(self, http: httpx.Client) -> list[tuple[str, int, bytes]]:
+        """Send all of them; return what came back."""
+        answers = []
+        for method, path, query, body in self.requests():
+            answer = http.request(method, f"/api/v1{path}", params=query, json=body)
+            answers.append((f"{method} {path} {json.dumps(query)}", answer.status_code, answer.content))
+        return answers
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_nobody_learns_whether_a_name_that_they_may_not_see_is_taken(
+    people: World, admin: Client, space: str, tmp_path: Path, rows: Path, role: Role
+) -> None:
+    """The answer before a foreign adapter is made and the one after are the same, byte for byte."""
+    data = admin.add_data(rows, namespace=space).digest
+    folder = new_adapter(tmp_path)
+    secret = Hidden(f"x-{space}", package(folder, tmp_path, "a"), data)
+    made = people.services.tokens.create(name="spy", grants={space: role}, who=LOCAL)
+    with bare_http(people.url, made.secret) as spy:
+        before = secret.ask(spy)
+        admin.push(folder, secret.name, base="tiny")
+        admin.set_alias(secret.name, "production", 1)
+        admin.protect_alias(secret.name, "beta")
+        admin.set_quota(secret.space, max_jobs=5)
+        after = secret.ask(spy)
+    assert before == after
+    for asked, status, body in before:
+        expected = (404, 403) if "/adapters" not in asked and "evaluations" not in asked else (200,)
+        if asked.startswith("GET /aliases/protected"):
+            expected = (200,)
+        assert status in expected, (asked, body)
+    assert admin.get(secret.name).info.aliases == ["production"]
+    assert admin.get(secret.name).info.digest == secret.publication.manifest.digest

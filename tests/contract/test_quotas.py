@@ -1,0 +1,119 @@
+"""How much a namespace may have: over SQLite and over PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.people import new_adapter, package, submit, training
+
+from registry.auth.principal import Role
+from sdk.client import Client
+from sdk.errors import NotFound, QuotaExceeded
+
+
+class TestQuotas:
+    def test_what_is_used_and_what_may_be(self, admin: Client, space: str, tmp_path: Path) -> None:
+        empty = admin.quota(space)
+        assert (empty.max_adapters, empty.max_bytes, empty.max_jobs) == (None, None, None)
+        assert (empty.adapters, empty.size_bytes, empty.jobs) == (0, 0, 0)
+        size = sum(file.size_bytes for file in admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny").info.files)
+        now = admin.set_quota(space, max_adapters=1, max_bytes=10 * size)
+        assert (now.max_adapters, now.max_bytes, now.max_jobs) == (1, 10 * size, None)
+        assert (now.adapters, now.size_bytes, now.jobs) == (1, size, 0)
+        # What is left out is taken away, and the trail says so.
+        assert admin.set_quota(space, max_jobs=0).max_adapters is None
+        (last, first) = admin.audit(action="quota.set", namespace=space)
+        assert first.before == {"max_adapters": None, "max_bytes": None, "max_jobs": None}
+        assert first.after == last.before == {"max_adapters": 1, "max_bytes": 10 * size, "max_jobs": None}
+        assert last.after == {"max_adapters": None, "max_bytes": None, "max_jobs": 0}
+
+    def test_adapters(self, admin: Client, space: str, tmp_path: Path) -> None:
+        admin.set_quota(space, max_adapters=1)
+        admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
+        refused = new_adapter(tmp_path)
+        with pytest.raises(QuotaExceeded, match=r"1 of 1 adapters.*adapterctl quota set") as caught:
+            admin.push(refused, f"{space}/b", base="tiny")
+        assert (caught.value.code, caught.value.exit_code) == ("quota_exceeded", 5)
+        with pytest.raises(NotFound):
+            admin.get(f"{space}/b")
+        # Another version of an adapter that is there is no new adapter; another namespace has its own quota.
+        assert admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny").number == 2
+        admin.push(new_adapter(tmp_path), f"x-{space}/b", base="tiny")
+        # The refused one burned no number and nothing that would stand in its way later.
+        admin.set_quota(space, max_adapters=2)
+        assert admin.push(refused, f"{space}/b", base="tiny").number == 1
+
+    def test_bytes_come_back_when_a_version_is_deleted(self, admin: Client, space: str, tmp_path: Path) -> None:
+        folder = new_adapter(tmp_path)
+        first = admin.push(folder, f"{space}/a", base="tiny")
+        size = admin.quota(space).size_bytes
+        admin.set_quota(space, max_bytes=2 * size)
+        admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
+        third = new_adapter(tmp_path)
+        with pytest.raises(QuotaExceeded, match=rf"{2 * size} of {2 * size} bytes"):
+            admin.push(third, f"{space}/b", base="tiny")
+        # The same bytes again in the same adapter take no room.
+        assert admin.push(folder, f"{space}/a", base="tiny").number == 1
+        admin.archive(first.ref)
+        with pytest.raises(QuotaExceeded):
+            admin.push(third, f"{space}/b", base="tiny")
+        admin.delete(first.ref)
+        assert admin.push(third, f"{space}/b", base="tiny").number == 1
+        assert admin.quota(space).size_bytes == 2 * size
+
+    def test_jobs_that_wait_or_run(self, admin: Client, space: str, rows: Path) -> None:
+        data = admin.add_data(rows, namespace=space).digest
+        admin.set_quota(space, max_jobs=1)
+        job = submit(admin, training(f"{space}/a", data))
+        with pytest.raises(QuotaExceeded, match="1 of 1 unfinished jobs"):
+            submit(admin, training(f"{space}/a", data))
+        admin.cancel_job(job.id)
+        again = submit(admin, training(f"{space}/a", data))
+        admin.cancel_job(again.id)
+
+    @pytest.mark.parametrize("what", ["adapters", "bytes", "jobs"])
+    def test_of_two_that_race_for_the_last_place_one_wins(
+        self, acting: Callable[..., Client], admin: Client, space: str, tmp_path: Path, rows: Path, what: str
+    ) -> None:
+        data = admin.add_data(rows, namespace=space).digest
+        size = package(new_adapter(tmp_path), tmp_path, "a").manifest.size_bytes
+        clients = [acting(**{space: Role.WRITER}) for _ in range(2)]
+        for place in range(1, 4):
+            limit = {"adapters": {"max_adapters": place}, "bytes": {"max_bytes": place * size + size // 2}}
+            admin.set_quota(space, **limit.get(what, {"max_jobs": place}))
+            folders = [new_adapter(tmp_path) for _ in clients]
+            barrier = threading.Barrier(2)
+
+            def publish(
+                n: int, folders: list[Path] = folders, barrier: threading.Barrier = barrier, place: int = place
+            ) -> bool:
+                barrier.wait()
+                try:
+                    if what == "jobs":
+                        submit(clients[n], training(f"{space}/a", data))
+                    else:
+                        clients[n].push(folders[n], f"{space}/r{place}-{n}", base="tiny")
+                except QuotaExceeded:
+                    return False
+                return True
+
+            with ThreadPoolExecutor(2) as pool:
+                assert sorted(pool.map(publish, range(2))) == [False, True]
+        used = admin.quota(space)
+        assert {"adapters": used.adapters, "bytes": used.size_bytes // size, "jobs": used.jobs}[what] == 3
+        for job in [job.id for job in admin.jobs(state="queued")]:
+            admin.cancel_job(job)
+
+    def test_a_namespace_that_may_not_be_seen_has_no_quota_to_show(
+        self, acting: Callable[..., Client], space: str
+    ) -> None:
+        client = acting(**{space: Role.ADMIN})
+        assert client.quota(space).namespace == space
+        with pytest.raises(NotFound):
+            client.quota(f"x-{space}")
+        with pytest.raises(NotFound):
+            client.set_quota(f"x-{space}", max_jobs=1)

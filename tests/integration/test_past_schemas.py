@@ -1,0 +1,294 @@
+"""Registries of past releases, brought to the newest schema on both databases, and read through the services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from support.schemas import downgrade, load_past, revisions, rows_of, triggers_of, upgrade_to
+
+from registry.audit.service import Audit
+from registry.auth.principal import SYSTEM, Principal, Role
+from registry.catalog.models import AliasMoveRow, Version
+from registry.db import Database, head_revision
+from registry.errors import Forbidden, NotFound
+from registry.evaluations.models import EvaluationMetric
+from registry.idempotency.models import KeyedRequest
+from registry.queue import NoQueue
+from registry.schema import drift
+from registry.services import Services, build
+from registry.settings import Settings
+from sdk.schemas.aliases import AliasMove, AliasRollback
+from sdk.schemas.jobs import ClaimRequest, WorkerInfo
+
+ADAPTER = "team/code-review"
+OF_TEAM = Principal("ana", {"team": Role.READER})
+WITHOUT_NAMESPACE = Principal("bo", {"-": Role.READER})
+OF_ANOTHER = Principal("eve", {"other": Role.ADMIN})
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    found: str = request.getfixturevalue("postgres_database")
+    return found
+
+
+def upgraded(url: str, revision: str, folder: Path) -> Services:
+    settings = Settings(
+        database_url=url, storage_url=(folder / "artifacts").as_uri(), auth="none", embedded_home=str(folder)
+    )
+    services = build(settings, queue=NoQueue())
+    load_past(services.db, revision)
+    assert services.db.revision() == revision
+    services.db.upgrade()
+    assert services.db.revision() == head_revision()
+    assert drift(services.db) == []
+    return services
+
+
+@pytest.mark.parametrize("revision", revisions())
+def test_what_went_up_comes_down_as_it_was(url: str, revision: str) -> None:
+    db = Database(url)
+    load_past(db, revision)
+    before = rows_of(db)
+    assert all(before.pop(table) for table in ("adapters", "versions", "tokens", "jobs", "evaluations"))
+    db.upgrade()
+    above = rows_of(db)
+    downgrade(db, revision)
+    assert db.revision() == revision
+    assert {table: rows for table, rows in rows_of(db).items() if table in before} == before
+    db.upgrade()
+    assert drift(db) == []
+    assert rows_of(db) == above
+    db.engine.dispose()
+
+
+def test_every_revision_is_passed_with_rows_in_both_directions(url: str) -> None:
+    db = Database(url)
+    load_past(db, revisions()[0])
+    for revision in revisions()[1:]:
+        upgrade_to(db, revision)
+        assert db.revision() == revision
+    for revision in reversed(revisions()[:-1]):
+        downgrade(db, revision)
+        assert db.revision() == revision
+    assert triggers_of(db) == []
+    downgrade(db, "base")
+    assert set(rows_of(db)) <= {"alembic_version"}
+    db.upgrade()
+    assert drift(db) == []
+    db.engine.dispose()
+
+
+class TestSchema0001:
+    """A registry of the first release."""
+
+    @pytest.fixture
+    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
+        services = upgraded(url, "0001", tmp_path)
+        yield services
+        services.db.engine.dispose()
+
+    def test_its_versions_and_aliases_are_there(self, services: Services) -> None:
+        versions = services.catalog.versions(
+            adapter="team/code-review", archived=False, cursor=None, limit=9, who=SYSTEM
+        ).items
+        assert [version.ref for version in versions] == ["team/code-review@v2", "team/code-review@v1"]
+        second = services.catalog.resolve("team/code-review@production", who=SYSTEM)
+        assert second == versions[0] == services.catalog.resolve("team/code-review", who=OF_TEAM)
+        assert (second.state, second.description, second.tags) == ("ready", "number 2", {"team": "a"})
+        assert (second.metrics, second.training) == ({"loss": 0.5}, {"lr": 0.0002, "max_steps": 2})
+        assert second.quantization is not None
+        assert second.quantization.type == "nf4"
+        assert second.dataset is not None
+        assert second.dataset.digest == services.datasets.list(cursor=None, limit=1, who=SYSTEM).items[0].digest
+        assert second.base == services.catalog.resolve("team/code-review@v1", who=SYSTEM).base
+        assert second.base.id == services.bases.get("tiny").id
+        assert second.manifest.digest == second.digest
+        with services.db.read() as session:
+            moves = session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.pk)).all()
+        assert [(move.from_number, move.to_number, move.reason) for move in moves] == [
+            (None, 1, "to v1"),
+            (1, 2, "to v2"),
+        ]
+        with pytest.raises(NotFound):
+            services.catalog.resolve("team/code-review@v2", who=OF_ANOTHER)
+
+    def test_its_adapter_is_listed_with_its_size(self, services: Services) -> None:
+        (adapter,) = services.catalog.adapters(namespace="team", prefix="", cursor=None, limit=9, who=OF_TEAM).items
+        assert (adapter.latest, adapter.versions, adapter.base) == ("team/code-review@v2", 2, "tiny")
+        versions = services.catalog.versions(
+            adapter=adapter.adapter, archived=True, cursor=None, limit=9, who=SYSTEM
+        ).items
+        assert adapter.size_bytes == sum(file.size_bytes for version in versions for file in version.files)
+
+    def test_its_aliases_move_on_from_their_history(self, services: Services) -> None:
+        rollback = AliasRollback(adapter="team/code-review", alias="production", expect=2)
+        assert services.aliases.rollback(rollback=rollback, who=SYSTEM).number == 1
+        move = AliasMove(adapter="team/code-review", alias="production", number=2, expect=1)
+        assert services.aliases.move(move=move, who=SYSTEM).number == 2
+        assert services.catalog.resolve("team/code-review@production", who=SYSTEM).number == 2
+
+    def test_its_files_are_fetched_by_who_reads_there(self, services: Services) -> None:
+        digest = services.catalog.resolve("team/code-review@v2", who=SYSTEM).digest
+        for reader in (SYSTEM, OF_TEAM):
+            assert len(services.artifacts.download(digest, who=reader)) == 2
+        for stranger in (WITHOUT_NAMESPACE, OF_ANOTHER):
+            with pytest.raises(NotFound):
+                services.artifacts.download(digest, who=stranger)
+
+    def test_its_datasets_are_open_where_they_were_used(self, services: Services) -> None:
+        (dataset,) = services.datasets.list(cursor=None, limit=9, who=SYSTEM).items
+        for reader in (OF_TEAM, WITHOUT_NAMESPACE):
+            assert services.datasets.locate(dataset.digest, who=reader).sha256 == dataset.digest
+        with pytest.raises(NotFound):
+            services.datasets.locate(dataset.digest, who=OF_ANOTHER)
+
+    def test_its_jobs_and_evaluations_are_there(self, services: Services) -> None:
+        jobs = services.jobs.list(state=None, cursor=None, limit=10, who=OF_TEAM).items
+        assert sorted((job.kind, job.state.value) for job in jobs) == [
+            ("evaluation", "succeeded"),
+            ("training", "cancelled"),
+            ("training", "queued"),
+            ("training", "succeeded"),
+        ]
+        assert services.jobs.list(state=None, cursor=None, limit=10, who=OF_ANOTHER).items == []
+        trained = next(job for job in jobs if job.kind == "training" and job.state == "succeeded")
+        assert trained.result is not None
+        assert trained.result["ref"] == "team/code-review@v1"
+        (evaluation,) = services.evaluations.list(
+            digest=None, job=None, base=None, cursor=None, limit=10, who=OF_TEAM
+        ).items
+        assert (evaluation.ref, evaluation.metrics) == ("team/code-review@v2", {"loss": 1.5})
+
+    def test_its_scores_can_be_searched(self, services: Services) -> None:
+        second = services.catalog.resolve("team/code-review@v2", who=SYSTEM)
+        with services.db.read() as session:
+            (metric,) = session.scalars(select(EvaluationMetric)).all()
+        assert (metric.name, metric.value, metric.namespace, metric.digest) == ("loss", 1.5, "team", second.digest)
+
+    def test_its_waiting_job_is_given_to_a_worker(self, services: Services) -> None:
+        worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=1, free_memory_bytes=1)
+        held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
+        assert held is not None
+        assert held.attempt == 1
+        assert services.jobs.get(held.job, who=SYSTEM).state == "running"
+
+    def test_its_tokens_have_their_role_everywhere(self, services: Services) -> None:
+        (token,) = services.tokens.list(who=SYSTEM)
+        assert (token.name, [(grant.namespace, grant.role) for grant in token.grants]) == ("ci", [("*", "writer")])
+
+    def test_its_audit_trail_begins_empty(self, services: Services) -> None:
+        assert Audit(services.db).list(who=SYSTEM).items == []
+        services.tokens.create(name="ana", grants={"team": Role.WRITER}, who=SYSTEM)
+        assert [entry.action for entry in Audit(services.db).list(who=SYSTEM).items] == ["token.create"]
+
+
+class TestSchema0002:
+    """A registry with people, removal and search."""
+
+    @pytest.fixture
+    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
+        services = upgraded(url, "0002", tmp_path)
+        yield services
+        services.db.engine.dispose()
+
+    def test_its_versions_are_in_their_states(self, services: Services) -> None:
+        assert services.catalog.resolve(ADAPTER, who=OF_TEAM).number == 2
+        assert services.catalog.resolve(f"{ADAPTER}@v3", who=OF_TEAM).state == "archived"
+        with pytest.raises(NotFound, match="was deleted"):
+            services.catalog.resolve(f"{ADAPTER}@v4", who=OF_TEAM)
+        first = services.catalog.resolve(f"{ADAPTER}@production", who=OF_TEAM)
+        assert (first.number, first.tags) == (1, {"team": "a", "language": "python"})
+        assert [note.text for note in first.notes] == ["beats the base"]
+        second = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM)
+        assert [parent.ref for parent in second.parents] == [f"{ADAPTER}@v1"]
+        assert second.unknown == ["base_revision"]
+        with pytest.raises(NotFound):
+            services.catalog.resolve(ADAPTER, who=OF_ANOTHER)
+
+    def test_its_aliases_are_protected_and_have_a_history(self, services: Services) -> None:
+        (alias,) = services.aliases.list(adapter=ADAPTER, who=OF_TEAM)
+        assert (alias.alias, alias.number, alias.protected) == ("production", 1, True)
+        moves = services.aliases.history(adapter=ADAPTER, alias=None, cursor=None, limit=9, who=OF_TEAM).items
+        assert [(move.alias, move.kind, move.to_number) for move in moves] == [
+            ("staging", "remove", None),
+            ("production", "rollback", 1),
+            ("staging", "set", 3),
+            ("production", "set", 2),
+            ("production", "set", 1),
+        ]
+        move = AliasMove(adapter=ADAPTER, alias="production", number=2)
+        with pytest.raises(Forbidden, match="protected"):
+            services.aliases.move(move=move, who=Principal("ana", {"team": Role.WRITER}))
+
+    def test_its_people_have_their_roles_and_limits(self, services: Services) -> None:
+        tokens = {token.name: token for token in services.tokens.list(who=SYSTEM)}
+        roles = {name: {grant.namespace: grant.role for grant in token.grants} for name, token in tokens.items()}
+        assert roles == {
+            "ana": {"team": "writer"},
+            "bo": {"team": "promoter", "-": "reader"},
+            "ci": {"*": "writer"},
+            "gpu-1": {"*": "worker"},
+            "left": {"team": "admin"},
+        }
+        assert {name for name, token in tokens.items() if token.revoked_at} == {"left"}
+        quota = services.quotas.get("team", who=SYSTEM)
+        assert (quota.max_adapters, quota.max_bytes, quota.max_jobs) == (9, 10**9, 9)
+        assert (quota.adapters, quota.jobs) == (1, 1)
+
+    def test_its_audit_trail_and_answers_are_there(self, services: Services) -> None:
+        said = services.audit.list(who=SYSTEM, action="version.*").items
+        assert [(entry.action, entry.subject) for entry in said[:2]] == [
+            ("version.delete", f"{ADAPTER}@v4"),
+            ("version.archive", f"{ADAPTER}@v3"),
+        ]
+        with services.db.read() as session:
+            (answered,) = session.scalars(select(KeyedRequest)).all()
+        assert (answered.key, answered.status) == ("once", 201)
+
+    def test_its_removed_files_are_gone_and_the_rest_is_open(self, services: Services) -> None:
+        rule = services.removal.retention("summary", who=SYSTEM).rule
+        assert rule is not None
+        assert rule.keep_last == 3
+        assert len(services.datasets.list(cursor=None, limit=9, who=OF_TEAM).items) == 1
+        for number in (1, 2, 3):
+            digest = services.catalog.resolve(f"{ADAPTER}@v{number}", who=OF_TEAM).digest
+            assert len(services.artifacts.download(digest, who=OF_TEAM)) == 2
+        with pytest.raises(NotFound):
+            services.artifacts.download(_deleted(services), who=SYSTEM)
+
+    def test_it_comes_down_to_0001_without_giving_anybody_more(self, services: Services) -> None:
+        deleted = _deleted(services)
+        services.db.engine.dispose()
+        downgrade(services.db, "0001")
+        below = rows_of(services.db)
+        assert {row["name"]: (row["role"], row["revoked_at"] is None) for row in below["tokens"]} == {
+            # A role in one namespace would be one in all of them.
+            "ana": ("reader", False),
+            "bo": ("reader", False),
+            "ci": ("writer", True),
+            "gpu-1": ("worker", True),
+            "left": ("reader", False),
+        }
+        assert len(below["datasets"]) == 1
+        assert len(below["versions"]) == 5
+        # What was collected is sent again by whoever pushes it again.
+        assert {row["digest"] for row in below["datasets"]} <= {row["sha256"] for row in below["blobs"]}
+        assert len(below["blobs"]) == 6
+        services.db.upgrade()
+        assert drift(services.db) == []
+        assert services.catalog.resolve(f"{ADAPTER}@production", who=OF_TEAM).number == 1
+        with pytest.raises(NotFound):
+            services.artifacts.download(deleted, who=OF_TEAM)
+
+
+def _deleted(services: Services) -> str:
+    """The digest of the version that was deleted."""
+    with services.db.read() as session:
+        return session.scalars(select(Version.digest).where(Version.state == "deleted")).one()

@@ -1,0 +1,107 @@
+"""What tests of people share: registries over both databases, clients by role, furnished namespaces."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sdk.client import Client
+from sdk.packing import pack_adapter
+from sdk.schemas.catalog import Publication
+from sdk.schemas.jobs import (
+    Assignment,
+    BaseChoice,
+    ClaimRequest,
+    JobSubmission,
+    JobView,
+    TrainingRequest,
+    WorkerInfo,
+)
+from support.adapters import digest, save_adapter
+from support.postgres import PostgresServer
+
+#: Each adapter of the run has bytes of its own.
+SEEDS = itertools.count(700_000)
+
+
+@contextmanager
+def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'registry.sqlite3'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = f"people_{uuid.uuid4().hex}"
+    yield server.create_database(name)
+    server.drop_database(name)
+
+
+def new_adapter(tmp_path: Path) -> Path:
+    seed = next(SEEDS)
+    return save_adapter(tmp_path / f"adapter-{seed}", seed)
+
+
+def package(folder: Path, tmp_path: Path, name: str) -> Publication:
+    """What a push says of a folder, before anything was sent."""
+    staging = tmp_path / f"staging-{uuid.uuid4().hex}"
+    staging.mkdir()
+    packed = pack_adapter(
+        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
+    )
+    return Publication(adapter=name, upload="x" * 32, manifest=packed.manifest, lora=packed.lora)
+
+
+def training(name: str, data: str) -> JobSubmission:
+    base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
+    return JobSubmission(request=TrainingRequest(adapter=name, base=base, data=data))
+
+
+def submit(client: Client, body: JobSubmission) -> JobView:
+    return client.call("POST", "/jobs", JobView, body=body)
+
+
+def claim(client: Client) -> Assignment | None:
+    info = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+    return client.call("POST", "/jobs/claim", Assignment | None, body=ClaimRequest(worker=info))  # type: ignore[arg-type]
+
+
+@contextmanager
+def bare_http(url: str, secret: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {secret}"}, timeout=30) as client:
+        yield client
+
+
+@dataclass
+class Place:
+    """A namespace with an adapter of two versions, a staging alias, a protected production alias, and a dataset."""
+
+    space: str
+    tmp_path: Path
+    data: str
+
+    @property
+    def name(self) -> str:
+        """The adapter."""
+        return f"{self.space}/a"
+
+    def push(self, client: Client) -> None:
+        """Publish a new adapter in the namespace."""
+        client.push(new_adapter(self.tmp_path), f"{self.space}/n{next(SEEDS)}", base="tiny")
+
+
+def furnish(admin: Client, space: str, tmp_path: Path, rows: Path) -> Place:
+    """Fill a namespace."""
+    place = Place(space, tmp_path, admin.add_data(rows, namespace=space).digest)
+    for _ in range(2):
+        admin.push(new_adapter(tmp_path), place.name, base="tiny")
+    admin.set_alias(place.name, "staging", 1)
+    admin.set_alias(place.name, "production", 1)
+    admin.protect_alias(f"{space}/*", "production")
+    return place

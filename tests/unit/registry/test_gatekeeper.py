@@ -1,0 +1,230 @@
+"""The door of the API: nobody without a token is listened to, and nobody is listened to too often."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from registry.auth.gatekeeper import TRUST_S, Gatekeeper
+from registry.auth.principal import LOCAL, Principal, Role
+from registry.auth.service import Tokens
+from registry.db import Database
+from registry.errors import Unauthenticated
+
+BLOBS = "/api/v1/blobs"
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counting(Tokens):
+    """Real tokens, and how often the database was asked."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db)
+        self.asked = 0
+
+    def check(self, secret: str | None) -> Principal:
+        self.asked += 1
+        return super().check(secret)
+
+
+class Answer:
+    """What came back, and whom the application behind the door was told of."""
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+
+    @property
+    def code(self) -> str:
+        found: str = json.loads(self.body)["error"]["code"]
+        return found
+
+
+class Door:
+    """A gatekeeper before an application that says who came in."""
+
+    def __init__(self, tokens: Tokens | None, *, rate: float = 0.0) -> None:
+        self.clock = Clock()
+        self.answer = Answer()
+        self.gatekeeper = Gatekeeper(self.app, tokens=tokens, rate_limit_per_s=rate, besides=BLOBS, clock=self.clock)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.answer.principal = scope.get("principal")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"in"})
+
+    def ask(self, secret: str | None = None, path: str = "/api/v1/whoami", *, header: bytes | None = None) -> Answer:
+        """Send a request whose body never ends: whoever waits for it waits until the test's patience ends."""
+        self.answer = Answer()
+        given = header if header is not None or secret is None else f"Bearer {secret}".encode()
+        headers = [] if given is None else [(b"authorization", given)]
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers}
+
+        async def receive() -> Message:
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.answer.status = message["status"]
+                self.answer.headers = {key.decode(): value.decode() for key, value in message["headers"]}
+            else:
+                self.answer.body += message["body"]
+
+        async def run() -> None:
+            await asyncio.wait_for(self.gatekeeper(scope, receive, send), 20)
+
+        asyncio.run(run())
+        return self.answer
+
+
+@pytest.fixture
+def tokens(db: Database) -> Counting:
+    return Counting(db)
+
+
+def secret_of(tokens: Tokens, name: str = "ci") -> str:
+    return tokens.create(name=name, grants={"team": Role.WRITER}, who=LOCAL).secret
+
+
+def test_who_has_a_token_comes_in_as_its_holder(tokens: Counting) -> None:
+    answer = Door(tokens).ask(secret_of(tokens))
+    assert (answer.status, answer.body) == (200, b"in")
+    assert answer.principal is not None
+    assert (answer.principal.name, answer.principal.grants) == ("ci", {"team": Role.WRITER})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, b"", b"Bearer", b"Bearer ", b"Bearer actl_guess", b"Basic YTpi", b"actl_guess", b"Bearer \xff\xfe", b"\xff"],
+)
+def test_without_a_valid_token_nothing_of_a_request_is_read(tokens: Counting, header: bytes | None) -> None:
+    secret_of(tokens)
+    door = Door(tokens)
+    answer = door.ask(header=header)
+    assert (answer.status, answer.code) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.principal is None
+
+
+def test_the_scheme_is_told_apart_without_case(tokens: Counting) -> None:
+    assert Door(tokens).ask(header=f"bEARER  {secret_of(tokens)} ".encode()).status == 200
+
+
+def test_without_tokens_everybody_is_the_local_user() -> None:
+    assert Door(None).ask().principal == LOCAL
+
+
+def test_signed_paths_and_what_is_no_api_are_let_through(tokens: Counting) -> None:
+    door = Door(tokens)
+    for path in (f"{BLOBS}/0123", "/healthz", "/docs"):
+        answer = door.ask(path=path)
+        assert (answer.status, answer.principal) == (200, None)
+    # What only begins like them is not.
+    for path in (f"{BLOBS}", f"{BLOBS}x/0123", "/api/v1/", "/api/v1/whoami"):
+        assert door.ask(path=path).status == 401
+    assert tokens.asked == 4
+
+
+class TestTrust:
+    def test_an_answer_of_the_database_is_believed_for_a_moment(self, tokens: Counting) -> None:
+        assert TRUST_S < 1
+        door, secret = Door(tokens), secret_of(tokens)
+        for _ in range(5):
+            assert door.ask(secret).status == 200
+            door.clock.now += TRUST_S / 6
+        assert tokens.asked == 1
+        door.clock.now += TRUST_S / 6
+        assert door.ask(secret).status == 200
+        assert tokens.asked == 2
+
+    def test_a_revoked_token_is_worthless_once_the_moment_has_passed(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        made = tokens.create(name="ci", grants={"*": Role.READER}, who=LOCAL)
+        assert door.ask(made.secret).status == 200
+        tokens.revoke(made.id, who=LOCAL)
+        door.clock.now += TRUST_S
+        assert door.ask(made.secret).status == 401
+        with pytest.raises(Unauthenticated):
+            tokens.check(made.secret)
+
+    def test_a_refusal_is_never_believed(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        for _ in range(3):
+            assert door.ask("actl_guess").status == 401
+        assert tokens.asked == 3
+
+    def test_one_token_is_not_believed_for_another(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        names = []
+        for name in ("ana", "ben"):
+            answer = door.ask(secret_of(tokens, name))
+            assert answer.principal is not None
+            names.append(answer.principal.name)
+        assert names == ["ana", "ben"]
+
+
+class TestRate:
+    def test_more_than_a_burst_is_refused_and_refills(self, tokens: Counting) -> None:
+        door, secret = Door(tokens, rate=2), secret_of(tokens)
+        assert [door.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
+        refused = door.ask(secret)
+        assert (refused.code, refused.principal) == ("rate_limited", None)
+        assert "2 requests a second" in json.loads(refused.body)["error"]["message"]
+        wait_s = int(refused.headers["retry-after"])
+        assert wait_s == 1
+        # Who waits as long as was said comes in again, for as many requests as have refilled.
+        door.clock.now += wait_s
+        assert [door.ask(secret).status for _ in range(3)] == [200, 200, 429]
+        # Waiting long fills the bucket and no more.
+        door.clock.now += 1000
+        assert [door.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
+
+    def test_a_slow_rate_says_how_long_to_wait(self, tokens: Counting) -> None:
+        door, secret = Door(tokens, rate=0.1), secret_of(tokens)
+        assert door.ask(secret).status == 200
+        refused = door.ask(secret)
+        assert refused.status == 429
+        wait_s = int(refused.headers["retry-after"])
+        assert 10 <= wait_s <= 11
+        door.clock.now += 9
+        assert door.ask(secret).status == 429
+        door.clock.now += wait_s - 9
+        assert door.ask(secret).status == 200
+
+    def test_each_token_has_a_rate_of_its_own(self, tokens: Counting) -> None:
+        door = Door(tokens, rate=1)
+        mine, other = secret_of(tokens), secret_of(tokens)
+        assert [door.ask(mine).status for _ in range(3)] == [200, 200, 429]
+        assert door.ask(other).status == 200
+
+    def test_who_has_no_token_spends_nobodys_requests(self, tokens: Counting) -> None:
+        door, secret = Door(tokens, rate=1), secret_of(tokens)
+        for _ in range(10):
+            assert door.ask("actl_guess").status == 401
+        assert door.ask(secret).status == 200
+
+    def test_signed_paths_are_not_counted(self, tokens: Counting) -> None:
+        door, secret = Door(tokens, rate=1), secret_of(tokens)
+        for _ in range(10):
+            assert door.ask(path=f"{BLOBS}/0123").status == 200
+        assert door.ask(secret).status == 200
+
+    def test_without_a_limit_nothing_is_counted(self, tokens: Counting) -> None:
+        door, secret = Door(tokens), secret_of(tokens)
+        assert {door.ask(secret).status for _ in range(50)} == {200}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from registry import openapi
 from registry.artifacts import views as artifacts
 from registry.audit import views as audit
 from registry.auth import views as auth
@@ -42,7 +43,15 @@ ROOMS = (catalog, artifacts, datasets, jobs, evaluations, lineage, auth, quotas,
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
     """Build the registry. Nothing is read or connected before the first request; the schema is not touched."""
     services = build(settings, storage=storage, queue=queue)
-    app = FastAPI(title="adapterctl registry", version=VERSION, redoc_url=None)
+    app = FastAPI(
+        title="adapterctl registry",
+        version=VERSION,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        generate_unique_id_function=openapi.operation_id,
+        redoc_url=None,
+    )
+    openapi.describe(app)
     app.state.services = services
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.

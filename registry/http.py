@@ -24,9 +24,25 @@ _VERSION_HEADER_LOWER = VERSION_HEADER.lower().encode()
 
 _log = logging.getLogger(__name__)
 
+_SAYS = {
+    401: "No token, or one that is unknown, expired or revoked.",
+    403: "The token's role does not allow this there, or a quota is used up.",
+    404: "Nothing of that name, or nothing that the token may see.",
+    409: "Another state than the request assumes.",
+    413: "A body that is longer than any that is read.",
+    422: "A value that no rule accepts, or bytes that are not what they must be.",
+    429: "More requests than this token may send.",
+    500: "A fault of the server; its log has the details.",
+    503: "Database, storage or broker can't be used; the same request may succeed later.",
+}
+_HEADERS = {
+    401: {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
+}
 #: For OpenAPI: every route may answer so.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in sorted({*STATUS.values()} - {500})
+    status: {"model": ErrorReply, "description": _SAYS[status], "headers": dict(_HEADERS.get(status, {}))}
+    for status in sorted({*STATUS.values()})
 }
 
 
@@ -104,7 +120,10 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:
         code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID
-        return _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
+        reply = _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
+        # Such as `Allow`, which a 405 must have.
+        reply.headers.update(error.headers or {})
+        return reply
 
     @app.exception_handler(Exception)
     async def _fault(_request: Request, error: Exception) -> JSONResponse:

@@ -33,7 +33,7 @@ _INDEXES: tuple[tuple[str, str, list[str]], ...] = (
     ("ix_aliases_name_version_pk", "aliases", ["name", "version_pk"]),
     ("ix_datasets_created_at", "datasets", ["created_at"]),
     ("ix_datasets_name", "datasets", ["name"]),
-    ("ix_jobs_kind_subject", "jobs", ["kind", "subject"]),
+    ("ix_jobs_kind_subject_state", "jobs", ["kind", "subject", "state"]),
     ("ix_jobs_namespace_state", "jobs", ["namespace", "state"]),
     ("ix_upload_blobs_sha256", "upload_blobs", ["sha256"]),
     ("ix_versions_base_pk_rank_pk", "versions", ["base_pk", "rank", "pk"]),

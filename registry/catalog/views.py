@@ -52,7 +52,7 @@ def get_base(name: Annotated[str, Query(max_length=300)], services: Given, who: 
 
 
 @router.get("/resolve")
-def resolve(
+def resolve_ref(
     ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])], services: Given, who: Reader
 ) -> VersionView:
     """The version that a ref names now, with its lineage and manifest."""
@@ -73,7 +73,7 @@ def list_adapters(
 
 
 @router.post("/versions", status_code=201)
-def publish(body: Publication, services: Given, who: Writer) -> Published:
+def publish_version(body: Publication, services: Given, who: Writer) -> Published:
     """Make uploaded files a version; the same manifest again gives the existing one."""
     return services.publisher.publish(publication=body, who=who)
 
@@ -92,31 +92,31 @@ def list_versions(
 
 
 @router.patch("/version")
-def annotate(body: Annotation, services: Given, who: Writer) -> VersionView:
+def annotate_version(body: Annotation, services: Given, who: Writer) -> VersionView:
     """Write a description, tags or a note to a version."""
     return services.moves.annotate(annotation=body, who=who)
 
 
 @router.post("/version/archive")
-def archive(body: VersionMove, services: Given, who: Writer) -> VersionView:
+def archive_version(body: VersionMove, services: Given, who: Writer) -> VersionView:
     """Hide a version from lists and `latest`; its number still finds it."""
     return services.moves.archive(move=body, who=who)
 
 
 @router.post("/version/restore")
-def restore(body: VersionMove, services: Given, who: Writer) -> VersionView:
+def restore_version(body: VersionMove, services: Given, who: Writer) -> VersionView:
     """Bring an archived version back."""
     return services.moves.restore(move=body, who=who)
 
 
 @router.post("/version/delete")
-def delete(body: VersionMove, services: Given, who: Admin) -> VersionView:
+def delete_version(body: VersionMove, services: Given, who: Admin) -> VersionView:
     """Take a version away for good; its number stays taken."""
     return services.moves.delete(move=body, who=who)
 
 
 @router.post("/version/release")
-def release(body: VersionMove, services: Given, who: Admin) -> VersionView:
+def release_version(body: VersionMove, services: Given, who: Admin) -> VersionView:
     """Let a quarantined version be one, with the next number."""
     return services.moves.release(move=body, who=who)
 
@@ -147,7 +147,7 @@ def remove_alias(body: AliasRemoval, services: Given, who: Writer) -> Response:
 
 
 @router.get("/aliases/history")
-def alias_history(
+def list_alias_moves(
     adapter: Adapter,
     services: Given,
     who: Reader,

@@ -20,12 +20,13 @@ from registry.idempotency.service import Answer, Keyed, KeyedRequests, Turn
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
+MAX_KEY_CHARS = 200
 #: The longest answer that is kept, in bytes.
 MAX_ANSWER_BYTES = 1024 * 1024
 
 _PREFIX = "/api/v1/"
 _METHODS = ("POST", "PUT", "PATCH")
-_KEY = re.compile(r"[\x20-\x7e]{1,200}")
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
 #: Its key is kept with the job, in the transaction that makes it.
 _JOBS = "/api/v1/jobs"
 #: Its answer holds a secret, which is kept nowhere.

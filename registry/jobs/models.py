@@ -19,8 +19,8 @@ class Job(Model):
         UniqueConstraint("created_by", "idempotency_key"),
         Index("ix_jobs_state_priority", "state", "priority"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
-        # What was made of a version; by the subject alone, SQLite would rather go through every job that succeeded.
-        Index("ix_jobs_kind_subject", "kind", "subject"),
+        # What was made of a version. Without the state, SQLite would rather go through every job that succeeded.
+        Index("ix_jobs_kind_subject_state", "kind", "subject", "state"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

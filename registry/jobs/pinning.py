@@ -15,7 +15,7 @@ from registry.catalog.models import BaseModelRow
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.datasets.service import find_dataset
 from registry.db import utc_now
-from registry.errors import InvalidBase
+from registry.errors import Invalid, InvalidBase
 from registry.jobs.models import Worker
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, MergeRequest, TrainingRequest
 
@@ -41,7 +41,8 @@ class Pinned:
 def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -> Pinned:
     """Make a request exact. In embedded mode client and worker share one machine, so every folder is a shared path.
 
-    Raises NotFound for what is not there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
+    Raises NotFound for what is not there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches,
+    Invalid for an evaluation over several namespaces.
     """
     if isinstance(request, TrainingRequest):
         namespace = space_of(request.adapter)
@@ -78,6 +79,9 @@ def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal
             base = _pin_base(session, target.base, embedded)
             targets.append(EvaluationTarget(base=base))
             fingerprints.extend([base.fingerprint] if base.fingerprint is not None else [])
+    if len(set(namespaces)) > 1:
+        # Whoever may see one of them would see the others' names in the job.
+        raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
     return Pinned(
         request.model_copy(update={"targets": targets, "data": data}),
         namespaces[0] if namespaces else who.home(),

@@ -34,7 +34,7 @@ _LOOK_S = 0.25
 
 
 @router.post("", status_code=201)
-def submit(
+def submit_job(
     body: JobSubmission,
     services: Given,
     who: Writer,
@@ -63,7 +63,7 @@ def get_job(job_id: JobId, services: Given, who: Reader) -> JobView:
 
 
 @router.get("/{job_id}/events")
-async def read_events(
+async def read_job_events(
     job_id: JobId,
     services: Given,
     who: Reader,
@@ -85,31 +85,31 @@ async def read_events(
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, services: Given, who: Writer) -> JobView:
+def cancel_job(job_id: JobId, services: Given, who: Writer) -> JobView:
     """Cancel a job."""
     return services.jobs.cancel(job_id, who=who)
 
 
 @router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
-def claim(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
+def claim_job(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
     """Ask for work; the registry chooses."""
     assignment = services.claims.claim(claim=body, who=who)
     return Response(status_code=204) if assignment is None else assignment
 
 
 @router.post("/{job_id}/heartbeat")
-def heartbeat(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
+def hold_job(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
     """Hold on to a job, and report."""
     return services.claims.heartbeat(job_id=job_id, beat=body, who=who)
 
 
 @router.post("/{job_id}/complete")
-def complete(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
+def complete_job(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
     """Hand in a result."""
     return services.claims.complete(job_id=job_id, completion=body, who=who)
 
 
 @router.post("/{job_id}/fail")
-def fail(job_id: JobId, body: Failure, services: Given, who: WorkerToken) -> JobView:
+def fail_job(job_id: JobId, body: Failure, services: Given, who: WorkerToken) -> JobView:
     """Report a failure."""
     return services.claims.fail(job_id=job_id, failure=body, who=who)

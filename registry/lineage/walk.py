@@ -160,7 +160,7 @@ class Walk:
         subjects |= {f"{version.adapter.name}@sha256:{version.digest}": exact_ref(version) for version in versions}
         digest, onto = Job.result["digest"].as_string(), Job.result[("report", "onto")].as_string()
         query = select(Job.id, Job.subject, digest.label("digest"), onto.label("onto")).where(
-            Job.subject.in_(subjects), Job.kind == "merge"
+            Job.subject.in_(subjects), Job.kind == "merge", Job.state == JobState.SUCCEEDED
         )
         query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
         for row in self._rows(query):

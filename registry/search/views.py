@@ -35,7 +35,7 @@ _EXAMPLES: dict[str, Any] = {
 
 
 @router.get("")
-def search(
+def search_versions(
     services: Given,
     who: Reader,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",

@@ -227,10 +227,8 @@ def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, ye
         print_facts(_facts(report))
     missing = report.rows_without_blob
     if missing.count and style != "json":
-        say(
-            f"{missing.count} files are missing in storage; restore them from a backup, or push these versions again: "
-            f"{', '.join(missing.versions[:8])}{', …' if len(missing.versions) > 8 else ''}"
-        )
+        names = [*missing.versions[:8], *(["…"] if len(missing.versions) > 8 else [])] or ["datasets or bases"]
+        say(f"files missing in storage: {missing.count}, of {', '.join(names)}; restore them from a backup")
 
 
 def _facts(report: GcReport) -> list[tuple[str, Any]]:

@@ -1,0 +1,116 @@
+"""Examples of requests, for the OpenAPI document: one story of an adapter, from its base to its alias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FINGERPRINT = "3f1a5c0d9e2b47688c1d0e5f6a7b8c9d0e1f2a3b4c5d6e7f8091a2b3c4d5e6f7"
+_WEIGHTS = "9b2c4d6e8f0a1b3c5d7e9f1a2b4c6d8e0f2a4b6c8d0e1f3a5b7c9d1e3f5a7b9c"
+_CONFIG_FILE = "1d4c7b0a3e6f9281b5d8c0e3f6a9b2c5d8e1f4a7b0c3d6e9f2a5b8c1d4e7f0a3"
+_WEIGHTS_FILE = "2e5d8c1b4f7a0392c6e9d1f4a7b0c3d6e9f2a5b8c1d4e7f0a3b6c9d2e5f8a1b4"
+_ROWS = "5c8f1e4b7a0d3692f5c8e1b4a7d0f3c6e9b2a5d8f1c4e7b0a3d6f9c2e5b8a1d4"
+_UPLOAD = "8a1f0c2d4e6b8091a3c5d7e9f1b2c4d6"
+
+_CONFIG_BLOB = {"sha256": _CONFIG_FILE, "size_bytes": 744}
+_WEIGHTS_BLOB = {"sha256": _WEIGHTS_FILE, "size_bytes": 1_857_320}
+_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
+_PUBLICATION: dict[str, Any] = {
+    "adapter": "team/code-review",
+    "upload": _UPLOAD,
+    "manifest": {
+        "kind": "adapter",
+        "base_fingerprint": _FINGERPRINT,
+        "files": [
+            {"path": "adapter_config.json", **_CONFIG_BLOB},
+            {"path": "adapter_model.safetensors", **_WEIGHTS_BLOB},
+        ],
+    },
+    "lora": _LORA,
+    "method": "lora",
+    "metrics": {"loss": 1.25},
+    "tags": {"language": "python"},
+    "description": "Reviews pull requests.",
+    "unknown": ["dataset"],
+}
+_ALIAS = {"adapter": "team/code-review", "alias": "production"}
+_MOVE = {"ref": "team/code-review@v3", "reason": "replaced by v4"}
+
+#: Operation to the body of a request.
+BODIES: dict[str, Any] = {
+    "register_base": {
+        "id": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        "fingerprint": _FINGERPRINT,
+        "weights_digest": _WEIGHTS,
+        "architecture": "LlamaForCausalLM",
+        "location": "hf://HuggingFaceTB/SmolLM2-135M-Instruct@12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        "config": {"model_type": "llama", "hidden_size": 576},
+        "tensors": {"model.layers.0.self_attn.q_proj.weight": [576, 576]},
+        "size_bytes": 269_060_552,
+    },
+    "begin_upload": {"blobs": [_CONFIG_BLOB, _WEIGHTS_BLOB]},
+    "publish_version": _PUBLICATION,
+    "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},
+    "archive_version": _MOVE,
+    "restore_version": _MOVE,
+    "delete_version": _MOVE,
+    "release_version": {"ref": f"team/code-review@sha256:{_ROWS[:12]}", "reason": "looked at by hand"},
+    "move_alias": {**_ALIAS, "number": 3, "expect": 2, "reason": "beats v2 on heldout.jsonl"},
+    "rollback_alias": {**_ALIAS, "reason": "v3 repeats itself"},
+    "remove_alias": _ALIAS,
+    "protect_alias": {"scope": "team/*", "alias": "production"},
+    "unprotect_alias": {"scope": "team/*", "alias": "production"},
+    "register_dataset": {
+        "digest": _ROWS,
+        "size_bytes": 48_213,
+        "format": "jsonl",
+        "rows": 400,
+        "shape": "prompt-completion",
+        "name": "reviews.jsonl",
+        "upload": _UPLOAD,
+    },
+    "submit_job": {
+        "request": {
+            "kind": "training",
+            "adapter": "team/code-review",
+            "base": {"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "fingerprint": _FINGERPRINT},
+            "data": _ROWS,
+            "spec": {"method": "qlora", "rank": 8, "epochs": 3.0},
+        },
+        "priority": 0,
+    },
+    "claim_job": {
+        "worker": {
+            "name": "gpu-node-7",
+            "device": "cuda",
+            "memory_bytes": 25_757_220_864,
+            "free_memory_bytes": 24_696_061_952,
+            "cached_bases": [_FINGERPRINT],
+        }
+    },
+    "hold_job": {"attempt": 1, "events": []},
+    "complete_job": {"attempt": 1, "version": {**_PUBLICATION, "method": "lora"}},
+    "fail_job": {"attempt": 1, "reason": "oom", "message": "the card has too little memory; lower --batch-size"},
+    "create_token": {"name": "ci-review", "grants": [{"namespace": "team", "role": "writer"}], "days": 90},
+    "set_quota": {"max_adapters": 100, "max_bytes": 50_000_000_000, "max_jobs": 20},
+    "set_retention": {"keep_last": 10, "keep_days": 90},
+    "collect_garbage": {"dry_run": True, "grace_hours": 24},
+}
+
+#: Parameter to a value of it, where the view has none.
+PARAMETERS: dict[str, Any] = {
+    "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "digest": _ROWS,
+    "job_id": "5f2c9a1b3d4e",
+    "job": "5f2c9a1b3d4e",
+    "token_id": "9c1e7a30b2d4f658",
+    "alias": "production",
+    "base": _FINGERPRINT,
+    "actor": "ci-review",
+    "action": "alias.*",
+    "subject": "team/code-review",
+    "namespace": "team",
+    "prefix": "team/",
+    "since": "2026-03-01T00:00:00Z",
+    "until": "2026-06-01T00:00:00Z",
+}

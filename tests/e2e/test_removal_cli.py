@@ -1,0 +1,177 @@
+"""Taking away through the real `adapterctl` and `adapter-registry`: what they print, ask and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.adapters import base_registration, save_adapter
+
+from sdk.client import Client
+
+pytestmark = pytest.mark.slow
+
+
+class Home:
+    """An embedded registry in a folder, with versions of `a`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"local:{folder / 'home'}"
+        self.env = processes.environment(
+            ADAPTERCTL_URL=self.url, ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+        )
+        self.client = Client(self.url, cache=folder / "cache")
+        self.client.register_base(base_registration())
+
+    def push(self, count: int) -> None:
+        for seed in range(count):
+            self.client.push(save_adapter(self.folder / f"adapter-{seed}", seed + 1), "a", base="tiny")
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a command without a terminal."""
+        return processes.run("adapterctl", *args, env=self.env, timeout_s=60)
+
+    def json(self, *args: str) -> Any:
+        done = self.run(*args, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def answer(self, answer: str, *args: str) -> tuple[int, str, str]:
+        """Run a command with a terminal to ask on; return its status, its data and what the terminal showed."""
+        master, slave = pty.openpty()
+        os.write(master, f"{answer}\n".encode())
+        command = [str(processes.BIN / "adapterctl"), *args]
+        done = subprocess.run(
+            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=self.env, text=True, timeout=60, check=False
+        )
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                shown += (part := os.read(master, 4096))
+            except OSError:
+                # How Linux says that nobody holds the other end any more.
+                break
+            if not part:
+                break
+        os.close(master)
+        return done.returncode, done.stdout, shown.decode()
+
+    def stored(self) -> int:
+        return sum(path.is_file() for path in (self.folder / "home" / "artifacts").rglob("*"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_versions_are_archived_restored_annotated_and_deleted(home: Home) -> None:
+    home.push(2)
+    archived = home.run("archive", "a@v2", "--reason", "worse")
+    assert (archived.returncode, archived.stdout) == (0, "a@v2\n")
+    assert "adapterctl restore a@v2" in archived.stderr
+    assert home.json("restore", "a@v2")["state"] == "ready"
+
+    annotated = home.json(
+        "annotate", "a@v2", "--tag", "language=python", "--tag", "team=x=y", "--note", "good", "--description", "d"
+    )
+    assert annotated["tags"] == {"language": "python", "team": "x=y"}
+    assert home.json("annotate", "a@v2", "--untag", "team")["tags"] == {"language": "python"}
+    for wrong, said in ((["--tag", "language"], "key=value"), ([], "nothing to write")):
+        refused = home.run("annotate", "a@v2", *wrong)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert said in refused.stderr
+
+    silent = home.run("delete", "a")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    assert "--yes" in silent.stderr
+    status, out, shown = home.answer("n", "delete", "a")
+    assert (status, out) == (130, "")
+    assert "delete a@v2 for good?" in shown
+    status, out, _ = home.answer("y", "delete", "a")
+    assert (status, out) == (0, "a@v2\n")
+    gone = home.run("show", "a@v2")
+    assert gone.returncode == 3
+    assert "a@v2 was deleted" in gone.stderr
+    home.client.set_alias("a", "production", 1)
+    held = home.run("delete", "a@v1", "--yes")
+    assert held.returncode == 4
+    assert "production" in held.stderr
+    assert home.run("release", "a@v1").returncode == 4
+
+
+def test_retention_is_set_shown_and_cleared(home: Home) -> None:
+    home.push(1)
+    assert home.json("retention", "set", "a", "--keep-last", "3", "--keep-days", "90") == {
+        "adapter": "a",
+        "rule": {"keep_last": 3, "keep_days": 90},
+    }
+    assert "90" in home.run("retention", "show", "a").stdout
+    assert home.json("retention", "clear", "a")["rule"] is None
+    assert "all versions" in home.run("retention", "show", "a").stdout
+    empty = home.run("retention", "set", "a")
+    assert empty.returncode == 2
+    assert "--keep-last" in empty.stderr
+
+
+def test_garbage_is_shown_asked_about_and_collected(home: Home) -> None:
+    home.push(3)
+    home.client.set_retention("a", keep_last=1)
+    stored = home.stored()
+    planned = home.json("gc", "--dry-run", "--grace-hours", "0")
+    assert (planned["dry_run"], planned["retired_versions"], planned["blobs"]) == (True, ["a@v1", "a@v2"], 2)
+    assert "would free" in home.run("gc", "--dry-run", "--grace-hours", "0").stdout
+
+    silent = home.run("gc", "--grace-hours", "0")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    assert "--yes" in silent.stderr
+    status, out, shown = home.answer("n", "gc", "--grace-hours", "0")
+    assert (status, out) == (130, "")
+    assert "a@v1, a@v2" in shown
+    assert home.stored() == stored
+    status, out, shown = home.answer("y", "gc", "--grace-hours", "0", "--format", "json")
+    assert status == 0, shown
+    assert json.loads(out) == {**planned, "dry_run": False}
+    assert home.stored() == stored - 2
+
+    (lost,) = {file.sha256 for file in home.client.get("a@v3").info.files if file.path.endswith("safetensors")}
+    next((home.folder / "home" / "artifacts").rglob(lost)).unlink()
+    told = home.run("gc", "--yes")
+    assert told.returncode == 0
+    assert "files missing in storage: 1, of a@v3; restore them from a backup" in told.stderr
+
+
+def test_rows_of_a_dataset_are_given_up(home: Home) -> None:
+    rows = home.folder / "rows.jsonl"
+    rows.write_text('{"text": "a"}\n')
+    home.client.add_data(rows)
+    assert home.json("data", "rm", "rows.jsonl") == {"data": "rows.jsonl", "removed": True}
+    assert home.json("data", "list") == []
+    again = home.run("data", "rm", "rows.jsonl")
+    assert again.returncode == 3
+    assert "adapterctl data add" in again.stderr
+
+
+def test_the_server_collects_by_itself(home: Home) -> None:
+    home.push(1)
+    home.client.delete("a@v1")
+    env = processes.environment(
+        REGISTRY_DATABASE_URL=f"sqlite:///{home.folder / 'home' / 'registry.sqlite3'}",
+        REGISTRY_STORAGE_URL=(home.folder / "home" / "artifacts").as_uri(),
+    )
+    reports = []
+    for more in (["--dry-run"], []):
+        done = processes.run("adapter-registry", "gc", "--grace-hours", "0", *more, env=env, timeout_s=60)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    assert reports == [{**reports[1], "dry_run": True}, {**reports[1], "dry_run": False}]
+    assert reports[1]["blobs"] == 2
+    assert home.client.audit(action="gc.run")[0].actor == "registry"

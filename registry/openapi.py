@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -131,7 +133,8 @@ def _key_parameter() -> dict[str, Any]:
 def _describe_fields(schemas: dict[str, Any]) -> None:
     """Give each property of a schema the comment that stands over its field."""
     for model in _models(Wire):
-        schema = schemas.get(model.__name__, {})
+        # A page of something is called so, and written with brackets.
+        schema = schemas.get(re.sub(r"[^A-Za-z0-9._-]", "_", model.__name__), {})
         for ancestor in reversed(model.__mro__):
             if issubclass(ancestor, Wire) and ancestor is not Wire:
                 for field, comment in _comments(ancestor).items():
@@ -152,7 +155,7 @@ def _comments(model: type[Wire]) -> dict[str, str]:
         lines = inspect.getsource(model).splitlines()
     except (OSError, TypeError):
         return {}
-    body = ast.parse(inspect.cleandoc("\n".join(lines))).body[0]
+    (body,) = ast.parse(textwrap.dedent("\n".join(lines))).body
     found = {}
     for node in getattr(body, "body", []):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

@@ -93,12 +93,12 @@ class Collection:
 
     def retire_manifests(self) -> None:
         """Give up the manifests that nothing names, and the leave to fetch their files."""
-        after = ""
+        after, size = "", _PAGE if self._rules.dry_run else _BATCH
         while True:
             wanted = self._rules.retirable(self._dialect)
             query = select(ManifestRow.digest).where(ManifestRow.digest > after, wanted)
             with self._db.read() as session:
-                found = session.scalars(query.order_by(ManifestRow.digest).limit(_BATCH)).all()
+                found = session.scalars(query.order_by(ManifestRow.digest).limit(size)).all()
             if not found:
                 return
             after = found[-1]

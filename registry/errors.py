@@ -7,16 +7,17 @@
     │   ├── InvalidName     a name outside the grammar
     │   ├── InvalidRef      a ref outside the grammar
     │   ├── InvalidBase     a base without usable weights
-    │   └── InvalidData     a dataset that can't be trained or scored on
+    │   ├── InvalidData     a dataset that can't be trained or scored on
+    │   └── TooLarge        a body that is longer than any that is read
     ├── NotFound            nothing of that name, or nothing that the caller may see
     ├── Conflict            another state than the caller assumed
     │   └── StaleAttempt    a worker that no longer holds its job
     ├── Unauthenticated     no valid token
     ├── Forbidden           a token whose role does not allow it
-    │   └── QuotaExceeded       a namespace that has all that it may have
+    │   └── QuotaExceeded   a namespace that has all that it may have
     ├── Verification        bytes or structure that are not what they must be
     └── Unavailable         storage, database or broker can't be reached, or a disk is full
-        └── RateLimited         more requests than this token may send
+        └── RateLimited     more requests than this token may send
 
 Each class has one code; `STATUS` says which HTTP status a code becomes. A test holds the two together.
 """

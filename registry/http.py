@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth.principal import Principal
@@ -100,6 +101,17 @@ class SayVersion:
         await self._app(scope, receive, say if scope["type"] == "http" else send)
 
 
+def _methods(request: Request) -> set[str]:
+    """The methods of the routes that a path is one of."""
+    scope = {**request.scope, "method": ""}
+    return {
+        method
+        for route in request.app.routes
+        if route.matches(scope)[0] != Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
+
+
 def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:
     body = ErrorReply(error=ErrorBody(code=code.value, message=message, param=param))
     return JSONResponse(body.model_dump(), status_code=status)
@@ -118,11 +130,12 @@ def install_error_handlers(app: FastAPI) -> None:
         return _reply(422, ErrorCode.INVALID, message, param)
 
     @app.exception_handler(HTTPException)
-    async def _http(_request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID
         reply = _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
-        # Such as `Allow`, which a 405 must have.
-        reply.headers.update(error.headers or {})
+        if error.status_code == 405:
+            # Each method is a route of its own, and the error knows the first alone.
+            reply.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return reply
 
     @app.exception_handler(Exception)

@@ -59,7 +59,7 @@ TAGS = [
 _KEYED = ("post", "put", "patch")
 #: Takes no key: its answer holds a secret.
 _UNKEYED = "/api/v1/tokens"
-#: Keeps its key with the job for ever, and has the parameter of itself.
+#: Keeps its key with the job for ever; a repeated answer is that of the job as it is by then.
 _OWN_KEY = "/api/v1/jobs"
 
 
@@ -106,8 +106,9 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         given = parameter["name"] in PARAMETERS and not {"example", "examples"} & set(parameter)
         if given and "examples" not in parameter["schema"]:
             parameter["example"] = PARAMETERS[parameter["name"]]
-    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, _OWN_KEY):
+    if method in _KEYED and path.startswith("/api/v1/") and path != _UNKEYED:
         operation.setdefault("parameters", []).append(_key_parameter())
+    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, _OWN_KEY):
         for response in operation["responses"].values():
             response["headers"][REPLAYED] = _header("There where this is the answer to an earlier sending.", ["true"])
 

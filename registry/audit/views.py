@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
 from registry.http import Admin, Cursor, Given, Limit, room
 from sdk.schemas.pages import Page
@@ -22,7 +22,14 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("no clock shows this moment; send a later or an earlier one") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), Query(examples=["2026-01-31T12:00:00Z"])]
+def _written_out(text: str) -> str:
+    """Refuse a bare number, which would be read as seconds since 1970."""
+    if "T" not in text:
+        raise ValueError("write the moment as 2026-01-31T12:00:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc), Query(examples=["2026-01-31T12:00:00Z"])]
 
 
 @router.get("")

@@ -38,7 +38,7 @@ def submit_job(
     body: JobSubmission,
     services: Given,
     who: Writer,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
     return services.jobs.submit(submission=body, who=who, idempotency_key=idempotency_key)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch on a machine without a card need not bring CUDA; PIP_INSTALL can be replaced to choose an index.
 PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check bench clean format
+.PHONY: help demo test soak check bench clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minute
 
 test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 	$(BIN)/python -m pytest -q
+
+soak: $(VENV)/.dev ## Run the long tests in full length.
+	ADAPTERCTL_SOAK=1 $(BIN)/python -m pytest -q -m soak
 
 check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models.
 	$(BIN)/ruff check .

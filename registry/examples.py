@@ -105,6 +105,7 @@ PARAMETERS: dict[str, Any] = {
     "job": "5f2c9a1b3d4e",
     "token_id": "9c1e7a30b2d4f658",
     "alias": "production",
+    "state": "running",
     "base": _FINGERPRINT,
     "actor": "ci-review",
     "action": "alias.*",

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth.principal import Principal
@@ -101,15 +101,11 @@ class SayVersion:
         await self._app(scope, receive, say if scope["type"] == "http" else send)
 
 
-def _methods(request: Request) -> set[str]:
-    """The methods of the routes that a path is one of."""
-    scope = {**request.scope, "method": ""}
-    return {
-        method
-        for route in request.app.routes
-        if route.matches(scope)[0] != Match.NONE
-        for method in getattr(route, "methods", None) or ()
-    }
+def _documented_methods(request: Request) -> str:
+    """The methods of all routes that a path is one of."""
+    paths = request.app.openapi()["paths"].items()
+    found = [methods for path, methods in paths if compile_path(path)[0].match(request.url.path)]
+    return ", ".join(sorted({method.upper() for methods in found for method in methods}))
 
 
 def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:
@@ -135,7 +131,8 @@ def install_error_handlers(app: FastAPI) -> None:
         reply = _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
         if error.status_code == 405:
             # Each method is a route of its own, and the error knows the first alone.
-            reply.headers["Allow"] = ", ".join(sorted(_methods(request)))
+            allowed = _documented_methods(request) or (error.headers or {}).get("Allow", "")
+            reply.headers["Allow"] = allowed
         return reply
 
     @app.exception_handler(Exception)

@@ -29,7 +29,9 @@ def _written_out(text: str) -> str:
     return text
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc), Query(examples=["2026-01-31T12:00:00Z"])]
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc), Query(examples=["2026-01-31T12:00:00Z"])
+]
 
 
 @router.get("")

@@ -171,8 +171,8 @@ class TestAudit:
         self, acting: Callable[..., Client], admin: Client, space: str, tmp_path: Path, rows: Path
     ) -> None:
         place = furnish(admin, space, tmp_path, rows)
-        before = admin.audit(namespace=space)
         writer = acting(**{space: Role.WRITER})
+        before = admin.audit(namespace=space)
         for error, act in (
             (Conflict, lambda: admin.set_alias(place.name, "staging", 2, expect=2)),
             (NotFound, lambda: admin.set_alias(place.name, "staging", 9)),

@@ -42,6 +42,8 @@ from sdk.schemas.artifacts import UploadRequest, UploadView
 from sdk.schemas.catalog import Published, VersionMove
 from sdk.transfer import written_whole
 
+pytestmark = pytest.mark.soak
+
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(1)
 NAMES = (f"team/shared-{n}" for n in itertools.count(1))

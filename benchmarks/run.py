@@ -20,6 +20,7 @@ SUITES = {
     "startup": "Start-up",
     "serving": "Registry beside MLflow",
     "growth": "A registry that fills",
+    "artifacts": "Artifacts beside aws, MLflow and curl",
     "training": "Training beside the common script",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

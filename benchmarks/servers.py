@@ -1,4 +1,4 @@
-"""The servers that `serving.py` measures: ours and MLflow's, each in a folder of its own, ended whatever happens."""
+"""The servers that are measured: ours and MLflow's, each in a folder of its own, ended whatever happens."""
 
 from __future__ import annotations
 
@@ -63,14 +63,20 @@ class RegistryServer:
 
 
 @contextmanager
-def registry_server(database_url: str | None = None) -> Iterator[RegistryServer]:
-    """Run `adapter-registry serve` with tokens, on SQLite or the database that is given, and a folder."""
+def registry_server(database_url: str | None = None, **settings: str) -> Iterator[RegistryServer]:
+    """Run `adapter-registry serve` with tokens, on SQLite or the database that is given, and a folder.
+
+    `settings` go before these, by the names of their variables.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), _free_port()
         environment = environment_of(
-            REGISTRY_DATABASE_URL=database_url or f"sqlite:///{folder / 'registry.sqlite3'}",
-            REGISTRY_STORAGE_URL=(folder / "artifacts").as_uri(),
-            REGISTRY_AUTH="token",
+            **{
+                "REGISTRY_DATABASE_URL": database_url or f"sqlite:///{folder / 'registry.sqlite3'}",
+                "REGISTRY_STORAGE_URL": (folder / "artifacts").as_uri(),
+                "REGISTRY_AUTH": "token",
+                **settings,
+            }
         )
         command = str(_BIN / "adapter-registry")
         _output([command, "db", "upgrade"], environment)
@@ -83,19 +89,20 @@ def registry_server(database_url: str | None = None) -> Iterator[RegistryServer]
 
 
 @contextmanager
-def mlflow_server(*, cured: bool) -> Iterator[MlflowServer]:
+def mlflow_server(*, cured: bool, artifacts: str | None = None, **settings: str) -> Iterator[MlflowServer]:
     """Run `mlflow server` on SQLite as it is, or `cured` of the 40 ms that each of its answers waits otherwise.
 
-    uvicorn's processes on plain asyncio accept sockets without TCP_NODELAY; on uvloop they set it.
+    uvicorn's processes on plain asyncio accept sockets without TCP_NODELAY; on uvloop they set it. Artifacts pass through
+    it, as they do by default, to a folder or to the URL `artifacts`; `settings` are variables of its environment.
     """
     scripts = peer_environment()
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), _free_port()
         command = [str(scripts / "mlflow"), "server", "--port", str(port), "--workers", str(WORKERS)]
         command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(folder / "artifacts")]
+        command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
         # Its process for jobs has nothing to do here and would only take time from all three.
-        environment = environment_of(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        environment = environment_of(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **settings)
         if cured:
             environment["PYTHONPATH"] = str(_cure(scripts))
             command += ["--uvicorn-opts", "--loop uvloop --http httptools"]
@@ -103,17 +110,21 @@ def mlflow_server(*, cured: bool) -> Iterator[MlflowServer]:
             yield MlflowServer(port, folder)
 
 
-def mlflow_version() -> str:
-    """Return the version of the MLflow that is measured."""
-    script = "from importlib.metadata import version; print(version('mlflow'))"
+def peer_version(package: str) -> str:
+    """Return the version of a peer that is measured."""
+    script = f"from importlib.metadata import version; print(version('{package}'))"
     return _output([str(peer_environment() / "python"), "-c", script], environment_of())
 
 
+def mlflow_version() -> str:
+    """Return the version of the MLflow that is measured."""
+    return peer_version("mlflow")
+
+
 def environment_of(**given: str) -> dict[str, str]:
-    """Return the environment without settings of ours or MLflow's, with `given` on top."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "MLFLOW_"))
-    }
+    """Return the environment without settings of ours, MLflow's or S3's, with `given` on top."""
+    others = ("ADAPTERCTL_", "REGISTRY_", "MLFLOW_", "AWS_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore", **given}
 
 

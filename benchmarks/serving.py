@@ -36,7 +36,7 @@ VERSIONS = 200
 CALLS = 200
 CONNECTIONS = 16
 #: Whether a publication first announces its blobs, or names no upload since all of them are stored.
-ANNOUNCE = True
+ANNOUNCE = False
 
 _WARM_UP_S = 1.0
 _MODELS = "/api/2.0/mlflow/registered-models"

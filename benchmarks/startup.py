@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 ROUNDS = 15
 _PEERS = ROOT / "build" / "peers"
+#: Peers' scripts, each with the packages that it takes: MLflow's server reads from S3 by boto3.
+_PACKAGES = {"mlflow": ["mlflow", "boto3"], "hf": ["huggingface_hub"], "aws": ["awscli"]}
 
 
 def run(rounds: int = ROUNDS) -> list[Row]:
@@ -69,11 +71,14 @@ def _time(command: list[Path | str], environment: dict[str, str]) -> float:
 
 
 def peer_environment() -> Path:
-    """Return the scripts' folder of an environment with the peers, made once."""
+    """Return the scripts' folder of an environment with the peers, made once; one that lacks a peer is given it."""
     scripts = _PEERS / "bin"
-    if not (scripts / "mlflow").exists():
-        venv.create(_PEERS, with_pip=True)
-        subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", "mlflow", "huggingface_hub"], check=True)
+    if not all((scripts / name).exists() for name in _PACKAGES):
+        if not (scripts / "python").exists():
+            venv.create(_PEERS, with_pip=True)
+        # All at once, so that pip finds versions that go together.
+        packages = [package for wanted in _PACKAGES.values() for package in wanted]
+        subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", *packages], check=True)
     return scripts
 
 

@@ -32,12 +32,13 @@ from registry.removal import views as removal
 from registry.search import views as search
 from registry.services import Services, build
 from registry.settings import Settings
+from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
 
 #: Every room that answers requests.
-ROOMS = (catalog, artifacts, datasets, jobs, evaluations, lineage, auth, quotas, audit, removal, search)
+ROOMS = (catalog, artifacts, datasets, jobs, evaluations, lineage, auth, quotas, audit, removal, search, signatures)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:

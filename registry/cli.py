@@ -226,6 +226,38 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
 
 
+@cli.command()
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def doctor(style: str) -> None:
+    """Try database, storage and broker with real operations, and say what fails and what to do.
+
+    What is tried in the storage is removed again. Exits with 9 where something fails. A folder is tried over HTTP only
+    where REGISTRY_PUBLIC_URL says how clients reach its server.
+
+    \b
+    Example:
+      adapter-registry doctor
+    """
+    from dataclasses import asdict
+
+    from registry.doctor import examine
+    from registry.services import storage_of
+
+    settings = Settings.from_env()
+    findings = []
+    for finding in examine(settings, lambda expires_in_s: storage_of(settings, expires_in_s=expires_in_s)):
+        findings.append(finding)
+        if style == "table":
+            click.echo(f"{finding.outcome:<8} {finding.what + ':':<34} {finding.message}")
+    if style == "json":
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    failed = sum(finding.outcome == "failed" for finding in findings)
+    if failed:
+        raise Unavailable(
+            f"{failed} of {len(findings)} trials failed; mend what they name, then run: adapter-registry doctor"
+        )
+
+
 def _settings_at_home() -> Settings:
     """The settings of a command that gives out no locations: how clients would reach a folder's bytes is no matter."""
     os.environ.setdefault("REGISTRY_PUBLIC_URL", "http://127.0.0.1")

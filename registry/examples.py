@@ -9,6 +9,12 @@ _WEIGHTS = "9b2c4d6e8f0a1b3c5d7e9f1a2b4c6d8e0f2a4b6c8d0e1f3a5b7c9d1e3f5a7b9c"
 _CONFIG_FILE = "1d4c7b0a3e6f9281b5d8c0e3f6a9b2c5d8e1f4a7b0c3d6e9f2a5b8c1d4e7f0a3"
 _WEIGHTS_FILE = "2e5d8c1b4f7a0392c6e9d1f4a7b0c3d6e9f2a5b8c1d4e7f0a3b6c9d2e5f8a1b4"
 _ROWS = "5c8f1e4b7a0d3692f5c8e1b4a7d0f3c6e9b2a5d8f1c4e7b0a3d6f9c2e5b8a1d4"
+_KEY = "7d0e3c6b9a2f5e8d1c4b7a0f3e6d9c2b5a8f1e4d7c0b3a6f9e2d5c8b1a4f7e0d"
+_BUNDLE = (
+    '{"dsseEnvelope":{"payload":"eyJfdHlwZSI6Li4ufQ==","payloadType":"application/vnd.in-toto+json","signatures":'
+    '[{"keyid":"","sig":"MEUCIQ=="}]},"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json",'
+    f'"verificationMaterial":{{"publicKey":{{"hint":"{_KEY}"}},"tlogEntries":[]}}}}'
+)
 _UPLOAD = "8a1f0c2d4e6b8091a3c5d7e9f1b2c4d6"
 
 _CONFIG_BLOB = {"sha256": _CONFIG_FILE, "size_bytes": 744}
@@ -49,7 +55,9 @@ BODIES: dict[str, Any] = {
         "size_bytes": 269_060_552,
     },
     "begin_upload": {"blobs": [_CONFIG_BLOB, _WEIGHTS_BLOB]},
+    "ask_parts": {"sha256": _WEIGHTS, "parts": [{"number": 1, "sha256": _ROWS}]},
     "publish_version": _PUBLICATION,
+    "sign_manifest": {"key_id": _KEY, "bundle": _BUNDLE},
     "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},
     "archive_version": _MOVE,
     "restore_version": _MOVE,
@@ -101,6 +109,7 @@ BODIES: dict[str, Any] = {
 PARAMETERS: dict[str, Any] = {
     "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "digest": _ROWS,
+    "upload": _UPLOAD,
     "job_id": "5f2c9a1b3d4e",
     "job": "5f2c9a1b3d4e",
     "token_id": "9c1e7a30b2d4f658",

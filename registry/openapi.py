@@ -46,6 +46,7 @@ again but answered as before.
 TAGS = [
     {"name": "catalog", "description": "Bases, adapters, versions, aliases."},
     {"name": "artifacts", "description": "Sending files, and finding them."},
+    {"name": "signatures", "description": "Who vouches for which version's files."},
     {"name": "datasets", "description": "Rows to train on and to score with."},
     {"name": "jobs", "description": "Training, evaluation and merging: for those who ask for it, and for workers."},
     {"name": "evaluations", "description": "Scores of versions and bare bases."},

@@ -14,7 +14,8 @@ import registry.datasets.models
 import registry.evaluations.models
 import registry.idempotency.models
 import registry.jobs.models
-import registry.quotas.models  # noqa: F401 - imported for their tables
+import registry.quotas.models
+import registry.signatures.models  # noqa: F401 - imported for their tables
 from registry.db import Database, Model
 
 METADATA: MetaData = Model.metadata

@@ -14,7 +14,7 @@ from registry.catalog.bases import Bases
 from registry.catalog.moves import Moves
 from registry.catalog.publish import Publisher
 from registry.catalog.service import Catalog
-from registry.datasets.service import Datasets
+from registry.datasets.service import Datasets, readable_rows
 from registry.db import Database
 from registry.errors import Invalid
 from registry.evaluations.service import Evaluations
@@ -30,7 +30,9 @@ from registry.quotas.service import Quotas
 from registry.removal.service import Removal
 from registry.search.service import Search
 from registry.settings import Settings
-from registry.storage import Storage, StorageError, open_storage
+from registry.signatures.service import Signatures
+from registry.signatures.trust import Trust
+from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
 from registry.storage.signing import kept_key
 
 
@@ -58,17 +60,20 @@ class Services:
     search: Search
     lineages: Lineages
     removal: Removal
+    signatures: Signatures
 
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
     """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
     db = Database(settings.database_url)
-    storage = storage or _storage(settings)
+    storage = storage or storage_of(settings)
     if queue is None:
         home = settings.embedded_home
         queue = open_queue(settings.broker_url) if home is None else LocalQueue(Path(home))
-    artifacts = Artifacts(db, storage)
-    publisher = Publisher(db, artifacts)
+    artifacts = Artifacts(db, storage, readable=[readable_rows])
+    # Read now: a server that can't hold what is asked of versions must not begin to take them.
+    trust = Trust.of(settings.signing_keys)
+    publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
     effects: dict[str, Effect] = {
         "training": PublishVersion(publisher),
@@ -96,30 +101,41 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts),
+        signatures=Signatures(db, trust),
     )
 
 
-def _storage(settings: Settings) -> Storage:
+def storage_of(settings: Settings, *, expires_in_s: int = DEFAULT_EXPIRY_S) -> Storage:
+    """Open the storage that the settings name, with locations of that many seconds. Raises Invalid, Unavailable."""
     embedded = settings.embedded_home is not None
     signing_key = None
-    if not embedded and settings.storage_url.startswith("file:"):
+    if not embedded and settings.public_url is not None and settings.storage_url.startswith("file:"):
         # Server processes that share the folder sign and check the same URLs, with no further secret to hand out.
         root = Path(unquote(urlsplit(settings.storage_url).path))
         with storage_explained():
             root.mkdir(parents=True, exist_ok=True)
             signing_key = kept_key(root / "signing.key")
     try:
-        return _open(settings, public_url=None if embedded else settings.public_url, signing_key=signing_key)
+        return open_storage(
+            settings.storage_url,
+            s3=_s3_options(settings),
+            public_url=None if embedded else settings.public_url,
+            signing_key=signing_key,
+            expires_in_s=expires_in_s,
+            part_bytes=settings.part_bytes,
+        )
     except StorageError as error:
         raise Invalid(str(error), param="REGISTRY_STORAGE_URL") from error
 
 
-def _open(settings: Settings, *, public_url: str | None, signing_key: bytes | None) -> Storage:
-    return open_storage(
-        settings.storage_url,
+def _s3_options(settings: Settings) -> S3Options:
+    return S3Options(
         endpoint_url=settings.s3_endpoint_url,
         public_endpoint_url=settings.s3_public_endpoint_url,
         region=settings.s3_region,
-        public_url=public_url,
-        signing_key=signing_key,
+        addressing_style=settings.s3_addressing_style,
+        checksum_mode=settings.s3_checksum_mode,
+        encryption=settings.s3_encryption,
+        kms_key_id=settings.s3_kms_key_id,
+        bucket_owner=settings.s3_bucket_owner,
     )

@@ -14,6 +14,15 @@ from typing import Literal
 
 from registry.errors import Invalid
 
+_CHOICES = {
+    "auth": ("token", "none"),
+    "gate": ("refuse", "quarantine"),
+    "s3_addressing_style": ("path", "virtual", "auto"),
+    "s3_checksum_mode": ("when_required", "when_supported"),
+    "s3_encryption": ("AES256", "aws:kms", "aws:kms:dsse"),
+}
+_LEAST_PART_BYTES = 5 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +36,21 @@ class Settings:
     #: The endpoint that presigned URLs carry, where clients reach the store by another name.
     s3_public_endpoint_url: str | None = None
     s3_region: str | None = None
+    #: Whether the bucket stands in the URL's path or before its host.
+    s3_addressing_style: Literal["path", "virtual", "auto"] = "path"
+    #: Whether boto3 adds a CRC32 to requests that need none; several stores refuse it.
+    s3_checksum_mode: Literal["when_required", "when_supported"] = "when_required"
+    #: Server-side encryption of every object; None: as the bucket does by itself.
+    s3_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    s3_kms_key_id: str | None = None
+    #: The account that must own the bucket.
+    s3_bucket_owner: str | None = None
+    #: Larger files are sent in parts of this size, in bytes.
+    part_bytes: int = 64 * 1024 * 1024
+    #: What becomes of a version that the gate refuses: "refuse" keeps nothing, "quarantine" keeps it for an admin.
+    gate: Literal["refuse", "quarantine"] = "refuse"
+    #: A PEM file of EC public keys, or a folder of `*.pem`: versions without a signature by one of them are refused.
+    signing_keys: str | None = None
     #: `redis://…`; None: jobs wait until a worker asks.
     broker_url: str | None = None
     auth: Literal["token", "none"] = "token"
@@ -61,13 +85,14 @@ class Settings:
             if name not in given:
                 variable = f"REGISTRY_{name.upper()}"
                 raise Invalid(f"{variable} is not set; set it, for example {variable}={example}", param=variable)
-        auth = given.pop("auth", "token")
-        if auth not in ("token", "none"):
-            raise Invalid(
-                f"REGISTRY_AUTH={auth!r} is neither 'token' nor 'none'; set one of them", param="REGISTRY_AUTH"
-            )
+        for name, choices in _CHOICES.items():
+            variable = f"REGISTRY_{name.upper()}"
+            if name in given and given[name] not in choices:
+                raise Invalid(
+                    f"{variable}={given[name]!r} is none of {', '.join(choices)}; set it to one of them", param=variable
+                )
         numbers: dict[str, float] = {}
-        for name, kind in (("lease_s", float), ("max_attempts", int), ("rate_limit_per_s", float)):
+        for name, kind in (("lease_s", float), ("max_attempts", int), ("rate_limit_per_s", float), ("part_bytes", int)):
             if name in given:
                 variable = f"REGISTRY_{name.upper()}"
                 try:
@@ -79,4 +104,9 @@ class Settings:
                 if not (0 < number < math.inf or (least_is_zero and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number
-        return cls(**given, **numbers, auth=auth)  # type: ignore[arg-type]
+        if numbers.get("part_bytes", _LEAST_PART_BYTES) < _LEAST_PART_BYTES:
+            raise Invalid(
+                "REGISTRY_PART_BYTES is less than 5 MiB, the smallest part that S3 takes; set it to 5242880 or more",
+                param="REGISTRY_PART_BYTES",
+            )
+        return cls(**given, **numbers)  # type: ignore[arg-type]

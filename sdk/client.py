@@ -30,9 +30,9 @@ from sdk.checks import (
     segment,
 )
 from sdk.config import user_path
+from sdk.delivery import DeliveryClient
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.files import OnTransfer
-from sdk.folders import replace_folder, require_free
 from sdk.importing import Imported, push_tree
 from sdk.objects import Job, Version
 from sdk.packing import pack_adapter, read_origin
@@ -51,7 +51,6 @@ from sdk.schemas.jobs import (
     MergeRequest,
     TrainingRequest,
 )
-from sdk.schemas.manifest import Manifest
 from sdk.schemas.refs import is_folder, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.wire import Wire
@@ -70,7 +69,7 @@ class PushReport(NamedTuple):
     named_base: str | None
 
 
-class Client(CatalogClient, PeopleClient, RemovalClient):
+class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -281,12 +280,14 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
         base_revision: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
+        sign: str | Path | None = None,
     ) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
         All that its `adapter_config.json` says is recorded; `method`, `quantization` and `base_revision` are what it can't
-        say, and are recorded as unknown where nobody says them. The same bytes again give the existing version. Raises
-        NotFound, InvalidInput, VerificationFailed, NotAllowed.
+        say, and are recorded as unknown where nobody says them. The same bytes again give the existing version. `path` may be
+        `hf://org/name@revision`, of a model hub. It is signed with the private key in the PEM file `sign`, or in what
+        `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
         report = self.push_with_report(
             path,
@@ -297,6 +298,7 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
             base_revision=base_revision,
             description=description,
             tags=tags,
+            sign=sign,
         )
         return Version(report.version, self)
 
@@ -311,14 +313,32 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
         base_revision: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
+        sign: str | Path | None = None,
+        sign_password: str | None = None,
         ask_revision: Callable[[str], str | None] | None = None,
     ) -> PushReport:
         """As `push`; also says whether the version existed, and what was left out or is unknown.
 
         Where `base` is None it is the registered base that the folder's config names. `ask_revision` is asked for the
-        base's commit, given the base's id, where nobody says it.
+        base's commit, given the base's id, where nobody says it. What a hub gave is tagged `hub=org/name@commit`.
         """
         check_name(adapter)
+        if hub.is_url(path):
+            with tempfile.TemporaryDirectory() as fetched:
+                commit = hub.fetch_adapter(str(path), Path(fetched))
+                return self.push_with_report(
+                    fetched,
+                    adapter,
+                    base=base,
+                    method=method,
+                    quantization=quantization,
+                    base_revision=base_revision,
+                    description=description,
+                    tags={"hub": commit, **(tags or {})},
+                    sign=sign,
+                    sign_password=sign_password,
+                    ask_revision=ask_revision,
+                )
         folder = user_path(path)
         named, revision = read_origin(folder)
         if base is None and named is None:
@@ -334,6 +354,8 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
                 base_fingerprint=trained_over.fingerprint,
                 staging=Path(staging),
             )
+            # Before anything is sent: a key that can't sign leaves nothing behind.
+            signature = self.signed(package.manifest, sign, password=sign_password)
             known = quantization is not None or method == "lora"
             unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
             publication = build(
@@ -347,6 +369,7 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
                 description=description,
                 tags=dict(tags or {}),
                 unknown=unknown,
+                signature=signature,
             )
             published = self.call("POST", "/versions", Published, body=publication, timeout_s=600)
         return PushReport(published.version, published.existing, package.left_out, package.named_base)
@@ -356,27 +379,6 @@ class Client(CatalogClient, PeopleClient, RemovalClient):
     ) -> list[Imported]:
         """Publish every adapter of a tree of folders; see `sdk.importing.push_tree`, whose options these are."""
         return push_tree(self, user_path(root), on_folder=on_folder, **options)
-
-    def pull(self, ref: str, to: str | Path | None = None) -> Path:
-        """Fetch a version and return its folder, which PEFT and vLLM load as it is.
-
-        Without `to` it is the cache's own folder, which is not to be edited; with `to` a copy, which replaces an older
-        version's files there. Raises NotFound, Conflict where `to` holds foreign files, VerificationFailed.
-        """
-        target = None if to is None else user_path(to)
-        if target is not None:
-            require_free(target)
-        version = self.get(ref)
-        cached = self.fill_cache(version.info.manifest)
-        if target is None:
-            return cached
-        return replace_folder(cached, target, version.info.manifest)
-
-    def verify(self, ref: str) -> Manifest:
-        """Fetch a version and hash the cached copy again. Raises VerificationFailed."""
-        manifest = self.get(ref).info.manifest
-        self.check_cached(manifest)
-        return manifest
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""

@@ -1,6 +1,7 @@
 """Where the registry is, with which token, and where the cache lies: read here and nowhere else.
 
-`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes.
+`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What is
+pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens.
 """
 
 from __future__ import annotations
@@ -55,6 +56,17 @@ def cache_path() -> Path:
     if given:
         return user_path(given).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adapterctl"
+
+
+def signing_key() -> Path | None:
+    """The private key that versions are signed with; None: they are not."""
+    given = os.environ.get("ADAPTERCTL_SIGNING_KEY")
+    return user_path(given).absolute() if given else None
+
+
+def signing_password() -> str | None:
+    """What opens a private key that is protected."""
+    return os.environ.get("ADAPTERCTL_SIGNING_PASSWORD") or None
 
 
 def load(url: str | None = None, token: str | None = None) -> Config:

@@ -32,11 +32,12 @@ sdk.errors.NotFound: there is no adapter 'x'
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, NoReturn
 
-from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
+from sdk.schemas.errorcodes import ErrorCode
 
 
 class AdapterctlError(Exception):
@@ -55,8 +56,8 @@ class AdapterctlError(Exception):
         """Return it as the JSON document that goes to stderr."""
         # A file's name may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
         message = self.message.encode("utf-8", "backslashreplace").decode()
-        body = ErrorBody(code=self.code.value, message=message, param=self.param)
-        return ErrorReply(error=body).model_dump_json()
+        body = {"code": self.code.value, "message": message, "param": self.param}
+        return json.dumps({"error": body}, ensure_ascii=False, separators=(",", ":"))
 
 
 class InvalidInput(AdapterctlError):  # noqa: N818 - the tree reads as words

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdk import transfer
 from sdk.cache import Cache
 from sdk.checks import segment
 from sdk.config import user_path
+from sdk.contents import HasFiles
 from sdk.errors import VerificationFailed, disk_explained
-from sdk.folders import require_free
-from sdk.schemas.artifacts import BlobSpec, Transfer, UploadRequest, UploadView
+from sdk.fetching import fetch
+from sdk.folders import require_free, verify_folder
+from sdk.links import Links
+from sdk.pulling import OnTransfer as OnTransfer
+from sdk.pulling import fill, located, watching
+from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.manifest import Manifest
+from sdk.sending import send_all
 from sdk.transport import Transport
 
 T = TypeVar("T")
-
-#: Called with what is being done, the bytes that just passed, and the bytes in all.
-OnTransfer = Callable[[str, int, int], None]
 
 
 class FileClient:
@@ -34,24 +37,27 @@ class FileClient:
         """Call one route of the API; workers claim, report and hand in through it."""
         return self._transport.call(method, path, reply, **given)
 
-    def fill_cache(self, manifest: Manifest) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile."""
-        folder = self.cache.version(manifest.digest)
-        if folder.is_dir():
-            return folder
-        with disk_explained("filling the cache"), self.cache.lock(manifest.digest):
-            if not folder.is_dir():
-                with self.cache.new_folder(folder) as partial:
-                    self.fetch_manifest(manifest, partial)
-        return folder
+    @cached_property
+    def links(self) -> Links:
+        """Connections to the storage, kept from one file to the next."""
+        return Links()
 
-    def check_cached(self, manifest: Manifest) -> None:
-        """Hash the cache's folder of a manifest again. Raises VerificationFailed."""
+    def fill_cache(self, manifest: HasFiles) -> Path:
+        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile."""
+        return fill(self.cache, manifest, self.locate, self.links, self._on_transfer)
+
+    def check_cached(self, manifest: HasFiles) -> Manifest:
+        """Hash the cache's folder of a manifest again; return the manifest. Raises VerificationFailed."""
         folder = self.fill_cache(manifest)
-        for file in manifest.files:
-            path = folder / file.path
-            if not path.is_file() or transfer.hash_file(path)[0] != file.sha256:
-                raise VerificationFailed(f"{path} was altered in the cache; remove the folder {folder} and pull again")
+        try:
+            found = verify_folder(folder)
+        except VerificationFailed as error:
+            raise VerificationFailed(
+                f"{error.message}; it was altered in the cache: remove what is damaged with: adapterctl cache verify"
+            ) from error
+        if found.digest != manifest.digest:
+            raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")
+        return found
 
     def save_manifest(self, manifest: Manifest, to: Path) -> Path:
         """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
@@ -65,12 +71,9 @@ class FileClient:
 
     def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
         """Fetch a manifest's files into an existing folder, each checked against its digest."""
-        origins = {origin.sha256: origin for origin in self.locate(manifest.digest)}
-        watch = self._watch("fetching", manifest.size_bytes)
-        for file in manifest.files:
-            if file.sha256 not in origins:
-                raise VerificationFailed(f"the registry does not say where {file.path} lies; tell an admin")
-            transfer.fetch(origins[file.sha256], folder / file.path, watch)
+        watch = watching(self._on_transfer, "fetching", manifest.size_bytes)
+        for file, origin, relocate in located(manifest, self.locate):
+            fetch(origin, folder / file.path, watch, name=file.path, relocate=relocate, links=self.links)
 
     def locate(self, digest: str) -> list[Transfer]:
         """Say where the files of a manifest are fetched from."""
@@ -81,13 +84,26 @@ class FileClient:
         return self.call("GET", f"/datasets/{segment(digest)}/file", Transfer)
 
     def upload(self, sources: Mapping[str, Path], doing: str) -> str:
-        """Send files, by SHA-256, straight to storage; return the upload session's id."""
+        """Send files, by SHA-256, straight to storage; return the upload session's id.
+
+        What the registry has and this client may read is not sent; what was interrupted goes on.
+        """
         blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
-        session = self.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=blobs))
-        watch = self._watch(doing, sum(put.size_bytes for put in session.put))
-        for put in session.put:
-            transfer.send(sources[put.sha256], put, watch)
-        return session.id
+        watch: Callable[[int], None] | None = None
+
+        def begin() -> UploadView:
+            nonlocal watch
+            session = self.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=blobs))
+            if watch is None:
+                left = [min(part.part_bytes * len(part.missing), part.size_bytes) for part in session.parts]
+                watch = self._watch(doing, sum(put.size_bytes for put in session.put) + sum(left))
+            return session
+
+        def ask_part(session: str, sha256: str, number: int, part_sha256: str) -> Transfer:
+            body = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=part_sha256)])
+            return self.call("POST", f"/uploads/{segment(session)}/parts", list[Transfer], body=body)[0]
+
+        return send_all(sources, begin=begin, ask_part=ask_part, on_bytes=lambda count: watch and watch(count))
 
     def _watch(self, doing: str, total: int | None) -> Callable[[int], None]:
         watcher = self._on_transfer
@@ -98,3 +114,4 @@ class FileClient:
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+        self.links.close()

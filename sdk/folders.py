@@ -1,27 +1,39 @@
 """A user's folder that a pull wrote: whose it is, whether it is whole, and how it is replaced.
 
 The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows.
-Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull may finish it.
+Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull may finish it. Beside the marker
+may lie `signatures.json`, and where the base was renamed in the copy `rewrite.json`, which says so, with the bytes before it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from sdk.contents import Contents, HasFiles
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained
-from sdk.schemas.manifest import Manifest, check_path
+from sdk.rewriting import CONFIG_FILE, ORIGINAL, REWRITE, check_rewrite, declared, rewritten
+from sdk.schemas.paths import check_path
 from sdk.transfer import hash_file, place, written_whole
 
+if TYPE_CHECKING:
+    from sdk.schemas.manifest import Manifest
+
 MARKER_FOLDER = ".adapterctl"
+SIGNATURES = "signatures.json"
 _MANIFEST = "manifest.json"
 _JOURNAL = "replacing.json"
+#: SHA-256 of the manifest, which is the version's digest, as `sha256sum -c` reads it.
+_SUM = "manifest.sha256"
+#: What a pull may write beside a version's files, but for the marker and the journal.
+_EXTRAS = (_SUM, SIGNATURES, REWRITE, ORIGINAL)
 #: What an interrupted replacement may leave beside the marker.
 _STAGED = re.compile(re.escape(MARKER_FOLDER) + r"/[^/]+\.partial-[0-9a-f]{8}")
 _MAX_MARKER_BYTES = 64 * 1024 * 1024
@@ -66,7 +78,7 @@ def _own_files(target: Path) -> set[str]:
     manifest = _read(target / MARKER_FOLDER / _MANIFEST)
     files = set() if manifest is None else {file.path for file in manifest.files}
     files |= _read_journal(target / MARKER_FOLDER / _JOURNAL)
-    return files | {f"{MARKER_FOLDER}/{_MANIFEST}", f"{MARKER_FOLDER}/{_JOURNAL}"} if files else set()
+    return files | {f"{MARKER_FOLDER}/{name}" for name in (_MANIFEST, _JOURNAL, *_EXTRAS)} if files else set()
 
 
 def _is_staged(name: str, own: set[str]) -> bool:
@@ -79,10 +91,10 @@ def _read_bytes(path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def _read(path: Path) -> Manifest | None:
+def _read(path: Path) -> Contents | None:
     try:
-        return Manifest.model_validate_json(_read_bytes(path) or b"")
-    except (OSError, ValidationError):
+        return Contents.read(_read_bytes(path) or b"")
+    except (OSError, ValueError):
         return None
 
 
@@ -95,25 +107,37 @@ def _read_journal(path: Path) -> set[str]:
         return set()
 
 
-def replace_folder(source: Path, target: Path, manifest: Manifest) -> Path:
+def replace_folder(
+    source: Path,
+    target: Path,
+    manifest: HasFiles,
+    *,
+    signatures: bytes | None = None,
+    base_name: str | None = None,
+) -> Path:
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
     A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced
-    one by one, and the marker comes last. Raises Conflict where `target` holds foreign files.
+    one by one, and the marker comes last. With `base_name` the copy's config names that base, and the folder says so.
+    Raises Conflict where `target` holds foreign files, InvalidInput where there is no base to be renamed.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):
         require_free(target)
+        plan = _plan(source, manifest, signatures, base_name)
         if target.is_dir() and _entries(target):
-            _replace_files(source, target, manifest)
+            # What would fail half-way is found before anything is touched.
+            for file in manifest.files:
+                _check_cached(source / file.path, hash_file(source / file.path)[0], file.sha256)
+            _replace_files(target, manifest, plan)
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
+        partial = target.with_name(f".{target.name[:100]}.partial-{os.urandom(4).hex()}")
         try:
             partial.mkdir()
-            for file in manifest.files:
-                (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-                place(source / file.path, partial / file.path)
+            for path, write in plan.items():
+                (partial / path).parent.mkdir(parents=True, exist_ok=True)
+                write(partial / path)
             _write(partial / MARKER_FOLDER / _MANIFEST, manifest.canonical())
             if target.is_dir():
                 _remove_empty(target, keep_top=False)
@@ -123,26 +147,83 @@ def replace_folder(source: Path, target: Path, manifest: Manifest) -> Path:
     return target
 
 
-def _replace_files(source: Path, target: Path, manifest: Manifest) -> None:
+#: Writes one file that is not there yet.
+_Writer = Callable[[Path], None]
+
+
+def _plan(source: Path, manifest: HasFiles, signatures: bytes | None, base_name: str | None) -> dict[str, _Writer]:
+    """How each file but the marker is written, by its path."""
+    plan: dict[str, _Writer] = {file.path: _placing(source / file.path, file.sha256) for file in manifest.files}
+    extras = {_SUM: _sum_of(manifest)}
+    if signatures is not None:
+        extras[SIGNATURES] = signatures
+    if base_name is not None:
+        original = (source / CONFIG_FILE).read_bytes() if CONFIG_FILE in plan else b""
+        changed = rewritten(original, base_name)
+        if changed != original:
+            plan[CONFIG_FILE] = _writing(changed)
+            extras |= {REWRITE: declared(changed, base_name), ORIGINAL: original}
+    return plan | {f"{MARKER_FOLDER}/{name}": _writing(content) for name, content in extras.items()}
+
+
+def _sum_of(manifest: HasFiles) -> bytes:
+    return f"{manifest.digest}  {_MANIFEST}\n".encode()
+
+
+def _placing(source: Path, sha256: str) -> _Writer:
+    def write(path: Path) -> None:
+        # Neither copying nor hashing holds the interpreter's lock, so that the check takes no time of its own.
+        found: list[str] = []
+        thread = threading.Thread(target=_hash_into, args=(source, found))
+        thread.start()
+        try:
+            place(source, path)
+        finally:
+            thread.join()
+        _check_cached(source, found[0] if found else "none", sha256)
+
+    return write
+
+
+def _hash_into(source: Path, found: list[str]) -> None:
+    # What can't be read fails where it is copied.
+    with contextlib.suppress(OSError):
+        found.append(hash_file(source)[0])
+
+
+def _check_cached(path: Path, found: str, sha256: str) -> None:
+    if found != sha256:
+        raise VerificationFailed(
+            f"{path} has the SHA-256 {found}, not {sha256}: it was altered in the cache; "
+            "nothing was kept. Take it away with: adapterctl cache verify"
+        )
+
+
+def _writing(content: bytes) -> _Writer:
+    return lambda path: _write(path, content)
+
+
+def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -> None:
     meta = target / MARKER_FOLDER
     ours = {f"{MARKER_FOLDER}/{_MANIFEST}", f"{MARKER_FOLDER}/{_JOURNAL}"}
     wanted = {file.path for file in manifest.files}
     older = _own_files(target) - ours
-    _write(meta / _JOURNAL, json.dumps({"files": sorted(older | wanted)}).encode())
+    extras = {f"{MARKER_FOLDER}/{name}" for name in _EXTRAS}
+    _write(meta / _JOURNAL, json.dumps({"files": sorted((older - extras) | wanted)}).encode())
     (meta / _MANIFEST).unlink(missing_ok=True)
     for leaving in meta.iterdir():
         if _STAGED.fullmatch(f"{MARKER_FOLDER}/{leaving.name}"):
             leaving.unlink()
-    for path in older - wanted:
+    for path in older - plan.keys():
         (target / path).unlink(missing_ok=True)
     _remove_empty(target, keep_top=True)
-    for file in manifest.files:
-        destination = target / file.path
+    for path, write in plan.items():
+        destination = target / path
         # Staged beside the marker, where the leavings of an interruption are known for ours.
-        staged = meta / f"file.partial-{secrets.token_hex(4)}"
+        staged = meta / f"file.partial-{os.urandom(4).hex()}"
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
-            place(source / file.path, staged)
+            write(staged)
             staged.replace(destination)
         finally:
             staged.unlink(missing_ok=True)
@@ -166,32 +247,54 @@ def _write(path: Path, content: bytes) -> None:
 def verify_folder(folder: Path) -> Manifest:
     """Hash a pulled folder again and hold it against its manifest; return that.
 
-    Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added or removed.
+    Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
+    renamed, for a link in its place, and for an adapter whose tensors can't be read.
     """
+    from sdk.schemas.manifest import Manifest
+    from sdk.tensors import check_header
+
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
     if (folder / MARKER_FOLDER / _JOURNAL).is_file():
         raise VerificationFailed(
             f"{folder} was being replaced when that was interrupted; finish it with: adapterctl pull REF -o {folder}"
         )
-    manifest = _read(folder / MARKER_FOLDER / _MANIFEST)
-    if manifest is None:
-        raise NotFound(
-            f"{folder} has no {MARKER_FOLDER}/{_MANIFEST}, so no pull wrote it; pull one with: adapterctl pull REF -o DIR",
-            param="folder",
-        )
-    expected = {file.path: file for file in manifest.files}
     present = _entries(folder)
-    for name in sorted(present.keys() - expected.keys() - {f"{MARKER_FOLDER}/{_MANIFEST}"}):
+    manifest = _marked(folder, present)
+    expected = {file.path: file for file in manifest.files}
+    extras = {f"{MARKER_FOLDER}/{name}" for name in (_MANIFEST, *_EXTRAS)}
+    for name in sorted(present.keys() - expected.keys() - extras):
         raise VerificationFailed(
             f"{folder / name} is not part of the version; remove it, or pull again into a new folder"
         )
-    for name, file in sorted(expected.items()):
+    for name in sorted(expected.keys() | (extras & present.keys())):
         if name not in present:
             raise VerificationFailed(f"{folder / name} is missing; pull again")
         if not present[name]:
             raise VerificationFailed(f"{folder / name} is no plain file; remove it, then pull again into a new folder")
-        sha256, _ = hash_file(folder / name)
+    before = check_rewrite(folder, MARKER_FOLDER)
+    for name, file in sorted(expected.items()):
+        path = before.get(name, folder / name)
+        sha256, _ = hash_file(path)
         if sha256 != file.sha256:
-            raise VerificationFailed(f"{folder / name} has the SHA-256 {sha256}, not {file.sha256}; pull again")
+            raise VerificationFailed(f"{path} has the SHA-256 {sha256}, not {file.sha256}; pull again")
+        if manifest.kind == "adapter" and name.endswith(".safetensors"):
+            check_header(path)
+    return Manifest.model_validate_json(manifest.canonical())
+
+
+def _marked(folder: Path, present: dict[str, bool]) -> Contents:
+    """The manifest in a folder, which must say what its digest beside it says."""
+    name = f"{MARKER_FOLDER}/{_MANIFEST}"
+    if name not in present and any(path.split("/")[0] == MARKER_FOLDER for path in present):
+        raise VerificationFailed(f"{folder / name} is missing, or is no plain file; pull again into a new folder")
+    if name not in present:
+        raise NotFound(
+            f"{folder} has no {name}, so no pull wrote it; pull one with: adapterctl pull REF -o DIR", param="folder"
+        )
+    manifest = _read(folder / name)
+    if manifest is None or (folder / name).read_bytes() != manifest.canonical():
+        raise VerificationFailed(f"{folder / name} was altered; pull again into a new folder")
+    if f"{MARKER_FOLDER}/{_SUM}" in present and _read_bytes(folder / MARKER_FOLDER / _SUM) != _sum_of(manifest):
+        raise VerificationFailed(f"{folder / name} is not the one of {_SUM} beside it; pull again into a new folder")
     return manifest

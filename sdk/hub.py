@@ -1,15 +1,29 @@
-"""Bases on a model hub: finding the immutable commit that a name means now. Files are fetched by workers, with their token."""
+"""A model hub: the immutable commit that a name means now, and adapters that are pushed from there.
+
+The files of bases are fetched by workers, with their token.
+
+>>> parse_url("hf://org/name@v1.0"), parse_url("hf://org/name")
+(('org/name', 'v1.0'), ('org/name', None))
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+from pathlib import Path
+from typing import Any
 
-from sdk.errors import NotFound, Unavailable
+from sdk.errors import AdapterctlError, InvalidInput, NotFound, Unavailable, disk_explained
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SCHEME = "hf://"
+#: As the hub itself limits `owner/name`.
+_MAX_REPO_CHARACTERS = 96
+#: All that is asked for: pickled weights and code never reach this machine.
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def resolve_commit(repo: str, revision: str | None) -> str:
@@ -60,3 +74,54 @@ def resolve_commit(repo: str, revision: str | None) -> str:
             f"the model hub answers HTTP {response.status_code} for {repo}; try again later", param="base"
         )
     return commit
+
+
+def is_url(path: str | Path) -> bool:
+    """Tell whether something is to come from a model hub rather than from a folder."""
+    return isinstance(path, str) and path.lower().startswith(_SCHEME)
+
+
+def parse_url(url: str) -> tuple[str, str | None]:
+    """Return the repository and the revision, or None, that `hf://org/name@revision` names. Raises InvalidInput."""
+    repo, at, revision = url.removeprefix(_SCHEME).partition("@")
+    plain = _REPO.fullmatch(repo) and ".." not in repo and len(repo) <= _MAX_REPO_CHARACTERS
+    if not url.startswith(_SCHEME) or not plain or (at and (not _REVISION.fullmatch(revision) or ".." in revision)):
+        raise InvalidInput(f"{url[:200]!a} names nothing on a model hub; write hf://org/name@revision", param="path")
+    return repo, revision or None
+
+
+def fetch_adapter(url: str, folder: Path) -> str:
+    """Fetch the adapter that `hf://org/name@revision` names now into `folder`; return `org/name@commit`.
+
+    A token that huggingface_hub finds on this machine is used. Raises InvalidInput, NotFound, Unavailable.
+    """
+    repo, revision = parse_url(url)
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+        errors: Any = importlib.import_module("huggingface_hub.errors")
+    except ImportError as error:
+        raise Unavailable(
+            f"{url} can't be fetched without a package; install it with: pip install huggingface_hub", param="path"
+        ) from error
+    try:
+        with disk_explained(f"fetching {url}"):
+            commit: str = hub.HfApi().model_info(repo, revision=revision, timeout=10).sha
+            if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+                raise Unavailable(f"the model hub names no commit of {repo}; try again later", param="path")
+            # One commit for both files, whatever is pushed there meanwhile.
+            hub.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(_ADAPTER_FILES))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise NotFound(
+            f"the model hub has no {repo} at {revision or 'main'} that you may read; check the name, or log in with: "
+            "hf auth login",
+            param="path",
+        ) from error
+    except AdapterctlError:
+        raise
+    except Exception as error:
+        # The errors of the HTTP library that huggingface_hub uses leave it as they are, and which that is changes.
+        raise Unavailable(
+            f"{url} can't be fetched from the model hub ({type(error).__name__}); try again later, or push a folder",
+            param="path",
+        ) from error
+    return f"{repo}@{commit}"

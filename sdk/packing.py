@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,21 @@ from pydantic import ValidationError
 from sdk.errors import InvalidInput, NotFound
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.peft import DROPPED_KEYS, MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, JsonScalar, LoraConfig
 from sdk.transfer import hash_file, read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-#: Keys that import, fetch or run something when a library reads them; they are dropped, and said.
-_DROPPED_KEYS = ("auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code")
 #: The marker of a folder that was pulled says nothing that the version does not.
 _NOT_LEFT_OUT = (CONFIG_FILE, WEIGHTS_FILE, ".adapterctl")
 #: Keys that differ between equal trainings.
 _UNSTABLE_KEYS = ("peft_version",)
-#: Keys of corda_config that name files of the machine that trained; what was in them went into the weights.
-_FILE_KEYS = ("cache_file", "covariance_file")
+#: Lists of names whose order says nothing, which PEFT writes as its process happened to hold them.
+_SETS = ("target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform")
+#: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
+_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 #: Keys of a config that have a field of their own in the LoRA record, most of them by the same name.
 _RECORDED_KEYS = LoraConfig.model_fields.keys() - {"rank", "alpha", "dropout", "init", "other"} | {
@@ -37,9 +39,8 @@ _RECORDED_KEYS = LoraConfig.model_fields.keys() - {"rank", "alpha", "dropout", "
 }
 #: Keys that say nothing of the adapter itself, or what a version says elsewhere.
 _UNRECORDED_KEYS = {
-    *_DROPPED_KEYS,
+    *DROPPED_KEYS,
     *_UNSTABLE_KEYS,
-    *_FILE_KEYS,
     "peft_type",
     "inference_mode",
     "runtime_config",
@@ -80,22 +81,22 @@ def pack_adapter(
         raise NotFound(f"there is no folder {folder}; give the one that PEFT's save_pretrained wrote", param="path")
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        if (folder / "adapter_model.bin").is_file():
+        if pickled := pickled_weights(folder):
             raise InvalidInput(
-                f"{folder / 'adapter_model.bin'} is pickled and can run code; save the adapter again with "
-                "model.save_pretrained(FOLDER, safe_serialization=True)",
+                f"{pickled} is pickled and can run code when it is loaded; convert it in a child process that runs none of "
+                f"it with: adapterctl convert {shlex.quote(str(folder))}",
                 param="path",
             )
         raise NotFound(
             f"{folder} has no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote", param="path"
         )
     config = _read_config(folder / CONFIG_FILE)
-    lora = lora_of(config)
-    dropped = [f"{CONFIG_FILE}: {key}" for key in _DROPPED_KEYS if config.pop(key, None) is not None]
-    canonical = staging / CONFIG_FILE
     named_base = _hub_name(config.get("base_model_name_or_path"))
     revision = config.get("revision") or base_revision
-    canonical.write_text(_canonical(config, named_base or base_id, revision))
+    config, dropped = _cleaned({**config, "base_model_name_or_path": named_base or base_id, "revision": revision})
+    lora = lora_of(config)
+    canonical = staging / CONFIG_FILE
+    canonical.write_text(_canonical(config), encoding="utf-8")
     files = []
     sources = {}
     for name, path in ((CONFIG_FILE, canonical), (WEIGHTS_FILE, weights)):
@@ -108,10 +109,15 @@ def pack_adapter(
         manifest=manifest,
         lora=lora,
         sources=sources,
-        left_out=[*others, *dropped],
-        unknown=[] if revision else ["base_revision"],
+        left_out=[*others, *(f"{CONFIG_FILE}: {key}" for key in dropped)],
+        unknown=[] if config.get("revision") else ["base_revision"],
         named_base=named_base,
     )
+
+
+def pickled_weights(folder: Path) -> Path | None:
+    """Return a folder's file of pickled weights, if it has one."""
+    return next((folder / name for name in _PICKLED if (folder / name).is_file()), None)
 
 
 def read_origin(folder: Path) -> tuple[str | None, str | None]:
@@ -124,6 +130,11 @@ def read_origin(folder: Path) -> tuple[str | None, str | None]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFound(f"there is no {path}; give the folder that PEFT's save_pretrained wrote", param="path")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidInput(
+            f"{path} is longer than {MAX_CONFIG_BYTES // 1024} KiB, which no configuration of a LoRA is; save the adapter again",
+            param="path",
+        )
     try:
         config = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
@@ -131,6 +142,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InvalidInput(f"{path} describes no LoRA adapter; only these are kept here", param="path")
     return config
+
+
+def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what may be published of a config, and the keys that were dropped, by dotted names.
+
+    Dropped is what imports, fetches or runs something, what names a file of this machine, and unknown keys that say
+    nothing. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
+    """
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    dropped = []
+    for finding in list(examine(config)):
+        if finding.reason is Reason.UNKNOWN and not says_nothing(finding.value):
+            raise InvalidInput(
+                f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting of the PEFT releases that are known here; "
+                "remove it from the file, or upgrade adapterctl if your PEFT is newer, then push again",
+                param="path",
+            )
+        if finding.reason is Reason.VALUE and not names_place(finding.value):
+            raise InvalidInput(
+                f"{CONFIG_FILE} is not as PEFT writes it ({finding.key} is to be {finding.wanted}); save the adapter again",
+                param="path",
+            )
+        inner = kept
+        for part in finding.path[:-1]:
+            inner = inner[part]
+        del inner[finding.path[-1]]
+        if finding.reason is not Reason.RUNS or finding.value is not None:
+            dropped.append(finding.key)
+    return kept, sorted(dropped)
 
 
 def lora_of(config: dict[str, Any]) -> LoraConfig:
@@ -215,14 +255,10 @@ def _hub_name(named: Any) -> str | None:
     return named if isinstance(named, str) and _HUB_NAME.fullmatch(named) and ".." not in named else None
 
 
-def _canonical(config: dict[str, Any], base_name: str, revision: Any) -> str:
+def _canonical(config: dict[str, Any]) -> str:
     """The bytes of a config that says nothing of the machine or the moment: equal trainings have equal ones."""
     stable = {key: value for key, value in config.items() if key not in _UNSTABLE_KEYS}
-    for key in ("target_modules", "modules_to_save", "exclude_modules", "target_parameters"):
+    for key in _SETS:
         if isinstance(stable.get(key), list):
-            stable[key] = sorted(set(map(str, stable[key])))
-    if isinstance(corda := stable.get("corda_config"), dict):
-        stable["corda_config"] = {key: value for key, value in corda.items() if key not in _FILE_KEYS}
-    stable["base_model_name_or_path"] = base_name
-    stable["revision"] = revision
+            stable[key] = sorted(set(stable[key]))
     return json.dumps(stable, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -98,6 +98,12 @@ def open_tensors(path: Path) -> TensorFile:
         return TensorFile(path, tensors, np.memmap(path, dtype=np.uint8, mode="r"))
 
 
+def check_header(path: Path) -> None:
+    """Raise VerificationFailed where `open_tensors` would; needs no numpy and maps nothing."""
+    with disk_explained(f"reading {path}"), path.open("rb") as file:
+        _read_header(file, path)
+
+
 def _read_header(file: IO[bytes], path: Path) -> dict[str, Tensor]:
     size_bytes = path.stat().st_size
     prefix = file.read(8)

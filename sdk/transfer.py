@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote, urlsplit
 
-from sdk.errors import Conflict, NotFound, Unavailable, VerificationFailed, disk_explained
-from sdk.schemas.artifacts import Transfer
+from sdk.errors import Conflict, Unavailable, VerificationFailed
 
 if TYPE_CHECKING:
+    from logging import LogRecord
+
     import httpx
+
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -61,7 +60,7 @@ def _no_constant(word: str) -> NoReturn:
 def written_whole(target: Path) -> Iterator[IO[bytes]]:
     """A new file that gets its name at the end of the block, and leaves nothing where the block fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name[:100]}.partial-{secrets.token_hex(4)}")
+    partial = target.with_name(f"{target.name[:100]}.partial-{os.urandom(4).hex()}")
     try:
         with partial.open("xb") as file:
             yield file
@@ -72,45 +71,15 @@ def written_whole(target: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def send(source: Path, to: Transfer, on_bytes: OnBytes = _ignore) -> None:
-    """Send a file to where `to` says. Raises Unavailable, VerificationFailed where the store refuses the bytes."""
-    parts = urlsplit(to.url)
-    if parts.scheme == "file":
-        target = Path(unquote(parts.path))
-        if target.exists():
-            return
-        with disk_explained("storing an artifact"):
-            _copy_checked(source, target, to.sha256, on_bytes)
-        return
-    _put(source, to, on_bytes)
-
-
-def fetch(origin: Transfer, target: Path, on_bytes: OnBytes = _ignore) -> None:
-    """Fetch a blob into `target`; a byte that differs leaves nothing there.
-
-    Raises VerificationFailed for wrong bytes, NotFound for bytes that are gone, Unavailable.
-    """
-    parts = urlsplit(origin.url)
-    with disk_explained(f"writing {target.name}"):
-        if parts.scheme == "file":
-            source = Path(unquote(parts.path))
-            if not source.is_file():
-                raise NotFound(
-                    f"the bytes of {origin.sha256[:12]} are gone from the registry's storage; restore them from a backup"
-                )
-            _copy_checked(source, target, origin.sha256, on_bytes)
-        else:
-            _get(origin, target, on_bytes)
-
-
-def _copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes) -> None:
+def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, name: str | None = None) -> None:
+    """Copy a file whose SHA-256 is known; a byte that differs leaves nothing. Raises VerificationFailed."""
     hasher = hashlib.sha256()
     with source.open("rb") as reader, written_whole(target) as writer:
         while chunk := reader.read(CHUNK_BYTES):
             hasher.update(chunk)
             writer.write(chunk)
             on_bytes(len(chunk))
-        _check(sha256, hasher.hexdigest(), source.name)
+        _check(sha256, hasher.hexdigest(), name or source.name)
 
 
 def _check(expected: str, found: str, name: str) -> None:
@@ -120,55 +89,10 @@ def _check(expected: str, found: str, name: str) -> None:
         )
 
 
-def _put(source: Path, to: Transfer, on_bytes: OnBytes) -> None:
-    def body() -> Iterator[bytes]:
-        with source.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
-                on_bytes(len(chunk))
-
-    headers = {**to.headers, "Content-Length": str(to.size_bytes)}
-    with _storage_explained(), _storage_client() as client:
-        response = client.put(to.url, content=body(), headers=headers)
-    if response.status_code == 412:
-        # The store has this blob already: another upload of the same bytes, or an answer that was lost, came first.
-        return
-    if response.status_code in (400, 403):
-        raise VerificationFailed(
-            f"the storage refused {source.name} (HTTP {response.status_code}); was it changed meanwhile? Try again"
-        )
-    if not response.is_success:
-        raise Unavailable(f"the storage answered HTTP {response.status_code} to {source.name}; try again")
-
-
-def _get(origin: Transfer, target: Path, on_bytes: OnBytes) -> None:
-    import httpx
-
-    hasher = hashlib.sha256()
-    with (
-        _storage_explained(),
-        _storage_client() as client,
-        client.stream("GET", origin.url, headers=origin.headers) as response,
-    ):
-        if response.status_code == 404:
-            raise NotFound(f"the bytes of {origin.sha256[:12]} are gone from the registry's storage; tell an admin")
-        if not response.is_success:
-            raise Unavailable(f"the storage answered HTTP {response.status_code} for {target.name}; try again")
-        with written_whole(target) as writer:
-            try:
-                for chunk in response.iter_raw(CHUNK_BYTES):
-                    hasher.update(chunk)
-                    writer.write(chunk)
-                    on_bytes(len(chunk))
-            except httpx.HTTPError as error:
-                raise Unavailable(f"the connection broke while {target.name} was fetched; try again") from error
-            _check(origin.sha256, hasher.hexdigest(), target.name)
-
-
-class _WithoutQueries(logging.Filter):
+class _WithoutQueries:
     """Takes the query from URLs that httpx logs: of a presigned one it is the credential."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: LogRecord) -> bool:
         """Rewrite the record's arguments; every record passes."""
         import httpx
 
@@ -182,7 +106,10 @@ class _WithoutQueries(logging.Filter):
 _without_queries = _WithoutQueries()
 
 
-def _storage_client() -> httpx.Client:
+def storage_client() -> httpx.Client:
+    """A client of the storage, whose log says no presigned URL."""
+    import logging
+
     import httpx
 
     # A filter that is there already is not added again.
@@ -191,7 +118,7 @@ def _storage_client() -> httpx.Client:
 
 
 @contextmanager
-def _storage_explained() -> Iterator[None]:
+def storage_explained() -> Iterator[None]:
     """Turn httpx's errors into ours, without the URL: a presigned one is a credential."""
     import httpx
 
@@ -211,10 +138,24 @@ def place(source: Path, target: Path) -> None:
         try:
             _clone(reader.fileno(), writer.fileno())
         except OSError:
-            while chunk := reader.read(CHUNK_BYTES):
-                writer.write(chunk)
+            _copy(reader, writer)
         writer.flush()
         os.fsync(writer.fileno())
+
+
+def _copy(reader: IO[bytes], writer: IO[bytes]) -> None:
+    """Copy to the end: within the kernel where it can."""
+    copied = 0
+    try:
+        while count := os.copy_file_range(reader.fileno(), writer.fileno(), 16 * CHUNK_BYTES):
+            copied += count
+    except (OSError, AttributeError):
+        # Another system, or a file system that knows no such copies.
+        if copied:
+            raise
+    if not copied:
+        while chunk := reader.read(CHUNK_BYTES):
+            writer.write(chunk)
 
 
 def _clone(reader: int, writer: int) -> None:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from sdk.answers import VERSION as VERSION
+from sdk.answers import VERSION_HEADER as VERSION_HEADER
+from sdk.answers import check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable, raise_for
-from sdk.schemas.codes import ErrorReply
 from sdk.schemas.wire import Wire
 
 if TYPE_CHECKING:
     import httpx
-
-VERSION = version("adapterctl")
-VERSION_HEADER = "X-Adapterctl-Version"
 
 T = TypeVar("T")
 
@@ -91,12 +88,11 @@ class Transport:
                 f"the registry at {self.config.url} can't be reached ({type(error).__name__}); "
                 "check ADAPTERCTL_URL and that the server runs"
             ) from error
-        _check_version(response.headers.get(VERSION_HEADER), self.config.url)
-        if response.is_success:
-            if response.content and not response.headers.get("content-type", "").startswith("application/json"):
-                raise Unavailable(f"{self.config.url} does not answer as a registry does; check ADAPTERCTL_URL")
-            return response.content
-        return _raise(response, self.config.url)
+        check_version(response.headers.get(VERSION_HEADER), self.config.url)
+        if not response.is_success:
+            raise_error(response.status_code, response.content, self.config.url)
+        require_json(response.content, response.headers.get("content-type"), self.config.url)
+        return response.content
 
     def _client(self) -> httpx.Client:
         if self._http is None or self._pid != os.getpid():
@@ -153,32 +149,3 @@ def _embedded_app(config: Config) -> Any:
         return wsgi.ASGIMiddleware(embedded.open_embedded(config.home))
     except errors.RegistryError as error:
         raise_for(error.code.value, error.message, error.param)
-
-
-def _check_version(server: str | None, url: str) -> None:
-    """Raise Incompatible where the server is more than one minor version away."""
-    ours, theirs = _minor(VERSION), _minor(server or "")
-    if ours is None or theirs is None:
-        return
-    if ours[0] != theirs[0] or abs(ours[1] - theirs[1]) > 1:
-        behind = "this client" if ours < theirs else "the server"
-        raise Incompatible(f"the registry at {url} is version {server}, this client is {VERSION}; upgrade {behind}")
-
-
-def _minor(text: str) -> tuple[int, int] | None:
-    match = re.match(r"(\d+)\.(\d+)", text)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _raise(response: httpx.Response, url: str) -> bytes:
-    try:
-        error = ErrorReply.model_validate_json(response.content, extra="ignore").error
-    except ValidationError:
-        if response.status_code in (502, 503, 504):
-            raise Unavailable(
-                f"the registry at {url} is not ready (HTTP {response.status_code}); try again shortly"
-            ) from None
-        raise Unavailable(
-            f"{url} answers HTTP {response.status_code} and not as a registry does; check ADAPTERCTL_URL"
-        ) from None
-    raise_for(error.code, error.message, error.param)

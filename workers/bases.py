@@ -52,6 +52,7 @@ def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:
         if not folder.is_dir() and manifest is not None:
             with client.cache.new_folder(folder) as partial:
                 client.fetch_manifest(manifest, partial)
+    client.cache.used(folder)
     return folder
 
 

@@ -23,6 +23,7 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
+from sdk.fetching import fetch
 from sdk.packing import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.events import Progress
@@ -159,6 +160,8 @@ class Attempt:
         source = self._assignment.base
         if source is None:
             raise AttemptFailed("internal", "the registry gave a training without a base; upgrade both")
+        # Known before the training, not after it.
+        self._client.check_signing_key()
         base = self._base(bases.obtain(self._client, source), known=source.fingerprint is not None)
         order = TrainingOrder(
             base=str(base.folder),
@@ -190,6 +193,7 @@ class Attempt:
             training=report.training,
             metrics=report.metrics,
             libraries=report.libraries,
+            signature=self._client.signed(package.manifest),
         )
         self._complete(Completion(attempt=self._assignment.attempt, version=publication))
 
@@ -257,7 +261,8 @@ class Attempt:
         path = self._client.cache.blob(digest)
         with self._client.cache.lock(digest):
             if not path.is_file():
-                transfer.fetch(self._client.locate_data(digest), path)
+                fetch(self._client.locate_data(digest), path)
+        self._client.cache.used(path)
         return path
 
     def _run_child(self, folder: Path, order: TrainingOrder | EvaluationOrder | MergeOrder) -> Outcome:

@@ -1,8 +1,7 @@
 """Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
 
-What is wrong whatever the version says (a malformed header, NaN, a key that runs code) raises Verification here.
-The safetensors header is read here and not by the library, which accepts duplicate names, extra fields and NaN.
-Format: 8 bytes little-endian length N, N bytes of JSON `{name: {dtype, shape, data_offsets}}`, then the data.
+What is wrong whatever the version says (a malformed header, NaN, a key that is no setting) raises Verification here.
+Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and two numbers.
 
 >>> import io
 >>> facts = inspect_config(io.BytesIO(b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}'))
@@ -12,30 +11,27 @@ True
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
-import re
-import struct
-from dataclasses import dataclass
-from typing import IO, Any, Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import ValidationError
+import numpy.typing as npt
+from pydantic import ValidationError, model_validator
 
+from registry.artifacts.header import ITEM_BYTES, Header, Kind, read_exactly, read_header
 from registry.errors import Verification
+from sdk.schemas.peft import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
 from sdk.schemas.wire import Wire
 
-_MAX_HEADER_BYTES = 32 * 1024 * 1024
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
+_CHUNK_BYTES = 1024 * 1024
+#: Where NaN and infinity begin among the bits of each type without the sign: at an exponent of ones.
+_LIMITS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+_MOST_CONTAINERS = 8192
 
-#: Keys of adapter_config.json that import, fetch or run something when a library reads them.
-_DANGEROUS_KEYS = ("auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code")
-_CHUNK_BYTES = 8 * 1024 * 1024
-_MAX_CONFIG_BYTES = 1024 * 1024
-
-#: NUL and halves of surrogate pairs: no request may hold them, and not every database keeps them.
-_UNKEPT = re.compile("[\x00\ud800-\udfff]")
+#: Settings that give LoRA other tensors, or other shapes of A and B.
+_VARIANTS = ("kasa_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
 
 
 class _Facts(Wire):
@@ -54,41 +50,100 @@ class _Facts(Wire):
             return None
 
 
-class TensorFacts(Wire):
+class TensorFacts(NamedTuple):
     """One tensor. All its values are finite: one that holds NaN or infinity has no facts."""
 
     name: str
     #: As safetensors names it: F64, F32, F16, BF16.
     dtype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     #: Whether each of its values is zero.
     zero: bool
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return Kind(self.dtype, self.shape).size_bytes
+
+
+class KindFacts(Wire):
+    """The type and shape that many tensors share."""
+
+    dtype: Literal["F64", "F32", "F16", "BF16"]
+    shape: list[int]
+
 
 class WeightFacts(_Facts):
-    """What the gate has to know of `adapter_model.safetensors`."""
+    """What the gate has to know of `adapter_model.safetensors`.
+
+    >>> facts = WeightFacts.of([TensorFacts("a", "F32", (2, 3), zero=False), TensorFacts("b", "F32", (2, 3), zero=True)])
+    >>> facts.names, facts.kind_of, facts.zero, [tensor.name for tensor in facts.tensors()]
+    ('a\\nb\\n', [0, 0], [1], ['a', 'b'])
+    """
 
     kind: Literal["weights"] = "weights"
-    version: Literal[1] = 1
-    #: In the order of their bytes.
-    tensors: list[TensorFacts]
+    version: Literal[2] = 2
+    #: In the order of their bytes, a newline after each.
+    names: str
+    kinds: list[KindFacts]
+    #: By tensor, an index into `kinds`.
+    kind_of: list[int]
+    #: The tensors of which each value is zero, by index.
+    zero: list[int]
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        count = len(self.kind_of)
+        if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
+            raise ValueError("there is another number of names than of tensors")
+        if count and not (min(self.kind_of) >= 0 and max(self.kind_of) < len(self.kinds)):
+            raise ValueError("a tensor is of no kind")
+        return self
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorFacts]) -> Self:
+        """Return the facts of these tensors."""
+        listed = list(tensors)
+        kinds = {kind: index for index, kind in enumerate(dict.fromkeys((t.dtype, t.shape) for t in listed))}
+        return cls.model_validate(
+            {
+                "names": "".join(f"{tensor.name}\n" for tensor in listed),
+                "kinds": [{"dtype": dtype, "shape": list(shape)} for dtype, shape in kinds],
+                "kind_of": [kinds[tensor.dtype, tensor.shape] for tensor in listed],
+                "zero": [index for index, tensor in enumerate(listed) if tensor.zero],
+            }
+        )
+
+    def tensors(self) -> Iterator[TensorFacts]:
+        """Each tensor, in the order of their bytes."""
+        zero = set(self.zero)
+        kinds = [(kind.dtype, tuple(kind.shape)) for kind in self.kinds]
+        for index, (name, kind) in enumerate(zip(self.names.split("\n")[:-1], self.kind_of, strict=True)):
+            yield TensorFacts(name, *kinds[kind], zero=index in zero)
 
 
 class ConfigFacts(_Facts):
     """What the gate has to know of `adapter_config.json`. None stands for a value that no version can have."""
 
     kind: Literal["config"] = "config"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     rank: int | None
     alpha: int | float | None
     #: Sorted.
     target_modules: list[str] | None
-    rank_pattern: dict[str, int | float] | None
-    alpha_pattern: dict[str, int | float] | None
+    #: In the order of the file, in which PEFT tries them.
+    rank_pattern: dict[str, int | float]
+    alpha_pattern: dict[str, int | float]
+    #: Sorted.
+    modules_to_save: list[str]
+    bias: str
     use_rslora: bool
     use_dora: bool
+    lora_bias: bool
     #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2's Conv1D does.
     fan_in_fan_out: bool
+    #: Settings that give LoRA other tensors or shapes: "use_qalora", "kasa_config" …
+    variants: list[str]
 
 
 def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
@@ -96,202 +151,122 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
 
     Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
     """
-    entries, data_begin = read_header(file, size_bytes)
-    tensors = []
-    for entry in entries:
-        zero = not _scan(file, data_begin, entry)
-        tensors.append(TensorFacts(name=entry.name, dtype=entry.dtype, shape=list(entry.shape), zero=zero))
-    return WeightFacts(tensors=tensors)
+    header = read_header(file, size_bytes)
+    zero = _zero(file, header)
+    names = header.names()
+    kinds, kind_of = header.kinds, header.kind_of
+    # The header is as long as the names at least, and no longer needed.
+    del header
+    return WeightFacts(
+        names=names,
+        kinds=[KindFacts.model_validate({"dtype": kind.dtype, "shape": list(kind.shape)}) for kind in kinds],
+        kind_of=kind_of.tolist(),
+        zero=zero.tolist(),
+    )
+
+
+def _zero(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
+    """Return the indices of the tensors of which each value is zero; raises Verification for NaN and infinity.
+
+    A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
+    all. Neighbours of one item size are read together, however small each is.
+    """
+    item_of = np.array([ITEM_BYTES[kind.dtype] for kind in header.kinds], dtype=np.uint8)
+    limit_of = np.array([_LIMITS[kind.dtype] for kind in header.kinds], dtype=np.uint64)
+    nonzero = np.zeros(len(header), dtype=bool)
+    room = np.empty(_CHUNK_BYTES, dtype=np.uint8)
+    items = item_of[header.kind_of]
+    edges = np.concatenate(([0], np.flatnonzero(items[1:] != items[:-1]) + 1, [len(header)])) if len(header) else items
+    for first, last in itertools.pairwise(edges.data):
+        item = int(items[first])
+        dtype = np.dtype(f"<u{item}")
+        without_sign = dtype.type((1 << (8 * item - 1)) - 1)
+        begins = header.begin[first:last]
+        position, end = int(begins[0]), header.end(last - 1)
+        while position < end:
+            raw = read_exactly(file, min(end - position, _CHUNK_BYTES))
+            values = room[: len(raw)].view(dtype)
+            np.bitwise_and(np.frombuffer(raw, dtype=dtype), without_sign, out=values)
+            # The tensors with a part in this chunk.
+            low = int(np.searchsorted(begins, position, side="right")) - 1
+            high = int(np.searchsorted(begins, position + len(raw), side="left"))
+            greatest = np.maximum.reduceat(values, np.maximum(begins[low:high] - position, 0) // item)
+            wrong = greatest >= limit_of[header.kind_of[first + low : first + high]]
+            if wrong.any():
+                raise Verification(
+                    f"tensor {header.name(first + low + int(wrong.argmax()))!r} holds NaN or infinity; the training diverged. "
+                    "Lower the learning rate and train again"
+                )
+            nonzero[first + low : first + high] |= greatest != 0
+            position += len(raw)
+    return np.flatnonzero(~nonzero)
 
 
 def inspect_config(file: IO[bytes]) -> ConfigFacts:
     """Read `adapter_config.json` once.
 
-    Raises Verification where it is no JSON or no LoRA, or has something in it that runs or fetches.
+    Raises Verification where it is no JSON or no LoRA, has a key that is not on the list of `sdk.schemas.peft`, or a
+    value of another kind, a path or URL among them.
     """
-    try:
-        config = _parse(file.read(_MAX_CONFIG_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise Verification("adapter_config.json is no JSON; save the adapter again") from error
+    config = _parse(file.read(MAX_CONFIG_BYTES + 1))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise Verification("adapter_config.json describes no LoRA; only LoRA adapters are kept here")
-    _refuse_code(config)
-    _refuse_place(config.get("base_model_name_or_path"))
-    rank, targets = config.get("r"), config.get("target_modules")
+    for finding in examine(config):
+        _refuse(finding)
+    targets = config.get("target_modules")
     return ConfigFacts(
-        rank=rank if type(rank) is int else None,
-        alpha=_number(config.get("lora_alpha")),
-        target_modules=sorted(targets) if isinstance(targets, list) and all(map(_is_text, targets)) else None,
-        rank_pattern=_pattern(config.get("rank_pattern")),
-        alpha_pattern=_pattern(config.get("alpha_pattern")),
+        rank=config.get("r"),
+        alpha=config.get("lora_alpha"),
+        target_modules=sorted(targets) if isinstance(targets, list) else None,
+        rank_pattern=config.get("rank_pattern") or {},
+        alpha_pattern=config.get("alpha_pattern") or {},
+        modules_to_save=sorted(config.get("modules_to_save") or []),
+        bias=config.get("bias") or "none",
         use_rslora=bool(config.get("use_rslora")),
         use_dora=bool(config.get("use_dora")),
+        lora_bias=bool(config.get("lora_bias")),
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
+        variants=[name for name in _VARIANTS if config.get(name)],
     )
 
 
-def _number(value: Any) -> int | float | None:
-    # JSON has no infinity, but 1e999 is read as one.
-    return value if type(value) is int or (type(value) is float and math.isfinite(value)) else None
+def _refuse(finding: Finding) -> None:
+    """Raise Verification for a key that no version's config may have; one that would run something may be empty."""
+    if finding.reason is Reason.RUNS and not says_nothing(finding.value):
+        raise Verification(
+            f"adapter_config.json has {finding.key!a}, which can run code or look for files when it is loaded; "
+            "push it with adapterctl, which leaves it out"
+        )
+    if finding.reason is Reason.UNKNOWN:
+        raise Verification(
+            f"adapter_config.json has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+        )
+    if finding.reason is Reason.VALUE:
+        raise Verification(
+            f"adapter_config.json: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT, then push it with adapterctl"
+        )
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not _UNKEPT.search(value)
-
-
-def _pattern(value: Any) -> dict[str, int | float] | None:
-    """Return names and their numbers; PEFT writes nothing, null or {} where there are none."""
-    if not value:
-        return {}
-    if not isinstance(value, dict) or not all(map(_is_text, value)):
-        return None
-    numbers = {name: number for name, item in value.items() if (number := _number(item)) is not None}
-    return numbers if len(numbers) == len(value) else None
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor as the header describes it; offsets count from the end of the header."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+def _parse(raw: bytes) -> Any:
+    """Return the value of a JSON text. Raises Verification for what is none, is ambiguous, or would be large in memory."""
+    # Brackets in texts count too: no configuration has as many.
+    if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
+        raise Verification(
+            f"adapter_config.json is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
+        )
+    try:
+        # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Verification("adapter_config.json is no JSON; save the adapter again") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Verification("a JSON object of the adapter has a key twice; save the adapter again with PEFT")
+        raise Verification("adapter_config.json has a key twice; save the adapter again with PEFT")
     return found
 
 
 def _no_constant(word: str) -> Any:
-    raise Verification(f"the adapter's JSON holds {word}, which is no number; save the adapter again with PEFT")
-
-
-def _parse(raw: bytes) -> Any:
-    """Return the value of a JSON text. Raises ValueError, RecursionError, or Verification for what is ambiguous."""
-    # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
-    return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-
-
-def read_header(file: IO[bytes], size_bytes: int) -> tuple[list[TensorEntry], int]:
-    """Return the tensors of a safetensors file and the offset at which the data begins.
-
-    Raises Verification where the file is not one contiguous, fully described block of floating-point tensors.
-    """
-    prefix = file.read(8)
-    if len(prefix) < 8:
-        raise Verification("adapter_model.safetensors is empty or cut; save the adapter again")
-    (length,) = struct.unpack("<Q", prefix)
-    if length > min(_MAX_HEADER_BYTES, size_bytes - 8):
-        raise Verification("adapter_model.safetensors has a header longer than the file; it is no safetensors file")
-    try:
-        header = _parse(file.read(length))
-    except (ValueError, RecursionError) as error:
-        raise Verification(
-            "adapter_model.safetensors has a header that is no JSON; it is no safetensors file"
-        ) from error
-    if not isinstance(header, dict):
-        raise Verification("adapter_model.safetensors has a header that is no object; it is no safetensors file")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Verification("adapter_model.safetensors has metadata that are no texts; save the adapter again with PEFT")
-    entries = sorted(
-        (_entry(name, value) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end)
-    )
-    data_begin = 8 + length
-    position = 0
-    for entry in entries:
-        if entry.begin != position:
-            raise Verification(
-                f"tensor {entry.name!r} overlaps another or leaves a gap; save the adapter again with PEFT"
-            )
-        position = entry.end
-    if data_begin + position != size_bytes:
-        raise Verification(
-            "adapter_model.safetensors is cut, or has bytes after its last tensor; save the adapter again"
-        )
-    return entries, data_begin
-
-
-def _entry(name: str, value: Any) -> TensorEntry:
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise Verification(f"tensor name {name[:80]!a} is none that PEFT writes; save the adapter again with PEFT")
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise Verification(f"tensor {name!r} is described wrongly in the safetensors header")
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise Verification(
-            f"tensor {name!r} has the type {str(dtype)[:20]!a}; an adapter has floating-point tensors only"
-        )
-    whole = (
-        isinstance(shape, list)
-        and isinstance(offsets, list)
-        and all(type(n) is int and n >= 0 for n in [*shape, *offsets])
-    )
-    if not whole or len(offsets) != 2 or not 1 <= len(shape) <= 4:
-        raise Verification(f"tensor {name!r} has an impossible shape or offset")
-    count = 1
-    for n in shape:
-        count *= n
-    if count == 0 or offsets[1] - offsets[0] != count * _ITEM_BYTES[dtype]:
-        raise Verification(f"tensor {name!r} is empty, or its shape does not fit its bytes")
-    return TensorEntry(name, dtype, tuple(shape), offsets[0], offsets[1])
-
-
-def _scan(file: IO[bytes], data_begin: int, entry: TensorEntry) -> bool:
-    """Return whether a tensor has a value other than zero; raises Verification for NaN or Inf. Memory is bounded."""
-    nonzero = False
-    file.seek(data_begin + entry.begin)
-    left = entry.end - entry.begin
-    while left:
-        raw = file.read(min(left, _CHUNK_BYTES))
-        left -= len(raw)
-        if not raw:
-            raise Verification("adapter_model.safetensors is cut; save the adapter again")
-        if entry.dtype == "BF16":
-            # bfloat16 is the upper half of a float32.
-            values = (np.frombuffer(raw, dtype="<u2").astype("<u4") << 16).view("<f4")
-        else:
-            values = np.frombuffer(raw, dtype={"F64": "<f8", "F32": "<f4", "F16": "<f2"}[entry.dtype])
-        if not np.isfinite(values).all():
-            raise Verification(
-                f"tensor {entry.name!r} holds NaN or infinity; the training diverged. Lower the learning rate and train again"
-            )
-        nonzero = nonzero or bool(values.any())
-    return nonzero
-
-
-def _refuse_code(config: dict[str, Any]) -> None:
-    """Raise Verification for a key that can run code, at whichever depth: keyword arguments are passed on."""
-    waiting: list[Any] = [config]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            for key in _DANGEROUS_KEYS:
-                if item.get(key):
-                    raise Verification(
-                        f"adapter_config.json has {key!r}, which can run code when it is loaded; remove it and push again"
-                    )
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-
-
-def _refuse_place(base: Any) -> None:
-    """Raise Verification for a base that is named by a path or a URL: a library would load whatever lies there."""
-    if base is None:
-        return
-    if (
-        not isinstance(base, str)
-        or base.startswith(("/", "~", "."))
-        or ".." in base.split("/")
-        or "\\" in base
-        or ":" in base
-    ):
-        raise Verification(
-            "adapter_config.json names its base by a path or URL; push it with adapterctl, which writes the base's id"
-        )
+    raise Verification(f"adapter_config.json holds {word}, which is no number; save the adapter again with PEFT")

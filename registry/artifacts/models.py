@@ -17,6 +17,8 @@ class Blob(Model):
     __tablename__ = "blobs"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Its name in storage: that of the upload whose bytes were verified.
+    stored_as: Mapped[str] = mapped_column(String(97))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     #: What the gate found in them when it read them, so that it need not read them again.
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
@@ -32,6 +34,8 @@ class Upload(Model):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     created_by: Mapped[str] = mapped_column(String(100))
+    #: The one token that may use it.
+    owner: Mapped[str] = mapped_column(String(120))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     #: When something was made of its blobs: from then on that holds them, and no longer the session.
@@ -46,6 +50,22 @@ class UploadBlob(Model):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: The name in storage under which this caller sends it, or has proven to have it.
+    stored_as: Mapped[str] = mapped_column(String(97))
+    #: What the storage knows its parts by, where it is sent in parts.
+    parts_id: Mapped[str | None] = mapped_column(Text)
+
+
+class UploadPart(Model):
+    """A part that somebody asked to send."""
+
+    __tablename__ = "upload_parts"
+
+    #: What its blob is called in storage.
+    stored_as: Mapped[str] = mapped_column(String(97), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    #: Of the part alone.
+    sha256: Mapped[str] = mapped_column(String(64))
 
 
 class ManifestRow(Model):

@@ -7,15 +7,23 @@ from typing import Annotated
 from fastapi import Path
 
 from registry.http import Given, Reader, Sender, room
-from sdk.schemas.artifacts import Transfer, UploadRequest, UploadView
+from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
 
 router = room("", "artifacts")
 
 
 @router.post("/uploads", status_code=201)
 def begin_upload(body: UploadRequest, services: Given, who: Sender) -> UploadView:
-    """Open an upload session; blobs that are stored already need not be sent."""
+    """Open an upload session; blobs that the caller may read already need not be sent."""
     return services.artifacts.begin_upload(blobs=body.blobs, who=who)
+
+
+@router.post("/uploads/{upload}/parts")
+def ask_parts(
+    upload: Annotated[str, Path(max_length=64)], body: PartsRequest, services: Given, who: Sender
+) -> list[Transfer]:
+    """Say where parts of a large blob are sent to; the URLs live for minutes."""
+    return services.artifacts.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
 
 
 @router.get("/manifests/{digest}/files")

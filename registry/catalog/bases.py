@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, undefer
 
-from registry.artifacts.service import Artifacts, blobs_of, finish_upload, read_manifest, record_manifest
+from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
+from registry.artifacts.service import Artifacts, finish_upload
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import BaseModelRow

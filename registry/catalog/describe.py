@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import read_manifests
+from registry.artifacts.manifests import read_manifests
 from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.resolve import exact_ref, space_of
@@ -102,6 +102,8 @@ def _view(version: Version, around: Surroundings) -> VersionView:
         job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
         libraries={} if made is None else made.libraries,
         unknown=version.unknown,
+        warnings=version.warnings or [],
+        refusal=version.refusal,
         files=around.files,
     )
 

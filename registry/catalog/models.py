@@ -91,6 +91,8 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
+    #: What the gate let pass and people should know; None of the first releases.
+    warnings: Mapped[list[str] | None] = mapped_column(JSON)
     #: What nobody said at its birth: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str] = mapped_column(String(100))

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
-from registry.artifacts.service import Artifacts, Inspection, blobs_of, finish_upload, record_manifest
+from registry.artifacts.manifests import blobs_of, record_manifest
+from registry.artifacts.reading import Inspection
+from registry.artifacts.service import Artifacts, finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.catalog.bases import find_base
@@ -20,8 +22,10 @@ from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.numbering import give_number
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
-from registry.db import Database, insert_if_new
+from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Invalid, RegistryError, Verification
+from registry.signatures.service import record_signature
+from registry.signatures.trust import Trust
 from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
 
 CONFIG_FILE = "adapter_config.json"
@@ -49,9 +53,14 @@ class _Begun(NamedTuple):
 class Publisher:
     """Makes versions. Inline here: the caller waits until its version is ready or refused."""
 
-    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+    def __init__(
+        self, db: Database, artifacts: Artifacts, *, trust: Trust | None = None, quarantine: bool = False
+    ) -> None:
         self._db = db
         self._artifacts = artifacts
+        self._trust = trust or Trust()
+        #: Whether whole bytes that are no adapter of this base, or change nothing, are kept for an admin to look at.
+        self._quarantine = quarantine
 
     def publish(
         self,
@@ -73,11 +82,18 @@ class Publisher:
             missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
             param="adapter",
         )
+        self._trust.require(publication.manifest, publication.signature)
         begun = self._begin(publication, who)
         try:
-            self._judge(publication, begun.tensors, who)
+            config, weights = self._inspect(publication, who)
+            try:
+                warnings = judge(weights, config, lora=publication.lora, base_tensors=begun.tensors)
+            except Verification as error:
+                if not self._quarantine:
+                    raise
+                raise self._put_away(begun, publication, who, job, error) from error
             with self._db.write() as session:
-                view, existing = self._make_ready(session, begun, publication, who, job)
+                view, existing = self._make_ready(session, begun, publication, who, job, warnings)
                 published = Published(version=view, existing=existing)
                 if finish is not None:
                     finish(session, published)
@@ -99,8 +115,8 @@ class Publisher:
         for path in sorted(paths):
             if path.lower().endswith(_CODE_SUFFIXES):
                 raise Verification(
-                    f"{path} is pickled or is code, which runs when it is loaded; push the adapter without it, its weights "
-                    "saved by save_pretrained(FOLDER, safe_serialization=True)",
+                    f"{path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
+                    "adapterctl convert FOLDER, and push without such files",
                     param="manifest",
                 )
         try:
@@ -128,8 +144,8 @@ class Publisher:
                 )
             return _Begun(_live_row(session, publication, base.pk, who), base.pk, base.tensors, parents)
 
-    def _judge(self, publication: Publication, tensors: dict[str, list[int]], who: Principal) -> None:
-        """Verify every blob, and hold config and weights against each other and the base."""
+    def _inspect(self, publication: Publication, who: Principal) -> tuple[ConfigFacts, WeightFacts]:
+        """Verify every blob, and say what config and weights hold."""
         files = {file.path: file for file in publication.manifest.files}
         config_file, weights_file = files[CONFIG_FILE], files[WEIGHTS_FILE]
         if config_file.sha256 == weights_file.sha256:
@@ -148,44 +164,33 @@ class Publisher:
         config, weights = found[config_file.sha256], found[weights_file.sha256]
         assert isinstance(config, ConfigFacts)
         assert isinstance(weights, WeightFacts)
-        judge(weights, config, lora=publication.lora, base_tensors=tensors)
+        return config, weights
 
     def _make_ready(
-        self, session: Session, begun: _Begun, publication: Publication, who: Principal, job: JobRef | None
+        self,
+        session: Session,
+        begun: _Begun,
+        publication: Publication,
+        who: Principal,
+        job: JobRef | None,
+        warnings: list[str],
     ) -> tuple[VersionView, bool]:
         pending = begun.pending
-        digest = record_manifest(session, publication.manifest, namespace=space_of(publication.adapter))
+        digest = _record_files(session, publication, who)
         finish_upload(session, publication.upload)
-        won = _take(session, pending, publication, who, digest)
+        said = {"state": VersionState.READY, "manifest_digest": digest, "warnings": warnings}
+        won = _take(session, pending, publication, who, said)
         gone = (VersionState.FAILED, VersionState.DELETED)
         if not won and session.get_one(Version, pending, populate_existing=True).state in gone:
             # Another push of the same bytes was refused, for a reason of its own, and took the row along; or the version
             # that had these bytes was deleted meanwhile.
             pending = _live_row(session, publication, begun.base_pk, who)
-            won = _take(session, pending, publication, who, digest)
+            won = _take(session, pending, publication, who, said)
         version = session.get_one(Version, pending, populate_existing=True)
         if won:
             give_number(session, version, publication.manifest.size_bytes)
-            for edge in begun.parents:
-                # A parent that is named twice in one relation is one edge.
-                insert_if_new(session, VersionParent, version_pk=pending, **edge._asdict())
-            session.add_all(
-                [VersionTag(version_pk=pending, key=key, value=value) for key, value in publication.tags.items()]
-            )
-            session.add_all(
-                [VersionTarget(version_pk=pending, module=module[:200]) for module in _modules(publication)]
-            )
-        origin = Origin(
-            version_pk=pending,
-            job=None if job is None else job.id,
-            attempt=None if job is None else job.attempt,
-            dataset_digest=None if publication.dataset is None else publication.dataset.digest,
-            dataset=None if publication.dataset is None else publication.dataset.model_dump(),
-            training=publication.training,
-            metrics=publication.metrics,
-            libraries=publication.libraries,
-            created_by=who.name,
-        )
+            _add_parts(session, version.pk, begun.parents, publication)
+        origin = _origin(pending, publication, who, job)
         session.add(origin)
         if won:
             record(
@@ -202,6 +207,28 @@ class Publisher:
         session.flush()
         return view_version(session, version, who), True
 
+    def _put_away(
+        self, begun: _Begun, publication: Publication, who: Principal, job: JobRef | None, error: Verification
+    ) -> Verification:
+        """Keep what the gate refuses where only its digest leads to it; return the error that says so."""
+        with self._db.write() as session:
+            digest = _record_files(session, publication, who)
+            finish_upload(session, publication.upload)
+            said = {"state": VersionState.QUARANTINED, "manifest_digest": digest, "refusal": error.message}
+            if not _take(session, begun.pending, publication, who, {**said, "moved_at": utc_now()}):
+                # The same bytes have a row that is past this: ready once, or put away already.
+                return error
+            version = session.get_one(Version, begun.pending, populate_existing=True)
+            _add_parts(session, version.pk, begun.parents, publication)
+            session.add(_origin(version.pk, publication, who, job))
+            ref = exact_ref(version)
+            record(session, who, "version.quarantine", version.adapter.namespace, ref, after={"refusal": error.message})
+            refresh_document(session, version, who)
+        return Verification(
+            f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
+            param=error.param,
+        )
+
     def _refuse(self, pending: int, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
         with self._db.write() as session:
@@ -210,6 +237,15 @@ class Publisher:
                 .where(Version.pk == pending, Version.state == VersionState.PENDING)
                 .values(state=VersionState.FAILED, refusal=error.message)
             )
+
+
+def _record_files(session: Session, publication: Publication, who: Principal) -> str:
+    """Record a version's manifest, and its signature where it has one; return the manifest's digest."""
+    space = space_of(publication.adapter)
+    digest = record_manifest(session, publication.manifest, namespace=space)
+    if publication.signature is not None:
+        record_signature(session, digest, publication.signature, who, namespaces=[space])
+    return digest
 
 
 def _live_row(session: Session, publication: Publication, base_pk: int, who: Principal) -> int:
@@ -233,8 +269,8 @@ def _live_row(session: Session, publication: Publication, base_pk: int, who: Pri
     return version.pk
 
 
-def _take(session: Session, pending: int, publication: Publication, who: Principal, digest: str) -> bool:
-    """Move a pending row to ready; say whether this call did.
+def _take(session: Session, pending: int, publication: Publication, who: Principal, said: dict[str, Any]) -> bool:
+    """Move a pending row to the state that is `said`; say whether this call did.
 
     What is said of the version is written again: the row may be that of another push, which died or is slower.
     A quarantined row stays one, whoever pushes its bytes again.
@@ -242,10 +278,35 @@ def _take(session: Session, pending: int, publication: Publication, who: Princip
     won = session.execute(
         update(Version)
         .where(Version.pk == pending, Version.state == VersionState.PENDING)
-        .values(state=VersionState.READY, manifest_digest=digest, created_by=who.name, **_said_of(publication))
+        .values(created_by=who.name, **_said_of(publication), **said)
         .returning(Version.pk)
     ).first()
     return won is not None
+
+
+def _add_parts(session: Session, version_pk: int, parents: list[_Edge], publication: Publication) -> None:
+    """Write down what lineage and search find a new version by."""
+    for edge in parents:
+        # A parent that is named twice in one relation is one edge.
+        insert_if_new(session, VersionParent, version_pk=version_pk, **edge._asdict())
+    session.add_all(
+        [VersionTag(version_pk=version_pk, key=key, value=value) for key, value in publication.tags.items()]
+    )
+    session.add_all([VersionTarget(version_pk=version_pk, module=module[:200]) for module in _modules(publication)])
+
+
+def _origin(version_pk: int, publication: Publication, who: Principal, job: JobRef | None) -> Origin:
+    return Origin(
+        version_pk=version_pk,
+        job=None if job is None else job.id,
+        attempt=None if job is None else job.attempt,
+        dataset_digest=None if publication.dataset is None else publication.dataset.digest,
+        dataset=None if publication.dataset is None else publication.dataset.model_dump(),
+        training=publication.training,
+        metrics=publication.metrics,
+        libraries=publication.libraries,
+        created_by=who.name,
+    )
 
 
 def _modules(publication: Publication) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlalchemy.orm import Session
 
+from registry.artifacts.manifests import blob_of
 from registry.artifacts.models import Blob
-from registry.artifacts.service import Artifacts, blob_of, finish_upload
+from registry.artifacts.service import Artifacts, finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.datasets.models import Dataset, DatasetAccess
@@ -118,6 +119,12 @@ def find_dataset(session: Session, digest: str, who: Principal) -> Dataset:
     if len(rows) > 1 and rows[0].name != digest:
         raise Invalid(f"{digest} fits more than one dataset; write more digits", param="data")
     return rows[0]
+
+
+def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> Collection[str]:
+    """Those of these blobs that are datasets which the caller may use."""
+    query = select(Dataset.digest).where(Dataset.digest.in_(wanted), Dataset.removed_at.is_(None), visible_to(who))
+    return session.scalars(query).all()
 
 
 def visible_to(who: Principal) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import read_manifest
+from registry.artifacts.manifests import read_manifest
 from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref

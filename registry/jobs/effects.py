@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from registry.artifacts.service import Artifacts, blobs_of, finish_upload, record_manifest
+from registry.artifacts.manifests import blobs_of, record_manifest
+from registry.artifacts.service import Artifacts, finish_upload
 from registry.auth.principal import Principal
 from registry.catalog.publish import Publisher
 from registry.catalog.resolve import space_of

@@ -3,9 +3,9 @@
 A blob goes in two steps, so that a kill at any moment leaves no row that promises bytes which are gone: its row says so
 first, and the bytes follow. What was left between the two goes with the next run.
 
->>> rows = [BlobRow("b", 2, given_up=False, garbage=True), BlobRow("c", 3, given_up=False, garbage=False)]
->>> [(digest, stored, row and row.size_bytes) for digest, stored, row in side_by_side(iter("ab"), iter(rows))]
-[('a', True, None), ('b', True, 2), ('c', False, 3)]
+>>> rows = [BlobRow("b", "b.1", 2, given_up=False, garbage=True), BlobRow("c", "c", 3, given_up=False, garbage=False)]
+>>> [(name, stored, row and row.size_bytes) for name, stored, row in side_by_side(iter(["a", "b.1", "b.2"]), iter(rows))]
+[('a', True, None), ('b.1', True, 2), ('b.2', True, None), ('c', False, 3)]
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class BlobRow(NamedTuple):
     """A blob as the database has it."""
 
     sha256: str
+    #: Its name in storage.
+    stored_as: str
     size_bytes: int
     #: Whether the row says already that its bytes are given up.
     given_up: bool
@@ -59,19 +61,19 @@ class Tally:
 
 
 def side_by_side(stored: Iterator[str], rows: Iterator[BlobRow]) -> Iterator[tuple[str, bool, BlobRow | None]]:
-    """Merge two ascending series: yield each digest once, with whether it is stored, and its row."""
-    digest, row = next(stored, None), next(rows, None)
-    while digest is not None or row is not None:
-        if row is None or (digest is not None and digest < row.sha256):
-            assert digest is not None
-            yield digest, True, None
-            digest = next(stored, None)
-        elif digest is None or row.sha256 < digest:
-            yield row.sha256, False, row
+    """Merge two ascending series: yield each name in storage once, with whether it is stored, and its row."""
+    name, row = next(stored, None), next(rows, None)
+    while name is not None or row is not None:
+        if row is None or (name is not None and name < row.stored_as):
+            assert name is not None
+            yield name, True, None
+            name = next(stored, None)
+        elif name is None or row.stored_as < name:
+            yield row.stored_as, False, row
             row = next(rows, None)
         else:
-            yield digest, True, row
-            digest, row = next(stored, None), next(rows, None)
+            yield name, True, row
+            name, row = next(stored, None), next(rows, None)
 
 
 class Collection:
@@ -118,13 +120,13 @@ class Collection:
         garbage: dict[str, tuple[BlobRow, bool]] = {}
         strays: list[str] = []
         missing: list[str] = []
-        for digest, stored, row in side_by_side(self._storage.list(), self._rows()):
+        for name, stored, row in side_by_side(self._storage.list(), self._rows()):
             if row is None:
-                strays.append(digest)
+                strays.append(name)
             elif row.garbage and (stored or not row.given_up):
-                garbage[digest] = (row, stored)
+                garbage[row.sha256] = (row, stored)
             elif not stored and not row.given_up:
-                missing.append(digest)
+                missing.append(name)
             if len(garbage) >= _BATCH:
                 self._remove(garbage)
                 garbage = {}
@@ -140,14 +142,16 @@ class Collection:
 
     def _rows(self) -> Iterator[BlobRow]:
         """Yield the table in the order of its key; no transaction stays open meanwhile."""
-        columns = (Blob.sha256, Blob.size_bytes, Blob.collected_at.is_not(None))
+        columns = (Blob.sha256, Blob.stored_as, Blob.size_bytes, Blob.collected_at.is_not(None))
         query = select(*columns, self._rules.garbage(self._dialect)).order_by(Blob.sha256).limit(_PAGE)
         after = ""
         while True:
             with self._db.read() as session:
                 page = [
-                    BlobRow(sha256, size_bytes, bool(given_up), bool(garbage))
-                    for sha256, size_bytes, given_up, garbage in session.execute(query.where(Blob.sha256 > after))
+                    BlobRow(sha256, stored_as, size_bytes, bool(given_up), bool(garbage))
+                    for sha256, stored_as, size_bytes, given_up, garbage in session.execute(
+                        query.where(Blob.sha256 > after)
+                    )
                 ]
             if not page:
                 return
@@ -179,37 +183,38 @@ class Collection:
         with self._db.write() as session, storage_explained():
             hold_blobs(session, alone=True)
             garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_not(None), self._rules.garbage(self._dialect))
-            gone = session.scalars(select(Blob.sha256).where(*garbage)).all()
-            for sha256 in gone:
-                self._storage.delete(sha256)
-        return gone
+            gone = session.execute(select(Blob.sha256, Blob.stored_as).where(*garbage)).all()
+            for row in gone:
+                self._storage.delete(row.stored_as)
+        return [row.sha256 for row in gone]
 
-    def _remove_strays(self, digests: Sequence[str]) -> None:
+    def _remove_strays(self, names: Sequence[str]) -> None:
         """Remove bytes that no row names, unless they are young or somebody may be sending them."""
-        if not digests:
+        if not names:
             return
+        digests = {name[:64] for name in names}
         with self._db.read() if self._rules.dry_run else self._db.write() as session:
             if not self._rules.dry_run:
                 hold_blobs(session, alone=True)
-            known = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(digests))))
+            known = set(session.scalars(select(Blob.stored_as).where(Blob.sha256.in_(digests))))
             known |= set(session.scalars(self._rules.announced(digests)))
-            for sha256 in digests:
-                stat = None if sha256 in known else self._storage.stat(sha256)
+            for name in names:
+                stat = None if name in known else self._storage.stat(name)
                 if stat is None or stat.modified_at > self._rules.given_up_before:
                     continue
                 if not self._rules.dry_run:
-                    self._storage.delete(sha256)
+                    self._storage.delete(name)
                 self.tally.strays += 1
                 self.tally.stray_bytes += stat.size_bytes
                 self.tally.freed_bytes += stat.size_bytes
-                _show(self.tally.stray_digests, sha256)
+                _show(self.tally.stray_digests, name[:64])
 
-    def _note_missing(self, digests: Sequence[str]) -> None:
+    def _note_missing(self, names: Sequence[str]) -> None:
         """Note bytes that are not there; what was stored after the list had passed it is."""
-        for sha256 in digests:
-            if self._storage.stat(sha256) is None:
+        for name in names:
+            if self._storage.stat(name) is None:
                 self.tally.missing += 1
-                _show(self.tally.missing_digests, sha256)
+                _show(self.tally.missing_digests, name[:64])
 
     def strays(self) -> StrayBlobs:
         """What the run has removed that no row named."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -104,9 +104,9 @@ class Rules:
         old = Blob.created_at <= self.given_up_before
         return and_(old, ~named, ~dataset, ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256))
 
-    def announced(self, digests: Sequence[str]) -> Select[str]:
-        """Those of these digests that somebody has leave to send, or may count on."""
-        return select(UploadBlob.sha256).where(*self._announces(), UploadBlob.sha256.in_(digests))
+    def announced(self, digests: Collection[str]) -> Select[str]:
+        """The names in storage under which somebody has leave to send blobs with these digests."""
+        return select(UploadBlob.stored_as).where(*self._announces(), UploadBlob.sha256.in_(digests))
 
     def _announces(self) -> tuple[ColumnElement[bool], ...]:
         return (

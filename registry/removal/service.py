@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, func, null, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, null, select, update
 
-from registry.artifacts.models import Upload
+from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.service import Artifacts, storage_explained
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
@@ -91,6 +91,7 @@ class Removal:
             keyed_requests=self._clear(KeyedRequest, KeyedRequest.created_at <= now - _KEYED_LIFE, rules),
         )
         if not request.dry_run:
+            self._clear(UploadPart, ~exists().where(UploadBlob.stored_as == UploadPart.stored_as), rules)
             self._record(report, request, who)
         return report
 

@@ -19,10 +19,13 @@ from registry.storage.folder import FolderStorage
 from registry.storage.protocol import (
     CHUNK_BYTES,
     DEFAULT_EXPIRY_S,
+    DEFAULT_PART_BYTES,
+    MAX_PARTS,
     BlobStat,
     GetLocation,
     Location,
     PutLocation,
+    S3Options,
     Storage,
     blob_key,
 )
@@ -30,6 +33,8 @@ from registry.storage.protocol import (
 __all__ = [
     "CHUNK_BYTES",
     "DEFAULT_EXPIRY_S",
+    "DEFAULT_PART_BYTES",
+    "MAX_PARTS",
     "BlobCorrupt",
     "BlobMissing",
     "BlobStat",
@@ -37,6 +42,7 @@ __all__ = [
     "GetLocation",
     "Location",
     "PutLocation",
+    "S3Options",
     "Storage",
     "StorageError",
     "StorageUnavailable",
@@ -48,21 +54,17 @@ __all__ = [
 def open_storage(
     url: str,
     *,
-    endpoint_url: str | None = None,
-    public_endpoint_url: str | None = None,
-    region: str | None = None,
-    access_key: str | None = None,
-    secret_key: str | None = None,
+    s3: S3Options | None = None,
     public_url: str | None = None,
     signing_key: bytes | None = None,
     expires_in_s: int = DEFAULT_EXPIRY_S,
+    part_bytes: int = DEFAULT_PART_BYTES,
 ) -> Storage:
     """Return the storage that `url` names: `file:///absolute/folder` or `s3://bucket[/prefix]`.
 
     A folder with `public_url` and `signing_key` gives out signed HTTP locations under that URL (see
-    `registry.storage.views`), without them `file:` locations. The S3 settings are the store's endpoint, the one that
-    presigned URLs carry, the region and the keys; keys left out come from the environment as boto3 finds them.
-    Nothing is contacted here: `Storage.check` does that. Raises StorageError for a URL of another shape.
+    `registry.storage.views`), without them `file:` locations. `s3` says how a bucket is used. Nothing is contacted here:
+    `Storage.check` does that. Raises StorageError for a URL of another shape.
     """
     parts = urlsplit(url)
     if parts.query or parts.fragment:
@@ -73,7 +75,9 @@ def open_storage(
                 "A file: storage URL names an absolute folder. Write it with three slashes: file:///data."
             )
         root = Path(unquote(parts.path))
-        return FolderStorage(root, public_url=public_url, signing_key=signing_key, expires_in_s=expires_in_s)
+        return FolderStorage(
+            root, public_url=public_url, signing_key=signing_key, expires_in_s=expires_in_s, part_bytes=part_bytes
+        )
     if parts.scheme == "s3":
         if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc:
             raise StorageError(
@@ -86,11 +90,8 @@ def open_storage(
         return S3Storage(
             parts.netloc,
             prefix=parts.path.strip("/"),
-            endpoint_url=endpoint_url,
-            public_endpoint_url=public_endpoint_url,
-            region=region,
-            access_key=access_key,
-            secret_key=secret_key,
+            options=s3,
             expires_in_s=expires_in_s,
+            part_bytes=part_bytes,
         )
     raise StorageError(f"Storage of the kind {parts.scheme!r} is unknown. Write file:///folder or s3://bucket/prefix.")

@@ -2,7 +2,7 @@
 
 StorageError
 ├── StorageUnavailable   no store, no access, no room: the same request may succeed later
-├── BlobMissing          nothing is stored under this digest
+├── BlobMissing          nothing is stored under this name
 └── BlobCorrupt          bytes that are not what their digest or size says
 """
 
@@ -18,11 +18,11 @@ class StorageUnavailable(StorageError):  # noqa: N818 - the tree reads as words
 
 
 class BlobMissing(StorageError):  # noqa: N818
-    """Nothing is stored under this digest."""
+    """Nothing is stored under this name."""
 
-    def __init__(self, sha256: str) -> None:
-        super().__init__(f"Nothing is stored under sha256 {sha256}. Upload the file again with `adapterctl push`.")
-        self.sha256 = sha256
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Nothing is stored under sha256 {name[:64]}. Upload the file again with `adapterctl push`.")
+        self.name = name
 
 
 class BlobCorrupt(StorageError):  # noqa: N818

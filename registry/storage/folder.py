@@ -6,9 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,18 +22,22 @@ from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, Stor
 from registry.storage.protocol import (
     CHUNK_BYTES,
     DEFAULT_EXPIRY_S,
+    DEFAULT_PART_BYTES,
     BlobStat,
     GetLocation,
     PutLocation,
     blob_key,
-    digest_of_name,
+    is_name,
+    sha256_of,
 )
-from registry.storage.signing import MIN_KEY_BYTES, sign
+from registry.storage.signing import MIN_KEY_BYTES, Leave, sign
 
 #: Where the blobs of a folder behind HTTP are served, below its public URL.
 BLOBS_PATH = "/api/v1/blobs"
 
 _PARTIAL = ".partial-"
+_PARTS = ".parts-"
+_PARTS_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class FolderStorage:
@@ -44,6 +50,7 @@ class FolderStorage:
         public_url: str | None = None,
         signing_key: bytes | None = None,
         expires_in_s: int = DEFAULT_EXPIRY_S,
+        part_bytes: int = DEFAULT_PART_BYTES,
     ) -> None:
         if not root.is_absolute():
             raise StorageError(f"The storage folder {root} is relative. Name it by its absolute path.")
@@ -57,28 +64,74 @@ class FolderStorage:
         self.signing_key = signing_key
         self._public_url = public_url.rstrip("/") if public_url is not None else None
         self._expires_in_s = expires_in_s
+        #: What is copied within one machine is not sent in parts.
+        self.part_bytes: int | None = None if public_url is None else part_bytes
 
-    def path_of(self, sha256: str) -> Path:
+    def path_of(self, name: str) -> Path:
         """Return the path at which a blob lies, or would lie."""
-        return self.root / blob_key(sha256)
+        return self.root / blob_key(name)
 
-    def put_location(self, sha256: str, size_bytes: int) -> PutLocation:
-        path = self.path_of(sha256)
+    def put_location(self, name: str, size_bytes: int) -> PutLocation:
+        path = self.path_of(name)
         if self._public_url is None:
             with _as_unavailable(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
             return PutLocation(url=path.as_uri())
-        url = self._signed_url("PUT", sha256, size_bytes)
-        return PutLocation(url=url, headers={"Content-Length": str(size_bytes)}, expires_in_s=self._expires_in_s)
+        return self._signed_put(Leave("PUT", name, size_bytes))
 
-    def get_location(self, sha256: str) -> GetLocation:
-        path = self.path_of(sha256)
+    def begin_parts(self, name: str) -> str:
+        parts_id = secrets.token_hex(8)
+        folder = self._parts_of(name, parts_id)
+        with _as_unavailable(folder):
+            folder.mkdir(parents=True)
+        return parts_id
+
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+        self._parts_of(name, parts_id)
+        return self._signed_put(Leave("PUT", name, size_bytes, parts_id, number, sha256_of(sha256)))
+
+    def sent_parts(self, name: str, parts_id: str) -> dict[int, int]:
+        folder = self._parts_of(name, parts_id)
+        try:
+            with _as_unavailable(folder):
+                return {int(path.name): path.stat().st_size for path in folder.iterdir() if path.name.isdecimal()}
+        except FileNotFoundError:
+            raise BlobMissing(name) from None
+
+    def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
+        folder, path = self._parts_of(name, parts_id), self.path_of(name)
+        partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
+        try:
+            with _as_unavailable(path), partial.open("xb") as joined:
+                for number in sorted(self.sent_parts(name, parts_id)):
+                    with (folder / str(number)).open("rb") as part:
+                        shutil.copyfileobj(part, joined, CHUNK_BYTES)
+                joined.flush()
+                os.fsync(joined.fileno())
+                partial.replace(path)
+                _sync_folder(path.parent)
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:
+            # Somebody else who waits for the same blob joins it just now, and took the parts away.
+            raise BlobMissing(name) from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def part_writer(self, leave: Leave) -> BlobWriter:
+        """Return what writes one part. Raises BlobMissing where its parts were joined or swept."""
+        folder = self._parts_of(leave.name, leave.parts_id)
+        if not folder.is_dir():
+            raise BlobMissing(leave.name)
+        return BlobWriter(folder / str(leave.part), leave.part_sha256, leave.size_bytes or 0)
+
+    def get_location(self, name: str) -> GetLocation:
+        path = self.path_of(name)
         if self._public_url is None:
             return GetLocation(url=path.as_uri())
-        return GetLocation(url=self._signed_url("GET", sha256, None), expires_in_s=self._expires_in_s)
+        return GetLocation(url=self._signed_url(Leave("GET", name)), expires_in_s=self._expires_in_s)
 
-    def stat(self, sha256: str) -> BlobStat | None:
-        path = self.path_of(sha256)
+    def stat(self, name: str) -> BlobStat | None:
+        path = self.path_of(name)
         try:
             with _as_unavailable(path):
                 status = path.stat()
@@ -89,35 +142,34 @@ class FolderStorage:
         return BlobStat(size_bytes=status.st_size, sha256=None, modified_at=modified_at)
 
     @contextmanager
-    def open(self, sha256: str) -> Iterator[Iterator[bytes]]:
-        with self.open_file(sha256) as file:
-            yield _chunks_of(file, self.path_of(sha256))
+    def open(self, name: str) -> Iterator[Iterator[bytes]]:
+        with self.open_file(name) as file:
+            yield _chunks_of(file, self.path_of(name))
 
-    def open_file(self, sha256: str) -> BinaryIO:
+    def open_file(self, name: str) -> BinaryIO:
         """Open a blob as a file, for reading parts of it. Raises BlobMissing."""
-        path = self.path_of(sha256)
+        path = self.path_of(name)
         try:
             with _as_unavailable(path):
                 return path.open("rb", buffering=0)
         except FileNotFoundError:
-            raise BlobMissing(sha256) from None
+            raise BlobMissing(name) from None
 
-    def put(self, sha256: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
-        with BlobWriter(self.path_of(sha256), sha256, size_bytes) as writer:
+    def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
+        with BlobWriter(self.path_of(name), sha256_of(name), size_bytes) as writer:
             for chunk in chunks:
                 writer.write(chunk)
             writer.commit()
 
-    def delete(self, sha256: str) -> None:
-        path = self.path_of(sha256)
+    def delete(self, name: str) -> None:
+        path = self.path_of(name)
         with _as_unavailable(path):
             path.unlink(missing_ok=True)
 
     def list(self) -> Iterator[str]:
         for path in self._files():
-            digest = digest_of_name(path.name)
-            if digest is not None and path == self.path_of(digest):
-                yield digest
+            if is_name(path.name) and path == self.path_of(path.name):
+                yield path.name
 
     def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
         latest_s = time.time() - older_than_s
@@ -125,9 +177,9 @@ class FolderStorage:
         for path in self._files():
             # Another sweep, or the writer itself, may take the file away between any two of these steps.
             with contextlib.suppress(FileNotFoundError):
-                if _PARTIAL in path.name and path.stat().st_mtime < latest_s:
+                if (_PARTIAL in path.name or _PARTS in path.name) and path.stat().st_mtime < latest_s:
                     if not dry_run:
-                        path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
                     swept += 1
         return swept
 
@@ -161,16 +213,21 @@ class FolderStorage:
                 files = sorted(shard.iterdir())
             yield from files
 
-    def _signed_url(self, method: str, sha256: str, size_bytes: int | None) -> str:
-        assert self.signing_key is not None
-        expires_at_s = int(time.time()) + self._expires_in_s
-        query: dict[str, str] = {"expires": str(expires_at_s), "method": method}
-        if size_bytes is not None:
-            query["size"] = str(size_bytes)
-        query["sig"] = sign(
-            self.signing_key, method=method, sha256=sha256, size_bytes=size_bytes, expires_at_s=expires_at_s
-        )
-        return f"{self._public_url}{BLOBS_PATH}/{sha256}?{urlencode(query)}"
+    def _parts_of(self, name: str, parts_id: str) -> Path:
+        if _PARTS_ID.fullmatch(parts_id) is None:
+            raise StorageError("These parts were never begun. Begin the upload again.")
+        path = self.path_of(name)
+        return path.with_name(f"{path.name}{_PARTS}{parts_id}")
+
+    def _signed_put(self, leave: Leave) -> PutLocation:
+        headers = {"Content-Length": str(leave.size_bytes)}
+        return PutLocation(url=self._signed_url(leave), headers=headers, expires_in_s=self._expires_in_s)
+
+    def _signed_url(self, leave: Leave) -> str:
+        if self.signing_key is None:
+            raise StorageError("A folder without a public URL takes whole files only. Send the file at once.")
+        query = sign(self.signing_key, leave, expires_at_s=int(time.time()) + self._expires_in_s)
+        return f"{self._public_url}{BLOBS_PATH}/{leave.name}?{urlencode(query)}"
 
 
 class BlobWriter:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from registry.storage.errors import StorageError
@@ -17,26 +17,41 @@ from registry.storage.errors import StorageError
 CHUNK_BYTES = 1024 * 1024
 #: Seconds for which a location can be used where the store signs it.
 DEFAULT_EXPIRY_S = 900
+#: Larger blobs are sent in parts of this size; S3 takes none below 5 MiB, and 10,000 of them.
+DEFAULT_PART_BYTES = 64 * 1024 * 1024
+MAX_PARTS = 10_000
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: A digest, and behind a dot the upload that brought the bytes; blobs of the first release lie under the digest alone.
+_NAME = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{32})?")
 
 
-def blob_key(sha256: str) -> str:
-    """Return the key of a blob: made from its digest, so that a retry is harmless and no name can climb out.
+def blob_key(name: str) -> str:
+    """Return the key of a blob from its name in storage: its digest, or `DIGEST.UPLOAD` with 32 digits for the upload.
+
+    Each upload has a name of its own, so that a digest alone gives nobody another's bytes, a retry is harmless, and no
+    name can climb out.
 
     >>> blob_key("ab" * 32)
     'blobs/sha256/ab/abababababababababababababababababababababababababababababababab'
 
-    Raises StorageError for anything but 64 lower-case hexadecimal digits.
+    Raises StorageError for any other text.
     """
-    if _SHA256.fullmatch(sha256) is None:
-        raise StorageError("A digest is 64 lower-case hexadecimal digits. Give the file's whole SHA-256.")
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+    if _NAME.fullmatch(name) is None:
+        raise StorageError(
+            "A blob's name is its whole SHA-256, 64 lower-case hexadecimal digits, and may end with that of its upload."
+        )
+    return f"blobs/sha256/{name[:2]}/{name}"
 
 
-def digest_of_name(name: str) -> str | None:
-    """Return the digest that the last part of a key is, or None where it is not one (a half-written file)."""
-    return name if _SHA256.fullmatch(name) else None
+def sha256_of(name: str) -> str:
+    """Return the digest in a blob's name. Raises StorageError."""
+    blob_key(name)
+    return name[:64]
+
+
+def is_name(text: str) -> bool:
+    """Say whether the last part of a key is a blob's name, and no half-written file's."""
+    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,27 @@ class GetLocation(Location):
 
 
 @dataclass(frozen=True)
+class S3Options:
+    """How a bucket is used. Keys that are left out are found where boto3 looks for them."""
+
+    endpoint_url: str | None = None
+    #: The endpoint that presigned URLs carry, where clients reach the store by another name.
+    public_endpoint_url: str | None = None
+    region: str | None = None
+    #: Whether the bucket stands in the URL's path or before its host.
+    addressing_style: Literal["path", "virtual", "auto"] = "path"
+    #: Whether boto3 adds the CRC32 that several stores refuse.
+    checksum_mode: Literal["when_required", "when_supported"] = "when_required"
+    #: "AES256", "aws:kms" or "aws:kms:dsse"; None: as the bucket does by itself.
+    encryption: str | None = None
+    kms_key_id: str | None = None
+    #: The account that must own the bucket, so that a bucket of the same name elsewhere is never used.
+    bucket_owner: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class BlobStat:
     """What the store says of one blob."""
 
@@ -84,31 +120,49 @@ class BlobStat:
 
 
 class Storage(Protocol):
-    """Blobs by their SHA-256. Every method raises StorageError for a digest that is none."""
+    """Blobs by their names, each of which holds its SHA-256. Every method raises StorageError for a name that is none."""
 
-    def put_location(self, sha256: str, size_bytes: int) -> PutLocation:
+    #: Bytes of one part of a blob that is sent in parts; what is not longer is sent at once. None: so is everything.
+    part_bytes: int | None
+
+    def put_location(self, name: str, size_bytes: int) -> PutLocation:
         """Return where a client sends the blob. Says nothing on whether it is there already."""
 
-    def get_location(self, sha256: str) -> GetLocation:
+    def begin_parts(self, name: str) -> str:
+        """Begin to take a blob in parts; return what the other calls know this by."""
+
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+        """Return where a client sends part `number`, from 1 on, whose own SHA-256 and size are bound."""
+
+    def sent_parts(self, name: str, parts_id: str) -> dict[int, int]:
+        """Return number and size of the parts that have arrived. Raises BlobMissing once they were joined or swept."""
+
+    def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
+        """Make the blob of the parts that have arrived, whose SHA-256 by number are `digests`.
+
+        Says nothing on the bytes of the whole. Raises BlobMissing as `sent_parts`.
+        """
+
+    def get_location(self, name: str) -> GetLocation:
         """Return where a client reads the blob. Does not look whether it is there: the read will say so."""
 
-    def stat(self, sha256: str) -> BlobStat | None:
+    def stat(self, name: str) -> BlobStat | None:
         """Return size and age of a blob, or None where there is none."""
 
-    def open(self, sha256: str) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Open a blob for reading once, in chunks of at most CHUNK_BYTES. Raises BlobMissing."""
 
-    def put(self, sha256: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
+    def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
         """Store a blob from here, after its size and digest have been verified. Again is harmless.
 
         Raises BlobCorrupt, and stores nothing, where the bytes are others.
         """
 
-    def delete(self, sha256: str) -> None:
+    def delete(self, name: str) -> None:
         """Remove a blob. Harmless where there is none."""
 
     def list(self) -> Iterator[str]:
-        """Yield the digest of every blob, in ascending order. What is half written is not listed."""
+        """Yield the name of every blob, in ascending order. What is half written is not listed."""
 
     def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
         """Remove what interrupted uploads have left that is older than this; return how many pieces that were.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,11 +20,14 @@ from registry.storage.folder import check_bytes
 from registry.storage.protocol import (
     CHUNK_BYTES,
     DEFAULT_EXPIRY_S,
+    DEFAULT_PART_BYTES,
     BlobStat,
     GetLocation,
     PutLocation,
+    S3Options,
     blob_key,
-    digest_of_name,
+    is_name,
+    sha256_of,
 )
 
 #: S3 takes no more in one PUT, and only a single PUT has a checksum that is the file's own SHA-256.
@@ -40,64 +44,96 @@ class S3Storage:
         bucket: str,
         *,
         prefix: str = "",
-        endpoint_url: str | None = None,
-        public_endpoint_url: str | None = None,
-        region: str | None = None,
-        access_key: str | None = None,
-        secret_key: str | None = None,
+        options: S3Options | None = None,
         expires_in_s: int = DEFAULT_EXPIRY_S,
+        part_bytes: int = DEFAULT_PART_BYTES,
     ) -> None:
         if any(part in {"", ".", ".."} for part in prefix.split("/")) and prefix:
             raise StorageError("The prefix of an s3: storage URL has an empty or dotted part. Write s3://bucket/a/b.")
+        options = options or S3Options()
+        self.part_bytes: int | None = part_bytes
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._expires_in_s = expires_in_s
+        self._owner = {"ExpectedBucketOwner": options.bucket_owner} if options.bucket_owner else {}
+        self._encryption = {
+            key: value
+            for key, value in (("ServerSideEncryption", options.encryption), ("SSEKMSKeyId", options.kms_key_id))
+            if value
+        }
         session = boto3.Session(
-            aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region or None
+            aws_access_key_id=options.access_key,
+            aws_secret_access_key=options.secret_key,
+            region_name=options.region or None,
         )
         # Stores other than AWS ignore the region, but a signature must name one.
         region_name = session.region_name or "us-east-1"
         config = Config(
             # The default in us-east-1 signs URLs the old way, which binds neither size nor digest nor no-overwrite.
             signature_version="s3v4",
-            s3={"addressing_style": "path"},
+            s3={"addressing_style": options.addressing_style},
             retries={"mode": "standard", "total_max_attempts": 4},
-            # Several stores refuse the CRC32 that boto3 would add unasked.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
+            request_checksum_calculation=options.checksum_mode,
+            response_checksum_validation=options.checksum_mode,
             connect_timeout=5,
             read_timeout=60,
             max_pool_connections=32,
         )
-        self._client = session.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=config)
+        self._client = session.client("s3", region_name=region_name, endpoint_url=options.endpoint_url, config=config)
         self._presigner = self._client
-        if public_endpoint_url is not None and public_endpoint_url != endpoint_url:
+        if options.public_endpoint_url not in {None, options.endpoint_url}:
             self._presigner = session.client(
-                "s3", region_name=region_name, endpoint_url=public_endpoint_url, config=config
+                "s3", region_name=region_name, endpoint_url=options.public_endpoint_url, config=config
             )
 
-    def put_location(self, sha256: str, size_bytes: int) -> PutLocation:
+    def put_location(self, name: str, size_bytes: int) -> PutLocation:
         if size_bytes > MAX_PUT_BYTES:
             raise StorageError(
                 f"A file of {size_bytes} bytes is too large: S3 takes {MAX_PUT_BYTES} at once. Split it into shards."
             )
-        checksum = _base64_of(sha256)
-        parameters = self._at(sha256) | {
-            "ContentLength": size_bytes,
-            "ChecksumSHA256": checksum,
-            "IfNoneMatch": "*",
-        }
-        return PutLocation(
-            url=self._presigned("put_object", parameters),
-            headers={"Content-Length": str(size_bytes), "x-amz-checksum-sha256": checksum, "If-None-Match": "*"},
+        sent = {"ContentLength": size_bytes, "ChecksumSHA256": _base64_of(sha256_of(name)), "IfNoneMatch": "*"}
+        return self._put("put_object", name, sent | self._encryption)
+
+    def begin_parts(self, name: str) -> str:
+        with self._as_unavailable():
+            begun = self._client.create_multipart_upload(
+                **self._at(name), **self._encryption, ChecksumAlgorithm="SHA256"
+            )
+        return str(begun["UploadId"])
+
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+        sent = {"ContentLength": size_bytes, "ChecksumSHA256": _base64_of(sha256)}
+        return self._put("upload_part", name, {"UploadId": parts_id, "PartNumber": number, **sent})
+
+    def sent_parts(self, name: str, parts_id: str) -> dict[int, int]:
+        return {int(part["PartNumber"]): int(part["Size"]) for part in self._parts(name, parts_id)}
+
+    def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
+        parts = []
+        for part in self._parts(name, parts_id):
+            number = part["PartNumber"]
+            named = {"PartNumber": number, "ETag": part["ETag"]}
+            # Not every store lists the digests that it wants to be told here.
+            parts.append(named | ({"ChecksumSHA256": _base64_of(digests[number])} if number in digests else {}))
+        try:
+            with self._as_unavailable():
+                self._client.complete_multipart_upload(
+                    **self._at(name), UploadId=parts_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+                )
+        except ClientError as error:
+            # Somebody else who waits for the same blob has joined it, perhaps this call whose answer was lost.
+            if self.stat(name) is None:
+                raise BlobMissing(name) from error
+
+    def get_location(self, name: str) -> GetLocation:
+        return GetLocation(
+            url=self._presigned("get_object", self._at(name)),
+            headers=_headers_of(self._owner),
             expires_in_s=self._expires_in_s,
         )
 
-    def get_location(self, sha256: str) -> GetLocation:
-        return GetLocation(url=self._presigned("get_object", self._at(sha256)), expires_in_s=self._expires_in_s)
-
-    def stat(self, sha256: str) -> BlobStat | None:
-        parameters = self._at(sha256)
+    def stat(self, name: str) -> BlobStat | None:
+        parameters = self._at(name)
         try:
             with self._as_unavailable():
                 head = self._client.head_object(**parameters, ChecksumMode="ENABLED")
@@ -112,14 +148,14 @@ class S3Storage:
         )
 
     @contextmanager
-    def open(self, sha256: str) -> Iterator[Iterator[bytes]]:
-        parameters = self._at(sha256)
+    def open(self, name: str) -> Iterator[Iterator[bytes]]:
+        parameters = self._at(name)
         try:
             with self._as_unavailable():
                 body = self._client.get_object(**parameters)["Body"]
         except ClientError as error:
             if _status_of(error) == 404:
-                raise BlobMissing(sha256) from None
+                raise BlobMissing(name) from None
             raise
         try:
             yield self._chunks_of(body)
@@ -127,8 +163,8 @@ class S3Storage:
             # A body that was not read to its end cannot go back to the pool; closing drops its connection.
             body.close()
 
-    def put(self, sha256: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
-        parameters = self._at(sha256)
+    def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
+        parameters, sha256 = self._at(name), sha256_of(name)
         # The bytes are verified before the store sees them, and can be sent again where a try fails halfway.
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             found, found_bytes = hashlib.sha256(), 0
@@ -146,6 +182,7 @@ class S3Storage:
                 with self._as_unavailable():
                     self._client.put_object(
                         **parameters,
+                        **self._encryption,
                         Body=spool,
                         ContentLength=size_bytes,
                         ChecksumSHA256=_base64_of(sha256),
@@ -155,37 +192,52 @@ class S3Storage:
                 # 412: it is there, perhaps from a try whose answer was lost. 409: someone else is sending it now.
                 if _status_of(error) not in {409, 412}:
                     raise
-                if self.stat(sha256) is None:
+                if self.stat(name) is None:
                     raise StorageUnavailable(
                         f"Another upload of sha256 {sha256} was in the way and has not finished. Try again."
                     ) from error
 
-    def delete(self, sha256: str) -> None:
-        parameters = self._at(sha256)
+    def delete(self, name: str) -> None:
+        parameters = self._at(name)
         with self._as_unavailable():
             self._client.delete_object(**parameters)
 
     def list(self) -> Iterator[str]:
-        prefix = f"{self._prefix}blobs/sha256/"
-        pages = iter(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix))
-        while True:
-            with self._as_unavailable():
-                page = next(pages, None)
-            if page is None:
-                return
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._blobs, **self._owner
+        )
+        for page in self._pages(pages):
             for item in page.get("Contents", ()):
-                digest = digest_of_name(item["Key"].rpartition("/")[2])
-                if digest is not None and item["Key"] == self._prefix + blob_key(digest):
-                    yield digest
+                name = item["Key"].rpartition("/")[2]
+                if is_name(name) and item["Key"] == self._prefix + blob_key(name):
+                    yield name
 
     def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
-        """Do nothing: a single PUT is there whole or not at all, and no location allows one in parts."""
-        return 0
+        """Abort uploads in parts that were begun before: their parts take room, and money, until somebody does."""
+        latest = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._blobs, **self._owner
+        )
+        left = [
+            {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            for page in self._pages(pages)
+            for upload in page.get("Uploads", ())
+            if upload["Key"].startswith(self._blobs) and upload["Initiated"] <= latest
+        ]
+        for upload in [] if dry_run else left:
+            try:
+                with self._as_unavailable():
+                    self._client.abort_multipart_upload(Bucket=self._bucket, **upload, **self._owner)
+            except ClientError as error:
+                # Another sweep was faster, or the upload has just been joined.
+                if _status_of(error) != 404:
+                    raise
+        return len(left)
 
     def check(self) -> None:
         try:
             with self._as_unavailable():
-                self._client.head_bucket(Bucket=self._bucket)
+                self._client.head_bucket(Bucket=self._bucket, **self._owner)
         except ClientError as error:
             raise StorageUnavailable(
                 f"The bucket {self._bucket!r} does not exist. Create it, or correct REGISTRY_STORAGE_URL."
@@ -203,8 +255,38 @@ class S3Storage:
     ) -> None:
         self.close()
 
-    def _at(self, sha256: str) -> dict[str, Any]:
-        return {"Bucket": self._bucket, "Key": self._prefix + blob_key(sha256)}
+    @property
+    def _blobs(self) -> str:
+        return f"{self._prefix}blobs/sha256/"
+
+    def _at(self, name: str) -> dict[str, Any]:
+        return {"Bucket": self._bucket, "Key": self._prefix + blob_key(name), **self._owner}
+
+    def _put(self, operation: str, name: str, sent: dict[str, Any]) -> PutLocation:
+        return PutLocation(
+            url=self._presigned(operation, self._at(name) | sent),
+            headers=_headers_of(sent | self._owner),
+            expires_in_s=self._expires_in_s,
+        )
+
+    def _parts(self, name: str, parts_id: str) -> Sequence[dict[str, Any]]:
+        """The parts that have arrived, in order. Raises BlobMissing."""
+        pages = self._client.get_paginator("list_parts").paginate(**self._at(name), UploadId=parts_id)
+        try:
+            return [part for page in self._pages(pages) for part in page.get("Parts", ())]
+        except ClientError as error:
+            if _status_of(error) == 404:
+                raise BlobMissing(name) from None
+            raise
+
+    def _pages(self, pages: Any) -> Iterator[dict[str, Any]]:
+        left = iter(pages)
+        while True:
+            with self._as_unavailable():
+                page = next(left, None)
+            if page is None:
+                return
+            yield page
 
     def _presigned(self, operation: str, parameters: dict[str, Any]) -> str:
         with self._as_unavailable():
@@ -254,8 +336,22 @@ def _as_full() -> Iterator[None]:
         ) from error
 
 
+#: The header that each parameter of a presigned request becomes; the signature covers it.
+_HEADERS = {
+    "ContentLength": "Content-Length",
+    "ChecksumSHA256": "x-amz-checksum-sha256",
+    "IfNoneMatch": "If-None-Match",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+    "ExpectedBucketOwner": "x-amz-expected-bucket-owner",
+}
+
+
+def _headers_of(parameters: dict[str, Any]) -> dict[str, str]:
+    return {_HEADERS[key]: str(value) for key, value in parameters.items() if key in _HEADERS}
+
+
 def _base64_of(sha256: str) -> str:
-    blob_key(sha256)
     return base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
 
 

@@ -1,10 +1,10 @@
-"""Signed URLs for a folder behind HTTP: short-lived leave to send or read one blob.
+"""Signed URLs for a folder behind HTTP: short-lived leave to send or read one blob, or to send one part of one.
 
->>> signature = sign(b"k" * 32, method="GET", sha256="ab" * 32, size_bytes=None, expires_at_s=1000)
->>> verify(b"k" * 32, signature, method="GET", sha256="ab" * 32, size_bytes=None, expires_at_s=1000, now_s=999.0)
+>>> query = sign(b"k" * 32, Leave("GET", "ab" * 32), expires_at_s=1000)
+>>> verify(b"k" * 32, "GET", "ab" * 32, query, now_s=999.0)
+Leave(method='GET', name='abababababababababababababababababababababababababababababababab', size_bytes=None, parts_id='', part=0, part_sha256='')
+>>> verify(b"k" * 32, "PUT", "ab" * 32, query, now_s=999.0) is None
 True
->>> verify(b"k" * 32, signature, method="PUT", sha256="ab" * 32, size_bytes=None, expires_at_s=1000, now_s=999.0)
-False
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.storage.errors import StorageUnavailable
 
 #: A shorter key than the digest's own length would be the weakest part of the signature.
 MIN_KEY_BYTES = 32
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_FIELDS = frozenset(("expires", "method", "size", "parts", "part", "sha256", "sig"))
 
 
 def kept_key(path: Path) -> bytes:
@@ -53,26 +58,50 @@ def kept_key(path: Path) -> bytes:
     return key
 
 
-def sign(key: bytes, *, method: str, sha256: str, size_bytes: int | None, expires_at_s: int) -> str:
-    """Return the signature in hexadecimal. `expires_at_s` is Unix time; `size_bytes` is None where nothing is sent."""
-    size = "" if size_bytes is None else str(size_bytes)
-    # The first line keeps a signature made with the same key for another purpose from ever meaning this.
-    text = "\n".join(("adapterctl blob 1", method, sha256, size, str(expires_at_s)))
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+@dataclass(frozen=True)
+class Leave:
+    """What one URL allows: `size_bytes` and, for a part, which one of what with which digest, where something is sent."""
+
+    method: str
+    name: str
+    size_bytes: int | None = None
+    parts_id: str = ""
+    part: int = 0
+    part_sha256: str = ""
 
 
-def verify(
-    key: bytes,
-    signature: str,
-    *,
-    method: str,
-    sha256: str,
-    size_bytes: int | None,
-    expires_at_s: int,
-    now_s: float | None = None,
-) -> bool:
-    """Say whether the signature is ours, for this request, and not expired."""
-    expected = sign(key, method=method, sha256=sha256, size_bytes=size_bytes, expires_at_s=expires_at_s)
+def sign(key: bytes, leave: Leave, *, expires_at_s: int) -> dict[str, str]:
+    """Return the query that carries a leave and its signature. `expires_at_s` is Unix time."""
+    query = {"expires": str(expires_at_s), "method": leave.method}
+    if leave.size_bytes is not None:
+        query["size"] = str(leave.size_bytes)
+    if leave.part:
+        query |= {"parts": leave.parts_id, "part": str(leave.part), "sha256": leave.part_sha256}
+    return query | {"sig": _signature(key, leave, expires_at_s)}
+
+
+def verify(key: bytes, method: str, name: str, query: Mapping[str, str], *, now_s: float | None = None) -> Leave | None:
+    """Return what a URL allows, where it was signed here for this request and has not expired; else None."""
+    if not query.keys() <= _FIELDS or query.get("method") != method or not _NUMBER.fullmatch(query.get("expires", "")):
+        return None
+    if not all(_NUMBER.fullmatch(query[field]) for field in ("size", "part") if field in query):
+        return None
+    size = int(query["size"]) if "size" in query else None
+    part = int(query.get("part", "0"))
+    leave = Leave(method, name, size, query.get("parts", ""), part, query.get("sha256", ""))
+    if (method == "PUT") != (size is not None) or (part > 0) != ("part" in query):
+        return None
+    expires_at_s = int(query["expires"])
     # As bytes, because compare_digest refuses text that is not ASCII, and the text comes from a stranger.
-    genuine = hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass"))
-    return genuine and (time.time() if now_s is None else now_s) < expires_at_s
+    given = query.get("sig", "").encode("utf-8", "surrogatepass")
+    genuine = hmac.compare_digest(_signature(key, leave, expires_at_s).encode(), given)
+    return leave if genuine and (time.time() if now_s is None else now_s) < expires_at_s else None
+
+
+def _signature(key: bytes, leave: Leave, expires_at_s: int) -> str:
+    """The signature in hexadecimal."""
+    size = "" if leave.size_bytes is None else str(leave.size_bytes)
+    part = (leave.parts_id, str(leave.part), leave.part_sha256)
+    # The first line keeps a signature made with the same key for another purpose from ever meaning this.
+    text = "\n".join(("adapterctl blob 2", leave.method, leave.name, size, *part, str(expires_at_s)))
+    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

@@ -18,11 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
 from registry.storage.folder import BLOBS_PATH, BlobWriter, FolderStorage
-from registry.storage.protocol import CHUNK_BYTES
-from registry.storage.signing import verify
+from registry.storage.protocol import CHUNK_BYTES, sha256_of
+from registry.storage.signing import Leave, verify
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
 
-_NUMBER = re.compile(r"[0-9]{1,15}")
 _RANGE = re.compile(r"bytes=(?:(?P<first>[0-9]{1,15})-(?P<last>[0-9]{0,15})|-(?P<suffix>[0-9]{1,15}))")
 #: HTTP status and stable code of each error that these routes answer with.
 _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
@@ -38,19 +37,19 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     if key is None:
         raise StorageError("Only a folder with a public URL and a signing key is served. Give it both.")
     router = APIRouter()
-    path = f"{BLOBS_PATH}/{{sha256}}"
+    path = f"{BLOBS_PATH}/{{name}}"
 
     @router.put(path, include_in_schema=False)
-    async def put_blob(sha256: str, request: Request) -> Response:
-        """Store one blob. 200 also where it is there already; 400, and nothing stored, where the bytes are others."""
-        size_bytes = _allowed_size(key, "PUT", sha256, request)
-        if size_bytes is None:
+    async def put_blob(name: str, request: Request) -> Response:
+        """Store one blob, or one part. 200 also where it is there already; 400, and nothing stored, for other bytes."""
+        leave = verify(key, "PUT", name, request.query_params)
+        if leave is None or leave.size_bytes is None:
             return _forbidden()
-        if request.headers.get("content-length") != str(size_bytes):
-            message = f"This URL takes exactly {size_bytes} bytes with a Content-Length. Ask for a new upload."
+        if request.headers.get("content-length") != str(leave.size_bytes):
+            message = f"This URL takes exactly {leave.size_bytes} bytes with a Content-Length. Ask for a new upload."
             return _error(400, ErrorCode.VERIFICATION, message)
         try:
-            writer = await run_in_threadpool(BlobWriter, storage.path_of(sha256), sha256, size_bytes)
+            writer = await run_in_threadpool(_writer_of, storage, leave)
             with writer:
                 async for chunk in _gathered(request.stream()):
                     await run_in_threadpool(writer.write, chunk)
@@ -60,19 +59,19 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
         except ClientDisconnect:
             # Nobody is left to read the answer; the partial file has been taken away.
             return Response(status_code=400)
-        return Response(status_code=200, headers={"ETag": f'"{sha256}"'})
+        return Response(status_code=200, headers={"ETag": f'"{name}"'})
 
     @router.get(path, include_in_schema=False)
-    def get_blob(sha256: str, request: Request) -> Response:
+    def get_blob(name: str, request: Request) -> Response:
         """Return one blob, or one range of it. 412 where `If-Match` names another ETag."""
-        if _allowed_size(key, "GET", sha256, request) is None:
+        if verify(key, "GET", name, request.query_params) is None:
             return _forbidden()
         try:
-            file = storage.open_file(sha256)
+            file = storage.open_file(name)
         except StorageError as error:
             return _error_of(error)
         try:
-            response = _answer(file, f'"{sha256}"', request)
+            response = _answer(file, f'"{name}"', request)
         except BaseException:
             file.close()
             raise
@@ -81,6 +80,12 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
         return response
 
     return router
+
+
+def _writer_of(storage: FolderStorage, leave: Leave) -> BlobWriter:
+    if leave.part:
+        return storage.part_writer(leave)
+    return BlobWriter(storage.path_of(leave.name), sha256_of(leave.name), leave.size_bytes or 0)
 
 
 def _answer(file: BinaryIO, etag: str, request: Request) -> Response:
@@ -137,21 +142,6 @@ async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             held.clear()
     if held:
         yield bytes(held)
-
-
-def _allowed_size(key: bytes, method: str, sha256: str, request: Request) -> int | None:
-    """Return the size that the signed URL allows (0 for GET), or None where it allows nothing."""
-    query = request.query_params
-    expires, size = query.get("expires", ""), query.get("size", "")
-    if query.get("method") != method or not _NUMBER.fullmatch(expires):
-        return None
-    if not _NUMBER.fullmatch(size) if method == "PUT" else "size" in query:
-        return None
-    size_bytes = int(size) if method == "PUT" else None
-    genuine = verify(
-        key, query.get("sig", ""), method=method, sha256=sha256, size_bytes=size_bytes, expires_at_s=int(expires)
-    )
-    return (size_bytes or 0) if genuine else None
 
 
 def _range_of(request: Request, etag: str, size_bytes: int) -> range | None:

@@ -1,20 +1,18 @@
-"""`adapterctl push`, `pull`, `verify`."""
+"""`adapterctl push`."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sdk.cli.output import format_option, print_json, print_rows, say
 from sdk.cli.session import counting, open_client
+from sdk.cli.signing import ask_password
 from sdk.cli.values import take_tags
-from sdk.config import user_path
-from sdk.folders import verify_folder
-from sdk.schemas.refs import is_folder
+from sdk.hub import is_url
 from sdk.schemas.training import QuantizationRecipe
 
 
@@ -31,6 +29,7 @@ from sdk.schemas.training import QuantizationRecipe
 )
 @click.option("--base-revision", help="The commit of the base that it was trained over, if you know it.")
 @click.option("--description", default="", help="A line for people.")
+@click.option("--sign", help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
 @click.option("--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; again goes on.")
 @click.option("--namespace", help="With --tree: put all adapters into this namespace.")
@@ -43,6 +42,7 @@ def push_command(
     quantized: str | None,
     base_revision: str | None,
     description: str,
+    sign: str | None,
     tags: dict[str, str],
     tree: bool,
     namespace: str | None,
@@ -53,17 +53,20 @@ def push_command(
 
     Waits until its bytes are verified; prints the ref. What its config doesn't say, and you neither, is recorded as
     unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review;
-    what is refused is reported with the reason and stops nothing else.
+    what is refused is reported with the reason and stops nothing else. FOLDER may be hf://ORG/NAME@REVISION of a model hub.
 
     \b
     Examples:
       adapterctl push ./my-adapter code-review --base ./SmolLM2-135M-Instruct --quantized nf4
       adapterctl push --tree ./adapters --base SmolLM2-135M-Instruct --namespace team
+      adapterctl push hf://org/name@main code-review --sign KEY.pem
     """
     if tree == (name is not None):
         raise click.UsageError("give NAME for one adapter, or --tree for the folders below FOLDER, one of the two")
     if not tree and (namespace is not None or versions):
         raise click.UsageError("--namespace and --versions belong to --tree")
+    if tree and is_url(folder):
+        raise click.UsageError("--tree takes a folder of this machine; push from a hub one by one, each with its NAME")
     given: dict[str, Any] = {
         "base": base,
         "method": {"none": "lora", None: None}.get(quantized, "qlora"),
@@ -71,6 +74,8 @@ def push_command(
         "base_revision": base_revision,
         "description": description,
         "tags": tags,
+        "sign": sign,
+        "sign_password": ask_password(sign),
     }
     if name is None:
         _push_tree(folder, namespace, versions, given, style)
@@ -119,55 +124,3 @@ def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[s
     say(f"{len(done)} of {len(rows)} are in the registry; {len(refused)} refused")
     if refused:
         raise SystemExit(refused[0].exit_code)
-
-
-@click.command(name="pull")
-@click.argument("ref")
-@click.option("-o", "--output", help="A new or pulled folder. [default: a folder in the cache]")
-@click.option("--base", help="Check that the version belongs to this base: a folder or a registered id.")
-@format_option
-def pull_command(ref: str, output: str | None, base: str | None, style: str) -> None:
-    """Fetch the version that REF names, and print its folder.
-
-    \b
-    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the latest.
-    The folder loads in PEFT and vLLM as it is.
-
-    \b
-    Examples:
-      adapterctl pull code-review@v3
-      adapterctl pull code-review@production -o ./adapter
-    """
-    with open_client() as client:
-        version = client.get(ref)
-        if base is not None:
-            client.require_base(version, base)
-        path = client.pull(f"{version.info.adapter}@sha256:{version.digest}", output)
-    if style == "json":
-        print_json({"ref": version.ref, "digest": version.digest, "path": str(path)})
-    else:
-        click.echo(str(path))
-
-
-@click.command(name="verify")
-@click.argument("target")
-@format_option
-def verify_command(target: str, style: str) -> None:
-    """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
-
-    \b
-    Examples:
-      adapterctl verify ./adapter
-      adapterctl verify code-review@v3
-    """
-    if is_folder(target) or Path(target).is_dir():
-        manifest = verify_folder(user_path(target))
-    else:
-        with open_client() as client:
-            manifest = client.verify(target)
-    if style == "json":
-        print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True})
-    elif style == "quiet":
-        click.echo(manifest.digest)
-    else:
-        click.echo(f"whole: {len(manifest.files)} files, sha256:{manifest.digest}")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sdk.client import Client
-
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from sdk.client import Client
+    from sdk.pulling import OnTransfer, Puller
 
 #: Transfers below this show no bar.
 _WORTH_A_BAR_BYTES = 4_000_000
@@ -19,19 +20,47 @@ _WORTH_A_BAR_BYTES = 4_000_000
 @contextmanager
 def open_client() -> Iterator[Client]:
     """The client of the configured registry."""
-    if not sys.stderr.isatty():
-        client = Client()
+    from sdk.client import Client
+
+    with _watched() as on_transfer:
+        client = Client(on_transfer=on_transfer)
         try:
             yield client
         finally:
             client.close()
+
+
+@contextmanager
+def open_puller(*, offline: bool = False) -> Iterator[Puller]:
+    """What pulls from the configured registry: without the rest of a client, unless the registry is in this process."""
+    from sdk import config
+
+    configured = config.load()
+    if configured.home is not None and not offline:
+        with open_client() as client:
+            yield client.puller()
+        return
+    from sdk.cache import Cache
+    from sdk.doors import DirectDoor
+    from sdk.links import Links
+    from sdk.pulling import Puller
+
+    links = Links()
+    with _watched() as on_transfer:
+        try:
+            yield Puller(DirectDoor(configured, links), Cache(), configured.url, links=links, on_transfer=on_transfer)
+        finally:
+            links.close()
+
+
+@contextmanager
+def _watched() -> Iterator[OnTransfer | None]:
+    """What shows a bar for bytes that pass, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
         return
     with _Bars() as bars:
-        client = Client(on_transfer=bars.moved)
-        try:
-            yield client
-        finally:
-            client.close()
+        yield bars.moved
 
 
 class _Bars:

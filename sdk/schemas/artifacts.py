@@ -38,11 +38,55 @@ class Transfer(Wire):
     __str__ = __repr__
 
 
+class InParts(Wire):
+    """A blob that is sent in parts: those that have not arrived yet. Each has `part_bytes` bytes, the last what is left."""
+
+    sha256: str
+    size_bytes: int
+    part_bytes: int
+    #: Numbers of parts, from 1 on.
+    missing: list[int]
+
+
 class UploadView(Wire):
-    """An upload session: only blobs in `put` need to be sent."""
+    """An upload session: only blobs in `put`, and the missing parts of those in `parts`, need to be sent."""
 
     id: str
     put: list[Transfer]
+    parts: list[InParts] = []
+
+
+class PartSpec(Wire):
+    """One part of a blob by its own content."""
+
+    number: Annotated[int, Field(ge=1, le=10_000)]
+    sha256: Sha256
+
+
+class PartsRequest(Wire):
+    """A request to send some parts of a blob that the session announced."""
+
+    sha256: Sha256
+    parts: Annotated[list[PartSpec], Field(min_length=1, max_length=1000)]
+
+
+class SignedManifest(Wire):
+    """A signature over a manifest's canonical bytes, made with OpenSSF model-signing and an EC key."""
+
+    #: SHA-256 of the public key's DER form (SubjectPublicKeyInfo).
+    key_id: Sha256
+    #: A Sigstore bundle, as JSON.
+    bundle: Annotated[str, Field(min_length=2, max_length=65_536)]
+
+
+class SignatureView(Wire):
+    """A signature as the registry holds it. Only who has the public key can tell whether it is genuine."""
+
+    key_id: str
+    bundle: str
+    #: Who handed it in.
+    created_by: str
+    created_at: datetime
 
 
 class DatasetRegistration(Wire):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.refs import parse_name
 from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
@@ -109,6 +110,8 @@ class Publication(Wire):
     tags: Tags = {}
     description: Annotated[str, Field(max_length=4000)] = ""
     unknown: list[Unknown] = []
+    #: Over the manifest; needed where the registry takes signed versions only.
+    signature: SignedManifest | None = None
 
     @field_validator("adapter")
     @classmethod
@@ -158,6 +161,10 @@ class VersionView(Wire):
     libraries: dict[str, str]
     #: What nobody said of it at its birth.
     unknown: list[str]
+    #: What the gate let pass and people should know.
+    warnings: list[str] = []
+    #: Why it is in quarantine.
+    refusal: str | None = None
     files: list[ManifestFile]
 
     @property

@@ -6,25 +6,12 @@ It holds no time, name, job or card, so that equal trainings have equal digests.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from sdk.schemas.paths import check_path as check_path
 from sdk.schemas.wire import Sha256, Wire, canonical_json
-
-_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
-
-
-def check_path(path: str) -> str:
-    """Return `path` if it is a relative POSIX path of plain segments; nothing in it can climb, hide or collide.
-
-    Raises ValueError otherwise.
-    """
-    segments = path.split("/")
-    if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
-        raise ValueError(f"{path[:80]!a} is no file path that a version may hold")
-    return path
 
 
 class ManifestFile(Wire):

@@ -21,8 +21,9 @@ from support.fixtures import S3Place
 from support.postgres import PostgresServer
 from support.registries import SHORT_LEASE_S, World
 from support.seaweed import SeaweedServer
+from support.stored import lose, names_of
 
-from registry.artifacts.service import blobs_of
+from registry.artifacts.manifests import blobs_of
 from registry.auth.gatekeeper import TRUST_S
 from registry.auth.principal import SYSTEM, Role
 from registry.bodies import MAX_BODY_BYTES
@@ -103,9 +104,7 @@ def http_postgres_s3(
         access_key=s3_server.access_key,
         secret_key=s3_server.secret_key,
     )
-    storage = open_storage(
-        place.url, endpoint_url=place.endpoint_url, access_key=place.access_key, secret_key=place.secret_key
-    )
+    storage = open_storage(place.url, s3=place.options)
     database_url = postgres_server.create_database(name)
     folder = tmp_path_factory.mktemp("postgres")
     with registries.served(folder, database_url=database_url, storage_url=place.url, storage=storage) as world:
@@ -317,7 +316,7 @@ class TestVersions:
         body = publication(writer, adapter, name)
         weights = body.manifest.files[1]
         storage = world.services.artifacts.storage
-        storage.delete(weights.sha256)
+        lose(storage, weights.sha256)
         with pytest.raises(VerificationFailed, match="never arrived"):
             publish(writer, body)
         with pytest.raises(NotFound):
@@ -335,7 +334,8 @@ class TestVersions:
         body = publication(world.writer, adapter, name)
         storage = world.services.artifacts.storage
         assert isinstance(storage, FolderStorage)
-        stored = storage.path_of(body.manifest.files[1].sha256)
+        (sent,) = names_of(storage, body.manifest.files[1].sha256)
+        stored = storage.path_of(sent)
         whole = stored.read_bytes()
         stored.chmod(0o600)
         stored.write_bytes(spoil(whole))
@@ -1182,7 +1182,9 @@ class TestRoles:
             file.truncate(MAX_BODY_BYTES + 1)
         sha256, size = hash_file(big)
         http_sqlite.writer.upload({sha256: big}, "uploading")
-        stored = http_sqlite.services.artifacts.storage.stat(sha256)
+        storage = http_sqlite.services.artifacts.storage
+        (sent,) = names_of(storage, sha256)
+        stored = storage.stat(sent)
         assert stored is not None
         assert stored.size_bytes == size
 

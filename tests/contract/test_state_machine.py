@@ -22,6 +22,7 @@ from support.model import Model, ModelAdapter, ModelMove, ModelVersion, Refused
 from support.payloads import Payload, make_payload
 from support.registries import World
 from support.soak import SOAKING, scale
+from support.stored import names_of
 
 import sdk
 from registry.artifacts.models import Blob, ManifestAccess
@@ -124,11 +125,8 @@ class RegistryMachine(RuleBasedStateMachine):
             who = Principal("local", {adapter.namespace: Role.WRITER})
             self._publish(lambda: self.model.publish_again(adapter, payload), adapter, payload, None, who)
         else:
-            arrives = how == "sent"
-            upload = self._upload(payload, arrives=arrives)
-            self._publish(
-                lambda: self.model.publish(adapter, payload, arrives=arrives), adapter, payload, upload, LOCAL
-            )
+            upload, lacks = self._upload(payload, arrives=how == "sent")
+            self._publish(lambda: self.model.publish(adapter, payload, lacks=lacks), adapter, payload, upload, LOCAL)
 
     def move(self, which: int, verb: str, number: int) -> None:
         """Archive, restore or delete."""
@@ -233,15 +231,20 @@ class RegistryMachine(RuleBasedStateMachine):
         assert caught.value.code == refused, caught.value.message
         return None
 
-    def _upload(self, payload: Payload, *, arrives: bool = True) -> str:
+    def _upload(self, payload: Payload, *, arrives: bool = True) -> tuple[str, bool]:
+        """Send what is asked for, if it is to arrive; return the session, and whether something is lacking."""
         self.sound = False
         session = self.services.artifacts.begin_upload(blobs=payload.blobs, who=LOCAL)
-        assert {put.sha256 for put in session.put} == payload.files.keys() - self.model.stored
+        asked = {put.sha256 for put in session.put}
+        held = {sha256 for space in ("left", "right") for kept in self.model.held(space) for sha256 in kept.files}
+        # What may be read is not asked for; what is not asked for has arrived, if only in a session that came to no end.
+        assert not asked & held
+        assert all(names_of(self.storage, sha256) for sha256 in payload.files.keys() - asked)
         for put in session.put if arrives else []:
             path = _path(put.url)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(payload.files[put.sha256])
-        return session.id
+        return session.id, bool(asked) and not arrives
 
     def _publish(
         self,
@@ -346,16 +349,15 @@ class RegistryMachine(RuleBasedStateMachine):
     def _check_files(self, session: Session) -> None:
         """What is stored, and who may fetch it."""
         digests = [payload.digest for payload in self.payloads]
-        stored = session.scalars(
-            select(Blob.sha256).where(Blob.sha256.in_(self.files), Blob.collected_at.is_(None))
-        ).all()
+        rows = select(Blob.sha256, Blob.stored_as).where(Blob.sha256.in_(self.files), Blob.collected_at.is_(None))
+        stored = {row.sha256: row.stored_as for row in session.execute(rows)}
         access = session.execute(
             select(ManifestAccess.manifest_digest, ManifestAccess.namespace).where(
                 ManifestAccess.manifest_digest.in_(digests)
             )
         ).all()
-        assert set(stored) == self.model.stored
-        assert {sha256 for sha256 in self.files if self.storage.path_of(sha256).exists()} == self.model.stored
+        assert stored.keys() == self.model.stored
+        assert all(self.storage.path_of(name).exists() for name in stored.values())
         assert {tuple(row) for row in access} == {
             (payload.digest, namespace) for namespace in ("left", "right") for payload in self.model.held(namespace)
         }

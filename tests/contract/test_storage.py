@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -30,18 +31,23 @@ from registry.storage import (
     BlobMissing,
     FolderStorage,
     Location,
+    S3Options,
     Storage,
     StorageError,
     StorageUnavailable,
     blob_key,
     open_storage,
 )
-from registry.storage.signing import kept_key, sign
+from registry.storage.signing import Leave, kept_key, sign
 from registry.storage.views import blob_routes
 
 BODY = b"low rank, high hopes\n" * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
 OTHER_BODY = BODY[:-1] + b"!"
+#: Three parts, the last of which is short.
+PARTS = {1: os.urandom(5 * 1024**2), 2: os.urandom(5 * 1024**2), 3: b"the rest"}
+DIGESTS = {number: hashlib.sha256(part).hexdigest() for number, part in PARTS.items()}
+NAME = f"{hashlib.sha256(b''.join(PARTS.values())).hexdigest()}.{'0c' * 16}"
 KEY = bytes(range(32))
 
 HOSTILE = [
@@ -56,6 +62,10 @@ HOSTILE = [
     "/" + SHA256[1:],
     "\u0661" * 64,
     SHA256[:-1] + "\0",
+    SHA256 + "." + "0" * 31,
+    SHA256 + "." + "0" * 33,
+    SHA256 + "/" + "0" * 32,
+    SHA256 + ".parts-" + "0" * 26,
 ]
 
 
@@ -128,14 +138,18 @@ def open_s3(
     public_endpoint_url: str | None = None,
     secret_key: str | None = None,
     expires_in_s: int = 900,
+    **more: Any,
 ) -> Storage:
     """Open a place in S3, with settings of it changed."""
     return open_storage(
         url or s3.url,
-        endpoint_url=endpoint_url or s3.endpoint_url,
-        public_endpoint_url=public_endpoint_url,
-        access_key=s3.access_key,
-        secret_key=secret_key or s3.secret_key,
+        s3=S3Options(
+            endpoint_url=endpoint_url or s3.endpoint_url,
+            public_endpoint_url=public_endpoint_url,
+            access_key=s3.access_key,
+            secret_key=secret_key or s3.secret_key,
+            **more,
+        ),
         expires_in_s=expires_in_s,
     )
 
@@ -195,6 +209,15 @@ def keep(storage: Storage, body: bytes = BODY) -> str:
     sha256 = hashlib.sha256(body).hexdigest()
     storage.put(sha256, len(body), iter([body[:10], body[10:]]))
     return sha256
+
+
+def part_location(storage: Storage, parts_id: str, number: int, part: bytes) -> Location:
+    return storage.part_location(NAME, parts_id, number, hashlib.sha256(part).hexdigest(), len(part))
+
+
+def send_part(storage: Storage, parts_id: str, number: int, part: bytes, *, body: bytes | None = None) -> int:
+    """Send a part, or other bytes in its place, and return the HTTP status."""
+    return send(part_location(storage, parts_id, number, part), part if body is None else body)
 
 
 class TestStorage:
@@ -272,6 +295,18 @@ class TestStorage:
     def test_the_list_is_whole_and_in_order(self, storage: Storage) -> None:
         kept = [keep(storage, bytes([number])) for number in range(12)]
         assert list(storage.list()) == sorted(kept)
+
+    def test_uploads_of_one_digest_lie_apart(self, storage: Storage) -> None:
+        first, second = (f"{SHA256}.{place * 16}" for place in ("0a", "0b"))
+        for name in (second, first):
+            assert send(storage.put_location(name, len(BODY)), BODY) in {200, 201}
+        keep(storage)
+        assert list(storage.list()) == [SHA256, first, second]
+        storage.delete(first)
+        assert fetch(storage.get_location(first)) is None
+        assert (read(storage, second), fetch(storage.get_location(second))) == (BODY, BODY)
+        storage.put(first, len(BODY), iter([BODY]))
+        assert read(storage, first) == BODY
 
     def test_a_blob_can_be_left_half_read(self, storage: Storage) -> None:
         body = os.urandom(3 * 1024 * 1024)
@@ -398,6 +433,53 @@ class TestStorage:
             assert answer.headers["etag"] == etag
         assert ask("bytes=5-9", if_match='"another"').status_code == 412
         assert ask(f"bytes={size_bytes}-").status_code == 416
+
+    # Parts.
+
+    def test_parts_arrive_in_any_order_and_become_the_blob(self, signed: World) -> None:
+        storage, parts_id = signed.storage, signed.storage.begin_parts(NAME)
+        assert storage.sent_parts(NAME, parts_id) == {}
+        for number in (3, 1, 2):
+            assert send_part(storage, parts_id, number, PARTS[number]) == 200
+        assert send_part(storage, parts_id, 2, PARTS[2]) == 200
+        assert storage.sent_parts(NAME, parts_id) == {number: len(part) for number, part in PARTS.items()}
+        assert storage.stat(NAME) is None
+        assert list(storage.list()) == []
+        storage.join_parts(NAME, parts_id, DIGESTS)
+        found = storage.stat(NAME)
+        assert found is not None
+        # A digest of digests proves nothing about the whole.
+        assert (found.size_bytes, found.sha256) == (sum(map(len, PARTS.values())), None)
+        assert read(storage, NAME) == b"".join(PARTS.values())
+        assert list(storage.list()) == [NAME]
+        with pytest.raises(BlobMissing):
+            storage.sent_parts(NAME, parts_id)
+        assert storage.sweep(older_than_s=-60) == 0
+
+    def test_a_part_takes_its_own_bytes_alone(self, signed: World) -> None:
+        storage, parts_id = signed.storage, signed.storage.begin_parts(NAME)
+        other = bytes(len(PARTS[1]))
+        for body in (other, PARTS[1][:-1], PARTS[1] + b"x"):
+            assert send_part(storage, parts_id, 1, PARTS[1], body=body) in {400, 403}
+        location = part_location(storage, parts_id, 1, PARTS[1])
+        for url in changed(location.url):
+            assert httpx.put(url, content=PARTS[1], headers=location.headers).status_code in {400, 403, 404}, url
+        assert send(location, PARTS[1]) == 200
+        assert storage.sent_parts(NAME, parts_id) == {1: len(PARTS[1])}
+
+    def test_parts_that_nobody_joined_are_swept(self, signed: World) -> None:
+        storage, parts_id = signed.storage, signed.storage.begin_parts(NAME)
+        assert send_part(storage, parts_id, 1, PARTS[1]) == 200
+        assert storage.sweep(older_than_s=3600) == 0
+        assert storage.sweep(older_than_s=-60, dry_run=True) == 1
+        assert storage.sent_parts(NAME, parts_id) == {1: len(PARTS[1])}
+        assert storage.sweep(older_than_s=-60) == 1
+        with pytest.raises(BlobMissing):
+            storage.sent_parts(NAME, parts_id)
+        with pytest.raises(BlobMissing):
+            storage.join_parts(NAME, parts_id, DIGESTS)
+        assert send_part(storage, parts_id, 2, PARTS[2]) == 404
+        assert storage.sweep(older_than_s=-60) == 0
 
     def test_a_location_does_not_show_its_signature(self, world: World) -> None:
         for location in (world.storage.get_location(SHA256), world.storage.put_location(SHA256, len(BODY))):
@@ -527,8 +609,7 @@ class TestFolderBehindHTTP:
     def test_even_a_signed_digest_must_be_one(self, folder_http: World, sha256: str) -> None:
         url = urlsplit(folder_http.storage.get_location(SHA256).url)
         expires_at_s = int(time.time()) + 60
-        signature = sign(KEY, method="GET", sha256=sha256, size_bytes=None, expires_at_s=expires_at_s)
-        query = f"expires={expires_at_s}&method=GET&sig={signature}"
+        query = urlencode(sign(KEY, Leave("GET", sha256), expires_at_s=expires_at_s))
         answer = httpx.get(f"{url.scheme}://{url.netloc}/api/v1/blobs/{sha256}?{query}")
         assert answer.status_code in {400, 404}
 
@@ -600,6 +681,23 @@ class TestS3:
                 storage.check()
             assert s3.secret_key not in str(caught.value)
             assert "Signature=" not in str(caught.value)
+
+    def test_settings_of_the_bucket_reach_every_request(self, s3: S3Place) -> None:
+        options = {"encryption": "aws:kms", "kms_key_id": "key-1", "bucket_owner": "123456789012"}
+        with open_s3(
+            s3, public_endpoint_url="https://s3.example.org", addressing_style="virtual", **options
+        ) as storage:
+            put, get = storage.put_location(NAME, 5), storage.get_location(NAME)
+            part = storage.part_location(NAME, "id", 1, SHA256, 5)
+        assert urlsplit(put.url).netloc == f"{s3.bucket}.s3.example.org"
+        assert {name: value for name, value in put.headers.items() if "encryption" in name} == {
+            "x-amz-server-side-encryption": "aws:kms",
+            "x-amz-server-side-encryption-aws-kms-key-id": "key-1",
+        }
+        for location in (put, get, part):
+            assert location.headers["x-amz-expected-bucket-owner"] == "123456789012"
+            signed = parse_qs(urlsplit(location.url).query)["X-Amz-SignedHeaders"][0].split(";")
+            assert {name.lower() for name in location.headers} <= set(signed)
 
     def test_a_file_beyond_one_request_is_refused_before_it_is_sent(self, seaweed: World) -> None:
         with pytest.raises(StorageError, match="Split it into shards"):

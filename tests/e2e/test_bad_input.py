@@ -170,7 +170,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["list", "--limt", "3"], 2, "invalid", None, "adapterctl list --help"),
     # Adapters from elsewhere.
     (["push", f"./{MISSING}", "new-adapter", "--base", "./base"], 3, "not_found", "path", "save_pretrained"),
-    (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "safe_serialization=True"),
+    (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "adapterctl convert pickled"),
     (["push", "./ia3", "new-adapter", "--base", "./base"], 2, "invalid", "path", "no LoRA adapter"),
     (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "every lora_B is zero"),
     # Folders.

@@ -164,13 +164,7 @@ def postgres_and_s3(tmp_path: Path, postgres_server: PostgresServer, s3: S3Place
     new_storage_url = f"{s3.url}-new"
 
     def storage(url: str) -> Storage:
-        return open_storage(
-            url,
-            endpoint_url=s3.endpoint_url,
-            region=s3.region,
-            access_key=s3.access_key,
-            secret_key=s3.secret_key,
-        )
+        return open_storage(url, s3=s3.options)
 
     folders = [str(programs), str(processes.BIN), str(postgres_server.programs), os.environ["PATH"]]
     env = processes.environment(

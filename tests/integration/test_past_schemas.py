@@ -288,6 +288,30 @@ class TestSchema0002:
             services.artifacts.download(deleted, who=OF_TEAM)
 
 
+class TestSchema0003:
+    """A registry whose blobs have names of their own, with a signature, a warning and an upload in parts."""
+
+    @pytest.fixture
+    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
+        services = upgraded(url, "0003", tmp_path)
+        yield services
+        services.db.engine.dispose()
+
+    def test_its_files_are_found_where_they_were_sent(self, services: Services) -> None:
+        second = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM)
+        for origin in services.artifacts.download(second.digest, who=OF_TEAM):
+            name = origin.url.rpartition("/")[2]
+            assert name.startswith(f"{origin.sha256}.")
+            assert len(name) == 97
+
+    def test_its_warnings_and_signatures_are_there(self, services: Services) -> None:
+        (warning,) = services.catalog.resolve(f"{ADAPTER}@v5", who=OF_TEAM).warnings
+        assert "v_proj" in warning
+        digest = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM).digest
+        (signature,) = services.signatures.list(digest, who=OF_TEAM)
+        assert (signature.bundle, signature.created_by) == ("{}", "ana")
+
+
 def _deleted(services: Services) -> str:
     """The digest of the version that was deleted."""
     with services.db.read() as session:

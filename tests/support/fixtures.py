@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pytest
 
+from registry.storage import S3Options
 from support.guard import Guard
 from support.local_server import LocalServer
 from support.postgres import PostgresServer
@@ -37,6 +38,13 @@ class S3Place:
     def url(self) -> str:
         """The place as a storage URL."""
         return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def options(self) -> S3Options:
+        """How the place is used."""
+        return S3Options(
+            endpoint_url=self.endpoint_url, region=self.region, access_key=self.access_key, secret_key=self.secret_key
+        )
 
 
 @pytest.fixture(scope="session")

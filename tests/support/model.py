@@ -106,9 +106,9 @@ class Model:
 
     # Publishing.
 
-    def publish(self, adapter: ModelAdapter, payload: Payload, *, arrives: bool = True) -> tuple[int, bool]:
-        """Send and publish; return the number, and whether these bytes had it already."""
-        if not arrives and not self.stored.issuperset(payload.files):
+    def publish(self, adapter: ModelAdapter, payload: Payload, *, lacks: bool = False) -> tuple[int, bool]:
+        """Send, all but what is lacking, and publish; return the number, and whether these bytes had it already."""
+        if lacks:
             self.announced.update(payload.files)
             raise Refused(ErrorCode.VERIFICATION)
         self.stored.update(payload.files)

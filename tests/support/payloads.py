@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import save
 
-from registry.artifacts.service import blobs_of
+from registry.artifacts.manifests import blobs_of
 from sdk.packing import CONFIG_FILE, WEIGHTS_FILE, lora_of
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Publication

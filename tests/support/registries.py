@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -101,8 +102,13 @@ class World:
         return self.services.tokens.create(name=f"some {role.value}", grants=grants, who=SYSTEM).secret
 
     def principal(self, role: Role) -> Principal:
-        """Whom the services take the client of `role` for."""
-        return Principal(f"some {role.value}", {"*": role}) if self.has_roles else LOCAL
+        """Whom the services take `writer` or `worker` for, or somebody of another role."""
+        if not self.has_roles:
+            return LOCAL
+        client = {Role.WRITER: self.writer, Role.WORKER: self.worker}.get(role)
+        if client is None:
+            return Principal(f"some {role.value}", {"*": role})
+        return self.services.tokens.check(client.config.token)
 
     @cached_property
     def http(self) -> httpx.Client:
@@ -143,12 +149,14 @@ def embedded(home: Path, *, database_url: str | None = None) -> Iterator[World]:
 
 
 @contextmanager
-def served(folder: Path, *, database_url: str, storage_url: str, storage: Storage | None = None) -> Iterator[World]:
-    """A registry behind a real HTTP server, with tokens."""
+def served(
+    folder: Path, *, database_url: str, storage_url: str, storage: Storage | None = None, **changed: Any
+) -> Iterator[World]:
+    """A registry behind a real HTTP server, with tokens; `changed` are settings."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        settings = Settings(database_url=database_url, storage_url=storage_url, auth="token", public_url=url)
+        settings = Settings(database_url=database_url, storage_url=storage_url, auth="token", public_url=url, **changed)
         world = World(create_app(settings, storage=storage, queue=NoQueue()), url, folder)
         world.services.db.upgrade()
         config = uvicorn.Config(

@@ -67,17 +67,29 @@ def agreeing(lora: LoraConfig, **said: Any) -> ConfigFacts:
         target_modules=lora.target_modules,
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
+        modules_to_save=lora.modules_to_save,
+        bias=lora.bias,
+        use_dora=lora.use_dora,
+        lora_bias=lora.lora_bias,
         **said,
     )
     return config_facts(json.dumps(config).encode())
 
 
-def check(raw: bytes, lora: LoraConfig = LORA, base: dict[str, list[int]] | None = None, **said: Any) -> None:
-    """Judge weights beside a config that agrees with the record, over the described base where none is given."""
-    judge(weight_facts(raw), agreeing(lora, **said), lora=lora, base_tensors=BASE_TENSORS if base is None else base)
+def check(raw: bytes, lora: LoraConfig = LORA, base: dict[str, list[int]] | None = None, **said: Any) -> list[str]:
+    """Judge weights beside a config that agrees with the record, over the described base where none is given.
+
+    Return the warnings.
+    """
+    return judge(
+        weight_facts(raw),
+        agreeing(lora, **said),
+        lora=lora,
+        base_tensors=BASE_TENSORS if base is None else base,
+    )
 
 
-def check_config(lora: LoraConfig = LORA, **config: Any) -> None:
-    """Judge a config beside weights that fit the record."""
+def check_config(lora: LoraConfig = LORA, **config: Any) -> list[str]:
+    """Judge a config beside weights that fit the record; return the warnings."""
     facts = config_facts(json.dumps(lora_config(**config)).encode())
-    judge(weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS)
+    return judge(weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,23 @@ from support.weights import (
     changed,
     check,
     check_config,
-    config_facts,
     packed,
     weight_facts,
 )
 
 from registry.artifacts.gate import judge
+from registry.artifacts.inspection import TensorFacts, WeightFacts
 from registry.errors import Verification
-from sdk.bases import scan_base
-from sdk.cache import Cache
-from sdk.packing import pack_adapter
 
+DORA = LORA.model_copy(update={"use_dora": True})
+EMBEDDING = "base_model.model.model.embed_tokens"
 TURNED = {name: shape[::-1] for name, shape in BASE_TENSORS.items()}
+
+
+def magnitudes(**changed: tuple[int, ...]) -> Tensors:
+    """Return DoRA's magnitudes of both modules, one number for each output."""
+    shapes = {"q_proj": (8,), "v_proj": (4,), **changed}
+    return {f"{PREFIX}.{name}.lora_magnitude_vector": np.ones(shape, "float32") for name, shape in shapes.items()}
 
 
 class TestWeights:
@@ -45,14 +50,44 @@ class TestWeights:
             check(changed(zero))
         check(changed(lambda tensors: tensors[QB].fill(0)))
 
-    @pytest.mark.parametrize(
-        "extra", [f"{PREFIX}.q_proj.lora_magnitude_vector", "base_model.model.model.x.lora_embedding_B"]
-    )
-    def test_what_an_untrained_adapter_has_too_is_no_change(self, extra: str) -> None:
+    def test_magnitudes_of_dora_are_no_change(self) -> None:
+        # An untrained adapter has them too: they are the norms of the base's rows.
         tensors = {key: value * ("lora_A" in key) for key, value in lora_tensors().items()}
-        tensors[extra] = np.ones((8, 1), "float32")
+        tensors |= magnitudes()
         with pytest.raises(Verification, match="changes nothing"):
-            check(save(tensors))
+            check(save(tensors), DORA)
+
+    def test_b_of_an_embedding_is_no_change(self) -> None:
+        # PEFT starts an embedding from a random B and A of zero.
+        def embedding(a: float) -> bytes:
+            tensors = {
+                f"{EMBEDDING}.lora_embedding_A": np.full((2, 32), a, "float32"),
+                f"{EMBEDDING}.lora_embedding_B": np.ones((6, 2), "float32"),
+            }
+            return save(tensors)
+
+        lora = LORA.model_copy(update={"target_modules": ["embed_tokens"]})
+        check(embedding(0.5), lora)
+        with pytest.raises(Verification, match="changes nothing"):
+            check(embedding(0.0), lora)
+
+    def test_a_single_b_of_zero_is_a_warning_that_names_the_module(self) -> None:
+        assert check(save(lora_tensors())) == []
+        (warning,) = check(changed(lambda tensors: tensors[QB].fill(0)))
+        assert "zero in model.layers.0.self_attn.q_proj:" in warning
+
+    def test_warnings_stay_short(self) -> None:
+        prefix = "base_model.model.model.layers"
+        tensors = {f"{prefix}.{n}.q_proj.lora_A.weight": np.ones((2, 6), "float32") for n in range(50)}
+        tensors |= {f"{prefix}.{n}.q_proj.lora_B.weight": np.full((8, 2), n // 49, "float32") for n in range(50)}
+        (warning,) = check(save(tensors), LORA.model_copy(update={"target_modules": ["q_proj"]}), base={})
+        assert "and 44 more" in warning
+        assert len(warning) < 300
+
+    def test_a_target_without_weights_is_a_warning(self) -> None:
+        lora = LORA.model_copy(update={"target_modules": ["k_proj", "q_proj", "v_proj"]})
+        (warning,) = check(save(lora_tensors()), lora)
+        assert "no weights for the target modules k_proj;" in warning
 
     @pytest.mark.parametrize(
         "name",
@@ -62,6 +97,10 @@ class TestWeights:
             f"{PREFIX}.q_proj.weight",
             "base_model.model.lm_head.weight",
             f"{PREFIX}.q_proj.lora_C.weight",
+            f"{PREFIX}.q_proj.lora_diag",
+            f"{PREFIX}.q_proj.lora_A.bias",
+            f"{PREFIX}.q_proj.bias",
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
         ],
     )
     def test_a_foreign_key_is_refused(self, name: str) -> None:
@@ -121,6 +160,28 @@ class TestWeights:
             base={name.removeprefix("model."): shape[::-1] for name, shape in BASE_TENSORS.items()},
         )
 
+    @pytest.mark.parametrize("rank", [0, -2])
+    def test_a_rank_below_one_is_refused(self, rank: int) -> None:
+        with pytest.raises(Verification, match="rank below 1"):
+            check(save(lora_tensors()), LORA.model_copy(update={"rank_pattern": {"q_proj": rank}}))
+
+    def test_layers_without_end_are_refused(self) -> None:
+        with pytest.raises(Verification, match="stacks more than"):
+            check(save(lora_tensors()), LORA.model_copy(update={"layer_replication": [[0, 10**12]]}))
+
+    def test_a_hundred_thousand_modules_are_judged_in_seconds(self) -> None:
+        count = 20_000
+        base = {f"layers.{n}.q_proj.weight": [8, 6] for n in range(count)}
+        tensors = [
+            TensorFacts(f"base_model.model.model.layers.{n}.q_proj.lora_{half}.weight", "F32", shape, zero=False)
+            for n in range(count)
+            for half, shape in (("A", (2, 6)), ("B", (8, 2)))
+        ]
+        lora = LORA.model_copy(update={"target_modules": ["q_proj"]})
+        started = time.thread_time()
+        assert judge(WeightFacts.of(tensors), agreeing(lora), lora=lora, base_tensors=base) == []
+        assert time.thread_time() - started < 5
+
 
 class TestTransposed:
     """GPT-2 keeps its weights as (in, out): A is (r, in), B is (out, r) all the same."""
@@ -162,65 +223,136 @@ class TestTransposed:
     def test_nothing_is_asked_of_a_base_without_shapes(self) -> None:
         check(save(lora_tensors()), base={}, fan_in_fan_out=True)
 
+
+class TestBesides:
+    """What an adapter may have beside A and B."""
+
+    def test_doras_magnitudes_fit_the_outputs(self) -> None:
+        check(save(lora_tensors() | magnitudes()), DORA)
+        for shape in ((7,), (8, 8), (2, 4)):
+            with pytest.raises(Verification, match="not one number for each of 8 outputs"):
+                check(save(lora_tensors() | magnitudes(q_proj=shape)), DORA)
+
+    def test_doras_magnitudes_and_its_flag_need_each_other(self) -> None:
+        with pytest.raises(Verification, match="has no lora_magnitude_vector"):
+            check(save(lora_tensors()), DORA)
+        with pytest.raises(Verification, match="not loaded while use_dora is false"):
+            check(save(lora_tensors() | magnitudes()))
+
+    def test_magnitudes_under_both_names_are_refused(self) -> None:
+        twice = magnitudes() | {f"{key}.weight": value for key, value in magnitudes().items()}
+        with pytest.raises(Verification, match="stands for the same"):
+            check(save(lora_tensors() | twice), DORA)
+
+    def test_an_embedding_lies_the_other_way(self) -> None:
+        lora = LORA.model_copy(update={"target_modules": ["embed_tokens"]})
+        for a, b, fits in (((2, 32), (6, 2), True), ((2, 6), (32, 2), False), ((2, 33), (6, 2), False)):
+            tensors = {
+                f"{EMBEDDING}.lora_embedding_A": np.ones(a, "float32"),
+                f"{EMBEDDING}.lora_embedding_B": np.ones(b, "float32"),
+            }
+            with nullcontext() if fits else pytest.raises(Verification, match="belongs to another base"):
+                check(save(tensors), lora)
+
+    def test_halves_of_two_kinds_are_no_pair(self) -> None:
+        def mix(tensors: Tensors) -> None:
+            tensors[f"{PREFIX}.q_proj.lora_embedding_B"] = tensors.pop(QB)
+
+        with pytest.raises(Verification, match="only one of"):
+            check(changed(mix))
+
+    def test_a_bias_of_b_fits_the_outputs_and_the_flag(self) -> None:
+        lora = LORA.model_copy(update={"lora_bias": True})
+        tensors = lora_tensors() | {f"{PREFIX}.q_proj.lora_B.bias": np.ones(8, "float32")}
+        check(save(tensors), lora)
+        for other, record in ((tensors, LORA), (tensors | {f"{PREFIX}.q_proj.lora_B.bias": np.ones(7, "f4")}, lora)):
+            with pytest.raises(Verification, match=r"lora_B\.bias"):
+                check(save(other), record)
+
+    def test_biases_of_the_base_fit_it(self) -> None:
+        base = BASE_TENSORS | {"model.layers.0.self_attn.q_proj.bias": [8], "model.norm.bias": [6]}
+        own = {f"{PREFIX}.q_proj.base_layer.bias": np.ones(8, "float32")}
+        other = {"base_model.model.model.norm.bias": np.ones(6, "float32")}
+        check(save(lora_tensors() | own | other), LORA.model_copy(update={"bias": "all"}), base)
+        check(save(lora_tensors() | own), LORA.model_copy(update={"bias": "lora_only"}), base)
+        with pytest.raises(Verification, match="no LoRA weight"):
+            check(save(lora_tensors() | other), LORA.model_copy(update={"bias": "lora_only"}), base)
+        with pytest.raises(Verification, match="no LoRA weight"):
+            check(save(lora_tensors() | own), LORA, base)
+        wrong = base | {"model.layers.0.self_attn.q_proj.bias": [9]}
+        with pytest.raises(Verification, match="is 8, the base's is 9"):
+            check(save(lora_tensors() | own), LORA.model_copy(update={"bias": "all"}), wrong)
+
+    def test_a_saved_module_fits_the_base_where_it_has_one(self) -> None:
+        lora = LORA.model_copy(update={"modules_to_save": ["embed_tokens", "score"]})
+        tensors = lora_tensors() | {"base_model.model.score.weight": np.ones((3, 6), "float32")}
+        check(save(tensors | {f"{EMBEDDING}.weight": np.ones((32, 6), "float32")}), lora)
+        with pytest.raises(Verification, match=r"is 33×6, the base's is 32×6.*vocabulary was resized"):
+            check(save(tensors | {f"{EMBEDDING}.weight": np.ones((33, 6), "float32")}), lora)
+
+    def test_embeddings_that_dominate_are_a_warning_with_sizes(self) -> None:
+        base = BASE_TENSORS | {"model.embed_tokens.weight": [3200, 6]}
+        large = lora_tensors() | {f"{EMBEDDING}.weight": np.ones((3200, 6), "float32")}
+        (warning,) = check(save(large), base=base)
+        assert "76.8 kB" in warning
+        assert "(lora 192 B, embeddings 76.8 kB)" in warning
+        # A tied head is a copy of the embedding.
+        assert (
+            len(check(save(large | {"base_model.model.lm_head.weight": np.ones((3200, 6), "float32")}), base=base)) == 1
+        )
+        assert (
+            check(
+                save(lora_tensors() | {f"{PREFIX}.q_proj.lora_B.bias": np.ones(8, "f4")}),
+                LORA.model_copy(update={"lora_bias": True}),
+            )
+            == []
+        )
+
     @pytest.mark.parametrize(
-        ("targets", "flag"),
-        [
-            (["c_attn", "c_proj", "c_fc"], True),
-            ("all-linear", True),
-            # PEFT has one flag for all modules, and the last one that it adapts, a Linear, makes it false.
-            (["c_attn", "lm_head"], False),
-        ],
-        ids=["named", "all-linear", "with-head"],
+        ("said", "rows", "fits"), [([4, 7], 2, True), ({"embed_tokens": [1]}, 1, True), ([4], 2, False)]
     )
-    @pytest.mark.parametrize("prefix", ["", "transformer."], ids=["as-saved", "as-on-the-hub"])
-    def test_what_peft_writes_for_gpt2_passes(
-        self, targets: list[str] | str, flag: bool, prefix: str, tmp_path: Path
-    ) -> None:
-        save_gpt2_adapter(tmp_path, targets)
-        base = scan_base(tmp_path / "base", cache=Cache(tmp_path / "cache")).registration
-        (tmp_path / "staging").mkdir()
-        package = pack_adapter(
-            tmp_path / "adapter",
-            base_id="gpt2",
-            base_revision=None,
-            base_fingerprint=base.fingerprint,
-            staging=tmp_path / "staging",
-        )
-        config = config_facts((tmp_path / "staging/adapter_config.json").read_bytes())
-        weights = weight_facts((tmp_path / "adapter/adapter_model.safetensors").read_bytes())
-        tensors = {name.removeprefix(prefix): shape for name, shape in base.tensors.items()}
-        assert config.fan_in_fan_out is flag
-        judge(weights, config, lora=package.lora, base_tensors=tensors)
-        turned = {name: shape[::-1] for name, shape in tensors.items()}
-        if flag:
-            with pytest.raises(Verification, match=r"as \(out, in\)"):
-                judge(weights, config, lora=package.lora, base_tensors=turned)
+    def test_single_tokens_are_as_many_as_the_record_says(self, said: Any, rows: int, fits: bool) -> None:
+        tensors = lora_tensors()
+        tensors[f"{EMBEDDING}.token_adapter.trainable_tokens_delta"] = np.ones((rows, 6), "float32")
+        with nullcontext() if fits else pytest.raises(Verification, match="trainable_token_indices"):
+            check(save(tensors), LORA.model_copy(update={"trainable_token_indices": said}))
 
+    def test_a_convolution_has_its_kernel_and_groups(self) -> None:
+        def judged(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+            tensors = {
+                "base_model.model.conv.lora_A.weight": np.ones(a, "f4"),
+                "base_model.model.conv.lora_B.weight": np.ones(b, "f4"),
+            }
+            check(save(tensors), LORA.model_copy(update={"target_modules": ["conv"]}), {"conv.weight": [8, 6, 3, 3]})
 
-def save_gpt2_adapter(folder: Path, targets: list[str] | str) -> None:
-    """Save a tiny GPT-2, and an adapter over it that changes something, with the real libraries' defaults."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import GPT2Config, GPT2LMHeadModel
+        judged((2, 6, 3, 3), (8, 2, 1, 1))
+        judged((2, 12, 3, 3), (8, 1, 1, 1))
+        for a, b in (
+            ((2, 6, 1, 1), (8, 2, 1, 1)),
+            ((2, 6, 3, 3), (8, 2, 3, 3)),
+            ((2, 6, 3, 3), (8, 2)),
+            ((2, 8, 3, 3), (6, 2, 1, 1)),
+        ):
+            with pytest.raises(Verification):
+                judged(a, b)
 
-    config = GPT2Config(
-        vocab_size=40,
-        n_positions=16,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=None,
-        eos_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = GPT2LMHeadModel(config)
-    model.save_pretrained(folder / "base")
-    with warnings.catch_warnings():
-        # PEFT warns where it sets the flag to what the layers are.
-        warnings.simplefilter("ignore")
-        adapted = get_peft_model(
-            model, LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
-        )
-        adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    def test_stacked_experts_have_the_rank_times_their_number(self) -> None:
+        lora = LORA.model_copy(update={"target_parameters": ["experts.up", "experts.down"]})
+        base = BASE_TENSORS | {"model.layers.0.experts.up": [4, 6, 10], "model.layers.0.experts.down": [4, 10, 6]}
+        prefix = "base_model.model.model.layers.0.experts"
+
+        def judged(width: int, into: int, base: dict[str, list[int]]) -> None:
+            tensors = lora_tensors()
+            for part in (prefix, f"{prefix}.base_layer"):
+                tensors[f"{part}.lora_A.weight"] = np.ones((width, into), "float32")
+                tensors[f"{part}.lora_B.weight"] = np.ones((10, width), "float32")
+            check(save(tensors), lora, base)
+
+        judged(8, 6, base)
+        judged(16, 7, BASE_TENSORS)
+        for width, into in ((2, 6), (16, 6), (8, 7), (7, 6)):
+            with pytest.raises(Verification, match="experts"):
+                judged(width, into, base)
 
 
 class TestConfig:
@@ -233,19 +365,17 @@ class TestConfig:
         ("config", "said"),
         [
             ({"r": 3}, "rank"),
-            ({"r": True}, "rank"),
             ({"r": None}, "rank"),
-            ({"r": 2.0}, "rank"),
             ({"target_modules": ["q_proj"]}, "target modules"),
             ({"target_modules": ".*proj"}, "target modules"),
-            ({"target_modules": ["q_proj", 1]}, "target modules"),
-            ({"target_modules": [["q_proj"], {}]}, "target modules"),
             ({"lora_alpha": 8}, "alpha"),
-            ({"lora_alpha": "4"}, "alpha"),
             ({"use_rslora": True}, "use_rslora"),
             ({"use_dora": True}, "use_dora"),
             ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
             ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern"),
+            ({"bias": "all"}, "bias"),
+            ({"lora_bias": True}, "lora_bias"),
+            ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ],
     )
     def test_a_config_that_says_something_else_than_the_record_is_refused(

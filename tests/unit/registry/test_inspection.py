@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
 from support.weights import QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
-from registry.artifacts.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights, read_header
+from registry.artifacts.header import read_header
+from registry.artifacts.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
 from registry.errors import Verification
 
 
@@ -29,21 +31,54 @@ class TestFacts:
         raw = packed(
             {QB: entry([3, 2], 8, 20, "F16"), QA: entry([2, 1], 0, 8)}, struct.pack("<2f", 0, -0.0) + b"\1" * 12
         )
-        assert weight_facts(raw) == WeightFacts(
-            tensors=[
-                TensorFacts(name=QA, dtype="F32", shape=[2, 1], zero=True),
-                TensorFacts(name=QB, dtype="F16", shape=[3, 2], zero=False),
-            ]
-        )
+        facts = weight_facts(raw)
+        assert list(facts.tensors()) == [
+            TensorFacts(name=QA, dtype="F32", shape=(2, 1), zero=True),
+            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False),
+        ]
+        assert [tensor.size_bytes for tensor in facts.tensors()] == [8, 12]
+        assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
 
     def test_a_value_of_any_chunk_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("registry.artifacts.inspection._CHUNK_BYTES", 8)
         header = {QA: entry([1, 6], 0, 24)}
-        assert [tensor.zero for tensor in weight_facts(packed(header, bytes(24))).tensors] == [True]
+        assert weight_facts(packed(header, bytes(24))).zero == [0]
         for raw in (bytes(23) + b"\1", b"\1" + bytes(23)):
-            assert [tensor.zero for tensor in weight_facts(packed(header, raw)).tensors] == [False]
+            assert weight_facts(packed(header, raw)).zero == []
         with pytest.raises(Verification, match="NaN or infinity"):
             weight_facts(packed(header, bytes(20) + struct.pack("<f", np.nan)))
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["F64", "F32", "F16", "BF16"]), st.integers(1, 9), st.sampled_from("0 x nan")),
+            max_size=12,
+        ),
+        st.sampled_from([8, 16, 1024]),
+    )
+    def test_neighbours_of_all_types_and_sizes_are_told_apart(
+        self, tensors: list[tuple[str, int, str]], chunk_bytes: int
+    ) -> None:
+        items = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+        header, data = {}, b""
+        for number, (dtype, count, what) in enumerate(tensors):
+            values = np.zeros(count, items[dtype])
+            # The largest finite value, and the smallest NaN; minus zero is zero.
+            top = {"0": 0, "x": -1, "n": 1, "a": 1}.get(what[0], 0)
+            exponent = {"F64": 0x7FF0 << 48, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype]
+            sign = 1 << (8 * values.itemsize - 1)
+            values.view(f"<u{values.itemsize}")[-1] = sign + (exponent + top if top else 0)
+            header[f"t{number}"] = entry([count], len(data), len(data) + values.nbytes, dtype)
+            data += values.tobytes()
+        wrong = [number for number, (_, _, what) in enumerate(tensors) if what[0] in "na"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("registry.artifacts.inspection._CHUNK_BYTES", chunk_bytes)
+            if wrong:
+                with pytest.raises(Verification, match=f"'t{wrong[0]}' holds NaN"):
+                    weight_facts(packed(header, data))
+            else:
+                zero = [number for number, (_, _, what) in enumerate(tensors) if what[0] in "0 "]
+                assert weight_facts(packed(header, data)).zero == zero
 
     def test_the_weights_are_read_once_from_end_to_end(self) -> None:
         class Counted(io.BytesIO):
@@ -68,19 +103,31 @@ class TestFacts:
             target_modules=["q_proj", "v_proj"],
             rank_pattern={"q_proj": 4},
             alpha_pattern={},
+            modules_to_save=[],
+            bias="none",
             use_rslora=False,
             use_dora=True,
+            lora_bias=False,
             fan_in_fan_out=False,
+            variants=[],
         )
         assert config_with(fan_in_fan_out=True).fan_in_fan_out
 
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
-        assert (weights["kind"], weights["version"]) == ("weights", 1)
-        assert (config["kind"], config["version"]) == ("config", 1)
-        for other in (None, {}, config, weights | {"version": 2}, weights | {"more": 1}, weights | {"tensors": [7]}):
+        assert (weights["kind"], weights["version"]) == ("weights", 2)
+        assert (config["kind"], config["version"]) == ("config", 2)
+        wrong = (
+            {"version": 1},
+            {"more": 1},
+            {"names": "a\n"},
+            {"kind_of": [9] * 4},
+            {"kind_of": [-1] * 4},
+            {"zero": "0"},
+        )
+        for other in (None, {}, config, *(weights | change for change in wrong)):
             assert WeightFacts.from_json(other) is None
-        for other in (None, {}, weights, config | {"version": 2}, config | {"rank": "2"}):
+        for other in (None, {}, weights, config | {"version": 1}, config | {"rank": "2"}):
             assert ConfigFacts.from_json(other) is None
 
 
@@ -220,10 +267,11 @@ class TestHeader:
 
     def test_entries_come_in_the_order_of_their_bytes(self) -> None:
         raw = save(lora_tensors())
-        entries, begin = read_header(io.BytesIO(raw), len(raw))
-        assert {entry.name for entry in entries} == {QA, QB, VA, VB}
-        assert [entry.begin for entry in entries] == sorted(entry.begin for entry in entries)
-        assert begin + entries[-1].end == len(raw)
+        header = read_header(io.BytesIO(raw), len(raw))
+        assert set(header.names().splitlines()) == {QA, QB, VA, VB}
+        assert [header.name(index) for index in range(4)] == header.names().splitlines()
+        assert header.begin.tolist() == sorted(header.begin.tolist())
+        assert header.data_begin + header.end(3) == len(raw)
 
 
 class TestConfig:
@@ -231,9 +279,43 @@ class TestConfig:
         "key", ["auto_mapping", "auto_map", "megatron_config", "megatron_core", "custom_code", "trust_remote_code"]
     )
     def test_a_key_that_can_run_code_is_refused_at_every_depth(self, key: str) -> None:
-        for config in ({key: "x"}, {"tokenizer_kwargs": {key: True}}, {"more": [{"deeper": {key: {"a": "b"}}}]}):
-            with pytest.raises(Verification, match=key):
+        for config in ({key: "x"}, {key: {"a": "b"}}, {"eva_config": {key: True}}, {"corda_config": {key: "x"}}):
+            with pytest.raises(Verification, match=f"{key}.*can run code"):
                 config_with(**config)
+        # Empty it does nothing; PEFT writes null.
+        for nothing in (None, False, "", {}):
+            config_with(**{key: nothing})
+
+    @pytest.mark.parametrize("value", [None, False, 0, "", "x", {}, {"trust_remote_code": True}, [{"deeper": 1}]])
+    def test_a_key_that_is_no_setting_is_refused_whatever_it_says(self, value: Any) -> None:
+        for config, said in (
+            ({"tokenizer_kwargs": value}, "'tokenizer_kwargs'"),
+            ({"eva_config": {"x": value}}, r"'eva_config\.x'"),
+        ):
+            with pytest.raises(Verification, match=f"{said}, which is no LoRA setting"):
+                config_with(**config)
+
+    @pytest.mark.parametrize(
+        ("config", "key"),
+        [
+            ({"corda_config": {"cache_file": "/home/me/corda.pt"}}, "corda_config.cache_file"),
+            ({"corda_config": {"covariance_file": "c.pt"}}, "corda_config.covariance_file"),
+            ({"arrow_config": {"task_adapter_names": ["./router"]}}, "arrow_config.task_adapter_names"),
+            ({"arrow_config": {"gks_adapter_names": ["https://evil/x"]}}, "arrow_config.gks_adapter_names"),
+            ({"revision": "../up"}, "revision"),
+            ({"revision": "/etc/passwd"}, "revision"),
+            ({"task_type": "file:///etc"}, "task_type"),
+            ({"init_lora_weights": "/tmp/x"}, "init_lora_weights"),
+            ({"target_modules": ["/etc"]}, "target_modules"),
+            ({"target_modules": "C:\\models\\x"}, "target_modules"),
+            ({"modules_to_save": ["a/b"]}, "modules_to_save"),
+            ({"rank_pattern": {"https://evil": 4}}, "rank_pattern"),
+            ({"exclude_modules": "~/x"}, "exclude_modules"),
+        ],
+    )
+    def test_a_path_or_url_is_refused_wherever_it_is(self, config: dict[str, Any], key: str) -> None:
+        with pytest.raises(Verification, match=f"'{key}'"):
+            config_with(**config)
 
     @pytest.mark.parametrize(
         "base", ["/etc", "../up", "./here", "~/model", "a/../../b", "https://evil/x", "C:\\x", "a\\b", 7, ["x"]]
@@ -276,16 +358,29 @@ class TestConfig:
         with pytest.raises(Verification):
             config_facts(raw)
 
-    @pytest.mark.parametrize("text", ["a\0b", "\ud800", "q\udfffz"])
-    def test_a_text_that_no_database_keeps_is_a_value_that_no_version_has(self, text: str) -> None:
-        facts = config_with(target_modules=["q_proj", text], rank_pattern={text: 4}, alpha_pattern={text: 4})
-        assert (facts.target_modules, facts.rank_pattern, facts.alpha_pattern) == (None, None, None)
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800", "q\udfffz", "a\x1b[2J", "a\u202eb"])
+    def test_a_text_that_is_no_name_is_refused(self, text: str) -> None:
+        for config in ({"target_modules": ["q_proj", text]}, {"rank_pattern": {text: 4}}, {"alpha_pattern": {text: 4}}):
+            with pytest.raises(Verification, match="is not a"):
+                config_with(**config)
 
-    @pytest.mark.parametrize("number", ["1e999", "-1e999", "true", '"4"', "[4]", "{}"])
-    def test_a_number_that_is_none_is_a_value_that_no_version_has(self, number: str) -> None:
-        raw = f'{{"peft_type": "LORA", "r": {number}, "lora_alpha": {number}, "alpha_pattern": {{"q_proj": {number}}}}}'
-        facts = config_facts(raw.encode())
-        assert (facts.rank, facts.alpha, facts.alpha_pattern) == (None, None, None)
+    @pytest.mark.parametrize("number", ["1e999", "-1e999", "true", '"4"', "[4]", "{}", "1" + "0" * 300])
+    @pytest.mark.parametrize("key", ["r", "lora_alpha", "alpha_pattern"])
+    def test_a_number_that_is_none_is_refused(self, key: str, number: str) -> None:
+        value = f'{{"q_proj": {number}}}' if key == "alpha_pattern" else number
+        with pytest.raises(Verification, match=f"'{key}' is not a"):
+            config_facts(f'{{"peft_type": "LORA", "{key}": {value}}}'.encode())
+
+    @pytest.mark.parametrize("unit", ["[],", '{"a":{}},', "[[[[]]]],"])
+    def test_a_config_that_would_be_large_in_memory_is_refused(self, unit: str) -> None:
+        raw = ('{"peft_type": "LORA", "x": [' + unit * (250_000 // len(unit)) + "0]}").encode()
+        tracemalloc.start()
+        try:
+            with pytest.raises(Verification, match="longer than 256 KiB, or deeper"):
+                config_facts(raw)
+            assert tracemalloc.get_traced_memory()[1] < 2 * len(raw) + 1024 * 1024
+        finally:
+            tracemalloc.stop()
 
     @settings(max_examples=300, deadline=None)
     @given(
@@ -302,4 +397,5 @@ class TestConfig:
     def test_a_lora_with_random_values_has_facts_that_can_be_kept(self, values: dict[str, Any]) -> None:
         # The library writes Infinity, which is refused; a writer who means harm writes 1e999.
         raw = json.dumps({"peft_type": "LORA", **values}).replace("Infinity", "1e999")
-        config_facts(raw.encode())
+        with contextlib.suppress(Verification):
+            config_facts(raw.encode())

@@ -46,7 +46,15 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 def test_every_setting_but_the_home_can_be_set() -> None:
     numbers = {"lease_s": "3", "max_attempts": "3", "rate_limit_per_s": "3"}
-    env = {f"REGISTRY_{field.name.upper()}": numbers.get(field.name, "none") for field in fields(Settings)}
+    chosen = {
+        "part_bytes": "10000000",
+        "gate": "quarantine",
+        "s3_addressing_style": "auto",
+        "s3_checksum_mode": "when_supported",
+        "s3_encryption": "AES256",
+    }
+    given = {**numbers, **chosen}
+    env = {f"REGISTRY_{field.name.upper()}": given.get(field.name, "none") for field in fields(Settings)}
     settings = Settings.from_env(env)
     assert settings.embedded_home is None
     assert {field.name for field in fields(Settings) if getattr(settings, field.name) is None} == {"embedded_home"}

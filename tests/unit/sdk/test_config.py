@@ -136,3 +136,15 @@ def test_a_profile_of_another_shape_counts_for_nothing(content: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert config.load() == Config(config.DEFAULT_URL)
+
+
+def test_a_key_to_sign_with_and_what_opens_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ADAPTERCTL_SIGNING_KEY", "ADAPTERCTL_SIGNING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    assert (config.signing_key(), config.signing_password()) == (None, None)
+    monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", "~/key.pem")
+    monkeypatch.setenv("ADAPTERCTL_SIGNING_PASSWORD", "secret")
+    assert (config.signing_key(), config.signing_password()) == (tmp_path / "home/key.pem", "secret")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", "key.pem")
+    assert config.signing_key() == tmp_path / "key.pem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,14 +13,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from sdk.errors import AdapterctlError, Conflict, NotFound, VerificationFailed
+from sdk import folders
+from sdk.contents import Contents
+from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, VerificationFailed
 from sdk.folders import replace_folder, require_free, verify_folder
+from sdk.rewriting import declared, rewritten
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
 
-ONE = {"adapter_config.json": "{}", "adapter_model.safetensors": "one", "extra/old.txt": "old"}
-TWO = {"a_new.txt": "new too", "adapter_config.json": "{ }", "adapter_model.safetensors": "two", "more/new.txt": "new"}
+#: A file of no tensors, whose header is as short as it can be.
+WEIGHTS = "\x02" + "\0" * 7 + "{}"
+OTHER_WEIGHTS = "\x03" + "\0" * 7 + "{ }"
+ONE = {"adapter_config.json": "{}", "adapter_model.safetensors": WEIGHTS, "extra/old.txt": "old"}
+TWO = {
+    "a_new.txt": "new too",
+    "adapter_config.json": "{ }",
+    "adapter_model.safetensors": OTHER_WEIGHTS,
+    "more/new.txt": "new",
+}
+MARKERS = ["manifest.json", "manifest.sha256"]
 
 
 def make(folder: Path, content: dict[str, str]) -> tuple[Path, Manifest]:
@@ -89,7 +103,7 @@ def test_an_older_version_is_replaced(pulled: Path, two: tuple[Path, Manifest]) 
     assert without_marker(pulled) == TWO
     assert verify_folder(pulled) == two[1]
     assert not (pulled / "extra").exists()
-    assert [path.name for path in (pulled / ".adapterctl").iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in (pulled / ".adapterctl").iterdir()) == MARKERS
 
 
 def test_a_file_may_become_a_folder(pulled: Path, tmp_path: Path) -> None:
@@ -189,12 +203,14 @@ def test_a_merge_wants_a_new_folder(pulled: Path, tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys
+import sys, time
 from pathlib import Path
-from sdk.folders import replace_folder
+from sdk import folders
 from sdk.schemas.manifest import Manifest
 source, target, manifest = sys.argv[1:]
-replace_folder(Path(source), Path(target), Manifest.model_validate_json(manifest))
+place = folders.place
+folders.place = lambda source, target: time.sleep(60) if source.name == "new.txt" else place(source, target)
+folders.replace_folder(Path(source), Path(target), Manifest.model_validate_json(manifest))
 """
 
 
@@ -202,37 +218,41 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
     pulled: Path, two: tuple[Path, Manifest]
 ) -> None:
     source, manifest = two
-    # The last file of the source is a pipe that nobody writes to: there the process waits, until it is killed.
-    (source / "more/new.txt").unlink()
-    os.mkfifo(source / "more/new.txt")
+    # Before the last file of the source the process waits, until it is killed.
     command = [sys.executable, "-c", INTERRUPTED, str(source), str(pulled), manifest.canonical().decode()]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 20
-        while (pulled / "adapter_model.safetensors").read_text() != "two" and time.monotonic() < deadline:
+        while (pulled / "adapter_model.safetensors").read_text() != OTHER_WEIGHTS and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     # Old and new are mixed: this must never pass for a version.
-    assert (pulled / "adapter_model.safetensors").read_text() == "two"
+    assert (pulled / "adapter_model.safetensors").read_text() == OTHER_WEIGHTS
     assert not (pulled / "more/new.txt").exists()
     assert not (pulled / ".adapterctl/manifest.json").exists()
     # What a kill in the middle of a copy leaves.
     (pulled / ".adapterctl/file.partial-0123abcd").write_text("half")
     with pytest.raises(VerificationFailed, match="was being replaced when that was interrupted; finish it with"):
         verify_folder(pulled)
-    (source / "more/new.txt").unlink()
-    (source / "more/new.txt").write_text("new")
     replace_folder(source, pulled, manifest)
     assert without_marker(pulled) == TWO
     assert verify_folder(pulled) == manifest
 
 
 def test_after_an_interruption_another_version_may_be_pulled_too(
-    pulled: Path, one: tuple[Path, Manifest], two: tuple[Path, Manifest]
+    pulled: Path, one: tuple[Path, Manifest], two: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (two[0] / "more/new.txt").unlink()
+    place = folders.place
+
+    def fail(source: Path, target: Path) -> None:
+        if source.name == "new.txt":
+            raise FileNotFoundError
+        place(source, target)
+
+    monkeypatch.setattr(folders, "place", fail)
     with pytest.raises(FileNotFoundError):
         replace_folder(two[0], pulled, two[1])
+    monkeypatch.undo()
     with pytest.raises(VerificationFailed, match="interrupted"):
         verify_folder(pulled)
     replace_folder(one[0], pulled, one[1])
@@ -293,12 +313,210 @@ def test_a_change_fails_verification(change: Callable[[Path], None], pulled: Pat
 
 
 @pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
-def test_a_folder_without_a_marker_is_none_of_ours(marker: bytes, pulled: Path) -> None:
+def test_a_marker_that_was_altered(marker: bytes, pulled: Path) -> None:
     (pulled / ".adapterctl/manifest.json").write_bytes(marker)
+    with pytest.raises(VerificationFailed, match="was altered"):
+        verify_folder(pulled)
+    with pytest.raises(AdapterctlError):
+        require_free(pulled)
+
+
+def test_a_folder_without_a_marker_is_none_of_ours(pulled: Path) -> None:
+    (pulled / ".adapterctl/manifest.json").unlink()
+    with pytest.raises(VerificationFailed, match="is missing"):
+        verify_folder(pulled)
+    (pulled / ".adapterctl/manifest.sha256").unlink()
     with pytest.raises(NotFound, match="so no pull wrote it"):
         verify_folder(pulled)
     with pytest.raises(AdapterctlError):
         require_free(pulled)
+
+
+@pytest.mark.parametrize("name", MARKERS)
+def test_every_byte_of_the_marker_counts(name: str, pulled: Path) -> None:
+    path = pulled / ".adapterctl" / name
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(VerificationFailed):
+            verify_folder(pulled)
+    path.write_bytes(content)
+    verify_folder(pulled)
+
+
+def test_an_adapter_whose_tensors_cant_be_read_is_none(tmp_path: Path) -> None:
+    for name, content in (("short", "one"), ("long", "\x7f" + "\0" * 7 + "{}"), ("other", "\x02" + "\0" * 7 + "[]")):
+        source, manifest = make(tmp_path / "cache" / name, {"adapter_model.safetensors": content})
+        replace_folder(source, tmp_path / name, manifest)
+        with pytest.raises(VerificationFailed, match=r"adapter_model\.safetensors"):
+            verify_folder(tmp_path / name)
+
+
+# What was altered in the cache.
+
+
+def test_what_was_altered_in_the_cache_is_not_copied(
+    tmp_path: Path, pulled: Path, one: tuple[Path, Manifest], two: tuple[Path, Manifest]
+) -> None:
+    (two[0] / "adapter_config.json").write_text("[ ]")
+    found, expected = (hashlib.sha256(text).hexdigest() for text in (b"[ ]", b"{ }"))
+    for target in (tmp_path / "new", pulled):
+        with pytest.raises(VerificationFailed, match=f"{found}, not {expected}: it was altered in the cache"):
+            replace_folder(two[0], target, two[1])
+    assert not (tmp_path / "new").exists()
+    # The older version was not touched.
+    assert verify_folder(pulled) == one[1]
+
+
+# Another name for the base.
+
+CONFIG = {"r": 2, "base_model_name_or_path": "/home/x/base", "target_modules": ["q_proj"], "lora_alpha": 4.0}
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> tuple[Path, Manifest]:
+    content = {**ONE, "adapter_config.json": json.dumps(CONFIG)}
+    source, manifest = make(tmp_path / "cache/renamed", content)
+    return replace_folder(source, tmp_path / "renamed", manifest, base_name="my \u00e4 base"), manifest
+
+
+def test_the_base_is_renamed_in_the_copy_only(
+    renamed: tuple[Path, Manifest], tmp_path: Path, two: tuple[Path, Manifest]
+) -> None:
+    folder, manifest = renamed
+    assert json.loads((folder / "adapter_config.json").read_text()) == {
+        **CONFIG,
+        "base_model_name_or_path": "my \u00e4 base",
+    }
+    assert (tmp_path / "cache/renamed/adapter_config.json").read_text() == json.dumps(CONFIG)
+    assert verify_folder(folder) == manifest
+    # Again, with another name, and without one.
+    source = tmp_path / "cache/renamed"
+    replace_folder(source, folder, manifest, base_name="other")
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "other"
+    assert verify_folder(folder) == manifest
+    replace_folder(source, folder, manifest)
+    assert (folder / "adapter_config.json").read_text() == json.dumps(CONFIG)
+    assert sorted(path.name for path in (folder / ".adapterctl").iterdir()) == MARKERS
+    replace_folder(source, folder, manifest, base_name="/home/x/base")
+    assert sorted(path.name for path in (folder / ".adapterctl").iterdir()) == MARKERS
+    replace_folder(source, folder, manifest, base_name="other")
+    replace_folder(two[0], folder, two[1])
+    assert verify_folder(folder) == two[1]
+
+
+def _edit_config(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text().replace('"r": 2', '"r": 3'))
+
+
+def _undo(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
+
+
+def _declare(**changed: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / ".adapterctl/rewrite.json"
+        said = {**json.loads(path.read_text()), **changed}
+        path.write_text(json.dumps({key: value for key, value in said.items() if value}, indent=2) + "\n")
+
+    return change
+
+
+def _declare_another_change(folder: Path) -> None:
+    """Alter the config and declare that, as somebody would who wants it to pass."""
+    original = folder / ".adapterctl/original/adapter_config.json"
+    original.write_text(original.read_text().replace('"r": 2', '"r": 3'))
+    changed = rewritten(original.read_bytes(), "other")
+    (folder / "adapter_config.json").write_bytes(changed)
+    (folder / ".adapterctl/rewrite.json").write_bytes(declared(changed, "other"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _edit_config,
+        _undo,
+        _declare(base_name="another"),
+        _declare(base_name=""),
+        _declare(sha256="0" * 64),
+        _declare(file="adapter_model.safetensors"),
+        _declare(extra="x"),
+        _declare_another_change,
+        lambda folder: (folder / ".adapterctl/rewrite.json").unlink(),
+        lambda folder: (folder / ".adapterctl/rewrite.json").write_text("["),
+        lambda folder: (folder / ".adapterctl/original/adapter_config.json").unlink(),
+        lambda folder: (folder / ".adapterctl/original/adapter_config.json").write_text("{}"),
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        _file(".adapterctl/original/other.json"),
+    ],
+)
+def test_a_rewrite_must_be_the_declared_one(change: Callable[[Path], None], renamed: tuple[Path, Manifest]) -> None:
+    change(renamed[0])
+    with pytest.raises(VerificationFailed):
+        verify_folder(renamed[0])
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1001, "a\nb"])
+def test_a_base_has_a_name_that_can_be_shown(name: str, one: tuple[Path, Manifest], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="base's name"):
+        replace_folder(one[0], tmp_path / "new", one[1], base_name=name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_config_no_base_is_renamed(tmp_path: Path) -> None:
+    source, manifest = make(tmp_path / "cache/bare", {"adapter_model.safetensors": WEIGHTS})
+    with pytest.raises(InvalidInput, match="has no adapter_config"):
+        replace_folder(source, tmp_path / "new", manifest, base_name="x")
+
+
+# The two readers of manifests.
+
+_ENTRY = {"path": "a.txt", "size_bytes": 1, "sha256": "a" * 64}
+_SOUND = {"format": "adapterctl.manifest.v1", "kind": "adapter", "base_fingerprint": "f" * 64, "files": [_ENTRY]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _SOUND,
+        {**_SOUND, "files": [{**_ENTRY, "path": "b/c"}, _ENTRY]},
+        {**_SOUND, "files": [_ENTRY, _ENTRY]},
+        {**_SOUND, "files": [_ENTRY, {**_ENTRY, "path": "A.txt"}]},
+        {**_SOUND, "files": [_ENTRY, {**_ENTRY, "path": "a.txt/b"}]},
+        {**_SOUND, "files": []},
+        {**_SOUND, "files": {}},
+        {**_SOUND, "files": [{**_ENTRY, "path": "../x"}]},
+        {**_SOUND, "files": [{**_ENTRY, "path": ".hidden"}]},
+        {**_SOUND, "files": [{**_ENTRY, "path": 1}]},
+        {**_SOUND, "files": [{**_ENTRY, "size_bytes": -1}]},
+        {**_SOUND, "files": [{**_ENTRY, "size_bytes": True}]},
+        {**_SOUND, "files": [{**_ENTRY, "size_bytes": 1.0}]},
+        {**_SOUND, "files": [{**_ENTRY, "sha256": "A" * 64}]},
+        {**_SOUND, "files": [{**_ENTRY, "sha256": "a" * 64 + "\n"}]},
+        {**_SOUND, "files": [{**_ENTRY, "more": 1}]},
+        {**_SOUND, "kind": "other"},
+        {**_SOUND, "kind": None},
+        {**_SOUND, "format": "adapterctl.manifest.v2"},
+        {**_SOUND, "base_fingerprint": "f"},
+        {**_SOUND, "more": 1},
+        [],
+        None,
+    ],
+)
+def test_both_readers_of_manifests_agree(value: object) -> None:
+    try:
+        expected = Manifest.model_validate_json(json.dumps(value))
+    except ValidationError:
+        with pytest.raises(ValueError):  # noqa: PT011 - each has words of its own
+            Contents.of(value)
+        return
+    read = Contents.read(json.dumps(value).encode())
+    assert (read.canonical(), read.digest, read.size_bytes) == (
+        expected.canonical(),
+        expected.digest,
+        expected.size_bytes,
+    )
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

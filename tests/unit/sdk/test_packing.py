@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.small import write_adapter
 
+from registry.artifacts.inspection import inspect_config
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
 from sdk.packing import Package, pack_adapter
+from sdk.schemas.peft import DROPPED_KEYS, KEYS, examine
 from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
 
 
@@ -100,9 +106,9 @@ def test_files_that_a_version_does_not_need_are_left_out_and_said(tmp_path: Path
 
 
 def test_pickled_weights_are_refused_with_the_command_that_converts(tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "adapter")
+    folder = write_adapter(tmp_path / "an adapter")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(InvalidInput, match=r"pickled and can run code.*safe_serialization=True"):
+    with pytest.raises(InvalidInput, match=r"pickled and can run code.*with: adapterctl convert '.*adapter'"):
         pack(folder, tmp_path / "staging")
 
 
@@ -174,15 +180,105 @@ def test_settings_that_peft_does_not_write_are_refused(changed: dict[str, Any], 
         pack(folder, tmp_path / "staging")
 
 
-def test_other_settings_are_few_short_and_harmless(tmp_path: Path) -> None:
-    nothing = {"a": None, "trust_remote_code": True, "nested": {"auto_map": {"x": "y"}, "custom_code": "z", "b": None}}
-    assert pack(write_adapter(tmp_path / "0", **nothing), tmp_path / "staging").lora.other == {}
-    merged = pack(write_adapter(tmp_path / "1", merge_weights=False, enable_lora=None), tmp_path / "staging")
-    assert merged.lora.other == {"merge_weights": False}
-    long = pack(write_adapter(tmp_path / "2", note="n" * 300, **{"k" * 300: 1}), tmp_path / "staging").lora.other
-    assert long == {"k" * (MAX_OTHER_CHARACTERS - 1) + "…": 1, "note": "n" * (MAX_OTHER_CHARACTERS - 1) + "…"}
-    many = pack(write_adapter(tmp_path / "3", many=list(range(1000))), tmp_path / "staging").lora.other
-    assert list(many) == sorted(f"many.{number}" for number in range(1000))[:MAX_OTHER_SETTINGS]
+def test_other_settings_are_few_and_short(tmp_path: Path) -> None:
+    long = "k" * 300
+    other = pack(write_adapter(tmp_path / "1", exclude_modules=long), tmp_path / "staging").lora.other
+    assert other == {"exclude_modules": "k" * (MAX_OTHER_CHARACTERS - 1) + "…"}
+    many = {"target_modules_bd_a": [f"m{number}" for number in range(1000)]}
+    other = pack(write_adapter(tmp_path / "2", use_bdlora=many), tmp_path / "staging").lora.other
+    assert (
+        list(other) == sorted(f"use_bdlora.target_modules_bd_a.{number}" for number in range(1000))[:MAX_OTHER_SETTINGS]
+    )
+
+
+def test_an_unknown_key_that_says_nothing_is_dropped_and_listed(tmp_path: Path) -> None:
+    unknown: dict[str, Any] = {
+        "a": None,
+        "b": False,
+        "c": "",
+        "d": [],
+        "e": {},
+        "eva_config": {"new": None, "rho": 1.0},
+    }
+    package = pack(write_adapter(tmp_path / "adapter", **unknown), tmp_path / "staging")
+    assert package.left_out == [f"adapter_config.json: {key}" for key in ("a", "b", "c", "d", "e", "eva_config.new")]
+    assert package.lora.other == {"eva_config.rho": 1.0}
+    assert config_of(tmp_path / "staging")["eva_config"] == {"rho": 1.0}
+    assert not {"a", "b", "c", "d", "e"} & config_of(tmp_path / "staging").keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"note": "x"}, "note"),
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "tokenizer_kwargs"),
+        ({"eva_config": {"more": 1}}, "eva_config.more"),
+        ({"kasa_config": {"more": [0]}}, "kasa_config.more"),
+        ({"zero": 0}, "zero"),
+    ],
+)
+def test_an_unknown_key_that_says_something_is_refused_by_name(
+    config: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=f"has '{key}', which is no LoRA setting.*remove it from the file"):
+        pack(write_adapter(tmp_path / "adapter", **config), tmp_path / "staging")
+
+
+def test_what_runs_or_lies_on_this_machine_is_dropped_at_every_depth(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "corda_config": {"cache_file": "/home/me/c.pt", "covariance_file": "d.pt", "corda_method": "kpm"},
+        "eva_config": {"trust_remote_code": True, "auto_map": None},
+        "arrow_config": {"task_adapter_names": ["/home/me/router"], "top_k": 2},
+        "revision": "/home/me/base",
+        "megatron_core": "megatron.core",
+    }
+    package = pack(write_adapter(tmp_path / "adapter", **config), tmp_path / "staging")
+    keys = (
+        "arrow_config.task_adapter_names",
+        "corda_config.cache_file",
+        "corda_config.covariance_file",
+        "eva_config.trust_remote_code",
+        "megatron_core",
+        "revision",
+    )
+    assert package.left_out == [f"adapter_config.json: {key}" for key in keys]
+    assert "/home/me" not in json.dumps(config_of(tmp_path / "staging")) + package.lora.model_dump_json()
+    assert package.unknown == ["base_revision"]
+
+
+def test_a_config_longer_than_any_is_refused(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", exclude_modules=["x" * 400] * 1000)
+    with pytest.raises(InvalidInput, match="longer than 256 KiB"):
+        pack(folder, tmp_path / "staging")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["/a", "~/b", "c://d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from([*KEYS, *DROPPED_KEYS, "unknown"]), VALUES, max_size=4))
+def test_what_the_sdk_lets_pass_the_registry_takes(config: dict[str, Any]) -> None:
+    """One list of keys: whatever was packed has no finding left, and so is never refused for its config."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_adapter(root / "adapter", **{key: value for key, value in config.items() if key != "peft_type"})
+        try:
+            package = pack(root / "adapter", root / "staging")
+        except InvalidInput:
+            return
+        raw = (root / "staging/adapter_config.json").read_bytes()
+        said = {finding.key for finding in examine(json.loads(raw))}
+        assert not said
+        assert inspect_config(io.BytesIO(raw)).rank == package.lora.rank
 
 
 def test_a_record_of_before_these_settings_is_still_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support.small import write_adapter
 
 from sdk.errors import InvalidInput
 from sdk.packing import Package, lora_of, pack_adapter
+from sdk.schemas.peft import DROPPED_KEYS, KEYS, examine
 from sdk.schemas.training import LoraConfig
 
 
@@ -172,3 +174,30 @@ def test_a_model_that_peft_saved_is_packed(tmp_path: Path) -> None:
         assert package.lora.target_modules == ["o_proj", "q_proj", "v_proj"]
         assert package.named_base is None
     assert len(digests) == 1
+
+
+def test_every_setting_of_the_installed_peft_is_on_the_list() -> None:
+    from peft import LoraConfig as PeftLoraConfig
+    from peft.tuners.lora import config as module
+
+    assert {field.name for field in dataclasses.fields(PeftLoraConfig)} <= KEYS.keys() | DROPPED_KEYS
+    nested = {
+        "runtime_config": module.LoraRuntimeConfig,
+        "loftq_config": module.LoftQConfig,
+        "eva_config": module.EvaConfig,
+        "corda_config": module.CordaConfig,
+        "lora_ga_config": module.LoraGAConfig,
+        "velora_config": module.VeloraConfig,
+        "monteclora_config": module.MontecloraConfig,
+        "arrow_config": module.ArrowConfig,
+        "kasa_config": module.KasaConfig,
+        "use_bdlora": module.BdLoraConfig,
+    }
+    assert nested.keys() == {key for key, kind in KEYS.items() if isinstance(kind, Mapping)}
+    for key, config in nested.items():
+        known = KEYS[key]
+        assert isinstance(known, Mapping)
+        assert {field.name for field in dataclasses.fields(config) if field.init} <= known.keys() | DROPPED_KEYS, key
+        # PEFT's own defaults are of the kinds that are listed.
+        values = {f.name: f.default for f in dataclasses.fields(config) if f.init and f.name not in DROPPED_KEYS}
+        assert list(examine({key: values})) == []

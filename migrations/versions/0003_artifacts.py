@@ -1,0 +1,58 @@
+"""Artifacts: where in storage a blob lies, uploads in parts, what the gate warned of, signatures.
+
+Uploads that are under way belong to nobody and begin anew: in the release before, a digest was enough to count on
+another's bytes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Blobs that are stored already keep the name that is their digest alone."""
+    op.add_column("blobs", sa.Column("stored_as", sa.String(97), nullable=False, server_default=""))
+    op.execute("UPDATE blobs SET stored_as = sha256")
+    op.add_column("uploads", sa.Column("owner", sa.String(120), nullable=False, server_default=""))
+    op.add_column("upload_blobs", sa.Column("stored_as", sa.String(97), nullable=False, server_default=""))
+    op.execute("UPDATE upload_blobs SET stored_as = sha256")
+    op.add_column("upload_blobs", sa.Column("parts_id", sa.Text))
+    op.create_table(
+        "upload_parts",
+        sa.Column("stored_as", sa.String(97), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+    )
+    op.add_column("versions", sa.Column("warnings", sa.JSON))
+    op.create_table(
+        "signatures",
+        sa.Column("pk", sa.Integer, primary_key=True),
+        sa.Column(
+            "manifest_digest", sa.String(64), sa.ForeignKey("manifests.digest", ondelete="CASCADE"), nullable=False
+        ),
+        sa.Column("key_id", sa.String(64), nullable=False),
+        sa.Column("bundle", sa.Text, nullable=False),
+        sa.Column("created_by", sa.String(100), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.UniqueConstraint("manifest_digest", "key_id", name="uq_signatures_manifest_digest_key_id"),
+    )
+
+
+def downgrade() -> None:
+    """A blob that lies under another name than its digest can't be found again by the release before."""
+    op.drop_table("signatures")
+    op.drop_table("upload_parts")
+    for table, column in (
+        ("versions", "warnings"),
+        ("upload_blobs", "parts_id"),
+        ("upload_blobs", "stored_as"),
+        ("uploads", "owner"),
+        ("blobs", "stored_as"),
+    ):
+        op.drop_column(table, column)

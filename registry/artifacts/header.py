@@ -1,0 +1,374 @@
+"""The header of a safetensors file, read by its own grammar: a few bytes of memory for each tensor, and no tree.
+
+Format: 8 bytes little-endian length N, N bytes of JSON `{name: {dtype, shape, data_offsets}}`, then the data. Whatever
+the safetensors library refuses is refused, and so is what it lets pass: duplicate names, other fields, tensors
+without numbers, and names that PEFT doesn't write.
+
+>>> import io
+>>> raw = b'{"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]}}'
+>>> header = read_header(io.BytesIO(struct.pack("<Q", len(raw)) + raw), len(raw) + 12)
+>>> header.name(0), header.kinds, header.data_begin
+('a', [Kind(dtype='F16', shape=(1, 2))], 64)
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+import struct
+from array import array
+from dataclasses import dataclass, field
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import Verification
+
+#: The largest published mixtures of experts have 140,000 matrices of LoRA, which is a header of 25 MiB.
+MAX_HEADER_BYTES = 32 * 1024 * 1024
+MAX_TENSORS = 262_144
+_MAX_METADATA_BYTES = 1024 * 1024
+_MAX_METADATA = 1024
+_MAX_DIMENSIONS = 8
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
+
+# The grammar. Repetitions are possessive: nothing is ever tried a second way, so that time grows with the length alone.
+_W = rb"[ \t\n\r]*+"
+_INT = rb"(?:0|[1-9][0-9]{0,18})"
+_COLON, _COMMA = _W + rb":" + _W, _W + rb"," + _W
+_DTYPE = rb'"dtype"' + _COLON + rb'"([A-Za-z0-9_]{1,20})"'
+_SHAPE = rb'"shape"' + _COLON + rb"\[" + _W + rb"((?:" + _INT + rb"(?:" + _COMMA + _INT + rb")*+)?)" + _W + rb"\]"
+_OFFSETS = (
+    rb'"data_offsets"' + _COLON + rb"\[" + _W + rb"(" + _INT + rb")" + _COMMA + rb"(" + _INT + rb")" + _W + rb"\]"
+)
+_KEY = re.compile(_W + rb'"([^"\\\x00-\x1f]*+)"' + _COLON)
+#: In the order in which the library writes the fields, which nearly every file has.
+_ENTRY = re.compile(rb"\{" + _W + _DTYPE + _COMMA + _SHAPE + _COMMA + _OFFSETS + _W + rb"\}")
+_FIELD = re.compile(rb"(?:" + _DTYPE + rb"|" + _SHAPE + rb"|" + _OFFSETS + rb")" + _W)
+_OPEN, _NEXT, _CLOSE = re.compile(rb"\{" + _W), re.compile(rb"," + _W), re.compile(rb"\}")
+_BETWEEN = re.compile(_W + rb"([,}])")
+_TRAILING = re.compile(_W)
+#: A JSON text; halves of surrogate pairs stand for no character, and are refused.
+_TEXT = (
+    rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u(?:[0-9a-cefA-CEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
+    rb'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*+"'
+)
+_METADATUM = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON + _TEXT + _W)
+
+
+class Kind(NamedTuple):
+    """What tensors of one adapter have in common: few kinds, many tensors."""
+
+    #: As safetensors names it: F64, F32, F16, BF16.
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of one tensor."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass
+class Header:
+    """The tensors of a file, in the order of their bytes, which follow each other without a gap."""
+
+    raw: bytes
+    kinds: list[Kind]
+    #: Where in `raw` each name begins, and its length.
+    name_at: npt.NDArray[Any]
+    name_length: npt.NDArray[Any]
+    #: Index into `kinds`.
+    kind_of: npt.NDArray[Any]
+    #: Where each tensor begins, counted from the end of the header.
+    begin: npt.NDArray[Any]
+    #: Where the data begin in the file.
+    data_begin: int
+
+    def __len__(self) -> int:
+        return len(self.kind_of)
+
+    def name(self, index: int) -> str:
+        """Return the name of a tensor."""
+        at = int(self.name_at[index])
+        return self.raw[at : at + int(self.name_length[index])].decode("ascii")
+
+    def end(self, index: int) -> int:
+        """Return where a tensor ends, counted as `begin` is."""
+        return int(self.begin[index]) + self.kinds[int(self.kind_of[index])].size_bytes
+
+    def names(self) -> str:
+        """Return all names, a newline after each."""
+        joined = bytearray()
+        for at, length in zip(self.name_at.data, self.name_length.data, strict=True):
+            joined += self.raw[at : at + length]
+            joined += b"\n"
+        return joined.decode("ascii")
+
+
+@dataclass
+class _Found:
+    """What was read so far, in the order of the header."""
+
+    data_bytes: int
+    kinds: dict[Kind, int] = field(default_factory=dict)
+    name_at: array[int] = field(default_factory=lambda: array("I"))
+    name_length: array[int] = field(default_factory=lambda: array("H"))
+    kind_of: array[int] = field(default_factory=lambda: array("I"))
+    begin: array[int] = field(default_factory=lambda: array("q"))
+    #: Of the names, by which duplicates are found.
+    hashes: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, name: bytes, at: int, kind: Kind, begin: int) -> None:
+        self.name_at.append(at)
+        self.name_length.append(len(name))
+        self.kind_of.append(self.kinds.setdefault(kind, len(self.kinds)))
+        self.begin.append(begin)
+        self.hashes.append(hash(name))
+
+
+def read_header(file: IO[bytes], size_bytes: int) -> Header:
+    """Read the header of a file of `size_bytes`, which is left at the first byte of the data.
+
+    Raises Verification where the file is not one contiguous, fully described block of floating-point tensors.
+    """
+    prefix = read_exactly(file, 8)
+    (length,) = struct.unpack("<Q", prefix)
+    if length > size_bytes - 8:
+        raise Verification("adapter_model.safetensors has a header longer than the file; it is no safetensors file")
+    if length > MAX_HEADER_BYTES:
+        raise Verification(
+            f"adapter_model.safetensors has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} "
+            "MiB that are read; save the adapter with fewer tensors"
+        )
+    raw = read_exactly(file, length)
+    _require_utf8(raw)
+    found = _parse(raw, size_bytes - 8 - length)
+    _refuse_duplicates(raw, found)
+    found.hashes = array("q")
+    return _ordered(raw, found)
+
+
+def read_exactly(file: IO[bytes], count: int) -> bytes:
+    """Return the next `count` bytes. Raises Verification where the file has fewer."""
+    raw = file.read(count)
+    while len(raw) < count:
+        more = file.read(count - len(raw))
+        if not more:
+            raise Verification("adapter_model.safetensors is empty or cut; save the adapter again")
+        raw += more
+    return raw
+
+
+def _require_utf8(raw: bytes) -> None:
+    if raw.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(raw)
+    try:
+        for start in range(0, len(raw), 65536):
+            decoder.decode(view[start : start + 65536], final=start + 65536 >= len(raw))
+    except UnicodeDecodeError as error:
+        raise _no_json() from error
+
+
+def _no_json() -> Verification:
+    return Verification("adapter_model.safetensors has a header that is no JSON object; it is no safetensors file")
+
+
+def _parse(raw: bytes, data_bytes: int) -> _Found:
+    """Read all entries, each by one match."""
+    if not raw.startswith(b"{"):
+        raise _no_json()
+    found = _Found(data_bytes)
+    position, seen_metadata = 1, False
+    if (end := _BETWEEN.match(raw, position)) and end[1] == b"}":
+        return _finished(raw, end.end(), found)
+    while True:
+        key = _KEY.match(raw, position)
+        if key is None:
+            raise _no_key(raw, position)
+        if key[1] == b"__metadata__":
+            if seen_metadata:
+                raise _twice("__metadata__")
+            seen_metadata = True
+            position = _skip_metadata(raw, key.end())
+        else:
+            position = _read_entry(raw, key[1], key.start(1), key.end(), found)
+        between = _BETWEEN.match(raw, position)
+        if between is None:
+            raise _no_json()
+        position = between.end()
+        if between[1] == b"}":
+            return _finished(raw, position, found)
+
+
+def _no_key(raw: bytes, position: int) -> Verification:
+    """Say why there is no key here: a name with a backslash is JSON, and none that PEFT writes."""
+    text = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON).match(raw, position, position + 4096)
+    return _bad_name(text[1]) if text else _no_json()
+
+
+def _bad_name(name: bytes) -> Verification:
+    return Verification(f"tensor name {name[:80]!a} is none that PEFT writes; save the adapter again with PEFT")
+
+
+def _twice(name: str) -> Verification:
+    return Verification(
+        f"{name!a} is twice in the header of adapter_model.safetensors; save the adapter again with PEFT"
+    )
+
+
+def _finished(raw: bytes, position: int, found: _Found) -> _Found:
+    trailing = _TRAILING.match(raw, position)
+    if trailing is None or trailing.end() != len(raw):
+        raise _no_json()
+    return found
+
+
+def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) -> int:
+    """Read what follows a name; return where it ends."""
+    if not _NAME.fullmatch(name) or b".." in name:
+        raise _bad_name(name)
+    if match := _ENTRY.match(raw, position):
+        dtype, shape, begin, end = match.groups()
+        position = match.end()
+    else:
+        (dtype, shape, begin, end), position = _read_fields(raw, name, position)
+    kind = _kind(name, dtype, shape)
+    first, last = int(begin), int(end)
+    if last - first != kind.size_bytes or last > found.data_bytes:
+        raise Verification(
+            f"tensor {name.decode()!r} has a shape that does not fit its bytes, or lies outside the file; save the adapter again"
+        )
+    if len(found.begin) == MAX_TENSORS:
+        raise Verification(f"the adapter has more than {MAX_TENSORS} tensors; save it with fewer target modules")
+    found.add(name, at, kind, first)
+    return position
+
+
+def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
+    """Read an entry whose fields come in another order."""
+    wrong = Verification(
+        f"tensor {name.decode()!r} is described wrongly in the safetensors header; save the adapter again with PEFT"
+    )
+    opened = _OPEN.match(raw, position)
+    values: list[bytes | None] = [None] * 4
+    for number in range(3):
+        separator = _NEXT.match(raw, position) if number else opened
+        matched = _FIELD.match(raw, separator.end()) if separator else None
+        if matched is None:
+            raise wrong
+        values = [new if old is None else old for old, new in zip(values, matched.groups(), strict=True)]
+        position = matched.end()
+    closed = _CLOSE.match(raw, position)
+    complete = tuple(value for value in values if value is not None)
+    # Three fields that give all four values are three different ones.
+    if closed is None or len(complete) != 4:
+        raise wrong
+    return complete, closed.end()
+
+
+def _kind(name: bytes, dtype: bytes, shape: bytes) -> Kind:
+    known = dtype.decode()
+    if known not in ITEM_BYTES:
+        raise Verification(
+            f"tensor {name.decode()!r} has the type {known!a}; an adapter has floating-point tensors only"
+        )
+    if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
+        raise Verification(f"tensor {name.decode()!r} has an impossible shape; save the adapter again with PEFT")
+    numbers = tuple(map(int, shape.split(b",")))
+    if 0 in numbers:
+        raise Verification(
+            f"tensor {name.decode()!r} is empty, as a save of one shard of many leaves it; gather the weights, then save again"
+        )
+    return Kind(known, numbers)
+
+
+def _skip_metadata(raw: bytes, position: int) -> int:
+    """Check `__metadata__`, an object of texts; return where it ends."""
+    wrong = Verification(
+        "adapter_model.safetensors has metadata that are no texts, are twice, or are longer than 1 MiB; "
+        "save the adapter again with PEFT"
+    )
+    last = position + _MAX_METADATA_BYTES
+    opened = _OPEN.match(raw, position)
+    if opened is None:
+        raise wrong
+    position = opened.end()
+    if closed := _CLOSE.match(raw, position):
+        return closed.end()
+    seen: set[str] = set()
+    while len(seen) < _MAX_METADATA:
+        pair = _METADATUM.match(raw, position, last)
+        if pair is None or (name := json.loads(pair[1])) in seen:
+            raise wrong
+        seen.add(name)
+        position = pair.end()
+        if closed := _CLOSE.match(raw, position):
+            return closed.end()
+        following = _NEXT.match(raw, position)
+        if following is None:
+            raise wrong
+        position = following.end()
+    raise wrong
+
+
+def _refuse_duplicates(raw: bytes, found: _Found) -> None:
+    """Raise Verification for a name that is there twice. Hashes are compared first: a set of names is many times larger."""
+    hashes = _view(found.hashes)
+    ordered = np.sort(hashes)
+    same = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(same):
+        return
+    seen: set[bytes] = set()
+    for index in np.flatnonzero(np.isin(hashes, same)):
+        at = found.name_at[index]
+        name = raw[at : at + found.name_length[index]]
+        if name in seen:
+            raise _twice(name.decode())
+        seen.add(name)
+
+
+def _ordered(raw: bytes, found: _Found) -> Header:
+    """Sort the tensors by their bytes. Raises Verification where these overlap, leave a gap, or are not all of the file."""
+    begin, kind_of = _view(found.begin), _view(found.kind_of)
+    kinds = list(found.kinds)
+    order = None if bool((begin[1:] > begin[:-1]).all()) else np.argsort(begin, kind="stable")
+    if order is not None:
+        begin, kind_of = begin[order], kind_of[order]
+    sizes = np.array([kind.size_bytes for kind in kinds], dtype=np.int64)[kind_of] if kinds else begin
+    ends = begin + sizes
+    header = Header(
+        raw=raw,
+        kinds=kinds,
+        name_at=_sorted(_view(found.name_at), order),
+        name_length=_sorted(_view(found.name_length), order),
+        kind_of=kind_of,
+        begin=begin,
+        data_begin=8 + len(raw),
+    )
+    broken = np.flatnonzero(begin[1:] != ends[:-1])
+    if len(begin) and (begin[0] != 0 or len(broken)):
+        which = 0 if begin[0] != 0 else int(broken[0]) + 1
+        raise Verification(
+            f"tensor {header.name(which)!r} overlaps another or leaves a gap; save the adapter again with PEFT"
+        )
+    if (int(ends[-1]) if len(ends) else 0) != found.data_bytes:
+        raise Verification(
+            "adapter_model.safetensors is cut, or has bytes after its last tensor; save the adapter again"
+        )
+    return header
+
+
+def _view(values: array[int]) -> npt.NDArray[Any]:
+    """Return an array's numbers without a copy."""
+    return np.frombuffer(values, dtype=values.typecode) if values else np.empty(0, dtype=values.typecode)
+
+
+def _sorted(values: npt.NDArray[Any], order: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+    return values if order is None else values[order]

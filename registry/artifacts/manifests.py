@@ -1,0 +1,74 @@
+"""Manifests as the registry keeps them: recorded once their blobs were verified, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pydantic import ValidationError
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
+from registry.db import hold_blobs, insert_if_new
+from registry.errors import Invalid, NotFound, Verification
+from sdk.schemas.artifacts import BlobSpec
+from sdk.schemas.codes import explain_validation
+from sdk.schemas.manifest import Manifest
+
+_STORED = Blob.collected_at.is_(None)
+
+
+def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> str:
+    """Record a manifest whose blobs were verified, within the caller's transaction; return its digest.
+
+    Readers of `namespace` may fetch its files. Raises Verification where a blob was removed meanwhile.
+    """
+    digest = manifest.digest
+    hold_blobs(session)
+    there = select(ManifestRow.digest).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_(None))
+    if session.scalars(there).first() is None:
+        insert_if_new(
+            session,
+            ManifestRow,
+            digest=digest,
+            kind=manifest.kind,
+            body=manifest.canonical().decode(),
+            size_bytes=manifest.size_bytes,
+        )
+        blobs = sorted({file.sha256 for file in manifest.files})
+        present = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(blobs), _STORED)))
+        if len(present) != len(blobs):
+            raise Verification("a file was removed while it was published, since nothing named it; push again")
+        for sha256 in blobs:
+            insert_if_new(session, ManifestBlob, manifest_digest=digest, sha256=sha256)
+        session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
+    insert_if_new(session, ManifestAccess, manifest_digest=digest, namespace=namespace)
+    return digest
+
+
+def read_manifest(session: Session, digest: str) -> Manifest:
+    """Return a recorded manifest. Raises NotFound."""
+    found = read_manifests(session, {digest}).get(digest)
+    if found is None:
+        raise NotFound(f"there is no manifest {digest[:12]}; see what there is with: adapterctl list")
+    return found
+
+
+def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Manifest]:
+    """Return recorded manifests by digest."""
+    query = select(ManifestRow.digest, ManifestRow.body).where(ManifestRow.digest.in_(digests))
+    return {digest: Manifest.model_validate_json(body) for digest, body in session.execute(query)}
+
+
+def blobs_of(manifest: Manifest) -> list[BlobSpec]:
+    """The blobs that a manifest is made of."""
+    return [blob_of(file.sha256, file.size_bytes) for file in manifest.files]
+
+
+def blob_of(sha256: str, size_bytes: int) -> BlobSpec:
+    """Return a blob as uploads know it. Raises Invalid for a size that none has."""
+    try:
+        return BlobSpec(sha256=sha256, size_bytes=size_bytes)
+    except ValidationError as error:
+        message, param = explain_validation(list(error.errors()))
+        raise Invalid(f"{message}; hash the file again", param=param) from None

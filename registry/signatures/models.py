@@ -1,0 +1,26 @@
+"""The table of signatures."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.db import Model, UtcDateTime, utc_now
+
+
+class Signature(Model):
+    """A signature over a manifest; one a key."""
+
+    __tablename__ = "signatures"
+    __table_args__ = (UniqueConstraint("manifest_digest", "key_id"),)
+
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest", ondelete="CASCADE"))
+    #: SHA-256 of the public key's DER form, as whoever handed it in says.
+    key_id: Mapped[str] = mapped_column(String(64))
+    #: A Sigstore bundle, as JSON.
+    bundle: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -1,0 +1,102 @@
+"""Recording signatures, with a version or later, and listing them."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import ManifestAccess, ManifestRow
+from registry.audit.service import record
+from registry.auth.principal import Principal
+from registry.db import Database, insert_if_new, utc_now
+from registry.errors import Conflict, Forbidden, NotFound
+from registry.signatures.models import Signature
+from registry.signatures.trust import Trust
+from sdk.schemas.artifacts import SignatureView, SignedManifest
+from sdk.schemas.manifest import Manifest
+
+#: Signatures that are added to one manifest, so that a list of them stays short.
+MAX_SIGNATURES = 50
+
+
+class Signatures:
+    """The service over the table of signatures."""
+
+    def __init__(self, db: Database, trust: Trust) -> None:
+        self._db = db
+        self._trust = trust
+
+    def add(self, digest: str, *, signed: SignedManifest, who: Principal) -> SignatureView:
+        """Add a signature to a manifest of a namespace in which the caller may write; a key's second replaces its first.
+
+        Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict where there are too many.
+        """
+        with self._db.read() as session:
+            row = _find(session, digest, who)
+            writable = _writable(session, digest, who)
+        if not writable:
+            raise Forbidden("this token may only read this version; use one with a role of: admin, promoter, writer")
+        self._trust.check(Manifest.model_validate_json(row.body), signed)
+        with self._db.write() as session:
+            _find(session, digest, who)
+            others = select(func.count()).where(Signature.manifest_digest == digest, Signature.key_id != signed.key_id)
+            if (session.scalar(others) or 0) >= MAX_SIGNATURES:
+                raise Conflict(
+                    f"{digest[:12]} has {MAX_SIGNATURES} signatures, and no more are kept; sign with one of their keys"
+                )
+            return record_signature(session, digest, signed, who, namespaces=writable)
+
+    def list(self, digest: str, *, who: Principal) -> list[SignatureView]:
+        """The signatures over a manifest, the first one first. Raises NotFound."""
+        with self._db.read() as session:
+            _find(session, digest, who)
+            query = select(Signature).where(Signature.manifest_digest == digest).order_by(Signature.pk)
+            return [_view(row) for row in session.scalars(query)]
+
+
+def record_signature(
+    session: Session, digest: str, signed: SignedManifest, who: Principal, *, namespaces: list[str]
+) -> SignatureView:
+    """Record a signature that was checked, within the caller's transaction, in the trails of these namespaces."""
+    new = insert_if_new(
+        session,
+        Signature,
+        manifest_digest=digest,
+        key_id=signed.key_id,
+        bundle=signed.bundle,
+        created_by=who.name,
+        created_at=utc_now(),
+    )
+    mine = (Signature.manifest_digest == digest, Signature.key_id == signed.key_id)
+    row = session.scalars(select(Signature).where(*mine).with_for_update()).one()
+    before = None if new else {"key": row.key_id, "by": row.created_by}
+    if new or row.bundle != signed.bundle:
+        row.bundle, row.created_by, row.created_at = signed.bundle, who.name, utc_now()
+        for namespace in namespaces:
+            record(session, who, "version.sign", namespace, digest, before=before, after={"key": signed.key_id})
+    session.flush()
+    return _view(row)
+
+
+def _find(session: Session, digest: str, who: Principal) -> ManifestRow:
+    """Return a manifest whose files the caller may fetch. Raises NotFound."""
+    access = select(ManifestAccess.manifest_digest).where(
+        ManifestAccess.manifest_digest == digest, who.within(ManifestAccess.namespace)
+    )
+    query = select(ManifestRow).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_(None), access.exists())
+    row = session.scalars(query).first()
+    if row is None:
+        raise NotFound(f"there is no manifest {digest[:12]!a}; see what there is with: adapterctl list", param="digest")
+    return row
+
+
+def _writable(session: Session, digest: str, who: Principal) -> list[str]:
+    """The namespaces of a manifest in which the caller may write, sorted."""
+    query = select(ManifestAccess.namespace).where(
+        ManifestAccess.manifest_digest == digest, who.within(ManifestAccess.namespace, "write")
+    )
+    return sorted(session.scalars(query))
+
+
+def _view(row: Signature) -> SignatureView:
+    return SignatureView(key_id=row.key_id, bundle=row.bundle, created_by=row.created_by, created_at=row.created_at)

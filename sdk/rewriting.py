@@ -1,0 +1,76 @@
+"""The one change that a pulled copy may have: another name for its base, which vLLM compares as a string.
+
+The folder declares it beside the marker and keeps the bytes before it, so that the version can still be proven: the bytes
+before it are the version's, and renaming the base in them gives exactly the bytes that lie there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import InvalidInput, VerificationFailed
+from sdk.transfer import read_json
+
+CONFIG_FILE = "adapter_config.json"
+REWRITE = "rewrite.json"
+ORIGINAL = f"original/{CONFIG_FILE}"
+_KEY = "base_model_name_or_path"
+_MOST_CHARACTERS = 1000
+
+
+def rewritten(original: bytes, base_name: str) -> bytes:
+    """Return a config with another base; the same bytes where it names that base already. Raises InvalidInput."""
+    if not base_name or len(base_name) > _MOST_CHARACTERS or not base_name.isprintable():
+        raise InvalidInput("a base's name is 1 to 1000 printable characters; give another", param="base_name")
+    try:
+        config = json.loads(original)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise InvalidInput(
+            f"the version has no {CONFIG_FILE} in which a base could be renamed; leave --base-name out",
+            param="base_name",
+        )
+    if config.get(_KEY) == base_name:
+        return original
+    return (json.dumps({**config, _KEY: base_name}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def declared(changed: bytes, base_name: str) -> bytes:
+    """Return the declaration of a change."""
+    said = {"file": CONFIG_FILE, "base_name": base_name, "sha256": hashlib.sha256(changed).hexdigest()}
+    return (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
+    """Say where the bytes before a declared change lie, by the path of the file; nothing where none is declared.
+
+    Raises VerificationFailed where the change is not exactly the declared one. The bytes before it are not looked at: they
+    are to be held against the manifest.
+    """
+    rewrite, original = folder / marker_folder / REWRITE, folder / marker_folder / ORIGINAL
+    if not rewrite.exists() and not original.exists():
+        return {}
+    for path in (rewrite, original, folder / CONFIG_FILE):
+        if not path.is_file():
+            raise VerificationFailed(f"{path} is missing; pull again into a new folder")
+    try:
+        content = rewrite.read_bytes()
+        said: Any = read_json(rewrite)
+        name = said["base_name"]
+        changed = rewritten(original.read_bytes(), name)
+        sound = content == declared(changed, name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput):
+        sound = False
+    if not sound:
+        raise VerificationFailed(f"{rewrite} does not declare the change that was made; pull again into a new folder")
+    if (folder / CONFIG_FILE).read_bytes() != changed:
+        found = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
+        raise VerificationFailed(
+            f"{folder / CONFIG_FILE} has the SHA-256 {found}, not the declared {hashlib.sha256(changed).hexdigest()}; "
+            "pull again"
+        )
+    return {CONFIG_FILE: original}

@@ -1,0 +1,270 @@
+"""What an `adapter_config.json` may say: one list of its keys, which the SDK cleans by and the registry refuses by.
+
+The keys are those of LoraConfig in PEFT 0.10 to 0.21, each with the kind of value that it may have. Whatever is not
+listed is found, at any depth, for nested settings have lists of their own:
+
+>>> for finding in examine({"r": 8, "auto_mapping": {"parent_library": "os"}, "eva_config": {"rho": 2.0, "more": 1}}):
+...     print(finding.key, finding.reason)
+auto_mapping runs
+eva_config.more unknown
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+#: No configuration comes near; what is longer is not read.
+MAX_CONFIG_BYTES = 256 * 1024
+_MAX_INTEGER = 2**53
+
+#: As PyTorch names modules and parameters.
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,99}")
+#: A commit, tag or branch; a hub's refs have parts, as in refs/pr/3.
+_REVISION = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+\-]*/){0,5}[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,199}")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+class Reason(StrEnum):
+    """Why a key can't stay as it is."""
+
+    #: A library would import, fetch or run something by it, or look for a file of the machine that trained.
+    RUNS = "runs"
+    #: It is none of LoRA's settings.
+    UNKNOWN = "unknown"
+    #: Its value is of another kind than PEFT writes.
+    VALUE = "value"
+
+
+class Finding(NamedTuple):
+    """One key that can't stay."""
+
+    #: The key within its settings: ("corda_config", "cache_file").
+    path: tuple[str, ...]
+    reason: Reason
+    value: Any
+    #: What the key's value is to be, to follow "is to be".
+    wanted: str
+
+    @property
+    def key(self) -> str:
+        """The path with dots, cut to what a message may hold; a key in an error is the writer's own choice."""
+        return ".".join(part if len(part) <= 80 else part[:79] + "…" for part in self.path)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of value; null stands for PEFT's default and is of every kind."""
+
+    wanted: str
+    fits: Callable[[Any], bool]
+
+
+def names_place(value: Any) -> bool:
+    """Whether a text, or one in a list, is a path or a URL."""
+    if isinstance(value, list):
+        return any(map(names_place, value))
+    return isinstance(value, str) and (
+        value.startswith(("/", "~", "./", "../", ".\\", "..\\", "\\\\"))
+        or "://" in value
+        or _DRIVE.match(value) is not None
+        or ".." in value.split("/")
+    )
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a value is null, false or empty."""
+    return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
+
+
+def is_base_name(value: Any) -> bool:
+    """Whether a base is named as registries and hubs do, and not by a path or URL, where whatever lies there is loaded."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 200
+        and value.isprintable()
+        and not value.startswith(("/", "~", "."))
+        and ".." not in value.split("/")
+        and not {"\\", ":"} & set(value)
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) <= _MAX_INTEGER
+
+
+def _is_number(value: Any) -> bool:
+    # JSON has no infinity, but 1e999 is read as one.
+    return _is_whole(value) or (type(value) is float and math.isfinite(value))
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, str) and _MODULE.fullmatch(value) is not None and ".." not in value
+
+
+def _is_pattern(value: Any) -> bool:
+    """A regular expression over module names: no slash is ever in one."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 1000
+        and value.isprintable()
+        and "/" not in value
+        and not names_place(value)
+    )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+
+
+def _is_revision(value: Any) -> bool:
+    return value == "" or (isinstance(value, str) and _REVISION.fullmatch(value) is not None and ".." not in value)
+
+
+def _listed(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _mapped(key: Callable[[Any], bool], fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(key, value)) and all(map(fits, value.values()))
+
+
+def _either(*fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: any(fit(value) for fit in fits)
+
+
+_FLAG = _Kind("true or false", _is_flag)
+_WHOLE = _Kind("a whole number", _is_whole)
+_NUMBER = _Kind("a finite number", _is_number)
+_NAME = _Kind("a word", _is_word)
+_NAMES = _Kind("a list of names, which are no paths or URLs", _listed(_either(_is_module, _is_word)))
+_MODULES = _Kind("a list of module names", _listed(_is_module))
+_SELECTION = _Kind("a list of module names or one pattern", _either(_listed(_is_module), _is_pattern))
+_WHOLES = _Kind("a list of whole numbers", _listed(_is_whole))
+_RANKS = _Kind("an object of module names or patterns and numbers", _mapped(_is_pattern, _is_number))
+
+#: Keys that say what to import, fetch or run, at whatever depth. Null, false and empty ones do nothing.
+_RUNNING = ("auto_mapping", "auto_map", "custom_code", "megatron_config", "megatron_core", "trust_remote_code")
+#: Keys that name files of the machine that trained; what was in them went into the weights.
+_FILES = ("cache_file", "covariance_file")
+#: All keys that are dropped wherever they are.
+DROPPED_KEYS = frozenset((*_RUNNING, *_FILES))
+
+#: Key to the kind of its value, or to the keys of its nested settings.
+KEYS: Mapping[str, _Kind | Mapping[str, _Kind]] = {
+    "peft_type": _NAME,
+    "task_type": _NAME,
+    "peft_version": _NAME,
+    "base_model_name_or_path": _Kind("the name of a base, and no path or URL", is_base_name),
+    "revision": _Kind("a commit, tag or branch", _is_revision),
+    "inference_mode": _FLAG,
+    "r": _WHOLE,
+    "lora_alpha": _NUMBER,
+    "lora_dropout": _NUMBER,
+    "target_modules": _SELECTION,
+    "exclude_modules": _SELECTION,
+    "target_parameters": _MODULES,
+    "modules_to_save": _MODULES,
+    "rank_pattern": _RANKS,
+    "alpha_pattern": _RANKS,
+    "bias": _NAME,
+    "fan_in_fan_out": _FLAG,
+    "lora_bias": _FLAG,
+    "init_lora_weights": _Kind("true, false or a word", _either(_is_flag, _is_word)),
+    "layers_to_transform": _Kind("a whole number or a list of them", _either(_is_whole, _listed(_is_whole))),
+    "layers_pattern": _Kind(
+        "a module name or a list of them", lambda value: value == "" or _is_module(value) or _listed(_is_module)(value)
+    ),
+    "layer_replication": _Kind(
+        "a list of pairs of whole numbers", _listed(lambda pair: _listed(_is_whole)(pair) and len(pair) == 2)
+    ),
+    "trainable_token_indices": _Kind(
+        "a list of whole numbers, or an object of module names and such lists",
+        _either(_listed(_is_whole), _mapped(_is_module, _listed(_is_whole))),
+    ),
+    "alora_invocation_tokens": _WHOLES,
+    "use_rslora": _FLAG,
+    "use_dora": _FLAG,
+    "use_qalora": _FLAG,
+    "qalora_group_size": _WHOLE,
+    "ensure_weight_tying": _FLAG,
+    "runtime_config": {"ephemeral_gpu_offload": _FLAG},
+    "loftq_config": {"loftq_bits": _WHOLE, "loftq_iter": _WHOLE},
+    "eva_config": {
+        "rho": _NUMBER,
+        "tau": _NUMBER,
+        "use_label_mask": _FLAG,
+        "label_mask_value": _WHOLE,
+        "whiten": _FLAG,
+        "adjust_scaling_factors": _FLAG,
+    },
+    "corda_config": {
+        "corda_method": _NAME,
+        "verbose": _FLAG,
+        "use_float16_for_covariance": _FLAG,
+        "prune_temporary_fields": _FLAG,
+    },
+    "lora_ga_config": {"direction": _NAME, "scale": _NAME, "stable_gamma": _NUMBER},
+    "velora_config": {"num_groups": _WHOLE, "scale": _NUMBER, "init_type": _NAME},
+    "monteclora_config": {
+        "num_samples": _WHOLE,
+        "use_entropy": _FLAG,
+        "dirichlet_prior": _NUMBER,
+        "sample_scaler": _NUMBER,
+        "kl_loss_weight": _NUMBER,
+        "buffer_size": _WHOLE,
+    },
+    "arrow_config": {
+        "top_k": _WHOLE,
+        "router_temperature": _NUMBER,
+        "use_gks": _FLAG,
+        "task_adapter_names": _NAMES,
+        "gks_adapter_names": _NAMES,
+        "rng_seed": _WHOLE,
+    },
+    "kasa_config": {"beta": _NUMBER, "gamma": _NUMBER},
+    "use_bdlora": {
+        "target_modules_bd_a": _MODULES,
+        "target_modules_bd_b": _MODULES,
+        "nblocks": _WHOLE,
+        "match_strict": _FLAG,
+    },
+}
+
+
+def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find every key of an `adapter_config.json` that can't stay as it is.
+
+    Keys that run something are found whatever their value is: one that says nothing does no harm.
+    """
+    yield from _examine(config, KEYS, ())
+
+
+def _examine(
+    config: Mapping[str, Any], keys: Mapping[str, _Kind | Mapping[str, _Kind]], path: tuple[str, ...]
+) -> Iterator[Finding]:
+    for key, value in config.items():
+        where = (*path, key)
+        known = keys.get(key)
+        if key in DROPPED_KEYS:
+            yield Finding(where, Reason.RUNS, value, "left out")
+        elif known is None:
+            yield Finding(where, Reason.UNKNOWN, value, "left out")
+        elif value is None:
+            continue
+        elif isinstance(known, _Kind):
+            if not known.fits(value):
+                yield Finding(where, Reason.VALUE, value, known.wanted)
+        elif isinstance(value, dict):
+            yield from _examine(value, known, where)
+        elif value is not False:
+            yield Finding(where, Reason.VALUE, value, "an object")

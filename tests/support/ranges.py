@@ -1,0 +1,172 @@
+"""A small HTTP server that serves objects in ranges, as S3 does, and fails where a test says so."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+#: Called with each request before it is answered; what it returns says how.
+Script = Callable[["Request"], "Fault | None"]
+_RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One GET: the how-manieth, and what it asked for."""
+
+    number: int
+    path: str
+    query: str
+    begin: int
+    #: None: to the end.
+    end: int | None
+    if_match: str | None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done other than it should be."""
+
+    status: int | None = None
+    #: The connection is cut after so many bytes of the body.
+    cut_after: int | None = None
+    #: The body is answered whole, with 200, whatever range was asked for.
+    ignores_ranges: bool = False
+    #: The byte at this position of the object is another.
+    wrong_at: int | None = None
+    #: Seconds that pass before each piece.
+    slow_s: float = 0.0
+    #: The object is another from this request on.
+    becomes: bytes | None = None
+
+
+@dataclass
+class RangeServer:
+    """The server: objects by path, and what was asked for."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    script: Script = lambda _request: None
+    requests: list[Request] = field(default_factory=list)
+    #: Bytes of bodies that were sent.
+    sent_bytes: int = 0
+    connections: int = 0
+    port: int = 0
+
+    def url(self, name: str) -> str:
+        """Where an object is, with what must not be shown."""
+        return f"http://127.0.0.1:{self.port}/{name}?X-Amz-Signature=s3cret"
+
+
+@cache
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
+@contextmanager
+def range_server(**objects: bytes) -> Iterator[RangeServer]:
+    """Run a server in threads of this process."""
+    served = RangeServer(dict(objects))
+    lock = threading.Lock()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        log_message = lambda *_: None  # noqa: E731
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with lock:
+                served.connections += 1
+
+        def do_GET(self) -> None:
+            name, _, query = self.path.strip("/").partition("?")
+            found = _RANGE.fullmatch(self.headers.get("Range", ""))
+            with lock:
+                request = Request(
+                    len(served.requests) + 1,
+                    name,
+                    query,
+                    int(found[1]) if found else 0,
+                    int(found[2]) + 1 if found and found[2] else None,
+                    self.headers.get("If-Match"),
+                )
+                served.requests.append(request)
+            fault = served.script(request) or Fault()
+            if fault.becomes is not None:
+                served.objects[name] = fault.becomes
+            self._answer(request, fault, served.objects.get(name), ranged=found is not None)
+
+        def _answer(self, request: Request, fault: Fault, content: bytes | None, *, ranged: bool) -> None:
+            if fault.status is not None or content is None:
+                self._refuse(fault.status or 404)
+                return
+            etag = _etag(content)
+            if request.if_match not in (None, etag):
+                self._refuse(412)
+                return
+            begin, end = 0, len(content)
+            if ranged and not fault.ignores_ranges:
+                if request.begin >= len(content):
+                    self._refuse(416)
+                    return
+                begin, end = request.begin, min(request.end or len(content), len(content))
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", etag)
+            self.send_header("Content-Length", str(end - begin))
+            self.end_headers()
+            if fault.wrong_at is not None:
+                changed = bytearray(content)
+                changed[fault.wrong_at] ^= 1
+                content = bytes(changed)
+            stop = end if fault.cut_after is None else min(end, begin + fault.cut_after)
+            self._send(memoryview(content)[begin:stop], fault.slow_s)
+            if stop < end:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def _send(self, body: memoryview, slow_s: float) -> None:
+            for start in range(0, len(body), 64 * 1024):
+                if slow_s:
+                    time.sleep(slow_s)
+                piece = body[start : start + 64 * 1024]
+                try:
+                    self.wfile.write(piece)
+                except OSError:
+                    # The client has what it wanted of this answer.
+                    self.close_connection = True
+                    return
+                with lock:
+                    served.sent_bytes += len(piece)
+
+        def _refuse(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that hangs up is no error of a test."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        served.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()

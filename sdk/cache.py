@@ -123,18 +123,6 @@ class Cache:
             place(self.blob(sha256), target)
             target.chmod(READ_ONLY)
 
-    @contextmanager
-    def new_folder(self, target: Path) -> Iterator[Path]:
-        """A folder that gets the name `target` at the end of the block, and is gone where the block fails."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name[:100]}.partial-{os.urandom(4).hex()}")
-        partial.mkdir()
-        try:
-            yield partial
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
     def remove_folder(self, folder: Path) -> None:
         """Take away a version's or base's folder, at once: what is left of it has no name that anybody looks for."""
         if folder.is_dir():

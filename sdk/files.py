@@ -20,6 +20,7 @@ from sdk.pulling import fill, located, watching
 from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.manifest import Manifest
 from sdk.sending import send_all
+from sdk.transfer import folder_whole
 from sdk.transport import Transport
 
 T = TypeVar("T")
@@ -63,7 +64,11 @@ class FileClient:
         """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
         target = user_path(to).absolute()
         require_free(target, replaceable=False)
-        with disk_explained(f"writing {target}"), self.cache.new_folder(target) as partial:
+        with (
+            disk_explained(f"writing {target}"),
+            self.cache.lock(f"folder {target}"),
+            folder_whole(target) as partial,
+        ):
             self.fetch_manifest(manifest, partial)
             if target.is_dir():
                 target.rmdir()

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from sdk.contents import Contents, HasFiles
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained
 from sdk.rewriting import CONFIG_FILE, ORIGINAL, REWRITE, check_rewrite, declared, rewritten
 from sdk.schemas.paths import check_path
-from sdk.transfer import hash_file, place, written_whole
+from sdk.transfer import folder_whole, hash_file, place, written_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
@@ -118,7 +117,7 @@ def replace_folder(
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
     A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced
-    one by one, and the marker comes last. With `base_name` the copy's config names that base, and the folder says so.
+    one by one, and the marker comes last. The caller holds `target` against other processes. With `base_name` the copy's config names that base, and the folder says so.
     Raises Conflict where `target` holds foreign files, InvalidInput where there is no base to be renamed.
     """
     target = target.absolute()
@@ -131,19 +130,13 @@ def replace_folder(
                 _check_cached(source / file.path, hash_file(source / file.path)[0], file.sha256)
             _replace_files(target, manifest, plan)
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name[:100]}.partial-{os.urandom(4).hex()}")
-        try:
-            partial.mkdir()
+        with folder_whole(target) as partial:
             for path, write in plan.items():
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 write(partial / path)
             _write(partial / MARKER_FOLDER / _MANIFEST, manifest.canonical())
             if target.is_dir():
                 _remove_empty(target, keep_top=False)
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

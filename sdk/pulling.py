@@ -32,7 +32,7 @@ from sdk.links import Links
 from sdk.pins import Pins
 from sdk.ranges import Location, Relocate
 from sdk.schemas.refs import BadNameError, BadRefError, Ref
-from sdk.transfer import OnBytes, hash_file, written_whole
+from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
@@ -119,7 +119,7 @@ class Puller:
         if to is None:
             return Pulled(version.ref, version.digest, folder)
         written = _signature_bytes(signatures) if signatures else None
-        with self._cache.lock(version.digest, shared=True):
+        with self._cache.lock(f"folder {to.absolute()}"), self._cache.lock(version.digest, shared=True):
             path = replace_folder(folder, to, contents, signatures=written, base_name=base_name)
         return Pulled(version.ref, version.digest, path)
 
@@ -241,7 +241,7 @@ def fill(
         if not cache.has_version(contents):
             _fetch_missing(cache, contents, locate, links, on_transfer)
             cache.remove_folder(folder)
-            with cache.new_folder(folder) as new:
+            with folder_whole(folder) as new:
                 for file in contents.files:
                     cache.link(file.sha256, new / file.path)
                 with written_whole(new / MARKER) as marker:

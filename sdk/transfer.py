@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,26 @@ def written_whole(target: Path) -> Iterator[IO[bytes]]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_whole(target: Path) -> Iterator[Path]:
+    """A new folder that gets the name `target` at the end of the block, and is gone where the block fails.
+
+    To be called by whoever holds `target` against other processes: what earlier calls left, which were killed, is swept.
+    """
+    stem = f".{target.name[:100]}.partial-"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in target.parent.iterdir():
+        if path.name.startswith(stem) and re.fullmatch("[0-9a-f]{8}", path.name[len(stem) :]):
+            shutil.rmtree(path, ignore_errors=True)
+    partial = target.with_name(f"{stem}{os.urandom(4).hex()}")
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, name: str | None = None) -> None:

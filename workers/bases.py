@@ -11,6 +11,7 @@ from sdk.bases import ScannedBase, scan_base
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
 from sdk.schemas.jobs import BaseSource
+from sdk.transfer import folder_whole
 
 _PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
@@ -50,7 +51,7 @@ def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:
     manifest = source.manifest
     with disk_explained(f"fetching base {source.id}"), client.cache.lock(f"base-{fingerprint}"):
         if not folder.is_dir() and manifest is not None:
-            with client.cache.new_folder(folder) as partial:
+            with folder_whole(folder) as partial:
                 client.fetch_manifest(manifest, partial)
     client.cache.used(folder)
     return folder

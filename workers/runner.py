@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
@@ -29,6 +30,7 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import (
     Assignment,
+    BaseSource,
     ClaimRequest,
     Completion,
     EvaluationRequest,
@@ -130,6 +132,10 @@ class Attempt:
         self._client = client
         self._assignment = assignment
         self._holder = holder
+        #: What of the cache nobody may prune meanwhile.
+        self._kept = ExitStack()
+        self._bases: list[ScannedBase] = []
+        self._adapters: dict[str, Path] = {}
 
     def run(self) -> None:
         """Prepare, run, hand in. Raises AttemptFailed, StaleAttempt."""
@@ -139,7 +145,8 @@ class Attempt:
                 jobs.mkdir(parents=True, exist_ok=True)
                 folder = Path(tempfile.mkdtemp(prefix=f"{self._assignment.job}-{self._assignment.attempt}-", dir=jobs))
             try:
-                self._run_in(folder)
+                with self._kept:
+                    self._run_in(folder)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         except StaleAttempt:
@@ -162,7 +169,7 @@ class Attempt:
             raise AttemptFailed("internal", "the registry gave a training without a base; upgrade both")
         # Known before the training, not after it.
         self._client.check_signing_key()
-        base = self._base(bases.obtain(self._client, source), known=source.fingerprint is not None)
+        base = self._base(source)
         order = TrainingOrder(
             base=str(base.folder),
             base_name=base.registration.id,
@@ -199,9 +206,7 @@ class Attempt:
 
     def _evaluate(self, folder: Path, request: EvaluationRequest) -> None:
         targets = self._assignment.targets
-        scanned = [
-            self._base(bases.obtain(self._client, t.base), known=t.base.fingerprint is not None) for t in targets
-        ]
+        scanned = [self._base(t.base) for t in targets]
         as_trained = next((t.quantization for t in targets if t.digest is not None), None)
         items = []
         for target, base in zip(targets, scanned, strict=True):
@@ -210,7 +215,7 @@ class Attempt:
                 "nf4": _NF4,
                 "as-trained": target.quantization if target.digest is not None else as_trained,
             }[request.spec.precision]
-            adapter = None if target.manifest is None else str(self._client.fill_cache(target.manifest))
+            adapter = None if target.manifest is None else str(self._adapter(target.manifest))
             items.append(EvaluationItem(base=str(base.folder), adapter=adapter, quantization=recipe))
         order = EvaluationOrder(items=items, data=str(self._dataset(request.data)), spec=request.spec)
         reports = self._run_child(folder, order).evaluations
@@ -226,12 +231,12 @@ class Attempt:
 
     def _merge(self, folder: Path) -> None:
         target = self._assignment.targets[0]
-        base = bases.obtain(self._client, target.base)
+        base = self._base(target.base)
         if target.manifest is None:
             raise AttemptFailed("internal", "the registry gave a merge without a version; upgrade both")
         order = MergeOrder(
             base=str(base.folder),
-            adapter=str(self._client.fill_cache(target.manifest)),
+            adapter=str(self._adapter(target.manifest)),
             quantization=target.quantization,
             spec=self._assignment.request.spec if isinstance(self._assignment.request, MergeRequest) else None,  # type: ignore[arg-type]
         )
@@ -250,11 +255,31 @@ class Attempt:
         merged = MergeResult(manifest=manifest, upload=upload, report=report)
         self._complete(Completion(attempt=self._assignment.attempt, merge=merged))
 
-    def _base(self, scanned: ScannedBase, *, known: bool) -> ScannedBase:
-        """Register a base that came from a hub, whose fingerprint nobody knew before."""
-        if not known:
+    def _base(self, source: BaseSource) -> ScannedBase:
+        """Obtain a base, kept in the cache for as long as the attempt lasts; register one that is new, from a hub."""
+        found = next((base for base in self._bases if base.registration.fingerprint == source.fingerprint), None)
+        if found is not None:
+            return found
+        scanned = bases.obtain(self._client, source)
+        if source.fingerprint is None:
             self._client.register_base(scanned.registration)
+        self._bases.append(scanned)
+        self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
         return scanned
+
+    def _adapter(self, manifest: Manifest) -> Path:
+        """Return a version's files in the cache, kept there for as long as the attempt lasts."""
+        # A lock that this attempt holds already would be in its own way.
+        while manifest.digest not in self._adapters:
+            folder = self._client.fill_cache(manifest)
+            kept = self._client.cache.lock(manifest.digest, shared=True)
+            with ExitStack() as stack:
+                stack.enter_context(kept)
+                # Between the two another process may have pruned the cache.
+                if folder.is_dir():
+                    self._adapters[manifest.digest] = folder
+                    self._kept.push(stack.pop_all())
+        return self._adapters[manifest.digest]
 
     def _dataset(self, digest: str) -> Path:
         """Return a dataset's file, fetched once into the cache."""

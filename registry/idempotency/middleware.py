@@ -31,6 +31,8 @@ _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
 _JOBS = "/api/v1/jobs"
 #: Its answer holds a secret, which is kept nowhere.
 _TOKENS = "/api/v1/tokens"
+#: Their answers hold signed URLs, which are credentials; a session that is opened twice does no harm.
+_UPLOADS = re.compile(r"/api/v1/uploads(/[^/]+/parts)?")
 #: Answers that say nothing of the request itself: too many of them, and no such method.
 _PASSING = (405, 429)
 
@@ -75,7 +77,7 @@ class AnswerOnce:
             return
         try:
             key = _key(scope)
-            if path == _JOBS:
+            if path == _JOBS or _UPLOADS.fullmatch(path):
                 await self._app(scope, receive, send)
                 return
             body = await _body(receive)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ from registry.storage.protocol import (
     is_name,
     sha256_of,
 )
+
+# At debug level the library writes down what it signs, and the signatures: a presigned one is a credential.
+for _name in ("botocore.auth", "botocore.endpoint"):
+    logging.getLogger(_name).addFilter(lambda record: record.levelno > logging.DEBUG)
 
 #: S3 takes no more in one PUT, and only a single PUT has a checksum that is the file's own SHA-256.
 MAX_PUT_BYTES = 5 * 1024**3

@@ -91,6 +91,8 @@ def push_command(
         say("the same bytes were there already")
     else:
         _say_unknown(report.version.unknown)
+    for warning in report.version.warnings:
+        say(f"warning: {warning}")
     if style == "json":
         print_json({"ref": report.version.ref, "digest": report.version.digest, "existing": report.existing})
     else:

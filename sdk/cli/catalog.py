@@ -49,6 +49,8 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("ref", shown["ref"]),
         ("digest", shown["digest"]),
         ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
+        *([("refused", shown["refusal"])] if shown["refusal"] else []),
+        *(("warning", warning) for warning in shown["warnings"]),
         ("aliases", shown["aliases"]),
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 import time
 import uuid
@@ -103,6 +104,10 @@ def replayed(answer: httpx.Response) -> bool:
     return answer.headers.get("idempotency-replayed") == "true"
 
 
+#: A body that can be sent as often as one likes.
+BASE = base_registration().model_dump(mode="json")
+
+
 def rows_of(world: World, key: str) -> list[tuple[int | None, str | None]]:
     with world.services.db.read() as session:
         rows = session.scalars(select(KeyedRequest).where(KeyedRequest.key == key))
@@ -120,10 +125,9 @@ class TestSameAnswer:
     def test_byte_for_byte_and_once(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, name)
         push(world.writer, tmp_path, name)
-        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
         alias = {"adapter": name, "alias": "production"}
         requests: list[tuple[str, str, Any, int]] = [
-            ("POST", "/uploads", blobs, 201),
+            ("POST", "/bases", BASE, 201),
             ("PUT", "/aliases", {**alias, "number": 1}, 200),
             ("PATCH", "/version", {"ref": f"{name}@v1", "note": "once — Grüße"}, 200),
             ("POST", "/aliases/remove", alias, 204),
@@ -169,7 +173,6 @@ class TestSameAnswer:
         assert world.http.get("/api/v1/quotas", params={"namespace": "other"}).json()["max_jobs"] is None
 
     def test_a_key_is_of_one_caller_and_of_what_it_may_do(self, world: World, key: str) -> None:
-        blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
         answers = []
         for name, namespace, role in (
             ("alice", "*", Role.WRITER),
@@ -181,11 +184,11 @@ class TestSameAnswer:
         ):
             token = world.services.tokens.create(name=name, grants={namespace: role}, who=SYSTEM).secret
             with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
-                answers.append(send(http, "POST", "/uploads", blobs, key))
+                answers.append(send(http, "POST", "/bases", BASE, key))
         assert [answer.status_code for answer in answers] == [201, 201, 201, 403, 201]
         assert [replayed(answer) for answer in answers] == [False, False, False, False, True]
         assert answers[4].content == answers[0].content
-        assert len({answer.content for answer in answers}) == 4
+        assert len(rows_of(world, key)) == 4
 
 
 class TestKeys:
@@ -202,8 +205,14 @@ class TestKeys:
 
     @pytest.mark.parametrize("good", ["a", "x" * 200, '!"#$ ~'])
     def test_what_is_a_key_is_taken(self, world: World, good: str) -> None:
+        assert [replayed(send(world.http, "POST", "/bases", BASE, good)) for _ in range(2)] == [False, True]
+
+    def test_places_to_send_to_are_not_kept(self, world: World, key: str) -> None:
         blobs = {"blobs": [{"sha256": "0" * 64, "size_bytes": 1}]}
-        assert [replayed(send(world.http, "POST", "/uploads", blobs, good)) for _ in range(2)] == [False, True]
+        answers = [send(world.http, "POST", "/uploads", blobs, key) for _ in range(2)]
+        assert [(answer.status_code, replayed(answer)) for answer in answers] == [(201, False), (201, False)]
+        assert answers[0].json()["id"] != answers[1].json()["id"]
+        assert rows_of(world, key) == []
 
     def test_secrets_are_not_kept(self, world: World, key: str) -> None:
         body = {"name": key[:20], "grants": [{"namespace": "team", "role": "reader"}]}
@@ -229,12 +238,12 @@ class TestKeys:
         assert (answer.status_code, replayed(answer), rows_of(world, key)) == (200, False, [])
 
     def test_what_the_gatekeeper_or_the_check_of_bodies_refuses_uses_no_key_up(self, world: World, key: str) -> None:
-        url, good = f"{world.url}/api/v1/uploads", b'{"blobs": [{"sha256": "' + b"0" * 64 + b'", "size_bytes": 1}]}'
+        url, good = f"{world.url}/api/v1/bases", json.dumps(BASE).encode()
         assert httpx.post(url, content=good, headers={"Idempotency-Key": key}).status_code == 401
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
-        assert world.http.post("/api/v1/uploads", content=b'{"a": NaN}', headers=headers).status_code == 422
+        assert world.http.post("/api/v1/bases", content=b'{"a": NaN}', headers=headers).status_code == 422
         assert rows_of(world, key) == []
-        assert world.http.post("/api/v1/uploads", content=good, headers=headers).status_code == 201
+        assert world.http.post("/api/v1/bases", content=good, headers=headers).status_code == 201
 
 
 class TestManyAtOnce:
@@ -250,7 +259,7 @@ class TestManyAtOnce:
     def test_a_note_is_written_once_and_a_version_published_once(
         self, world: World, name: str, key: str, tmp_path: Path
     ) -> None:
-        token = world.token(Role.WRITER)
+        token = world.writer.config.token or ""
         body = publication(world.writer, tmp_path, name)
         answers = at_once(world.url, token, "POST", "/versions", body, key)
         assert Counter(answer.status_code for answer in answers) == {201: MANY}

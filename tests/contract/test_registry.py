@@ -372,7 +372,7 @@ class TestVersions:
             publish(writer, good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})}))
         assert states_of(world, name) == [("failed", None)]
         with world.services.db.write() as session:
-            version, existing = publisher._make_ready(session, begun, good, who, None)
+            version, existing = publisher._make_ready(session, begun, good, who, None, [])
             assert (version.number, existing) == (1, False)
         assert states_of(world, name) == [("failed", None), ("ready", 1)]
 

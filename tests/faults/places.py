@@ -11,7 +11,8 @@ from random import Random
 from urllib.parse import urlsplit
 
 import numpy as np
-from faults.proxy import FaultProxy, Plan
+from faults.plans import Plan
+from faults.proxy import FaultProxy
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.registries import World

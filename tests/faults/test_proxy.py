@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from faults.proxy import READING, SENDING, Fault, FaultProxy, Head, Plan, Script, Strike
+from faults.plans import READING, SENDING, Fault, Head, Plan, Script, Strike
+from faults.proxy import FaultProxy
 
 BODY = bytes(range(256)) * 400
 ETAG = '"whole"'

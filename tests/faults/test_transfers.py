@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 from faults.places import BASE, Place, is_exact, leavings, make_adapter
-from faults.proxy import Fault, Head, Plan, Script, Strike
+from faults.plans import Fault, Head, Plan, Script, Strike
 from support.seaweed import SeaweedServer
 from support.soak import scale
 

@@ -44,9 +44,7 @@ SETTINGS: list[dict[str, Any]] = [
     ids=["named", "all-linear", "with-head"],
 )
 @pytest.mark.parametrize("prefix", ["", "transformer."], ids=["as-saved", "as-on-the-hub"])
-def test_what_peft_writes_for_gpt2_passes(
-    targets: list[str] | str, flag: bool, prefix: str, tmp_path: Path
-) -> None:
+def test_what_peft_writes_for_gpt2_passes(targets: list[str] | str, flag: bool, prefix: str, tmp_path: Path) -> None:
     save_gpt2_adapter(tmp_path, targets)
     base = scan_base(tmp_path / "base", cache=Cache(tmp_path / "cache")).registration
     (tmp_path / "staging").mkdir()

@@ -22,6 +22,7 @@ from sdk.links import Links
 from sdk.pins import Pins, all_refs
 from sdk.pulling import fill
 from sdk.schemas.refs import Ref
+from sdk.transfer import folder_whole
 from sdk.upkeep import entries, plan_prune, prune, verify
 
 FETCH = """
@@ -69,7 +70,7 @@ def test_a_fetch_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
 
     def fail() -> None:
-        with cache.new_folder(cache.version("a" * 64)) as partial:
+        with folder_whole(cache.version("a" * 64)) as partial:
             (partial / "file").write_text("half")
             raise RuntimeError
 
@@ -81,7 +82,7 @@ def test_a_fetch_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_what_the_cache_takes(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     assert cache.size_bytes() == 0
-    with cache.new_folder(cache.version("a" * 64)) as partial:
+    with folder_whole(cache.version("a" * 64)) as partial:
         (partial / "file").write_bytes(b"x" * 1000)
     assert cache.size_bytes() == 1000
 

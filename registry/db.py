@@ -152,10 +152,17 @@ class Database:
     def _writer(self) -> Engine:
         return self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
 
+    @cached_property
+    def _reader(self) -> Engine:
+        if self.engine.dialect.name != "postgresql":
+            return self.engine
+        # Else each statement of a session would see a state of its own: an alias, and then a version that it left.
+        return self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing."""
-        with _explained(), Session(self.engine, expire_on_commit=False) as session:
+        with _explained(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

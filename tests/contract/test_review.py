@@ -21,7 +21,7 @@ from sqlalchemy import text, update
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.fixtures import S3Place
-from support.keys import Pair, make_key
+from support.keys import make_key
 from support.payloads import Payload, make_payload
 from support.people import new_adapter
 from support.registries import World
@@ -33,7 +33,7 @@ from registry.artifacts.models import Blob
 from registry.auth.principal import Role
 from registry.storage import FolderStorage, StorageUnavailable, open_storage
 from sdk.client import Client
-from sdk.errors import AdapterctlError, NotFound, QuotaExceeded, VerificationFailed
+from sdk.errors import AdapterctlError, QuotaExceeded, VerificationFailed
 from sdk.schemas.artifacts import (
     BlobSpec,
     InParts,
@@ -460,6 +460,3 @@ class TestService:
             finally:
                 for _ in range(4):
                     _AT_ONCE.release()
-
-
-_ = (NotFound, Pair)

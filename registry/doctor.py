@@ -107,8 +107,9 @@ def _storage(storage: Storage, http: httpx.Client, reopen: Callable[[int], Stora
         return
     body = secrets.token_bytes(_BODY_BYTES)
     with _trial(storage, body) as name:
-        yield _try("storage: a file is taken", lambda: _sends(storage, http, name, body))
-        if storage.stat(name) is None:
+        taken = _try("storage: a file is taken", lambda: _sends(storage, http, name, body))
+        yield taken
+        if taken.outcome == "failed":
             return
         yield _try("storage: its digest is proven", lambda: _proves(storage, name))
         yield _try("storage: it is listed", lambda: _lists(storage, name))
@@ -159,13 +160,14 @@ def _sends(storage: Storage, http: httpx.Client, name: str, body: bytes) -> str:
     location = storage.put_location(name, len(body))
     if location.url.startswith("file:"):
         storage.put(name, len(body), iter([body]))
-        return "by copying"
-    status = _put(http, location, body)
-    _require(
-        200 <= status < 300,
-        f"HTTP {status} to a signed PUT; check the keys' rights, the region, and that the clocks agree",
-    )
-    return "by a signed PUT"
+    else:
+        status = _put(http, location, body)
+        _require(
+            200 <= status < 300,
+            f"HTTP {status} to a signed PUT; check the keys' rights, the region, and that the clocks agree",
+        )
+    _require(storage.stat(name) is not None, "what was sent is not there afterwards; use another store")
+    return "by copying" if location.url.startswith("file:") else "by a signed PUT"
 
 
 def _proves(storage: Storage, name: str) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -75,6 +80,22 @@ Admin = Annotated[Principal, _allowed("admin")]
 #: Where the next page begins, as the page before said in `next`.
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; left out for the first.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page.")]
+
+
+T = TypeVar("T")
+
+#: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
+READING_AT_ONCE = 4
+_reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
+
+
+async def apart(call: Callable[..., T], **given: Any) -> T:
+    """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered."""
+    limiter = _reading.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(READING_AT_ONCE)
+        _reading.set(limiter)
+    return await run_sync(partial(call, **given), limiter=limiter)
 
 
 def room(path: str, tag: str) -> APIRouter:

@@ -21,7 +21,8 @@ _CHOICES = {
     "s3_checksum_mode": ("when_required", "when_supported"),
     "s3_encryption": ("AES256", "aws:kms", "aws:kms:dsse"),
 }
-_LEAST_PART_BYTES = 5 * 1024 * 1024
+#: Of what S3 takes in one request.
+_LEAST_PART_BYTES, _MOST_PART_BYTES = 5 * 1024**2, 5 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ class Settings:
                 if not (0 < number < math.inf or (least_is_zero and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number
-        if numbers.get("part_bytes", _LEAST_PART_BYTES) < _LEAST_PART_BYTES:
+        if not _LEAST_PART_BYTES <= numbers.get("part_bytes", _LEAST_PART_BYTES) <= _MOST_PART_BYTES:
             raise Invalid(
-                "REGISTRY_PART_BYTES is less than 5 MiB, the smallest part that S3 takes; set it to 5242880 or more",
+                "REGISTRY_PART_BYTES is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between",
                 param="REGISTRY_PART_BYTES",
             )
         return cls(**given, **numbers)  # type: ignore[arg-type]

@@ -45,8 +45,16 @@ def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on
 
     Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile.
     """
-    for turn in range(_TRIES):
+    turn, least = 0, None
+    while True:
         session = begin()
+        left = sum(put.size_bytes for put in session.put) + sum(
+            len(blob.missing) * blob.part_bytes for blob in session.parts
+        )
+        if least is not None and left < least:
+            # It moves on, however slowly.
+            turn = 0
+        least = left if least is None else min(left, least)
         works = _works(session, sources, ask_part, on_bytes)
         try:
             _run(works)
@@ -55,9 +63,9 @@ def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on
                 raise Unavailable(error.message) from error
             # Many clients that were cut off together shall not come back together.
             time.sleep(0.2 * 2**turn * (0.5 + random.random()))  # noqa: S311 - no secret
+            turn += 1
         else:
             return session.id
-    raise AssertionError
 
 
 def _works(session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes) -> list[_Work]:
@@ -96,9 +104,16 @@ def _run(works: list[_Work]) -> None:
                 raise
 
         with ThreadPoolExecutor(min(_AT_ONCE, len(works))) as pool:
-            failed = [
-                error for done in [pool.submit(unless_stopped, work) for work in works] if (error := done.exception())
-            ]
+            try:
+                failed = [
+                    error
+                    for done in [pool.submit(unless_stopped, work) for work in works]
+                    if (error := done.exception())
+                ]
+            except BaseException:
+                # Ctrl-C reaches this thread alone; the pool waits for what has begun, and begins nothing more.
+                stopped.set()
+                raise
         # What no further try can mend says more than what one might.
         for error in sorted(failed, key=lambda error: isinstance(error, _Interrupted)):
             raise error
@@ -142,7 +157,7 @@ def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_byte
     try:
         with storage_explained():
             response = client.put(to.url, content=body(), headers={**to.headers, "Content-Length": str(to.size_bytes)})
-        _judge(response.status_code, source)
+        _judge(response, source)
     except AdapterctlError as error:
         # What was counted has not arrived.
         on_bytes(-passed)
@@ -151,18 +166,24 @@ def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_byte
         raise
 
 
-def _judge(status: int, source: Path) -> None:
+def _judge(response: httpx.Response, source: Path) -> None:
+    status = response.status_code
     # 412: the store has this already, from a try whose answer was lost.
-    if 200 <= status < 300 or status == 412:
+    if response.is_success or status == 412:
         return
-    if status == 400:
+    # AWS calls a request that came too slowly a bad one, too.
+    if status == 400 and "RequestTimeout" not in response.text:
         raise VerificationFailed(f"the storage refused {source.name} (HTTP 400); was it changed meanwhile? Try again")
     # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try under way.
     raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
 
 
 def _pieces(source: Path, offset: int, size_bytes: int) -> Iterator[bytes]:
-    with source.open("rb") as file:
+    try:
+        file = source.open("rb")
+    except FileNotFoundError:
+        raise VerificationFailed(f"{source.name} was removed while it was sent; try again") from None
+    with file:
         file.seek(offset)
         while size_bytes > 0:
             chunk = file.read(min(CHUNK_BYTES, size_bytes))

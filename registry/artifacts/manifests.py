@@ -61,7 +61,11 @@ def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Mani
 
 
 def blobs_of(manifest: Manifest) -> list[BlobSpec]:
-    """The blobs that a manifest is made of."""
+    """The blobs that a manifest is made of. Raises Invalid for one with two sizes."""
+    if len({(file.sha256, file.size_bytes) for file in manifest.files}) != len(
+        {file.sha256 for file in manifest.files}
+    ):
+        raise Invalid("two files with one SHA-256 have different sizes; hash the files again", param="manifest.files")
     return [blob_of(file.sha256, file.size_bytes) for file in manifest.files]
 
 

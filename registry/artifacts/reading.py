@@ -10,7 +10,6 @@ True
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, cast
 
@@ -18,9 +17,6 @@ from registry.artifacts.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from registry.storage import Storage
 from sdk.schemas.artifacts import BlobSpec
-
-#: Blobs that one process reads at a time: more would only share its cores, and its memory would grow with them.
-_AT_ONCE = threading.BoundedSemaphore(4)
 
 Facts = WeightFacts | ConfigFacts
 
@@ -30,6 +26,10 @@ class Inspection(NamedTuple):
 
     kind: type[WeightFacts] | type[ConfigFacts]
     look: Callable[[IO[bytes]], Facts]
+
+
+class OtherBytes(Verification):
+    """What lies in storage is not the blob that it should be."""
 
 
 class Passing:
@@ -92,12 +92,12 @@ class Passing:
 def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Inspection | None) -> Facts | None:
     """Stream what lies under `stored_as` once, and say what is in it.
 
-    Raises BlobMissing where nothing does, Verification where it is not `blob` or is wrong inside, StorageError. Other
-    bytes than those of the name are removed.
+    Raises BlobMissing where nothing does, OtherBytes where it is not `blob`, Verification where it is wrong inside,
+    StorageError.
     """
     facts: Facts | None = None
     refused: Verification | None = None
-    with _AT_ONCE, storage.open(stored_as) as chunks:
+    with storage.open(stored_as) as chunks:
         passing = Passing(chunks)
         try:
             facts = None if inspection is None else inspection.look(cast(IO[bytes], passing))
@@ -105,11 +105,8 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
             # Whether these are the bytes at all is the first question, and only their hash answers it.
             refused = error
         passing.drain()
-    if passing.sha256 != blob.sha256:
-        # The name promises other bytes, so nobody can want these.
-        storage.delete(stored_as)
     if passing.sha256 != blob.sha256 or passing.size_bytes != blob.size_bytes:
-        raise Verification(
+        raise OtherBytes(
             f"storage holds other bytes than were announced: expected sha256 {blob.sha256} of "
             f"{blob.size_bytes} bytes, found {passing.sha256} of {passing.size_bytes}; push again"
         )

@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
-from registry.artifacts.reading import Facts, Inspection, read_blob
+from registry.artifacts.reading import Facts, Inspection, OtherBytes, read_blob
 from registry.auth.principal import Principal
 from registry.db import Database, hold_blobs, insert_if_new, upsert, utc_now
 from registry.errors import Invalid, NotFound, Unavailable, Verification
@@ -131,6 +131,9 @@ class Artifacts:
         return max(usual, -(-least // 2**20) * 2**20)
 
     def _in_parts(self, row: UploadBlob) -> InParts:
+        blob = BlobSpec(sha256=row.sha256, size_bytes=row.size_bytes)
+        part_bytes = self._part_bytes(blob) or blob.size_bytes
+        sizes = _sizes(blob, part_bytes)
         sent: dict[int, int] = {}
         parts_id = row.parts_id
         if parts_id is not None:
@@ -139,14 +142,15 @@ class Artifacts:
             except BlobMissing:
                 # They were swept since.
                 parts_id = None
+            if any(sizes.get(number) != size for number, size in sent.items()):
+                # They were cut by another setting, and can't be told from those of this cut by number and size alone.
+                sent, parts_id = {}, None
         if parts_id is None:
             parts_id = self.storage.begin_parts(row.stored_as)
             with self._db.write() as session:
                 of = (UploadBlob.upload_id == row.upload_id, UploadBlob.sha256 == row.sha256)
                 session.execute(update(UploadBlob).where(*of).values(parts_id=parts_id))
-        blob = BlobSpec(sha256=row.sha256, size_bytes=row.size_bytes)
-        part_bytes = self._part_bytes(blob) or blob.size_bytes
-        missing = [number for number, size in _sizes(blob, part_bytes).items() if sent.get(number) != size]
+        missing = [number for number, size in sizes.items() if sent.get(number) != size]
         return InParts(sha256=blob.sha256, size_bytes=blob.size_bytes, part_bytes=part_bytes, missing=missing)
 
     # Verifying.
@@ -234,7 +238,12 @@ class Artifacts:
         """Read what a session has sent, and let the blob's row name it, or note that its sender has proven to have it."""
         if sent.parts_id is not None and self.storage.stat(sent.stored_as) is None:
             self._join(blob, sent.stored_as, sent.parts_id)
-        facts = read_blob(self.storage, sent.stored_as, blob, inspection)
+        try:
+            facts = read_blob(self.storage, sent.stored_as, blob, inspection)
+        except OtherBytes:
+            # The name promises other bytes, so nobody can want these; unless they were read wrongly.
+            self._discard(sent.stored_as, blob.sha256)
+            raise
         kept_facts = None if facts is None else facts.to_json()
         values = {
             "stored_as": sent.stored_as,
@@ -247,7 +256,8 @@ class Artifacts:
             hold_blobs(session)
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
-            if row.collected_at is not None:
+            lost = row.stored_as != sent.stored_as and self.storage.stat(row.stored_as) is None
+            if row.collected_at is not None or lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
             elif row.facts is None:
@@ -261,8 +271,16 @@ class Artifacts:
                 same = (UploadBlob.stored_as == sent.stored_as, UploadBlob.upload_id.in_(mine))
                 session.execute(update(UploadBlob).where(*same).values(stored_as=kept))
         if kept != sent.stored_as:
-            self.storage.delete(sent.stored_as)
+            self._discard(sent.stored_as, blob.sha256)
         return facts
+
+    def _discard(self, stored_as: str, sha256: str) -> None:
+        """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them."""
+        with self._db.write() as session:
+            hold_blobs(session, alone=True)
+            row = session.get(Blob, sha256)
+            if row is None or row.stored_as != stored_as:
+                self.storage.delete(stored_as)
 
     def _join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
         part_bytes = self._part_bytes(blob) or blob.size_bytes
@@ -275,7 +293,7 @@ class Artifacts:
                 )
             with self._db.read() as session:
                 asked = select(UploadPart.number, UploadPart.sha256).where(UploadPart.stored_as == stored_as)
-                digests = {row.number: row.sha256 for row in session.execute(asked)}
+                digests = {row.number: row.sha256 for row in session.execute(asked) if row.number in sizes}
             self.storage.join_parts(stored_as, parts_id, digests)
         except BlobMissing:
             # Joined by somebody else meanwhile, or swept: the read that follows will say which.

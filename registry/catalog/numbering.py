@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.artifacts.models import ManifestRow
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
 from registry.db import utc_now
@@ -27,6 +28,13 @@ def give_number(session: Session, version: Version, size_bytes: int) -> int:
     version.number = adapter.last_number
     session.flush()
     return adapter.last_number
+
+
+def require_room_for_kept(session: Session, version: Version) -> None:
+    """Hold a version that was just put in quarantine against the quota. Raises QuotaExceeded."""
+    locked = select(Adapter).where(Adapter.pk == version.adapter_pk).with_for_update(key_share=True)
+    adapter = session.scalars(locked.execution_options(populate_existing=True)).one()
+    _require_room(session, adapter, 0)
 
 
 def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
@@ -50,4 +58,12 @@ def _require_room(session: Session, adapter: Adapter, size_bytes: int) -> None:
         require_room(adapter.namespace, "adapters", there, 1, limits.max_adapters)
     if limits.max_bytes is not None:
         used = session.scalar(select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(*named)) or 0
+        # What is in quarantine takes room, and has no number by which an adapter would count it.
+        kept = (
+            select(func.coalesce(func.sum(ManifestRow.size_bytes), 0))
+            .join(Version, Version.digest == ManifestRow.digest)
+            .join(Adapter, Adapter.pk == Version.adapter_pk)
+            .where(Adapter.namespace == adapter.namespace, Version.state == VersionState.QUARANTINED)
+        )
+        used += session.scalar(kept) or 0
         require_room(adapter.namespace, "bytes", int(used), size_bytes, limits.max_bytes)

@@ -20,7 +20,7 @@ from registry.catalog.bases import find_base
 from registry.catalog.describe import Surroundings, refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.catalog.numbering import give_number
+from registry.catalog.numbering import give_number, require_room_for_kept
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Invalid, RegistryError, Verification
@@ -190,6 +190,11 @@ class Publisher:
         if won:
             give_number(session, version, publication.manifest.size_bytes)
             _add_parts(session, version.pk, begun.parents, publication)
+        if version.state == VersionState.QUARANTINED:
+            raise Verification(
+                f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
+                f"adapterctl release {exact_ref(version)}"
+            )
         origin = _origin(pending, publication, who, job)
         session.add(origin)
         if won:
@@ -219,6 +224,7 @@ class Publisher:
                 # The same bytes have a row that is past this: ready once, or put away already.
                 return error
             version = session.get_one(Version, begun.pending, populate_existing=True)
+            require_room_for_kept(session, version)
             _add_parts(session, version.pk, begun.parents, publication)
             session.add(_origin(version.pk, publication, who, job))
             ref = exact_ref(version)

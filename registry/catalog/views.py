@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, room
+from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -34,9 +34,9 @@ Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
 @router.post("/bases", status_code=201)
-def register_base(body: BaseRegistration, services: Given, who: Sender) -> BaseView:
+async def register_base(body: BaseRegistration, services: Given, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""
-    return services.bases.register(base=body, who=who)
+    return await apart(services.bases.register, base=body, who=who)
 
 
 @router.get("/bases")
@@ -73,9 +73,9 @@ def list_adapters(
 
 
 @router.post("/versions", status_code=201)
-def publish_version(body: Publication, services: Given, who: Writer) -> Published:
+async def publish_version(body: Publication, services: Given, who: Writer) -> Published:
     """Make uploaded files a version; the same manifest again gives the existing one."""
-    return services.publisher.publish(publication=body, who=who)
+    return await apart(services.publisher.publish, publication=body, who=who)
 
 
 @router.get("/versions")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
-from registry.http import Cursor, Given, Limit, Reader, Writer, room
+from registry.http import Cursor, Given, Limit, Reader, Writer, apart, room
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 from sdk.schemas.pages import Page
 
@@ -16,9 +16,9 @@ Digest = Annotated[str, Path(max_length=200, description="Whole, 12 digits and m
 
 
 @router.post("", status_code=201)
-def register_dataset(body: DatasetRegistration, services: Given, who: Writer) -> DatasetView:
+async def register_dataset(body: DatasetRegistration, services: Given, who: Writer) -> DatasetView:
     """Record an uploaded dataset."""
-    return services.datasets.register(dataset=body, who=who)
+    return await apart(services.datasets.register, dataset=body, who=who)
 
 
 @router.get("")

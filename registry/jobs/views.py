@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Header, Path, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, room
+from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
 from registry.jobs import events
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
@@ -104,9 +104,9 @@ def hold_job(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) 
 
 
 @router.post("/{job_id}/complete")
-def complete_job(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
+async def complete_job(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
     """Hand in a result."""
-    return services.claims.complete(job_id=job_id, completion=body, who=who)
+    return await apart(services.claims.complete, job_id=job_id, completion=body, who=who)
 
 
 @router.post("/{job_id}/fail")

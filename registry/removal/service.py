@@ -108,8 +108,12 @@ class Removal:
 
     def _sweep(self, request: GcRequest) -> int:
         age = max(timedelta(hours=request.grace_hours), _PARTIAL_LIFE)
+        with self._db.read() as session:
+            live = (UploadBlob.parts_id.is_not(None), Upload.finished_at.is_(None), Upload.expires_at > utc_now())
+            query = select(UploadBlob.parts_id).join(Upload, Upload.id == UploadBlob.upload_id).where(*live)
+            keep = {parts_id for parts_id in session.scalars(query) if parts_id is not None}
         with storage_explained():
-            return self._storage.sweep(age.total_seconds(), dry_run=request.dry_run)
+            return self._storage.sweep(age.total_seconds(), keep=keep, dry_run=request.dry_run)
 
     def _clear(self, model: type[Model], condition: ColumnElement[bool], rules: Rules) -> int:
         with self._db.read() if rules.dry_run else self._db.write() as session:

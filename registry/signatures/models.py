@@ -11,13 +11,15 @@ from registry.db import Model, UtcDateTime, utc_now
 
 
 class Signature(Model):
-    """A signature over a manifest; one a key."""
+    """A signature over a manifest, as the writers of a namespace vouch for it; one a key there."""
 
     __tablename__ = "signatures"
-    __table_args__ = (UniqueConstraint("manifest_digest", "key_id"),)
+    __table_args__ = (UniqueConstraint("manifest_digest", "namespace", "key_id"),)
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest", ondelete="CASCADE"))
+    #: Whose readers see it. Nobody can tell here whether it is genuine, so nobody else may take its place.
+    namespace: Mapped[str] = mapped_column(String(64))
     #: SHA-256 of the public key's DER form, as whoever handed it in says.
     key_id: Mapped[str] = mapped_column(String(64))
     #: A Sigstore bundle, as JSON.

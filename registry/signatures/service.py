@@ -39,8 +39,13 @@ class Signatures:
         self._trust.check(Manifest.model_validate_json(row.body), signed)
         with self._db.write() as session:
             _find(session, digest, who)
-            others = select(func.count()).where(Signature.manifest_digest == digest, Signature.key_id != signed.key_id)
-            if (session.scalar(others) or 0) >= MAX_SIGNATURES:
+            others = (
+                select(func.count())
+                .where(Signature.manifest_digest == digest, Signature.key_id != signed.key_id)
+                .where(Signature.namespace.in_(writable))
+                .group_by(Signature.namespace)
+            )
+            if max(session.scalars(others), default=0) >= MAX_SIGNATURES:
                 raise Conflict(
                     f"{digest[:12]} has {MAX_SIGNATURES} signatures, and no more are kept; sign with one of their keys"
                 )
@@ -50,29 +55,39 @@ class Signatures:
         """The signatures over a manifest, the first one first. Raises NotFound."""
         with self._db.read() as session:
             _find(session, digest, who)
-            query = select(Signature).where(Signature.manifest_digest == digest).order_by(Signature.pk)
-            return [_view(row) for row in session.scalars(query)]
+            mine = (Signature.manifest_digest == digest, who.within(Signature.namespace))
+            rows = session.scalars(select(Signature).where(*mine).order_by(Signature.pk))
+            found: dict[tuple[str, str], Signature] = {}
+            for row in rows:
+                # What is said in several namespaces is said once.
+                found.setdefault((row.key_id, row.bundle), row)
+            return [_view(row) for row in found.values()]
 
 
 def record_signature(
     session: Session, digest: str, signed: SignedManifest, who: Principal, *, namespaces: list[str]
 ) -> SignatureView:
     """Record a signature that was checked, within the caller's transaction, in the trails of these namespaces."""
-    new = insert_if_new(
-        session,
-        Signature,
-        manifest_digest=digest,
-        key_id=signed.key_id,
-        bundle=signed.bundle,
-        created_by=who.name,
-        created_at=utc_now(),
-    )
-    mine = (Signature.manifest_digest == digest, Signature.key_id == signed.key_id)
-    row = session.scalars(select(Signature).where(*mine).with_for_update()).one()
-    before = None if new else {"key": row.key_id, "by": row.created_by}
-    if new or row.bundle != signed.bundle:
-        row.bundle, row.created_by, row.created_at = signed.bundle, who.name, utc_now()
-        for namespace in namespaces:
+    for namespace in namespaces:
+        new = insert_if_new(
+            session,
+            Signature,
+            manifest_digest=digest,
+            namespace=namespace,
+            key_id=signed.key_id,
+            bundle=signed.bundle,
+            created_by=who.name,
+            created_at=utc_now(),
+        )
+        mine = (
+            Signature.manifest_digest == digest,
+            Signature.namespace == namespace,
+            Signature.key_id == signed.key_id,
+        )
+        row = session.scalars(select(Signature).where(*mine).with_for_update()).one()
+        before = None if new else {"key": row.key_id, "by": row.created_by}
+        if new or row.bundle != signed.bundle:
+            row.bundle, row.created_by, row.created_at = signed.bundle, who.name, utc_now()
             record(session, who, "version.sign", namespace, digest, before=before, after={"key": signed.key_id})
     session.flush()
     return _view(row)

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,12 +103,14 @@ class FolderStorage:
         partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
         try:
             with _as_unavailable(path), partial.open("xb") as joined:
-                for number in sorted(self.sent_parts(name, parts_id)):
+                for number in sorted(digests):
                     with (folder / str(number)).open("rb") as part:
                         shutil.copyfileobj(part, joined, CHUNK_BYTES)
                 joined.flush()
                 os.fsync(joined.fileno())
-                partial.replace(path)
+                # A link, unlike a rename, never replaces what somebody faster has joined, and verified perhaps.
+                with contextlib.suppress(FileExistsError):
+                    os.link(partial, path)
                 _sync_folder(path.parent)
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
@@ -171,12 +173,14 @@ class FolderStorage:
             if is_name(path.name) and path == self.path_of(path.name):
                 yield path.name
 
-    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
+    def sweep(self, older_than_s: float, *, keep: Collection[str] = (), dry_run: bool = False) -> int:
         latest_s = time.time() - older_than_s
         swept = 0
         for path in self._files():
             # Another sweep, or the writer itself, may take the file away between any two of these steps.
             with contextlib.suppress(FileNotFoundError):
+                if path.name.partition(_PARTS)[2] in keep:
+                    continue
                 if (_PARTIAL in path.name or _PARTS in path.name) and path.stat().st_mtime < latest_s:
                     if not dry_run:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -138,7 +138,7 @@ class Storage(Protocol):
         """Return number and size of the parts that have arrived. Raises BlobMissing once they were joined or swept."""
 
     def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
-        """Make the blob of the parts that have arrived, whose SHA-256 by number are `digests`.
+        """Make the blob of the parts whose SHA-256 by number are `digests`, and of no others; what is there stays.
 
         Says nothing on the bytes of the whole. Raises BlobMissing as `sent_parts`.
         """
@@ -164,10 +164,10 @@ class Storage(Protocol):
     def list(self) -> Iterator[str]:
         """Yield the name of every blob, in ascending order. What is half written is not listed."""
 
-    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
+    def sweep(self, older_than_s: float, *, keep: Collection[str] = (), dry_run: bool = False) -> int:
         """Remove what interrupted uploads have left that is older than this; return how many pieces that were.
 
-        A dry run removes nothing and returns the same.
+        Parts of `keep`, by what `begin_parts` returned, stay. A dry run removes nothing and returns the same.
         """
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -117,9 +117,10 @@ class S3Storage:
         parts = []
         for part in self._parts(name, parts_id):
             number = part["PartNumber"]
-            named = {"PartNumber": number, "ETag": part["ETag"]}
             # Not every store lists the digests that it wants to be told here.
-            parts.append(named | ({"ChecksumSHA256": _base64_of(digests[number])} if number in digests else {}))
+            if number in digests:
+                digest = _base64_of(digests[number])
+                parts.append({"PartNumber": number, "ETag": part["ETag"], "ChecksumSHA256": digest})
         try:
             with self._as_unavailable():
                 self._client.complete_multipart_upload(
@@ -217,7 +218,7 @@ class S3Storage:
                 if is_name(name) and item["Key"] == self._prefix + blob_key(name):
                     yield name
 
-    def sweep(self, older_than_s: float, *, dry_run: bool = False) -> int:
+    def sweep(self, older_than_s: float, *, keep: Collection[str] = (), dry_run: bool = False) -> int:
         """Abort uploads in parts that were begun before: their parts take room, and money, until somebody does."""
         latest = datetime.now(UTC) - timedelta(seconds=older_than_s)
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
@@ -227,7 +228,9 @@ class S3Storage:
             {"Key": upload["Key"], "UploadId": upload["UploadId"]}
             for page in self._pages(pages)
             for upload in page.get("Uploads", ())
-            if upload["Key"].startswith(self._blobs) and upload["Initiated"] <= latest
+            if upload["Key"].startswith(self._blobs)
+            and upload["Initiated"] <= latest
+            and upload["UploadId"] not in keep
         ]
         for upload in [] if dry_run else left:
             try:
@@ -312,9 +315,9 @@ class S3Storage:
             yield
         except ClientError as error:
             status = _status_of(error)
-            if status in {404, 409, 412}:
-                raise
             code = error.response.get("Error", {}).get("Code", "no code")
+            if status in {404, 409, 412} and code != "NoSuchBucket":
+                raise
             if status in {401, 403}:
                 advice = "Check the registry's keys, and that their policy allows reading, writing and listing."
             else:

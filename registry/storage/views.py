@@ -56,6 +56,9 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
                 await run_in_threadpool(writer.commit)
         except StorageError as error:
             return _error_of(error)
+        except FileNotFoundError:
+            # Its parts were joined or swept while this one was sent.
+            return _error_of(BlobMissing(name))
         except ClientDisconnect:
             # Nobody is left to read the answer; the partial file has been taken away.
             return Response(status_code=400)

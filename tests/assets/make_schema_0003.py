@@ -131,7 +131,9 @@ def fill(services: Services, folder: Path) -> None:
         sent.parts_id = "0123456789abcdef"
         session.add(UploadPart(stored_as=sent.stored_as, number=1, sha256=digest("part")))
         signed = services.catalog.resolve(f"{ADAPTER}@v2", who=SYSTEM).digest
-        session.add(Signature(manifest_digest=signed, key_id=digest("key"), bundle="{}", created_by="ana"))
+        session.add(
+            Signature(manifest_digest=signed, namespace="team", key_id=digest("key"), bundle="{}", created_by="ana")
+        )
 
 
 def jobs(services: Services, folder: Path, data: str) -> None:

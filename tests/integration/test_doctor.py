@@ -111,6 +111,7 @@ def test_a_folder_is_tried_without_a_server(env: dict[str, str], tmp_path: Path)
         {"REGISTRY_S3_ENCRYPTION": "rot13"},
         {"REGISTRY_GATE": "open"},
         {"REGISTRY_PART_BYTES": "1000"},
+        {"REGISTRY_PART_BYTES": str(6 * 1024**3)},
     ],
     ids=lambda changed: next(iter(changed)),
 )

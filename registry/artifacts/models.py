@@ -17,8 +17,10 @@ class Blob(Model):
     __tablename__ = "blobs"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: Its name in storage: that of the upload whose bytes were verified.
-    stored_as: Mapped[str] = mapped_column(String(97))
+    #: Its name in storage: that of the upload whose bytes were verified, or else its digest.
+    stored_as: Mapped[str] = mapped_column(
+        String(97), default=lambda context: context.get_current_parameters()["sha256"]
+    )
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     #: What the gate found in them when it read them, so that it need not read them again.
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -385,8 +385,8 @@ class TestVersions:
             row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
             row.state, row.number = VersionState.QUARANTINED, None
             refresh_document(session, row)
-        again = writer.push_with_report(adapter, name, base="tiny")
-        assert (again.version.state, again.version.number, again.existing) == ("quarantined", None, True)
+        with pytest.raises(VerificationFailed, match="in quarantine.*adapterctl release"):
+            writer.push(adapter, name, base="tiny")
         for ref in (name, f"{name}@v1", f"{name}@production"):
             with pytest.raises(NotFound):
                 writer.get(ref)

@@ -111,7 +111,9 @@ class SeaweedServer(LocalServer):
             "-master.electionTimeout=1s",
             f"-volume.port={ports['volume']}",
             # Zero means as many volumes as the disk has room for; the default of eight is used up by the second bucket.
+            # Smaller than usual, or a disk with some tens of gigabytes left has room for none.
             "-volume.max=0",
+            "-master.volumeSizeLimitMB=1024",
             "-filer",
             f"-filer.port={ports['filer']}",
             # The filer's own HTTP port would be a way around S3 and its signatures.

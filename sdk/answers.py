@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.metadata import version
 from typing import NoReturn
 
 from sdk.errors import Incompatible, Unavailable, raise_for
+from sdk.version import VERSION as VERSION
 
-VERSION = version("adapterctl")
 VERSION_HEADER = "X-Adapterctl-Version"
 
 

@@ -39,6 +39,8 @@ class Cache:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_path()
+        #: Digests of blobs that this process has just fetched, and hashed as they came.
+        self.fresh: set[str] = set()
 
     def blob(self, sha256: str) -> Path:
         """Where a blob lies, or will."""

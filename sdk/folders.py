@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,17 +113,18 @@ def replace_folder(
     *,
     signatures: bytes | None = None,
     base_name: str | None = None,
+    hashed: Collection[str] = (),
 ) -> Path:
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
     A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced
-    one by one, and the marker comes last. The caller holds `target` against other processes. With `base_name` the copy's config names that base, and the folder says so.
+    one by one, and the marker comes last. What is not among the digests `hashed` is hashed again. The caller holds `target` against other processes. With `base_name` the copy's config names that base, and the folder says so.
     Raises Conflict where `target` holds foreign files, InvalidInput where there is no base to be renamed.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):
         require_free(target)
-        plan = _plan(source, manifest, signatures, base_name)
+        plan = _plan(source, manifest, signatures, base_name, hashed)
         if target.is_dir() and _entries(target):
             # What would fail half-way is found before anything is touched.
             for file in manifest.files:
@@ -144,9 +145,14 @@ def replace_folder(
 _Writer = Callable[[Path], None]
 
 
-def _plan(source: Path, manifest: HasFiles, signatures: bytes | None, base_name: str | None) -> dict[str, _Writer]:
+def _plan(
+    source: Path, manifest: HasFiles, signatures: bytes | None, base_name: str | None, hashed: Collection[str]
+) -> dict[str, _Writer]:
     """How each file but the marker is written, by its path."""
-    plan: dict[str, _Writer] = {file.path: _placing(source / file.path, file.sha256) for file in manifest.files}
+    plan: dict[str, _Writer] = {
+        file.path: _placing(source / file.path, None if file.sha256 in hashed else file.sha256)
+        for file in manifest.files
+    }
     extras = {_SUM: _sum_of(manifest)}
     if signatures is not None:
         extras[SIGNATURES] = signatures
@@ -163,7 +169,11 @@ def _sum_of(manifest: HasFiles) -> bytes:
     return f"{manifest.digest}  {_MANIFEST}\n".encode()
 
 
-def _placing(source: Path, sha256: str) -> _Writer:
+def _placing(source: Path, sha256: str | None) -> _Writer:
+    """Copy a file, and hash it beside that where `sha256` says what it must be."""
+    if sha256 is None:
+        return lambda path: place(source, path)
+
     def write(path: Path) -> None:
         # Neither copying nor hashing holds the interpreter's lock, so that the check takes no time of its own.
         found: list[str] = []

@@ -113,6 +113,7 @@ class Puller:
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
             check_signed(contents, signatures, verify_with)
+        self._cache.fresh.clear()
         folder = self._folder(version, offline=offline)
         if wanted and not offline:
             self._keep_signatures(version.digest, signatures)
@@ -120,7 +121,9 @@ class Puller:
             return Pulled(version.ref, version.digest, folder)
         written = _signature_bytes(signatures) if signatures else None
         with self._cache.lock(f"folder {to.absolute()}"), self._cache.lock(version.digest, shared=True):
-            path = replace_folder(folder, to, contents, signatures=written, base_name=base_name)
+            path = replace_folder(
+                folder, to, contents, signatures=written, base_name=base_name, hashed=self._cache.fresh
+            )
         return Pulled(version.ref, version.digest, path)
 
     def plan(self, ref: str, to: Path | None = None, *, offline: bool = False, frozen: bool = False) -> PullPlan:
@@ -274,6 +277,7 @@ def _fetch_missing(
         if file not in missing or cache.has_blob(file.sha256, file.size_bytes):
             continue
         fetch(origin, blob, watch, name=file.path, relocate=relocate, links=links, mode=READ_ONLY, once=True)
+        cache.fresh.add(file.sha256)
 
 
 def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:

@@ -118,10 +118,10 @@ def _open(config: Config) -> httpx.Client:
     if config.token:
         headers["Authorization"] = f"Bearer {config.token}"
     # Connections are tried again; requests are not, since only the caller knows whether they may be.
-    return httpx.Client(base_url=config.url, headers=headers, transport=_retrying(), follow_redirects=False)
+    return httpx.Client(base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False)
 
 
-def _retrying() -> httpx.BaseTransport | None:
+def _retrying(url: str) -> httpx.BaseTransport | None:
     import httpx
 
     # A transport of our own would pass the proxy settings of the environment by.
@@ -129,7 +129,15 @@ def _retrying() -> httpx.BaseTransport | None:
         os.environ.get(name)
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     )
-    return None if proxied else httpx.HTTPTransport(retries=2)
+    return (
+        None
+        if proxied
+        else httpx.HTTPTransport(
+            retries=2,
+            # Reading the certificates of all authorities takes a while, and without TLS nobody shows one.
+            verify=url.startswith("https:"),
+        )
+    )
 
 
 def _embedded_app(config: Config) -> Any:

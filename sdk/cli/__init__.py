@@ -5,6 +5,7 @@ Only click is imported here, so that `--version` and `--help` answer at once.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from typing import Any
@@ -127,4 +128,6 @@ def main() -> None:
     except KeyboardInterrupt:
         click.echo("\ninterrupted", err=True)
         sys.exit(130)
+    # At exit Python would look through everything once more for garbage, which goes with the process anyway.
+    gc.freeze()
     sys.exit(result if isinstance(result, int) else 0)

@@ -385,7 +385,7 @@ class TestVersions:
             row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
             row.state, row.number = VersionState.QUARANTINED, None
             refresh_document(session, row)
-        with pytest.raises(VerificationFailed, match="in quarantine.*adapterctl release"):
+        with pytest.raises(VerificationFailed, match=r"in quarantine.*adapterctl release"):
             writer.push(adapter, name, base="tiny")
         for ref in (name, f"{name}@v1", f"{name}@production"):
             with pytest.raises(NotFound):

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, cast
 
 from registry.artifacts.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
-from registry.storage import Storage
+from registry.storage import BlobCorrupt, Storage
 from sdk.schemas.artifacts import BlobSpec
 
 Facts = WeightFacts | ConfigFacts
@@ -26,10 +26,6 @@ class Inspection(NamedTuple):
 
     kind: type[WeightFacts] | type[ConfigFacts]
     look: Callable[[IO[bytes]], Facts]
-
-
-class OtherBytes(Verification):
-    """What lies in storage is not the blob that it should be."""
 
 
 class Passing:
@@ -92,7 +88,7 @@ class Passing:
 def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Inspection | None) -> Facts | None:
     """Stream what lies under `stored_as` once, and say what is in it.
 
-    Raises BlobMissing where nothing does, OtherBytes where it is not `blob`, Verification where it is wrong inside,
+    Raises BlobMissing where nothing does, BlobCorrupt where it is not `blob`, Verification where it is wrong inside,
     StorageError.
     """
     facts: Facts | None = None
@@ -106,7 +102,7 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
             refused = error
         passing.drain()
     if passing.sha256 != blob.sha256 or passing.size_bytes != blob.size_bytes:
-        raise OtherBytes(
+        raise BlobCorrupt(
             f"storage holds other bytes than were announced: expected sha256 {blob.sha256} of "
             f"{blob.size_bytes} bytes, found {passing.sha256} of {passing.size_bytes}; push again"
         )

@@ -17,12 +17,12 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
-from registry.artifacts.reading import Facts, Inspection, OtherBytes, read_blob
+from registry.artifacts.reading import Facts, Inspection, read_blob
 from registry.auth.principal import Principal
 from registry.db import Database, hold_blobs, insert_if_new, upsert, utc_now
 from registry.errors import Invalid, NotFound, Unavailable, Verification
 from registry.storage import MAX_PARTS, Location, Storage
-from registry.storage.errors import BlobMissing, StorageError, StorageUnavailable
+from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 from sdk.schemas.manifest import Manifest
 
@@ -240,7 +240,7 @@ class Artifacts:
             self._join(blob, sent.stored_as, sent.parts_id)
         try:
             facts = read_blob(self.storage, sent.stored_as, blob, inspection)
-        except OtherBytes:
+        except BlobCorrupt:
             # The name promises other bytes, so nobody can want these; unless they were read wrongly.
             self._discard(sent.stored_as, blob.sha256)
             raise

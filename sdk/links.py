@@ -60,7 +60,7 @@ class Links:
         self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
         self._httpx: httpx.Client | None = None
-        self._by_httpx = _proxied()
+        self._by_httpx = proxied()
 
     def get(self, url: str, headers: Mapping[str, str], *, read_s: float = READ_S) -> Answer:
         """Send a GET and return its answer, of whatever status. Raises BrokenLink."""
@@ -236,7 +236,7 @@ class _HttpxAnswer:
         """Its reader wakes up when the time to read is over."""
 
 
-def _proxied() -> bool:
+def proxied() -> bool:
     if any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES):
         return True
     if sys.platform == "darwin":

@@ -100,10 +100,10 @@ class Partial:
         os.ftruncate(self._note, 0)
 
     def finish(self, mode: int | None) -> None:
-        """Give the file its name, once it is on the disk."""
+        """Give the file its name; whoever wrote its bytes has seen to it that they are on the disk."""
         if mode is not None:
+            # Only now: a partial file that nobody may write to could not be gone on with. A power cut may undo it.
             os.fchmod(self.descriptor, mode)
-        os.fsync(self.descriptor)
         # The note goes first: from the renaming on both names may be another process's.
         _note_of(self.target).unlink(missing_ok=True)
         _partial_of(self.target).replace(self.target)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
+from sdk.links import proxied
 from sdk.schemas.artifacts import InParts, Transfer, UploadView
 from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
 
@@ -57,7 +58,7 @@ def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on
         least = left if least is None else min(left, least)
         works = _works(session, sources, ask_part, on_bytes)
         try:
-            _run(works)
+            _run(works, tls=_needs_tls(session))
         except _Interrupted as error:
             if turn == _TRIES - 1:
                 raise Unavailable(error.message) from error
@@ -66,6 +67,11 @@ def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on
             turn += 1
         else:
             return session.id
+
+
+def _needs_tls(session: UploadView) -> bool:
+    # Where parts go is said later, and a proxy may want it for itself.
+    return bool(session.parts) or proxied() or any(put.url.startswith("https:") for put in session.put)
 
 
 def _works(session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes) -> list[_Work]:
@@ -82,11 +88,11 @@ def _works(session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, 
     return works
 
 
-def _run(works: list[_Work]) -> None:
+def _run(works: list[_Work], *, tls: bool = True) -> None:
     """Do everything, several at a time; after a failure begin nothing more, and raise the first."""
     if not works:
         return
-    with storage_client() as client:
+    with storage_client(tls=tls) as client:
         if len(works) == 1:
             works[0](client)
             return

@@ -128,15 +128,15 @@ class _WithoutQueries:
 _without_queries = _WithoutQueries()
 
 
-def storage_client() -> httpx.Client:
-    """A client of the storage, whose log says no presigned URL."""
+def storage_client(*, tls: bool = True) -> httpx.Client:
+    """A client of the storage, whose log says no presigned URL; without `tls` it reads no authorities' certificates."""
     import logging
 
     import httpx
 
     # A filter that is there already is not added again.
     logging.getLogger("httpx").addFilter(_without_queries)
-    return httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False)
+    return httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False, verify=tls)
 
 
 @contextmanager

@@ -119,8 +119,6 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: every error becomes one line, or one JSON document, and an exit code."""
-    # Importing httpx would import its own command line too, and with that much that is not needed here.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     try:
         result: Any = cli.main(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request

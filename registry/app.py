@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
 from fastapi import FastAPI
 
 from registry import openapi
@@ -24,8 +27,11 @@ from registry.errors import Unavailable
 from registry.evaluations import views as evaluations
 from registry.http import VERSION, SayVersion, install_error_handlers
 from registry.idempotency.middleware import AnswerOnce
+from registry.jobs import fleet
 from registry.jobs import views as jobs
+from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
+from registry.metrics import views as metrics
 from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
@@ -38,13 +44,35 @@ from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
 
 #: Every room that answers requests.
-ROOMS = (catalog, artifacts, datasets, jobs, evaluations, lineage, auth, quotas, audit, removal, search, signatures)
+ROOMS = (
+    catalog,
+    artifacts,
+    datasets,
+    jobs,
+    fleet,
+    evaluations,
+    lineage,
+    auth,
+    quotas,
+    audit,
+    removal,
+    search,
+    signatures,
+)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
     """Build the registry. Nothing is read or connected before the first request; the schema is not touched."""
     services = build(settings, storage=storage, queue=queue)
+
+    @asynccontextmanager
+    async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
+        every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
+        with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
+            yield
+
     app = FastAPI(
+        lifespan=sweeping,
         title="adapterctl registry",
         version=VERSION,
         description=openapi.DESCRIPTION,
@@ -70,6 +98,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         app.include_router(room.router)
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))
+    app.include_router(metrics.router)
     _add_health(app, services)
     return app
 
@@ -83,7 +112,7 @@ def _add_health(app: FastAPI, services: Services) -> None:
     @app.get("/readyz", tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
     def readyz() -> dict[str, str]:
         """Say whether database and storage can be used."""
-        services.db.require_current()
+        services.db.require_current(or_newer=True)
         try:
             services.artifacts.storage.check()
         except Exception as error:

@@ -182,16 +182,30 @@ def revoke(token_id: str) -> None:
 
 
 @cli.command()
-@click.option("--once", is_flag=True, required=True, help="Look once and end.")
+@click.option("--once", is_flag=True, help="Look once, print what was found as JSON, and end.")
 def reconcile(once: bool) -> None:
-    """Queue again the jobs whose workers fell silent, and announce what waits."""
+    """Queue again the jobs whose workers fell silent, and announce what waits, for as long as this process runs.
+
+    Each process of `adapter-registry serve` does so too, unless REGISTRY_RECONCILE_S is 0; one of them all leads.
+
+    \b
+    Example:
+      adapter-registry reconcile --once
+    """
+    import signal
+    import threading
+
     from registry.services import build
 
     services = build(_settings_at_home())
     services.db.require_current()
-    requeued = services.claims.requeue_expired()
-    announced = services.jobs.announce_waiting()
-    click.echo(json.dumps({"requeued": requeued, "announced": announced}))
+    if once:
+        click.echo(json.dumps(services.reconciler.sweep()))
+        return
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    services.reconciler.run(every_s=services.settings.reconcile_s or Settings.reconcile_s, stop=stop)
 
 
 @cli.command()

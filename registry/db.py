@@ -208,12 +208,16 @@ class Database:
             config.attributes["lock_timeout_s"] = lock_timeout_s
         command.upgrade(config, "head")
 
-    def require_current(self) -> None:
-        """Raise Unavailable, with the command to run, unless the schema is the one that this code knows."""
+    def require_current(self, *, or_newer: bool = False) -> None:
+        """Raise Unavailable, with the command to run, unless the schema is the one that this code knows.
+
+        With `or_newer` a later one will do: migrations leave the release before able to go on, until it is replaced.
+        """
         present, head = self.revision(), head_revision()
-        if present is not None and present > head:
-            raise _too_new(present, head)
-        if present != head:
+        newer = present is not None and present > head
+        if newer and not or_newer:
+            raise _too_new(str(present), head)
+        if present != head and not newer:
             raise Unavailable(
                 f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade"
             )

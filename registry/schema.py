@@ -14,6 +14,7 @@ import registry.datasets.models
 import registry.evaluations.models
 import registry.idempotency.models
 import registry.jobs.models
+import registry.metrics.models
 import registry.quotas.models
 import registry.signatures.models  # noqa: F401 - imported for their tables
 from registry.db import Database, Model

@@ -19,11 +19,15 @@ from registry.db import Database
 from registry.errors import Invalid
 from registry.evaluations.service import Evaluations
 from registry.idempotency.service import KeyedRequests
+from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
+from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
+from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.lookups import Lookups
+from registry.metrics.service import Metrics
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -56,6 +60,10 @@ class Services:
     publisher: Publisher
     jobs: Jobs
     claims: Claims
+    checkpoints: Checkpoints
+    workers: Workers
+    reconciler: Reconciler
+    metrics: Metrics
     evaluations: Evaluations
     search: Search
     lineages: Lineages
@@ -80,6 +88,10 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         "merge": KeepMerged(db, artifacts),
         "evaluation": evaluations,
     }
+    jobs = Jobs(db, queue, embedded=settings.embedded_home is not None)
+    claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+    workers = Workers(db)
+    checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
     return Services(
         settings=settings,
         db=db,
@@ -95,8 +107,12 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         aliases=Aliases(db),
         moves=Moves(db),
         publisher=publisher,
-        jobs=Jobs(db, queue, embedded=settings.embedded_home is not None),
-        claims=Claims(db, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
+        jobs=jobs,
+        claims=claims,
+        checkpoints=checkpoints,
+        workers=workers,
+        reconciler=Reconciler(db, claims, jobs, checkpoints),
+        metrics=Metrics(db, workers),
         evaluations=evaluations,
         search=Search(db),
         lineages=Lineages(db),

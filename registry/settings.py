@@ -21,6 +21,14 @@ _CHOICES = {
     "s3_checksum_mode": ("when_required", "when_supported"),
     "s3_encryption": ("AES256", "aws:kms", "aws:kms:dsse"),
 }
+_NUMBERS = {
+    "lease_s": float,
+    "max_attempts": int,
+    "reconcile_s": float,
+    "checkpoint_hours": float,
+    "rate_limit_per_s": float,
+    "part_bytes": int,
+}
 #: Of what S3 takes in one request.
 _LEAST_PART_BYTES, _MOST_PART_BYTES = 5 * 1024**2, 5 * 1024**3
 
@@ -61,6 +69,10 @@ class Settings:
     lease_s: float = 60.0
     #: Attempts after which a job whose workers vanish is given up.
     max_attempts: int = 3
+    #: How often a server process looks for silent workers and forgotten jobs, in seconds; 0: never, another process does.
+    reconcile_s: float = 5.0
+    #: How long a checkpoint is kept after a later one of its job, in hours. The last is kept.
+    checkpoint_hours: float = 168.0
     #: Requests that one token may send in a second to one server process, twice as many at once; 0: no limit.
     rate_limit_per_s: float = 0.0
     #: Home folder of an embedded registry; None behind HTTP.
@@ -93,7 +105,7 @@ class Settings:
                     f"{variable}={given[name]!r} is none of {', '.join(choices)}; set it to one of them", param=variable
                 )
         numbers: dict[str, float] = {}
-        for name, kind in (("lease_s", float), ("max_attempts", int), ("rate_limit_per_s", float), ("part_bytes", int)):
+        for name, kind in _NUMBERS.items():
             if name in given:
                 variable = f"REGISTRY_{name.upper()}"
                 try:
@@ -101,7 +113,7 @@ class Settings:
                 except ValueError:
                     raise Invalid(f"{variable} is no number; set it to one", param=variable) from None
                 # A limit of nothing is none.
-                least_is_zero = name == "rate_limit_per_s"
+                least_is_zero = name in ("rate_limit_per_s", "reconcile_s")
                 if not (0 < number < math.inf or (least_is_zero and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number

@@ -16,7 +16,7 @@ from registry.db import Database, insert_if_new
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.paging import Paged, page_of
 from sdk.schemas.catalog import BaseRegistration, BaseView
-from sdk.schemas.jobs import BaseSource
+from sdk.schemas.work import BaseSource
 
 
 class Bases:

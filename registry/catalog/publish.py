@@ -68,16 +68,17 @@ class Publisher:
         publication: Publication,
         who: Principal,
         job: JobRef | None = None,
+        action: str = "write",
         finish: Callable[[Session, Published], None] | None = None,
     ) -> Published:
         """Verify the uploaded bytes and make them a version, or find the version that they are already.
 
-        `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
+        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
         not at all. Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see),
         Forbidden, QuotaExceeded, Verification, Conflict.
         """
         who.require(
-            "write" if job is None else "work",
+            action,
             space_of(publication.adapter),
             missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
             param="adapter",

@@ -16,14 +16,8 @@ from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.claims import Succeed
 from registry.jobs.models import Job
 from registry.paging import Paged, page_of
-from sdk.schemas.jobs import (
-    Completion,
-    EvaluationRequest,
-    EvaluationResult,
-    EvaluationTarget,
-    EvaluationView,
-    JobView,
-)
+from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, EvaluationView, JobView
+from sdk.schemas.work import Completion, EvaluationResult
 
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER = "loss+rouge_l"

@@ -1,6 +1,6 @@
 """What workers do with jobs: claim, hold by heartbeats, hand in.
 
-Every move is one conditional UPDATE on (job, state, attempt); whoever changes no row has lost and changes nothing.
+A job is given by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
@@ -16,29 +16,28 @@ from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.service import find_dataset
-from registry.db import Database, db_epoch_s, insert_if_new, utc_now
+from registry.db import Database, db_epoch_s, utc_now
 from registry.errors import Invalid, RegistryError, StaleAttempt
-from registry.jobs import events
-from registry.jobs.models import Job, Worker
-from registry.jobs.service import find_job, view
-from sdk.schemas.jobs import (
+from registry.jobs import attempts, events
+from registry.jobs.checkpoints import resume_point
+from registry.jobs.looking import find_job, view
+from registry.jobs.models import Job
+from registry.jobs.needs import fits
+from registry.jobs.workers import remember, seen
+from registry.queue import Queue
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
+from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import (
     Assignment,
-    BaseChoice,
     BaseSource,
     ClaimRequest,
     Completion,
-    EvaluationRequest,
     Failure,
     Heartbeat,
     HeartbeatReply,
-    JobState,
-    JobView,
-    MergeRequest,
+    Release,
     TargetSource,
-    TrainingRequest,
-    WorkerInfo,
 )
-from sdk.schemas.training import QuantizationRecipe
 
 #: Makes a job succeed within the effect's own last transaction, with this result.
 Succeed = Callable[[Session, dict[str, Any]], None]
@@ -54,8 +53,11 @@ class Effect(Protocol):
 class Claims:
     """The service over the table of jobs, for workers."""
 
-    def __init__(self, db: Database, effects: Mapping[str, Effect], *, lease_s: float, max_attempts: int) -> None:
+    def __init__(
+        self, db: Database, queue: Queue, effects: Mapping[str, Effect], *, lease_s: float, max_attempts: int
+    ) -> None:
         self._db = db
+        self._queue = queue
         self._effects = effects
         self._lease_s = lease_s
         self._max_attempts = max_attempts
@@ -64,7 +66,7 @@ class Claims:
         """Give a worker the job that suits it best, or None where there is none for it."""
         self.requeue_expired()
         with self._db.write() as session:
-            _remember(session, claim.worker)
+            remember(session, claim.worker)
             while (job_id := self._best(session, claim, who)) is not None:
                 won = session.execute(
                     update(Job)
@@ -74,6 +76,7 @@ class Claims:
                         attempt=Job.attempt + 1,
                         worker=claim.worker.name,
                         lease_until_s=db_epoch_s() + self._lease_s,
+                        not_before_s=None,
                         started_at=utc_now(),
                         progress=None,
                     )
@@ -82,25 +85,33 @@ class Claims:
                 if won is None:
                     continue
                 job = session.get_one(Job, job_id, populate_existing=True)
-                events.record_state(session, job, f"attempt {job.attempt} on {claim.worker.name}")
+                attempts.begin(session, job, claim.worker.name)
                 try:
                     return self._assignment(session, job)
                 except RegistryError as error:
                     # What it needs is gone since it was submitted. Left in the queue, it would stop every worker.
-                    _finish(session, job.id, job.attempt, JobState.FAILED, reason="gone", message=error.message)
+                    attempts.fail(session, job.id, job.attempt, "gone", error.message, max_attempts=1)
         return None
 
     def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
-        """The queued job with the highest priority; among those one whose base is cached, the hinted one, the oldest."""
-        query = select(Job.id, Job.priority, Job.base_fingerprint).where(
-            Job.state == JobState.QUEUED, Job.kind.in_(claim.worker.kinds), who.within(Job.namespace, "work")
+        """The fitting job with the highest priority; among those one whose base is cached, the hinted one, the oldest.
+
+        Workers that ask at once are given different ones.
+        """
+        now = or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
+        waiting = select(Job.id).where(Job.state == JobState.QUEUED, now, *fits(claim.worker))
+        # The first of them in one order by the index; the others' turn comes.
+        first = (
+            waiting.where(who.within(Job.namespace, "work")).order_by(Job.priority.desc(), Job.created_at).limit(200)
         )
-        waiting = session.execute(query.order_by(Job.priority.desc(), Job.created_at).limit(200)).all()
-        cached = set(claim.worker.cached_bases)
-        ranked = sorted(
-            waiting, key=lambda job: (-job.priority, job.base_fingerprint not in cached, job.id != claim.hint)
+        order = (
+            Job.priority.desc(),
+            case((Job.base_fingerprint.in_(claim.worker.cached_bases), 0), else_=1),
+            case((Job.id == claim.hint, 0), else_=1),
+            Job.created_at,
         )
-        return ranked[0].id if ranked else None
+        best = select(Job.id).where(Job.id.in_(first.scalar_subquery()), Job.state == JobState.QUEUED)
+        return session.scalars(best.order_by(*order).limit(1).with_for_update(skip_locked=True)).first()
 
     def _assignment(self, session: Session, job: Job) -> Assignment:
         request = _request(job)
@@ -123,6 +134,8 @@ class Claims:
             base=base,
             targets=targets,
             datasets={digest: find_dataset(session, digest, SYSTEM).format for digest in digests},
+            checkpoint=resume_point(session, job, request) if isinstance(request, TrainingRequest) else None,
+            timeout_s=job.timeout_s,
         )
 
     def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
@@ -133,12 +146,13 @@ class Claims:
             if progress is not None:
                 values["progress"] = progress.model_dump(exclude_none=True)
             held = session.execute(
-                update(Job).where(*_held(job_id, beat.attempt)).values(**values).returning(Job.id)
+                update(Job).where(*attempts.held(job_id, beat.attempt)).values(**values).returning(Job.id)
             ).first()
             if held is None:
-                raise _stale(job_id, beat.attempt)
+                raise attempts.stale(job_id, beat.attempt)
             job = session.get_one(Job, job_id, populate_existing=True)
             _require_worker(job, who)
+            seen(session, job.worker)
             events.record(session, job, beat.events)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
@@ -150,84 +164,63 @@ class Claims:
                 # The first answer was lost on its way; the work is done.
                 return view(job)
             if job.state != JobState.RUNNING or job.attempt != completion.attempt:
-                raise _stale(job_id, completion.attempt)
+                raise attempts.stale(job_id, completion.attempt)
             present = view(job)
 
         def succeed(session: Session, result: dict[str, Any]) -> None:
-            _finish(session, job_id, completion.attempt, JobState.SUCCEEDED, result=result)
+            attempts.succeed(session, job_id, completion.attempt, result)
 
         self._effects[present.kind](job=present, completion=completion, who=who, succeed=succeed)
         with self._db.read() as session:
             return view(session.get_one(Job, job_id))
 
     def fail(self, *, job_id: str, failure: Failure, who: Principal) -> JobView:
-        """Record that an attempt ended without a result. Raises NotFound, StaleAttempt."""
-        state = JobState.CANCELLED if failure.reason == "cancelled" else JobState.FAILED
+        """Record that an attempt ended without a result; the job may be tried again. Raises NotFound, StaleAttempt."""
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
-            _finish(session, job_id, failure.attempt, state, reason=failure.reason, message=failure.message)
-            return view(session.get_one(Job, job_id))
+            reason, message = failure.reason, failure.message
+            if reason == "cancelled":
+                job = attempts.cancel(session, job_id, failure.attempt, message)
+            else:
+                limit = self._max_attempts
+                job = attempts.fail(session, job_id, failure.attempt, reason, message, max_attempts=limit)
+            again, found = job.state == JobState.QUEUED, view(job)
+        if again:
+            self._queue.announce(job_id, found.kind)
+        return found
+
+    def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
+        """Queue a job again whose worker shuts down, as if it had not been claimed. Raises NotFound, StaleAttempt."""
+        with self._db.write() as session:
+            find_job(session, job_id, who, action="work")
+            found = view(attempts.release(session, job_id, release.attempt))
+        if found.state == JobState.QUEUED:
+            self._queue.announce(job_id, found.kind)
+        return found
 
     def requeue_expired(self) -> int:
         """Queue again each job whose worker fell silent, give up those with too many attempts; return how many."""
-        with self._db.write() as session:
-            expired = session.execute(
-                select(Job.id, Job.attempt, Job.cancel_requested).where(
-                    Job.state == JobState.RUNNING, Job.lease_until_s < db_epoch_s()
-                )
-            ).all()
-            moved = 0
-            for job_id, attempt, cancel in expired:
-                values: dict[str, Any] = {"state": JobState.QUEUED, "worker": None}
-                message = "its worker fell silent"
-                if cancel:
-                    values = {"state": JobState.CANCELLED, "reason": "cancelled", "finished_at": utc_now()}
-                elif attempt >= self._max_attempts:
-                    message = f"its worker vanished in each of {attempt} attempts; look at the worker's log, then submit it again"
-                    values = {
-                        "state": JobState.FAILED,
-                        "reason": "worker_lost",
-                        "message": message,
-                        "finished_at": utc_now(),
-                    }
-                # The lease is looked at once more: a heartbeat, a result or another look may have come in between.
-                won = session.execute(
-                    update(Job)
-                    .where(*_held(job_id, attempt), Job.lease_until_s < db_epoch_s())
-                    .values(lease_until_s=None, **values)
-                    .returning(Job.id)
-                ).first()
-                if won is not None:
-                    events.record_state(session, session.get_one(Job, job_id, populate_existing=True), message)
-                    moved += 1
-            return moved
+        overdue = select(Job.id, Job.attempt).where(Job.state == JobState.RUNNING, Job.lease_until_s < db_epoch_s())
+        with self._db.read() as session:
+            expired = session.execute(overdue.limit(1000)).all()
+        moved = 0
+        for job_id, attempt in expired:
+            try:
+                with self._db.write() as session:
+                    job = attempts.lose(session, job_id, attempt, max_attempts=self._max_attempts)
+                    again, kind = job.state == JobState.QUEUED, job.kind
+            except StaleAttempt:
+                # A heartbeat, a result or another look has come in between.
+                continue
+            moved += 1
+            if again:
+                self._queue.announce(job_id, kind)
+        return moved
 
 
 def _require_worker(job: Job, who: Principal) -> None:
     missing = f"there is no job {job.id} for this worker; it must drop it"
     who.require("work", job.namespace, missing=missing, param="job")
-
-
-def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
-    return Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt == attempt
-
-
-def _stale(job_id: str, attempt: int) -> StaleAttempt:
-    return StaleAttempt(f"attempt {attempt} no longer holds job {job_id}; this worker must drop it")
-
-
-def _finish(session: Session, job_id: str, attempt: int, state: JobState, **values: Any) -> None:
-    """Move a held job to a final state. Raises StaleAttempt, which rolls the caller's transaction back."""
-    done = session.execute(
-        update(Job)
-        .where(*_held(job_id, attempt))
-        .values(state=state, finished_at=utc_now(), lease_until_s=None, **values)
-        .returning(Job.id)
-    ).first()
-    if done is None:
-        raise _stale(job_id, attempt)
-    job = session.get_one(Job, job_id, populate_existing=True)
-    events.record_state(session, job, job.message)
 
 
 def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
@@ -262,17 +255,3 @@ def _target(session: Session, ref: str | None, base: BaseChoice | None) -> Targe
     return TargetSource(
         label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base), quantization=None
     )
-
-
-def _remember(session: Session, worker: WorkerInfo) -> None:
-    values = {
-        "device": worker.device,
-        "memory_bytes": worker.memory_bytes,
-        "free_memory_bytes": worker.free_memory_bytes,
-        "cached_bases": worker.cached_bases,
-        "shared_paths": worker.shared_paths,
-        "version": worker.version,
-        "seen_at": utc_now(),
-    }
-    insert_if_new(session, Worker, name=worker.name, **values)
-    session.execute(update(Worker).where(Worker.name == worker.name).values(**values))

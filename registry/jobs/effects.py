@@ -13,7 +13,8 @@ from registry.db import Database
 from registry.errors import Invalid
 from registry.jobs.claims import Succeed
 from sdk.schemas.catalog import JobRef, Published
-from sdk.schemas.jobs import Completion, JobView
+from sdk.schemas.jobs import JobView
+from sdk.schemas.work import Completion
 
 
 class PublishVersion:
@@ -41,7 +42,11 @@ class PublishVersion:
             succeed(session, result)
 
         self._publisher.publish(
-            publication=publication, who=who, job=JobRef(id=job.id, attempt=completion.attempt), finish=finish
+            publication=publication,
+            who=who,
+            job=JobRef(id=job.id, attempt=completion.attempt),
+            action="work",
+            finish=finish,
         )
 
 

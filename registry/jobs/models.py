@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Model, UtcDateTime, utc_now
@@ -17,7 +17,8 @@ class Job(Model):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
-        Index("ix_jobs_state_priority", "state", "priority"),
+        # The order in which jobs are given out.
+        Index("ix_jobs_state_priority_created_at", "state", "priority", "created_at"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
         # What was made of a version. Without the state, SQLite would rather go through every job that succeeded.
         Index("ix_jobs_kind_subject_state", "kind", "subject", "state"),
@@ -34,6 +35,17 @@ class Job(Model):
     request_digest: Mapped[str] = mapped_column(String(64))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     priority: Mapped[int] = mapped_column(default=0)
+    queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
+    #: "any" or "cuda".
+    needs_device: Mapped[str] = mapped_column(String(10), server_default="any")
+    needs_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: How long one attempt may run.
+    timeout_s: Mapped[float | None] = mapped_column(Float)
+    #: Of a queued job that is tried again: on the database's clock, as the lease.
+    not_before_s: Mapped[float | None] = mapped_column(Float)
+    #: Attempts that failed or were lost; those that a worker gave back don't count.
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_of: Mapped[str | None] = mapped_column(String(32))
     #: Fingerprint of the base that a worker will need, where it is known.
     base_fingerprint: Mapped[str | None] = mapped_column(String(64))
     attempt: Mapped[int] = mapped_column(default=0)
@@ -49,6 +61,40 @@ class Job(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Attempt(Model):
+    """One worker's try at a job; written when it claims the job, and when the attempt ends."""
+
+    __tablename__ = "job_attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str] = mapped_column(String(200))
+    #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
+    state: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(String(40))
+    message: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Checkpoint(Model):
+    """How far a training was, as a manifest of files from which any worker can go on."""
+
+    __tablename__ = "job_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    total: Mapped[int]
+    attempt: Mapped[int]
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
+    report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: None for the last of a job, which is kept until the job's end is long past.
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 
 class JobEvent(Model):
@@ -79,5 +125,8 @@ class Worker(Model):
     free_memory_bytes: Mapped[int] = mapped_column(BigInteger)
     cached_bases: Mapped[list[str]] = mapped_column(JSON)
     shared_paths: Mapped[list[str]] = mapped_column(JSON)
+    queues: Mapped[list[str]] = mapped_column(JSON, server_default='["gpu", "cpu"]')
+    #: Whether it has said that it takes no more jobs.
+    draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -34,8 +34,13 @@ class Pinned:
     namespace: str
     #: What it is about, for lists.
     subject: str
-    #: The base that a worker will need, where it is known.
-    base_fingerprint: str | None
+    #: The base that a worker will need, where it is known; the first one of an evaluation.
+    base: BaseModelRow | None
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """The fingerprint of the base."""
+        return None if self.base is None else self.base.fingerprint
 
 
 def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -> Pinned:
@@ -53,32 +58,33 @@ def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -
             for name, digest in (("data", request.data), ("eval_data", request.eval_data))
             if digest is not None
         }
-        base = _pin_base(session, request.base, embedded)
-        exact = request.model_copy(update={"base": base, **digests})
-        return Pinned(exact, namespace, request.adapter, base.fingerprint)
+        choice, row = _pin_base(session, request.base, embedded)
+        exact = request.model_copy(update={"base": choice, **digests})
+        return Pinned(exact, namespace, request.adapter, row)
     if isinstance(request, MergeRequest):
         version = find_version(session, parse_ref(request.ref), who, action="write")
         _require_reachable(session, version.base, embedded)
         ref = exact_ref(version)
         merge = request.model_copy(update={"ref": ref})
-        return Pinned(merge, version.adapter.namespace, ref, version.base.fingerprint)
+        return Pinned(merge, version.adapter.namespace, ref, version.base)
     return _pin_evaluation(session, request, who, embedded)
 
 
 def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned:
     data = find_dataset(session, request.data, who).digest
-    targets, namespaces, fingerprints = [], [], []
+    targets, namespaces = [], []
+    bases: list[BaseModelRow] = []
     for target in request.targets:
         if target.ref is not None:
             version = find_version(session, parse_ref(target.ref), who, action="write")
             _require_reachable(session, version.base, embedded)
             targets.append(EvaluationTarget(ref=exact_ref(version)))
             namespaces.append(version.adapter.namespace)
-            fingerprints.append(version.base.fingerprint)
+            bases.append(version.base)
         elif target.base is not None:
-            base = _pin_base(session, target.base, embedded)
-            targets.append(EvaluationTarget(base=base))
-            fingerprints.extend([base.fingerprint] if base.fingerprint is not None else [])
+            choice, row = _pin_base(session, target.base, embedded)
+            targets.append(EvaluationTarget(base=choice))
+            bases.extend([] if row is None else [row])
     if len(set(namespaces)) > 1:
         # Whoever may see one of them would see the others' names in the job.
         raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
@@ -86,17 +92,17 @@ def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal
         request.model_copy(update={"targets": targets, "data": data}),
         namespaces[0] if namespaces else who.home(),
         " ".join(target.label for target in targets)[:300],
-        fingerprints[0] if fingerprints else None,
+        bases[0] if bases else None,
     )
 
 
-def _pin_base(session: Session, choice: BaseChoice, embedded: bool) -> BaseChoice:
+def _pin_base(session: Session, choice: BaseChoice, embedded: bool) -> tuple[BaseChoice, BaseModelRow | None]:
     if choice.fingerprint is None and choice.revision is not None:
         # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
-        return choice
+        return choice, None
     row = find_base(session, choice.fingerprint or choice.id)
     _require_reachable(session, row, embedded)
-    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.fingerprint)
+    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.fingerprint), row
 
 
 def _require_reachable(session: Session, base: BaseModelRow, embedded: bool) -> None:

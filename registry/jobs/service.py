@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.audit.service import record
 from registry.auth.principal import Principal
-from registry.db import Database, utc_now
-from registry.errors import Conflict, NotFound
+from registry.db import Database, db_epoch_s, utc_now
+from registry.errors import Conflict
 from registry.jobs import events
+from registry.jobs.attempts import count_end
+from registry.jobs.checkpoints import pin_checkpoint
 from registry.jobs.lifecycle import FINAL
-from registry.jobs.models import Job
+from registry.jobs.looking import attempts_of, described, find_job, view
+from registry.jobs.models import Checkpoint, Job
+from registry.jobs.needs import queue_of, reckon
 from registry.jobs.pinning import pin
+from registry.jobs.workers import QUEUES
 from registry.paging import Paged, page_of
 from registry.queue import Queue
 from registry.quotas.limits import limits_of, require_room
-from sdk.schemas.events import Progress
-from sdk.schemas.jobs import JobState, JobSubmission, JobView
+from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.wire import digest_of
+
+#: Waiting jobs of each queue of which it is reminded in one go; whoever comes for one goes on with the others.
+_REMINDERS = 16
+#: What a job that is tried again has of the earlier one.
+_REPEATED = (
+    "namespace",
+    "kind",
+    "subject",
+    "request_digest",
+    "priority",
+    "queue",
+    "needs_device",
+    "needs_memory_bytes",
+    "timeout_s",
+    "base_fingerprint",
+)
 
 
 class Jobs:
@@ -62,38 +83,86 @@ class Jobs:
                         )
                     return view(earlier), False
             pinned = pin(session, submission.request, who, embedded=self._embedded)
-            _require_room(session, pinned.namespace)
             request = pinned.request
-            job = Job(
-                id=secrets.token_hex(6),
+            if isinstance(request, TrainingRequest):
+                request = pin_checkpoint(session, request, who)
+            needs = submission.needs or reckon(request, pinned.base)
+            job = self._new(
+                session,
+                who,
                 namespace=pinned.namespace,
                 kind=request.kind,
-                state=JobState.QUEUED,
                 subject=pinned.subject,
                 request=request.model_dump(mode="json"),
                 request_digest=asked,
                 idempotency_key=key,
                 priority=submission.priority,
+                queue=queue_of(request),
+                needs_device=needs.device,
+                needs_memory_bytes=needs.memory_bytes,
+                timeout_s=submission.timeout_s,
                 base_fingerprint=pinned.base_fingerprint,
-                created_by=who.name,
             )
-            session.add(job)
-            session.flush()
-            events.record_state(session, job)
-            after = {"kind": job.kind, "about": job.subject}
-            record(session, who, "job.submit", job.namespace, job.id, after=after)
             return view(job), True
+
+    def _new(self, session: Session, who: Principal, **values: Any) -> Job:
+        """Add a queued job. Raises QuotaExceeded."""
+        _require_room(session, values["namespace"])
+        job = Job(id=secrets.token_hex(6), state=JobState.QUEUED, created_by=who.name, **values)
+        session.add(job)
+        session.flush()
+        events.record_state(session, job)
+        after = {"kind": job.kind, "about": job.subject}
+        record(session, who, "job.submit", job.namespace, job.id, after=after)
+        return job
+
+    def retry(self, job_id: str, *, who: Principal) -> JobView:
+        """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
+
+        Raises NotFound, Conflict for one that has a result or goes on, QuotaExceeded.
+        """
+        with self._db.write() as session:
+            earlier = find_job(session, job_id, who, action="write")
+            if earlier.state not in (JobState.FAILED, JobState.CANCELLED):
+                raise Conflict(
+                    f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
+                )
+            request = earlier.request
+            last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
+            if (checkpoint := session.scalars(last).first()) is not None:
+                request = {**request, "from_checkpoint": {"job": job_id, "step": checkpoint.step}}
+            job = self._new(
+                session,
+                who,
+                request=request,
+                retry_of=job_id,
+                **{name: getattr(earlier, name) for name in _REPEATED},
+            )
+            found = view(job)
+        self._queue.announce(found.id, found.kind)
+        return found
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
         """Return a job. Raises NotFound."""
         with self._db.read() as session:
-            return view(find_job(session, job_id, who))
+            (found,) = described(session, [find_job(session, job_id, who)])
+            return found
 
-    def list(self, *, state: str | None, cursor: str | None, limit: int, who: Principal) -> Paged[JobView]:
+    def attempts(self, job_id: str, *, who: Principal) -> list[AttemptView]:
+        """The attempts at a job, the first one first. Raises NotFound."""
+        with self._db.read() as session:
+            find_job(session, job_id, who)
+            return attempts_of(session, job_id)
+
+    def list(
+        self, *, state: str | None, queue: str | None = None, cursor: str | None, limit: int, who: Principal
+    ) -> Paged[JobView]:
         """The jobs that the caller may see, the newest first."""
         query = select(Job).where(who.within(Job.namespace))
         if state is not None:
             query = query.where(Job.state == state)
+        if queue is not None:
+            query = query.where(Job.queue == queue)
         with self._db.read() as session:
             return page_of(
                 session,
@@ -102,7 +171,7 @@ class Jobs:
                 Job.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda jobs: [view(job) for job in jobs],
+                views=lambda jobs: described(session, jobs),
                 newest_first=True,
             )
 
@@ -125,17 +194,26 @@ class Jobs:
             job = session.get_one(Job, job_id, populate_existing=True)
             if cancelled is not None:
                 events.record_state(session, job)
+                count_end(session, job)
             if cancelled is not None or asked is not None:
                 record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
             return view(job)
 
-    def announce_waiting(self) -> int:
-        """Tell the queue of every waiting job once more; return how many. A message too many does no harm."""
+    def remind(self) -> int:
+        """Tell the queue once more of the first waiting jobs, where it may have forgotten them; return how many."""
         with self._db.read() as session:
-            waiting = session.execute(select(Job.id, Job.kind).where(Job.state == JobState.QUEUED)).all()
-        for job_id, kind in waiting:
-            self._queue.announce(job_id, kind)
-        return len(waiting)
+            due = or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
+            first = [
+                row
+                for queue in QUEUES
+                for row in session.execute(
+                    select(Job.id, Job.kind)
+                    .where(Job.state == JobState.QUEUED, Job.queue == queue, due)
+                    .order_by(Job.priority.desc(), Job.created_at)
+                    .limit(_REMINDERS)
+                )
+            ]
+        return self._queue.remind(first)
 
     def revive(self) -> None:
         """Have the queue see to it that somebody works, where any job still waits or runs."""
@@ -143,16 +221,6 @@ class Jobs:
             unfinished = session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first()
         if unfinished is not None:
             self._queue.revive()
-
-
-def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
-    """Return the row of a job. Raises NotFound, Forbidden where `action` is not allowed in its namespace."""
-    missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
-    job = session.get(Job, job_id)
-    if job is None:
-        raise NotFound(missing, param="job")
-    who.require(action, job.namespace, missing=missing, param="job")
-    return job
 
 
 def unfinished(session: Session, namespace: str) -> int:
@@ -165,24 +233,3 @@ def _require_room(session: Session, namespace: str) -> None:
     limits = limits_of(session, namespace)
     if limits is not None and limits.max_jobs is not None:
         require_room(namespace, "unfinished jobs", unfinished(session, namespace), 1, limits.max_jobs)
-
-
-def view(job: Job) -> JobView:
-    """Return a job as it travels."""
-    return JobView(
-        id=job.id,
-        kind=job.kind,
-        state=JobState(job.state),
-        subject=job.subject,
-        attempt=job.attempt or 0,
-        reason=job.reason,
-        message=job.message,
-        cancel_requested=bool(job.cancel_requested),
-        progress=None if job.progress is None else Progress.model_validate(job.progress),
-        result=job.result,
-        request=job.request,
-        worker=job.worker,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-    )

@@ -11,23 +11,33 @@ from starlette.concurrency import run_in_threadpool
 
 from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
 from registry.jobs import events
+from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
+    AttemptView,
+    CheckpointPublication,
+    CheckpointView,
+    JobState,
+    JobSubmission,
+    JobView,
+    QueueName,
+)
+from sdk.schemas.pages import Page
+from sdk.schemas.work import (
     Assignment,
+    CheckpointRecord,
     ClaimRequest,
     Completion,
     Failure,
     Heartbeat,
     HeartbeatReply,
-    JobState,
-    JobSubmission,
-    JobView,
+    Release,
 )
-from sdk.schemas.pages import Page
 
 router = room("/jobs", "jobs")
 
 JobId = Annotated[str, Path(max_length=64)]
+Step = Annotated[int, Path(ge=1, le=10_000_000)]
 
 #: How often a long poll looks, in seconds.
 _LOOK_S = 0.25
@@ -49,11 +59,13 @@ def list_jobs(
     services: Given,
     who: Reader,
     state: JobState | None = None,
+    queue: QueueName | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobView]:
     """The jobs that the caller may see, the newest first."""
-    return services.jobs.list(state=None if state is None else state.value, cursor=cursor, limit=limit, who=who)
+    wanted = None if state is None else state.value
+    return services.jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/{job_id}")
@@ -90,6 +102,32 @@ def cancel_job(job_id: JobId, services: Given, who: Writer) -> JobView:
     return services.jobs.cancel(job_id, who=who)
 
 
+@router.post("/{job_id}/retry", status_code=201)
+def retry_job(job_id: JobId, services: Given, who: Writer) -> JobView:
+    """Submit a failed or cancelled job once more; a training goes on from its last checkpoint."""
+    return services.jobs.retry(job_id, who=who)
+
+
+@router.get("/{job_id}/attempts")
+def list_attempts(job_id: JobId, services: Given, who: Reader) -> list[AttemptView]:
+    """The attempts at a job, the first one first."""
+    return services.jobs.attempts(job_id, who=who)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(job_id: JobId, services: Given, who: Reader) -> list[CheckpointView]:
+    """The checkpoints of a training, the newest first."""
+    return services.checkpoints.list(job_id, who=who)
+
+
+@router.post("/{job_id}/checkpoints/{step}/publish", status_code=201)
+async def publish_checkpoint(
+    job_id: JobId, step: Step, body: CheckpointPublication, services: Given, who: Writer
+) -> Published:
+    """Make the adapter of a checkpoint a version, with the job and the step in its lineage."""
+    return await apart(services.checkpoints.publish, job_id=job_id, step=step, publication=body, who=who)
+
+
 @router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
 def claim_job(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
     """Ask for work; the registry chooses."""
@@ -101,6 +139,18 @@ def claim_job(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignme
 def hold_job(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
     """Hold on to a job, and report."""
     return services.claims.heartbeat(job_id=job_id, beat=body, who=who)
+
+
+@router.post("/{job_id}/checkpoints")
+async def record_checkpoint(job_id: JobId, body: CheckpointRecord, services: Given, who: WorkerToken) -> CheckpointView:
+    """Keep a checkpoint that an attempt has stored."""
+    return await apart(services.checkpoints.record, job_id=job_id, record=body, who=who)
+
+
+@router.post("/{job_id}/release")
+def release_job(job_id: JobId, body: Release, services: Given, who: WorkerToken) -> JobView:
+    """Give a job back that a worker, which shuts down, can't finish."""
+    return services.claims.release(job_id=job_id, release=body, who=who)
 
 
 @router.post("/{job_id}/complete")

@@ -5,6 +5,7 @@ The two implementations import no worker: the broker's message and the local pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from registry.errors import Invalid
@@ -16,6 +17,9 @@ class Queue(Protocol):
     def announce(self, job_id: str, kind: str) -> None:
         """Say that the job `job_id` waits. Called after its row is committed; never raises for a broker that is away."""
 
+    def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
+        """Say again that these jobs, (id, kind), wait, unless that is known; return how many were said."""
+
     def revive(self) -> None:
         """See to it that somebody works. Called while jobs are unfinished and nothing is heard of them."""
 
@@ -25,6 +29,10 @@ class NoQueue:
 
     def announce(self, job_id: str, kind: str) -> None:
         """Do nothing."""
+
+    def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
+        """Do nothing."""
+        return 0
 
     def revive(self) -> None:
         """Do nothing."""

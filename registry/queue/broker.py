@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -38,6 +39,20 @@ class CeleryQueue:
             self._celery.send_task(TASK, args=[job_id], queue=QUEUE_OF[kind], ignore_result=True)
         except (KombuError, RedisError, OSError) as error:
             _log.warning("job %s was not announced, the broker is away: %s", job_id, type(error).__name__)
+
+    def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
+        """Send hints of a queue in which the broker has none: it may have lost them. Workers that are at work ask anyway."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                client = connection.default_channel.client
+                empty = {queue for queue in {QUEUE_OF[kind] for _, kind in jobs} if client.llen(queue) == 0}
+        except (KombuError, RedisError, OSError) as error:
+            _log.warning("nothing was announced again, the broker is away: %s", type(error).__name__)
+            return 0
+        due = [(job_id, kind) for job_id, kind in jobs if QUEUE_OF[kind] in empty]
+        for job_id, kind in due:
+            self.announce(job_id, kind)
+        return len(due)
 
     def revive(self) -> None:
         """Do nothing: workers of a server are kept alive by whoever runs them."""

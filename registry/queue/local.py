@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 #: The runner of a home holds this file's lock while it works.
@@ -52,6 +53,12 @@ class LocalQueue:
             _log.warning("no runner could be started (%s); job %s waits", error.strerror, job_id)
             return
         self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
+
+    def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
+        """Start a runner where jobs wait and none is at work."""
+        if jobs:
+            self.revive()
+        return 0
 
     def _start(self) -> subprocess.Popen[bytes]:
         logs = self._home / "logs"

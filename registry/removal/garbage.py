@@ -27,7 +27,7 @@ from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, U
 from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import BaseModelRow, Version
 from registry.datasets.models import Dataset
-from registry.jobs.models import Job
+from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState
 
 #: A publication that has not ended after so long never will: its upload session is over too.
@@ -72,6 +72,7 @@ class Rules:
             ManifestRow.created_at <= self.given_up_before,
             ~exists().where(Version.digest == ManifestRow.digest, holds),
             ManifestRow.digest.not_in(uploaded),
+            ~exists().where(Checkpoint.manifest_digest == ManifestRow.digest),
             self._is_no_kept_merge(),
         )
 

@@ -8,15 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sdk.schemas.catalog import Publication
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
-from sdk.schemas.events import NewEvent, Progress
-from sdk.schemas.manifest import Manifest
+from sdk.schemas.catalog import Tags
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.events import Progress
 from sdk.schemas.refs import Ref, parse_name
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Sha256, Wire
 
 JobKind = Literal["training", "evaluation", "merge"]
+#: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
+QueueName = Literal["gpu", "cpu"]
 
 
 class JobState(StrEnum):
@@ -47,6 +48,28 @@ class BaseChoice(Wire):
     fingerprint: Sha256 | None = None
 
 
+class Needs(Wire):
+    """What a worker must have for a job to be given to it."""
+
+    device: Literal["any", "cuda"] = "any"
+    #: Free memory, of the card or of the machine; None where it is not known beforehand.
+    memory_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
+
+
+class CheckpointPolicy(Wire):
+    """How often a training writes down how far it is: whichever comes first. With neither, only when it is stopped."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    every_minutes: Annotated[float, Field(gt=0, le=10_080)] | None = 10.0
+
+
+class CheckpointRef(Wire):
+    """A checkpoint of an earlier job: that of a step, or the last."""
+
+    job: Annotated[str, Field(min_length=1, max_length=64)]
+    step: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+
+
 class TrainingRequest(Wire):
     """Train an adapter over `base` on `data`."""
 
@@ -57,6 +80,9 @@ class TrainingRequest(Wire):
     data: Sha256
     eval_data: Sha256 | None = None
     spec: TrainingSpec = TrainingSpec()
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    #: Where another job of the same base, data and spec left off.
+    from_checkpoint: CheckpointRef | None = None
 
     @field_validator("adapter")
     @classmethod
@@ -112,6 +138,23 @@ class JobSubmission(Wire):
     request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
     #: Higher goes first.
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    #: None: what the registry reckons from kind and base.
+    needs: Needs | None = None
+    #: How long one attempt may run, in seconds; then the job fails with the reason "timeout".
+    timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+
+
+class AttemptView(Wire):
+    """One worker's try at a job."""
+
+    attempt: int
+    worker: str
+    #: "running", "succeeded", "failed", "cancelled", "released" by a worker that shut down, "lost" with its worker.
+    state: str
+    reason: str | None
+    message: str | None
+    started_at: datetime
+    finished_at: datetime | None
 
 
 class JobView(Wire):
@@ -131,123 +174,83 @@ class JobView(Wire):
     result: dict[str, Any] | None
     request: dict[str, Any]
     worker: str | None
+    priority: int = 0
+    queue: str = "gpu"
+    needs: Needs = Needs()
+    #: How many attempts failed or were lost; those that a worker gave back don't count.
+    failures: int = 0
+    #: Step of the last checkpoint.
+    checkpoint_step: int | None = None
+    #: The job that this one tries again.
+    retry_of: str | None = None
+    #: Of a queued job: how many in its queue would be given out before it.
+    ahead: int | None = None
+    #: Of a queued job: why it waits, in one sentence.
+    waits: str | None = None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
 
 
-# What follows is between the registry and a worker.
-
-
-class WorkerInfo(Wire):
-    """What a worker is and has; the registry chooses by it."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    device: Literal["cpu", "cuda"]
-    #: Of the card, or of the machine where there is none.
-    memory_bytes: Annotated[int, Field(ge=0)]
-    free_memory_bytes: Annotated[int, Field(ge=0)]
-    #: Fingerprints of bases that lie in the node's cache.
-    cached_bases: list[Sha256] = []
-    #: Folders that clients and this worker both see.
-    shared_paths: list[str] = []
-    kinds: list[JobKind] = ["training", "evaluation", "merge"]
-    version: str = ""
-
-
-class ClaimRequest(Wire):
-    """A worker asks for work."""
-
-    worker: WorkerInfo
-    #: The job that a message named; only a hint.
-    hint: str | None = None
-
-
-class BaseSource(Wire):
-    """Where a worker finds a base."""
-
-    id: str
-    revision: str | None
-    fingerprint: str | None
-    #: `file:///…` or `hf://…`.
-    location: str | None
-    #: The uploaded files, where there are any; `manifest_digest` finds their locations.
-    manifest: Manifest | None = None
-
-
-class TargetSource(Wire):
-    """One thing to evaluate or merge, pinned."""
-
-    #: "code-review@v3", or "base:ID".
-    label: str
-    #: Digest of the version; None for a bare base.
-    digest: str | None
-    manifest: Manifest | None
-    base: BaseSource
-    quantization: QuantizationRecipe | None
-
-
-class Assignment(Wire):
-    """A job that a worker holds: until `lease_s` after its last heartbeat, as attempt number `attempt`."""
+class CheckpointView(Wire):
+    """A checkpoint that is stored."""
 
     job: str
+    step: int
+    total: int
     attempt: int
-    lease_s: float
-    request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
-    #: The base of a training.
-    base: BaseSource | None = None
-    #: What an evaluation scores, or the one version that is merged.
-    targets: list[TargetSource] = []
-    #: Digest to file format.
-    datasets: dict[str, str] = {}
+    #: SHA-256 of its manifest.
+    digest: str
+    size_bytes: int
+    metrics: dict[str, float]
+    created_at: datetime
+    #: When it is removed; None: kept, since it is the last of its job.
+    expires_at: datetime | None
 
 
-class Heartbeat(Wire):
-    """A worker holds on to its job and reports."""
+class CheckpointPublication(Wire):
+    """Publish the adapter of a checkpoint as a version."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    events: Annotated[list[NewEvent], Field(max_length=1000)] = []
+    #: None: the adapter that the job trains.
+    adapter: str | None = None
+    tags: Tags = {}
+    description: Annotated[str, Field(max_length=4000)] = ""
 
-
-class HeartbeatReply(Wire):
-    """Whether the worker is to stop."""
-
-    cancel: bool
-    lease_s: float
-
-
-class EvaluationResult(Wire):
-    """The scores of one target."""
-
-    label: str
-    digest: str | None
-    base_fingerprint: Sha256
-    report: EvaluationReport
+    @field_validator("adapter")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else parse_name(value)
 
 
-class MergeResult(Wire):
-    """A merged model: its bytes, and how it was made."""
+class WorkerView(Wire):
+    """A worker as the registry knows it."""
 
-    manifest: Manifest
-    upload: str
-    report: MergeReport
+    name: str
+    device: str
+    memory_bytes: int
+    free_memory_bytes: int
+    cached_bases: list[str]
+    queues: list[str]
+    version: str
+    #: "busy", "idle", "draining" while it shuts down, or "silent" where nothing was heard of it for a while.
+    state: str
+    job: str | None
+    seen_at: datetime
 
 
-class Completion(Wire):
-    """A worker hands in the result of its attempt: exactly one of the three."""
+class QueueCapacity(Wire):
+    """One queue, as it is now."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    version: Publication | None = None
-    evaluations: list[EvaluationResult] | None = None
-    merge: MergeResult | None = None
-
-
-class Failure(Wire):
-    """A worker reports that its attempt failed."""
-
-    attempt: Annotated[int, Field(ge=1)]
-    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
-    message: Annotated[str, Field(max_length=4000)]
+    queue: str
+    queued: int
+    running: int
+    #: Workers that listen to it and are not silent.
+    workers: int
+    idle: int
+    #: Age of the job that waits longest, in seconds.
+    oldest_s: float | None
+    #: Queued jobs that fit no worker that was heard of lately.
+    unfit: int
 
 
 class EvaluationView(Wire):

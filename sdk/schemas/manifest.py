@@ -31,7 +31,7 @@ class Manifest(Wire):
     """The canonical description of an adapter's, or a merged model's, bytes."""
 
     format: Literal["adapterctl.manifest.v1"] = "adapterctl.manifest.v1"
-    kind: Literal["adapter", "merged", "base"] = "adapter"
+    kind: Literal["adapter", "merged", "base", "checkpoint"] = "adapter"
     base_fingerprint: Sha256
     #: Sorted by path; no path twice, in whichever case.
     files: Annotated[list[ManifestFile], Field(min_length=1, max_length=10_000)]

@@ -31,21 +31,11 @@ from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
 from sdk.schemas.catalog import Annotation, Parent, Publication, VersionMove  # noqa: E402
 from sdk.schemas.evaluation import EvaluationReport  # noqa: E402
 from sdk.schemas.events import NewEvent, Progress  # noqa: E402
-from sdk.schemas.jobs import (  # noqa: E402
-    BaseChoice,
-    ClaimRequest,
-    Completion,
-    EvaluationRequest,
-    EvaluationResult,
-    EvaluationTarget,
-    Heartbeat,
-    JobSubmission,
-    TrainingRequest,
-    WorkerInfo,
-)
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, TrainingRequest  # noqa: E402
 from sdk.schemas.people import QuotaLimits  # noqa: E402
 from sdk.schemas.removal import GcRequest, RetentionRule  # noqa: E402
 from sdk.schemas.training import DatasetUse, QuantizationRecipe  # noqa: E402
+from sdk.schemas.work import ClaimRequest, Completion, EvaluationResult, Heartbeat, WorkerInfo  # noqa: E402
 
 TARGET = HERE / "schema_0002.sqlite3"
 ROWS = b'{"prompt": "a", "completion": "b"}\n'

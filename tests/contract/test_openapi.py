@@ -27,7 +27,7 @@ from support.soak import SOAKING, scale
 
 from registry.auth.principal import SYSTEM, Role
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import Assignment, ClaimRequest
+from sdk.schemas.work import Assignment, ClaimRequest
 
 #: Requests of a soak that are made from the document.
 REQUESTS = 6_400
@@ -247,7 +247,7 @@ class TestDoor:
                 for authorization in given:
                     headers = {} if authorization is None else {"Authorization": authorization}
                     answer = http.request(method, target, headers=headers, json={} if "requestBody" in said else None)
-                    if path.startswith("/api/v1/"):
+                    if path.startswith("/api/v1/") or path == "/metrics":
                         assert answer.status_code == 401, (method, path, authorization)
                         assert answer.headers["www-authenticate"] == "Bearer"
                         assert answer.json()["error"]["code"] == "unauthenticated"

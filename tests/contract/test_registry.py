@@ -18,9 +18,7 @@ from sqlalchemy import select, update
 from support import registries
 from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
 from support.fixtures import S3Place
-from support.postgres import PostgresServer
 from support.registries import SHORT_LEASE_S, World
-from support.seaweed import SeaweedServer
 from support.stored import lose, names_of
 
 from registry.artifacts.manifests import blobs_of
@@ -55,22 +53,21 @@ from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent, Progress
-from sdk.schemas.jobs import (
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.work import (
     Assignment,
-    BaseChoice,
     ClaimRequest,
     Completion,
     EvaluationResult,
     Failure,
     Heartbeat,
     HeartbeatReply,
-    JobSubmission,
-    JobView,
     MergeResult,
-    TrainingRequest,
     WorkerInfo,
 )
-from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.seaweed import SeaweedServer
 from sdk.transfer import hash_file
 
 #: Each adapter of the run has bytes of its own.
@@ -766,7 +763,7 @@ class TestJobs:
         beat(quiet.worker, held)
         time.sleep(SHORT_LEASE_S + 0.05)
         assert claim(quiet.worker) is None
-        assert fail(quiet.worker, held, "oom").state == "failed"
+        assert fail(quiet.worker, held, "data").state == "failed"
 
     def test_looking_for_lost_workers_at_once_requeues_once(
         self, quiet: World, writer: Client, rows: DatasetView, name: str
@@ -885,7 +882,7 @@ class TestJobs:
         assert claim(quiet.worker) is None
         assert job.state == "cancelled"
 
-    @pytest.mark.parametrize("reason", ["data", "oom", "diverged", "internal"])
+    @pytest.mark.parametrize("reason", ["data", "spec", "diverged", "internal"])
     def test_a_failure_keeps_its_reason(
         self, quiet: World, writer: Client, rows: DatasetView, name: str, reason: str
     ) -> None:

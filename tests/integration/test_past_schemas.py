@@ -21,7 +21,7 @@ from registry.schema import drift
 from registry.services import Services, build
 from registry.settings import Settings
 from sdk.schemas.aliases import AliasMove, AliasRollback
-from sdk.schemas.jobs import ClaimRequest, WorkerInfo
+from sdk.schemas.work import ClaimRequest, WorkerInfo
 
 ADAPTER = "team/code-review"
 OF_TEAM = Principal("ana", {"team": Role.READER})
@@ -173,7 +173,7 @@ class TestSchema0001:
         assert (metric.name, metric.value, metric.namespace, metric.digest) == ("loss", 1.5, "team", second.digest)
 
     def test_its_waiting_job_is_given_to_a_worker(self, services: Services) -> None:
-        worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=1, free_memory_bytes=1)
+        worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
         held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
         assert held is not None
         assert held.attempt == 1
@@ -310,6 +310,35 @@ class TestSchema0003:
         digest = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM).digest
         (signature,) = services.signatures.list(digest, who=OF_TEAM)
         assert (signature.bundle, signature.created_by) == ("{}", "ana")
+
+
+class TestSchema0004:
+    """A registry with a training that was given back and waits to go on from its checkpoint."""
+
+    @pytest.fixture
+    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
+        services = upgraded(url, "0004", tmp_path)
+        yield services
+        services.db.engine.dispose()
+
+    def test_its_training_goes_on_from_its_checkpoint(self, services: Services) -> None:
+        worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
+        assert held is not None
+        assert held.attempt == 2
+        assert held.checkpoint is not None
+        assert (held.checkpoint.job, held.checkpoint.step) == (held.job, 10)
+        attempts = services.jobs.attempts(held.job, who=OF_TEAM)
+        assert [(attempt.attempt, attempt.state) for attempt in attempts] == [(1, "released"), (2, "running")]
+
+    def test_it_comes_down_to_0003_without_its_checkpoints(self, services: Services) -> None:
+        services.db.engine.dispose()
+        downgrade(services.db, "0003")
+        below = rows_of(services.db)
+        assert not {"job_checkpoints", "job_attempts", "job_counters"} & set(below)
+        assert sorted(row["state"] for row in below["jobs"]) == ["cancelled", "queued", "succeeded", "succeeded"]
+        services.db.upgrade()
+        assert drift(services.db) == []
 
 
 def _deleted(services: Services) -> str:

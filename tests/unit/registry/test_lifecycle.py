@@ -19,16 +19,8 @@ from registry.errors import StaleAttempt
 from registry.jobs import events, lifecycle
 from registry.jobs.models import Job
 from registry.services import Services
-from sdk.schemas.jobs import (
-    BaseChoice,
-    ClaimRequest,
-    Failure,
-    Heartbeat,
-    JobState,
-    JobSubmission,
-    TrainingRequest,
-    WorkerInfo,
-)
+from sdk.schemas.jobs import BaseChoice, JobState, JobSubmission, TrainingRequest
+from sdk.schemas.work import ClaimRequest, Failure, Heartbeat, WorkerInfo
 
 
 class TestTables:
@@ -74,7 +66,7 @@ def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int)
         session.add(Dataset(digest=data, size_bytes=1, format="jsonl", created_by="x"))
     base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
     body = JobSubmission(request=TrainingRequest(adapter="a", base=base, data=data))
-    worker = WorkerInfo(name="w", device="cpu", memory_bytes=1, free_memory_bytes=1)
+    worker = WorkerInfo(name="w", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
     held: list[tuple[str, int]] = []
     ids: list[str] = []
     for _ in range(150):

@@ -45,7 +45,8 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 
 def test_every_setting_but_the_home_can_be_set() -> None:
-    numbers = {"lease_s": "3", "max_attempts": "3", "rate_limit_per_s": "3"}
+    names = ("lease_s", "max_attempts", "rate_limit_per_s", "reconcile_s", "checkpoint_hours")
+    numbers = dict.fromkeys(names, "3")
     chosen = {
         "part_bytes": "10000000",
         "gate": "quarantine",

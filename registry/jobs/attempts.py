@@ -1,0 +1,151 @@
+"""How an attempt begins and ends. Whoever does not hold the job any more changes nothing.
+
+An attempt is held by its number: each move first takes the lock of the job's row, and looks whether the job still runs as
+that attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from registry.db import db_epoch_s, utc_now
+from registry.errors import StaleAttempt
+from registry.jobs import events
+from registry.jobs.models import Attempt, Job
+from registry.jobs.retries import WORKER_LOST, verdict
+from registry.metrics.models import count, count_duration
+from sdk.schemas.jobs import JobState
+
+#: Ends of attempts that count against the job.
+_COUNTED = ("failed", "lost")
+
+
+def held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a job runs as this attempt."""
+    return Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt == attempt
+
+
+def stale(job_id: str, attempt: int) -> StaleAttempt:
+    """The error of a worker that is too late."""
+    return StaleAttempt(f"attempt {attempt} no longer holds job {job_id}; this worker must drop it")
+
+
+def hold(session: Session, job_id: str, attempt: int) -> Job:
+    """Lock and return a job that runs as this attempt. Raises StaleAttempt."""
+    query = select(Job).where(*held(job_id, attempt)).with_for_update()
+    job = session.scalars(query.execution_options(populate_existing=True)).first()
+    if job is None:
+        raise stale(job_id, attempt)
+    return job
+
+
+def begin(session: Session, job: Job, worker: str) -> None:
+    """Write down that a worker has claimed a job."""
+    session.add(Attempt(job_id=job.id, attempt=job.attempt, worker=worker, state="running"))
+    count(session, "attempts", kind=job.kind)
+    events.record_state(session, job, f"attempt {job.attempt} on {worker}")
+
+
+def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any]) -> None:
+    """End a job well. Raises StaleAttempt, which rolls back what the caller made of it."""
+    job = hold(session, job_id, attempt)
+    job.result = result
+    _end(session, job, JobState.SUCCEEDED)
+
+
+def release(session: Session, job_id: str, attempt: int) -> Job:
+    """Queue a job again whose worker shuts down; it stands where it stood. Raises StaleAttempt."""
+    job = hold(session, job_id, attempt)
+    if job.cancel_requested:
+        job.reason = "cancelled"
+        _end(session, job, JobState.CANCELLED)
+    else:
+        _close(session, job, "released", None, None)
+        _queue_again(session, job, 0.0, f"{job.worker} shuts down and has given it back")
+    return job
+
+
+def cancel(session: Session, job_id: str, attempt: int, message: str) -> Job:
+    """End a job that was cancelled, once its processes are gone. Raises StaleAttempt."""
+    job = hold(session, job_id, attempt)
+    job.reason, job.message = "cancelled", message
+    _end(session, job, JobState.CANCELLED)
+    return job
+
+
+def fail(session: Session, job_id: str, attempt: int, reason: str, message: str, *, max_attempts: int) -> Job:
+    """End an attempt without a result: the job is tried again where that may help. Raises StaleAttempt."""
+    job = hold(session, job_id, attempt)
+    job.failures += 1
+    earlier = select(func.count()).where(
+        Attempt.job_id == job_id, Attempt.reason == reason, Attempt.state.in_(_COUNTED)
+    )
+    tries = 1 + (session.scalar(earlier) or 0)
+    pause_s = verdict(reason, tries, max_attempts=max_attempts)
+    if job.cancel_requested:
+        job.reason = "cancelled"
+        _end(session, job, JobState.CANCELLED)
+    elif pause_s is None:
+        job.reason = reason
+        job.message = _final(job, reason, message, tries)
+        _end(session, job, JobState.FAILED)
+    else:
+        _close(session, job, "lost" if reason == WORKER_LOST else "failed", reason, message)
+        _queue_again(session, job, pause_s, message if reason == WORKER_LOST else f"{reason}: {message}")
+    return job
+
+
+def _final(job: Job, reason: str, message: str, tries: int) -> str:
+    if reason == WORKER_LOST:
+        return f"its worker vanished in each of {tries} attempts; look at the worker's log, then: adapterctl jobs retry {job.id}"
+    return message if tries == 1 else f"{message} (so ended each of {tries} attempts)"
+
+
+def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:
+    """End an attempt whose worker fell silent. Raises StaleAttempt where its lease is not over any more."""
+    hold(session, job_id, attempt)
+    # Looked at under the lock: a heartbeat may have come in between.
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.lease_until_s < db_epoch_s())) is None:
+        raise stale(job_id, attempt)
+    count(session, "lease_losses")
+    return fail(session, job_id, attempt, WORKER_LOST, "its worker fell silent", max_attempts=max_attempts)
+
+
+def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:
+    job.state = JobState.QUEUED
+    job.worker = job.lease_until_s = None
+    job.not_before_s = None if pause_s == 0 else session.scalar(select(db_epoch_s() + pause_s))
+    session.flush()
+    events.record_state(session, job, message)
+
+
+def _end(session: Session, job: Job, state: JobState) -> None:
+    job.state = state
+    job.lease_until_s = None
+    job.finished_at = utc_now()
+    ended = "lost" if job.reason == WORKER_LOST else str(state)
+    _close(session, job, ended, job.reason, job.message)
+    session.flush()
+    events.record_state(session, job, job.message)
+    count_end(session, job)
+
+
+def count_end(session: Session, job: Job) -> None:
+    """Count a job that has come into a final state."""
+    count(session, "finished", kind=job.kind, state=str(job.state), reason=job.reason or "")
+    if job.state == JobState.SUCCEEDED and job.started_at is not None and job.finished_at is not None:
+        count_duration(session, job.kind, (job.finished_at - job.started_at).total_seconds())
+
+
+def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:
+    row = session.get(Attempt, (job.id, job.attempt))
+    if row is None:
+        # It was claimed from a server of the release before.
+        row = Attempt(
+            job_id=job.id, attempt=job.attempt, worker=job.worker or "", started_at=job.started_at or utc_now()
+        )
+        session.add(row)
+    row.state, row.reason, row.message, row.finished_at = state, reason, message, utc_now()

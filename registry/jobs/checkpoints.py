@@ -1,0 +1,177 @@
+"""Checkpoints of trainings: recorded while they run, gone on from, published, and given up in time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
+from registry.artifacts.service import Artifacts, finish_upload
+from registry.auth.principal import Principal
+from registry.catalog.publish import CONFIG_FILE, WEIGHTS_FILE, Publisher
+from registry.db import Database, upsert, utc_now
+from registry.errors import Invalid, NotFound
+from registry.jobs import attempts
+from registry.jobs.looking import find_job
+from registry.jobs.models import Checkpoint, Job
+from sdk.schemas.catalog import JobRef, Publication, Published
+from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.training import DatasetUse, TrainingReport
+from sdk.schemas.work import CheckpointRecord, CheckpointSource
+
+
+class Checkpoints:
+    """The service over the table of checkpoints."""
+
+    def __init__(self, db: Database, artifacts: Artifacts, publisher: Publisher, *, kept_hours: float) -> None:
+        self._db = db
+        self._artifacts = artifacts
+        self._publisher = publisher
+        #: How long one is kept after a later one of its job was recorded.
+        self._kept = timedelta(hours=kept_hours)
+
+    def record(self, *, job_id: str, record: CheckpointRecord, who: Principal) -> CheckpointView:
+        """Keep a checkpoint that the attempt holding the job has stored; the earlier ones begin to expire.
+
+        Raises NotFound, StaleAttempt, Verification for bytes that are not what they must be.
+        """
+        manifest = record.manifest
+        paths = {file.path for file in manifest.files}
+        if manifest.kind != "checkpoint" or not {CONFIG_FILE, WEIGHTS_FILE} <= paths:
+            raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        with self._db.read() as session:
+            find_job(session, job_id, who, action="work")
+            if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt))) is None:
+                raise attempts.stale(job_id, record.attempt)
+        self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
+        with self._db.write() as session:
+            job = attempts.hold(session, job_id, record.attempt)
+            digest = record_manifest(session, manifest, namespace=job.namespace)
+            finish_upload(session, record.upload)
+            values = {
+                "total": record.total,
+                "attempt": record.attempt,
+                "manifest_digest": digest,
+                "size_bytes": manifest.size_bytes,
+                "report": record.report.model_dump(mode="json"),
+                "created_at": utc_now(),
+                "expires_at": None,
+            }
+            upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
+            earlier = (Checkpoint.job_id == job_id, Checkpoint.step < record.step, Checkpoint.expires_at.is_(None))
+            session.execute(update(Checkpoint).where(*earlier).values(expires_at=utc_now() + self._kept))
+            return _view(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
+
+    def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
+        """The checkpoints of a job, the newest first. Raises NotFound."""
+        with self._db.read() as session:
+            find_job(session, job_id, who)
+            rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+            return [_view(row) for row in session.scalars(rows)]
+
+    def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
+        """Make the adapter of a checkpoint a version, with the job and the step in its lineage.
+
+        Raises NotFound, Verification where the gate refuses it, and what publishing raises.
+        """
+        with self._db.read() as session:
+            job = find_job(session, job_id, who)
+            row = _find(session, CheckpointRef(job=job_id, step=step))
+            manifest = read_manifest(session, row.manifest_digest)
+            request = TrainingRequest.model_validate(job.request)
+            report = TrainingReport.model_validate(row.report)
+            made = JobRef(id=job.id, attempt=row.attempt)
+        files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE)]
+        use = DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens)
+        return self._publisher.publish(
+            publication=Publication(
+                adapter=publication.adapter or request.adapter,
+                manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
+                lora=report.lora,
+                method="lora" if report.quantization is None else "qlora",
+                quantization=report.quantization,
+                dataset=use,
+                training={**report.training, "checkpoint_step": step},
+                metrics=report.metrics,
+                libraries=report.libraries,
+                tags=publication.tags,
+                description=publication.description,
+            ),
+            who=who,
+            job=made,
+        )
+
+    def expire(self) -> int:
+        """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
+        with self._db.write() as session:
+            over = delete(Checkpoint).where(Checkpoint.expires_at < utc_now()).returning(Checkpoint.step)
+            return len(session.execute(over).all())
+
+
+def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
+    """Where an attempt goes on from: the job's own last checkpoint, else the one that it was submitted with.
+
+    Raises NotFound where that is gone.
+    """
+    own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(1)
+    if session.scalar(own) is not None:
+        wanted = CheckpointRef(job=job.id)
+    elif request.from_checkpoint is not None:
+        wanted = request.from_checkpoint
+    else:
+        return None
+    row = _find(session, wanted)
+    return CheckpointSource(job=row.job_id, step=row.step, manifest=read_manifest(session, row.manifest_digest))
+
+
+def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
+    """Make exact which checkpoint a training goes on from, and keep that one from now on.
+
+    Raises NotFound, Invalid where the earlier job trained something else: its optimiser's state means nothing here.
+    """
+    if request.from_checkpoint is None:
+        return request
+    earlier = find_job(session, request.from_checkpoint.job, who)
+    row = _find(session, request.from_checkpoint)
+    theirs = TrainingRequest.model_validate(earlier.request)
+    others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
+    ours_spec, their_spec = request.spec.model_dump(), theirs.spec.model_dump()
+    others += [name for name, value in ours_spec.items() if their_spec[name] != value]
+    if others:
+        raise Invalid(
+            f"job {earlier.id} was submitted with another {', '.join(others)}, so its checkpoints can't be gone on from; "
+            "give the same, or leave from_checkpoint out",
+            param="from_checkpoint",
+        )
+    row.expires_at = None
+    return request.model_copy(update={"from_checkpoint": CheckpointRef(job=row.job_id, step=row.step)})
+
+
+def _find(session: Session, ref: CheckpointRef) -> Checkpoint:
+    query = select(Checkpoint).where(Checkpoint.job_id == ref.job)
+    if ref.step is not None:
+        query = query.where(Checkpoint.step == ref.step)
+    row = session.scalars(query.order_by(Checkpoint.step.desc()).limit(1)).first()
+    if row is None:
+        which = "no checkpoint" if ref.step is None else f"no checkpoint of step {ref.step}"
+        raise NotFound(
+            f"job {ref.job[:64]!a} has {which}; see: adapterctl jobs checkpoints {ref.job[:64]}", param="step"
+        )
+    return row
+
+
+def _view(row: Checkpoint) -> CheckpointView:
+    return CheckpointView(
+        job=row.job_id,
+        step=row.step,
+        total=row.total,
+        attempt=row.attempt,
+        digest=row.manifest_digest,
+        size_bytes=row.size_bytes,
+        metrics=row.report.get("metrics", {}),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )

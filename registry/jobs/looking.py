@@ -1,0 +1,99 @@
+"""From a job's row to what travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.auth.principal import Principal
+from registry.db import db_epoch_s
+from registry.errors import NotFound
+from registry.jobs.models import Attempt, Checkpoint, Job
+from registry.jobs.needs import queue_order, why_waiting, workers_at_hand
+from registry.jobs.workers import busy_workers
+from sdk.schemas.events import Progress
+from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
+
+#: Jobs of a queue that have a place in it; those behind them wait long in any case.
+_PLACES = 1000
+
+
+def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
+    """Return the row of a job. Raises NotFound, Forbidden where `action` is not allowed in its namespace."""
+    missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(missing, param="job")
+    who.require(action, job.namespace, missing=missing, param="job")
+    return job
+
+
+def view(job: Job) -> JobView:
+    """Return a job as it travels, without what only the queue and the workers could tell."""
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        state=JobState(job.state),
+        subject=job.subject,
+        attempt=job.attempt or 0,
+        reason=job.reason,
+        message=job.message,
+        cancel_requested=bool(job.cancel_requested),
+        progress=None if job.progress is None else Progress.model_validate(job.progress),
+        result=job.result,
+        request=job.request,
+        worker=job.worker,
+        priority=job.priority,
+        queue=job.queue,
+        needs=Needs.model_validate({"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}),
+        failures=job.failures or 0,
+        retry_of=job.retry_of,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
+    """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
+    newest = select(Checkpoint.job_id, func.max(Checkpoint.step)).where(Checkpoint.job_id.in_([job.id for job in jobs]))
+    steps: dict[str, int] = dict(session.execute(newest.group_by(Checkpoint.job_id)).all())
+    queued = [job for job in jobs if job.state == JobState.QUEUED]
+    places: dict[str, int] = {}
+    waits: dict[str, str] = {}
+    if queued:
+        for queue in {job.queue for job in queued}:
+            places |= {job_id: place for place, job_id in enumerate(queue_order(session, queue, _PLACES))}
+        workers, busy = workers_at_hand(session), busy_workers(session)
+        now_s = session.scalar(select(db_epoch_s())) or 0.0
+        for job in queued:
+            waits[job.id] = why_waiting(job, workers, busy=busy, ahead=places.get(job.id), now_s=now_s)
+    return [
+        view(job).model_copy(
+            update={
+                "checkpoint_step": steps.get(job.id),
+                "ahead": places.get(job.id),
+                "waits": waits.get(job.id),
+            }
+        )
+        for job in jobs
+    ]
+
+
+def attempts_of(session: Session, job_id: str) -> list[AttemptView]:
+    """The attempts at a job, the first one first."""
+    rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt))
+    return [
+        AttemptView(
+            attempt=row.attempt,
+            worker=row.worker,
+            state=row.state,
+            reason=row.reason,
+            message=row.message,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,94 @@
+"""What a job needs, which worker has it, and why a job waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import BaseModelRow
+from registry.db import utc_now
+from registry.jobs.models import Job, Worker
+from sdk.schemas.jobs import EvaluationRequest, JobState, MergeRequest, Needs, QueueName, TrainingRequest
+from sdk.schemas.work import WorkerInfo
+
+#: A worker of which nothing was heard for so long is not counted on.
+SILENT_AFTER = timedelta(seconds=90)
+
+#: Interpreter and libraries, without any weights.
+_PROCESS_BYTES = 512 * 2**20
+
+
+def queue_of(request: TrainingRequest | EvaluationRequest | MergeRequest) -> QueueName:
+    """The queue in which a job waits: a merge only moves bytes."""
+    return "cpu" if isinstance(request, MergeRequest) else "gpu"
+
+
+def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: BaseModelRow | None) -> Needs:
+    """What a job surely needs: the base's weights as it holds them, and the process. Not what it would like.
+
+    NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are. A merge goes tensor by tensor.
+    """
+    if base is None or isinstance(request, MergeRequest):
+        return Needs()
+    quantised = (
+        request.spec.method == "qlora" if isinstance(request, TrainingRequest) else (request.spec.precision == "nf4")
+    )
+    weights = base.size_bytes * 0.3 if quantised else base.size_bytes
+    return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
+
+
+def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a queued job may be given to a worker."""
+    devices = ["any", "cuda"] if worker.device == "cuda" else ["any"]
+    enough = or_(Job.needs_memory_bytes.is_(None), Job.needs_memory_bytes <= worker.free_memory_bytes)
+    return (
+        Job.kind.in_(worker.kinds),
+        Job.queue.in_(worker.queues),
+        Job.needs_device.in_(devices),
+        # A system that does not say how much memory it has is taken at its word that it is a worker.
+        *([enough] if worker.memory_bytes else []),
+    )
+
+
+def workers_at_hand(session: Session) -> Sequence[Worker]:
+    """The workers that were heard of lately and take jobs."""
+    query = select(Worker).where(Worker.seen_at > utc_now() - SILENT_AFTER, Worker.draining.is_(False))
+    return session.scalars(query.order_by(Worker.name)).all()
+
+
+def obstacle(job: Job, workers: Sequence[Worker]) -> str | None:
+    """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
+    listening = [worker for worker in workers if job.queue in worker.queues]
+    if not listening:
+        return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
+    if job.needs_device == "cuda":
+        listening = [worker for worker in listening if worker.device == "cuda"]
+        if not listening:
+            return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
+    most = max(worker.memory_bytes or 2**63 for worker in listening)
+    if job.needs_memory_bytes is not None and job.needs_memory_bytes > most:
+        wanted, had = (f"{size / 2**30:.1f} GiB" for size in (job.needs_memory_bytes, most))
+        return f"it needs {wanted} of memory, and the largest worker that it may go to has {had}"
+    return None
+
+
+def why_waiting(job: Job, workers: Sequence[Worker], *, busy: set[str], ahead: int | None, now_s: float) -> str:
+    """Say in one sentence why a queued job waits."""
+    if job.not_before_s is not None and job.not_before_s > now_s:
+        return f"it failed and is tried again in {job.not_before_s - now_s:.0f} s"
+    if (found := obstacle(job, workers)) is not None:
+        return found
+    if ahead:
+        return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
+    if all(worker.name in busy for worker in workers if job.queue in worker.queues):
+        return "every worker that it may go to is busy"
+    return "a worker is about to take it"
+
+
+def queue_order(session: Session, queue: str, limit: int) -> list[str]:
+    """The ids of a queue's first waiting jobs, in the order in which they are given out."""
+    waiting = select(Job.id).where(Job.state == JobState.QUEUED, Job.queue == queue)
+    return list(session.scalars(waiting.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(limit)))

@@ -1,0 +1,148 @@
+"""The numbers that monitoring reads: of the whole registry, whichever server process is asked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter as Tally
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.auth.principal import SYSTEM
+from registry.db import Database, utc_now
+from registry.jobs.models import Job
+from registry.jobs.workers import QUEUES, Workers
+from registry.metrics.models import BUCKETS_S, Counter
+from sdk.schemas.jobs import JobKind, JobState
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_KINDS: tuple[str, ...] = get_args(JobKind)
+#: As `WorkerView.state` says them.
+_WORKER_STATES = ("busy", "idle", "draining", "silent")
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """One look at the database. Only jobs that wait or run are counted there; the rest is sums that are kept."""
+
+    #: (queue, kind) → how many wait, and the age of the oldest in seconds.
+    queued: dict[tuple[str, str], tuple[int, float]]
+    #: Queue → how many run.
+    running: dict[str, int]
+    #: Name of a counter → its labels and values.
+    counters: dict[str, list[tuple[dict[str, str], float]]]
+
+
+class Metrics:
+    """Reads the numbers, and writes them as Prometheus has them."""
+
+    def __init__(self, db: Database, workers: Workers) -> None:
+        self._db = db
+        self._workers = workers
+
+    def exposition(self) -> bytes:
+        """Every metric as it is now, in Prometheus' text format."""
+        # Imported here: no other request needs it.
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics one by one, as a collector of `prometheus_client` gives them."""
+        with self._db.read() as session:
+            numbers = _read(session)
+        yield from _waiting_and_running(numbers)
+        yield from _totals(numbers.counters)
+        yield _durations(numbers.counters)
+        yield self._fleet()
+
+    def _fleet(self) -> Metric:
+        from prometheus_client.core import GaugeMetricFamily
+
+        found = GaugeMetricFamily("adapterctl_workers", "Workers heard of in the last week.", labels=["state"])
+        states = Tally(worker.state for worker in self._workers.list(who=SYSTEM))
+        for state in _WORKER_STATES:
+            found.add_metric([state], states[state])
+        return found
+
+
+def _read(session: Session) -> _Numbers:
+    now = utc_now()
+    waiting = (
+        select(Job.queue, Job.kind, func.count(), func.min(Job.created_at))
+        .where(Job.state == JobState.QUEUED)
+        .group_by(Job.queue, Job.kind)
+    )
+    running = select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
+    counters: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for row in session.scalars(select(Counter).order_by(Counter.name, Counter.labels)):
+        counters.setdefault(row.name, []).append((json.loads(row.labels), row.value))
+    return _Numbers(
+        queued={
+            (queue, kind): (number, max(0.0, (now - oldest).total_seconds()))
+            for queue, kind, number, oldest in session.execute(waiting)
+        },
+        running=dict(session.execute(running).all()),
+        counters=counters,
+    )
+
+
+def _waiting_and_running(numbers: _Numbers) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    queued = GaugeMetricFamily("adapterctl_jobs_queued", "Jobs that wait for a worker.", labels=["queue", "kind"])
+    running = GaugeMetricFamily("adapterctl_jobs_running", "Jobs that a worker holds.", labels=["queue"])
+    oldest = GaugeMetricFamily(
+        "adapterctl_jobs_oldest_queued_seconds", "Age of the job that waits longest; 0 for none.", labels=["queue"]
+    )
+    for queue in QUEUES:
+        for kind in _KINDS:
+            queued.add_metric([queue, kind], numbers.queued.get((queue, kind), (0, 0.0))[0])
+        running.add_metric([queue], numbers.running.get(queue, 0))
+        ages = [age for (where, _), (_, age) in numbers.queued.items() if where == queue]
+        oldest.add_metric([queue], max(ages, default=0.0))
+    yield from (queued, running, oldest)
+
+
+def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily
+
+    attempts = CounterMetricFamily("adapterctl_job_attempts", "Attempts that workers began.", labels=["kind"])
+    begun = {labels["kind"]: value for labels, value in counters.get("attempts", [])}
+    for kind in _KINDS:
+        attempts.add_metric([kind], begun.get(kind, 0))
+    finished = CounterMetricFamily(
+        "adapterctl_jobs_finished",
+        "Jobs that ended; `reason` says why one has no result.",
+        labels=["kind", "state", "reason"],
+    )
+    for labels, value in counters.get("finished", []):
+        finished.add_metric([labels["kind"], labels["state"], labels["reason"]], value)
+    losses = CounterMetricFamily("adapterctl_lease_losses", "Attempts that ended because their worker fell silent.")
+    losses.add_metric([], sum(value for _, value in counters.get("lease_losses", [])))
+    yield from (attempts, finished, losses)
+
+
+def _durations(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    found = HistogramMetricFamily(
+        "adapterctl_job_duration_seconds",
+        "How long jobs that succeeded took, from the claim of their last attempt.",
+        labels=["kind"],
+    )
+    within = {(labels["kind"], labels["le"]): value for labels, value in counters.get("duration_bucket", [])}
+    for labels, total in counters.get("duration_sum", []):
+        kind, so_far, buckets = labels["kind"], 0.0, []
+        for end in (*map(str, BUCKETS_S), "+Inf"):
+            so_far += within.get((kind, end), 0.0)
+            buckets.append((end, so_far))
+        found.add_metric([kind], buckets, total)
+    return found

@@ -1,0 +1,162 @@
+"""Jobs as they travel between the registry and its workers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.catalog import Publication
+from sdk.schemas.evaluation import EvaluationReport, MergeReport
+from sdk.schemas.events import NewEvent
+from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, QueueName, TrainingRequest
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.training import QuantizationRecipe, TrainingReport
+from sdk.schemas.wire import Sha256, Wire
+
+
+class WorkerInfo(Wire):
+    """What a worker is and has; the registry chooses by it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    device: Literal["cpu", "cuda"]
+    #: Of the card, or of the machine where there is none.
+    memory_bytes: Annotated[int, Field(ge=0)]
+    free_memory_bytes: Annotated[int, Field(ge=0)]
+    #: Fingerprints of bases that lie in the node's cache.
+    cached_bases: list[Sha256] = []
+    #: Folders that clients and this worker both see.
+    shared_paths: list[str] = []
+    kinds: list[JobKind] = ["training", "evaluation", "merge"]
+    queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
+    version: str = ""
+
+
+class ClaimRequest(Wire):
+    """A worker asks for work."""
+
+    worker: WorkerInfo
+    #: The job that a message named; only a hint.
+    hint: str | None = None
+
+
+class BaseSource(Wire):
+    """Where a worker finds a base."""
+
+    id: str
+    revision: str | None
+    fingerprint: str | None
+    #: `file:///…` or `hf://…`.
+    location: str | None
+    #: The uploaded files, where there are any; `manifest_digest` finds their locations.
+    manifest: Manifest | None = None
+
+
+class TargetSource(Wire):
+    """One thing to evaluate or merge, pinned."""
+
+    #: "code-review@v3", or "base:ID".
+    label: str
+    #: Digest of the version; None for a bare base.
+    digest: str | None
+    manifest: Manifest | None
+    base: BaseSource
+    quantization: QuantizationRecipe | None
+
+
+class CheckpointSource(Wire):
+    """Where a training goes on from; its files are fetched by the digest of the manifest."""
+
+    job: str
+    step: int
+    manifest: Manifest
+
+
+class Assignment(Wire):
+    """A job that a worker holds: until `lease_s` after its last heartbeat, as attempt number `attempt`."""
+
+    job: str
+    attempt: int
+    lease_s: float
+    request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
+    #: The base of a training.
+    base: BaseSource | None = None
+    #: What an evaluation scores, or the one version that is merged.
+    targets: list[TargetSource] = []
+    #: Digest to file format.
+    datasets: dict[str, str] = {}
+    checkpoint: CheckpointSource | None = None
+    #: How long this attempt may run, in seconds.
+    timeout_s: float | None = None
+
+
+class Heartbeat(Wire):
+    """A worker holds on to its job and reports."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    events: Annotated[list[NewEvent], Field(max_length=1000)] = []
+
+
+class HeartbeatReply(Wire):
+    """Whether the worker is to stop."""
+
+    cancel: bool
+    lease_s: float
+
+
+class CheckpointRecord(Wire):
+    """A worker has stored a checkpoint of its attempt."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=1)]
+    total: Annotated[int, Field(ge=1)]
+    upload: str
+    manifest: Manifest
+    #: What the training would report if it ended here.
+    report: TrainingReport
+
+
+class Release(Wire):
+    """A worker that shuts down gives its job back."""
+
+    attempt: Annotated[int, Field(ge=1)]
+
+
+class Farewell(Wire):
+    """A worker takes no more jobs."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class EvaluationResult(Wire):
+    """The scores of one target."""
+
+    label: str
+    digest: str | None
+    base_fingerprint: Sha256
+    report: EvaluationReport
+
+
+class MergeResult(Wire):
+    """A merged model: its bytes, and how it was made."""
+
+    manifest: Manifest
+    upload: str
+    report: MergeReport
+
+
+class Completion(Wire):
+    """A worker hands in the result of its attempt: exactly one of the three."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    version: Publication | None = None
+    evaluations: list[EvaluationResult] | None = None
+    merge: MergeResult | None = None
+
+
+class Failure(Wire):
+    """A worker reports that its attempt failed."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    message: Annotated[str, Field(max_length=4000)]

@@ -10,18 +10,18 @@ from urllib.parse import unquote, urlsplit
 from sdk.bases import ScannedBase, scan_base
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
-from sdk.schemas.jobs import BaseSource
-from sdk.transfer import folder_whole
+from sdk.schemas.work import BaseSource
+from sdk.transfer import OnBytes, folder_whole
 
 _PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
-def obtain(client: Client, source: BaseSource) -> ScannedBase:
-    """Return the base in a local folder, with the fingerprint that the job names.
+def obtain(client: Client, source: BaseSource, on_bytes: OnBytes) -> ScannedBase:
+    """Return the base in a local folder, with the fingerprint that the job names; `on_bytes` is called while it is hashed.
 
     Raises NotFound where it lies nowhere that this node can reach, InvalidBase where it is another one than it was.
     """
-    scanned = _find(client, source)
+    scanned = _find(client, source, on_bytes)
     if source.fingerprint is not None and scanned.registration.fingerprint != source.fingerprint:
         raise InvalidBase(
             f"base {source.id} in {scanned.folder} has the fingerprint {scanned.registration.fingerprint[:12]}, the job "
@@ -30,20 +30,27 @@ def obtain(client: Client, source: BaseSource) -> ScannedBase:
     return scanned
 
 
-def _find(client: Client, source: BaseSource) -> ScannedBase:
+def _find(client: Client, source: BaseSource, on_bytes: OnBytes) -> ScannedBase:
     location = urlsplit(source.location or "")
     folder = Path(unquote(location.path))
     if location.scheme == "file" and folder.is_dir():
-        return _scan(client, source, folder)
+        return _scan(client, source, folder, on_bytes)
     if source.manifest is not None and source.fingerprint is not None:
-        return _scan(client, source, _fetch(client, source, source.fingerprint))
+        return _scan(client, source, _fetch(client, source, source.fingerprint), on_bytes)
     if location.scheme == "hf":
-        return _scan(client, source, _from_hub(source))
+        return _scan(client, source, _from_hub(source), on_bytes)
     raise NotFound(f"base {source.id} is not on this node; upload it with: adapterctl base add FOLDER --upload")
 
 
-def _scan(client: Client, source: BaseSource, folder: Path) -> ScannedBase:
-    return scan_base(folder, cache=client.cache, base_id=source.id, revision=source.revision, location=source.location)
+def _scan(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -> ScannedBase:
+    return scan_base(
+        folder,
+        cache=client.cache,
+        base_id=source.id,
+        revision=source.revision,
+        location=source.location,
+        on_bytes=on_bytes,
+    )
 
 
 def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:

@@ -1,56 +1,75 @@
 """The child process: one order in, files and one outcome out. torch lives and dies in here.
 
-Progress goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard
-error. The child ends with its worker.
+News goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard error.
+Started without a folder it imports what a job needs, touches no card, and waits on standard input for one. The child
+ends with its worker.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
+import importlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from sdk.schemas.events import Progress
 from workers.orders import (
+    DISK_FULL_STATUS,
     FAULT_FILE,
+    INTERRUPTED_STATUS,
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
     EvaluationOrder,
     Fault,
     MergeOrder,
+    News,
     Order,
     Outcome,
     TrainingOrder,
+    Written,
 )
 
 _PR_SET_PDEATHSIG = 1
+_PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How libraries say it that keep no error number.
+_FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "PytorchStreamWriter failed writing")
 
 
 def main() -> int:
-    """Carry out the order in the folder that is the only argument."""
-    folder = Path(sys.argv[1])
+    """Carry out the order in the folder that is the only argument, or that comes on standard input."""
     pipe = _take_stdout()
     _die_with_parent()
+    faulthandler.enable()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()
     order = Order.model_validate_json((folder / ORDER_FILE).read_bytes()).order
-
-    def report(progress: Progress) -> None:
-        pipe.write(progress.model_dump_json(exclude_none=True) + "\n")
-        pipe.flush()
-
+    work = _Work(folder, pipe)
     try:
-        outcome = _carry_out(order, folder / OUT_FOLDER, report)
+        (folder / OUT_FOLDER).mkdir()
+        outcome = work.carry_out(order)
+        if outcome is None:
+            return INTERRUPTED_STATUS
+        (folder / RESULT_FILE).write_text(outcome.model_dump_json())
     except Exception as error:
-        _leave_fault(folder, error)
-        raise
-    (folder / RESULT_FILE).write_text(outcome.model_dump_json())
+        fault = _fault(error)
+        try:
+            (folder / FAULT_FILE).write_text(fault.model_dump_json())
+        except OSError:
+            if fault.reason == "disk_full":
+                return DISK_FULL_STATUS
+        if fault.reason == "internal":
+            raise
+        return 1
     return 0
 
 
@@ -63,76 +82,138 @@ def _take_stdout() -> IO[str]:
 
 def _die_with_parent() -> None:
     """Ask Linux for SIGKILL when the worker is gone; it may be so already."""
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.environ.get(_PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
         sys.exit(1)
 
 
-def _carry_out(
-    order: TrainingOrder | EvaluationOrder | MergeOrder, out: Path, report: Callable[[Progress], None]
-) -> Outcome:
-    out.mkdir()
-    if isinstance(order, TrainingOrder):
+def _wait_warm() -> Path:
+    """Import what takes longest, then return the folder of the order that comes; end where the worker has none."""
+    for name in ("train", "evaluate"):
+        importlib.import_module(f"workers.pipelines.{name}")
+    with suppress(ImportError):
+        importlib.import_module("bitsandbytes")
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        sys.exit(0)
+    return Path(json.loads(line))
+
+
+class _Work:
+    """One order at work."""
+
+    def __init__(self, folder: Path, pipe: IO[str]) -> None:
+        self._folder = folder
+        self._pipe = pipe
+        self._told_to_stop = False
+        self._listens = False
+
+    def carry_out(self, order: TrainingOrder | EvaluationOrder | MergeOrder) -> Outcome | None:
+        """Return what came of it; None for a training that was told to stop and has written a checkpoint."""
+        if isinstance(order, TrainingOrder):
+            return self._train(order)
+        return self._merge(order) if isinstance(order, MergeOrder) else self._evaluate(order)
+
+    def _train(self, order: TrainingOrder) -> Outcome | None:
+        from workers.pipelines.checkpoints import Checkpoints, Interrupted
         from workers.pipelines.train import train
 
-        training = train(
-            base=Path(order.base),
-            base_name=order.base_name,
-            base_revision=order.base_revision,
-            data=Path(order.data),
-            eval_data=None if order.eval_data is None else Path(order.eval_data),
-            out=out,
-            spec=order.spec,
-            on_progress=report,
+        minutes = order.checkpoint.every_minutes
+        checkpoints = Checkpoints(
+            folder=Path(order.checkpoints),
+            every_steps=order.checkpoint.every_steps,
+            every_s=None if minutes is None else minutes * 60,
+            written=self._written,
+            must_stop=lambda: self._told_to_stop,
+            resume=None if order.resume is None else Path(order.resume),
         )
+        try:
+            training = train(
+                base=Path(order.base),
+                base_name=order.base_name,
+                base_revision=order.base_revision,
+                data=Path(order.data),
+                eval_data=None if order.eval_data is None else Path(order.eval_data),
+                out=self._folder / OUT_FOLDER,
+                spec=order.spec,
+                on_progress=self._report_step,
+                checkpoints=checkpoints,
+            )
+        except Interrupted:
+            return None
         return Outcome(training=training)
-    if isinstance(order, MergeOrder):
+
+    def _evaluate(self, order: EvaluationOrder) -> Outcome:
+        from workers.pipelines.evaluate import evaluate
+
+        reports = [
+            evaluate(
+                base=Path(item.base),
+                adapter=None if item.adapter is None else Path(item.adapter),
+                quantization=item.quantization,
+                data=Path(order.data),
+                spec=order.spec,
+                on_progress=self._report,
+            )
+            for item in order.items
+        ]
+        return Outcome(evaluations=reports)
+
+    def _merge(self, order: MergeOrder) -> Outcome:
         from workers.pipelines.merge import merge
 
         merged = merge(
             base=Path(order.base),
             adapter=Path(order.adapter),
             quantization=order.quantization,
-            out=out,
+            out=self._folder / OUT_FOLDER,
             spec=order.spec,
-            on_progress=report,
+            on_progress=self._report,
         )
         return Outcome(merge=merged)
-    from workers.pipelines.evaluate import evaluate
 
-    reports = [
-        evaluate(
-            base=Path(item.base),
-            adapter=None if item.adapter is None else Path(item.adapter),
-            quantization=item.quantization,
-            data=Path(order.data),
-            spec=order.spec,
-            on_progress=report,
-        )
-        for item in order.items
-    ]
-    return Outcome(evaluations=reports)
+    def _report(self, progress: Progress) -> None:
+        self._say(News(progress=progress))
+
+    def _report_step(self, progress: Progress) -> None:
+        # Before the first step there is nothing to keep, and SIGTERM ends the process as it does any other.
+        if progress.phase == "train" and not self._listens:
+            signal.signal(signal.SIGTERM, self._stop)
+            self._listens = True
+        self._report(progress)
+
+    def _written(self, step: int, total: int, folder: Path) -> None:
+        self._say(News(checkpoint=Written(step=step, total=total, folder=str(folder))))
+
+    def _say(self, news: News) -> None:
+        self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")
+        self._pipe.flush()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._told_to_stop = True
 
 
-def _leave_fault(folder: Path, error: Exception) -> None:
-    """Say why, in a word and a sentence, where the worker looks."""
+def _fault(error: Exception) -> Fault:
+    """Say why, in a word and a sentence."""
     from workers.pipelines.errors import PipelineError
 
+    text = str(error)
     if isinstance(error, PipelineError):
-        fault = Fault(reason=str(error.reason), message=error.message)
-    elif (isinstance(error, OSError) and error.errno in _FULL_DISK) or "No space left" in str(error):
-        fault = Fault(
+        return Fault(reason=str(error.reason), message=error.message)
+    if (isinstance(error, OSError) and error.errno in _FULL_DISK) or any(word in text for word in _FULL_DISK_WORDS):
+        return Fault(
             reason="disk_full", message="the worker's disk is full; free some space there, then submit the job again"
         )
-    elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        fault = Fault(reason="oom", message="memory ran out; lower batch_size or max_length, then submit the job again")
-    else:
-        said = (str(error).splitlines() or [""])[0][:300]
-        fault = Fault(reason="internal", message=f"{type(error).__name__}: {said}; the worker's log has the details")
-    (folder / FAULT_FILE).write_text(fault.model_dump_json())
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return Fault(reason="oom", message="memory ran out; lower batch_size or max_length, then submit the job again")
+    said = (text.splitlines() or [""])[0][:300]
+    return Fault(reason="internal", message=f"{type(error).__name__}: {said}; the job's log has the details")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # To take these libraries down in order lasts a second or more, which a worker that shuts down may not have.
+    os._exit(status)

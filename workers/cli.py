@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import replace
 
 import click
 
@@ -11,7 +11,7 @@ from sdk.config import load
 from sdk.errors import AdapterctlError, InvalidInput
 from sdk.transport import VERSION
 from workers import logs
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, parse_queues
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,37 +35,37 @@ def start(queues: str, name: str | None, log_level: str) -> None:
     """Start a worker; one job at a time, each in a child process.
 
     \b
+    SIGTERM ends it in order: what it does is written to a checkpoint and given back within
+    ADAPTER_WORKER_GRACE_S (30) seconds. A second one ends it at once. With ADAPTER_WORKER_WARM=0
+    no spare child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
+
+    \b
     Example:
       ADAPTERCTL_URL=https://registry.example ADAPTERCTL_TOKEN=… \\
       REGISTRY_BROKER_URL=redis://broker:6379/0 adapter-worker start --name gpu-1
     """
-    logs.configure(log_level)
+    chosen = WorkerSettings.from_env()
+    settings = replace(chosen, name=name or chosen.name, queues=parse_queues(queues), log_level=log_level)
+    logs.configure(settings)
     if load().home is not None:
         raise InvalidInput(
             "a worker serves a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
             param="url",
         )
-    settings = WorkerSettings.from_env(name=name)
     if settings.broker_url is None:
         from workers.service import ask_forever
 
         ask_forever(settings)
         return
-    # The pool's process is spawned and reads the name from its environment.
-    os.environ["ADAPTER_WORKER_NAME"] = settings.name
-    from workers.celery_app import QUEUES, app
+    # The pool's process is spawned and reads these from its environment.
+    settings.hand_down()
+    from workers.celery_app import app
 
-    chosen = [queue for queue in queues.split(",") if queue]
-    unknown = sorted(set(chosen) - set(QUEUES))
-    if unknown or not chosen:
-        raise InvalidInput(
-            f"there is no queue {', '.join(unknown) or '(none)'}; choose among {', '.join(QUEUES)}", param="queue"
-        )
     app.worker_main(
         [
             "worker",
             "--concurrency=1",
-            f"--queues={','.join(chosen)}",
+            f"--queues={','.join(settings.queues)}",
             f"--hostname={settings.name}@%h",
             f"--loglevel={log_level}",
         ]

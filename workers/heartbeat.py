@@ -1,4 +1,7 @@
-"""A thread that holds a job while its child works: renews the lease, sends what happened, hears of a cancel."""
+"""A thread that holds a job while its child works: renews the lease, sends what happened, hears of a cancel.
+
+It has a connection of its own and does nothing else, so that neither a training nor a long upload can keep it waiting.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,19 @@ import threading
 import time
 
 from sdk.client import Client
-from sdk.errors import AdapterctlError, NotFound, StaleAttempt
+from sdk.errors import AdapterctlError, InvalidInput, NotFound, StaleAttempt
 from sdk.schemas.events import NewEvent, Progress
-from sdk.schemas.jobs import Assignment, Heartbeat, HeartbeatReply
+from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
 #: How often news is sent, in seconds; with none, a heartbeat goes out four times a lease.
 _NEWS_EVERY_S = 0.5
+_TRY_AGAIN_S = 1.0
+#: The longest timeout of one heartbeat, in seconds.
+_TIMEOUT_S = 10.0
 _MAX_EVENTS = 500
+#: An attempt is given up this share of a lease before it ends, and so many seconds at most: killing takes a moment.
+_MARGIN = 0.2
+_MARGIN_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -21,17 +30,20 @@ _log = logging.getLogger(__name__)
 class Holder:
     """Holds one assignment from `with` to its end."""
 
-    def __init__(self, client: Client, assignment: Assignment) -> None:
+    def __init__(self, client: Client, assignment: Assignment, *, claimed_at: float) -> None:
         self._client = client
         self._assignment = assignment
+        #: When the claim was sent, by the monotonic clock.
+        self.claimed_at = claimed_at
+        self._lease_s = assignment.lease_s
+        self._held_until = self._until(claimed_at)
         self._news: list[NewEvent] = []
         self._guard = threading.Lock()
+        self._sending = threading.Lock()
         self._end = threading.Event()
-        #: Set once the job is to be cancelled.
-        self.cancelled = threading.Event()
-        #: Set once another attempt holds the job, or the lease has run out unrenewed.
-        self.lost = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{assignment.job}", daemon=True)
+        self._cancelled = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Holder:
         self._thread.start()
@@ -39,12 +51,24 @@ class Holder:
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join()
+        self._thread.join(_TIMEOUT_S)
 
     @property
-    def must_stop(self) -> bool:
-        """Whether the child is to be ended."""
-        return self.cancelled.is_set() or self.lost.is_set()
+    def cancelled(self) -> bool:
+        """Whether the job is to be cancelled."""
+        return self._cancelled.is_set()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another attempt holds the job, or may soon: the lease wasn't renewed in time.
+
+        The registry counts a lease from when it got a heartbeat, which is after it was sent, so this ends earlier.
+        """
+        return self._lost.is_set() or time.monotonic() >= self._held_until
+
+    def lose(self) -> None:
+        """Give the job up: the registry said that this attempt holds it no more."""
+        self._lost.set()
 
     def report(self, progress: Progress) -> None:
         """Keep news for the next heartbeat; of counts within one phase only the newest, of training every step."""
@@ -52,49 +76,65 @@ class Holder:
             last = self._news[-1].progress if self._news else None
             if last is not None and last.phase == progress.phase and last.loss is None and progress.message is None:
                 self._news.pop()
-            self._news.append(NewEvent(kind="progress", progress=progress))
-            del self._news[:-_MAX_EVENTS]
+            self._keep(NewEvent(kind="progress", progress=progress))
+
+    def log(self, message: str) -> None:
+        """Keep a line for whoever reads the job's log."""
+        with self._guard:
+            self._keep(NewEvent(kind="log", message=message[:4000]))
 
     def flush(self) -> None:
         """Send what is left, before the result is handed in."""
         self._send()
 
+    def _keep(self, event: NewEvent) -> None:
+        self._news.append(event)
+        del self._news[:-_MAX_EVENTS]
+
+    def _until(self, sent_at: float) -> float:
+        return sent_at + self._lease_s - min(_MARGIN_S, self._lease_s * _MARGIN)
+
     def _beat(self) -> None:
-        every_s = self._assignment.lease_s / 4
-        renewed = sent = time.monotonic()
-        while not self._end.wait(_NEWS_EVERY_S):
+        due = self.claimed_at + self._lease_s / 4
+        while not self._end.wait(_NEWS_EVERY_S) and not self.lost:
             now = time.monotonic()
-            if not self._news and now - sent < every_s:
-                continue
-            sent = now
-            if self._send():
-                renewed = time.monotonic()
-            elif time.monotonic() - renewed > self._assignment.lease_s:
-                _log.error("job %s: the lease ran out while the registry was away", self._assignment.job)
-                self.lost.set()
-            if self.lost.is_set():
-                return
+            if self._news or now >= due:
+                due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
+        if self.lost and not self._end.is_set():
+            _log.warning("this attempt no longer holds the job; it is dropped")
 
     def _send(self) -> bool:
         """Send one heartbeat; return whether the lease was renewed."""
-        with self._guard:
-            news, self._news = self._news, []
-        try:
-            reply = self._client.call(
-                "POST",
-                f"/jobs/{self._assignment.job}/heartbeat",
-                HeartbeatReply,
-                body=Heartbeat(attempt=self._assignment.attempt, events=news),
-                timeout_s=max(2.0, self._assignment.lease_s / 4),
-            )
-        except (StaleAttempt, NotFound):
-            self.lost.set()
-            return False
-        except AdapterctlError as error:
-            _log.warning("job %s: heartbeat failed: %s", self._assignment.job, error)
+        with self._sending:
             with self._guard:
-                self._news = [*news, *self._news][-_MAX_EVENTS:]
-            return False
+                news, self._news = self._news, []
+            sent_at = time.monotonic()
+            try:
+                reply = self._post(news)
+            except (StaleAttempt, NotFound):
+                self.lose()
+                return False
+            except InvalidInput as error:
+                # Better to lose a line than the job.
+                _log.warning("the registry takes these events not, they are left out: %s", error)
+                return False
+            except AdapterctlError as error:
+                _log.warning("heartbeat failed: %s", error)
+                with self._guard:
+                    self._news = [*news, *self._news][-_MAX_EVENTS:]
+                return False
+        self._lease_s = reply.lease_s
+        self._held_until = self._until(sent_at)
         if reply.cancel:
-            self.cancelled.set()
+            self._cancelled.set()
         return True
+
+    def _post(self, news: list[NewEvent]) -> HeartbeatReply:
+        left_s = self._held_until - time.monotonic()
+        return self._client.call(
+            "POST",
+            f"/jobs/{self._assignment.job}/heartbeat",
+            HeartbeatReply,
+            body=Heartbeat(attempt=self._assignment.attempt, events=news),
+            timeout_s=max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s)),
+        )

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from sdk.client import Client
+from sdk import config
 from sdk.errors import AdapterctlError
-from workers import logs, machine, runner
+from workers import logs
+from workers.runner import Worker
+from workers.service import drain
 from workers.settings import WorkerSettings
+from workers.shutdown import Shutdown
 
 #: The same file that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
@@ -43,25 +48,38 @@ def _only_runner(home: Path) -> Iterator[bool]:
 
 
 def main() -> int:
+    """Work until there is no work, or a signal ends this."""
+    # A home has one runner at a time, which has ended before the next begins: no spare would live to see its job.
+    settings = replace(WorkerSettings.from_env(), name="local", warm=False)
+    logs.configure(settings)
+    home = config.load().home
+    if home is None:
+        _log.error("the local runner works on a local: URL only; start adapter-worker for a server")
+        return 2
+    shutdown = Shutdown(grace_s=settings.grace_s)
+    worker = Worker(settings, shutdown)
+    with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
+        try:
+            return _work(home, worker, shutdown)
+        finally:
+            worker.end()
+
+
+def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
     """Work until there is no work.
 
     The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
     the moment between the last look and its release, is not left lying.
     """
-    logs.configure("INFO")
-    client = Client()
-    home = client.config.home
-    if home is None:
-        _log.error("the local runner works on a local: URL only; start adapter-worker for a server")
-        return 2
-    settings = WorkerSettings(name="local")
     while True:
         with _only_runner(home) as alone:
             if not alone:
                 return 0
-            worked = False
-            while runner.work_once(client, machine.describe(settings, client.cache)):
-                worked = True
+            worker.sweep()
+            worked = drain(worker, shutdown)
+            if shutdown.asked:
+                worker.leave()
+                return 0
         if not worked:
             return 0
 

@@ -1,16 +1,66 @@
-"""Logging of worker processes: times, levels, names; libraries speak up only when something is wrong."""
+"""Logging of worker processes: times, levels, names, and the attempt that a line belongs to, as text or as JSON."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from workers.settings import WorkerSettings
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s %(label)s%(message)s"
 
 
-def configure(level: str) -> None:
-    """Log to standard error from `level` on."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
-    quieten()
+class _Present(logging.Filter):
+    """Adds the attempt that this process works on. There is one at a time, whichever thread speaks."""
+
+    job: str | None = None
+    attempt: int | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.job, record.attempt = self.job, self.attempt
+        record.label = "" if self.job is None else f"job={self.job} attempt={self.attempt} "
+        return True
 
 
-def quieten() -> None:
-    """One line a request would bury what the worker says."""
+_present = _Present()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON document a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if getattr(record, "job", None) is not None:
+            line |= {"job": record.__dict__["job"], "attempt": record.__dict__["attempt"]}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(settings: WorkerSettings) -> None:
+    """Log to standard error as the settings say."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_present)
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # One line a request would bury what the worker says.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@contextmanager
+def about(job: str, attempt: int) -> Iterator[None]:
+    """Let every line of the block, in all threads, say which attempt it belongs to."""
+    _present.job, _present.attempt = job, attempt
+    try:
+        yield
+    finally:
+        _present.job = _present.attempt = None

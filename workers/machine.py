@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from sdk.cache import Cache
-from sdk.schemas.jobs import WorkerInfo
+from sdk.schemas.work import WorkerInfo
 from sdk.transport import VERSION
 from workers.settings import WorkerSettings
 
@@ -25,16 +27,19 @@ def describe(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         free_memory_bytes=free,
         cached_bases=cached,
         shared_paths=list(settings.shared_paths),
+        queues=list(settings.queues),
         version=VERSION,
     )
 
 
 def _card_memory() -> tuple[int, int] | None:
-    """Total and free bytes of the first card, or None where there is none."""
+    """Total and free bytes of the first card that this process may use, or None where there is none."""
     tool = shutil.which("nvidia-smi")
-    if tool is None:
+    # The card's number, or its UUID; empty where no card may be used.
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if tool is None or card in ("", "-1"):
         return None
-    command = [tool, "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    command = [tool, f"--id={card}", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - a fixed command
         total, free = said.stdout.splitlines()[0].split(",")
@@ -44,9 +49,43 @@ def _card_memory() -> tuple[int, int] | None:
 
 
 def _main_memory() -> tuple[int, int]:
-    """Total and available bytes of main memory; zeros where the system does not say."""
+    """Total and available bytes of main memory, within a container's limit; zeros where the system does not say."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return tuple(int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))  # type: ignore[return-value]
+        total, free = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError, IndexError):
         return 0, 0
+    group = control_group() or Path("/nowhere")
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        # The other version's files, or the word "max".
+        with suppress(OSError, ValueError):
+            allowed = int((group / limit).read_text())
+            total = min(total, allowed)
+            free = min(free, max(0, allowed - int((group / used).read_text()) + _reclaimable(group)))
+    return total, free
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes that count as used and that the kernel gives away first: files that were read and are idle."""
+    lines = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
+    return int(lines.get("total_inactive_file") or lines.get("inactive_file") or 0)
+
+
+def control_group() -> Path | None:
+    """The folder of this process's control group for memory, of either version, where it can be seen."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return None
+    root = Path("/sys/fs/cgroup")
+    for _, controllers, path in lines:
+        if controllers == "" and (root / "cgroup.controllers").exists():
+            found = root / path.lstrip("/")
+        elif "memory" in controllers.split(","):
+            root /= "memory"
+            found = root / path.lstrip("/")
+        else:
+            continue
+        # Within a container its own group may be mounted as the root.
+        return found if found.is_dir() else root
+    return None

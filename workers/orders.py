@@ -1,12 +1,14 @@
-"""What a worker hands to its child process, as JSON: local paths and a spec, nothing of the network."""
+"""What passes between a worker and its child process, as JSON: local paths and a spec, nothing of the network."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.events import Progress
+from sdk.schemas.jobs import CheckpointPolicy
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from sdk.schemas.wire import Wire
 
@@ -14,6 +16,11 @@ ORDER_FILE = "order.json"
 RESULT_FILE = "result.json"
 FAULT_FILE = "fault.json"
 OUT_FOLDER = "out"
+
+#: A training ends so that wrote a checkpoint because it was told to stop; nothing else does.
+INTERRUPTED_STATUS = 75
+#: The child ends so where the disk is too full even to say that it is.
+DISK_FULL_STATUS = 74
 
 
 class TrainingOrder(Wire):
@@ -26,6 +33,11 @@ class TrainingOrder(Wire):
     data: str
     eval_data: str | None
     spec: TrainingSpec
+    checkpoint: CheckpointPolicy
+    #: The folder that checkpoints are written into, beside `out`.
+    checkpoints: str
+    #: The folder of a checkpoint to go on from; the worker has checked its files' digests.
+    resume: str | None
 
 
 class EvaluationItem(Wire):
@@ -59,6 +71,27 @@ class Order(Wire):
     """Whichever it is."""
 
     order: Annotated[TrainingOrder | EvaluationOrder | MergeOrder, Field(discriminator="kind")]
+
+
+class Written(Wire):
+    """A checkpoint that is whole and on the disk."""
+
+    step: Annotated[int, Field(ge=1)]
+    total: Annotated[int, Field(ge=1)]
+    folder: str
+
+
+class News(Wire):
+    """One line from the child: exactly one of the two."""
+
+    progress: Progress | None = None
+    checkpoint: Written | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> News:
+        if (self.progress is None) == (self.checkpoint is None):
+            raise ValueError("news is progress or a checkpoint, one of the two")
+        return self
 
 
 class Outcome(Wire):

@@ -1,85 +1,178 @@
-"""Starting the child, reading its progress, and ending it with all that it started."""
+"""A child process: started, given its order, listened to, and ended with all that it started."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
 from pydantic import ValidationError
 
-from sdk.schemas.events import Progress
+from workers import group
+from workers.orders import News
+from workers.shutdown import LOOK_S
+from workers.stopping import Why
+from workers.talk import Talk
 
-#: Between SIGTERM and SIGKILL, in seconds.
-GRACE_S = 5.0
-_LOOK_S = 0.2
 LOG_FILE = "child.log"
+PROGRAM = ("-m", "workers.child")
+#: Names the worker's process to the child, which ends where its parent is another.
+PARENT_VARIABLE = "ADAPTER_WORKER_PID"
+#: How long pipes are read after all who could write to them are gone, in seconds.
+_DREGS_S = 5.0
+
+#: The child needs no network, so it gets no credentials, and can't say any.
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)
+_SECRET_VALUE = re.compile(r"://[^/\s]*@")
 
 
-def run_child(folder: Path, *, on_progress: Callable[[Progress], None], must_stop: Callable[[], bool]) -> int:
-    """Run the order in `folder` to its end; return the exit status, negative for a signal.
+class Listener(Protocol):
+    """Who is told what a child says."""
 
-    The child has a session of its own, so that ending it ends its own children too. `must_stop` is asked a few times
-    a second. The child's tokens are none: it needs no network.
-    """
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("ADAPTERCTL_TOKEN", "REGISTRY_BROKER_URL")
-    }
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with (folder / LOG_FILE).open("wb") as log:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "workers.child", str(folder)],
-            stdin=subprocess.DEVNULL,
+    def news(self, news: News) -> None:
+        """Take how far it is, or a checkpoint that it wrote."""
+
+    def line(self, text: str) -> None:
+        """Take a line of its standard error."""
+
+
+class Watch(Protocol):
+    """Who says whether a child is to be stopped."""
+
+    def why(self) -> Why | None:
+        """Say why it must stop, or None."""
+
+    def may_finish(self, asked_s: float) -> bool:
+        """Whether a child that was told to stop so long ago may go on to do so in order."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended. Nothing that it started is left."""
+
+    #: The exit status, negative for a signal.
+    status: int
+    #: Why it was told to stop, if it was.
+    why: Why | None
+    #: Whether it was killed for not stopping in time.
+    killed: bool
+
+
+class Child:
+    """One child, with a session of its own. Made in a thread that lives as long as the worker: Linux ends it with that one."""
+
+    def __init__(self, folder: Path | None = None, *, program: Sequence[str] = PROGRAM) -> None:
+        """Start it on the order in `folder`; without one it makes itself ready and waits for `give`."""
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, *program, *([] if folder is None else [str(folder)])],
+            stdin=subprocess.PIPE if folder is None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-            env=environment,
+            env=_environment(),
         )
-    reader = threading.Thread(target=_read, args=(child, on_progress), daemon=True)
-    reader.start()
-    try:
-        while child.poll() is None:
-            if must_stop():
-                end_group(child)
-                break
+        assert self._process.stderr is not None
+        self._talk = Talk(self._process.stderr)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also that of its group."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone already."""
+        return self._process.poll() is not None
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of its standard error."""
+        return self._talk.last_words
+
+    def give(self, folder: Path) -> bool:
+        """Give a waiting child the order in `folder`; return whether it could take it."""
+        assert self._process.stdin is not None
+        try:
+            with self._process.stdin as stdin:
+                stdin.write(json.dumps(str(folder)).encode() + b"\n")
+        except OSError:
+            return False
+        return not self.has_ended
+
+    def run(self, folder: Path, listener: Listener, watch: Watch) -> Ending:
+        """Listen to it until it and all that it started are gone, having stopped it where `watch` wants that."""
+        with (folder / LOG_FILE).open("ab") as log:
+            self._talk.attach(log, listener.line)
+            # Whoever reads a stream closes it.
+            stream, self._process.stdout = self._process.stdout, None
+            reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
+            reader.start()
             try:
-                child.wait(_LOOK_S)
+                why, killed = self._supervise(watch)
+            finally:
+                self.end()
+                reader.join(_DREGS_S)
+                self._talk.finish(_DREGS_S)
+        return Ending(self._process.returncode, why, killed)
+
+    def end(self) -> None:
+        """End it and all that it started, at once; return when they are gone."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+        group.end(self.pid)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+
+    def _supervise(self, watch: Watch) -> tuple[Why | None, bool]:
+        why: Why | None = None
+        asked_at = 0.0
+        while True:
+            try:
+                self._process.wait(LOOK_S)
             except subprocess.TimeoutExpired:
+                pass
+            else:
+                return why, False
+            if why is None:
+                why, asked_at = watch.why(), time.monotonic()
+                if why is not None and watch.may_finish(0.0):
+                    # Only the child itself: what it started is needed for its last step.
+                    self._process.terminate()
+            if why is not None and not watch.may_finish(time.monotonic() - asked_at):
+                return why, True
+
+
+def _read(stream: IO[bytes], on_news: Callable[[News], None]) -> None:
+    with stream:
+        for line in stream:
+            try:
+                news = News.model_validate_json(line)
+            except ValidationError:
+                # A line that was cut when the child was killed.
                 continue
-    finally:
-        end_group(child)
-        reader.join(timeout=5)
-        if child.stdout is not None:
-            child.stdout.close()
-    return child.returncode
+            on_news(news)
 
 
-def _read(child: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]) -> None:
-    if child.stdout is None:
-        return
-    for line in child.stdout:
-        try:
-            progress = Progress.model_validate_json(line)
-        except ValidationError:
-            # A line that was cut when the child was killed.
-            continue
-        on_progress(progress)
-
-
-def end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child's whole session: SIGTERM, a grace, SIGKILL; returns once the child is gone."""
-    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
-        try:
-            os.killpg(child.pid, number)
-        except (ProcessLookupError, PermissionError):
-            # The group is gone already.
-            child.wait()
-            return
-        try:
-            child.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            continue
+def _environment() -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not _SECRET_NAME.search(name)
+        and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
+        and not _SECRET_VALUE.search(value)
+    }
+    return {"TOKENIZERS_PARALLELISM": "false", **kept, PARENT_VARIABLE: str(os.getpid())}

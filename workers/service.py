@@ -1,37 +1,90 @@
-"""A worker beside a server: it works when it is told, or asks by itself."""
+"""A worker beside a server: it works when it is told, or asks by itself; and it says that it is there, and that it goes."""
 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sdk.client import Client
-from sdk.errors import Unavailable
-from workers import machine, runner
+from sdk.errors import AdapterctlError, Unavailable
+from sdk.schemas.wire import Wire
+from sdk.schemas.work import Farewell
+from workers import machine
+from workers.runner import Worker
 from workers.settings import WorkerSettings
+from workers.shutdown import LOOK_S, Shutdown
+
+#: A registry takes a worker for silent after three times as long.
+_HELLO_EVERY_S = 30.0
+_TIMEOUT_S = 10.0
+#: How long the end of the process waits for the farewell.
+_LEAVE_S = 5.0
 
 _log = logging.getLogger(__name__)
 
 
-def drain(hint: str | None = None) -> int:
-    """Work until the registry has nothing for this worker; return how many jobs there were."""
-    settings = WorkerSettings.from_env()
-    client = Client()
+def drain(worker: Worker, shutdown: Shutdown, hint: str | None = None) -> int:
+    """Work until the registry has nothing for this worker, or it is to end; return how many jobs there were."""
     done = 0
-    while runner.work_once(client, machine.describe(settings, client.cache), hint):
+    while not shutdown.asked and worker.work_once(hint):
         done += 1
         hint = None
     return done
 
 
 def ask_forever(settings: WorkerSettings) -> None:
-    """Ask for work at intervals, for a registry without a broker."""
-    client = Client()
-    while True:
+    """Ask for work at intervals until a signal ends this, for a registry without a broker."""
+    shutdown = Shutdown(grace_s=settings.grace_s)
+    worker = Worker(settings, shutdown)
+    worker.sweep()
+    with shutdown.on_signals(signal.SIGTERM, signal.SIGINT), present(settings, shutdown):
+        worker.spare.prepare()
         try:
-            worked = runner.work_once(client, machine.describe(settings, client.cache))
-        except Unavailable as error:
-            _log.warning("%s", error)
-            worked = False
-        if not worked:
-            time.sleep(settings.ask_every_s)
+            while not shutdown.asked:
+                if not _worked(worker):
+                    shutdown.wait(settings.ask_every_s)
+        finally:
+            worker.end()
+
+
+def _worked(worker: Worker) -> bool:
+    try:
+        return worker.work_once()
+    except Unavailable as error:
+        _log.warning("%s", error)
+        return False
+
+
+@contextmanager
+def present(settings: WorkerSettings, shutdown: Shutdown) -> Iterator[None]:
+    """Let a thread say now and then that this worker is there, and once it is to end, that it takes no more jobs."""
+    over = threading.Event()
+    thread = threading.Thread(target=_speak, args=(settings, shutdown, over), name="presence", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_LEAVE_S)
+
+
+def _speak(settings: WorkerSettings, shutdown: Shutdown, over: threading.Event) -> None:
+    client = Client()
+    due = time.monotonic()
+    while not shutdown.asked and not over.wait(LOOK_S):
+        if time.monotonic() >= due:
+            due = time.monotonic() + _HELLO_EVERY_S
+            _say(client, "/workers/hello", machine.describe(settings, client.cache))
+    _say(client, "/workers/leave", Farewell(worker=settings.name))
+    client.close()
+
+
+def _say(client: Client, path: str, body: Wire) -> None:
+    try:
+        client.call("POST", path, type(None), body=body, timeout_s=_TIMEOUT_S)
+    except AdapterctlError as error:
+        _log.warning("the registry was not told (%s): %s", path, error)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from sdk.errors import InvalidInput
+from sdk.schemas.jobs import QueueName
+
+LogFormat = Literal["text", "json"]
+
+#: The queues that there are; a worker listens to one or both.
+QUEUES: tuple[QueueName, ...] = get_args(QueueName)
+_GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -19,20 +29,80 @@ class WorkerSettings:
     broker_url: str | None = field(default=None, repr=False)
     #: Folders that clients see under the same path.
     shared_paths: tuple[str, ...] = ()
+    #: Which jobs it takes.
+    queues: tuple[QueueName, ...] = QUEUES
     #: Pause between two questions for work without a broker, in seconds.
     ask_every_s: float = 2.0
+    #: What a training gets to write a checkpoint before its processes are killed; a worker that is told to end needs no
+    #: longer than this for all that it has to do. In seconds.
+    grace_s: float = _GRACE_S
+    #: Whether a spare child waits with its libraries imported, so that the next job begins sooner.
+    warm: bool = False
+    log_level: str = "INFO"
+    log_format: LogFormat = "text"
+    #: By which the main process of Celery speaks to its pool process; see `workers.shutdown`.
+    stop_file: Path | None = None
 
     @classmethod
-    def from_env(cls, *, name: str | None = None) -> WorkerSettings:
-        """Read the settings. Raises InvalidInput for a broker URL of another kind."""
+    def from_env(cls) -> WorkerSettings:
+        """Read the settings. Raises InvalidInput that names the variable."""
         broker = os.environ.get("REGISTRY_BROKER_URL") or None
         if broker is not None and not broker.startswith(("redis://", "rediss://")):
             raise InvalidInput(
                 "REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL"
             )
         shared = os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "")
+        stop_file = os.environ.get("ADAPTER_WORKER_STOP_FILE")
         return cls(
-            name=name or os.environ.get("ADAPTER_WORKER_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+            name=os.environ.get("ADAPTER_WORKER_NAME") or f"{socket.gethostname()}-{os.getpid()}",
             broker_url=broker,
             shared_paths=tuple(path for path in shared.split(os.pathsep) if path),
+            queues=parse_queues(os.environ.get("ADAPTER_WORKER_QUEUES") or ",".join(QUEUES)),
+            grace_s=_seconds("ADAPTER_WORKER_GRACE_S", _GRACE_S),
+            warm=_one_of("ADAPTER_WORKER_WARM", ("1", "0")) == "1",
+            log_level=_one_of("ADAPTER_WORKER_LOG_LEVEL", ("INFO", "DEBUG", "WARNING")),
+            log_format=cast("LogFormat", _one_of("ADAPTER_WORKER_LOG_FORMAT", get_args(LogFormat))),
+            stop_file=Path(stop_file) if stop_file else None,
         )
+
+    def hand_down(self) -> None:
+        """Put into the environment what the processes that this one starts must not choose anew."""
+        os.environ["ADAPTER_WORKER_NAME"] = self.name
+        os.environ["ADAPTER_WORKER_QUEUES"] = ",".join(self.queues)
+        os.environ["ADAPTER_WORKER_LOG_LEVEL"] = self.log_level
+        if self.stop_file is not None:
+            os.environ["ADAPTER_WORKER_STOP_FILE"] = str(self.stop_file)
+
+
+def parse_queues(text: str) -> tuple[QueueName, ...]:
+    """Return the queues in a list with commas, in the order of `QUEUES`. Raises InvalidInput for an unknown one.
+
+    >>> parse_queues("cpu,gpu")
+    ('gpu', 'cpu')
+    """
+    chosen: Sequence[str] = [queue.strip() for queue in text.split(",") if queue.strip()]
+    unknown = sorted(set(chosen) - set(QUEUES))
+    if unknown or not chosen:
+        raise InvalidInput(
+            f"there is no queue {', '.join(unknown) or '(none)'}; choose among {', '.join(QUEUES)}", param="queue"
+        )
+    return tuple(queue for queue in QUEUES if queue in chosen)
+
+
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < 86_400:
+        raise InvalidInput(f"{name} is no number of seconds above 0; set it to one, such as {default:g}", param=name)
+    return value
+
+
+def _one_of(name: str, choices: Sequence[str]) -> str:
+    """Return what a variable says, or the first of the choices where it says nothing."""
+    text = os.environ.get(name) or choices[0]
+    if text not in choices:
+        raise InvalidInput(f"{name} is none of {', '.join(choices)}; set it to one of them", param=name)
+    return text

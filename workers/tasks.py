@@ -1,12 +1,51 @@
-"""What a message starts."""
+"""What a message starts, in the pool process."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
+import signal
+
+from sdk.errors import AdapterctlError
 from workers import service
 from workers.celery_app import app
+from workers.runner import Worker
+from workers.settings import WorkerSettings
+from workers.shutdown import Shutdown
+
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _shutdown() -> Shutdown:
+    settings = WorkerSettings.from_env()
+    return Shutdown(grace_s=settings.grace_s, file=settings.stop_file)
+
+
+@functools.cache
+def _worker() -> Worker:
+    """The worker of this process, whose spare child outlives a task."""
+    return Worker(WorkerSettings.from_env(), _shutdown())
+
+
+def begin() -> None:
+    """Make this process ready for its first task."""
+    _worker().sweep()
+    _worker().spare.prepare()
 
 
 @app.task(name="adapterctl.work")  # type: ignore[untyped-decorator]
 def work(hint: str) -> None:
     """Work off what there is, beginning with the hinted job."""
-    service.drain(hint)
+    shutdown = _shutdown()
+    # The pool's own handler would end this process amid a job.
+    with shutdown.on_signals(signal.SIGTERM):
+        try:
+            service.drain(_worker(), shutdown, hint)
+        except AdapterctlError as error:
+            # The job still waits, and the registry will say so again.
+            _log.warning("%s", error)
+    if shutdown.by_signal_alone:
+        # Somebody wants this process replaced; only now may it end.
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     OOM = "oom"
     #: The request contradicts itself or what it refers to.
     SPEC = "spec"
+    #: The checkpoint to go on from is broken, or was written by a training of something else.
+    CHECKPOINT = "checkpoint"
 
 
 class PipelineError(Exception):

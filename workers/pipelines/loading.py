@@ -81,11 +81,17 @@ def read_blueprint(base: Path) -> Blueprint:
 
 
 def load_base(
-    base: Path, device: Device, *, quantization: QuantizationRecipe | None, dtype: DtypeName | None = None
+    base: Path,
+    device: Device,
+    *,
+    quantization: QuantizationRecipe | None,
+    dtype: DtypeName | None = None,
+    held: Literal["packed", "wide"] | None = None,
 ) -> LoadedBase:
     """Load a base, frozen and in evaluation mode.
 
-    `dtype` overrides the stored one in native precision. Under `quantization` the linear modules are in 4 bits with
+    `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
+    the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
     one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype.
     """
     silence()
@@ -107,10 +113,12 @@ def load_base(
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
     ]
     wide_bytes = sum(2 * math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
-    held: Literal["packed", "wide"] = "packed"
-    if device.kind == "cpu" and wide_bytes <= _WIDE_SHARE * device.available_memory_bytes():
+    if held is None:
+        held = "wide" if wide_bytes <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+    if device.kind != "cpu":
+        held = "packed"
+    if held == "wide":
         widen(model)
-        held = "wide"
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,

@@ -5,17 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
+from workers.pipelines.adapters import WEIGHTS_NAME
 from workers.pipelines.batches import loss_sum, micro_batches, supervised_tokens
+from workers.pipelines.checkpoints import (
+    GENERATORS_NAME,
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+    Resumed,
+    broken_checkpoint,
+    generator_states,
+)
 from workers.pipelines.device import Device
 from workers.pipelines.errors import PipelineError, Reason
 
@@ -57,7 +69,15 @@ class StepRecord:
     rates: list[float] = field(default_factory=list)
     #: Tokens without padding.
     tokens: int = 0
+    #: The step of the checkpoint that this process went on from.
+    resumed_from: int | None = None
+    #: Seconds of the processes before this one.
+    earlier_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+
+    def train_s(self) -> float:
+        """Return the seconds of training until now, over all processes that took part."""
+        return self.earlier_s + time.perf_counter() - self.started
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
@@ -69,7 +89,15 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     """
 
     def __init__(
-        self, *, micro_rows: int, schedule: Schedule, spec: TrainingSpec, device: Device, report: Any, **options: Any
+        self,
+        *,
+        micro_rows: int,
+        schedule: Schedule,
+        spec: TrainingSpec,
+        device: Device,
+        report: Any,
+        after_step: Any,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._micro_rows = micro_rows
@@ -77,6 +105,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         self._spec = spec
         self._device = device
         self._report: Callable[[Progress], None] = report
+        self._after_step: Callable[[AdapterTrainer], None] = after_step
+        self._resumed: Resumed | None = None
         self._reached: dict[str, bool] = {
             name: False for name, parameter in self.model.named_parameters() if parameter.requires_grad
         }
@@ -87,6 +117,52 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
 
     def _send_telemetry(self) -> None:
         """Send nothing: a training tells nobody outside that it happened."""
+
+    def run(self, resumed: Resumed | None) -> None:
+        """Take all the steps, or those that were left when the checkpoint `resumed` was written."""
+        self._resumed = resumed
+        self.record = StepRecord()
+        if resumed is None:
+            self.train()
+            return
+        was = resumed.record
+        self.record = StepRecord(list(was.losses), list(was.rates), was.tokens, was.step, was.train_s)
+        self._reached = {name: name not in was.unreached for name in self._reached}
+        if was.step < was.total:
+            self.train(resume_from_checkpoint=str(resumed.folder))
+        else:
+            # The trainer itself knows no training without a step, and would take one more.
+            self._load_from_checkpoint(str(resumed.folder))
+
+    def states(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the optimiser, the schedule and the random generators, by file name."""
+        return {
+            OPTIMIZER_NAME: self.optimizer.state_dict(),
+            SCHEDULER_NAME: self.lr_scheduler.state_dict(),
+            GENERATORS_NAME: generator_states(),
+        }
+
+    def unreached(self) -> list[str]:
+        """Return the names of the adapter matrices that no gradient has reached yet."""
+        return sorted(name for name, reached in self._reached.items() if not reached)
+
+    def scaler_state(self) -> dict[str, int | float] | None:
+        """Return the state of the gradient scaler, where there is one."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Called by the trainer before the first step: fill each matrix, in float32, from a checkpoint's adapter."""
+        stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_NAME)
+        matrices = get_peft_model_state_dict(self.model)
+        if _shapes(stored) != _shapes(matrices):
+            raise broken_checkpoint(f"the matrices in {WEIGHTS_NAME} are not those of this adapter")
+        for name, matrix in matrices.items():
+            matrix.copy_(stored[name])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Called by the trainer before the first step: our own record keeps the gradient scaler."""
+        if self._resumed and self._resumed.record.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self._resumed.record.scaler)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Add the gradients of one effective batch; return its mean loss, a float32 scalar.
@@ -110,10 +186,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         self.record.tokens += int(inputs["attention_mask"].sum())
         return loss
 
-    def report_step(self) -> None:
-        """Say where the training stands, after a step."""
+    def end_step(self) -> None:
+        """Say where the training stands, after a step, and let what follows each step do its work."""
         step, total = self.state.global_step, self._schedule.total_steps
-        elapsed = time.perf_counter() - self.record.started
+        elapsed = self.record.train_s()
         self._report(
             Progress(
                 phase="train",
@@ -126,6 +202,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
                 eta_s=elapsed / step * (total - step),
             )
         )
+        self._after_step(self)
 
     def _watch_gradients(self, model: Any) -> None:
         """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
@@ -151,15 +228,25 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
             )
 
 
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 class _StepEnd(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
-    """Reports each step once the optimiser has taken it."""
+    """Ends each step once the optimiser has taken it."""
 
     def __init__(self, trainer: AdapterTrainer) -> None:
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Called by the trainer after each optimiser step."""
-        self._trainer.report_step()
+        self._trainer.end_step()
+
+
+def optimizer_and_scheduler(parameters: Iterable[Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
+    """Return AdamW over the parameters, and the scheduler that sets its rate."""
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
 
 
 def training_arguments(

@@ -1,0 +1,275 @@
+"""Whole attempts: a real worker trains a tiny base, and is cancelled, killed, out of time, or out of disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.workplace import Running, Workplace, is_alive, opened, wait_until
+
+from sdk.client import Client
+from sdk.schemas.jobs import CheckpointRef, CheckpointView, JobView
+from sdk.schemas.training import TrainingReport
+from sdk.schemas.work import CheckpointRecord, Release, WorkerInfo
+from workers.attempts.packing import pack
+from workers.runner import claim
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    with opened(tmp_path_factory.mktemp("attempts"), lease_s=30.0) as place:
+        yield place
+
+
+def training_child(worker: Running) -> int:
+    """The child at work; a spare may wait beside it."""
+    found: list[int] = []
+
+    def there() -> bool:
+        # The children of the worker itself, of which one trains while no other is made.
+        found[:] = [pid for pid, line in worker.below().items() if "workers.child" in line]
+        return len(found) == 1
+
+    wait_until(there, lambda: f"{worker.below()}\n{worker.text}")
+    return found[0]
+
+
+@pytest.fixture(scope="class")
+def worker(place: Workplace) -> Iterator[Running]:
+    with place.worker(ADAPTER_WORKER_WARM="1") as worker:
+        yield worker
+
+
+class TestOneWorker:
+    """All that happens to one worker, which it must survive well."""
+
+    def test_a_cancelled_training_is_gone_before_anybody_says_so_and_its_checkpoint_is_kept(
+        self, place: Workplace, worker: Running
+    ) -> None:
+        job = place.submit()
+        place.wait_for_step(job, 3)
+        child = training_child(worker)
+        place.client.cancel_job(job)
+        wait_until(lambda: place.job(job).state == "cancelled" or not is_alive(child), lambda: worker.text)
+        ended = place.wait_for_state(job, "cancelled")
+        assert not is_alive(child)
+        assert ended.reason == "cancelled"
+        (checkpoint,) = place.checkpoints(job)
+        assert checkpoint.step >= 3
+        assert f"the checkpoint of step {checkpoint.step} of 1000000 is stored" in place.said(job)
+        wait_until(
+            lambda: list((place.folder / "worker-cache/jobs").iterdir()) == [], lambda: "its folder is still there", 30
+        )
+
+    def test_a_crashed_training_goes_on_from_its_last_checkpoint(self, place: Workplace, worker: Running) -> None:
+        job = place.submit(every_steps=5)
+        wait_until(lambda: len(place.checkpoints(job)) >= 2, lambda: worker.text)
+        os.kill(training_child(worker), signal.SIGSEGV)
+        wait_until(lambda: place.attempts(job)[0].state != "running", lambda: worker.text)
+        first = place.attempts(job)[0]
+        assert (first.state, first.reason) == ("failed", "crashed")
+        assert "SIGSEGV" in (first.message or "")
+        reached = place.checkpoints(job)[0].step
+        wait_until(lambda: place.job(job).attempt == 2, lambda: worker.text)
+        place.wait_for_step(job, reached + 1)
+        assert f"going on from the checkpoint of step {reached} of job {job}" in place.said(job)
+        steps = [
+            event.progress.step for event in place.events(job) if event.attempt == 2 and event.progress is not None
+        ]
+        assert min(step for step in steps if step is not None and step > 1) >= reached
+        place.client.cancel_job(job)
+        place.wait_for_state(job, "cancelled")
+
+    def test_a_killed_training_is_taken_for_one_that_ran_out_of_memory(self, place: Workplace, worker: Running) -> None:
+        job = place.submit()
+        place.wait_for_step(job)
+        os.kill(training_child(worker), signal.SIGKILL)
+        wait_until(lambda: place.attempts(job)[0].state != "running", lambda: worker.text)
+        first = place.attempts(job)[0]
+        assert (first.state, first.reason) == ("failed", "oom")
+        assert "lower batch_size" in (first.message or "")
+        place.client.cancel_job(job)
+        place.wait_for_state(job, "cancelled")
+
+    def test_a_training_that_takes_too_long_is_stopped(self, place: Workplace, worker: Running) -> None:
+        job = place.submit(timeout_s=0.5)
+        ended = place.wait_for_state(job, "failed")
+        assert ended.reason == "timeout"
+        assert "longer than its timeout of 0.5 s" in (ended.message or "")
+        assert f"adapterctl jobs retry {job}" in (ended.message or "")
+
+    def test_a_checkpoint_that_is_damaged_in_the_storage_is_not_gone_on_from(
+        self, place: Workplace, worker: Running
+    ) -> None:
+        job = place.submit(every_steps=2)
+        wait_until(lambda: len(place.checkpoints(job)) >= 1, lambda: worker.text)
+        place.client.cancel_job(job)
+        place.wait_for_state(job, "cancelled")
+        last = place.checkpoints(job)[0]
+        digests = {file.sha256 for file in _manifest(place, last).files if file.path == "optimizer.pt"}
+        for path in (place.folder / "artifacts").rglob("*"):
+            if path.name in digests:
+                path.chmod(0o600)
+                path.write_bytes(b"\0" * path.stat().st_size)
+        again = place.submit(every_steps=2, start_from=CheckpointRef(job=job, step=last.step))
+        place.wait_for_step(again)
+        said = f"the checkpoint of step {last.step} can't be gone on from, so the training starts over"
+        wait_until(lambda: said in place.said(again), lambda: place.said(again))
+        place.client.cancel_job(again)
+        place.wait_for_state(again, "cancelled")
+
+
+def _manifest(place: Workplace, checkpoint: CheckpointView):  # type: ignore[no-untyped-def]
+    from registry.artifacts.manifests import read_manifest
+
+    with place.world.services.db.read() as session:
+        return read_manifest(session, checkpoint.digest)
+
+
+def test_a_checkpoint_that_no_training_can_read_is_not_gone_on_from(place: Workplace, tmp_path: Path) -> None:
+    job = place.submit(steps=2)
+    client = Client(place.world.url, place.token, cache=tmp_path)
+    info = WorkerInfo(name="other", device="cpu", memory_bytes=2**40, free_memory_bytes=2**40)
+    held = claim(client, info, job)
+    assert held is not None
+    assert held.job == job
+    assert held.base is not None
+    _leave_nonsense(client, job, held.attempt, str(held.base.fingerprint), tmp_path / "checkpoint")
+    with place.worker() as worker:
+        place.wait_for_state(job, "succeeded")
+        assert "the checkpoint of step 1 can't be gone on from, so the training starts over" in place.said(job)
+        # In the same attempt.
+        assert place.job(job).attempt == 2, worker.text
+    client.close()
+
+
+def _leave_nonsense(client: Client, job: str, attempt: int, fingerprint: str, folder: Path) -> None:
+    from support.adapters import save_adapter
+
+    save_adapter(folder)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (folder / name).write_bytes(name.encode())
+    for name in ("trainer_state.json", "record.json"):
+        (folder / name).write_text("{}")
+    report = TrainingReport.model_validate_json(
+        json.dumps(
+            {
+                "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["q_proj"]},
+                "quantization": None,
+                "rows": 1,
+                "supervised_tokens": 1,
+                "training": {},
+                "metrics": {"loss": 1.0},
+                "libraries": {},
+            }
+        )
+    )
+    (folder / "report.json").write_text(report.model_dump_json())
+    manifest, sources = pack(folder, kind="checkpoint", base_fingerprint=fingerprint)
+    upload = client.upload(sources, "uploading")
+    record = CheckpointRecord(attempt=attempt, step=1, total=2, upload=upload, manifest=manifest, report=report)
+    client.call("POST", f"/jobs/{job}/checkpoints", CheckpointView, body=record)
+    client.call("POST", f"/jobs/{job}/release", JobView, body=Release(attempt=attempt))
+
+
+class TestFullDisk:
+    """A limit on the size of files is a full disk to whoever writes a larger one."""
+
+    def test_a_result_that_has_no_room_fails_its_job_and_the_next_one_succeeds(self, place: Workplace) -> None:
+        with place.worker(largest_file_bytes=700_000) as worker:
+            large = place.submit(steps=1, rank=512)
+            ended = place.wait_for_state(large, "failed")
+            assert ended.reason == "disk_full", f"{ended.message}\n{worker.text}"
+            small = place.submit(steps=1)
+            place.wait_for_state(small, "succeeded")
+
+    def test_a_base_that_has_no_room_fails_its_job_and_the_worker_goes_on(self, place: Workplace) -> None:
+        cache = place.folder / "small-cache"
+        with place.worker(largest_file_bytes=50_000, ADAPTERCTL_CACHE=str(cache)) as worker:
+            for _ in range(2):
+                job = place.submit(steps=1)
+                ended = place.wait_for_state(job, "failed")
+                assert ended.reason == "disk_full", f"{ended.message}\n{worker.text}"
+                assert "adapterctl cache prune" in (ended.message or "")
+            assert list((cache / "jobs").iterdir()) == []
+        shutil.rmtree(cache)
+
+
+class TestLoop:
+    """Workers that ask by themselves, told to end."""
+
+    def test_one_gives_its_job_back_and_the_next_goes_on_from_there(self, place: Workplace) -> None:
+        job = place.submit()
+        with place.worker("--name", "first") as first:
+            place.wait_for_step(job, 3)
+            child = first.child()
+            first.signal(signal.SIGTERM)
+            assert first.status() == 0
+            assert not is_alive(child)
+        given_back = place.attempts(job)[0]
+        assert (given_back.state, given_back.worker) == ("released", "first")
+        waiting = place.job(job)
+        assert (waiting.state, waiting.failures) == ("queued", 0)
+        reached = place.checkpoints(job)[0].step
+        assert reached >= 3
+        with place.worker("--name", "second"):
+            wait_until(lambda: place.job(job).attempt == 2, lambda: str(place.job(job)))
+            place.wait_for_step(job, reached + 1)
+            place.client.cancel_job(job)
+            place.wait_for_state(job, "cancelled")
+        states = {worker.name: worker.state for worker in place.workers()}
+        assert states["first"] == "draining"
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_told_twice_it_waits_for_nobody(self, place: Workplace, number: signal.Signals) -> None:
+        job = place.submit()
+        with place.worker(ADAPTER_WORKER_GRACE_S="3600") as worker:
+            place.wait_for_step(job)
+            child = worker.child()
+            # It can't write a checkpoint now.
+            os.kill(child, signal.SIGSTOP)
+            worker.signal(number)
+            wait_until(lambda: "draining" in [state.state for state in place.workers()], lambda: worker.text)
+            worker.signal(number)
+            assert worker.status() == 0
+            assert not is_alive(child)
+        assert place.attempts(job)[0].state == "released"
+        place.client.cancel_job(job)
+
+    def test_a_child_that_does_not_stop_within_the_grace_is_killed_and_the_job_given_back(
+        self, place: Workplace
+    ) -> None:
+        job = place.submit(every_steps=2)
+        with place.worker(ADAPTER_WORKER_GRACE_S="6") as worker:
+            wait_until(lambda: len(place.checkpoints(job)) >= 1, lambda: worker.text)
+            child = worker.child()
+            os.kill(child, signal.SIGSTOP)
+            worker.signal(signal.SIGTERM)
+            assert worker.status() == 0
+            assert not is_alive(child)
+        assert place.attempts(job)[0].state == "released"
+        place.client.cancel_job(job)
+
+    def test_a_killed_worker_leaves_no_process_and_the_next_one_sweeps_its_folder(self, place: Workplace) -> None:
+        job = place.submit()
+        attempts = place.folder / "swept-cache/jobs"
+        with place.worker(ADAPTERCTL_CACHE=str(attempts.parent), ADAPTER_WORKER_WARM="1") as worker:
+            place.wait_for_step(job)
+            below = list(worker.below())
+            worker.signal(signal.SIGKILL)
+            worker.process.wait()
+            wait_until(lambda: not any(is_alive(pid) for pid in below), lambda: f"{below} go on", 60)
+        (left,) = attempts.iterdir()
+        place.client.cancel_job(job)
+        with place.worker(ADAPTERCTL_CACHE=str(attempts.parent)) as worker:
+            wait_until(lambda: not left.exists(), lambda: worker.text)
+            worker.signal(signal.SIGTERM)
+            # It has nothing to give back.
+            assert worker.status() == 0

@@ -1,0 +1,361 @@
+"""How a worker holds a job, over real HTTP: while the registry is away, and while other threads are busy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import pytest
+from faults.plans import Head
+from faults.proxy import FaultProxy
+from support import processes, registries
+from support.adapters import base_registration, save_adapter
+from support.registries import World
+from support.workplace import wait_until
+
+from registry.auth.principal import Role
+from sdk.client import Client
+from sdk.schemas.catalog import BaseView
+from sdk.schemas.events import Progress
+from sdk.schemas.jobs import (
+    BaseChoice,
+    CheckpointPolicy,
+    CheckpointView,
+    JobSubmission,
+    JobView,
+    TrainingRequest,
+)
+from sdk.schemas.training import LoraConfig, TrainingReport
+from sdk.schemas.work import Assignment, Release, WorkerInfo
+from workers.attempts.attempt import Attempt
+from workers.attempts.checkpoints import CheckpointSender
+from workers.attempts.inputs import Inputs
+from workers.connections import apart
+from workers.heartbeat import Holder
+from workers.orders import Written
+from workers.runner import claim
+from workers.shutdown import Shutdown
+from workers.spare import Spare
+from workers.stopping import Stopping, Why
+from workers.transfers import Transfers
+
+LEASE_S = 6.0
+WORKER = WorkerInfo(name="tested", device="cpu", memory_bytes=2**40, free_memory_bytes=2**40)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("holding")
+    database = f"sqlite:///{folder / 'registry.sqlite3'}"
+    storage = (folder / "artifacts").as_uri()
+    with registries.served(folder, database_url=database, storage_url=storage, lease_s=LEASE_S) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def base(world: World) -> BaseView:
+    return world.writer.register_base(base_registration())
+
+
+@pytest.fixture
+def proxy(world: World) -> Iterator[FaultProxy]:
+    """What stands between this worker and its registry."""
+    host, _, port = world.url.removeprefix("http://").partition(":")
+    with FaultProxy() as proxy:
+        proxy.upstream = (host, int(port))
+        yield proxy
+
+
+@pytest.fixture
+def client(world: World, proxy: FaultProxy, tmp_path: Path) -> Iterator[Client]:
+    client = Client(proxy.url, world.token(Role.WORKER), cache=tmp_path / "cache")
+    yield client
+    client.close()
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job that this worker holds, and when it asked for it."""
+
+    assignment: Assignment
+    claimed_at: float
+
+    @property
+    def job(self) -> str:
+        """Its id."""
+        return self.assignment.job
+
+    def by(self, client: Client) -> Holder:
+        """Hold it through a client."""
+        return Holder(client, self.assignment, claimed_at=self.claimed_at)
+
+
+@pytest.fixture
+def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterator[Held]:
+    """A training that this worker holds."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": str(tmp_path), "completion": "b"}) + "\n")
+    request = TrainingRequest(
+        adapter="held",
+        base=BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint),
+        data=world.writer.add_data(rows, namespace="-").digest,
+        checkpoint=CheckpointPolicy(),
+    )
+    job = world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request)).id
+    claimed_at = time.monotonic()
+    assignment = claim(client, WORKER, job)
+    assert assignment is not None
+    assert assignment.job == job
+    yield Held(assignment, claimed_at)
+    world.services.jobs.cancel(job, who=world.principal(Role.WRITER))
+
+
+class TestHeartbeats:
+    def test_a_job_is_held_beyond_its_lease_and_its_news_arrive(self, world: World, client: Client, held: Held) -> None:
+        with apart(client) as own, held.by(own) as holder:
+            holder.report(Progress(phase="load", step=1))
+            holder.report(Progress(phase="load", step=2))
+            holder.report(Progress(phase="train", step=1, loss=1.0))
+            holder.log("a line")
+            time.sleep(1.2 * LEASE_S)
+            assert not holder.lost
+            assert not holder.cancelled
+        assert world.writer.job_view(held.job).state == "running"
+        said = [event for event in world.writer.job_events(held.job) if event.kind != "state"]
+        assert [event.progress.step if event.progress else event.message for event in said] == [2, 1, "a line"]
+
+    def test_a_cancel_is_heard(self, world: World, client: Client, held: Held) -> None:
+        with held.by(client) as holder:
+            world.writer.cancel_job(held.job)
+            wait_until(lambda: holder.cancelled, lambda: "it was not heard", timeout_s=60)
+            assert not holder.lost
+
+    def test_a_registry_that_comes_back_in_time_costs_nothing(
+        self, client: Client, proxy: FaultProxy, held: Held
+    ) -> None:
+        there = proxy.upstream
+        with held.by(client) as holder:
+            proxy.upstream = ("127.0.0.1", processes.free_port())
+            holder.log("said while it was away")
+            time.sleep(LEASE_S / 3)
+            proxy.upstream = there
+            time.sleep(LEASE_S)
+            assert not holder.lost
+        assert "said while it was away" in [event.message for event in client.job_events(held.job)]
+
+    @pytest.mark.parametrize("silence", ["refused", "hanging"])
+    def test_while_it_stays_away_the_job_is_given_up_before_anybody_else_may_have_it(
+        self, world: World, client: Client, proxy: FaultProxy, held: Held, silence: str
+    ) -> None:
+        let_go = Event()
+        with apart(client) as own, held.by(own) as holder:
+            if silence == "refused":
+                proxy.upstream = ("127.0.0.1", processes.free_port())
+            else:
+                proxy.before = lambda _head: let_go.wait(30)
+            wait_until(lambda: holder.lost, lambda: "it is still held", timeout_s=60)
+            given_up_at = time.monotonic()
+            # Whoever looks now finds the lease still running.
+            world.services.claims.requeue_expired()
+            found = world.writer.job_view(held.job)
+            let_go.set()
+        assert (found.state, found.attempt) == ("running", 1)
+        assert given_up_at - held.claimed_at < LEASE_S
+
+    def test_an_attempt_that_is_stale_is_lost(self, world: World, client: Client, held: Held) -> None:
+        with held.by(client) as holder:
+            stale = held.assignment.model_copy(update={"attempt": held.assignment.attempt + 1})
+            with Holder(client, stale, claimed_at=held.claimed_at) as other:
+                wait_until(lambda: other.lost, lambda: "it is still held", timeout_s=60)
+            assert not holder.lost
+
+    def test_events_that_the_registry_refuses_cost_the_line_and_not_the_job(
+        self, world: World, client: Client, held: Held
+    ) -> None:
+        with held.by(client) as holder:
+            holder.log("with a NUL: \0")
+            time.sleep(1)
+            holder.log("without")
+            time.sleep(LEASE_S)
+            assert not holder.lost
+        assert [event.message for event in client.job_events(held.job) if event.kind == "log"] == ["without"]
+
+    def test_threads_that_wait_for_the_registry_do_not_keep_heartbeats_waiting(
+        self, client: Client, proxy: FaultProxy, held: Held
+    ) -> None:
+        let_go = Event()
+
+        def hang(head: Head) -> None:
+            if "heartbeat" not in head.path:
+                let_go.wait(60)
+
+        proxy.before = hang
+        with ThreadPoolExecutor(3) as pool, apart(client) as own:
+            busy = [pool.submit(client.job_view, held.job) for _ in range(3)]
+            with held.by(own) as holder:
+                time.sleep(1.2 * LEASE_S)
+                assert not any(call.done() for call in busy)
+                assert not holder.lost
+            let_go.set()
+
+
+class TestWhy:
+    def test_reasons_and_what_they_allow(self, client: Client, held: Held) -> None:
+        holder = held.by(client)
+        shutdown = Shutdown(grace_s=30)
+        assert Stopping(holder, shutdown, grace_s=30, timeout_s=None).why() is None
+        late = Stopping(holder, shutdown, grace_s=30, timeout_s=0.0)
+        assert late.why() is Why.TIMEOUT
+        assert late.may_finish(29)
+        assert not late.may_finish(30)
+        shutdown._signals = 1
+        stopping = Stopping(holder, shutdown, grace_s=30, timeout_s=None)
+        assert stopping.why() is Why.DRAINING
+        assert stopping.may_finish(1)
+        # What is left then is for sending the checkpoint.
+        shutdown._since = time.monotonic() - 21
+        assert not stopping.may_finish(1)
+        assert 8 < stopping.patience_s(300) <= 9
+        shutdown._signals = 2
+        assert not stopping.may_finish(0)
+        assert stopping.patience_s(300) == 0
+        holder.lose()
+        assert stopping.why() is Why.LOST
+
+
+REPORT = TrainingReport(
+    lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q_proj", "v_proj"]),
+    quantization=None,
+    rows=1,
+    supervised_tokens=1,
+    training={},
+    metrics={"loss": 1.5},
+    libraries={},
+)
+
+
+class Sending:
+    """A sender and the checkpoints that it is given."""
+
+    def __init__(self, sender: CheckpointSender, holder: Holder, folder: Path) -> None:
+        self.sender, self.holder, self.folder = sender, holder, folder
+
+    def write(self, step: int) -> Path:
+        """Write a checkpoint and hand it over."""
+        folder = save_adapter(self.folder / f"step-{step:08d}", seed=step)
+        (folder / "report.json").write_text(REPORT.model_dump_json())
+        (folder / "optimizer.pt").write_bytes(bytes([step]) * 1000)
+        self.sender.written(Written(step=step, total=100, folder=str(folder)))
+        return folder
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def sending(self, client: Client, held: Held, base: BaseView, tmp_path: Path) -> Iterator[Sending]:
+        transfers = Transfers()
+        with held.by(client) as holder, Inputs(client, transfers) as inputs:
+            stopping = Stopping(holder, Shutdown(grace_s=30), grace_s=30, timeout_s=None)
+            attempt = Attempt(
+                client,
+                held.assignment,
+                holder=holder,
+                stopping=stopping,
+                inputs=inputs,
+                transfers=transfers,
+                spare=Spare(warm=False),
+                folder=tmp_path,
+            )
+            with CheckpointSender(attempt, base_fingerprint=base.fingerprint) as sender:
+                yield Sending(sender, holder, tmp_path / "checkpoints")
+
+    @pytest.fixture
+    def stored(self, world: World, held: Held) -> Callable[[], list[int]]:
+        def steps() -> list[int]:
+            found = world.writer.call("GET", f"/jobs/{held.job}/checkpoints", list[CheckpointView])
+            return [checkpoint.step for checkpoint in found]
+
+        return steps
+
+    def test_each_is_stored_and_all_but_the_last_are_removed_here(
+        self, sending: Sending, stored: Callable[[], list[int]]
+    ) -> None:
+        first = sending.write(1)
+        sending.sender.finish(60)
+        second = sending.write(2)
+        sending.sender.finish(60)
+        assert stored() == [2, 1]
+        assert not first.exists()
+        assert second.exists()
+
+    def test_the_newest_wins_where_sending_is_slow(
+        self, sending: Sending, proxy: FaultProxy, stored: Callable[[], list[int]]
+    ) -> None:
+        let_go, begun = Event(), Event()
+
+        def hang(head: Head) -> None:
+            if "uploads" in head.path and not let_go.is_set():
+                begun.set()
+                let_go.wait(60)
+
+        proxy.before = hang
+        folders = [sending.write(1)]
+        assert begun.wait(60)
+        folders += [sending.write(step) for step in (2, 3, 4)]
+        let_go.set()
+        sending.sender.finish(60)
+        assert stored() == [4, 1]
+        assert [folder.exists() for folder in folders] == [False, False, False, True]
+
+    def test_one_that_fails_is_sent_later(
+        self, world: World, sending: Sending, proxy: FaultProxy, held: Held, stored: Callable[[], list[int]]
+    ) -> None:
+        there = proxy.upstream
+        proxy.upstream = ("127.0.0.1", processes.free_port())
+        sending.write(5)
+        time.sleep(1)
+        proxy.upstream = there
+        sending.sender.finish(60)
+        assert stored() == [5]
+        sending.holder.flush()
+        said = "\n".join(event.message or "" for event in world.writer.job_events(held.job) if event.kind == "log")
+        assert "the checkpoint of step 5 is not sent yet, it will be tried again" in said
+        assert "the checkpoint of step 5 of 100 is stored" in said
+
+    def test_whoever_waits_waits_no_longer_than_he_wants(
+        self, sending: Sending, proxy: FaultProxy, stored: Callable[[], list[int]]
+    ) -> None:
+        let_go = Event()
+        proxy.before = lambda head: let_go.wait(60) if "uploads" in head.path else None
+        sending.write(1)
+        began = time.monotonic()
+        sending.sender.finish(0.5)
+        assert time.monotonic() - began < 30
+        let_go.set()
+
+    def test_of_an_attempt_that_no_longer_holds_the_job_none_is_stored(
+        self, world: World, sending: Sending, held: Held, stored: Callable[[], list[int]]
+    ) -> None:
+        # Another worker's attempt, as after a lease that ran out.
+        world.services.claims.release(
+            job_id=held.job, release=Release(attempt=held.assignment.attempt), who=world.principal(Role.WORKER)
+        )
+        sending.write(1)
+        wait_until(lambda: sending.holder.lost, lambda: "it is still held", timeout_s=60)
+        sending.sender.finish(60)
+        assert stored() == []
+
+    def test_what_can_never_be_sent_is_not_tried_again(self, sending: Sending, stored: Callable[[], list[int]]) -> None:
+        folder = sending.folder / "broken"
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text("no report")
+        sending.sender.written(Written(step=1, total=100, folder=str(folder)))
+        sending.sender.finish(60)
+        assert stored() == []
+        sending.write(2)
+        sending.sender.finish(60)
+        assert stored() == [2]

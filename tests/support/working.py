@@ -1,0 +1,121 @@
+"""A worker of which a test says what it does: claims a job, reports, stores checkpoints, fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.client import Client
+from sdk.packing import pack_adapter
+from sdk.schemas.catalog import Publication
+from sdk.schemas.events import NewEvent, Progress
+from sdk.schemas.jobs import CheckpointView, JobView
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.training import TrainingReport
+from sdk.schemas.work import (
+    Assignment,
+    CheckpointRecord,
+    ClaimRequest,
+    Completion,
+    Failure,
+    Heartbeat,
+    HeartbeatReply,
+    Release,
+    WorkerInfo,
+)
+from sdk.transfer import hash_file
+from support.adapters import digest
+from support.people import SEEDS, new_adapter
+
+
+def progress(phase: str = "train", step: int | None = None, **said: Any) -> NewEvent:
+    return NewEvent(kind="progress", progress=Progress(phase=phase, step=step, **said))
+
+
+def line(text: str) -> NewEvent:
+    return NewEvent(kind="log", message=text)
+
+
+@dataclass
+class Held:
+    """A job that the test's worker holds."""
+
+    client: Client
+    assignment: Assignment
+    tmp_path: Path
+
+    @classmethod
+    def claim(cls, client: Client, tmp_path: Path, *, name: str = "w1", **about: Any) -> Held:
+        """Claim a job; there must be one."""
+        given = {"device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33, **about}
+        body = ClaimRequest(worker=WorkerInfo(name=name, **given))
+        return cls(client, client.call("POST", "/jobs/claim", Assignment, body=body), tmp_path)
+
+    @property
+    def job(self) -> str:
+        return self.assignment.job
+
+    def report(self, *events: NewEvent) -> HeartbeatReply:
+        """Send one heartbeat."""
+        beat = Heartbeat(attempt=self.assignment.attempt, events=list(events))
+        return self.client.call("POST", f"/jobs/{self.job}/heartbeat", HeartbeatReply, body=beat)
+
+    def fail(self, reason: str = "data", message: str = "the rows are odd") -> JobView:
+        body = Failure(attempt=self.assignment.attempt, reason=reason, message=message)
+        return self.client.call("POST", f"/jobs/{self.job}/fail", JobView, body=body)
+
+    def release(self) -> JobView:
+        body = Release(attempt=self.assignment.attempt)
+        return self.client.call("POST", f"/jobs/{self.job}/release", JobView, body=body)
+
+    def complete(self) -> JobView:
+        """Hand in an adapter."""
+        packed = self._pack()
+        request: Any = self.assignment.request
+        version = Publication(
+            adapter=request.adapter,
+            upload=self.client.upload(packed.sources, "sending"),
+            manifest=packed.manifest,
+            lora=packed.lora,
+            metrics={"loss": 1.0},
+        )
+        body = Completion(attempt=self.assignment.attempt, version=version)
+        return self.client.call("POST", f"/jobs/{self.job}/complete", JobView, body=body)
+
+    def checkpoint(self, step: int, total: int) -> CheckpointView:
+        """Store a checkpoint, whose optimiser is some bytes of its own."""
+        packed = self._pack()
+        state = self.tmp_path / f"optimizer-{next(SEEDS)}.pt"
+        state.write_bytes(f"{self.job} {step} {next(SEEDS)}".encode())
+        sha256, size = hash_file(state)
+        files = [*packed.manifest.files, ManifestFile(path="optimizer.pt", size_bytes=size, sha256=sha256)]
+        report = TrainingReport(
+            lora=packed.lora,
+            quantization=None,
+            rows=1,
+            supervised_tokens=1,
+            training={},
+            metrics={"loss": 1.0 / step},
+            libraries={"torch": "2"},
+        )
+        body = CheckpointRecord(
+            attempt=self.assignment.attempt,
+            step=step,
+            total=total,
+            upload=self.client.upload({**packed.sources, sha256: state}, "storing"),
+            manifest=Manifest(kind="checkpoint", base_fingerprint=digest("tiny: base"), files=files),
+            report=report,
+        )
+        return self.client.call("POST", f"/jobs/{self.job}/checkpoints", CheckpointView, body=body)
+
+    def _pack(self) -> Any:
+        staging = self.tmp_path / f"staging-{next(SEEDS)}"
+        staging.mkdir()
+        return pack_adapter(
+            new_adapter(self.tmp_path),
+            base_id="tiny",
+            base_revision="0" * 40,
+            base_fingerprint=digest("tiny: base"),
+            staging=staging,
+        )

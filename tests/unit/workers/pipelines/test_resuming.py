@@ -1,0 +1,325 @@
+"""A checkpoint that is broken, tampered with or of another training is refused in a sentence, and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import tiny
+
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
+from workers.pipelines.errors import PipelineError
+
+# PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SPEC = TrainingSpec(method="lora", rank=4, max_steps=3, lr=0.01, batch_size=4, grad_accum=1)
+
+
+class Training:
+    """A training of three steps that was stopped after two, and what is asked to go on from its checkpoint."""
+
+    def __init__(self, base: Path, rows: Path, folder: Path) -> None:
+        self.base, self.rows, self.folder = base, rows, folder
+        calls = iter(range(10))
+        kept = Checkpoints(folder, None, None, lambda *what: None, lambda: next(calls) == 4, None)
+        with pytest.raises(Interrupted):
+            self.run(folder / "out", kept)
+        self.checkpoint = folder / "step-00000002"
+        self.configuration = Record.model_validate_json((self.checkpoint / "record.json").read_bytes()).configuration
+
+    def run(self, out: Path, checkpoints: Checkpoints, **rest: Any) -> None:
+        from workers.pipelines.train import train
+
+        options: dict[str, Any] = {
+            "base_name": "org/tiny",
+            "base_revision": "c0ffee",
+            "data": self.rows,
+            "eval_data": None,
+            "spec": SPEC,
+            **rest,
+        }
+        train(base=self.base, out=out, on_progress=lambda progress: None, checkpoints=checkpoints, **options)
+
+    def read(self, checkpoint: Path) -> Resumed:
+        from workers.pipelines.resuming import read_checkpoint
+        from workers.pipelines.trainer import Schedule
+
+        schedule = Schedule("cosine", 1, 3)
+        return read_checkpoint(checkpoint, configuration=self.configuration, spec=SPEC, schedule=schedule)
+
+    def resume(self, checkpoint: Path, **rest: Any) -> None:
+        unused = checkpoint.parent / "unused"
+        kept = Checkpoints(unused, None, None, lambda *what: None, lambda: False, checkpoint)
+        self.run(unused, kept, **rest)
+
+
+@pytest.fixture(scope="module")
+def training(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("training")
+    yield Training(llama_base, tiny.write_rows(folder / "rows.jsonl"), folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def copy(training: Training, tmp_path: Path) -> Path:
+    """A checkpoint to break."""
+    return Path(shutil.copytree(training.checkpoint, tmp_path / "step-00000002"))
+
+
+@pytest.fixture
+def refusal(training: Training, copy: Path) -> Callable[[], str]:
+    """Read the checkpoint as its own training would, and return why that refuses it."""
+
+    def read() -> str:
+        with pytest.raises(PipelineError) as caught:
+            training.read(copy)
+        assert caught.value.reason == "checkpoint"
+        message = caught.value.message
+        assert message.startswith("The checkpoint is broken: ")
+        assert message.endswith("; submit the training again from its beginning.")
+        assert "\n" not in message
+        assert str(copy) not in message
+        return message.removeprefix("The checkpoint is broken: ").split(";")[0]
+
+    return read
+
+
+def test_a_checkpoint_as_it_was_written_is_taken(training: Training, copy: Path) -> None:
+    assert training.read(copy).record.step == 2
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_each_file_must_be_there_and_whole(copy: Path, refusal: Callable[[], str], name: str) -> None:
+    path = copy / name
+    content = path.read_bytes()
+    for size in (0, 1, len(content) // 2, len(content) - 2):
+        path.write_bytes(content[:size])
+        assert refusal().startswith(f"{name} can't be read back ("), size
+    path.unlink()
+    assert refusal() == f"{name} is missing"
+    path.symlink_to("/dev/null")
+    assert refusal() == f"{name} is no plain file"
+    path.unlink()
+    path.mkdir()
+    assert refusal() == f"{name} is no plain file"
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "README.md", ".hidden"])
+def test_a_file_too_many_is_refused(copy: Path, refusal: Callable[[], str], name: str) -> None:
+    (copy / name).write_text("")
+    assert refusal() == f"{name} does not belong there"
+
+
+def test_a_folder_that_is_not_there_is_refused(copy: Path, refusal: Callable[[], str]) -> None:
+    shutil.rmtree(copy)
+    assert refusal() == "its folder can't be read (No such file or directory)"
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self._path),))
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["zipped", "plain"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_no_pickle_is_executed(
+    training: Training, copy: Path, refusal: Callable[[], str], tmp_path: Path, name: str, plain: bool
+) -> None:
+    trap = tmp_path / "executed"
+    state = torch.load(copy / name, weights_only=True)
+    state["extra"] = Malicious(trap)
+    if plain:
+        (copy / name).write_bytes(pickle.dumps(state))
+    else:
+        torch.save(state, copy / name)
+    # The trap is a real one.
+    if plain:
+        pickle.loads((copy / name).read_bytes())
+    else:
+        torch.load(copy / name, weights_only=False)
+    trap.rmdir()
+
+    assert refusal().startswith(f"{name} can't be read back (")
+    with pytest.raises(PipelineError, match="The checkpoint is broken"):
+        training.resume(copy)
+    assert not trap.exists()
+
+
+def _saved(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        state = torch.load(folder / name, weights_only=True)
+        change(state)
+        torch.save(state, folder / name)
+
+    return apply
+
+
+def _in_json(name: str, **values: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **values}))
+
+    return apply
+
+
+def _in_adapter(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+    return apply
+
+
+MATRIX = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a matrix that is not finite": (
+        _in_adapter(lambda tensors: tensors[MATRIX][0, 0].fill_(float("nan"))),
+        f"adapter_model.safetensors can't be read back ({MATRIX} is not finite)",
+    ),
+    "a matrix in 16 bit": (
+        _in_adapter(lambda tensors: tensors.update({MATRIX: tensors[MATRIX].bfloat16()})),
+        f"adapter_model.safetensors can't be read back ({MATRIX} has another type or shape)",
+    ),
+    "a moment that is not finite": (
+        _saved("optimizer.pt", lambda state: state["state"][3]["exp_avg_sq"][0].fill_(float("inf"))),
+        "optimizer.pt can't be read back (exp_avg_sq is not finite)",
+    ),
+    "a moment of another shape": (
+        _saved("optimizer.pt", lambda state: state["state"][3].update(exp_avg_sq=torch.zeros(1))),
+        "optimizer.pt can't be read back (exp_avg_sq has another type or shape)",
+    ),
+    "moments of other matrices": (
+        _in_adapter(lambda tensors: tensors.pop(MATRIX)),
+        "optimizer.pt can't be read back (params differs)",
+    ),
+    "another weight decay": (
+        _saved("optimizer.pt", lambda state: state["param_groups"][0].update(weight_decay=0.5)),
+        "optimizer.pt can't be read back (weight_decay differs)",
+    ),
+    "an optimiser of another step": (
+        _saved("optimizer.pt", lambda state: state["state"][3].update(step=torch.tensor(1.0))),
+        "optimizer.pt can't be read back (it stands at other steps than 2)",
+    ),
+    "no optimiser at all": (
+        lambda folder: torch.save([1, 2], folder / "optimizer.pt"),
+        "optimizer.pt can't be read back ('list' object has no attribute 'keys')",
+    ),
+    "a method of the scheduler": (
+        _saved("scheduler.pt", lambda state: state.update(step=5)),
+        "scheduler.pt can't be read back (step is no part of it)",
+    ),
+    "a schedule at another step": (
+        _saved("scheduler.pt", lambda state: state.update(last_epoch=1, _last_lr=[0.01])),
+        "scheduler.pt can't be read back (it stands at step 1)",
+    ),
+    "another rate": (
+        _saved("scheduler.pt", lambda state: state.update(_last_lr=[0.5])),
+        "scheduler.pt can't be read back (its rate is another)",
+    ),
+    "a generator outside of its state": (
+        _saved("rng_state.pth", lambda state: state.update(numpy=(*state["numpy"][:2], 10_000, 0, 0.0))),
+        "rng_state.pth can't be read back (numpy's stands outside of its state)",
+    ),
+    "a generator too few": (
+        _saved("rng_state.pth", lambda state: state.pop("cpu")),
+        "rng_state.pth can't be read back (it names other generators)",
+    ),
+    "a generator's state cut short": (
+        _saved("rng_state.pth", lambda state: state.update(cpu=state["cpu"][:10])),
+        "rng_state.pth can't be read back (",
+    ),
+    "a trainer at another step": (
+        _in_json("trainer_state.json", global_step=1),
+        "trainer_state.json can't be read back (it stands at another step)",
+    ),
+    "a trainer with a field too many": (
+        _in_json("trainer_state.json", surprise=1),
+        "trainer_state.json can't be read back (",
+    ),
+    "a record of other steps": (_in_json("record.json", step=3), "record.json can't be read back ("),
+    "a record of a longer training": (_in_json("record.json", total=4), "record.json counts 4 steps in all, not 3"),
+    "a configuration without its digest": (
+        _in_json("record.json", configuration={"lr": 0.5}),
+        "record.json can't be read back (",
+    ),
+    "a report without a loss": (_in_json("report.json", metrics={}), "report.json can't be read back ("),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], str], what: str) -> None:
+    damage, said = BROKEN[what]
+    damage(copy)
+    assert refusal().startswith(said)
+
+
+def test_matrices_of_other_modules_are_refused(training: Training, copy: Path) -> None:
+    _in_adapter(lambda tensors: tensors.update({MATRIX.replace("q_proj", "gate"): tensors.pop(MATRIX)}))(copy)
+    with pytest.raises(PipelineError, match="are not those of this adapter") as caught:
+        training.resume(copy)
+    assert caught.value.reason == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"spec": SPEC.model_copy(update={"lr": 0.02})}, r"lr \(0.01 → 0.02\)"),
+        (
+            {"spec": SPEC.model_copy(update={"rank": 8, "seed": 1, "max_steps": 5})},
+            r"max_steps \(3 → 5\), rank \(4 → 8\), seed \(0 → 1\)",
+        ),
+        ({"base_revision": "decaf"}, r"the base's revision \(c0ffee → decaf\)"),
+        ({"base_name": "org/other"}, r"the base's name \(org/tiny → org/other\)"),
+        ({"data": "other"}, "the rows, the rows' tokens"),
+        ({"eval_data": "same"}, "the held-out rows"),
+        (
+            {"spec": SPEC.model_copy(update={"targets": "qv"})},
+            r"the target modules \(k_proj,o_proj,q_proj,v_proj → q_proj,v_proj\), targets \(attention → qv\)",
+        ),
+    ],
+    ids=["a setting", "three settings", "revision", "base", "rows", "held-out rows", "targets"],
+)
+def test_a_checkpoint_of_another_training_is_refused_before_the_base_is_loaded(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], difference: str
+) -> None:
+    import workers.pipelines.train as module
+
+    monkeypatch.setattr(module, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
+    files = {"other": tiny.write_rows(tmp_path / "other.jsonl", 13), "same": training.rows}
+    options = {name: files.get(value, value) if isinstance(value, str) else value for name, value in change.items()}
+    with pytest.raises(PipelineError) as caught:
+        training.resume(training.checkpoint, **options)
+    assert caught.value.reason == "checkpoint"
+    assert caught.match(
+        f"^The checkpoint of step 2 was written by a training that differs in {difference}; submit this one"
+    )
+
+
+def test_another_config_of_the_base_is_named(training: Training, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(training.base, tmp_path / "base"))
+    content = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**content, "transformers_version": "5.0.0"}))
+    other = Training.__new__(Training)
+    other.base, other.rows = base, training.rows
+    other.resume(training.checkpoint)
+    (base / "config.json").write_text(json.dumps({**content, "rms_norm_eps": 1e-3}))
+    with pytest.raises(PipelineError, match="differs in the base's config;"):
+        other.resume(training.checkpoint)

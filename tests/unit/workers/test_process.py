@@ -1,0 +1,278 @@
+"""Children: real processes, stopped in order, killed with all that they started, and gone with their worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.workplace import is_alive, wait_until
+
+from workers import group
+from workers.orders import INTERRUPTED_STATUS, News
+from workers.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
+from workers.spare import Spare
+from workers.stopping import Why
+
+#: Ignores SIGTERM, as its own child does, whose process id it leaves in a file.
+STUBBORN = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+grandchild = subprocess.Popen([sys.executable, "-c", '''
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+'''], stdout=subprocess.PIPE)
+grandchild.stdout.readline()
+path = pathlib.Path(sys.argv[1]) / "grandchild"
+path.with_suffix(".partial").write_text(str(grandchild.pid))
+path.with_suffix(".partial").rename(path)
+"""
+#: Ends as a training does that is told to stop, and says when it can be.
+ORDERLY = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def stop(*_):
+    (folder / "stopped").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+(folder / "ready").touch()
+time.sleep(600)
+"""
+WAITS = "time.sleep(600)\n"
+
+
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[News] = []
+        self.lines: list[str] = []
+
+    def news(self, news: News) -> None:
+        self.heard.append(news)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Watch:
+    """Wants the child to stop as soon as a file is there."""
+
+    def __init__(self, file: Path | None = None, why: Why = Why.CANCELLED, grace_s: float = 600) -> None:
+        self._file, self._why, self._grace_s = file, why, grace_s
+
+    def why(self) -> Why | None:
+        return self._why if self._file is not None and self._file.exists() else None
+
+    def may_finish(self, asked_s: float) -> bool:
+        return asked_s < self._grace_s
+
+
+def run(folder: Path, code: str, watch: Watch | None = None, listener: Listener | None = None) -> Ending:
+    child = Child(folder, program=("-c", code))
+    return child.run(folder, listener or Listener(), watch or Watch())
+
+
+def pid_in(file: Path) -> int:
+    return int(file.read_text())
+
+
+class TestStopping:
+    def test_a_child_that_stops_in_order_is_not_killed(self, tmp_path: Path) -> None:
+        ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready"))
+        assert ending == Ending(INTERRUPTED_STATUS, Why.CANCELLED, killed=False)
+        assert (tmp_path / "stopped").exists()
+
+    def test_one_that_does_not_is_killed_after_its_grace_with_all_that_it_started(self, tmp_path: Path) -> None:
+        began = time.monotonic()
+        ending = run(tmp_path, STUBBORN + WAITS, Watch(tmp_path / "grandchild", Why.TIMEOUT, grace_s=1.0))
+        assert ending == Ending(-signal.SIGKILL, Why.TIMEOUT, killed=True)
+        assert time.monotonic() - began >= 1.0
+        assert not is_alive(pid_in(tmp_path / "grandchild"))
+
+    def test_a_lost_job_gets_no_grace(self, tmp_path: Path) -> None:
+        ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready", Why.LOST, grace_s=0))
+        assert ending == Ending(-signal.SIGKILL, Why.LOST, killed=True)
+        assert not (tmp_path / "stopped").exists()
+
+    def test_what_a_child_leaves_behind_is_ended(self, tmp_path: Path) -> None:
+        assert run(tmp_path, STUBBORN) == Ending(0, None, killed=False)
+        assert not is_alive(pid_in(tmp_path / "grandchild"))
+
+    def test_what_a_killed_child_leaves_behind_is_ended(self, tmp_path: Path) -> None:
+        code = STUBBORN + "import os\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+        assert run(tmp_path, code) == Ending(-signal.SIGSEGV, None, killed=False)
+        assert not is_alive(pid_in(tmp_path / "grandchild"))
+
+
+class TestGroup:
+    def test_one_that_has_ended_and_nobody_waited_for_is_not_alive(self) -> None:
+        process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+        wait_until(lambda: not is_alive(process.pid), lambda: "it goes on")
+        # The kernel still knows the group.
+        os.killpg(process.pid, 0)
+        assert not group.is_alive(process.pid)
+        process.wait()
+        assert not group.is_alive(process.pid)
+
+    def test_the_end_is_certain(self) -> None:
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        assert group.is_alive(process.pid)
+        group.end(process.pid)
+        assert not is_alive(process.pid)
+        process.wait()
+
+
+class TestListening:
+    def test_news_and_lines_arrive(self, tmp_path: Path) -> None:
+        progress = {"progress": {"phase": "train", "step": 1}}
+        written = {"checkpoint": {"step": 1, "total": 2, "folder": "/x"}}
+        code = (
+            "import sys\n"
+            f"print({json.dumps(progress)!r}); print('no news'); print({json.dumps(written)!r}); print('{{\"prog')\n"
+            "print('\\x1b[31mred\\x1b[0m', file=sys.stderr)\n"
+        )
+        listener = Listener()
+        assert run(tmp_path, code, listener=listener).status == 0
+        assert [news.model_dump(exclude_none=True, exclude_defaults=True) for news in listener.heard] == [
+            progress,
+            written,
+        ]
+        assert listener.lines == ["red"]
+        assert (tmp_path / LOG_FILE).read_bytes() == b"\x1b[31mred\x1b[0m\n"
+
+    def test_a_traceback_arrives_whole(self, tmp_path: Path) -> None:
+        listener = Listener()
+        assert run(tmp_path, "def f():\n    raise ValueError('why')\nf()", listener=listener).status == 1
+        assert listener.lines[0] == "Traceback (most recent call last):"
+        assert listener.lines[-1] == "ValueError: why"
+
+    def test_one_that_talks_without_end_is_neither_stopped_nor_passed_on(self, tmp_path: Path) -> None:
+        listener = Listener()
+        code = "import sys\nfor n in range(20000): print('line', n, file=sys.stderr)"
+        assert run(tmp_path, code, listener=listener).status == 0
+        assert 100 <= len(listener.lines) < 1000
+        assert "more lines came at once" in listener.lines[-1]
+        assert (tmp_path / LOG_FILE).read_text().endswith("line 19999\n")
+
+    def test_no_secret_is_in_its_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        secrets = {
+            "ADAPTERCTL_TOKEN": "actl_hunter2",
+            "ADAPTERCTL_SIGNING_PASSWORD": "hunter2",
+            "ADAPTERCTL_SIGNING_KEY": "/hunter2.pem",
+            "REGISTRY_BROKER_URL": "redis://:hunter2@broker/0",
+            "HF_TOKEN": "hf_hunter2",
+            "AWS_SECRET_ACCESS_KEY": "hunter2",
+            "WANDB_API_KEY": "hunter2",
+            "https_proxy": "http://who:hunter2@proxy:3128",
+            "ANYTHING": "postgresql://who:hunter2@host/db",
+        }
+        for name, value in {**secrets, "HF_HOME": "/models", "OMP_NUM_THREADS": "2"}.items():
+            monkeypatch.setenv(name, value)
+        listener = Listener()
+        code = "import json, os, sys\nfor pair in os.environ.items(): print(*pair, sep='=', file=sys.stderr)"
+        assert run(tmp_path, code, listener=listener).status == 0
+        said = "\n".join(listener.lines)
+        assert "hunter2" not in said
+        for line in ("HF_HOME=/models", "OMP_NUM_THREADS=2", "TOKENIZERS_PARALLELISM=false", f"{PARENT_VARIABLE}="):
+            assert line in said
+
+
+class TestDyingWithTheWorker:
+    def test_a_killed_worker_takes_its_child_along(self, tmp_path: Path) -> None:
+        # The real child, at the earliest moment: it still imports.
+        code = "import time\nfrom workers.process import Child\nprint(Child().pid, flush=True)\ntime.sleep(600)"
+        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert worker.stdout is not None
+        with worker.stdout:
+            pid = int(worker.stdout.readline())
+        assert is_alive(pid)
+        worker.kill()
+        worker.wait()
+        wait_until(lambda: not is_alive(pid), lambda: f"{pid} goes on", timeout_s=60)
+
+    def test_a_child_whose_worker_is_gone_already_ends(self, tmp_path: Path) -> None:
+        environment = {**os.environ, PARENT_VARIABLE: "1" if os.getppid() != 1 else "2"}
+        command = [sys.executable, "-m", "workers.child", str(tmp_path)]
+        ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+        assert ended.returncode == 1
+        # It did not so much as look for its order.
+        assert ended.stderr == b""
+
+
+#: Takes its folder as the real child does.
+PATIENT = """
+import json, os, pathlib, sys
+print("imported", file=sys.stderr, flush=True)
+warm = len(sys.argv) == 1
+line = json.dumps(sys.argv[1]) if not warm else sys.stdin.readline()
+if not line: sys.exit(0)
+(pathlib.Path(json.loads(line)) / "did").write_text(f"{os.getpid()} {warm}")
+"""
+
+
+class TestSpare:
+    def carry_out(self, spare: Spare, folder: Path) -> tuple[int, bool, list[str]]:
+        """Return by which process, and whether it waited, and what it said."""
+        folder.mkdir()
+        listener = Listener()
+        assert spare.take(folder).run(folder, listener, Watch()).status == 0
+        pid, warm = (folder / "did").read_text().split()
+        return int(pid), warm == "True", listener.lines
+
+    def test_one_waits_and_is_used_once(self, tmp_path: Path) -> None:
+        spare = Spare(warm=True, program=("-c", PATIENT))
+        spare.prepare()
+        assert spare._child is not None
+        waiting = spare._child.pid
+        # Another is not made while one waits.
+        spare.prepare()
+        assert spare._child.pid == waiting
+        # In a folder with a name that a shell would stumble over.
+        assert self.carry_out(spare, tmp_path / "a\n'b' \u00e9") == (waiting, True, ["imported"])
+        pid, warm, _ = self.carry_out(spare, tmp_path / "second")
+        assert (pid != waiting, warm) == (True, False)
+        spare.prepare()
+        assert self.carry_out(spare, tmp_path / "third")[1] is True
+
+    def test_without_warm_there_is_none(self, tmp_path: Path) -> None:
+        spare = Spare(warm=False, program=("-c", PATIENT))
+        spare.prepare()
+        assert spare._child is None
+        assert self.carry_out(spare, tmp_path / "cold")[1] is False
+
+    def test_one_that_has_died_is_replaced_by_a_cold_one(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spare = Spare(warm=True, program=("-c", PATIENT))
+        spare.prepare()
+        assert spare._child is not None
+        os.kill(spare._child.pid, signal.SIGKILL)
+        wait_until(lambda: spare._child is not None and spare._child.has_ended, lambda: "it goes on")
+        assert self.carry_out(spare, tmp_path / "job")[1] is False
+        assert "begins cold" in caplog.text
+
+    def test_it_ends_when_it_is_not_wanted(self) -> None:
+        spare = Spare(warm=True, program=("-c", PATIENT))
+        spare.prepare()
+        assert spare._child is not None
+        pid = spare._child.pid
+        spare.end()
+        assert not is_alive(pid)
+
+    def test_the_real_one_has_imported_all_and_touched_no_card(self) -> None:
+        code = (
+            "import io, sys\nfrom workers import child\nsys.stdin = io.StringIO('\"/order\"\\n')\n"
+            "assert str(child._wait_warm()) == '/order'\nimport torch\n"
+            "assert {'transformers', 'peft', 'trl', 'bitsandbytes', 'workers.pipelines.train'} <= set(sys.modules)\n"
+            "assert not torch.cuda.is_initialized()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,132 @@
+"""A worker's settings and its log lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import processes
+
+from sdk.cache import Cache
+from sdk.errors import InvalidInput
+from workers import machine
+from workers.settings import WorkerSettings, parse_queues
+
+VARIABLES = ("NAME", "QUEUES", "GRACE_S", "WARM", "LOG_LEVEL", "LOG_FORMAT", "STOP_FILE", "SHARED_PATHS")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRY_BROKER_URL", raising=False)
+    for name in VARIABLES:
+        # Set first, so that what the test itself sets is taken back too.
+        monkeypatch.setenv(f"ADAPTER_WORKER_{name}", "")
+        monkeypatch.delenv(f"ADAPTER_WORKER_{name}")
+
+
+def test_the_defaults() -> None:
+    settings = WorkerSettings.from_env()
+    assert settings.queues == ("gpu", "cpu")
+    assert settings.grace_s == 30
+    assert settings.warm
+    assert (settings.log_level, settings.log_format, settings.stop_file) == ("INFO", "text", None)
+
+
+def test_what_is_handed_down_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(
+        WorkerSettings.from_env(), name="gpu-1", queues=("cpu",), log_level="DEBUG", stop_file=Path("/cache/stop-1")
+    )
+    for name in ("NAME", "QUEUES", "LOG_LEVEL", "STOP_FILE"):
+        monkeypatch.setenv(f"ADAPTER_WORKER_{name}", "")
+    settings.hand_down()
+    assert WorkerSettings.from_env() == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ADAPTER_WORKER_GRACE_S", "soon"),
+        ("ADAPTER_WORKER_GRACE_S", "0"),
+        ("ADAPTER_WORKER_GRACE_S", "nan"),
+        ("ADAPTER_WORKER_WARM", "yes"),
+        ("ADAPTER_WORKER_LOG_FORMAT", "xml"),
+        ("ADAPTER_WORKER_LOG_LEVEL", "LOUD"),
+        ("ADAPTER_WORKER_QUEUES", "gpu,tpu"),
+        ("ADAPTER_WORKER_QUEUES", ","),
+        ("REGISTRY_BROKER_URL", "amqp://user:hunter2@host"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_not_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput) as raised:
+        WorkerSettings.from_env()
+    assert name in raised.value.message or raised.value.param == "queue"
+    assert "hunter2" not in raised.value.message
+
+
+def test_queues_are_kept_in_one_order() -> None:
+    assert parse_queues(" cpu , gpu,cpu") == ("gpu", "cpu")
+    assert parse_queues("cpu") == ("cpu",)
+
+
+def test_a_worker_says_what_it_listens_to(tmp_path: Path) -> None:
+    settings = replace(WorkerSettings.from_env(), name="w", queues=("cpu",))
+    assert machine.describe(settings, Cache(tmp_path)).queues == ["cpu"]
+
+
+SPEAK = """
+import logging, threading
+from workers import logs
+from workers.settings import WorkerSettings
+logs.configure(WorkerSettings.from_env())
+log = logging.getLogger("workers.test")
+log.info("before")
+with logs.about("0123456789ab", 3):
+    thread = threading.Thread(target=log.warning, args=("within %s", "a thread"))
+    thread.start()
+    thread.join()
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception("it broke")
+log.debug("too quiet")
+log.info("after")
+"""
+
+
+def spoken(log_format: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SPEAK],
+        env=processes.environment(ADAPTER_WORKER_LOG_FORMAT=log_format),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stderr.splitlines()
+
+
+def test_lines_of_an_attempt_say_which_as_text() -> None:
+    lines = spoken("text")
+    assert lines[0].endswith(" INFO workers.test before")
+    assert lines[1].endswith(" WARNING workers.test job=0123456789ab attempt=3 within a thread")
+    assert "ValueError: why" in lines
+    assert lines[-1].endswith(" INFO workers.test after")
+
+
+def test_lines_of_an_attempt_say_which_as_json() -> None:
+    before, within, broke, after = (json.loads(line) for line in spoken("json"))
+    assert {key: value for key, value in before.items() if key != "at"} == {
+        "level": "INFO",
+        "logger": "workers.test",
+        "message": "before",
+    }
+    assert (within["message"], within["job"], within["attempt"]) == ("within a thread", "0123456789ab", 3)
+    assert "ValueError: why" in broke["exception"]
+    assert "job" not in after
+    assert logging.getLevelName(logging.INFO) == after["level"]

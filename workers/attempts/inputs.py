@@ -1,0 +1,69 @@
+"""What an attempt works on, in the node's cache: fetched once, and held there as long as the attempt lasts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from sdk.bases import ScannedBase
+from sdk.client import Client
+from sdk.fetching import fetch
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.work import BaseSource
+from workers import bases
+from workers.transfers import Transfers
+
+
+class Inputs:
+    """The bases, versions and datasets of one attempt."""
+
+    def __init__(self, client: Client, transfers: Transfers) -> None:
+        self._client = client
+        self._transfers = transfers
+        #: What of the cache nobody may prune meanwhile.
+        self._kept = ExitStack()
+        self._bases: list[ScannedBase] = []
+        self._adapters: dict[str, Path] = {}
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._kept.__exit__(kind, error, at)
+
+    def base(self, source: BaseSource) -> ScannedBase:
+        """Obtain a base; register one that is new, from a hub."""
+        found = next((base for base in self._bases if base.registration.fingerprint == source.fingerprint), None)
+        if found is not None:
+            return found
+        scanned = bases.obtain(self._client, source, self._transfers.on_bytes("hashing base", 0))
+        if source.fingerprint is None:
+            self._client.register_base(scanned.registration)
+        self._bases.append(scanned)
+        self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
+        return scanned
+
+    def adapter(self, manifest: Manifest) -> Path:
+        """Return the folder of a version's files."""
+        # A lock that this attempt holds already would be in its own way.
+        while manifest.digest not in self._adapters:
+            folder = self._client.fill_cache(manifest)
+            kept = self._client.cache.lock(manifest.digest, shared=True)
+            with ExitStack() as stack:
+                stack.enter_context(kept)
+                # Between the two another process may have pruned the cache.
+                if folder.is_dir():
+                    self._adapters[manifest.digest] = folder
+                    self._kept.push(stack.pop_all())
+        return self._adapters[manifest.digest]
+
+    def dataset(self, digest: str) -> Path:
+        """Return a dataset's file."""
+        path = self._client.cache.blob(digest)
+        with self._client.cache.lock(digest):
+            if not path.is_file():
+                origin = self._client.locate_data(digest)
+                fetch(origin, path, self._transfers.on_bytes("fetching data", origin.size_bytes))
+        self._client.cache.used(path)
+        return path

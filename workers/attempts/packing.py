@@ -1,0 +1,22 @@
+"""A folder of files as a manifest, and where the bytes of each lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.transfer import hash_file
+
+
+def pack(
+    folder: Path, *, kind: Literal["merged", "checkpoint"], base_fingerprint: str
+) -> tuple[Manifest, dict[str, Path]]:
+    """Return the manifest of the files in `folder`, and their paths by SHA-256."""
+    files = []
+    sources = {}
+    for path in sorted(folder.iterdir()):
+        sha256, size = hash_file(path)
+        files.append(ManifestFile(path=path.name, size_bytes=size, sha256=sha256))
+        sources[sha256] = path
+    return Manifest(kind=kind, base_fingerprint=base_fingerprint, files=files), sources

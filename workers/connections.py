@@ -1,0 +1,22 @@
+"""Clients of the worker's registry: one each for who must not wait for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sdk.client import Client
+from sdk.files import OnTransfer
+
+
+@contextmanager
+def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Client]:
+    """A client of the same registry with connections that nobody else uses. In process there are none to share."""
+    if client.config.home is not None:
+        yield client
+        return
+    own = Client(client.config.url, client.config.token, cache=client.cache.root, on_transfer=on_transfer)
+    try:
+        yield own
+    finally:
+        own.close()

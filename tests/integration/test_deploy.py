@@ -1,0 +1,198 @@
+"""docker-compose.yml and the Dockerfile: complete, confined, without secrets, and of one mind with the programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import deployment, processes
+
+from registry.settings import Settings
+from sdk.version import VERSION
+
+WANTED = {
+    "POSTGRES_PASSWORD": "pg-secret",
+    "VALKEY_PASSWORD": "valkey-secret",
+    "S3_ACCESS_KEY": "s3-access",
+    "S3_SECRET_KEY": "s3-secret",
+    "PUBLIC_HOST": "adapters.example",
+}
+WORKERS = ("worker", "worker-cpu")
+needs_compose = pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="docker-compose is not installed: apt-get install docker-compose"
+)
+
+
+def compose(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run docker-compose, which needs no engine for this, with these variables and no others."""
+    command = ["docker-compose", "--env-file", "/dev/null", "--file", str(deployment.COMPOSE), "--profile", "cpu"]
+    return subprocess.run(
+        [*command, "config", *args],
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    """The services as docker-compose understands them."""
+    done = compose("--format", "json", env=WANTED)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
+    return found
+
+
+@needs_compose
+def test_the_compose_file_is_sound() -> None:
+    done = compose("-q", env=WANTED)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_compose
+@pytest.mark.parametrize("missing", WANTED)
+@pytest.mark.parametrize("how", ["unset", "empty"])
+def test_the_compose_file_is_refused_without_a_secret(missing: str, how: str) -> None:
+    env = {**WANTED, missing: ""} if how == "empty" else {key: WANTED[key] for key in WANTED if key != missing}
+    done = compose("-q", env=env)
+    assert done.returncode != 0
+    assert f"set {missing} in .env" in done.stderr
+
+
+def test_what_the_compose_file_asks_for_is_what_is_tried_above() -> None:
+    text = deployment.COMPOSE.read_text()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == set(WANTED)
+    assert set(re.findall(r"\$\{(\w+)", text)) == {*WANTED, "S3_PUBLIC_ENDPOINT_URL", "BIND_ADDRESS"}
+
+
+@needs_compose
+def test_every_service_is_confined(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        if not service["image"].startswith("adapterctl-"):
+            assert service["user"] in ("postgres", "valkey", "1000:1000"), name
+            assert re.search(r":\d+(\.\d+)*$", service["image"]), f"{name}: pin the version"
+
+
+@needs_compose
+def test_what_runs_on_says_how_it_is(services: dict[str, dict[str, Any]]) -> None:
+    lasting = {name for name, service in services.items() if service["restart"] == "unless-stopped"}
+    assert lasting == {"postgres", "valkey", "s3", "api", "reconciler", *WORKERS}
+    assert {name for name, service in services.items() if service["restart"] == "no"} == set(services) - lasting
+    for name in lasting:
+        assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+
+
+@needs_compose
+def test_a_worker_holds_no_credentials_but_its_own(services: dict[str, dict[str, Any]]) -> None:
+    for name in WORKERS:
+        worker = services[name]
+        text = json.dumps(worker)
+        for secret in ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+            assert WANTED[secret] not in text, name
+        assert "database" not in worker["networks"], name
+    (device,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert "deploy" not in services["worker-cpu"]
+
+
+@needs_compose
+def test_a_worker_has_time_for_its_last_checkpoint(services: dict[str, dict[str, Any]]) -> None:
+    for name in WORKERS:
+        minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services[name]["stop_grace_period"]).groups("0")  # type: ignore[union-attr]
+        assert 60 * int(minutes) + int(seconds) >= int(services[name]["environment"]["ADAPTER_WORKER_GRACE_S"]) + 30
+
+
+@needs_compose
+def test_published_ports_are_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+    published = {name: port for name, service in services.items() for port in service.get("ports", [])}
+    assert set(published) == {"api", "s3"}
+    assert {port["host_ip"] for port in published.values()} == {"127.0.0.1"}
+
+
+@needs_compose
+def test_the_registry_reads_what_the_compose_file_gives_it(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("api", "reconciler", "migrate", "worker-token"):
+        settings = Settings.from_env(services[name]["environment"])
+        assert settings.s3_public_endpoint_url == "http://adapters.example:8333"
+    assert services["s3"]["networks"]["storage"]["aliases"] == ["adapters.example"]
+
+
+def test_every_variable_that_is_named_is_one_that_a_program_reads() -> None:
+    read = {f"REGISTRY_{field.name.upper()}" for field in fields(Settings) if field.name != "embedded_home"}
+    for source in ("workers/settings.py", "sdk/config.py"):
+        read |= set(re.findall(r'"((?:ADAPTER|REGISTRY)[A-Z0-9_]+)"', (deployment.ROOT / source).read_text()))
+    files = [deployment.COMPOSE, deployment.DOCKERFILE, deployment.ROOT / "docs/deploy.md"]
+    files += [path for path in deployment.KUBERNETES.iterdir() if path.suffix in (".yaml", ".example")]
+    for path in files:
+        named = set(re.findall(r"\b(?:ADAPTER(?:CTL)?|REGISTRY)_[A-Z0-9_]+\b", path.read_text()))
+        assert named <= read, f"{path.name}: {sorted(named - read)}"
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    found = [
+        (f"{name} image", deployment.exec_form(rest))
+        for name, steps in deployment.stages().items()
+        for instruction, rest in steps
+        if instruction == "CMD"
+    ]
+    for name, service in deployment.compose_file()["services"].items():
+        found += [(name, service["command"])] if "command" in service else []
+        found += [(name, service["healthcheck"]["test"][1:])] if "healthcheck" in service else []
+    for component, pod in deployment.pods().items():
+        found += [(component, container["command"]) for container in pod["containers"]]
+    scripts = [(where, words[-1]) for where, words in found if words[0] == "sh"]
+    found += [
+        (where, part.split(">")[0].split())
+        for where, script in scripts
+        for part in re.findall(r"adapter-[^\n&;}]+", script)
+    ]
+    return [(where, words) for where, words in found if words[0].startswith("adapter-")]
+
+
+@pytest.mark.parametrize(("where", "words"), _commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_command_is_one_that_the_programs_take(where: str, words: list[str]) -> None:
+    deployment.check_command(words)
+
+
+def test_all_commands_were_looked_at() -> None:
+    assert {where for where, _ in _commands()} >= {
+        "registry image",
+        "worker image",
+        "migrate",
+        "reconciler",
+        "worker-token",
+    }
+
+
+@pytest.mark.parametrize(
+    "dockerfile", sorted((deployment.ROOT / "deploy").rglob("*Dockerfile*")), ids=lambda path: path.name
+)
+def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
+    done = subprocess.run([processes.BIN / "hadolint", dockerfile], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_images_are_pinned_and_end_in_order() -> None:
+    stages = deployment.stages()
+    assert set(stages) == {"build", "registry", "worker"}
+    for name, steps in stages.items():
+        assert re.match(r"python:3\.\d+-slim-\w+ AS ", deployment.only(steps, "FROM")), name
+        if name != "build":
+            assert deployment.only(steps, "USER") == "10001:10001"
+            assert deployment.only(steps, "STOPSIGNAL") == "SIGTERM"
+            assert deployment.exec_form(deployment.only(steps, "HEALTHCHECK").partition("CMD ")[2])
+
+
+def test_every_image_of_ours_is_of_this_version() -> None:
+    text = deployment.COMPOSE.read_text() + deployment.DOCKERFILE.read_text()
+    assert set(re.findall(r"adapterctl-(?:registry|worker):(\S+)", text)) == {VERSION}

@@ -1,0 +1,127 @@
+"""What builds the images, step by step in empty virtual environments: no container engine is needed for that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import deployment, processes
+
+pytestmark = pytest.mark.slow
+
+STAGES = deployment.stages()
+
+
+def shell(script: str, venv: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a RUN step as an image would, where `pip` and `python` are those of `venv`."""
+    env = processes.environment(
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+        PIP_NO_COMPILE="1",
+        PATH=os.pathsep.join([str(venv / "bin"), os.environ["PATH"]]),
+    )
+    done = subprocess.run(["sh", "-euc", script], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+def new_environment(folder: Path) -> Path:
+    """Make a virtual environment with nothing but pip."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder
+
+
+def installation(stage: str, wheels: Path) -> str:
+    """Return the step that installs an image's programs, with its wheels elsewhere."""
+    (step,) = [rest for name, rest in STAGES[stage] if name == "RUN" and rest.startswith("pip install")]
+    assert f"[{stage}]" in step
+    return step.replace("/wheels/", f"{wheels}/")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment for steps that install nothing."""
+    return new_environment(tmp_path_factory.mktemp("empty") / "venv")
+
+
+@pytest.fixture(scope="module")
+def wheels(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage `build`: from nothing but what it copies, and that the build context has."""
+    source, wheels = tmp_path_factory.mktemp("src"), tmp_path_factory.mktemp("wheels")
+    ignored = deployment.ROOT.joinpath(".dockerignore").read_text().split()
+    assert "*" in ignored, "the context is what is listed"
+    for name, rest in STAGES["build"]:
+        if name == "COPY":
+            *copied, target = rest.split()
+            for item in copied:
+                assert f"!{item}" in ignored, f"{item} is not in the build context"
+                if (deployment.ROOT / item).is_dir():
+                    shutil.copytree(
+                        deployment.ROOT / item, source / target, ignore=shutil.ignore_patterns("__pycache__")
+                    )
+                else:
+                    shutil.copy(deployment.ROOT / item, source / target)
+    shell(deployment.only(STAGES["build"], "RUN").replace("/wheels", str(wheels)), empty, source)
+    return wheels
+
+
+@pytest.fixture(scope="module")
+def registry_image(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment that the image `registry` has."""
+    venv = new_environment(tmp_path_factory.mktemp("registry") / "venv")
+    shell(installation("registry", wheels), venv, wheels)
+    return venv
+
+
+def test_the_registry_image_is_light_and_whole(registry_image: Path, tmp_path: Path) -> None:
+    listed = shell("pip list --format json", registry_image, tmp_path).stdout
+    names = {package["name"].lower() for package in json.loads(listed)}
+    assert not names & {"torch", "transformers", "peft", "trl", "bitsandbytes", "triton"}
+    assert {"fastapi", "celery", "boto3", "psycopg"} <= names
+    assert "serve" in shell("adapter-registry --help", registry_image, tmp_path).stdout
+    assert shell("adapterctl --version", registry_image, tmp_path).stdout.startswith("adapterctl ")
+
+
+def test_the_registry_image_serves_and_says_that_it_is_healthy(registry_image: Path, tmp_path: Path) -> None:
+    port = str(processes.free_port())
+    health = deployment.exec_form(deployment.only(STAGES["registry"], "HEALTHCHECK").partition("CMD ")[2])
+    check, serve = (
+        [str(registry_image / "bin" / words[0]), *(word.replace("8080", port) for word in words[1:])]
+        for words in (health, deployment.exec_form(deployment.only(STAGES["registry"], "CMD")))
+    )
+    env = processes.environment(
+        REGISTRY_DATABASE_URL=f"sqlite:///{tmp_path}/registry.sqlite3", REGISTRY_STORAGE_URL=f"file://{tmp_path}/files"
+    )
+    migrate = [str(registry_image / "bin/adapter-registry"), "db", "upgrade"]
+    assert subprocess.run(migrate, env=env, cwd=tmp_path, check=False).returncode == 0
+
+    def healthy() -> bool:
+        return subprocess.run(check, env=env, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+    assert not healthy()
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(serve, env=env, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not healthy():
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert not healthy()
+
+
+def test_the_worker_image_can_be_installed(wheels: Path, empty: Path, tmp_path: Path) -> None:
+    # Only resolved: with CUDA's libraries it is several gigabytes.
+    step = installation("worker", wheels).replace("pip install", f"pip install --dry-run --quiet --report {tmp_path}/r")
+    shell(step, empty, tmp_path)
+    report = json.loads((tmp_path / "r").read_text())
+    names = {item["metadata"]["name"].lower() for item in report["install"]}
+    assert {"adapterctl", "torch", "transformers", "peft", "trl", "bitsandbytes", "celery"} <= names
+    assert not names & {"sqlalchemy", "fastapi", "boto3", "psycopg"}, "a worker needs neither database nor store"

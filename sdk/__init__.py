@@ -78,6 +78,7 @@ _HOME_OF = {
 
 #: Methods of the client that are also functions of this module, on the default client.
 _ON_DEFAULT_CLIENT = (
+    "capacity",
     "diff",
     "get",
     "job",
@@ -93,6 +94,7 @@ _ON_DEFAULT_CLIENT = (
     "submit_merge",
     "submit_training",
     "versions",
+    "workers",
 )
 
 __all__ = [

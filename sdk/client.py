@@ -11,19 +11,16 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sdk import config, hub, transfer
 from sdk.bases import ScannedBase, scan_base
 from sdk.cache import Cache
-from sdk.catalog import CatalogClient
 from sdk.checks import (
     CheckedData,
     build,
     check_data,
-    check_job_id,
     check_name,
     check_targets,
     parse_ref,
@@ -41,7 +38,6 @@ from sdk.removal import RemovalClient
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseView, Method, Publication, Published, VersionView
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
     BaseChoice,
     EvaluationRequest,
@@ -54,6 +50,8 @@ from sdk.schemas.jobs import (
 from sdk.schemas.refs import is_folder, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.wire import Wire
+from sdk.terms import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
+from sdk.tracking import TrackingClient
 from sdk.transport import Transport
 
 
@@ -69,7 +67,7 @@ class PushReport(NamedTuple):
     named_base: str | None
 
 
-class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
+class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -154,17 +152,31 @@ class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
         base: str | Path,
         data: str | Path,
         eval_data: str | Path | None = None,
+        checkpoint_every: str | None = None,
+        from_checkpoint: str | None = None,
         priority: int = 0,
+        timeout: float | str | None = None,
+        device: Literal["any", "cuda"] | None = None,
+        memory: int | None = None,
         idempotency_key: str | None = None,
         **spec: Any,
     ) -> Job:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). Raises
-        InvalidInput for values and rows, NotFound for files and bases.
+        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It writes down
+        how far it is `checkpoint_every` "10m", "90s", "50steps" or "never", and goes on `from_checkpoint` "JOB" or
+        "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h"; it
+        goes to a worker with that `device` and `memory` in bytes free, else to one that the registry reckons to have
+        enough. Raises InvalidInput for values and rows, NotFound for files, bases and checkpoints.
         """
         namespace = namespace_of(check_name(adapter)) or "-"
         checked = build(TrainingSpec, **spec)
+        terms = {
+            "priority": priority,
+            "timeout_s": None if timeout is None else parse_duration(timeout),
+            "needs": needs_of(device, memory),
+        }
+        policy, earlier = checkpoint_policy(checkpoint_every), checkpoint_ref(from_checkpoint)
         # Everything is looked at before anything is sent: what is refused leaves nothing behind.
         rows = check_data(data)
         held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
@@ -174,8 +186,10 @@ class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
             data=self._send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._send_data(held_out, namespace).digest,
             spec=checked,
+            checkpoint=policy,
+            from_checkpoint=earlier,
         )
-        return self._submit(request, priority, idempotency_key)
+        return self._submit(request, idempotency_key, **terms)
 
     def submit_evaluation(
         self,
@@ -200,20 +214,19 @@ class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
         if not targets:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
         request = build(EvaluationRequest, targets=targets, data=self._send_data(rows, namespace).digest, spec=checked)
-        return self._submit(request, priority, idempotency_key)
+        return self._submit(request, idempotency_key, priority=priority)
 
     def submit_merge(self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any) -> Job:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
-        return self._submit(
-            MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec)), priority, idempotency_key
-        )
+        request = MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec))
+        return self._submit(request, idempotency_key, priority=priority)
 
     def _submit(
-        self, request: TrainingRequest | EvaluationRequest | MergeRequest, priority: int, key: str | None
+        self, request: TrainingRequest | EvaluationRequest | MergeRequest, key: str | None, **terms: Any
     ) -> Job:
         # A key of our own makes a repeated POST harmless.
         headers = {"Idempotency-Key": key or secrets.token_hex(16)}
-        submission = build(JobSubmission, request=request, priority=priority)
+        submission = build(JobSubmission, request=request, **terms)
         return Job(self.call("POST", "/jobs", JobView, body=submission, headers=headers), self)
 
     def _registered(self, base: str | Path) -> BaseView:
@@ -242,30 +255,6 @@ class Client(CatalogClient, PeopleClient, RemovalClient, DeliveryClient):
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
         return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
-
-    def job(self, job_id: str) -> Job:
-        """Return a job by its id. Raises NotFound."""
-        return Job(self.job_view(job_id), self)
-
-    def jobs(self, *, state: str | None = None, limit: int = 50) -> list[Job]:
-        """The last `limit` jobs, the newest first."""
-        views = islice(self.pages("/jobs", JobView, state=state, limit=max(1, min(limit, 500))), limit)
-        return [Job(view, self) for view in views]
-
-    def job_view(self, job_id: str) -> JobView:
-        """What the registry says of a job now."""
-        return self.call("GET", f"/jobs/{check_job_id(job_id)}", JobView)
-
-    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0) -> list[Event]:
-        """Events after a cursor; waits up to `wait_s` for one."""
-        params = {"after": after, "wait_s": wait_s}
-        return self.call(
-            "GET", f"/jobs/{check_job_id(job_id)}/events", list[Event], params=params, timeout_s=wait_s + 30
-        )
-
-    def cancel_job(self, job_id: str) -> JobView:
-        """Cancel a job."""
-        return self.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
     # Bytes.
 

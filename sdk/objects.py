@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from sdk.errors import JobCancelled, JobFailed, TimedOut
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event
-from sdk.schemas.jobs import EvaluationView, JobState, JobView
+from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class Job:
             message = view.message or "it left no message"
             return JobFailed(f"job {view.id} failed ({view.reason}): {message}", reason=view.reason)
         if view.state is JobState.CANCELLED:
-            return JobCancelled(f"job {view.id} was cancelled; submit it again to run it", reason="cancelled")
+            again = f"run it again with: adapterctl jobs retry {view.id}"
+            return JobCancelled(f"job {view.id} was cancelled; {again}", reason="cancelled")
         return None
 
     def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:
@@ -117,9 +118,9 @@ class Job:
             elif not follow or self.state.is_final:
                 return
 
-    def poll_events(self, *, after: int = 0, wait_s: float = 0) -> list[Event]:
-        """Return events after the cursor `after`, waiting up to `wait_s` seconds for one."""
-        return self._client.job_events(self.id, after=after, wait_s=wait_s)
+    def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+        """Return events after the cursor `after`, only the `last` so many if given; waits up to `wait_s` seconds for one."""
+        return self._client.job_events(self.id, after=after, wait_s=wait_s, last=last)
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait until it has ended; `timeout` in seconds.
@@ -134,7 +135,8 @@ class Job:
                 raise TimedOut(
                     f"job {self.id} has not ended after {timeout:g} s; it goes on: adapterctl jobs watch {self.id}"
                 )
-            for event in self._client.job_events(self.id, after=after, wait_s=min(left, _POLL_S)):
+            # What happened before is of no interest, only that something happens.
+            for event in self._client.job_events(self.id, after=after, wait_s=min(left, _POLL_S), last=1):
                 after = event.seq
         if (error := self.error) is not None:
             raise error
@@ -144,6 +146,37 @@ class Job:
         """Ask for its end; a running one stops at its worker's next heartbeat."""
         self._view = self._client.cancel_job(self.id)
         return self
+
+    def retry(self) -> Job:
+        """Submit it once more, as a new job; a training goes on from its last checkpoint.
+
+        Raises Conflict for a job that has a result or goes on, NotAllowed, QuotaExceeded.
+        """
+        return self._client.retry_job(self.id)
+
+    def attempts(self) -> list[AttemptView]:
+        """The tries at it so far, the first one first: worker, state, reason, and when each began and ended."""
+        return self._client.attempts(self.id)
+
+    def checkpoints(self) -> list[CheckpointView]:
+        """Its checkpoints that are stored, the newest first; sizes in bytes."""
+        return self._client.checkpoints(self.id)
+
+    def publish(
+        self,
+        *,
+        step: int | None = None,
+        adapter: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> Version:
+        """Make a version of the checkpoint at a step, of the last one without; also while the job runs.
+
+        It becomes one of `adapter`, else of what the job trains. Raises NotFound, InvalidName, NotAllowed,
+        VerificationFailed where the gate refuses its bytes.
+        """
+        published = self._client.publish_checkpoint(self.id, step, adapter=adapter, tags=tags, description=description)
+        return Version(published.version, self._client)
 
     def result(self) -> Version | list[Evaluation] | MergedModel:
         """Wait, then return what it made: a Version, a list of evaluations, or a merged model."""

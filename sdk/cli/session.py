@@ -20,6 +20,8 @@ _WORTH_A_BAR_BYTES = 4_000_000
 @contextmanager
 def open_client() -> Iterator[Client]:
     """The client of the configured registry."""
+    # Importing httpx would import its own command line too, and a highlighter with that: half of its time.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     from sdk.client import Client
 
     with _watched() as on_transfer:

@@ -8,12 +8,23 @@ import click
 
 from sdk.cli.output import format_option, print_json, say
 from sdk.cli.session import open_client
+from sdk.cli.values import parse_size
 from sdk.cli.watch import watch
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 
 #: Keys that a configuration file may hold beside the fields of TrainingSpec.
-_JOB_KEYS = ("base", "data", "eval_data", "priority")
+_JOB_KEYS = (
+    "base",
+    "data",
+    "eval_data",
+    "priority",
+    "timeout",
+    "device",
+    "memory",
+    "checkpoint_every",
+    "from_checkpoint",
+)
 
 
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
@@ -41,7 +52,16 @@ _JOB_KEYS = ("base", "data", "eval_data", "priority")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
 @click.option("--max-length", type=int, help="Longest row in tokens. [default: 1024]")
 @click.option("--seed", type=int, help="[default: 0]")
-@click.option("--priority", type=int, help="Higher goes first. [default: 0]")
+@click.option(
+    "--checkpoint-every", metavar="10m|90s|50steps|never", help="Write down how far it is so often. [default: 10m]"
+)
+@click.option(
+    "--from-checkpoint", metavar="JOB[@STEP]", help="Go on where a training of the same base, data and options was."
+)
+@click.option("--priority", type=int, help="From -100 to 100; higher goes first. [default: 0]")
+@click.option("--timeout", metavar="90s|10m|2h", help="One attempt that runs longer fails. [default: no limit]")
+@click.option("--device", type=click.Choice(["any", "cuda"]), help="What its worker must have. [default: any]")
+@click.option("--memory", metavar="SIZE", help="What its worker must have free: 16GB. [default: what the base needs]")
 @click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
 @format_option
 def train_command(name: str, config_file: str | None, detach: bool, style: str, **given: Any) -> None:
@@ -54,9 +74,12 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
       adapterctl train team/sql --base ./base --data sql.csv --rank 16 --targets all-linear
       adapterctl train sql --config sql.yaml --detach --format json
+      adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
     options = _read_config(config_file) if config_file else {}
     options.update({key: value for key, value in given.items() if value is not None})
+    if "memory" in options:
+        options["memory"] = _as_bytes(options["memory"])
     for required in ("base", "data"):
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
@@ -120,6 +143,13 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _as_bytes(size: Any) -> int:
+    found = parse_size(str(size))
+    if found is None:
+        raise InvalidInput(f"{str(size)[:40]!a} is no size; write 16GB, 24GiB or plain bytes", param="memory")
+    return found
 
 
 def _as_float(value: Any) -> Any:

@@ -1,54 +1,61 @@
-"""Watching a job: a live bar on a terminal, plain lines elsewhere. Ctrl-C detaches and never cancels."""
+"""Watching jobs: a live bar for each on a terminal, plain lines elsewhere. Ctrl-C detaches and never cancels."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from sdk.cli.follow import follow
 from sdk.cli.output import human_bytes, plain, say
-from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
+from sdk.schemas.jobs import JobState
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: Without a terminal a line is written at most so often, in seconds.
 _LINE_EVERY_S = 5.0
+#: A watch begins with so many of the events that there were before.
+_BEFORE = 50
+_BAR_COLUMNS = 12
+_FINAL = tuple(state.value for state in JobState if state.is_final)
+#: Colours of states on a terminal.
+COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
 def watch(job: Job, *, timeout_s: float | None = None) -> Job:
-    """Follow a job to its end and return it; the caller decides what its end means.
-
-    Ctrl-C leaves the job running, says how to come back, and exits with 130. Raises TimedOut.
-    """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    try:
-        show, close = _live() if sys.stderr.isatty() else _plain()
-        try:
-            _follow(job, show, deadline)
-        finally:
-            close()
-    except KeyboardInterrupt:
-        # The terminal shows ^C at the start of the line.
-        click.echo(err=True)
-        say(f"detached; job {job.id} goes on. Come back with: adapterctl jobs watch {job.id}")
-        sys.exit(130)
+    """Follow a job to its end and return it; see `watch_all`."""
+    watch_all([job], timeout_s=timeout_s)
     return job
 
 
-def _follow(job: Job, show: Callable[[Event], None], deadline: float | None) -> None:
-    after = 0
-    while True:
-        left = 10.0 if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            raise TimedOut(f"job {job.id} has not ended in time; it goes on: adapterctl jobs watch {job.id}")
-        found = job.poll_events(after=after, wait_s=min(left, 10.0))
-        for event in found:
-            after = event.seq
-            show(event)
-        if not found and job.state.is_final:
-            return
+def watch_all(jobs: Sequence[Job], *, timeout_s: float | None = None) -> None:
+    """Follow jobs to their end; the caller decides what their ends mean.
+
+    Ctrl-C leaves them running, says how to come back, and exits with 130. Raises TimedOut.
+    """
+    try:
+        screen: _Screen = (_Live if sys.stderr.isatty() else _Lines)(jobs)
+        try:
+            for job, event in follow(jobs, note=say, timeout_s=timeout_s, last=_BEFORE):
+                if event is None:
+                    screen.looked(job)
+                else:
+                    screen.happened(job, event)
+        finally:
+            screen.close()
+    except KeyboardInterrupt:
+        # The terminal shows ^C at the start of the line.
+        click.echo(err=True)
+        ids = " ".join(job.id for job in jobs if not job.view.state.is_final)
+        going = f"job {ids} goes on" if " " not in ids else "the jobs go on"
+        say(f"detached; {going}. Come back with: adapterctl jobs watch {ids}")
+        sys.exit(130)
 
 
 def describe(progress: Progress) -> str:
@@ -58,6 +65,8 @@ def describe(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.tokens_per_s is not None:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.lr is not None:
+        parts.append(f"lr {progress.lr:.2g}")
     if progress.memory_bytes is not None:
         parts.append(human_bytes(progress.memory_bytes))
     if progress.message:
@@ -85,57 +94,128 @@ def left_of(progress: Progress) -> str:
     return f"{hours} h {minutes:02} min left" if hours else f"{minutes} min left"
 
 
-def _plain() -> tuple[Callable[[Event], None], Callable[[], None]]:
-    last_phase, last_at = "", 0.0
-
-    def show(event: Event) -> None:
-        nonlocal last_phase, last_at
-        if event.kind == "state":
-            say(f"{event.state}{f': {event.message}' if event.message else ''}")
-        elif event.progress is not None:
-            progress = event.progress
-            if progress.phase == last_phase and time.monotonic() - last_at < _LINE_EVERY_S:
-                return
-            last_phase, last_at = progress.phase, time.monotonic()
-            parts = (count_of(progress), left_of(progress), describe(progress))
-            say(" · ".join([progress.phase, *(part for part in parts if part)]))
-
-    return show, lambda: None
+def standing_of(progress: Progress) -> str:
+    """All but the phase: "3/10 steps · 12 s left · loss 1.235"."""
+    return " · ".join(part for part in (count_of(progress), left_of(progress), describe(progress)) if part)
 
 
-def _live() -> tuple[Callable[[Event], None], Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn
-    from rich.progress import Progress as Bar
-    from rich.table import Column
+def told(event: Event) -> str:
+    """An event in words: "running: attempt 1 on gpu-7", "train · 3/10 steps", or a line of the log as it is."""
+    if event.kind == "state":
+        return ": ".join(part for part in (event.state, event.message) if part)
+    if event.progress is not None:
+        return " · ".join(part for part in (event.progress.phase, standing_of(event.progress)) if part)
+    return event.message or ""
 
-    # What a job says may hold brackets, which are no markup; what has no room is cut, so that no line wraps.
-    cut = Column(no_wrap=True, overflow="ellipsis")
-    bar = Bar(
-        SpinnerColumn(),
-        TextColumn("{task.description:<8}", markup=False),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[said]}", markup=False, table_column=cut),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.start()
-    phase, task = "", bar.add_task("queued", total=None, said="waits for a worker")
 
-    def show(event: Event) -> None:
-        nonlocal phase, task
-        if event.kind == "state":
-            bar.update(task, description=plain(event.state or ""), said=plain(event.message or ""))
-        elif event.progress is not None:
-            progress = event.progress
-            if progress.phase != phase:
-                bar.remove_task(task)
-                phase = progress.phase
-                task = bar.add_task(plain(phase), total=progress.total, said="")
-            parts = (count_of(progress), left_of(progress), describe(progress))
-            said = " · ".join(part for part in parts if part)
-            bar.update(task, completed=progress.step or 0, total=progress.total, said=said)
-        # News comes in bursts; each is drawn, so that a short phase is seen at all.
-        bar.refresh()
+class _Screen(Protocol):
+    """Where a watch is shown."""
 
-    return show, bar.stop
+    def happened(self, job: Job, event: Event) -> None:
+        """Show an event."""
+
+    def looked(self, job: Job) -> None:
+        """Show what the registry says of a job to which nothing has happened."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class _Lines:
+    """A line for what is worth one."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._named = len(jobs) > 1
+        #: Job → the phase that was told last, and when; why it waits, and when.
+        self._phase: dict[str, tuple[str, float]] = {}
+        self._waits: dict[str, tuple[str, float]] = {}
+
+    def happened(self, job: Job, event: Event) -> None:
+        """Write a line, of progress within one phase not too often; lines of logs are for `jobs logs`."""
+        now = time.monotonic()
+        if event.progress is not None:
+            phase, at = self._phase.get(job.id, ("", now))
+            if event.progress.phase != phase or now - at >= _LINE_EVERY_S:
+                self._phase[job.id] = (event.progress.phase, now)
+                self._write(job, told(event))
+        elif event.kind == "state":
+            self._write(job, told(event))
+
+    def looked(self, job: Job) -> None:
+        """Say why a job waits, where that has changed."""
+        now = time.monotonic()
+        before, at = self._waits.get(job.id, ("", now - _LINE_EVERY_S))
+        if job.view.waits not in (None, before) and now - at >= _LINE_EVERY_S:
+            self._waits[job.id] = (job.view.waits or "", now)
+            self._write(job, f"waits: {job.view.waits}")
+
+    def close(self) -> None:
+        """Nothing is to be undone."""
+
+    def _write(self, job: Job, text: str) -> None:
+        say(f"{job.id} {text}" if self._named else text)
+
+
+class _Live:
+    """A row for each job, drawn again and again in its place."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        self._jobs = jobs
+        self._spinner = Spinner("dots")
+        #: Job → its phase or state, and what is said of it.
+        self._said = {job.id: (job.view.state.value, job.view.waits or "") for job in jobs}
+        self._progress: dict[str, Progress | None] = {}
+        self._live = Live(
+            get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
+        )
+        self._live.start()
+
+    def happened(self, job: Job, event: Event) -> None:
+        """Draw it; news comes in bursts, and each is drawn, so that a short phase is seen at all."""
+        if event.progress is not None:
+            self._said[job.id] = (event.progress.phase, standing_of(event.progress))
+            self._progress[job.id] = event.progress
+        elif event.kind == "state":
+            self._said[job.id] = (event.state or "", event.message or "")
+            self._progress[job.id] = None
+        self._live.refresh()
+
+    def looked(self, job: Job) -> None:
+        """Draw why it waits."""
+        if job.view.waits is not None:
+            self._said[job.id] = (job.view.state.value, job.view.waits)
+
+    def close(self) -> None:
+        """Take the rows away."""
+        self._live.stop()
+
+    def _table(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1, 0, 0))
+        for _ in range(3 if len(self._jobs) == 1 else 4):
+            table.add_column(no_wrap=True)
+        table.add_column()
+        for job in self._jobs:
+            phase, said = self._said[job.id]
+            progress = self._progress.get(job.id)
+            total = None if progress is None else progress.total
+            bar = ProgressBar(
+                total, 0 if progress is None else progress.step or 0, width=_BAR_COLUMNS, pulse=total is None
+            )
+            final = phase in _FINAL
+            # What a job says may hold brackets, which are no markup; what has no room is cut, so that no line wraps.
+            row = [
+                Text(" ") if final else self._spinner,
+                Text(f"{plain(phase):<8}", style=COLOURS.get(phase, "")),
+                Text(" " * _BAR_COLUMNS) if final or phase == "queued" else bar,
+                Text(plain(said), no_wrap=True, overflow="ellipsis"),
+            ]
+            table.add_row(*([] if len(self._jobs) == 1 else [Text(job.id)]), *row)
+        return table

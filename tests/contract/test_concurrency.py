@@ -26,7 +26,6 @@ from support import embedded_users, registries
 from support.adapters import base_registration, save_adapter
 from support.model import Model, ModelAdapter
 from support.payloads import Payload, make_payload
-from support.postgres import PostgresServer
 from support.processes import environment
 from support.registries import World
 from support.soak import scale
@@ -40,6 +39,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, NotFound, VerificationFailed
 from sdk.schemas.artifacts import UploadRequest, UploadView
 from sdk.schemas.catalog import Published, VersionMove
+from sdk.stack.postgres import PostgresServer
 from sdk.transfer import written_whole
 
 pytestmark = pytest.mark.soak

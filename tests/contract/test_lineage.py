@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from sqlalchemy import event, insert, select, text, update
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
-from support.postgres import PostgresServer
 from support.registries import World
 
 from registry.auth.principal import LOCAL, Role
@@ -31,21 +30,12 @@ from sdk.packing import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
-from sdk.schemas.jobs import (
-    Assignment,
-    BaseChoice,
-    ClaimRequest,
-    Completion,
-    EvaluationResult,
-    JobSubmission,
-    JobView,
-    MergeResult,
-    TrainingRequest,
-    WorkerInfo,
-)
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.lineage import Edge, Lineage, VersionNode
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import DatasetUse
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
+from sdk.stack.postgres import PostgresServer
 from sdk.transfer import hash_file
 
 SEEDS = itertools.count(10_000)

@@ -18,7 +18,6 @@ from sqlalchemy import event, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
-from support.postgres import PostgresServer
 from support.registries import World
 from support.shelf import Made, Shelf, digest_of
 
@@ -32,6 +31,7 @@ from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed
 from sdk.schemas.search import SortKey
+from sdk.stack.postgres import PostgresServer
 
 
 @contextmanager

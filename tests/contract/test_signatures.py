@@ -34,8 +34,9 @@ from sdk.objects import Version as Pushed
 from sdk.packing import pack_adapter
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.catalog import Publication, Published
-from sdk.schemas.jobs import Completion, JobView
+from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import canonical_json
+from sdk.schemas.work import Completion
 from sdk.signing import sign, verify
 
 

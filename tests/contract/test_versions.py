@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
-from support.postgres import PostgresServer
 from support.registries import World
 
 from registry.auth.principal import Role
@@ -22,6 +21,7 @@ from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from sdk.packing import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.training import QuantizationRecipe
+from sdk.stack.postgres import PostgresServer
 
 SEEDS = itertools.count(70_000)
 

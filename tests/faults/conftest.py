@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from faults.places import Place, over_folder, over_seaweed
-from support.seaweed import SeaweedServer
+
+from sdk.stack.seaweed import SeaweedServer
 
 
 @pytest.fixture(scope="module")

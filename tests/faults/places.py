@@ -16,12 +16,12 @@ from faults.proxy import FaultProxy
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.registries import World
-from support.seaweed import SeaweedServer
 
 from registry.auth.principal import Role
 from registry.storage import FolderStorage, S3Options, open_storage
 from sdk.client import Client
 from sdk.folders import verify_folder
+from sdk.stack.seaweed import SeaweedServer
 
 #: Weights of rank 8 over this base have 200 kB, those of rank 120 have 3 MB.
 WIDTH = 1600

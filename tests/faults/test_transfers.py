@@ -17,7 +17,6 @@ import boto3
 import pytest
 from faults.places import BASE, Place, is_exact, leavings, make_adapter
 from faults.plans import Fault, Head, Plan, Script, Strike
-from support.seaweed import SeaweedServer
 from support.soak import scale
 
 from sdk import fetching, sending
@@ -25,6 +24,7 @@ from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound
 from sdk.folders import verify_folder
 from sdk.objects import Version
+from sdk.stack.seaweed import SeaweedServer
 
 KINDS = ("seaweed", "folder")
 

@@ -20,7 +20,6 @@ import pytest
 from support import processes, registries
 from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
-from support.postgres import PostgresServer
 from support.registries import World
 
 from registry.auth.principal import SYSTEM, Role
@@ -28,6 +27,7 @@ from registry.db import head_revision
 from registry.storage import Storage, open_storage
 from sdk.client import Client
 from sdk.errors import NotFound
+from sdk.stack.postgres import PostgresServer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "registry.md"
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from support import processes
 from support.fixtures import S3Place
-from support.seaweed import SeaweedServer
 
 from registry.settings import Settings
 from registry.storage import open_storage
+from sdk.stack.seaweed import SeaweedServer
 
 COMMAND = str(processes.BIN / "adapter-registry")
 

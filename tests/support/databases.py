@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.postgres import PostgresServer
+from sdk.stack.postgres import PostgresServer
 
 KINDS = ("sqlite", "postgresql")
 

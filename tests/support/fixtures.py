@@ -12,11 +12,11 @@ from typing import TypeVar
 import pytest
 
 from registry.storage import S3Options
+from sdk.stack.local_server import LocalServer
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.seaweed import SeaweedServer
+from sdk.stack.valkey import ValkeyServer
 from support.guard import Guard
-from support.local_server import LocalServer
-from support.postgres import PostgresServer
-from support.seaweed import SeaweedServer
-from support.valkey import ValkeyServer
 
 ServerT = TypeVar("ServerT", bound=LocalServer)
 

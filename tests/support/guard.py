@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from support.local_server import process_started_at
+from sdk.stack.identity import process_started_at
 
 
 class Guard:

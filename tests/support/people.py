@@ -15,17 +15,10 @@ import pytest
 from sdk.client import Client
 from sdk.packing import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import (
-    Assignment,
-    BaseChoice,
-    ClaimRequest,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-    WorkerInfo,
-)
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
+from sdk.stack.postgres import PostgresServer
 from support.adapters import digest, save_adapter
-from support.postgres import PostgresServer
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(700_000)

@@ -18,11 +18,14 @@ import httpx
 import psycopg
 import pytest
 
+from sdk.stack.errors import ServerError
+from sdk.stack.identity import process_started_at
+from sdk.stack.local_server import LocalServer
+from sdk.stack.loopback import free_ports
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.seaweed import SeaweedServer
+from sdk.stack.valkey import ValkeyServer
 from support.fixtures import S3Place
-from support.local_server import LocalServer, ServerError, free_ports, process_started_at
-from support.postgres import PostgresServer
-from support.seaweed import SeaweedServer
-from support.valkey import ValkeyServer
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +151,7 @@ def test_servers_end_with_a_run_that_is_killed(home: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from support.guard import Guard
-from support.valkey import ValkeyServer
+from sdk.stack.valkey import ValkeyServer
 home = Path(sys.argv[1])
 server = ValkeyServer(home)
 guard = Guard()

@@ -10,11 +10,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from support.local_server import LocalServer, ServerError, bare_environment, free_ports, new_secret
+from sdk.stack.errors import ServerError
+from sdk.stack.local_process import bare_environment
+from sdk.stack.local_server import LocalServer
+from sdk.stack.loopback import free_ports
+from sdk.stack.private import new_secret
 
 _SUPERUSER = "adapterctl"
 #: Where root's servers keep their data when the folder asked for lies below one that other users cannot enter.
@@ -24,7 +28,7 @@ _SHELTER = Path("/var/lib/adapterctl")
 class PostgresServer(LocalServer):
     """One PostgreSQL cluster. Started by root it runs as an unprivileged user, because PostgreSQL refuses root."""
 
-    name: ClassVar[str] = "postgres"
+    name = "postgres"
     # SIGINT is the fast shutdown: clients are cut off, data is written. SIGQUIT leaves recovery to the next start.
     stop_signals: ClassVar = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 
@@ -59,12 +63,12 @@ class PostgresServer(LocalServer):
         """Return the URL of one database, as SQLAlchemy spells it."""
         return f"postgresql+psycopg://{_SUPERUSER}:{self.kept['password']}@127.0.0.1:{self.kept['port']}/{database}"
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 60.0, *, wanted: Callable[[], bool] = lambda: True) -> None:
         """Start, and start again while the orphans of a killed server still hold its shared memory."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
-                return super().start(timeout_s)
+                return super().start(timeout_s, wanted=wanted)
             except ServerError as error:
                 orphaned = "pre-existing shared memory block" in str(error) or "lock file" in str(error)
                 if self.pid is not None or not orphaned or time.monotonic() > deadline_s:
@@ -161,7 +165,7 @@ class PostgresServer(LocalServer):
 
     def _healthy(self) -> bool:
         command = [str(self._bin / "pg_isready"), "-q", "-t", "5", "-h", "127.0.0.1", "-p", str(self.kept["port"])]
-        return subprocess.run(command, check=False, env=bare_environment(self.directory)).returncode == 0
+        return subprocess.run(command, check=False, env=bare_environment(self.directory)).returncode == 0  # noqa: S603
 
     def _privileges(self) -> dict[str, Any]:
         account = _unprivileged_account()
@@ -169,18 +173,24 @@ class PostgresServer(LocalServer):
             return {}
         return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
-    def _client(self, program: str, *arguments: str) -> None:
+    def has_database(self, name: str) -> bool:
+        """Say whether there is a database of that name."""
+        found = self._client("psql", "-d", "postgres", "-XAt", "-c", "SELECT datname FROM pg_database")
+        return name in found.splitlines()
+
+    def _client(self, program: str, *arguments: str) -> str:
         where = ["-h", "127.0.0.1", "-p", str(self.kept["port"]), "-U", _SUPERUSER, "--no-password"]
         environment = bare_environment(self.directory) | {"PGPASSWORD": self.kept["password"]}
-        self._run([str(self._bin / program), *where, *arguments], env=environment)
+        return self._run([str(self._bin / program), *where, *arguments], env=environment)
 
-    def _run(self, command: list[str], **options: Any) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+    def _run(self, command: list[str], **options: Any) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)  # noqa: S603
         if done.returncode != 0:
             raise ServerError(
                 f"{Path(command[0]).name} failed with status {done.returncode}. "
                 f"Its message may say what is missing:\n{done.stderr.strip() or done.stdout.strip()}"
             )
+        return str(done.stdout)
 
     def _install(self) -> Path:
         """Return the folder of the PostgreSQL release that this data belongs to, or else of the newest one."""

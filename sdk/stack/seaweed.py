@@ -5,22 +5,27 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import signal
-import urllib.error
-import urllib.request
+import subprocess
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from support.local_server import LocalServer, ServerError, free_ports, new_secret, write_private
+from sdk.stack.errors import ServerError
+from sdk.stack.local_process import bare_environment
+from sdk.stack.local_server import LocalServer
+from sdk.stack.loopback import free_ports, http_status
+from sdk.stack.private import new_secret, write_private
 
 #: SeaweedFS listens for gRPC this far above every HTTP port.
 _GRPC_OFFSET = 10_000
 _ROLES = ("master", "volume", "filer", "s3")
+_PATIENCE_S = 30.0
 
 
 class SeaweedServer(LocalServer):
     """One SeaweedFS with one administrator, whose keys are generated."""
 
-    name: ClassVar[str] = "seaweedfs"
+    name = "seaweedfs"
     # At SIGTERM it stops taking requests at once and then waits 15 s for its own parts to hang up, which they never do.
     # Killing it after three loses nothing: what it has answered for is with the operating system.
     stop_signals: ClassVar = ((signal.SIGTERM, 3.0),)
@@ -36,6 +41,10 @@ class SeaweedServer(LocalServer):
         return [number for port in self.kept["ports"].values() for number in (port, port + _GRPC_OFFSET)]
 
     @property
+    def main_port(self) -> int:
+        return int(self.kept["ports"]["s3"])
+
+    @property
     def access_key(self) -> str:
         """The administrator's access key id."""
         return str(self.kept["access_key"])
@@ -49,28 +58,31 @@ class SeaweedServer(LocalServer):
         """End the server and clear away the sockets that it leaves in /tmp."""
         super().stop()
         for role, port in self.kept["ports"].items():
-            Path(f"/tmp/seaweedfs-{role}-grpc-{port + _GRPC_OFFSET}.sock").unlink(missing_ok=True)
+            Path(f"/tmp/seaweedfs-{role}-grpc-{port + _GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108 - its choice
 
     def create_bucket(self, bucket: str) -> None:
         """Create a bucket; harmless where it exists."""
-        import boto3
-        from botocore.config import Config
-
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            region_name=self.region,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
+        ports = self.kept["ports"]
+        command = [str(_program()), "shell", *(f"-{role}=127.0.0.1:{ports[role]}" for role in ("master", "filer"))]
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while True:
+            done = subprocess.run(  # noqa: S603
+                command,
+                input=f"s3.bucket.create -name {bucket}\n",
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PATIENCE_S,
+                cwd=self.directory,
+                env=bare_environment(self.directory),
+            )
+            said = done.stdout + done.stderr
+            if done.returncode == 0 or f"bucket {bucket} already exists" in said:
+                return
             # The first requests after a start may come before the parts have found each other.
-            config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "total_max_attempts": 10}),
-        )
-        try:
-            client.create_bucket(Bucket=bucket)
-        except (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
-            pass
-        finally:
-            client.close()
+            if time.monotonic() > deadline_s:
+                raise ServerError(f"SeaweedFS did not make the bucket {bucket}. Read {self.log_path}; it said:\n{said}")
+            time.sleep(0.2)
 
     def _choose(self) -> dict[str, Any]:
         ports = free_ports(len(_ROLES), twin_offset=_GRPC_OFFSET)
@@ -131,12 +143,7 @@ class SeaweedServer(LocalServer):
         ]
 
     def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5.0) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
+        return http_status(self.kept["ports"]["s3"], "/healthz") == 200
 
     @property
     def _identities(self) -> Path:

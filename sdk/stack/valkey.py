@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import socket
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from support.local_server import LocalServer, ServerError, free_ports, new_secret, write_private
+from sdk.stack.errors import ServerError
+from sdk.stack.local_server import LocalServer
+from sdk.stack.loopback import free_ports
+from sdk.stack.private import new_secret, write_private
 
 
 class ValkeyServer(LocalServer):
     """One Valkey server whose data survives `kill -9`."""
 
-    name: ClassVar[str] = "valkey"
+    name = "valkey"
 
     @property
     def url(self) -> str:

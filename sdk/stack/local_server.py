@@ -1,0 +1,75 @@
+"""A server process over one folder, whose ports and secrets are chosen once and kept there."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from sdk.stack.errors import ServerError
+from sdk.stack.local_process import LocalProcess
+from sdk.stack.loopback import is_taken
+from sdk.stack.private import write_private
+
+
+class LocalServer(LocalProcess):
+    """One server on 127.0.0.1. Ports, password and data are found again by a second object over the folder."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._kept: dict[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients find the server, password included."""
+
+    @property
+    @abstractmethod
+    def ports(self) -> list[int]:
+        """Every port on which the server listens for clients."""
+
+    @abstractmethod
+    def _choose(self) -> dict[str, Any]:
+        """Return the ports and secrets of a new folder, as JSON values; they are kept for its life."""
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The ports and secrets of this folder, chosen at the first start."""
+        if self._kept is None:
+            path = self.directory / f"{self.name}.json"
+            try:
+                self._kept = dict(json.loads(path.read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                self._make_directory()
+                self._kept = self._choose()
+                write_private(path, json.dumps(self._kept, indent=2) + "\n")
+        return self._kept
+
+    def choose_beside(self, taken: Collection[int]) -> None:
+        """Choose ports and secrets, if that was not done, and no port that is `taken` by others who do not listen yet."""
+        path = self.directory / f"{self.name}.json"
+        was_chosen = path.exists()
+        while not was_chosen and not set(self.ports).isdisjoint(taken):
+            path.unlink()
+            self._kept = None
+
+    def _launch(self) -> None:
+        self._require_ports()
+        super()._launch()
+
+    def _require_ports(self) -> None:
+        """Raise ServerError where another program listens on a kept port: its answers would pass for ours."""
+        deadline_s = time.monotonic() + 2.0
+        for port in self.ports:
+            while is_taken(port):
+                # The last connections of a server that was killed may take a moment to go.
+                if time.monotonic() > deadline_s:
+                    raise ServerError(
+                        f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "
+                        f"End it, or remove {self.directory / f'{self.name}.json'} to have new ports chosen."
+                    )
+                time.sleep(0.05)

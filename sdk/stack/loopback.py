@@ -1,0 +1,88 @@
+"""What listens on 127.0.0.1: ports that are free, servers that answer, connections that stand."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import random
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdk.stack.errors import ServerError
+
+#: Ports are taken below Linux's ephemeral range (32768 and up), so that no outgoing connection can sit on a kept one.
+_LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_767
+_ESTABLISHED = "01"
+
+
+def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
+    """Return `count` different ports of 127.0.0.1 on which nothing listens, each with its twin at `twin_offset`."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in _candidates(_HIGHEST_PORT - twin_offset):
+            with contextlib.ExitStack() as attempt:
+                try:
+                    for number in {port, port + twin_offset}:
+                        listener = attempt.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                        listener.bind(("127.0.0.1", number))
+                except OSError:
+                    continue
+                # Holding the sockets until all are found keeps one port from being the twin of another.
+                held.push(attempt.pop_all())
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise ServerError(f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. End what listens there.")
+
+
+def is_taken(port: int) -> bool:
+    """Say whether a program listens on a port of 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Without this, connections that ended within the last minute would count as well.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def http_status(port: int, path: str, *, token: str | None = None) -> int:
+    """Return the status of a GET, past any proxy that the environment names. Raises OSError where nothing answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        return connection.getresponse().status
+    except http.client.HTTPException as error:
+        raise OSError(f"port {port} of 127.0.0.1 does not speak HTTP") from error
+    finally:
+        connection.close()
+
+
+def is_connected(pid: int, port: int) -> bool:
+    """Say whether a process is connected to a port of 127.0.0.1; where the system doesn't tell, that it is."""
+    if not Path("/proc/self/fd").exists():
+        return True
+    remote = f"0100007F:{port:04X}"
+    sockets = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[2] == remote and fields[3] == _ESTABLISHED:
+            sockets.add(f"socket:[{fields[9]}]")
+    return any(_target(entry) in sockets for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _target(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:
+        # Closed since it was listed.
+        return ""
+
+
+def _candidates(highest: int) -> Iterator[int]:
+    ports = range(_LOWEST_PORT, highest + 1)
+    # Ports are not secrets: any spread will do that makes two runs on one machine unlikely to meet.
+    yield from random.Random(secrets.randbits(64)).sample(ports, k=min(len(ports), 2_000))  # noqa: S311

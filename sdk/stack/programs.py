@@ -1,0 +1,189 @@
+"""The registry's server and the workers of a stack, as processes; and the tokens that they are used with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sdk.stack.errors import ServerError
+from sdk.stack.local_process import LocalProcess
+from sdk.stack.local_server import LocalServer
+from sdk.stack.loopback import free_ports, http_status, is_connected
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.private import write_private
+from sdk.stack.seaweed import SeaweedServer
+from sdk.stack.valkey import ValkeyServer
+
+_BUCKET = "adapterctl"
+_DATABASE = "registry"
+_SERVER_PROCESSES = 2
+_ROLES = ("admin", "worker")
+#: Another registry's settings, and keys to stores, are no business of this one.
+_KEPT_AWAY = ("ADAPTERCTL_", "REGISTRY_", "AWS_")
+
+
+class RegistryServer(LocalServer):
+    """`adapter-registry serve` over the three servers of its stack."""
+
+    name = "registry"
+    # It gives open requests 10 s.
+    stop_signals: ClassVar = ((signal.SIGTERM, 15.0),)
+
+    def __init__(
+        self, directory: Path, *, postgres: PostgresServer, valkey: ValkeyServer, seaweed: SeaweedServer
+    ) -> None:
+        super().__init__(directory)
+        self._postgres = postgres
+        self._valkey = valkey
+        self._seaweed = seaweed
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.kept['port']}"
+
+    @property
+    def ports(self) -> list[int]:
+        return [self.kept["port"]]
+
+    @property
+    def database_url(self) -> str:
+        """The registry's database, as psql and psycopg spell it."""
+        return self._postgres.url_of(_DATABASE).replace("+psycopg", "", 1)
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """The tokens of the admin and of the workers, as far as they were made."""
+        try:
+            return dict(json.loads(self._tokens_path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def prepare_database(self) -> None:
+        """Make the registry's database, its schema and the tokens, where they are missing. PostgreSQL must be ready."""
+        if not self._postgres.has_database(_DATABASE):
+            self._postgres.create_database(_DATABASE)
+        self._run("db", "upgrade")
+        for role in _ROLES:
+            if role not in self.tokens:
+                self._make_token(role)
+
+    def prepare_bucket(self) -> None:
+        """Make the registry's bucket, where it is missing. SeaweedFS must be ready."""
+        self._seaweed.create_bucket(_BUCKET)
+
+    def renew_tokens(self) -> None:
+        """Make the tokens anew that the registry, which must be ready, does not take: they were revoked, say."""
+        for role, token in self.tokens.items():
+            if http_status(self.kept["port"], "/api/v1/whoami", token=token) == 401:
+                self._make_token(role)
+
+    def _choose(self) -> dict[str, Any]:
+        (port,) = free_ports(1)
+        return {"port": port}
+
+    def _prepare(self) -> None:
+        pass
+
+    def _command(self) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(self.kept["port"]), "--workers", str(_SERVER_PROCESSES)]
+        return _program("registry.entry", "serve", *where)
+
+    def _healthy(self) -> bool:
+        return http_status(self.kept["port"], "/readyz") == 200
+
+    def _environment(self) -> dict[str, str]:
+        return inherited_environment() | {
+            "REGISTRY_AUTH": "token",
+            "REGISTRY_BROKER_URL": self._valkey.url,
+            "REGISTRY_DATABASE_URL": self.database_url,
+            "REGISTRY_S3_ENDPOINT_URL": self._seaweed.url,
+            "REGISTRY_S3_REGION": self._seaweed.region,
+            "REGISTRY_STORAGE_URL": f"s3://{_BUCKET}",
+            "AWS_ACCESS_KEY_ID": self._seaweed.access_key,
+            "AWS_SECRET_ACCESS_KEY": self._seaweed.secret_key,
+            # What the user has set up for AWS is meant for AWS.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def _tokens_path(self) -> Path:
+        return self.directory / "tokens.json"
+
+    def _make_token(self, role: str) -> None:
+        secret = self._run("token", "create", "--role", role, "--name", role).strip()
+        write_private(self._tokens_path, json.dumps({**self.tokens, role: secret}) + "\n")
+
+    def _run(self, *arguments: str) -> str:
+        """Run a command of `adapter-registry` to its end and return what it printed."""
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            _program("registry.entry", *arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            cwd=self.directory,
+            env=self._environment(),
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()
+            raise ServerError(
+                f"adapter-registry {' '.join(arguments)} exited with {done.returncode}: {said[-1] if said else ''}"
+            )
+        return done.stdout
+
+
+class WorkerProcess(LocalProcess):
+    """`adapter-worker start`, which knows the registry's URL, a worker's token and the broker, and no more."""
+
+    # It hands its job back with a checkpoint.
+    stop_signals: ClassVar = ((signal.SIGTERM, 30.0),)
+
+    def __init__(self, directory: Path, number: int, *, registry: RegistryServer, valkey: ValkeyServer) -> None:
+        super().__init__(directory)
+        self.name = f"worker-{number}"
+        self.number = number
+        self._registry = registry
+        self._valkey = valkey
+
+    def _prepare(self) -> None:
+        pass
+
+    def _command(self) -> list[str]:
+        return _program("workers.cli", "start", "--name", self.name)
+
+    def _healthy(self) -> bool:
+        pid = self.pid
+        return pid is not None and is_connected(pid, self._valkey.kept["port"])
+
+    def _environment(self) -> dict[str, str]:
+        cache = os.environ.get("ADAPTERCTL_CACHE")
+        return inherited_environment() | {
+            "ADAPTERCTL_URL": self._registry.url,
+            "ADAPTERCTL_TOKEN": self._registry.tokens["worker"],
+            "REGISTRY_BROKER_URL": self._valkey.url,
+            # Clients are on this machine too: they see every folder under the same path.
+            "ADAPTER_WORKER_SHARED_PATHS": os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "/"),
+            **({"ADAPTERCTL_CACHE": cache} if cache else {}),
+        }
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the user's environment for programs of ours, without what says where another registry or its store is."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_AWAY)}
+    # A proxy for the world outside has no way to this machine's own servers.
+    for name in ("NO_PROXY", "no_proxy"):
+        kept[name] = ",".join(filter(None, [kept.get(name), "127.0.0.1"]))
+    return kept
+
+
+def _program(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs the `main` of a module of ours, which `sdk` may start and not import."""
+    # -P: the folder that it runs in holds no modules.
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments]

@@ -1,0 +1,167 @@
+"""The process that keeps a stack's parts running: `python -m sdk.stack.supervisor HOME`, one a home.
+
+It is started by `adapterctl up`, detached, and ends on SIGTERM, after its parts. Killed, it leaves them running; the next
+one adopts them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sdk.stack.home import Stack
+from sdk.stack.keeper import Keeper
+from sdk.stack.local_process import LocalProcess
+from sdk.stack.locks import Busy, locked
+from sdk.stack.private import write_private
+from sdk.stack.programs import inherited_environment
+from sdk.version import VERSION
+
+_STATE = "state.json"
+_LOCK = "supervisor.lock"
+_LOOK_EVERY_S = 0.1
+#: The sum of what its parts may take, with something over.
+_LONGEST_END_S = 120.0
+
+_log = logging.getLogger(__name__)
+
+
+class SupervisorProcess(LocalProcess):
+    """The supervisor of a home, as whoever starts and ends it sees it."""
+
+    name = "supervisor"
+    stop_signals: ClassVar = ((signal.SIGTERM, _LONGEST_END_S),)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the running supervisor last said: `{pid, version, parts[…]}`; empty where none runs or none spoke yet."""
+        try:
+            said: dict[str, Any] = json.loads((self.directory / _STATE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return said if said["pid"] == self.pid else {}
+
+    def _prepare(self) -> None:
+        pass
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-P", "-m", "sdk.stack.supervisor", str(self.directory)]
+
+    def _healthy(self) -> bool:
+        return bool(self.said)
+
+    def _environment(self) -> dict[str, str]:
+        # Workers get it from here: proxies, caches, a hub's token.
+        cache = os.environ.get("ADAPTERCTL_CACHE")
+        return inherited_environment() | ({"ADAPTERCTL_CACHE": cache} if cache else {})
+
+
+class Supervisor:
+    """Keepers for the parts of one stack, with as many workers as its settings say."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._postgres = Keeper(stack.postgres, then=stack.registry.prepare_database)
+        self._valkey = Keeper(stack.valkey)
+        self._seaweed = Keeper(stack.seaweed, then=stack.registry.prepare_bucket)
+        self._registry = Keeper(
+            stack.registry, needs=[self._postgres, self._valkey, self._seaweed], then=stack.registry.renew_tokens
+        )
+        self._workers: dict[int, Keeper] = {}
+        self._leaving: dict[int, Keeper] = {}
+        self._written = ""
+        self._is_published = False
+
+    def run(self, is_over: Callable[[], bool], pause: Callable[[float], object]) -> None:
+        """Keep the parts running until it `is_over`; then end them, those first that need others."""
+        for keeper in (self._postgres, self._valkey, self._seaweed, self._registry):
+            keeper.start()
+        for worker in self._stack.known_workers:
+            # What an earlier supervisor may have left, wanted or not.
+            self._keep_worker(worker.number)
+        while not is_over():
+            try:
+                self._follow_settings()
+                self._publish()
+                self._write_state()
+            except OSError as error:
+                # A full disk, say. The parts go on, and this is tried again.
+                _log.warning("%s: %s", type(error).__name__, error)
+            pause(_LOOK_EVERY_S)
+        for group in (
+            [*self._workers.values(), *self._leaving.values()],
+            [self._registry],
+            [self._valkey],
+            [self._seaweed],
+            [self._postgres],
+        ):
+            _end(group)
+
+    def _follow_settings(self) -> None:
+        wanted = range(1, self._stack.workers + 1)
+        self._leaving = {number: keeper for number, keeper in self._leaving.items() if keeper.is_alive()}
+        for number in set(self._workers) - set(wanted):
+            self._leaving[number] = self._workers.pop(number)
+            self._leaving[number].end()
+        for number in set(wanted) - set(self._workers) - set(self._leaving):
+            self._keep_worker(number)
+
+    def _keep_worker(self, number: int) -> None:
+        self._workers[number] = Keeper(self._stack.worker(number), needs=[self._registry])
+        self._workers[number].start()
+
+    def _publish(self) -> None:
+        if self._registry.is_ready and not self._is_published:
+            self._stack.publish()
+            self._is_published = True
+
+    def _write_state(self) -> None:
+        workers = [self._workers[number] for number in sorted(self._workers)]
+        keepers = [self._postgres, self._valkey, self._seaweed, self._registry, *workers]
+        said = {
+            "pid": os.getpid(),
+            "version": VERSION,
+            "workers": len(workers),
+            "parts": [asdict(keeper.report) for keeper in keepers],
+        }
+        text = json.dumps(said, indent=2) + "\n"
+        if text != self._written:
+            write_private(self._stack.home / _STATE, text)
+            self._written = text
+
+
+def _end(keepers: Sequence[Keeper]) -> None:
+    for keeper in keepers:
+        keeper.end()
+    for keeper in keepers:
+        keeper.join()
+
+
+def main() -> None:
+    """Keep the parts of the home that is given, unless another supervisor does."""
+    stack = Stack(Path(sys.argv[1]))
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    lock = stack.home / _LOCK
+    try:
+        with locked(lock, timeout_s=2.0):
+            _log.info("looks after %s", stack.home)
+            # A home that was removed takes its parts along, or they would hold their ports for ever.
+            Supervisor(stack).run(lambda: asked.is_set() or not lock.exists(), asked.wait)
+            _log.info("ended, and every part with it")
+    except Busy:
+        _log.error("another supervisor looks after %s; it is not in supervisor.pid", stack.home)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

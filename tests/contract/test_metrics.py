@@ -1,0 +1,224 @@
+"""What monitoring reads: the same numbers from every server process, behind a token, and of nobody's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import delete, text, update
+from support.people import bare_http
+from support.registries import World
+from support.working import Held
+
+from registry.auth.principal import Role
+from registry.db import utc_now
+from registry.errors import Conflict
+from registry.jobs.models import Job, Worker
+from registry.metrics.models import BUCKETS_S, Counter, count, count_duration
+from sdk.client import Client
+
+Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def parsed(exposition: str) -> Numbers:
+    """Every number by its name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    }
+
+
+def number(numbers: Numbers, name: str, **labels: str) -> float:
+    return numbers.get((f"adapterctl_{name}", frozenset(labels.items())), 0.0)
+
+
+@pytest.fixture
+def numbers(people: World) -> Callable[[], Numbers]:
+    """Return a function that scrapes."""
+
+    def scrape() -> Numbers:
+        with bare_http(people.url, people.token(Role.READER)) as http:
+            return parsed(http.get("/metrics").raise_for_status().text)
+
+    return scrape
+
+
+@pytest.fixture
+def writer(people: World, acting: Callable[..., Client], space: str) -> Iterator[Client]:
+    yield acting(**{space: Role.WRITER})
+    with people.services.db.write() as session:
+        session.execute(delete(Worker))
+        session.execute(update(Job).where(Job.state.in_(["queued", "running"])).values(state="failed"))
+
+
+@pytest.fixture
+def worker(acting: Callable[..., Client], space: str) -> Client:
+    return acting(**{space: Role.WORKER})
+
+
+class TestDoor:
+    def test_a_token_opens_it_whatever_its_role(self, people: World, space: str, acting: Callable[..., Client]) -> None:
+        for role in Role:
+            with bare_http(people.url, acting(**{space: role}).config.token or "") as http:
+                answer = http.get("/metrics")
+                assert answer.status_code == 200
+                assert answer.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+
+    def test_nothing_is_said_without_one(self, people: World) -> None:
+        with httpx.Client(base_url=people.url) as http:
+            for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
+                answer = http.get("/metrics", headers=given)
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert answer.json()["error"]["code"] == "unauthenticated"
+
+
+class TestNumbers:
+    def test_what_waits_runs_and_has_ended(
+        self,
+        people: World,
+        writer: Client,
+        worker: Client,
+        space: str,
+        rows: Path,
+        tmp_path: Path,
+        numbers: Callable[[], Numbers],
+    ) -> None:
+        before = numbers()
+        jobs = [writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2) for _ in range(4)]
+        with people.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == jobs[0].id).values(created_at=utc_now() - timedelta(hours=2)))
+        waiting = numbers()
+        assert number(waiting, "jobs_queued", queue="gpu", kind="training") == 4
+        assert number(waiting, "jobs_queued", queue="cpu", kind="merge") == 0
+        assert 7200 <= number(waiting, "jobs_oldest_queued_seconds", queue="gpu") < 9000
+        assert number(waiting, "jobs_oldest_queued_seconds", queue="cpu") == 0
+
+        Held.claim(worker, tmp_path).fail("data")
+        Held.claim(worker, tmp_path).complete()
+        Held.claim(worker, tmp_path).fail("oom")
+        Held.claim(worker, tmp_path, name="w2")
+        writer.cancel_job(next(job.id for job in jobs if job.state == "queued"))
+        after = numbers()
+
+        def grown(name: str, **labels: str) -> float:
+            return number(after, name, **labels) - number(before, name, **labels)
+
+        assert number(after, "jobs_queued", queue="gpu", kind="training") == 0
+        assert number(after, "jobs_running", queue="gpu") == 1
+        assert grown("job_attempts_total", kind="training") == 4
+        assert grown("jobs_finished_total", kind="training", state="failed", reason="data") == 1
+        assert grown("jobs_finished_total", kind="training", state="succeeded", reason="") == 1
+        assert grown("jobs_finished_total", kind="training", state="cancelled", reason="cancelled") == 1
+        # That attempt is tried again: no job has ended so.
+        assert grown("jobs_finished_total", kind="training", state="failed", reason="oom") == 0
+        assert number(after, "workers", state="busy") == 1
+        assert number(after, "workers", state="idle") == 1
+        assert number(after, "workers", state="silent") == 0
+
+    def test_a_lost_lease_is_counted(
+        self,
+        people: World,
+        writer: Client,
+        worker: Client,
+        space: str,
+        rows: Path,
+        tmp_path: Path,
+        numbers: Callable[[], Numbers],
+    ) -> None:
+        before = number(numbers(), "lease_losses_total")
+        writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
+        held = Held.claim(worker, tmp_path)
+        with people.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == held.job).values(lease_until_s=1.0))
+            session.execute(update(Worker).values(seen_at=utc_now() - timedelta(hours=1)))
+        people.services.claims.requeue_expired()
+        found = numbers()
+        assert number(found, "lease_losses_total") == before + 1
+        assert number(found, "workers", state="silent") == 1
+
+    def test_every_server_process_says_the_same(
+        self, people: World, writer: Client, space: str, rows: Path, numbers: Callable[[], Numbers]
+    ) -> None:
+        writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
+        ours, theirs = numbers(), parsed(people.impatient.metrics.exposition().decode())
+        for found in (ours, theirs):
+            found.pop(("adapterctl_jobs_oldest_queued_seconds", frozenset({("queue", "gpu")})))
+        assert ours == theirs
+
+    def test_nobody_is_named(
+        self, people: World, writer: Client, worker: Client, space: str, rows: Path, tmp_path: Path
+    ) -> None:
+        job = writer.submit_training(f"{space}/secret-name", base="tiny", data=rows, rank=2)
+        Held.claim(worker, tmp_path, name="node-of-ada")
+        said = people.services.metrics.exposition().decode()
+        assert "adapterctl_jobs_running" in said
+        for name in (job.id, space, "secret-name", "node-of-ada", "rows.jsonl"):
+            assert name not in said
+
+
+class TestCounters:
+    @pytest.fixture(autouse=True)
+    def _empty(self, people: World) -> None:
+        with people.services.db.write() as session:
+            session.execute(delete(Counter))
+
+    def test_many_at_once_lose_nothing(self, people: World) -> None:
+        def add(seed: int) -> None:
+            for turn in range(25):
+                with people.services.db.write() as session:
+                    # In any order: nobody waits for one who waits for them.
+                    for kind in ("training", "merge") if (seed + turn) % 2 else ("merge", "training"):
+                        count(session, "attempts", kind=kind)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(add, range(8)))
+        found = parsed(people.services.metrics.exposition().decode())
+        assert number(found, "job_attempts_total", kind="training") == 200
+        assert number(found, "job_attempts_total", kind="merge") == 200
+
+    def test_what_is_undone_is_not_counted(self, people: World) -> None:
+        def undone() -> None:
+            with people.services.db.write() as session:
+                count(session, "lease_losses")
+                raise Conflict("somebody else was first; look again")
+
+        with pytest.raises(Conflict):
+            undone()
+        with people.services.db.write() as session:
+            count(session, "lease_losses", 2)
+            count(session, "lease_losses")
+        assert number(parsed(people.services.metrics.exposition().decode()), "lease_losses_total") == 3
+
+    def test_durations_are_a_histogram(self, people: World) -> None:
+        with people.services.db.write() as session:
+            for seconds in (0.5, 5, 5.1, 100_000):
+                count_duration(session, "training", seconds)
+        found = parsed(people.services.metrics.exposition().decode())
+        within = [number(found, "job_duration_seconds_bucket", kind="training", le=str(end)) for end in BUCKETS_S]
+        assert within == [2, 3, *[3] * (len(BUCKETS_S) - 2)]
+        assert number(found, "job_duration_seconds_bucket", kind="training", le="+Inf") == 4
+        assert number(found, "job_duration_seconds_count", kind="training") == 4
+        assert number(found, "job_duration_seconds_sum", kind="training") == pytest.approx(100_010.6)
+
+    def test_jobs_that_have_ended_are_not_gone_through(self, people: World) -> None:
+        with people.services.db.read() as session:
+            sqlite = session.get_bind().dialect.name == "sqlite"
+            if not sqlite:
+                # So few rows it would rather read all of.
+                session.execute(text("SET LOCAL enable_seqscan = off"))
+            for query in (
+                "SELECT queue, kind, count(*), min(created_at) FROM jobs WHERE state = 'queued' GROUP BY queue, kind",
+                "SELECT queue, count(*) FROM jobs WHERE state = 'running' GROUP BY queue",
+            ):
+                explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+                plan = "\n".join(str(row) for row in session.execute(text(f"{explain} {query}")))
+                assert "ix_jobs_state_priority_created_at" in plan
+                assert "SCAN jobs" not in plan
+                assert "Seq Scan" not in plan

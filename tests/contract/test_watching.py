@@ -1,0 +1,360 @@
+"""What happens to a job, as those who watch it see it: what is stored of it, long polls, and the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event, update
+from support.people import bare_http
+from support.registries import World
+from support.working import Held, line, progress
+
+from registry.auth.principal import LOCAL, SYSTEM, Role
+from registry.db import utc_now
+from registry.jobs import events as stored
+from registry.jobs import watching
+from registry.jobs.models import Job, Worker
+from registry.jobs.tail import LOOK_S, TICK_S
+from sdk.client import Client
+from sdk.objects import Job as SdkJob
+from sdk.schemas.events import Event, NewEvent, Progress
+from sdk.schemas.work import Heartbeat
+
+#: How long a test waits for what comes at once on an idle machine, in seconds.
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def writer(acting: Callable[..., Client], space: str) -> Client:
+    return acting(**{space: Role.WRITER})
+
+
+@pytest.fixture
+def job(people: World, writer: Client, space: str, rows: Path) -> Iterator[SdkJob]:
+    """A job that waits, in a namespace of its own."""
+    yield writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
+    with people.services.db.write() as session:
+        # No later test of this module finds this one's workers or jobs.
+        session.execute(update(Worker).values(seen_at=utc_now() - timedelta(days=30)))
+        unfinished = (Job.namespace == space, Job.state.in_(["queued", "running"]))
+        session.execute(update(Job).where(*unfinished).values(state="failed", lease_until_s=None))
+
+
+@pytest.fixture
+def held(job: SdkJob, acting: Callable[..., Client], space: str, tmp_path: Path) -> Held:
+    """The same job, which a worker holds."""
+    return Held.claim(acting(**{space: Role.WORKER}), tmp_path)
+
+
+@pytest.fixture
+def http(people: World, writer: Client) -> Iterator[httpx.Client]:
+    with bare_http(people.url, writer.config.token or "") as client:
+        yield client
+
+
+def shown(events: list[Event]) -> list[str]:
+    """Progress as "train 3", lines as they are."""
+    return [
+        event.message or "" if event.progress is None else f"{event.progress.phase} {event.progress.step}"
+        for event in events
+        if event.kind != "state"
+    ]
+
+
+class TestStoring:
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # However slow the machine is, all of a test happens within one pause.
+        monkeypatch.setattr(stored, "PROGRESS_EVERY", timedelta(hours=1))
+
+    def test_of_one_report_the_newest_of_each_phase_is_kept(self, held: Held, job: SdkJob) -> None:
+        held.report(*(progress("load", i, total=9) for i in range(5)), *(progress(step=i, total=99) for i in range(40)))
+        assert shown(list(job.events())) == ["load 4", "train 39"]
+
+    def test_within_a_phase_it_is_kept_seldom_and_the_job_has_the_newest(
+        self, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for step in range(1, 6):
+            held.report(progress(step=step, total=9, loss=1.0))
+        assert shown(list(job.events())) == ["train 1"]
+        assert job.state == "running"
+        assert job.view.progress == Progress(phase="train", step=5, total=9, loss=1.0)
+        monkeypatch.setattr(stored, "PROGRESS_EVERY", timedelta(0))
+        held.report(progress(step=6, total=9))
+        assert shown(list(job.events())) == ["train 1", "train 6"]
+
+    def test_the_end_of_a_phase_is_kept_once_and_so_is_the_next_phase(self, held: Held, job: SdkJob) -> None:
+        for step in (1, 2, 3, 3):
+            held.report(progress(step=step, total=3))
+        held.report(progress("evaluate", 1, total=5))
+        held.report(progress("evaluate", 2, total=5))
+        held.report(progress("save"))
+        assert shown(list(job.events())) == ["train 1", "train 3", "evaluate 1", "save None"]
+
+    def test_a_new_attempt_begins_anew(self, held: Held, job: SdkJob, tmp_path: Path) -> None:
+        held.report(progress(step=1, total=9))
+        held.release()
+        Held.claim(held.client, tmp_path).report(progress(step=1, total=9))
+        assert shown([event for event in job.events() if event.kind == "progress"]) == ["train 1", "train 1"]
+
+    def test_lines_end_where_there_are_too_many_of_an_attempt(
+        self, held: Held, job: SdkJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "LOG_LINES", 3)
+        held.report(line("1"), line("2"))
+        held.report(*map(line, "345"))
+        held.report(line("6"))
+        found = [event.message for event in job.events() if event.kind == "log"]
+        assert found == ["1", "2", "3", "this attempt has more than 3 lines; the others stand in the log of worker w1"]
+        held.release()
+        Held.claim(held.client, tmp_path).report(line("anew"))
+        assert [event.message for event in job.events() if event.kind == "log"] == [*found, "anew"]
+
+    def test_states_are_not_a_workers_to_say(self, held: Held, job: SdkJob) -> None:
+        held.report(NewEvent(kind="state", message="succeeded"))
+        assert [event.state for event in job.events()] == ["queued", "running"]
+
+
+class TestLongPoll:
+    def test_it_is_answered_once_something_happens(self, people: World, held: Held, job: SdkJob) -> None:
+        after = list(job.events())[-1].seq
+        begun = threading.Timer(0.5, held.report, [progress(step=1, total=9)])
+        begun.start()
+        (found,) = job.poll_events(after=after, wait_s=PATIENCE_S)
+        begun.join()
+        assert found.progress is not None
+        assert found.progress.step == 1
+
+    def test_what_another_server_process_wrote_wakes_too(self, people: World, held: Held, job: SdkJob) -> None:
+        after = list(job.events())[-1].seq
+        beat = Heartbeat(attempt=1, events=[progress("load")])
+        other = people.impatient.claims
+        begun = threading.Timer(0.5, other.heartbeat, kwargs={"job_id": job.id, "beat": beat, "who": SYSTEM})
+        begun.start()
+        assert shown(job.poll_events(after=after, wait_s=PATIENCE_S)) == ["load None"]
+        begun.join()
+
+    def test_an_end_is_not_waited_for(self, held: Held, job: SdkJob) -> None:
+        held.fail()
+        seen = list(job.events())
+        began = time.monotonic()
+        assert job.poll_events(after=seen[-1].seq, wait_s=30) == []
+        assert time.monotonic() - began < 25
+
+    def test_only_the_last(self, held: Held, job: SdkJob) -> None:
+        held.report(*map(line, "abc"))
+        assert shown(job.poll_events(last=2)) == ["b", "c"]
+        (third,) = job.poll_events(last=1)
+        assert job.poll_events(after=third.seq, last=1) == []
+
+    def test_many_who_wait_ask_no_more_than_a_few(self, people: World, held: Held, job: SdkJob) -> None:
+        watchers, token = 60, people.token(Role.READER)
+        after = list(job.events())[-1].seq
+
+        async def watch_all() -> list[int]:
+            headers = {"Authorization": f"Bearer {token}"}
+            limits = httpx.Limits(max_connections=watchers)
+            async with httpx.AsyncClient(base_url=people.url, headers=headers, timeout=60, limits=limits) as client:
+
+                async def one() -> int:
+                    params = {"after": after, "wait_s": 30}
+                    answer = await client.get(f"/api/v1/jobs/{job.id}/events", params=params)
+                    (found,) = answer.raise_for_status().json()
+                    seq: int = found["seq"]
+                    return seq
+
+                return await asyncio.gather(*(one() for _ in range(watchers)))
+
+        begun = threading.Timer(4, held.report, [progress(step=1, total=9)])
+        with counted(people) as asked:
+            began = time.monotonic()
+            begun.start()
+            seqs = asyncio.run(watch_all())
+            took_s = time.monotonic() - began
+        begun.join()
+        assert len(seqs) == watchers
+        assert len(set(seqs)) == 1
+        # Each looks at first, once more as the tail begins, every LOOK_S, and when it is woken; the tail looks for all.
+        assert len(asked) < watchers * (3 + took_s / LOOK_S) + took_s / TICK_S + 10
+
+    def test_who_goes_away_is_not_looked_for_any_more(self, people: World, job: SdkJob) -> None:
+        after, token = list(job.events())[-1].seq, people.token(Role.READER)
+
+        async def leave() -> None:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with httpx.AsyncClient(base_url=people.url, headers=headers, timeout=0.5) as client:
+                params = {"after": after, "wait_s": 30}
+                await client.get(f"/api/v1/jobs/{job.id}/events", params=params)
+
+        with pytest.raises(httpx.ReadTimeout):
+            asyncio.run(leave())
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with counted(people) as asked:
+                time.sleep(4 * TICK_S)
+            if not asked:
+                return
+        raise AssertionError("somebody still looks")
+
+    def test_a_cancelled_request_leaves_no_task_and_no_thread(self, people: World, job: SdkJob) -> None:
+        after, token = list(job.events())[-1].seq, people.token(Role.READER)
+        before = set(threading.enumerate())
+
+        async def cancel() -> set[str]:
+            transport = httpx.ASGITransport(app=people.app)
+            headers = {"Authorization": f"Bearer {token}"}
+            async with httpx.AsyncClient(transport=transport, base_url="http://here", headers=headers) as client:
+                paths = [
+                    f"/api/v1/jobs/{job.id}/events?after={after}&wait_s=30",
+                    f"/api/v1/jobs/{job.id}/events/stream",
+                ]
+                asked = [asyncio.create_task(client.get(path)) for path in paths]
+                await asyncio.sleep(1)
+                assert not any(task.done() for task in asked)
+                for task in asked:
+                    task.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+                deadline = time.monotonic() + PATIENCE_S
+                while len(left := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < deadline:
+                    await asyncio.sleep(0.05)
+                return {str(task) for task in left}
+
+        assert asyncio.run(cancel()) == set()
+        deadline = time.monotonic() + PATIENCE_S
+        while set(threading.enumerate()) - before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert set(threading.enumerate()) - before == set()
+
+
+@contextmanager
+def counted(people: World) -> Iterator[list[str]]:
+    """The statements about events that the server sends meanwhile."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM job_events" in statement:
+            found.append(statement)
+
+    engine = people.services.db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+class Message:
+    """One message of a stream."""
+
+    def __init__(self, text: str) -> None:
+        fields = [part.partition(": ") for part in text.split("\n")]
+        self.fields = {name: value for name, _, value in fields}
+        assert len(self.fields) == len(fields), text
+
+    @property
+    def kind(self) -> str | None:
+        return self.fields.get("event")
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.fields["data"])
+
+
+def read(http: httpx.Client, job_id: str, *, headers: dict[str, str] | None = None, **params: Any) -> list[Message]:
+    """All messages of a stream that ends."""
+    target = f"/api/v1/jobs/{job_id}/events/stream"
+    with http.stream("GET", target, headers=headers, params=params, timeout=120) as answer:
+        assert answer.status_code == 200, answer.read()
+        return [Message(text) for text in "".join(answer.iter_text()).split("\n\n") if text]
+
+
+class TestStream:
+    def test_a_job_is_followed_to_its_end(self, http: httpx.Client, held: Held, job: SdkJob) -> None:
+        def work() -> None:
+            held.report(progress(step=1, total=9, loss=2.5), line("one\ntwo\rthree\u2028"))
+            held.fail("data", "the rows are odd")
+
+        threading.Timer(1, work).start()
+        first, *messages = read(http, job.id)
+        assert first.fields == {"retry": "3000"}
+        assert [message.kind for message in messages] == ["state", "state", "progress", "log", "state", "end"]
+        events = [Event.model_validate_json(message.fields["data"]) for message in messages[:-1]]
+        assert events == list(job.events())
+        assert [message.fields["id"] for message in messages[:-1]] == [str(event.seq) for event in events]
+        end = messages[-1].data
+        assert (end["id"], end["state"], end["reason"], end["message"]) == (
+            job.id,
+            "failed",
+            "data",
+            "the rows are odd",
+        )
+        assert "id" not in messages[-1].fields
+
+    def test_nobody_in_between_keeps_it_or_holds_it_back(self, http: httpx.Client, held: Held, job: SdkJob) -> None:
+        held.fail()
+        answer = http.get(f"/api/v1/jobs/{job.id}/events/stream")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in answer.headers
+
+    def test_who_comes_back_goes_on_where_they_were(self, http: httpx.Client, held: Held, job: SdkJob) -> None:
+        held.report(*map(line, "abc"))
+        held.fail()
+        seqs = [event.seq for event in job.events()]
+        for given in ({"headers": {"Last-Event-ID": str(seqs[2])}}, {"after": seqs[2]}):
+            found = [message for message in read(http, job.id, **given) if "id" in message.fields]  # type: ignore[arg-type]
+            assert [message.fields["id"] for message in found] == [str(seq) for seq in seqs[3:]]
+        both = read(http, job.id, headers={"Last-Event-ID": str(seqs[-1])}, after=0)
+        assert [message.kind for message in both] == [None, "end"]
+
+    def test_a_stream_without_news_says_that_it_is_alive(
+        self, http: httpx.Client, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "_KEEP_ALIVE_S", 0.1)
+        found = read(http, job.id, for_s=5)
+        assert [message.fields for message in found].count({":": ""}) >= 1
+        assert found[-1].kind != "end"
+
+    def test_a_revoked_token_ends_it(
+        self, people: World, space: str, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "_TRUST_S", 0.2)
+        token = people.services.tokens.create(name="gone", grants={space: Role.READER}, who=LOCAL)
+        threading.Timer(1, people.services.tokens.revoke, [token.id], {"who": SYSTEM}).start()
+        with bare_http(people.url, token.secret) as http:
+            *_, last = read(http, job.id, for_s=60)
+        assert last.kind == "error"
+        assert last.data["error"]["code"] == "unauthenticated"
+
+    def test_what_is_refused_is_refused_before_it_begins(
+        self, people: World, http: httpx.Client, job: SdkJob, acting: Callable[..., Client]
+    ) -> None:
+        target = f"/api/v1/jobs/{job.id}/events/stream"
+        stranger = acting(**{"other-space": Role.ADMIN}).config.token or ""
+        with bare_http(people.url, stranger) as other:
+            assert other.get(target).status_code == 404
+        with httpx.Client(base_url=people.url) as nobody:
+            assert nobody.get(target).status_code == 401
+        assert http.get("/api/v1/jobs/nothing/events/stream").json()["error"]["code"] == "not_found"
+        assert http.get(target, headers={"Last-Event-ID": "x"}).status_code == 422
+        assert http.get(target, params={"for_s": 0}).status_code == 422
+
+    def test_it_lists_as_much_as_there_is(
+        self, http: httpx.Client, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "_AT_ONCE", 7)
+        held.report(*(line(str(number)) for number in range(50)))
+        held.fail()
+        found = [message.data["message"] for message in read(http, job.id) if message.kind == "log"]
+        assert found == [str(number) for number in range(50)]

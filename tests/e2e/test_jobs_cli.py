@@ -1,0 +1,445 @@
+"""Jobs at the command line, against a real server: what is printed, how it exits, what a watch survives."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+from support import processes
+from support.adapters import base_registration
+from support.registries import World, served
+from support.working import Held, line, progress
+
+from registry.auth.principal import SYSTEM, Role
+from registry.db import utc_now
+from registry.jobs.models import Job, Worker
+from sdk.client import Client
+
+pytestmark = pytest.mark.slow
+
+COLUMNS = 80
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LONG = "team/a-name-that-is-as-long-as-names-of-adapters-may-well-become"
+
+
+@dataclass
+class Desk:
+    """A terminal before a registry, and a worker that does what a test says."""
+
+    world: World
+    folder: Path
+    client: Client
+    token: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return processes.environment(
+            ADAPTERCTL_URL=self.world.url,
+            ADAPTERCTL_TOKEN=self.token,
+            ADAPTERCTL_CACHE=str(self.folder / "cache"),
+            HOME=str(self.folder),
+        )
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        done = processes.run("adapterctl", *args, env=self.env, timeout_s=120)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def ok(self, *args: str) -> str:
+        """Run a command that works; return its output. Tables fit 80 columns."""
+        done = self.run(*args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self.ok(*args, "--format", "json"))
+
+    def submit(self, name: str = "sql", **terms: Any) -> str:
+        return self.client.submit_training(name, base="tiny", data=self.folder / "rows.jsonl", rank=2, **terms).id
+
+    def claim(self, **about: Any) -> Held:
+        return Held.claim(self.client, self.folder, **about)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("jobs-cli")
+    database = f"sqlite:///{folder / 'registry.sqlite3'}"
+    with served(folder, database_url=database, storage_url=(folder / "artifacts").as_uri()) as found:
+        found.writer.register_base(base_registration())
+        yield found
+
+
+@pytest.fixture
+def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    made = world.services.tokens.create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM)
+    client = Client(world.url, made.secret, cache=tmp_path / "other-cache")
+    yield Desk(world, tmp_path, client, made.secret)
+    client.close()
+    with world.services.db.write() as session:
+        session.execute(update(Worker).values(seen_at=utc_now() - timedelta(days=30)))
+        session.execute(update(Job).where(Job.state.in_(["queued", "running"])).values(state="failed"))
+
+
+def on_a_terminal(*args: str, env: dict[str, str], columns: int = COLUMNS) -> tuple[int, str]:
+    """Run a command on a terminal; return its status and all that was drawn, with what moves the cursor."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [str(processes.BIN / "adapterctl"), *args],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**env, "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(master)
+    return process.wait(60), shown.decode()
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """Cells of a table, without its header."""
+    return [re.split(r" {2,}", row) for row in table.splitlines()[1:]]
+
+
+class TestList:
+    def test_how_each_stands_within_80_columns(self, desk: Desk) -> None:
+        running = desk.submit(LONG)
+        desk.claim().report(progress(step=30, total=100, loss=2.0))
+        waiting = desk.submit("sql", priority=1)
+        fits_nobody = desk.submit("big", memory=10**15, priority=2)
+        table = desk.ok("jobs", "list", "--limit", "3")
+        assert all(len(row) <= COLUMNS for row in table.splitlines()), table
+        assert table.splitlines()[0].split() == ["ID", "STATE", "KIND", "SUBJECT", "TRIES", "AGE", "NOTE"]
+        assert [row.split()[:2] for row in table.splitlines()[1:]] == [
+            [fits_nobody, "queued"],
+            [waiting, "queued"],
+            [running, "running"],
+        ]
+        assert "\x1b" not in table
+        status, shown = on_a_terminal("jobs", "list", "--limit", "3", env=desk.env, columns=200)
+        assert status == 0
+        plain = [row.rstrip() for row in _ESCAPES.sub("", shown).splitlines()]
+        assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that it may go to has", plain[1])
+        assert plain[2].endswith("#2: 1 job goes first")
+        assert LONG in plain[3]
+        assert plain[3].endswith("train 30/100 steps")
+        # The state of a job that runs has a colour.
+        assert "\x1b[36mrunning\x1b[0m" in shown
+
+    def test_some_of_them(self, desk: Desk) -> None:
+        first = desk.submit()
+        desk.claim()
+        second = desk.submit()
+        assert desk.ok("jobs", "list", "--state", "queued", "--format", "quiet").split() == [second]
+        assert desk.ok("jobs", "list", "--state", "running", "--format", "quiet").split() == [first]
+        assert desk.json("jobs", "list", "--queue", "cpu") == []
+        (shown,) = desk.json("jobs", "list", "--state", "queued")
+        assert (shown["id"], shown["ahead"], shown["queue"], "request" in shown) == (second, 0, "gpu", False)
+        assert "there is no such job" in desk.run("jobs", "list", "--queue", "cpu").stderr
+
+
+class TestShow:
+    def test_attempts_and_checkpoints(self, desk: Desk) -> None:
+        job = desk.submit()
+        desk.claim(name="w1").fail("oom", "the card has too little memory; lower --batch-size")
+        held = desk.claim(name="w2")
+        for step in (10, 20):
+            held.checkpoint(step, 30)
+        shown = desk.ok("jobs", "show", job)
+        assert re.search(r"^ +1  failed +w1 .* oom: ", shown, re.MULTILINE), shown
+        assert re.search(r"^ +2  running +w2 ", shown, re.MULTILINE), shown
+        assert re.search(r"^ +20  30 ", shown, re.MULTILINE), shown
+        full = desk.json("jobs", "show", job)
+        assert [attempt["state"] for attempt in full["attempts"]] == ["failed", "running"]
+        assert [checkpoint["step"] for checkpoint in full["checkpoints"]] == [20, 10]
+        assert (full["attempt"], full["failures"], full["checkpoint_step"]) == (2, 1, 20)
+        assert desk.ok("jobs", "show", job, "--format", "quiet") == "running\n"
+
+        assert [row["step"] for row in desk.json("jobs", "checkpoints", job)] == [20, 10]
+        assert desk.ok("jobs", "checkpoints", job, "--format", "quiet").split() == ["20", "10"]
+        assert len(desk.ok("jobs", "checkpoints", job).splitlines()) == 3
+        other = desk.submit()
+        assert desk.json("jobs", "checkpoints", other) == []
+
+
+class TestPublish:
+    def test_a_checkpoint_becomes_a_version(self, desk: Desk) -> None:
+        job = desk.submit("published")
+        held = desk.claim()
+        held.checkpoint(10, 30)
+        held.checkpoint(20, 30)
+        assert desk.ok("jobs", "publish", job, "--step", "10", "--tag", "stage=trial") == "published@v1\n"
+        shown = desk.json("show", "published@v1")
+        assert shown["tags"] == {"stage": "trial"}
+        assert shown["job"] == {"id": job, "attempt": 1}
+        assert shown["training"]["checkpoint_step"] == 10
+        last = desk.json("jobs", "publish", job, "--name", "team/early", "--description", "as of step 20")
+        assert (last["ref"], last["job"], last["existing"]) == ("team/early@v1", job, False)
+        assert desk.json("show", "team/early@v1")["training"]["checkpoint_step"] == 20
+        again = desk.run("jobs", "publish", job, "--step", "10")
+        assert (again.stdout, again.returncode) == ("published@v1\n", 0)
+        assert "were there already" in again.stderr
+
+    def test_what_is_not_there_is_not_published(self, desk: Desk) -> None:
+        job = desk.submit()
+        for args in (["--step", "7"], []):
+            done = desk.run("jobs", "publish", job, *args)
+            assert (done.returncode, done.stdout) == (3, "")
+        assert desk.run("jobs", "publish", job, "--step", "0").returncode == 2
+        assert desk.run("jobs", "publish", job, "--tag", "x").returncode == 2
+
+
+class TestRetry:
+    def test_a_failed_job_is_submitted_once_more(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.claim()
+        assert desk.run("jobs", "retry", job).returncode == 4
+        held.checkpoint(10, 30)
+        held.fail("diverged")
+        done = desk.run("jobs", "retry", job)
+        new = done.stdout.strip()
+        assert done.returncode == 0
+        assert f"goes on from step 10; watch it: adapterctl jobs watch {new}" in done.stderr
+        assert desk.json("jobs", "show", new)["retry_of"] == job
+        desk.client.cancel_job(new)
+        again = desk.json("jobs", "retry", new)
+        assert (again["state"], again["retry_of"]) == ("queued", new)
+
+
+class TestWait:
+    def test_how_each_has_ended_decides(self, desk: Desk) -> None:
+        good, bad = desk.submit("good"), desk.submit("bad")
+        desk.claim().complete()
+        assert desk.ok("jobs", "wait", good) == f"{good}  succeeded\n"
+        done = desk.run("jobs", "wait", good, bad, "--any", "--timeout", "60")
+        assert (done.returncode, done.stdout) == (0, f"{good}  succeeded\n")
+        threading.Timer(2, desk.claim().fail, ["data", "row 3 is odd; mend it"]).start()
+        done = desk.run("jobs", "wait", good, bad)
+        assert done.returncode == 6
+        assert sorted(done.stdout.splitlines()) == sorted([f"{good}  succeeded", f"{bad}  failed (data)"])
+        assert f"1 of 2 jobs ended without a result ({bad})" in done.stderr
+        alone = desk.run("jobs", "wait", bad, "--format", "json")
+        assert alone.returncode == 6
+        (found,) = json.loads(alone.stdout)
+        assert (found["id"], found["state"], found["reason"]) == (bad, "failed", "data")
+        assert json.loads(alone.stderr)["error"]["code"] == "job_failed"
+
+    def test_patience_ends(self, desk: Desk) -> None:
+        job = desk.submit()
+        done = desk.run("jobs", "wait", job, "--timeout", "0.5s")
+        assert (done.returncode, done.stdout) == (8, "")
+        assert f"it goes on: adapterctl jobs watch {job}" in done.stderr
+        assert desk.run("jobs", "wait", job, "--timeout", "soon").returncode == 2
+        assert desk.run("jobs", "wait", "nothing").returncode == 3
+        assert desk.client.job_view(job).state == "queued"
+
+
+class TestLogs:
+    def test_lines_for_people_and_for_programs(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.claim()
+        held.report(line("first\nsecond \x1b[31m"), progress(step=1, total=9, loss=2.0))
+        text = desk.ok("jobs", "logs", job).splitlines()
+        assert [re.sub(r"^\d{4}[0-9: -]{15}", "TIME", row) for row in text] == [
+            "TIME  0  state     queued",
+            "TIME  1  state     running: attempt 1 on w1",
+            "TIME  1  log       first",
+            " " * 34 + "second ?[31m",
+            "TIME  1  progress  train · 1/9 steps · loss 2.000",
+        ]
+        events = [json.loads(row) for row in desk.ok("jobs", "logs", job, "--format", "json").splitlines()]
+        assert [event["kind"] for event in events] == ["state", "state", "log", "progress"]
+
+    def test_they_are_followed_to_the_end(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.claim()
+
+        def work() -> None:
+            held.report(line("late"))
+            held.fail()
+
+        threading.Timer(2, work).start()
+        text = desk.ok("jobs", "logs", job, "-f").splitlines()
+        assert text[-2].endswith("log       late")
+        assert text[-1].endswith("state     failed: the rows are odd")
+
+
+class TestWatch:
+    def test_a_bar_for_each_on_a_terminal(self, desk: Desk) -> None:
+        first, second = desk.submit("first"), desk.submit("second")
+        one, two = desk.claim(), desk.claim(name="w2")
+
+        def work() -> None:
+            for step in range(1, 6):
+                time.sleep(0.4)
+                for held in (one, two):
+                    held.report(progress(step=step, total=5, loss=1.5, lr=1e-4, tokens_per_s=900, eta_s=70))
+            one.complete()
+            time.sleep(1)
+            two.fail("diverged", "the loss is not a number; lower --lr")
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        status, shown = on_a_terminal("jobs", "watch", first, second, env=desk.env, columns=120)
+        worker.join()
+        assert status == 6
+        text = _ESCAPES.sub("", shown)
+        for job in (first, second):
+            assert re.search(
+                rf"{job} \S train +━+\S* +\d/5 steps · 70 s left · loss 1.500 · 900 tokens/s · lr 0.0001", text
+            )
+        assert all(len(row) <= 120 for row in re.split(r"[\r\n]+", text))
+        assert f"job {first} succeeded" in text
+        assert f"job {second} failed (diverged): the loss is not a number; lower --lr" in text
+
+    def test_a_server_that_goes_and_comes_back_ends_no_watch(self, tmp_path: Path) -> None:
+        port = processes.free_port()
+        env = processes.environment(
+            REGISTRY_DATABASE_URL=f"sqlite:///{tmp_path / 'registry.sqlite3'}",
+            REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri(),
+            REGISTRY_AUTH="none",
+            ADAPTERCTL_URL=f"http://127.0.0.1:{port}",
+            ADAPTERCTL_CACHE=str(tmp_path / "cache"),
+            HOME=str(tmp_path),
+        )
+        assert processes.run("adapter-registry", "db", "upgrade", env=env).returncode == 0
+        serve = ("adapter-registry", "serve", "--port", str(port))
+        (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+        client = Client(env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
+        with processes.running(*serve, env=env, log=tmp_path / "first.log") as server:
+            _until_ready(env["ADAPTERCTL_URL"])
+            client.register_base(base_registration())
+            job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", rank=2).id
+            held = Held.claim(client, tmp_path)
+            watch = subprocess.Popen(
+                [str(processes.BIN / "adapterctl"), "jobs", "watch", job],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert watch.stderr is not None
+            said = iter(watch.stderr.readline, "")
+            assert any("running: attempt 1 on w1" in row for row in said)
+            server.kill()
+            server.wait()
+        assert any("goes on once it answers" in row for row in said)
+        with processes.running(*serve, env=env, log=tmp_path / "second.log"):
+            _until_ready(env["ADAPTERCTL_URL"])
+            held.report(progress(step=1, total=2))
+            held.complete()
+            rest = "".join(said)
+            assert watch.wait(60) == 0, rest
+        watch.stderr.close()
+        assert watch.stdout is not None
+        watch.stdout.close()
+        client.close()
+        assert "the registry answers again" in rest
+        assert f"job {job} succeeded" in rest
+
+
+def _until_ready(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the server does not come up")
+
+
+class TestFleet:
+    def test_workers_and_queues(self, desk: Desk) -> None:
+        job = desk.submit()
+        desk.claim(name="gpu-node-7", queues=["gpu"])
+        desk.submit()
+        table = desk.ok("workers", "list")
+        assert all(len(row) <= COLUMNS for row in table.splitlines()), table
+        assert re.search(rf"^gpu-node-7 +busy +{job} +cpu +8\.6 GB +17\.2 GB +gpu ", table, re.MULTILINE), table
+        by_name = {worker["name"]: worker for worker in desk.json("workers", "list")}
+        assert (by_name["gpu-node-7"]["state"], by_name["gpu-node-7"]["job"]) == ("busy", job)
+        assert "gpu-node-7" in desk.ok("workers", "list", "--format", "quiet").split()
+
+        queues = {queue["queue"]: queue for queue in desk.json("capacity")}
+        assert (queues["gpu"]["queued"], queues["gpu"]["running"], queues["gpu"]["idle"]) == (1, 1, 0)
+        assert (queues["cpu"]["queued"], queues["cpu"]["workers"], queues["cpu"]["oldest_s"]) == (0, 0, None)
+        assert [row[0] for row in rows_of(desk.ok("capacity"))] == ["gpu", "cpu"]
+
+
+class TestTrain:
+    def test_on_which_terms_it_runs(self, desk: Desk) -> None:
+        rows = str(desk.folder / "rows.jsonl")
+        common = ["train", "sql", "--base", "tiny", "--data", rows, "--rank", "2", "--detach"]
+        job = desk.json(
+            *common, "--checkpoint-every", "50steps", "--priority", "7", "--timeout", "2h", "--device", "cuda", "--memory", "16GB"
+        )["job"]  # fmt: skip
+        shown = desk.json("jobs", "show", job)
+        assert shown["request"]["checkpoint"] == {"every_steps": 50, "every_minutes": None}
+        assert (shown["priority"], shown["needs"]) == (7, {"device": "cuda", "memory_bytes": 16_000_000_000})
+        with desk.world.services.db.read() as session:
+            assert session.get_one(Job, job).timeout_s == 7200
+
+    def test_from_a_configuration_file(self, desk: Desk) -> None:
+        first = desk.submit()
+        held = desk.claim()
+        held.checkpoint(10, 30)
+        config = desk.folder / "sql.yaml"
+        config.write_text(
+            f"base: tiny\ndata: {desk.folder / 'rows.jsonl'}\nrank: 2\ncheckpoint-every: 90s\nfrom-checkpoint: {first}@10\n"
+            "timeout: 3600\nmemory: 2GiB\n"
+        )
+        shown = desk.json("jobs", "show", desk.json("train", "sql", "--config", str(config), "--detach")["job"])
+        assert shown["request"]["checkpoint"]["every_minutes"] == 1.5
+        assert shown["request"]["from_checkpoint"] == {"job": first, "step": 10}
+        assert shown["needs"]["memory_bytes"] == 2**31
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--checkpoint-every", "50"), ("--timeout", "soon"), ("--memory", "lots"), ("--from-checkpoint", "j1@x")],
+    )
+    def test_what_is_no_such_thing_is_named(self, desk: Desk, option: str, value: str) -> None:
+        rows = str(desk.folder / "rows.jsonl")
+        done = desk.run("train", "sql", "--base", "tiny", "--data", rows, "--detach", option, value)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert value in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list", "show", "watch", "wait", "logs", "cancel", "retry", "checkpoints", "publish", "workers list", "capacity"],
+)
+def test_help_has_examples(command: str, tmp_path: Path) -> None:
+    words = command.split() if command in ("workers list", "capacity") else ["jobs", command]
+    done = processes.run("adapterctl", *words, "--help", env=processes.environment(HOME=str(tmp_path)))
+    assert done.returncode == 0
+    assert re.search(r"Examples?:\n +adapterctl ", done.stdout), done.stdout

@@ -26,12 +26,12 @@ from servers import environment_of, mlflow_server, mlflow_version, peer_version,
 from startup import ROOT, Row, peer_environment
 
 from sdk.client import Client
+from sdk.stack.seaweed import SeaweedServer
 
-# The tests' SeaweedFS, and what counts there, are the one way in which this project starts them.
+# What counts the bytes there is the tests' own.
 sys.path.append(str(ROOT / "tests"))
 
 from faults.proxy import FaultProxy
-from support.seaweed import SeaweedServer
 
 ROUNDS = 7
 #: Processes that pull one version at once.

@@ -26,7 +26,7 @@ from load import drive, get, one, post
 from seeding import BASES, NAMESPACES, RANKS, seed_rows
 from servers import RegistryServer, registry_server
 from sqlalchemy import event
-from startup import ROOT, Row
+from startup import Row
 
 from registry.auth.principal import SYSTEM
 from registry.queue import NoQueue
@@ -34,11 +34,7 @@ from registry.services import Services, build
 from registry.settings import Settings
 from sdk.client import Client
 from sdk.schemas.catalog import Publication
-
-# The tests' PostgreSQL is the one way in which this project starts one.
-sys.path.append(str(ROOT / "tests"))
-
-from support.postgres import PostgresServer
+from sdk.stack.postgres import PostgresServer
 
 SMALL = (1_000, 20)
 LARGE = (1_000_000, 20_000)

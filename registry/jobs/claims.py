@@ -186,7 +186,7 @@ class Claims:
                 job = attempts.fail(session, job_id, failure.attempt, reason, message, max_attempts=limit)
             again, found = job.state == JobState.QUEUED, view(job)
         if again:
-            self._queue.announce(job_id, found.kind)
+            self._queue.remind([(job_id, found.kind)])
         return found
 
     def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
@@ -195,7 +195,7 @@ class Claims:
             find_job(session, job_id, who, action="work")
             found = view(attempts.release(session, job_id, release.attempt))
         if found.state == JobState.QUEUED:
-            self._queue.announce(job_id, found.kind)
+            self._queue.remind([(job_id, found.kind)])
         return found
 
     def requeue_expired(self) -> int:
@@ -214,7 +214,7 @@ class Claims:
                 continue
             moved += 1
             if again:
-                self._queue.announce(job_id, kind)
+                self._queue.remind([(job_id, kind)])
         return moved
 
 

@@ -27,7 +27,7 @@ from registry.errors import Unavailable
 from registry.evaluations import views as evaluations
 from registry.http import VERSION, SayVersion, install_error_handlers
 from registry.idempotency.middleware import AnswerOnce
-from registry.jobs import fleet
+from registry.jobs import fleet, watching
 from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
@@ -50,6 +50,7 @@ ROOMS = (
     datasets,
     jobs,
     fleet,
+    watching,
     evaluations,
     lineage,
     auth,

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Transport:
-    """Requests to one registry. Safe to use after a fork: each process makes its own connections."""
+    """Requests to one registry, by any threads. Safe to use after a fork: each process makes its own connections."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._http: httpx.Client | None = None
-        self._pid = -1
+        #: By the id of the process that made it.
+        self._http: dict[int, httpx.Client] = {}
 
     def call(
         self,
@@ -95,16 +95,21 @@ class Transport:
         return response.content
 
     def _client(self) -> httpx.Client:
-        if self._http is None or self._pid != os.getpid():
-            self._http = _open(self.config)
-            self._pid = os.getpid()
-        return self._http
+        mine = os.getpid()
+        found = self._http.get(mine)
+        if found is None:
+            made = _open(self.config)
+            found = self._http.setdefault(mine, made)
+            if found is not made:
+                # Another thread was faster.
+                made.close()
+        return found
 
     def close(self) -> None:
         """Close the connections of this process."""
-        if self._http is not None and self._pid == os.getpid():
-            self._http.close()
-        self._http = None
+        mine = self._http.pop(os.getpid(), None)
+        if mine is not None:
+            mine.close()
 
 
 def _open(config: Config) -> httpx.Client:

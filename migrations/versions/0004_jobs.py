@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("report", sa.JSON, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kept", sa.Boolean, nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True)),
     )
     op.create_index("ix_job_checkpoints_manifest_digest", "job_checkpoints", ["manifest_digest"])

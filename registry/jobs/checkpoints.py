@@ -58,11 +58,13 @@ class Checkpoints:
                 "size_bytes": manifest.size_bytes,
                 "report": record.report.model_dump(mode="json"),
                 "created_at": utc_now(),
+                "kept": False,
                 "expires_at": None,
             }
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            earlier = (Checkpoint.job_id == job_id, Checkpoint.step < record.step, Checkpoint.expires_at.is_(None))
-            session.execute(update(Checkpoint).where(*earlier).values(expires_at=utc_now() + self._kept))
+            earlier = (Checkpoint.job_id == job_id, Checkpoint.step < record.step)
+            due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
+            session.execute(update(Checkpoint).where(*earlier, *due).values(expires_at=utc_now() + self._kept))
             return _view(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
@@ -146,7 +148,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
             "give the same, or leave from_checkpoint out",
             param="from_checkpoint",
         )
-    row.expires_at = None
+    row.kept, row.expires_at = True, None
     return request.model_copy(update={"from_checkpoint": CheckpointRef(job=row.job_id, step=row.step)})
 
 

@@ -93,7 +93,9 @@ class Checkpoint(Model):
     #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: None for the last of a job, which is kept until the job's end is long past.
+    #: Whether another job goes on from it.
+    kept: Mapped[bool] = mapped_column(default=False)
+    #: None for the last of a job, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 

@@ -86,7 +86,10 @@ class Jobs:
             request = pinned.request
             if isinstance(request, TrainingRequest):
                 request = pin_checkpoint(session, request, who)
-            needs = submission.needs or reckon(request, pinned.base)
+            needs = reckon(request, pinned.base)
+            if submission.needs is not None:
+                # What is said counts; what isn't is reckoned.
+                needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
             job = self._new(
                 session,
                 who,
@@ -130,6 +133,7 @@ class Jobs:
             request = earlier.request
             last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
             if (checkpoint := session.scalars(last).first()) is not None:
+                checkpoint.kept = True
                 request = {**request, "from_checkpoint": {"job": job_id, "step": checkpoint.step}}
             job = self._new(
                 session,

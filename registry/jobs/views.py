@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Annotated
 
-from fastapi import Header, Path, Query, Response
-from starlette.concurrency import run_in_threadpool
+from fastapi import Header, Path, Response
 
 from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
-from registry.jobs import events
 from sdk.schemas.catalog import Published
-from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
     AttemptView,
     CheckpointPublication,
@@ -38,9 +33,6 @@ router = room("/jobs", "jobs")
 
 JobId = Annotated[str, Path(max_length=64)]
 Step = Annotated[int, Path(ge=1, le=10_000_000)]
-
-#: How often a long poll looks, in seconds.
-_LOOK_S = 0.25
 
 
 @router.post("", status_code=201)
@@ -72,28 +64,6 @@ def list_jobs(
 def get_job(job_id: JobId, services: Given, who: Reader) -> JobView:
     """One job."""
     return services.jobs.get(job_id, who=who)
-
-
-@router.get("/{job_id}/events")
-async def read_job_events(
-    job_id: JobId,
-    services: Given,
-    who: Reader,
-    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
-    wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-) -> list[Event]:
-    """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        found, state = await run_in_threadpool(
-            events.read, services.db, job_id=job_id, after=after, limit=limit, who=who
-        )
-        if not found and not state.is_final and time.monotonic() >= deadline:
-            await run_in_threadpool(services.jobs.revive)
-        if found or state.is_final or time.monotonic() >= deadline:
-            return found
-        await asyncio.sleep(_LOOK_S)
 
 
 @router.post("/{job_id}/cancel")

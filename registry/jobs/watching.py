@@ -42,6 +42,18 @@ _RETRY_MS = 3000
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
+#: For OpenAPI: one event of the stream.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["state", "progress", "log", "end", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+
+
 class EventStream(StreamingResponse):
     """Server-sent events."""
 
@@ -80,7 +92,10 @@ async def read_job_events(
     "/{job_id}/events/stream",
     response_class=EventStream,
     responses={
-        200: {"description": "Events until the job has ended, and `end` with the job as it is then."},
+        200: {
+            "description": "Events until the job has ended, and `end` with the job as it is then.",
+            "content": {EventStream.media_type: {"schema": _EVENT}},
+        },
         **errors_in_json(),
     },
 )

@@ -191,7 +191,11 @@ def _telling() -> Iterator[Callable[[Sequence[Part]], None]]:
                     tell(line)
             update(f"starting {', '.join(part.part for part in parts if part.state != 'ready')}")
 
-        yield look
+        try:
+            yield look
+        except KeyboardInterrupt:
+            tell("the start goes on by itself; see: adapterctl status, and end it with: adapterctl down")
+            raise
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class Crew:
     worker: Client
     data: str
     tmp_path: Path
+    others: list[Services] = field(default_factory=list)
 
     def body(self, *, base: str = "tiny", **changed: Any) -> JobSubmission:
         spec = changed.pop("spec", TrainingSpec())
@@ -167,7 +168,8 @@ class Crew:
     def services(self, **changed: Any) -> Services:
         """Another server process of this registry, with other settings."""
         settings = replace(self.world.services.settings, **changed)
-        return build(settings, storage=self.world.services.artifacts.storage, queue=NoQueue())
+        self.others.append(build(settings, storage=self.world.services.artifacts.storage, queue=NoQueue()))
+        return self.others[-1]
 
 
 def info(name: str = "w1", **changed: Any) -> WorkerInfo:
@@ -179,7 +181,10 @@ def info(name: str = "w1", **changed: Any) -> WorkerInfo:
 def crew(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Iterator[Crew]:
     writer = acting(**{space: Role.WRITER})
     data = writer.add_data(rows, namespace=space).digest
-    yield Crew(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
+    found = Crew(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
+    yield found
+    for services in found.others:
+        services.db.engine.dispose()
     with people.services.db.write() as session:
         # No later test of this module finds this one's workers or jobs.
         session.execute(update(Worker).values(seen_at=utc_now() - timedelta(days=30)))
@@ -471,16 +476,25 @@ class TestCheckpoints:
         held = crew.hold()
         for step in (10, 20):
             crew.checkpoint(held, step)
+        early = crew.submit(from_checkpoint=CheckpointRef(job=job.id))
+        crew.checkpoint(held, 30)
+        # It is gone on from, so a later one does not let it expire.
+        assert [(c.step, c.expires_at is None) for c in crew.checkpoints(job.id)] == [
+            (30, True),
+            (20, True),
+            (10, False),
+        ]
+        crew.writer.cancel_job(early.id)
         crew.writer.cancel_job(job.id)
         crew.fail(held, "cancelled")
         # Kept on cancel.
-        assert [c.step for c in crew.checkpoints(job.id)] == [20, 10]
+        assert [c.step for c in crew.checkpoints(job.id)] == [30, 20, 10]
         last = crew.submit(from_checkpoint=CheckpointRef(job=job.id), adapter=f"{crew.space}/b")
         chosen = crew.submit(from_checkpoint=CheckpointRef(job=job.id, step=10))
-        assert last.request["from_checkpoint"] == {"job": job.id, "step": 20}
-        assert [crew.hold().checkpoint.step for _ in range(2)] == [20, 10]  # type: ignore[union-attr]
+        assert last.request["from_checkpoint"] == {"job": job.id, "step": 30}
+        assert [crew.hold().checkpoint.step for _ in range(2)] == [30, 10]  # type: ignore[union-attr]
         # The one that is gone on from is kept.
-        assert [c.expires_at for c in crew.checkpoints(job.id)] == [None, None]
+        assert [c.expires_at for c in crew.checkpoints(job.id)] == [None, None, None]
         with pytest.raises(InvalidInput, match="another lr, seed"):
             crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=TrainingSpec(lr=0.01, seed=4))
         with pytest.raises(NotFound, match="no checkpoint of step 15"):

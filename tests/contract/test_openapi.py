@@ -48,7 +48,7 @@ NAMES = {
     "remove_dataset", "submit_job", "list_jobs", "get_job", "read_job_events", "cancel_job", "claim_job", "hold_job",
     "complete_job", "fail_job", "list_evaluations", "trace_lineage", "whoami", "create_token", "list_tokens",
     "revoke_token", "get_quota", "set_quota", "list_audit", "get_retention", "set_retention", "clear_retention",
-    "collect_garbage", "search_versions", "sign_manifest", "list_signatures", "healthz", "readyz",
+    "collect_garbage", "search_versions", "sign_manifest", "list_signatures", "healthz", "readyz", "stream_job_events", "read_metrics",
 }  # fmt: skip
 #: Keys of requests that no other has.
 KEYS = itertools.count()
@@ -337,6 +337,10 @@ def _try(
 def _let_nothing_wait(case: schemathesis.Case) -> None:
     if isinstance(case.query, dict) and case.query.get("wait_s"):
         case.query["wait_s"] = 0.01 if isinstance(case.query["wait_s"], (int, float)) else case.query["wait_s"]
+    if case.operation.definition.raw["operationId"] == "stream_job_events" and isinstance(case.query, dict):
+        given = case.query.get("for_s", 0.01)
+        if given is None or isinstance(given, (int, float)):
+            case.query["for_s"] = min(given or 0.01, 0.01)
 
 
 def _lead_somewhere(case: schemathesis.Case, data: st.DataObject, seeded: Seeded) -> None:

@@ -115,7 +115,7 @@ class TestOneWorker:
         last = place.checkpoints(job)[0]
         digests = {file.sha256 for file in _manifest(place, last).files if file.path == "optimizer.pt"}
         for path in (place.folder / "artifacts").rglob("*"):
-            if path.name in digests:
+            if path.name.startswith(tuple(digests)):
                 path.chmod(0o600)
                 path.write_bytes(b"\0" * path.stat().st_size)
         again = place.submit(every_steps=2, start_from=CheckpointRef(job=job, step=last.step))

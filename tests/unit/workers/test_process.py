@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.workplace import is_alive, wait_until
 
 from workers import group
-from workers.orders import INTERRUPTED_STATUS, News
+from workers.orders import INTERRUPTED_STATUS, ORDER_FILE, News
 from workers.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
 from workers.spare import Spare
 from workers.stopping import Why
@@ -185,18 +186,41 @@ class TestListening:
             assert line in said
 
 
+def _open_once_read(fifo: Path) -> int:
+    """Open a FIFO for writing as soon as somebody reads from it."""
+    found: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_read, lambda: "nobody reads it", timeout_s=60)
+    return found[0]
+
+
 class TestDyingWithTheWorker:
-    def test_a_killed_worker_takes_its_child_along(self, tmp_path: Path) -> None:
-        # The real child, at the earliest moment: it still imports.
-        code = "import time\nfrom workers.process import Child\nprint(Child().pid, flush=True)\ntime.sleep(600)"
-        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    @pytest.mark.parametrize("when", ["as soon as it is started", "while it works"])
+    def test_a_killed_worker_takes_its_child_along(self, tmp_path: Path, when: str) -> None:
+        # The real child, whose order is never written to the end.
+        order = tmp_path / ORDER_FILE
+        os.mkfifo(order)
+        code = (
+            "import pathlib, sys, time\nfrom workers.process import Child\n"
+            "print(Child(pathlib.Path(sys.argv[1])).pid, flush=True)\ntime.sleep(600)"
+        )
+        worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
         assert worker.stdout is not None
-        with worker.stdout:
+        with worker.stdout, ExitStack() as stack:
             pid = int(worker.stdout.readline())
-        assert is_alive(pid)
-        worker.kill()
-        worker.wait()
-        wait_until(lambda: not is_alive(pid), lambda: f"{pid} goes on", timeout_s=60)
+            if when == "while it works":
+                stack.callback(os.close, _open_once_read(order))
+            assert is_alive(pid)
+            worker.kill()
+            worker.wait()
+            wait_until(lambda: not is_alive(pid), lambda: f"{pid} goes on", timeout_s=60)
 
     def test_a_child_whose_worker_is_gone_already_ends(self, tmp_path: Path) -> None:
         environment = {**os.environ, PARENT_VARIABLE: "1" if os.getppid() != 1 else "2"}

@@ -22,6 +22,9 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import DatasetUse, TrainingReport
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
+#: The last checkpoint of a job is the one that was recorded last: whoever begins anew comes by the steps again.
+NEWEST_FIRST = (Checkpoint.created_at.desc(), Checkpoint.step.desc())
+
 
 class Checkpoints:
     """The service over the table of checkpoints."""
@@ -62,16 +65,17 @@ class Checkpoints:
                 "expires_at": None,
             }
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            earlier = (Checkpoint.job_id == job_id, Checkpoint.step < record.step)
+            # Also those of later steps: whoever could not go on from them has begun anew.
+            others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
-            session.execute(update(Checkpoint).where(*earlier, *due).values(expires_at=utc_now() + self._kept))
+            session.execute(update(Checkpoint).where(*others, *due).values(expires_at=utc_now() + self._kept))
             return _view(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
         """The checkpoints of a job, the newest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
-            rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+            rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
             return [_view(row) for row in session.scalars(rows)]
 
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
@@ -118,7 +122,7 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
     Raises NotFound where that is gone.
     """
-    own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(1)
+    own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).limit(1)
     if session.scalar(own) is not None:
         wanted = CheckpointRef(job=job.id)
     elif request.from_checkpoint is not None:
@@ -156,7 +160,7 @@ def _find(session: Session, ref: CheckpointRef) -> Checkpoint:
     query = select(Checkpoint).where(Checkpoint.job_id == ref.job)
     if ref.step is not None:
         query = query.where(Checkpoint.step == ref.step)
-    row = session.scalars(query.order_by(Checkpoint.step.desc()).limit(1)).first()
+    row = session.scalars(query.order_by(*NEWEST_FIRST).limit(1)).first()
     if row is None:
         which = "no checkpoint" if ref.step is None else f"no checkpoint of step {ref.step}"
         raise NotFound(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
@@ -58,8 +58,11 @@ def view(job: Job) -> JobView:
 
 def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
-    newest = select(Checkpoint.job_id, func.max(Checkpoint.step)).where(Checkpoint.job_id.in_([job.id for job in jobs]))
-    steps: dict[str, int] = dict(session.execute(newest.group_by(Checkpoint.job_id)).all())
+    of_these = Checkpoint.job_id.in_([job.id for job in jobs])
+    recorded = (
+        select(Checkpoint.job_id, Checkpoint.step).where(of_these).order_by(Checkpoint.created_at, Checkpoint.step)
+    )
+    steps: dict[str, int] = dict(session.execute(recorded).all())
     queued = [job for job in jobs if job.state == JobState.QUEUED]
     places: dict[str, int] = {}
     waits: dict[str, str] = {}

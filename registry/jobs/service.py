@@ -15,7 +15,7 @@ from registry.db import Database, db_epoch_s, utc_now
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
-from registry.jobs.checkpoints import pin_checkpoint
+from registry.jobs.checkpoints import NEWEST_FIRST, pin_checkpoint
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.looking import attempts_of, described, find_job, view
 from registry.jobs.models import Checkpoint, Job
@@ -131,7 +131,7 @@ class Jobs:
                     f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
                 )
             request = earlier.request
-            last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
+            last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST).limit(1)
             if (checkpoint := session.scalars(last).first()) is not None:
                 checkpoint.kept = True
                 request = {**request, "from_checkpoint": {"job": job_id, "step": checkpoint.step}}

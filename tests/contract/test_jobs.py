@@ -431,6 +431,19 @@ class TestCheckpoints:
         second = crew.checkpoint(crew.hold(), 10)
         assert [(c.attempt, c.digest) for c in crew.checkpoints(job.id)] == [(2, second.digest)]
 
+    def test_whoever_begins_anew_goes_on_from_there(self, crew: Crew) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        crew.checkpoint(held, 20)
+        # It could not be read, say.
+        crew.checkpoint(held, 10)
+        assert [(c.step, c.expires_at is None) for c in crew.checkpoints(job.id)] == [(10, True), (20, False)]
+        assert crew.view(job.id).checkpoint_step == 10
+        crew.release(held)
+        again = crew.hold()
+        assert again.checkpoint is not None
+        assert again.checkpoint.step == 10
+
     def test_what_is_no_checkpoint_is_refused(self, crew: Crew) -> None:
         crew.submit()
         held = crew.hold()

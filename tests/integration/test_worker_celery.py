@@ -104,7 +104,7 @@ def test_told_to_end_it_gives_its_job_back_with_a_checkpoint(place: Place, worke
         worker.signal(signal.SIGINT if "Ctrl-C" in told else signal.SIGTERM)
     assert worker.status() == 0
     assert not is_alive(child)
-    assert not is_alive(pool_process)
+    wait_until(lambda: not is_alive(pool_process), lambda: "the pool process goes on", 60)
     assert [attempt.state for attempt in place.attempts(job)] == ["released"]
     assert place.job(job).state == "queued"
     assert [checkpoint.step >= 3 for checkpoint in place.checkpoints(job)] == [True]
@@ -165,4 +165,5 @@ def test_a_spare_waits_in_the_pool_process_and_is_replaced_after_the_job(
         below = list(worker.below())
         worker.signal(signal.SIGTERM)
         assert worker.status() == 0
-        assert not any(is_alive(pid) for pid in below)
+        # They end with it, each in its own moment.
+        wait_until(lambda: not any(is_alive(pid) for pid in below), lambda: f"{below} go on", 60)

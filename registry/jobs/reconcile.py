@@ -17,7 +17,7 @@ from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
 
 #: Held by the one process that sweeps.
-_LEADER_LOCK = 0x6164617073776570
+LEADER_LOCK = 0x6164617073776570
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Reconciler:
             # The lock lives as long as this connection; in the pool it would outlive its holder.
             connection.detach()
             # Whoever holds it gets it again, and so learns that the connection still stands.
-            asked = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=_LEADER_LOCK)
+            asked = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=LEADER_LOCK)
             yield lambda: bool(connection.scalar(asked))
 
 

@@ -115,7 +115,12 @@ class TestStoring:
         held.report(*map(line, "345"))
         held.report(line("6"))
         found = [event.message for event in job.events() if event.kind == "log"]
-        assert found == ["1", "2", "3", "this attempt has more than 3 lines; the worker w1 logs the others at the level DEBUG"]
+        assert found == [
+            "1",
+            "2",
+            "3",
+            "this attempt has more than 3 lines; the worker w1 logs the others at the level DEBUG",
+        ]
         held.release()
         Held.claim(held.client, tmp_path).report(line("anew"))
         assert [event.message for event in job.events() if event.kind == "log"] == [*found, "anew"]

@@ -1,0 +1,134 @@
+"""What must hold of jobs once they have ended, whatever happened to them: none is lost, none was run twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from faults.jobs.parts import LEASE_S, SWEEP_S
+from faults.jobs.stack import Stack
+from sqlalchemy import select
+from support.workplace import is_alive, wait_until
+
+from registry.catalog.models import Adapter, Origin, Version
+from registry.jobs.models import Attempt, Job
+from sdk.schemas.jobs import JobState
+
+#: After how many attempts with an end of this kind a job may be given up.
+CAPS = {"worker_lost": 3, "oom": 2, "crashed": 2, "unavailable": 5}
+
+
+@dataclass
+class Ledger:
+    """What was done to jobs and found of them, over all rounds."""
+
+    kills: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    attempts: int = 0
+    #: The digest that each seed's adapter has, whoever trained it and in however many pieces.
+    digests: dict[int, str] = field(default_factory=dict)
+
+    def check(self, stack: Stack, adapter: str, jobs: Sequence[str], *, may_fail: Collection[str] = ()) -> None:
+        """Look through the jobs that trained this adapter; all of them have ended, some of them may have been struck too often."""
+        with stack.database.read() as session:
+            rows = {job: session.get_one(Job, job) for job in jobs}
+            tries = {
+                job: session.scalars(select(Attempt).where(Attempt.job_id == job).order_by(Attempt.attempt)).all()
+                for job in jobs
+            }
+            query = select(Version, Origin).join(Adapter, Version.adapter_pk == Adapter.pk).join(Origin)
+            made = session.execute(query.where(Adapter.name == adapter, Version.state == "ready")).all()
+            last = session.scalar(select(Adapter.last_number).where(Adapter.name == adapter)) or 0
+        for job, row in rows.items():
+            said = stack.explain(job)
+            assert [attempt.attempt for attempt in tries[job]] == list(range(1, row.attempt + 1)), said
+            ends = [attempt.state for attempt in tries[job]]
+            mine = [(version, origin) for version, origin in made if origin.job == job]
+            if row.state == JobState.SUCCEEDED:
+                assert ends.count("succeeded") == 1, said
+                assert ends[-1] == "succeeded", said
+                ((version, origin),) = mine
+                assert origin.attempt == row.attempt, said
+                assert row.result is not None
+                assert row.result["ref"] == f"{adapter}@v{version.number}", said
+                assert self.digests.setdefault(row.request["spec"]["seed"], version.digest) == version.digest, said
+            else:
+                assert row.state == JobState.FAILED, said
+                assert job in may_fail, said
+                assert mine == [], said
+                assert row.reason in CAPS, said
+                assert [attempt.reason for attempt in tries[job]].count(row.reason) == CAPS[row.reason], said
+            assert "running" not in ends, said
+            self.succeeded += row.state == JobState.SUCCEEDED
+            self.failed += row.state == JobState.FAILED
+            self.attempts += row.attempt
+            for attempt in tries[job]:
+                _require_gone(stack, job, attempt)
+        numbers = sorted(version.number or 0 for version, _ in made)
+        assert numbers == list(range(1, last + 1)), f"{adapter} has the numbers {numbers}, and counts to {last}"
+        wait_until(lambda: _folders(stack, jobs) == [], lambda: f"{_folders(stack, jobs)} are left")
+
+
+def _require_gone(stack: Stack, job: str, attempt: Attempt) -> None:
+    worker = stack.worker_named(attempt.worker)
+    child = None if worker is None else worker.child_of(job, attempt.attempt)
+    if child is not None:
+        # The one that succeeded ended before it was published; a lost one with its worker.
+        assert not is_alive(child), f"process {child} of attempt {attempt.attempt} of job {job} lives"
+
+
+def _folders(stack: Stack, jobs: Sequence[str]) -> list[str]:
+    """What attempts have left in the workers' caches."""
+    folders = [folder.name for worker in stack.workers_at_work for folder in worker.cache.glob("jobs/*")]
+    return [name for name in folders if name.split("-")[0] in jobs]
+
+
+@dataclass
+class Lag:
+    """How far this machine is behind: by how much a short sleep and a question to the database took too long."""
+
+    most_s: float = 0.0
+
+    @property
+    def leeway_s(self) -> float:
+        """What a job may take longer to be given out again than the lease and one sweep."""
+        return 3.0 + 4 * self.most_s
+
+
+@contextmanager
+def measured_lag(stack: Stack) -> Iterator[Lag]:
+    """Measure for the length of the block."""
+    lag, over = Lag(), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            over.wait(0.05)
+            with stack.database.read() as session:
+                session.execute(select(1))
+            lag.most_s = max(lag.most_s, time.monotonic() - began - 0.05)
+
+    thread = threading.Thread(target=look, name="lag", daemon=True)
+    thread.start()
+    try:
+        yield lag
+    finally:
+        over.set()
+        thread.join()
+
+
+def lost_after_s(stack: Stack, job: str, attempt: int, since: float) -> float | None:
+    """How long after a moment an attempt was found to be lost, and its job queued again; None where it was not lost."""
+    with stack.database.read() as session:
+        row = session.get_one(Attempt, (job, attempt))
+        if row.state != "lost" or row.finished_at is None:
+            return None
+        return row.finished_at.timestamp() - since
+
+
+#: Within so many seconds a job whose worker has vanished is queued again, on a machine that keeps up.
+AGAIN_WITHIN_S = LEASE_S + SWEEP_S

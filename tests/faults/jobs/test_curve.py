@@ -1,0 +1,47 @@
+"""A training that is killed and goes on elsewhere makes what it would have made undisturbed: the same curve, the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+from faults.jobs.ledger import Ledger
+from faults.jobs.stack import UNDISTURBED_SEED, Stack
+from sqlalchemy import select
+from support.workplace import wait_until
+
+from registry.jobs.models import Checkpoint
+from sdk.schemas.training import LossPoint, TrainingReport
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_training_goes_on_to_the_same_end(stack: Stack) -> None:
+    job = stack.train("disturbed", seed=UNDISTURBED_SEED)
+    wait_until(lambda: curve(stack, job) != [], lambda: stack.explain(job))
+    worker = stack.worker_named(stack.row(job).worker)
+    assert worker is not None
+    worker.kill_main()
+    reached = len(curve(stack, job))
+    worker.wait_until_gone()
+    stack.start(worker)
+    stack.wait_for_end([job])
+    Ledger().check(stack, "disturbed", [job])
+    assert f"going on from the checkpoint of step {reached} of job {job}" in stack.said(job)
+    assert [attempt.state for attempt in stack.attempts(job)] == ["lost", "succeeded"]
+
+    ours, theirs = curve(stack, job), curve(stack, stack.undisturbed)
+    both = min(len(ours), len(theirs))
+    assert both > reached
+    assert ours[:both] == theirs[:both]
+    mine, other = stack.job(job).result, stack.job(stack.undisturbed).result
+    assert mine is not None
+    assert other is not None
+    assert mine["digest"] == other["digest"]
+    assert mine["metrics"]["loss"] == other["metrics"]["loss"]
+
+
+def curve(stack: Stack, job: str) -> list[LossPoint]:
+    """The loss of each step up to the newest checkpoint."""
+    newest = select(Checkpoint.report).where(Checkpoint.job_id == job).order_by(Checkpoint.step.desc()).limit(1)
+    with stack.database.read() as session:
+        report = session.scalar(newest)
+    return [] if report is None else TrainingReport.model_validate(report).curve

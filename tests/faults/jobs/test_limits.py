@@ -1,0 +1,69 @@
+"""A machine that is too small: memory that runs out in each attempt, a disk that is full for one job and not for the next.
+
+Limits of a process stand for those of a machine; whoever is refused memory or room can't tell.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+
+import pytest
+from faults.jobs.ledger import Ledger
+from faults.jobs.stack import Stack
+from support.workplace import Running
+
+from registry.auth.principal import Role
+from sdk.schemas.jobs import JobState
+
+pytestmark = pytest.mark.slow
+
+#: Whose jobs go to the small machine alone.
+SPACE = "small"
+#: The libraries of a training take two thirds of it, as addresses.
+MEMORY_BYTES = 3 * 2**30
+FILE_BYTES = 700_000
+#: Rows and tokens of a batch whose activations take more than that.
+BATCH, TOKENS = 2048, 250
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> Iterator[Running]:
+    options = {
+        "ADAPTERCTL_TOKEN": stack.reached.token(Role.WORKER, namespace=SPACE),
+        "ADAPTERCTL_CACHE": str(stack.folder / "small-cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with stack.worker("--name", "small", largest_file_bytes=FILE_BYTES, **options) as worker:
+        resource.prlimit(worker.process.pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def data(stack: Stack) -> str:
+    """Rows enough for the largest batch."""
+    path = stack.folder / "many-rows.jsonl"
+    rows = ({"prompt": f"{number:05d} ", "completion": "x" * TOKENS} for number in range(BATCH))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return stack.client.add_data(path, namespace=SPACE).digest
+
+
+def test_memory_that_runs_out_in_each_attempt_fails_the_job_after_two(stack: Stack, worker: Running, data: str) -> None:
+    job = stack.train(f"{SPACE}/large", data=data, steps=1, batch_size=BATCH, max_length=TOKENS)
+    stack.wait_for_end([job])
+    said = f"{stack.explain(job)}\n{worker.text}"
+    assert stack.job(job).reason == "oom", said
+    assert [(attempt.state, attempt.reason) for attempt in stack.attempts(job)] == [("failed", "oom")] * 2, said
+    assert "batch_size" in (stack.job(job).message or ""), said
+    Ledger().check(stack, f"{SPACE}/large", [job], may_fail=[job])
+
+
+def test_a_full_disk_fails_one_job_and_the_next_one_succeeds(stack: Stack, worker: Running, data: str) -> None:
+    large = stack.train(f"{SPACE}/wide", data=data, steps=1, rank=512)
+    small = stack.train(f"{SPACE}/narrow", data=data, steps=1)
+    stack.wait_for_end([large, small])
+    said = f"{stack.explain(large)}\n{stack.explain(small)}\n{worker.text}"
+    assert stack.job(large).reason == "disk_full", said
+    assert len(stack.attempts(large)) == 1, said
+    assert stack.row(small).state == JobState.SUCCEEDED, said

@@ -24,6 +24,7 @@ from sqlalchemy import (
     MetaData,
     create_engine,
     event,
+    insert,
     inspect,
     make_url,
     text,
@@ -230,21 +231,33 @@ def _too_new(present: str, head: str) -> Unavailable:
     )
 
 
+def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
+    """Insert rows of which nobody needs the objects, which costs a third of adding these."""
+    if rows:
+        session.connection().execute(insert(model), list(rows))
+
+
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     """Insert a row unless one with its key is there, also when two processes try at once; say whether it did."""
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(model).values(**values).on_conflict_do_nothing()
+    session.flush()
+    statement = _insert(session, model, values).on_conflict_do_nothing()
     # The row count of such a statement means nothing on PostgreSQL; what it returns does.
-    return session.execute(statement.returning(*inspect(model).primary_key)).first() is not None
+    returning = statement.returning(*inspect(model).primary_key)
+    return session.connection().execute(returning).first() is not None
 
 
 def upsert(session: Session, model: type[Model], key: dict[str, Any], values: dict[str, Any]) -> None:
     """Insert a row, or give the row with this primary key these values."""
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(model).values(**key, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+    session.flush()
+    statement = _insert(session, model, {**key, **values})
+    session.connection().execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def _insert(session: Session, model: type[Model], values: dict[str, Any]) -> Any:
+    """A statement of the database's own kind, which may say what is done where the row is there."""
+    return (postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert)(model).values(
+        values
+    )
 
 
 #: Held shared by whoever is about to name blobs that are stored, and alone by whoever removes blobs.

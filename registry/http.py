@@ -52,8 +52,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def services_of(request: Request) -> Services:
-    """The services of this app."""
+async def services_of(request: Request) -> Services:
+    """The services of this app; not in a thread, which would cost more than it does."""
     services: Services = request.app.state.services
     return services
 
@@ -62,7 +62,7 @@ Given = Annotated[Services, Depends(services_of)]
 
 
 def _allowed(action: str) -> Any:
-    def check(request: Request) -> Principal:
+    async def check(request: Request) -> Principal:
         principal: Principal = request.scope["principal"]
         principal.require_anywhere(action)
         return principal

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk.errors import JobCancelled, JobFailed, TimedOut
+from sdk import following
+from sdk.errors import JobCancelled, JobFailed
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 Evaluation = EvaluationView
 
-#: How long one long poll waits, in seconds.
-_POLL_S = 10.0
+_log = logging.getLogger("adapterctl")
 
 
 @dataclass(frozen=True)
@@ -109,35 +109,29 @@ class Job:
         return None
 
     def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:
-        """Yield what happened so far; with `follow`, go on until the job has ended."""
-        while True:
-            found = self._client.job_events(self.id, after=after, wait_s=_POLL_S if follow else 0)
+        """Yield what happened beyond the cursor `after`; with `follow`, go on until the job has ended.
+
+        Whoever follows also waits while the registry is away, which is logged.
+        """
+        if follow:
+            news = following.follow([self], note=_log.warning, after=after)
+            yield from (event for _, event in news if event is not None)
+            return
+        while found := self._client.job_events(self.id, after=after):
             yield from found
-            if found:
-                after = found[-1].seq
-            elif not follow or self.state.is_final:
-                return
+            after = found[-1].seq
 
     def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         """Return events after the cursor `after`, only the `last` so many if given; waits up to `wait_s` seconds for one."""
         return self._client.job_events(self.id, after=after, wait_s=wait_s, last=last)
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Wait until it has ended; `timeout` in seconds.
+        """Wait until it has ended, also while the registry is away, which is logged; `timeout` in seconds.
 
         Raises JobFailed or JobCancelled where it ended without a result, TimedOut.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        after = 0
-        while not self.state.is_final:
-            left = _POLL_S if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise TimedOut(
-                    f"job {self.id} has not ended after {timeout:g} s; it goes on: adapterctl jobs watch {self.id}"
-                )
-            # What happened before is of no interest, only that something happens.
-            for event in self._client.job_events(self.id, after=after, wait_s=min(left, _POLL_S), last=1):
-                after = event.seq
+        for _ in following.follow([self], note=_log.warning, timeout_s=timeout, last=1):
+            pass
         if (error := self.error) is not None:
             raise error
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pydantic import ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
@@ -17,6 +17,13 @@ from sdk.schemas.manifest import Manifest
 
 _STORED = Blob.collected_at.is_(None)
 
+#: Whether a manifest is recorded, and open to a namespace's readers.
+_THERE = select(
+    exists()
+    .where(ManifestAccess.manifest_digest == ManifestRow.digest, ManifestAccess.namespace == bindparam("namespace"))
+    .label("open")
+).where(ManifestRow.digest == bindparam("digest"), ManifestRow.collected_at.is_(None))
+
 
 def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> str:
     """Record a manifest whose blobs were verified, within the caller's transaction; return its digest.
@@ -25,8 +32,8 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     """
     digest = manifest.digest
     hold_blobs(session)
-    there = select(ManifestRow.digest).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_(None))
-    if session.scalars(there).first() is None:
+    there = session.execute(_THERE, {"digest": digest, "namespace": namespace}).first()
+    if there is None:
         insert_if_new(
             session,
             ManifestRow,
@@ -42,7 +49,8 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
         for sha256 in blobs:
             insert_if_new(session, ManifestBlob, manifest_digest=digest, sha256=sha256)
         session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
-    insert_if_new(session, ManifestAccess, manifest_digest=digest, namespace=namespace)
+    if there is None or not there.open:
+        insert_if_new(session, ManifestAccess, manifest_digest=digest, namespace=namespace)
     return digest
 
 

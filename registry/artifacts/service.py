@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
@@ -29,7 +29,7 @@ from sdk.schemas.manifest import Manifest
 _SESSION = timedelta(hours=24)
 _STORED = Blob.collected_at.is_(None)
 
-#: Which of these blobs a caller may read already, by their digests.
+#: Which of these blobs a caller may read beside those of versions and bases, by their digests.
 Readable = Callable[[Session, Collection[str], Principal], Collection[str]]
 
 
@@ -43,13 +43,22 @@ class _Held(NamedTuple):
     sent: UploadBlob | None
 
 
+class Bytes(TypedDict):
+    """What is to be sure of, and for whom: the arguments of `Artifacts.verify`."""
+
+    upload: str | None
+    blobs: list[BlobSpec]
+    who: Principal
+    inspections: Mapping[str, Inspection]
+
+
 class Artifacts:
     """The service over blobs and manifests, and the only user of the storage."""
 
     def __init__(self, db: Database, storage: Storage, *, readable: Sequence[Readable] = ()) -> None:
         self._db = db
         self.storage = storage
-        self._readable = (_in_manifests, *readable)
+        self._readable = readable
 
     # Sending.
 
@@ -63,13 +72,15 @@ class Artifacts:
         wanted = {blob.sha256: blob for blob in blobs}
         with self._db.write() as session:
             hold_blobs(session)
-            readable = self._may_read(session, wanted, who)
+            readable = {
+                sha256: row.stored_as for sha256, (row, may) in self._stored(session, wanted, who).items() if may
+            }
             begun = _begun(session, wanted, who)
             session.add(Upload(id=upload_id, created_by=who.name, owner=owner_of(who), expires_at=utc_now() + _SESSION))
             session.flush()
             rows = []
             # What may be read now counts as sent, even where it may no longer be read when the session is used.
-            begun |= {sha256: (name, None) for sha256, name in _names_of(session, readable).items()}
+            begun |= {sha256: (name, None) for sha256, name in readable.items()}
             for blob in wanted.values():
                 stored_as, parts_id = begun.get(blob.sha256, (f"{blob.sha256}.{place}", None))
                 rows.append(
@@ -172,13 +183,13 @@ class Artifacts:
         inspections = inspections or {}
         wanted = {blob.sha256: blob for blob in blobs}
         found: dict[str, Facts] = {}
-        for held in self._held(upload, wanted, who):
+        for held in self._held_now(upload, wanted, who):
             inspection = inspections.get(held.blob.sha256)
             try:
                 facts = self._settle(held, inspection, who)
             except BlobMissing:
                 # Another request of this caller has settled the same blob meanwhile, or it never arrived.
-                (again,) = self._held(upload, {held.blob.sha256: held.blob}, who)
+                (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
                 try:
                     facts = self._settle(again, inspection, who)
                 except BlobMissing:
@@ -189,20 +200,45 @@ class Artifacts:
                 found[held.blob.sha256] = facts
         return found
 
-    def _held(self, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal) -> list[_Held]:
-        """What the caller has of each blob. Raises NotFound, Invalid."""
+    def known(
+        self,
+        session: Session,
+        *,
+        upload: str | None,
+        blobs: Iterable[BlobSpec],
+        who: Principal,
+        inspections: Mapping[str, Inspection],
+    ) -> dict[str, Facts] | None:
+        """What `verify` would return, where it is known of every blob; None where bytes must be read for it.
+
+        Raises NotFound and Invalid as it does.
+        """
+        found: dict[str, Facts] = {}
+        for held in self._held(session, upload, {blob.sha256: blob for blob in blobs}, who):
+            if held.row is None:
+                return None
+            if (inspection := inspections.get(held.blob.sha256)) is not None:
+                facts = inspection.kind.from_json(held.row.facts)
+                if facts is None:
+                    return None
+                found[held.blob.sha256] = facts
+        return found
+
+    def _held_now(self, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal) -> list[_Held]:
         with self._db.read() as session:
-            announced = {} if upload is None else _announced(session, upload, who)
-            readable = self._may_read(session, wanted, who)
-            rows = session.scalars(select(Blob).where(Blob.sha256.in_(wanted), _STORED))
-            stored = {row.sha256: row for row in rows}
+            return self._held(session, upload, wanted, who)
+
+    def _held(
+        self, session: Session, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal
+    ) -> list[_Held]:
+        """What the caller has of each blob. Raises NotFound, Invalid."""
+        announced = {} if upload is None else _announced(session, upload, who)
+        stored = self._stored(session, wanted, who)
         found = []
         for blob in wanted.values():
-            row, sent = stored.get(blob.sha256), announced.get(blob.sha256)
+            (row, readable), sent = stored.get(blob.sha256, (None, False)), announced.get(blob.sha256)
             # Either the caller may read it, or has sent it: to this very place, from which it was verified before.
-            if row is not None and not (
-                blob.sha256 in readable or (sent is not None and sent.stored_as == row.stored_as)
-            ):
+            if row is not None and not (readable or (sent is not None and sent.stored_as == row.stored_as)):
                 row = None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
                 raise Invalid(
@@ -299,8 +335,14 @@ class Artifacts:
             # Joined by somebody else meanwhile, or swept: the read that follows will say which.
             return
 
-    def _may_read(self, session: Session, wanted: Collection[str], who: Principal) -> set[str]:
-        return {sha256 for readable in self._readable for sha256 in readable(session, wanted, who)}
+    def _stored(self, session: Session, wanted: Collection[str], who: Principal) -> dict[str, tuple[Blob, bool]]:
+        """Those of these blobs that are stored, and whether the caller may read each."""
+        query = select(Blob, _in_manifests(who)).where(Blob.sha256.in_(wanted), _STORED)
+        found = {row.sha256: (row, bool(may)) for row, may in session.execute(query)}
+        for readable in self._readable:
+            if left := [sha256 for sha256, (_, may) in found.items() if not may]:
+                found |= {sha256: (found[sha256][0], True) for sha256 in readable(session, left, who)}
+        return found
 
     # Fetching.
 
@@ -394,15 +436,13 @@ def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> 
     }
 
 
-def _in_manifests(session: Session, wanted: Collection[str], who: Principal) -> Collection[str]:
-    """Those of these blobs that are of the files of versions and bases that the caller may fetch."""
-    query = (
-        select(Blob.sha256)
-        .join(ManifestBlob, ManifestBlob.sha256 == Blob.sha256)
-        .join(ManifestAccess, ManifestAccess.manifest_digest == ManifestBlob.manifest_digest)
-        .where(Blob.sha256.in_(wanted), _STORED, who.within(ManifestAccess.namespace))
+def _in_manifests(who: Principal) -> ColumnElement[bool]:
+    """The condition that a blob is of the files of a version or base that the caller may fetch."""
+    return exists().where(
+        ManifestBlob.sha256 == Blob.sha256,
+        ManifestAccess.manifest_digest == ManifestBlob.manifest_digest,
+        who.within(ManifestAccess.namespace),
     )
-    return session.scalars(query.distinct()).all()
 
 
 @contextmanager

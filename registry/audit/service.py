@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.models import AuditEntry
 from registry.auth.principal import Principal
-from registry.db import Database
+from registry.db import Database, append
 from registry.paging import Paged, page_of
 from sdk.schemas.people import AuditView
 
@@ -27,17 +27,16 @@ def record(
     after: Mapping[str, Any] | None = None,
 ) -> None:
     """Append a change to the trail, in the transaction that makes it."""
-    session.add(
-        AuditEntry(
-            actor=who.name,
-            token_id=who.token_id,
-            action=action,
-            namespace=namespace,
-            subject=subject[:300],
-            before=None if before is None else dict(before),
-            after=None if after is None else dict(after),
-        )
-    )
+    entry = {
+        "actor": who.name,
+        "token_id": who.token_id,
+        "action": action,
+        "namespace": namespace,
+        "subject": subject[:300],
+        "before": None if before is None else dict(before),
+        "after": None if after is None else dict(after),
+    }
+    append(session, AuditEntry, entry)
 
 
 class Audit:

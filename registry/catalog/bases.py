@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session, undefer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
@@ -17,6 +18,9 @@ from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.paging import Paged, page_of
 from sdk.schemas.catalog import BaseRegistration, BaseView
 from sdk.schemas.work import BaseSource
+
+_FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
+_WHOLE = (undefer(BaseModelRow.config), undefer(BaseModelRow.tensors))
 
 
 class Bases:
@@ -97,15 +101,21 @@ class Bases:
             return view_base(row, whole=True)
 
 
+#: A whole fingerprint is one base, whatever another's id may say.
+_BY_FINGERPRINT = select(BaseModelRow).where(BaseModelRow.fingerprint == bindparam("fingerprint"))
+
+
 def find_base(session: Session, name: str, *, whole: bool = False) -> BaseModelRow:
     """Return the base with the id or fingerprint `name`, with `whole` also its config and tensors. Raises NotFound."""
-    matches = or_(BaseModelRow.id == name, BaseModelRow.fingerprint == name)
-    if 12 <= len(name) < 64 and all(c in "0123456789abcdef" for c in name):
-        matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
-    query = select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1)
+    query, said = _BY_FINGERPRINT, {"fingerprint": name}
+    if _FINGERPRINT.fullmatch(name) is None:
+        matches = BaseModelRow.id == name
+        if _SHORTENED.fullmatch(name):
+            matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
+        query, said = select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1), {}
     if whole:
-        query = query.options(undefer(BaseModelRow.config), undefer(BaseModelRow.tensors))
-    row = session.scalars(query).first()
+        query = query.options(*_WHOLE)
+    row = session.scalars(query, said).first()
     if row is None:
         raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
     return row

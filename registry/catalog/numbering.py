@@ -16,9 +16,11 @@ from registry.quotas.limits import limits_of, require_room
 
 
 def give_number(session: Session, version: Version, size_bytes: int) -> int:
-    """Give a version that has just become ready its number: the next one, for ever. Raises QuotaExceeded."""
-    locked = select(Adapter).where(Adapter.pk == version.adapter_pk).with_for_update(key_share=True)
-    adapter = session.scalars(locked.execution_options(populate_existing=True)).one()
+    """Give a version that becomes ready its number: the next one, for ever. The caller holds the adapter's lock.
+
+    Raises QuotaExceeded.
+    """
+    adapter = version.adapter
     _require_room(session, adapter, size_bytes)
     adapter.last_number += 1
     adapter.latest_number = adapter.last_number
@@ -26,15 +28,14 @@ def give_number(session: Session, version: Version, size_bytes: int) -> int:
     adapter.size_bytes += size_bytes
     adapter.updated_at = version.moved_at = utc_now()
     version.number = adapter.last_number
+    session.add(version)
     session.flush()
     return adapter.last_number
 
 
 def require_room_for_kept(session: Session, version: Version) -> None:
-    """Hold a version that was just put in quarantine against the quota. Raises QuotaExceeded."""
-    locked = select(Adapter).where(Adapter.pk == version.adapter_pk).with_for_update(key_share=True)
-    adapter = session.scalars(locked.execution_options(populate_existing=True)).one()
-    _require_room(session, adapter, 0)
+    """Hold a version that was just put in quarantine against the quota; its adapter is locked. Raises QuotaExceeded."""
+    _require_room(session, version.adapter, 0)
 
 
 def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:

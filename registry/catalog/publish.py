@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session, lazyload
 
 from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.manifests import blobs_of, record_manifest
-from registry.artifacts.reading import Inspection
-from registry.artifacts.service import Artifacts, finish_upload
+from registry.artifacts.reading import Facts, Inspection
+from registry.artifacts.service import Artifacts, Bytes, finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.catalog.bases import find_base
 from registry.catalog.describe import Surroundings, refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState
-from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.numbering import give_number, require_room_for_kept
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
-from registry.db import Database, insert_if_new, utc_now
+from registry.db import Database, append, insert_if_new, utc_now
 from registry.errors import Invalid, RegistryError, Verification
 from registry.signatures.service import record_signature
 from registry.signatures.trust import Trust
-from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
+from sdk.schemas.catalog import JobRef, Publication, Published
+from sdk.schemas.manifest import Manifest
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
+
+_ADAPTER = (
+    select(Adapter)
+    .where(Adapter.name == bindparam("name"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+_LIVE_ROW = (
+    select(Version)
+    .where(Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE))
+    .options(lazyload("*"))
+)
 
 
 class _Edge(NamedTuple):
@@ -41,11 +53,10 @@ class _Edge(NamedTuple):
     weight: float | None
 
 
-class _Begun(NamedTuple):
-    """A pending row's key, its base with its tensors' shapes, and the versions that it was made from."""
+class _Ground(NamedTuple):
+    """What a version stands on: its base with the shapes of its tensors, and what it was made from."""
 
-    pending: int
-    base_pk: int
+    base: BaseModelRow
     tensors: dict[str, list[int]]
     parents: list[_Edge]
 
@@ -84,251 +95,265 @@ class Publisher:
             param="adapter",
         )
         self._trust.require(publication.manifest, publication.signature)
-        begun = self._begin(publication, who)
+        _require_files(publication.manifest)
+        making = _Making(publication, who, job, finish)
+        with self._db.write() as session:
+            ground = making.begin(session)
+            facts = self._artifacts.known(session, **making.bytes)
+            if facts is not None and (warnings := making.passes(facts, ground)) is not None:
+                # No byte need be read, so one transaction is enough.
+                return making.make_ready(session, ground, warnings)
+            making.announce(session, ground)
         try:
-            config, weights = self._inspect(publication, who)
+            facts = self._artifacts.verify(**making.bytes)
             try:
-                warnings = judge(weights, config, lora=publication.lora, base_tensors=begun.tensors)
+                warnings = making.judge(facts, ground)
             except Verification as error:
                 if not self._quarantine:
                     raise
-                raise self._put_away(begun, publication, who, job, error) from error
+                with self._db.write() as session:
+                    kept = making.put_away(session, ground, error)
+                raise kept from error
             with self._db.write() as session:
-                view, existing = self._make_ready(session, begun, publication, who, job, warnings)
-                published = Published(version=view, existing=existing)
-                if finish is not None:
-                    finish(session, published)
-            return published
+                return making.make_ready(session, ground, warnings)
         except RegistryError as error:
-            self._refuse(begun.pending, error)
+            with self._db.write() as session:
+                making.refuse(session, ground, error)
             raise
 
-    def _begin(self, publication: Publication, who: Principal) -> _Begun:
-        """Write the pending row; return what is needed to make it ready."""
-        if publication.manifest.kind != "adapter":
-            raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
-        paths = {file.path for file in publication.manifest.files}
-        for required in (CONFIG_FILE, WEIGHTS_FILE):
-            if required not in paths:
-                raise Verification(
-                    f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
-                )
-        for path in sorted(paths):
-            if path.lower().endswith(_CODE_SUFFIXES):
-                raise Verification(
-                    f"{path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
-                    "adapterctl convert FOLDER, and push without such files",
-                    param="manifest",
-                )
-        try:
-            return self._insert_pending(publication, who)
-        except IntegrityError:
-            # Another publisher of the same bytes was first; its row is the one to work on.
-            return self._insert_pending(publication, who)
 
-    def _insert_pending(self, publication: Publication, who: Principal) -> _Begun:
-        with self._db.write() as session:
-            base = find_base(session, publication.manifest.base_fingerprint, whole=True)
-            # Found now: once this version is ready, its adapter's `latest` is the version itself.
-            parents = [
-                _Edge(find_version(session, parse_ref(parent.ref), who).pk, parent.relation, parent.weight)
-                for parent in publication.parents
-            ]
-            if session.scalars(select(Adapter.pk).where(Adapter.name == publication.adapter)).first() is None:
-                insert_if_new(
-                    session,
-                    Adapter,
-                    name=publication.adapter,
-                    namespace=space_of(publication.adapter),
-                    created_by=who.name,
-                    last_number=0,
-                )
-            return _Begun(_live_row(session, publication, base.pk, who), base.pk, base.tensors, parents)
+class _Making:
+    """One publication under way: what is done for it in its transactions."""
 
-    def _inspect(self, publication: Publication, who: Principal) -> tuple[ConfigFacts, WeightFacts]:
-        """Verify every blob, and say what config and weights hold."""
-        files = {file.path: file for file in publication.manifest.files}
-        config_file, weights_file = files[CONFIG_FILE], files[WEIGHTS_FILE]
-        if config_file.sha256 == weights_file.sha256:
-            raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")
-        found = self._artifacts.verify(
-            upload=publication.upload,
-            blobs=blobs_of(publication.manifest),
-            who=who,
-            inspections={
-                config_file.sha256: Inspection(ConfigFacts, inspect_config),
-                weights_file.sha256: Inspection(
-                    WeightFacts, lambda file: inspect_weights(file, size_bytes=weights_file.size_bytes)
-                ),
-            },
-        )
-        config, weights = found[config_file.sha256], found[weights_file.sha256]
-        assert isinstance(config, ConfigFacts)
-        assert isinstance(weights, WeightFacts)
-        return config, weights
-
-    def _make_ready(
+    def __init__(
         self,
-        session: Session,
-        begun: _Begun,
         publication: Publication,
         who: Principal,
-        job: JobRef | None,
-        warnings: list[str],
-    ) -> tuple[VersionView, bool]:
-        pending = begun.pending
-        digest = _record_files(session, publication, who)
-        finish_upload(session, publication.upload)
-        said = {"state": VersionState.READY, "manifest_digest": digest, "warnings": warnings}
-        won = _take(session, pending, publication, who, said)
-        gone = (VersionState.FAILED, VersionState.DELETED)
-        if not won and session.get_one(Version, pending, populate_existing=True).state in gone:
-            # Another push of the same bytes was refused, for a reason of its own, and took the row along; or the version
-            # that had these bytes was deleted meanwhile.
-            pending = _live_row(session, publication, begun.base_pk, who)
-            won = _take(session, pending, publication, who, said)
-        version = session.get_one(Version, pending, populate_existing=True)
-        if won:
-            give_number(session, version, publication.manifest.size_bytes)
-            _add_parts(session, version.pk, begun.parents, publication)
+        job: JobRef | None = None,
+        finish: Callable[[Session, Published], None] | None = None,
+    ) -> None:
+        self._publication = publication
+        self._who = who
+        self._job = job
+        self._finish = finish
+        self._digest = publication.manifest.digest
+        files = {file.path: file for file in publication.manifest.files}
+        self._config, self._weights = files[CONFIG_FILE], files[WEIGHTS_FILE]
+
+    @property
+    def bytes(self) -> Bytes:
+        """What `Artifacts` verifies, or knows."""
+        return {
+            "upload": self._publication.upload,
+            "blobs": blobs_of(self._publication.manifest),
+            "who": self._who,
+            "inspections": {
+                self._config.sha256: Inspection(ConfigFacts, inspect_config),
+                self._weights.sha256: Inspection(
+                    WeightFacts, lambda file: inspect_weights(file, size_bytes=self._weights.size_bytes)
+                ),
+            },
+        }
+
+    def begin(self, session: Session) -> _Ground:
+        """Find what the version stands on. Raises NotFound."""
+        base = find_base(session, self._publication.manifest.base_fingerprint, whole=True)
+        # Found now: once this version is ready, its adapter's `latest` is the version itself.
+        parents = [
+            _Edge(find_version(session, parse_ref(parent.ref), self._who).pk, parent.relation, parent.weight)
+            for parent in self._publication.parents
+        ]
+        return _Ground(base, base.tensors, parents)
+
+    def judge(self, facts: Mapping[str, Facts], ground: _Ground) -> list[str]:
+        """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
+        config, weights = facts[self._config.sha256], facts[self._weights.sha256]
+        assert isinstance(config, ConfigFacts)
+        assert isinstance(weights, WeightFacts)
+        return judge(weights, config, lora=self._publication.lora, base_tensors=ground.tensors)
+
+    def passes(self, facts: Mapping[str, Facts], ground: _Ground) -> list[str] | None:
+        """Return the warnings of what the gate lets pass; None for what it does not."""
+        try:
+            return self.judge(facts, ground)
+        except Verification:
+            return None
+
+    def announce(self, session: Session, ground: _Ground) -> None:
+        """Write the pending row, unless these bytes have a live one."""
+        session.add(self._row(session, ground))
+
+    def make_ready(self, session: Session, ground: _Ground, warnings: list[str]) -> Published:
+        """Make verified bytes a version with a number, or find the one that they are. Raises Verification, QuotaExceeded."""
+        digest = self._record_files(session)
+        version = self._row(session, ground)
+        new = version.state == VersionState.PENDING
         if version.state == VersionState.QUARANTINED:
             raise Verification(
                 f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
                 f"adapterctl release {exact_ref(version)}"
             )
-        origin = _origin(pending, publication, who, job)
-        session.add(origin)
-        if won:
+        if new:
+            self._say(version, VersionState.READY, digest, warnings=warnings, refusal=None)
+            give_number(session, version, self._publication.manifest.size_bytes)
+            self._add_parts(session, version, ground)
+        origin = self._origin(version)
+        append(session, Origin, origin)
+        if new:
             record(
                 session,
-                who,
+                self._who,
                 "version.publish",
                 version.adapter.namespace,
                 exact_ref(version),
-                after={"digest": digest, "base": version.base.fingerprint, "job": None if job is None else job.id},
+                after={
+                    "digest": digest,
+                    "base": version.base.fingerprint,
+                    "job": None if self._job is None else self._job.id,
+                },
             )
             # Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
-            newborn = Surroundings(origin, [], [], [], publication.manifest.files)
-            return refresh_document(session, version, who, known=None if begun.parents else newborn), False
-        session.flush()
-        return view_version(session, version, who), True
+            newborn = Surroundings(Origin(**origin), [], [], [], self._publication.manifest.files)
+            view = refresh_document(session, version, self._who, known=None if ground.parents else newborn)
+        else:
+            session.flush()
+            view = view_version(session, version, self._who)
+        published = Published(version=view, existing=not new)
+        if self._finish is not None:
+            self._finish(session, published)
+        return published
 
-    def _put_away(
-        self, begun: _Begun, publication: Publication, who: Principal, job: JobRef | None, error: Verification
-    ) -> Verification:
+    def put_away(self, session: Session, ground: _Ground, error: Verification) -> Verification:
         """Keep what the gate refuses where only its digest leads to it; return the error that says so."""
-        with self._db.write() as session:
-            digest = _record_files(session, publication, who)
-            finish_upload(session, publication.upload)
-            said = {"state": VersionState.QUARANTINED, "manifest_digest": digest, "refusal": error.message}
-            if not _take(session, begun.pending, publication, who, {**said, "moved_at": utc_now()}):
-                # The same bytes have a row that is past this: ready once, or put away already.
-                return error
-            version = session.get_one(Version, begun.pending, populate_existing=True)
-            require_room_for_kept(session, version)
-            _add_parts(session, version.pk, begun.parents, publication)
-            session.add(_origin(version.pk, publication, who, job))
-            ref = exact_ref(version)
-            record(session, who, "version.quarantine", version.adapter.namespace, ref, after={"refusal": error.message})
-            refresh_document(session, version, who)
+        digest = self._record_files(session)
+        version = self._row(session, ground)
+        if version.state != VersionState.PENDING:
+            # The same bytes have a row that is past this: ready once, or put away already.
+            return error
+        self._say(version, VersionState.QUARANTINED, digest, warnings=None, refusal=error.message)
+        version.moved_at = utc_now()
+        session.add(version)
+        session.flush()
+        require_room_for_kept(session, version)
+        self._add_parts(session, version, ground)
+        append(session, Origin, self._origin(version))
+        ref, namespace = exact_ref(version), version.adapter.namespace
+        record(session, self._who, "version.quarantine", namespace, ref, after={"refusal": error.message})
+        refresh_document(session, version, self._who)
         return Verification(
             f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
             param=error.param,
         )
 
-    def _refuse(self, pending: int, error: RegistryError) -> None:
+    def refuse(self, session: Session, ground: _Ground, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
-        with self._db.write() as session:
-            session.execute(
-                update(Version)
-                .where(Version.pk == pending, Version.state == VersionState.PENDING)
-                .values(state=VersionState.FAILED, refusal=error.message)
+        version = self._find(session, self._adapter(session))
+        if version is not None and version.state == VersionState.PENDING:
+            version.state, version.refusal = VersionState.FAILED, error.message
+
+    # The parts of these.
+
+    def _adapter(self, session: Session) -> Adapter:
+        """The adapter, made where it is new; nobody else changes anything of it until the transaction ends."""
+        name = self._publication.adapter
+        while (found := session.scalars(_ADAPTER, {"name": name}).first()) is None:
+            insert_if_new(
+                session, Adapter, name=name, namespace=space_of(name), created_by=self._who.name, last_number=0
             )
-
-
-def _record_files(session: Session, publication: Publication, who: Principal) -> str:
-    """Record a version's manifest, and its signature where it has one; return the manifest's digest."""
-    space = space_of(publication.adapter)
-    digest = record_manifest(session, publication.manifest, namespace=space)
-    if publication.signature is not None:
-        record_signature(session, digest, publication.signature, who, namespaces=[space])
-    return digest
-
-
-def _live_row(session: Session, publication: Publication, base_pk: int, who: Principal) -> int:
-    """Return the key of the one live row of these bytes in this adapter: the existing one, or a new pending one."""
-    digest = publication.manifest.digest
-    adapter = select(Adapter.pk).where(Adapter.name == publication.adapter).scalar_subquery()
-    live = (Version.adapter_pk == adapter, Version.digest == digest, Version.state.in_(LIVE))
-    found = session.scalars(select(Version.pk).where(*live)).first()
-    if found is not None:
         return found
-    version = Version(
-        adapter_pk=adapter,
-        digest=digest,
-        state=VersionState.PENDING,
-        base_pk=base_pk,
-        created_by=who.name,
-        **_said_of(publication),
-    )
-    session.add(version)
-    session.flush()
-    return version.pk
+
+    def _find(self, session: Session, adapter: Adapter) -> Version | None:
+        """The one live row of these bytes in their adapter."""
+        return session.scalars(_LIVE_ROW, {"adapter": adapter.pk, "digest": self._digest}).first()
+
+    def _row(self, session: Session, ground: _Ground) -> Version:
+        """The one live row of these bytes, or a pending one that is yet to be added; their adapter is locked."""
+        adapter = self._adapter(session)
+        return self._find(session, adapter) or Version(
+            adapter=adapter,
+            base=session.get_one(BaseModelRow, ground.base.pk),
+            digest=self._digest,
+            state=VersionState.PENDING,
+            created_by=self._who.name,
+            **self._said,
+        )
+
+    def _say(
+        self, version: Version, state: VersionState, digest: str, *, warnings: list[str] | None, refusal: str | None
+    ) -> None:
+        """Take a pending row to its state.
+
+        What is said of the version is written again: the row may be that of another push, which died or is slower.
+        """
+        said = {**self._said, "created_by": self._who.name, "state": state, "manifest_digest": digest}
+        for name, value in {**said, "warnings": warnings, "refusal": refusal}.items():
+            setattr(version, name, value)
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        recipe, publication = self._publication.quantization, self._publication
+        return {
+            "kind": publication.manifest.kind,
+            "lora": publication.lora.model_dump(),
+            "rank": publication.lora.rank,
+            "method": publication.method or ("unknown" if recipe is None else "qlora"),
+            "quantization": None if recipe is None else recipe.model_dump(),
+            "tags": publication.tags,
+            "description": publication.description,
+            "unknown": publication.unknown,
+        }
+
+    def _record_files(self, session: Session) -> str:
+        """Record the manifest, and its signature where it has one; return the manifest's digest."""
+        publication, space = self._publication, space_of(self._publication.adapter)
+        digest = record_manifest(session, publication.manifest, namespace=space)
+        if publication.signature is not None:
+            record_signature(session, digest, publication.signature, self._who, namespaces=[space])
+        finish_upload(session, publication.upload)
+        return digest
+
+    def _add_parts(self, session: Session, version: Version, ground: _Ground) -> None:
+        """Write down what lineage and search find a new version by."""
+        pk = version.pk
+        for edge in ground.parents:
+            # A parent that is named twice in one relation is one edge.
+            insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
+        tags = [{"version_pk": pk, "key": key, "value": value} for key, value in self._publication.tags.items()]
+        append(session, VersionTag, *tags)
+        modules = sorted(set(self._publication.lora.target_modules))
+        append(session, VersionTarget, *[{"version_pk": pk, "module": module[:200]} for module in modules])
+
+    def _origin(self, version: Version) -> dict[str, Any]:
+        dataset = self._publication.dataset
+        return {
+            "version_pk": version.pk,
+            "job": None if self._job is None else self._job.id,
+            "attempt": None if self._job is None else self._job.attempt,
+            "dataset_digest": None if dataset is None else dataset.digest,
+            "dataset": None if dataset is None else dataset.model_dump(),
+            "training": self._publication.training,
+            "metrics": self._publication.metrics,
+            "libraries": self._publication.libraries,
+            "created_by": self._who.name,
+        }
 
 
-def _take(session: Session, pending: int, publication: Publication, who: Principal, said: dict[str, Any]) -> bool:
-    """Move a pending row to the state that is `said`; say whether this call did.
-
-    What is said of the version is written again: the row may be that of another push, which died or is slower.
-    A quarantined row stays one, whoever pushes its bytes again.
-    """
-    won = session.execute(
-        update(Version)
-        .where(Version.pk == pending, Version.state == VersionState.PENDING)
-        .values(created_by=who.name, **_said_of(publication), **said)
-        .returning(Version.pk)
-    ).first()
-    return won is not None
-
-
-def _add_parts(session: Session, version_pk: int, parents: list[_Edge], publication: Publication) -> None:
-    """Write down what lineage and search find a new version by."""
-    for edge in parents:
-        # A parent that is named twice in one relation is one edge.
-        insert_if_new(session, VersionParent, version_pk=version_pk, **edge._asdict())
-    session.add_all(
-        [VersionTag(version_pk=version_pk, key=key, value=value) for key, value in publication.tags.items()]
-    )
-    session.add_all([VersionTarget(version_pk=version_pk, module=module[:200]) for module in _modules(publication)])
-
-
-def _origin(version_pk: int, publication: Publication, who: Principal, job: JobRef | None) -> Origin:
-    return Origin(
-        version_pk=version_pk,
-        job=None if job is None else job.id,
-        attempt=None if job is None else job.attempt,
-        dataset_digest=None if publication.dataset is None else publication.dataset.digest,
-        dataset=None if publication.dataset is None else publication.dataset.model_dump(),
-        training=publication.training,
-        metrics=publication.metrics,
-        libraries=publication.libraries,
-        created_by=who.name,
-    )
-
-
-def _modules(publication: Publication) -> list[str]:
-    return sorted(set(publication.lora.target_modules))
-
-
-def _said_of(publication: Publication) -> dict[str, Any]:
-    recipe = publication.quantization
-    return {
-        "kind": publication.manifest.kind,
-        "lora": publication.lora.model_dump(),
-        "rank": publication.lora.rank,
-        "method": publication.method or ("unknown" if recipe is None else "qlora"),
-        "quantization": None if recipe is None else recipe.model_dump(),
-        "tags": publication.tags,
-        "description": publication.description,
-        "unknown": publication.unknown,
-    }
+def _require_files(manifest: Manifest) -> None:
+    """Raise Invalid or Verification for a manifest that is none of an adapter."""
+    if manifest.kind != "adapter":
+        raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
+    digests = {file.path: file.sha256 for file in manifest.files}
+    for required in (CONFIG_FILE, WEIGHTS_FILE):
+        if required not in digests:
+            raise Verification(
+                f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
+            )
+    for path in sorted(digests):
+        if path.lower().endswith(_CODE_SUFFIXES):
+            raise Verification(
+                f"{path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
+                "adapterctl convert FOLDER, and push without such files",
+                param="manifest",
+            )
+    if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
+        raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")

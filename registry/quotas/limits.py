@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.errors import QuotaExceeded
 from registry.quotas.models import Quota
 
+_LIMITS = select(Quota).where(Quota.namespace == bindparam("namespace")).with_for_update()
+
 
 def limits_of(session: Session, namespace: str) -> Quota | None:
     """Return the limits of a namespace, locked until the transaction ends, so that no two fill the last place at once."""
-    return session.scalars(select(Quota).where(Quota.namespace == namespace).with_for_update()).first()
+    return session.scalars(_LIMITS, {"namespace": namespace}).first()
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:

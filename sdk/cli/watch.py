@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from sdk.cli.follow import follow
 from sdk.cli.output import human_bytes, plain, say
+from sdk.following import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState

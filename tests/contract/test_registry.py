@@ -28,6 +28,7 @@ from registry.bodies import MAX_BODY_BYTES
 from registry.catalog.describe import refresh_document
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
+from registry.catalog.publish import _Making
 from registry.catalog.resolve import find_adapter
 from registry.db import db_epoch_s
 from registry.errors import RegistryError
@@ -348,7 +349,9 @@ class TestVersions:
     ) -> None:
         body = publication(writer, adapter, name, description="of the dead")
         # As far as a publisher comes that is killed while it reads the bytes.
-        world.services.publisher._begin(body, world.principal(Role.WRITER))
+        making = _Making(body, world.principal(Role.WRITER))
+        with world.services.db.write() as session:
+            making.announce(session, making.begin(session))
         assert states_of(world, name) == [("pending", None)]
         with pytest.raises(NotFound):
             writer.get(name)
@@ -360,18 +363,39 @@ class TestVersions:
         self, world: World, writer: Client, name: str, adapter: Path
     ) -> None:
         good = publication(writer, adapter, name)
-        publisher = world.services.publisher
         who = world.principal(Role.WRITER)
-        begun = publisher._begin(good, who)
+        making = _Making(good, who)
+        with world.services.db.write() as session:
+            ground = making.begin(session)
+            making.announce(session, ground)
         world.services.artifacts.verify(upload=good.upload, blobs=blobs_of(good.manifest), who=who)
         # While a slow publisher still reads, one with a wrong record of the same bytes is refused.
         with pytest.raises(VerificationFailed, match="disagree on rank"):
             publish(writer, good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})}))
         assert states_of(world, name) == [("failed", None)]
         with world.services.db.write() as session:
-            version, existing = publisher._make_ready(session, begun, good, who, None, [])
-            assert (version.number, existing) == (1, False)
+            published = making.make_ready(session, ground, [])
+            assert (published.version.number, published.existing) == (1, False)
         assert states_of(world, name) == [("failed", None), ("ready", 1)]
+
+    def test_bytes_that_are_known_are_not_read_again(
+        self, world: World, writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = publication(writer, adapter, name)
+        publish(writer, body)
+
+        def refuse(stored_as: str) -> Any:
+            raise AssertionError(f"{stored_as} was read again")
+
+        monkeypatch.setattr(world.services.artifacts.storage, "open", refuse)
+        other = body.model_copy(update={"adapter": f"{name}-again", "upload": None})
+        assert publish(writer, other).version.ref == f"{name}-again@v1"
+        again = publish(writer, other)
+        assert (again.version.ref, again.existing) == (f"{name}-again@v1", True)
+        wrong = other.model_copy(update={"adapter": f"{name}-wrong", "lora": body.lora.model_copy(update={"rank": 3})})
+        with pytest.raises(VerificationFailed, match="disagree on rank"):
+            publish(writer, wrong)
+        assert states_of(world, f"{name}-wrong") == [("failed", None)]
 
     def test_a_quarantined_version_is_not_released_by_pushing_it_again(
         self, world: World, writer: Client, name: str, adapter: Path
@@ -476,6 +500,12 @@ class TestBasesAndData:
         assert "tiny" in {base.id for base in writer.bases()}
         with pytest.raises(NotFound, match="adapterctl base add"):
             writer.base("nobody")
+
+    def test_a_fingerprint_is_no_other_base_that_is_called_so(self, writer: Client) -> None:
+        fingerprint = digest("tiny: base")
+        decoy = base_registration().model_copy(update={"id": fingerprint, "fingerprint": digest("a decoy")})
+        writer.register_base(decoy)
+        assert writer.base(fingerprint).id == "tiny"
 
     def test_one_fingerprint_is_one_base_with_one_set_of_weights(self, writer: Client) -> None:
         registration = base_registration("twice")
@@ -723,6 +753,9 @@ class TestJobs:
                 time.sleep(SHORT_LEASE_S + 0.05)
                 assert claim(quiet.worker, name="awake") is not None
                 return found
+
+            def known(self, *given: Any, **named: Any) -> None:
+                """Nothing: every byte is to be read."""
 
         publisher._artifacts = Slow()  # type: ignore[assignment]
         try:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from sdk.cli.follow import follow
 from sdk.cli.output import format_option, plain, print_json, say
 from sdk.cli.session import open_client
 from sdk.cli.watch import told, watch_all
 from sdk.errors import JobFailed
+from sdk.following import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobView

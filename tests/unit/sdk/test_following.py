@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sdk.cli import follow as module
-from sdk.cli.follow import follow
+from sdk import following as module
 from sdk.cli.watch import watch_all
 from sdk.errors import Incompatible, NotFound, TimedOut, Unauthenticated, Unavailable
+from sdk.following import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView
@@ -93,6 +93,16 @@ def test_a_registry_that_is_away_is_waited_for_and_said_once() -> None:
     assert notes == there_and_back * 2
     # Nothing is read twice, and nothing passed over.
     assert [after for _, after, _, _ in registry.asked] == [0, 1, 1, 1, 1, 2, 2, 3]
+
+
+def test_a_pipeline_that_waits_outlives_a_registry_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(a=[[train(1)], AWAY, [train(2)]], b=[[train(1)], AWAY, [train(2)]])
+    assert registry.job("a").wait().view.state is JobState.SUCCEEDED
+    assert [event.seq for event in registry.job("b").events(follow=True)] == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{AWAY.message}; this goes on once it answers",
+        "the registry answers again",
+    ] * 2
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sdk.errors import Incompatible, TimedOut, Unavailable
-from sdk.objects import Job
 from sdk.schemas.events import Event
+
+if TYPE_CHECKING:
+    from sdk.objects import Job
 
 #: How long one question waits for news, in seconds, where it is about one job; several are asked about in turn.
 _POLL_S = 10.0
@@ -18,15 +21,20 @@ _AWAY_S = 2.0
 
 
 def follow(
-    jobs: Sequence[Job], *, note: Callable[[str], None], timeout_s: float | None = None, last: int | None = None
+    jobs: Sequence[Job],
+    *,
+    note: Callable[[str], None],
+    timeout_s: float | None = None,
+    after: int = 0,
+    last: int | None = None,
 ) -> Iterator[tuple[Job, Event | None]]:
     """Yield what happens to jobs until all have ended: (job, event), and (job, None) for one of which nothing is new.
 
-    Begins with each job's `last` so many events, else with all. A registry that is away is told to `note`, and asked
+    Begins with each job's `last` so many events, else with all beyond the cursor `after`. A registry that is away is told to `note`, and asked
     again until it answers. Raises TimedOut, and what else the registry refuses.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    after = {job.id: 0 for job in jobs}
+    seen = {job.id: after for job in jobs}
     followed = list(jobs)
     answers = True
     while followed:
@@ -34,7 +42,7 @@ def follow(
         for job in list(followed):
             wait_s = _POLL_S if len(followed) == 1 else 0.0
             try:
-                since = after[job.id]
+                since = seen[job.id]
                 left = _left(deadline, followed)
                 found = job.poll_events(after=since, wait_s=min(left, wait_s), last=None if since else last)
                 ended = not found and job.state.is_final
@@ -50,7 +58,7 @@ def follow(
                 note("the registry answers again")
                 answers = True
             for event in found:
-                after[job.id] = event.seq
+                seen[job.id] = event.seq
                 yield job, event
             if ended:
                 followed.remove(job)

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
 from registry.artifacts.service import Artifacts, finish_upload
 from registry.auth.principal import Principal
-from registry.catalog.publish import CONFIG_FILE, WEIGHTS_FILE, Publisher
+from registry.catalog.making import CONFIG_FILE, WEIGHTS_FILE
+from registry.catalog.publish import Publisher
 from registry.db import Database, upsert, utc_now
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts

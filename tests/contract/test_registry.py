@@ -27,8 +27,8 @@ from registry.auth.principal import SYSTEM, Role
 from registry.bodies import MAX_BODY_BYTES
 from registry.catalog.describe import refresh_document
 from registry.catalog.lifecycle import VersionState
+from registry.catalog.making import Making
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
-from registry.catalog.publish import _Making
 from registry.catalog.resolve import find_adapter
 from registry.db import db_epoch_s
 from registry.errors import RegistryError
@@ -348,10 +348,7 @@ class TestVersions:
         self, world: World, writer: Client, name: str, adapter: Path
     ) -> None:
         body = publication(writer, adapter, name, description="of the dead")
-        # As far as a publisher comes that is killed while it reads the bytes.
-        making = _Making(body, world.principal(Role.WRITER))
-        with world.services.db.write() as session:
-            making.announce(session, making.begin(session))
+        world.announce(body, world.principal(Role.WRITER))
         assert states_of(world, name) == [("pending", None)]
         with pytest.raises(NotFound):
             writer.get(name)
@@ -364,7 +361,7 @@ class TestVersions:
     ) -> None:
         good = publication(writer, adapter, name)
         who = world.principal(Role.WRITER)
-        making = _Making(good, who)
+        making = Making(good, who)
         with world.services.db.write() as session:
             ground = making.begin(session)
             making.announce(session, ground)

@@ -756,7 +756,7 @@ class TestRuns:
         world.writer.remove_data(world.writer.add_data(rows).digest)
         # A publication whose publisher died, an expired session and kept answers.
         body = publication(world.writer, save_adapter(tmp_path / "dead", next(SEEDS)), "dead")
-        world.services.publisher._begin(body, SYSTEM)
+        world.announce(body, SYSTEM)
         age(world, VersionRow, 25, VersionRow.state == VersionState.PENDING)
         age(world, Upload, 1, Upload.id == body.upload, column="expires_at")
         with world.services.db.write() as session:
@@ -801,7 +801,7 @@ class TestRuns:
     ) -> None:
         folder = save_adapter(tmp_path / "dead", next(SEEDS))
         body = publication(world.writer, folder, "a")
-        world.services.publisher._begin(body, world.principal(Role.WRITER))
+        world.announce(body, world.principal(Role.WRITER))
         assert admin.gc(dry_run=False, grace_hours=0).failed_pending == 0
         age(world, VersionRow, 25)
         assert admin.gc(dry_run=False, grace_hours=0).failed_pending == 1

@@ -18,12 +18,14 @@ from fastapi import FastAPI
 
 from registry.app import create_app
 from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
+from registry.catalog.making import Making
 from registry.queue import NoQueue
 from registry.services import Services, build
 from registry.settings import Settings
 from registry.storage import Storage
 from sdk.client import Client
 from sdk.config import Config
+from sdk.schemas.catalog import Publication
 from sdk.transport import VERSION, VERSION_HEADER, Transport
 
 #: A lease that a test can see the end of, in seconds.
@@ -86,6 +88,12 @@ class World:
     def worker(self) -> Client:
         """A client that may claim jobs."""
         return self.client(Role.WORKER)
+
+    def announce(self, publication: Publication, who: Principal) -> None:
+        """Come as far as a publisher who is killed while the bytes are read."""
+        making = Making(publication, who)
+        with self.services.db.write() as session:
+            making.announce(session, making.begin(session))
 
     def client(self, role: Role, *, namespace: str = "*") -> Client:
         """Open a client with a new token of `role` in a namespace ("-": names without one), or in all."""

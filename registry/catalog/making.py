@@ -1,0 +1,297 @@
+"""One publication under way: what is done for it in each of its transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session, lazyload
+
+from registry.artifacts.gate import judge
+from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
+from registry.artifacts.manifests import blobs_of, record_manifest
+from registry.artifacts.reading import Facts, Inspection
+from registry.artifacts.service import Bytes, finish_upload
+from registry.audit.service import record
+from registry.auth.principal import Principal
+from registry.catalog.bases import find_base
+from registry.catalog.describe import Surroundings, refresh_document, view_version
+from registry.catalog.lifecycle import LIVE, VersionState
+from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.numbering import give_number, require_room_for_kept
+from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
+from registry.db import append, insert_if_new, utc_now
+from registry.errors import Invalid, RegistryError, Verification
+from registry.signatures.service import record_signature
+from sdk.schemas.catalog import JobRef, Publication, Published
+from sdk.schemas.manifest import Manifest
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+#: Files that can run something when a library reads them.
+_CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
+
+_ADAPTER = (
+    select(Adapter)
+    .where(Adapter.name == bindparam("name"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+_LIVE_ROW = (
+    select(Version)
+    .where(Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE))
+    .options(lazyload("*"))
+)
+
+
+class _Edge(NamedTuple):
+    parent_pk: int
+    relation: str
+    weight: float | None
+
+
+class Ground(NamedTuple):
+    """What a version stands on: its base with the shapes of its tensors, and what it was made from."""
+
+    base: BaseModelRow
+    tensors: dict[str, list[int]]
+    parents: list[_Edge]
+
+
+class Making:
+    """One publication under way: what is done for it in each of its transactions."""
+
+    def __init__(
+        self,
+        publication: Publication,
+        who: Principal,
+        job: JobRef | None = None,
+        finish: Callable[[Session, Published], None] | None = None,
+    ) -> None:
+        self._publication = publication
+        self._who = who
+        self._job = job
+        self._finish = finish
+        self._digest = publication.manifest.digest
+        files = {file.path: file for file in publication.manifest.files}
+        self._config, self._weights = files[CONFIG_FILE], files[WEIGHTS_FILE]
+
+    @property
+    def bytes(self) -> Bytes:
+        """What `Artifacts` verifies, or knows."""
+        return {
+            "upload": self._publication.upload,
+            "blobs": blobs_of(self._publication.manifest),
+            "who": self._who,
+            "inspections": {
+                self._config.sha256: Inspection(ConfigFacts, inspect_config),
+                self._weights.sha256: Inspection(
+                    WeightFacts, lambda file: inspect_weights(file, size_bytes=self._weights.size_bytes)
+                ),
+            },
+        }
+
+    def begin(self, session: Session) -> Ground:
+        """Find what the version stands on. Raises NotFound."""
+        base = find_base(session, self._publication.manifest.base_fingerprint, whole=True)
+        # Found now: once this version is ready, its adapter's `latest` is the version itself.
+        parents = [
+            _Edge(find_version(session, parse_ref(parent.ref), self._who).pk, parent.relation, parent.weight)
+            for parent in self._publication.parents
+        ]
+        return Ground(base, base.tensors, parents)
+
+    def judge(self, facts: Mapping[str, Facts], ground: Ground) -> list[str]:
+        """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
+        config, weights = facts[self._config.sha256], facts[self._weights.sha256]
+        assert isinstance(config, ConfigFacts)
+        assert isinstance(weights, WeightFacts)
+        return judge(weights, config, lora=self._publication.lora, base_tensors=ground.tensors)
+
+    def passes(self, facts: Mapping[str, Facts], ground: Ground) -> list[str] | None:
+        """Return the warnings of what the gate lets pass; None for what it does not."""
+        try:
+            return self.judge(facts, ground)
+        except Verification:
+            return None
+
+    def announce(self, session: Session, ground: Ground) -> None:
+        """Write the pending row, unless these bytes have a live one."""
+        session.add(self._row(session, ground))
+
+    def make_ready(self, session: Session, ground: Ground, warnings: list[str]) -> Published:
+        """Make verified bytes a version with a number, or find the one that they are. Raises Verification, QuotaExceeded."""
+        digest = self._record_files(session)
+        version = self._row(session, ground)
+        new = version.state == VersionState.PENDING
+        if version.state == VersionState.QUARANTINED:
+            raise Verification(
+                f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
+                f"adapterctl release {exact_ref(version)}"
+            )
+        if new:
+            self._say(version, VersionState.READY, digest, warnings=warnings, refusal=None)
+            give_number(session, version, self._publication.manifest.size_bytes)
+            self._add_parts(session, version, ground)
+        origin = self._origin(version)
+        append(session, Origin, origin)
+        if new:
+            record(
+                session,
+                self._who,
+                "version.publish",
+                version.adapter.namespace,
+                exact_ref(version),
+                after={
+                    "digest": digest,
+                    "base": version.base.fingerprint,
+                    "job": None if self._job is None else self._job.id,
+                },
+            )
+            # Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
+            newborn = Surroundings(Origin(**origin), [], [], [], self._publication.manifest.files)
+            view = refresh_document(session, version, self._who, known=None if ground.parents else newborn)
+        else:
+            session.flush()
+            view = view_version(session, version, self._who)
+        published = Published(version=view, existing=not new)
+        if self._finish is not None:
+            self._finish(session, published)
+        return published
+
+    def put_away(self, session: Session, ground: Ground, error: Verification) -> Verification:
+        """Keep what the gate refuses where only its digest leads to it; return the error that says so."""
+        digest = self._record_files(session)
+        version = self._row(session, ground)
+        if version.state != VersionState.PENDING:
+            # The same bytes have a row that is past this: ready once, or put away already.
+            return error
+        self._say(version, VersionState.QUARANTINED, digest, warnings=None, refusal=error.message)
+        version.moved_at = utc_now()
+        session.add(version)
+        session.flush()
+        require_room_for_kept(session, version)
+        self._add_parts(session, version, ground)
+        append(session, Origin, self._origin(version))
+        ref, namespace = exact_ref(version), version.adapter.namespace
+        record(session, self._who, "version.quarantine", namespace, ref, after={"refusal": error.message})
+        refresh_document(session, version, self._who)
+        return Verification(
+            f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
+            param=error.param,
+        )
+
+    def refuse(self, session: Session, ground: Ground, error: RegistryError) -> None:
+        """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
+        version = self._find(session, self._adapter(session))
+        if version is not None and version.state == VersionState.PENDING:
+            version.state, version.refusal = VersionState.FAILED, error.message
+
+    # The parts of these.
+
+    def _adapter(self, session: Session) -> Adapter:
+        """The adapter, made where it is new; nobody else changes anything of it until the transaction ends."""
+        name = self._publication.adapter
+        while (found := session.scalars(_ADAPTER, {"name": name}).first()) is None:
+            insert_if_new(
+                session, Adapter, name=name, namespace=space_of(name), created_by=self._who.name, last_number=0
+            )
+        return found
+
+    def _find(self, session: Session, adapter: Adapter) -> Version | None:
+        """The one live row of these bytes in their adapter."""
+        return session.scalars(_LIVE_ROW, {"adapter": adapter.pk, "digest": self._digest}).first()
+
+    def _row(self, session: Session, ground: Ground) -> Version:
+        """The one live row of these bytes, or a pending one that is yet to be added; their adapter is locked."""
+        adapter = self._adapter(session)
+        return self._find(session, adapter) or Version(
+            adapter=adapter,
+            base=session.get_one(BaseModelRow, ground.base.pk),
+            digest=self._digest,
+            state=VersionState.PENDING,
+            created_by=self._who.name,
+            **self._said,
+        )
+
+    def _say(
+        self, version: Version, state: VersionState, digest: str, *, warnings: list[str] | None, refusal: str | None
+    ) -> None:
+        """Take a pending row to its state.
+
+        What is said of the version is written again: the row may be that of another push, which died or is slower.
+        """
+        said = {**self._said, "created_by": self._who.name, "state": state, "manifest_digest": digest}
+        for name, value in {**said, "warnings": warnings, "refusal": refusal}.items():
+            setattr(version, name, value)
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        recipe, publication = self._publication.quantization, self._publication
+        return {
+            "kind": publication.manifest.kind,
+            "lora": publication.lora.model_dump(),
+            "rank": publication.lora.rank,
+            "method": publication.method or ("unknown" if recipe is None else "qlora"),
+            "quantization": None if recipe is None else recipe.model_dump(),
+            "tags": publication.tags,
+            "description": publication.description,
+            "unknown": publication.unknown,
+        }
+
+    def _record_files(self, session: Session) -> str:
+        """Record the manifest, and its signature where it has one; return the manifest's digest."""
+        publication, space = self._publication, space_of(self._publication.adapter)
+        digest = record_manifest(session, publication.manifest, namespace=space)
+        if publication.signature is not None:
+            record_signature(session, digest, publication.signature, self._who, namespaces=[space])
+        finish_upload(session, publication.upload)
+        return digest
+
+    def _add_parts(self, session: Session, version: Version, ground: Ground) -> None:
+        """Write down what lineage and search find a new version by."""
+        pk = version.pk
+        for edge in ground.parents:
+            # A parent that is named twice in one relation is one edge.
+            insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
+        tags = [{"version_pk": pk, "key": key, "value": value} for key, value in self._publication.tags.items()]
+        append(session, VersionTag, *tags)
+        modules = sorted(set(self._publication.lora.target_modules))
+        append(session, VersionTarget, *[{"version_pk": pk, "module": module[:200]} for module in modules])
+
+    def _origin(self, version: Version) -> dict[str, Any]:
+        dataset = self._publication.dataset
+        return {
+            "version_pk": version.pk,
+            "job": None if self._job is None else self._job.id,
+            "attempt": None if self._job is None else self._job.attempt,
+            "dataset_digest": None if dataset is None else dataset.digest,
+            "dataset": None if dataset is None else dataset.model_dump(),
+            "training": self._publication.training,
+            "metrics": self._publication.metrics,
+            "libraries": self._publication.libraries,
+            "created_by": self._who.name,
+        }
+
+
+def require_files(manifest: Manifest) -> None:
+    """Raise Invalid or Verification for a manifest that is none of an adapter."""
+    if manifest.kind != "adapter":
+        raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
+    digests = {file.path: file.sha256 for file in manifest.files}
+    for required in (CONFIG_FILE, WEIGHTS_FILE):
+        if required not in digests:
+            raise Verification(
+                f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
+            )
+    for path in sorted(digests):
+        if path.lower().endswith(_CODE_SUFFIXES):
+            raise Verification(
+                f"{path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
+                "adapterctl convert FOLDER, and push without such files",
+                param="manifest",
+            )
+    if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
+        raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")

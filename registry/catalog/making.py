@@ -183,7 +183,7 @@ class Making:
             param=error.param,
         )
 
-    def refuse(self, session: Session, ground: Ground, error: RegistryError) -> None:
+    def refuse(self, session: Session, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
         version = self._find(session, self._adapter(session))
         if version is not None and version.state == VersionState.PENDING:
@@ -258,8 +258,8 @@ class Making:
             insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
         tags = [{"version_pk": pk, "key": key, "value": value} for key, value in self._publication.tags.items()]
         append(session, VersionTag, *tags)
-        modules = sorted(set(self._publication.lora.target_modules))
-        append(session, VersionTarget, *[{"version_pk": pk, "module": module[:200]} for module in modules])
+        modules = sorted({module[:200] for module in self._publication.lora.target_modules})
+        append(session, VersionTarget, *[{"version_pk": pk, "module": module} for module in modules])
 
     def _origin(self, version: Version) -> dict[str, Any]:
         dataset = self._publication.dataset

@@ -73,5 +73,5 @@ class Publisher:
                 return making.make_ready(session, ground, warnings)
         except RegistryError as error:
             with self._db.write() as session:
-                making.refuse(session, ground, error)
+                making.refuse(session, error)
             raise

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Float,
+    Insert,
     MetaData,
     create_engine,
     event,
@@ -234,7 +235,12 @@ def _too_new(present: str, head: str) -> Unavailable:
 def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
     """Insert rows of which nobody needs the objects, which costs a third of adding these."""
     if rows:
-        session.connection().execute(insert(model), list(rows))
+        session.connection().execute(_plain_insert(model), list(rows))
+
+
+@cache
+def _plain_insert(model: type[Model]) -> Insert:
+    return insert(model)
 
 
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:

@@ -32,7 +32,7 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     """
     digest = manifest.digest
     hold_blobs(session)
-    there = session.execute(_THERE, {"digest": digest, "namespace": namespace}).first()
+    there = session.connection().execute(_THERE, {"digest": digest, "namespace": namespace}).first()
     if there is None:
         insert_if_new(
             session,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
@@ -28,6 +28,16 @@ from sdk.schemas.manifest import Manifest
 
 _SESSION = timedelta(hours=24)
 _STORED = Blob.collected_at.is_(None)
+
+#: Blobs that are stored, and whether they are of the files of a version or base that is open to somebody, or to `spaces`.
+_OPEN = exists().where(
+    ManifestBlob.sha256 == Blob.sha256, ManifestAccess.manifest_digest == ManifestBlob.manifest_digest
+)
+_WANTED = (Blob.sha256.in_(bindparam("wanted", expanding=True)), _STORED)
+_WITH_ANY_ACCESS = select(Blob, _OPEN).where(*_WANTED)
+_WITH_ACCESS = select(Blob, _OPEN.where(ManifestAccess.namespace.in_(bindparam("spaces", expanding=True)))).where(
+    *_WANTED
+)
 
 #: Which of these blobs a caller may read beside those of versions and bases, by their digests.
 Readable = Callable[[Session, Collection[str], Principal], Collection[str]]
@@ -337,8 +347,10 @@ class Artifacts:
 
     def _stored(self, session: Session, wanted: Collection[str], who: Principal) -> dict[str, tuple[Blob, bool]]:
         """Those of these blobs that are stored, and whether the caller may read each."""
-        query = select(Blob, _in_manifests(who)).where(Blob.sha256.in_(wanted), _STORED)
-        found = {row.sha256: (row, bool(may)) for row, may in session.execute(query)}
+        spaces = who.spaces()
+        said = {"wanted": list(wanted)} if spaces is None else {"wanted": list(wanted), "spaces": spaces}
+        query = _WITH_ANY_ACCESS if spaces is None else _WITH_ACCESS
+        found = {row.sha256: (row, bool(may)) for row, may in session.execute(query, said)}
         for readable in self._readable:
             if left := [sha256 for sha256, (_, may) in found.items() if not may]:
                 found |= {sha256: (found[sha256][0], True) for sha256 in readable(session, left, who)}
@@ -434,15 +446,6 @@ def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> 
         for sha256, size_bytes, stored_as, parts_id in session.execute(query)
         if wanted[sha256].size_bytes == size_bytes
     }
-
-
-def _in_manifests(who: Principal) -> ColumnElement[bool]:
-    """The condition that a blob is of the files of a version or base that the caller may fetch."""
-    return exists().where(
-        ManifestBlob.sha256 == Blob.sha256,
-        ManifestAccess.manifest_digest == ManifestBlob.manifest_digest,
-        who.within(ManifestAccess.namespace),
-    )
 
 
 @contextmanager

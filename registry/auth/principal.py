@@ -84,12 +84,17 @@ class Principal:
             return None
         return sorted(namespace for namespace, role in self.grants.items() if role in _MAY[action])
 
+    def spaces(self, action: str = "read") -> list[str] | None:
+        """What stands as namespace in the rows with which `action` is allowed; None where it is allowed with all."""
+        allowed = self.namespaces(action)
+        return [*allowed, EVERYWHERE] if allowed is not None and action == "read" else allowed
+
     def within(self, column: Any, action: str = "read") -> ColumnElement[bool]:
         """The condition that a row's namespace is one in which `action` is allowed."""
-        allowed = self.namespaces(action)
-        if allowed is None:
+        spaces = self.spaces(action)
+        if spaces is None:
             return true()
-        condition: ColumnElement[bool] = column.in_([*allowed, EVERYWHERE] if action == "read" else allowed)
+        condition: ColumnElement[bool] = column.in_(spaces)
         return condition
 
     def home(self, action: str = "write") -> str:

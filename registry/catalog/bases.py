@@ -102,19 +102,20 @@ class Bases:
 
 
 #: A whole fingerprint is one base, whatever another's id may say.
-_BY_FINGERPRINT = select(BaseModelRow).where(BaseModelRow.fingerprint == bindparam("fingerprint"))
+_OF_FINGERPRINT = select(BaseModelRow).where(BaseModelRow.fingerprint == bindparam("fingerprint"))
+_BY_FINGERPRINT = {False: _OF_FINGERPRINT, True: _OF_FINGERPRINT.options(*_WHOLE)}
 
 
 def find_base(session: Session, name: str, *, whole: bool = False) -> BaseModelRow:
     """Return the base with the id or fingerprint `name`, with `whole` also its config and tensors. Raises NotFound."""
-    query, said = _BY_FINGERPRINT, {"fingerprint": name}
+    query, said = _BY_FINGERPRINT[whole], {"fingerprint": name}
     if _FINGERPRINT.fullmatch(name) is None:
         matches = BaseModelRow.id == name
         if _SHORTENED.fullmatch(name):
             matches = or_(matches, BaseModelRow.fingerprint.startswith(name))
         query, said = select(BaseModelRow).where(matches).order_by(BaseModelRow.created_at.desc()).limit(1), {}
-    if whole:
-        query = query.options(*_WHOLE)
+        if whole:
+            query = query.options(*_WHOLE)
     row = session.scalars(query, said).first()
     if row is None:
         raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")

@@ -12,7 +12,7 @@ from registry.artifacts.manifests import read_manifests
 from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.resolve import exact_ref, space_of
-from registry.db import upsert
+from registry.db import append, upsert
 from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
 from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
@@ -118,13 +118,17 @@ def refresh_document(
 ) -> VersionView:
     """Write down what `resolve` answers for a version, and return it as the caller may see it.
 
-    Called in every transaction that changes anything of it. What is `known` of it is not read again.
+    Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
     """
     session.flush()
     view = view_version(session, version, SYSTEM) if known is None else _view(version, known)
     namespace = version.adapter.namespace
     spaces = [space_of(parent.ref.partition("@")[0]) for parent in view.parents]
     foreign = any(space != namespace for space in spaces)
-    upsert(session, VersionDocument, {"version_pk": version.pk}, {"body": view.model_dump_json(), "foreign": foreign})
+    key, written = {"version_pk": version.pk}, {"body": view.model_dump_json(), "foreign": foreign}
+    if known is None:
+        upsert(session, VersionDocument, key, written)
+    else:
+        append(session, VersionDocument, {**key, **written})
     seen = [parent for parent, space in zip(view.parents, spaces, strict=True) if who.may("read", space)]
     return view.model_copy(update={"parents": seen})

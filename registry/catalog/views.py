@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room
+from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room, written
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -72,10 +72,10 @@ def list_adapters(
     return services.catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
 
 
-@router.post("/versions", status_code=201)
-async def publish_version(body: Publication, services: Given, who: Writer) -> Published:
+@router.post("/versions", status_code=201, response_model=Published)
+async def publish_version(body: Publication, services: Given, who: Writer) -> Response:
     """Make uploaded files a version; the same manifest again gives the existing one."""
-    return await apart(services.publisher.publish, publication=body, who=who)
+    return written(await apart(services.publisher.publish, publication=body, who=who), 201)
 
 
 @router.get("/versions")

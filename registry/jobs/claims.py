@@ -103,14 +103,16 @@ class Claims:
         # The first of them in one order by the index; the others' turn comes.
         first = (
             waiting.where(who.within(Job.namespace, "work")).order_by(Job.priority.desc(), Job.created_at).limit(200)
-        )
+        ).cte("first")
+        # Else PostgreSQL may look for them anew for each job that waits, since it expects hardly any to wait.
+        first = first.prefix_with("MATERIALIZED", dialect="postgresql")
         order = (
             Job.priority.desc(),
             case((Job.base_fingerprint.in_(claim.worker.cached_bases), 0), else_=1),
             case((Job.id == claim.hint, 0), else_=1),
             Job.created_at,
         )
-        best = select(Job.id).where(Job.id.in_(first.scalar_subquery()), Job.state == JobState.QUEUED)
+        best = select(Job.id).where(Job.id.in_(select(first.c.id)), Job.state == JobState.QUEUED)
         return session.scalars(best.order_by(*order).limit(1).with_for_update(skip_locked=True)).first()
 
     def _assignment(self, session: Session, job: Job) -> Assignment:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, event, select, text, update
 from support.adapters import BASE_TENSORS, digest, save_adapter
 from support.people import SEEDS, new_adapter
 from support.registries import SHORT_LEASE_S, World
 
 from registry.artifacts.models import ManifestRow
 from registry.auth.principal import LOCAL, Role
-from registry.db import utc_now
+from registry.db import append, utc_now
 from registry.jobs.models import Checkpoint, Job, Worker
 from registry.jobs.reconcile import in_background
 from registry.queue import NoQueue
@@ -595,3 +595,46 @@ class TestReconciler:
             (1, "queued"),
             (2, "running"),
         ]
+
+
+def test_a_claim_looks_through_a_long_queue_once(crew: Crew) -> None:
+    db = crew.world.services.db
+    if db.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite looks through it once anyway")
+    known = crew.submit()
+    with db.read() as session:
+        row = session.get_one(Job, known.id)
+        columns = {column.name: getattr(row, column.name) for column in Job.__table__.columns}
+
+    def add(count: int, state: str) -> None:
+        made = [{**columns, "id": f"{state}-{n}", "idempotency_key": None, "state": state} for n in range(count)]
+        with db.write() as session:
+            append(session, Job, *made)
+
+    add(5_000, "succeeded")
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        # From here on the database expects that hardly any job waits.
+        connection.execute(text("ANALYZE jobs"))
+    add(300, "queued")
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    try:
+        crew.hold()
+    finally:
+        event.remove(db.engine, "before_cursor_execute", note)
+    (claim,) = [one for one in sent if "SKIP LOCKED" in one[0]]
+    with db.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim[0]}", claim[1]).scalar_one()
+        connection.rollback()
+
+    def rows_of(node: dict[str, Any]) -> float:
+        own = node["Actual Rows"] * node["Actual Loops"] if node.get("Relation Name") == "jobs" else 0
+        return own + sum(rows_of(below) for below in node.get("Plans", []))
+
+    assert rows_of(plan[0]["Plan"]) < 10 * 300, plan
+    with db.write() as session:
+        session.execute(delete(Job).where(Job.id.like("succeeded-%") | Job.id.like("queued-%")))

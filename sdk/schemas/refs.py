@@ -42,8 +42,9 @@ class BadRefError(ValueError):
 
 def _shown(text: str) -> str:
     """Return `text` quoted for a message: escaped, and cut where it is long."""
-    short = text if len(text) <= 80 else text[:77] + "..."
-    return ascii(short)
+    shown = ascii(text)
+    # An escape is as long as ten characters.
+    return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
 def _fits(grammar: re.Pattern[str], text: str) -> bool:

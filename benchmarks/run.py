@@ -28,7 +28,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerat
 
 
 def main() -> None:
-    """Run the suites that are named, or all; replace their sections in RESULTS.md and keep the others."""
+    """Run the suites that are named, or all; replace their sections in RESULTS.md and keep all others."""
     wanted = sys.argv[1:] or list(SUITES)
     sections = _sections()
     for name in wanted:
@@ -39,15 +39,11 @@ def main() -> None:
 
 
 def _sections() -> dict[str, str]:
-    """The sections that RESULTS.md has already, by suite."""
+    """The sections that RESULTS.md has already, by suite; those of no suite, as of soaks, by their title."""
     text = RESULTS.read_text() if RESULTS.exists() else ""
-    found = {}
-    for part in text.split("\n## ")[1:]:
-        title = part.splitlines()[0]
-        for name, known in SUITES.items():
-            if title == known:
-                found[name] = f"## {part.rstrip()}\n"
-    return found
+    suites = {title: name for name, title in SUITES.items()}
+    parts = {part.splitlines()[0]: f"## {part.rstrip()}\n" for part in text.split("\n## ")[1:]}
+    return {suites.get(title, title): part for title, part in parts.items()}
 
 
 def _section(title: str, rows: list[dict[str, Any]]) -> str:
@@ -68,7 +64,8 @@ def _page(sections: dict[str, str]) -> str:
         "# Results\n\nWritten by `make bench`. Each row is measured in one run on one machine, ours and the peer interleaved. "
         "`ratio` says how many times better ours is; below 1 it is worse. The machine is shared and noisy: ratios count, seconds do not.\n"
     )
-    return "\n".join([head, *(sections[name] for name in SUITES if name in sections)])
+    ordered = [*(name for name in SUITES if name in sections), *(name for name in sections if name not in SUITES)]
+    return "\n".join([head, *(sections[name] for name in ordered)])
 
 
 def _machine() -> str:

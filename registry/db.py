@@ -173,6 +173,10 @@ class Database:
         with _explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next session opens one."""
+        self.engine.dispose()
+
     def revision(self) -> str | None:
         """The revision of the schema as it is, or None for an empty database."""
         with _explained(), self.engine.connect() as connection:

@@ -98,32 +98,32 @@ class Transport:
         mine = os.getpid()
         found = self._http.get(mine)
         if found is None:
-            made = _open(self.config)
+            made = self._open()
             found = self._http.setdefault(mine, made)
             if found is not made:
                 # Another thread was faster.
                 made.close()
         return found
 
+    def _open(self) -> httpx.Client:
+        import httpx
+
+        config = self.config
+        headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
+        if config.home is not None:
+            return httpx.Client(transport=_embedded(config), base_url="http://embedded", headers=headers)
+        if config.token:
+            headers["Authorization"] = f"Bearer {config.token}"
+        # Connections are tried again; requests are not, since only the caller knows whether they may be.
+        return httpx.Client(
+            base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False
+        )
+
     def close(self) -> None:
         """Close the connections of this process."""
         mine = self._http.pop(os.getpid(), None)
         if mine is not None:
             mine.close()
-
-
-def _open(config: Config) -> httpx.Client:
-    import httpx
-
-    headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
-    if config.home is not None:
-        return httpx.Client(
-            transport=httpx.WSGITransport(app=_embedded_app(config)), base_url="http://embedded", headers=headers
-        )
-    if config.token:
-        headers["Authorization"] = f"Bearer {config.token}"
-    # Connections are tried again; requests are not, since only the caller knows whether they may be.
-    return httpx.Client(base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False)
 
 
 def _retrying(url: str) -> httpx.BaseTransport | None:
@@ -145,8 +145,8 @@ def _retrying(url: str) -> httpx.BaseTransport | None:
     )
 
 
-def _embedded_app(config: Config) -> Any:
-    """Build the registry in this process, as a WSGI application. Raises Unavailable without the extra."""
+def _embedded(config: Config) -> httpx.BaseTransport:
+    """Open the registry of a folder in this process. Raises Unavailable without the extra."""
     missing = [
         name for name in ("fastapi", "sqlalchemy", "alembic", "a2wsgi") if importlib.util.find_spec(name) is None
     ]
@@ -157,8 +157,9 @@ def _embedded_app(config: Config) -> Any:
         )
     embedded = importlib.import_module("registry.embedded")
     errors = importlib.import_module("registry.errors")
-    wsgi = importlib.import_module("a2wsgi")
     try:
-        return wsgi.ASGIMiddleware(embedded.open_embedded(config.home))
+        app = embedded.open_embedded(config.home)
     except errors.RegistryError as error:
         raise_for(error.code.value, error.message, error.param)
+    transport: httpx.BaseTransport = importlib.import_module("sdk.embedded").EmbeddedTransport(app)
+    return transport

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import uvicorn
-from a2wsgi import ASGIMiddleware
 from fastapi import FastAPI
 
 from registry.app import create_app
@@ -25,6 +24,7 @@ from registry.settings import Settings
 from registry.storage import Storage
 from sdk.client import Client
 from sdk.config import Config
+from sdk.embedded import EmbeddedTransport
 from sdk.schemas.catalog import Publication
 from sdk.transport import VERSION, VERSION_HEADER, Transport
 
@@ -39,19 +39,9 @@ class InProcess(Transport):
         super().__init__(config)
         self._app = app
 
-    @cached_property
-    def _opened(self) -> httpx.Client:
-        return httpx.Client(
-            transport=httpx.WSGITransport(app=ASGIMiddleware(self._app)),
-            base_url="http://embedded",
-            headers={VERSION_HEADER: VERSION},
-        )
-
-    def _client(self) -> httpx.Client:
-        return self._opened
-
-    def close(self) -> None:
-        self._opened.close()
+    def _open(self) -> httpx.Client:
+        headers = {VERSION_HEADER: VERSION}
+        return httpx.Client(transport=EmbeddedTransport(self._app), base_url="http://embedded", headers=headers)
 
 
 @dataclass
@@ -122,7 +112,7 @@ class World:
     def http(self) -> httpx.Client:
         """Bare HTTP with an admin's token, for requests that the SDK would not send."""
         if not self.has_roles:
-            return InProcess(Client(self.url, cache=self.folder / "cache").config, self.app)._opened
+            return InProcess(Client(self.url, cache=self.folder / "cache").config, self.app)._open()
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token(Role.ADMIN)}"}, timeout=30
         )

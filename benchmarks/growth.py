@@ -14,14 +14,15 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from adapters import seed, store
+from fleet import postgres_server
 from load import drive, get, one, post
 from seeding import BASES, NAMESPACES, RANKS, seed_rows
 from servers import RegistryServer, registry_server
@@ -111,7 +112,9 @@ class _Filled:
 def run(large: tuple[int, int] = LARGE, *, calls: int = CALLS) -> list[Row]:
     """Fill both databases, measure, explain. Raises RuntimeError where a statement scans a table that grows."""
     with ExitStack() as stack:
-        postgres = stack.enter_context(_postgres())
+        postgres = stack.enter_context(
+            postgres_server(shared_buffers="2GB", synchronous_commit="off", max_wal_size="8GB")
+        )
         filled = [_fill(stack, postgres, *size) for size in (SMALL, large)]
         asked = [one.requests() for one in filled]
         times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in asked[0]}
@@ -142,21 +145,6 @@ def _row(name: str, many: float, few: float, note: str) -> Row:
         "ratio": round(few / many, 2),
         "note": f"{growth}; {note}",
     }
-
-
-@contextmanager
-def _postgres() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # Root's PostgreSQL runs as somebody who may not enter a closed folder.
-        folder.chmod(0o711)
-        settings = {"shared_buffers": "2GB", "synchronous_commit": "off", "max_wal_size": "8GB"}
-        server = PostgresServer(folder / "home", settings=settings)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
 
 
 def _fill(stack: ExitStack, postgres: PostgresServer, versions: int, adapters: int) -> _Filled:

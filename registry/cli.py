@@ -73,9 +73,15 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def app_from_env() -> Any:
     """What each server process serves."""
+    from gc import collect, freeze
+
     from registry.app import create_app
 
-    return create_app(Settings.from_env())
+    app = create_app(Settings.from_env())
+    # What a server is made of lives as long as it does: no collection need look through it again.
+    collect()
+    freeze()
+    return app
 
 
 def _require_free(host: str, port: int) -> None:

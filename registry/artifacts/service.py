@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
@@ -34,8 +34,9 @@ _OPEN = exists().where(
     ManifestBlob.sha256 == Blob.sha256, ManifestAccess.manifest_digest == ManifestBlob.manifest_digest
 )
 _WANTED = (Blob.sha256.in_(bindparam("wanted", expanding=True)), _STORED)
-_WITH_ANY_ACCESS = select(Blob, _OPEN).where(*_WANTED)
-_WITH_ACCESS = select(Blob, _OPEN.where(ManifestAccess.namespace.in_(bindparam("spaces", expanding=True)))).where(
+_KEPT = (Blob.sha256, Blob.stored_as, Blob.size_bytes, Blob.facts)
+_WITH_ANY_ACCESS = select(*_KEPT, _OPEN).where(*_WANTED)
+_WITH_ACCESS = select(*_KEPT, _OPEN.where(ManifestAccess.namespace.in_(bindparam("spaces", expanding=True)))).where(
     *_WANTED
 )
 
@@ -43,12 +44,22 @@ _WITH_ACCESS = select(Blob, _OPEN.where(ManifestAccess.namespace.in_(bindparam("
 Readable = Callable[[Session, Collection[str], Principal], Collection[str]]
 
 
+class _Stored(NamedTuple):
+    """What is kept of a stored blob, and whether the caller may read it."""
+
+    sha256: str
+    stored_as: str
+    size_bytes: int
+    facts: dict[str, Any] | None
+    readable: bool
+
+
 class _Held(NamedTuple):
     """What a caller has of a blob."""
 
     blob: BlobSpec
-    #: Its row, where the caller may count on it.
-    row: Blob | None
+    #: What is kept of it, where the caller may count on it.
+    row: _Stored | None
     #: What the session announced.
     sent: UploadBlob | None
 
@@ -82,9 +93,8 @@ class Artifacts:
         wanted = {blob.sha256: blob for blob in blobs}
         with self._db.write() as session:
             hold_blobs(session)
-            readable = {
-                sha256: row.stored_as for sha256, (row, may) in self._stored(session, wanted, who).items() if may
-            }
+            stored = self._stored(session, wanted, who)
+            readable = {sha256: row.stored_as for sha256, row in stored.items() if row.readable}
             begun = _begun(session, wanted, who)
             session.add(Upload(id=upload_id, created_by=who.name, owner=owner_of(who), expires_at=utc_now() + _SESSION))
             session.flush()
@@ -246,9 +256,9 @@ class Artifacts:
         stored = self._stored(session, wanted, who)
         found = []
         for blob in wanted.values():
-            (row, readable), sent = stored.get(blob.sha256, (None, False)), announced.get(blob.sha256)
+            row, sent = stored.get(blob.sha256), announced.get(blob.sha256)
             # Either the caller may read it, or has sent it: to this very place, from which it was verified before.
-            if row is not None and not (readable or (sent is not None and sent.stored_as == row.stored_as)):
+            if row is not None and not (row.readable or (sent is not None and sent.stored_as == row.stored_as)):
                 row = None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
                 raise Invalid(
@@ -345,15 +355,15 @@ class Artifacts:
             # Joined by somebody else meanwhile, or swept: the read that follows will say which.
             return
 
-    def _stored(self, session: Session, wanted: Collection[str], who: Principal) -> dict[str, tuple[Blob, bool]]:
-        """Those of these blobs that are stored, and whether the caller may read each."""
+    def _stored(self, session: Session, wanted: Collection[str], who: Principal) -> dict[str, _Stored]:
+        """Those of these blobs that are stored."""
         spaces = who.spaces()
         said = {"wanted": list(wanted)} if spaces is None else {"wanted": list(wanted), "spaces": spaces}
         query = _WITH_ANY_ACCESS if spaces is None else _WITH_ACCESS
-        found = {row.sha256: (row, bool(may)) for row, may in session.execute(query, said)}
+        found = {row.sha256: _Stored(*row) for row in session.connection().execute(query, said)}
         for readable in self._readable:
-            if left := [sha256 for sha256, (_, may) in found.items() if not may]:
-                found |= {sha256: (found[sha256][0], True) for sha256 in readable(session, left, who)}
+            if left := [sha256 for sha256, row in found.items() if not row.readable]:
+                found |= {sha256: found[sha256]._replace(readable=True) for sha256 in readable(session, left, who)}
         return found
 
     # Fetching.

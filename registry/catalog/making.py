@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
@@ -21,7 +22,7 @@ from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.numbering import give_number, require_room_for_kept
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
-from registry.db import append, insert_if_new, utc_now
+from registry.db import append, insert_if_new, put, utc_now
 from registry.errors import Invalid, RegistryError, Verification
 from registry.signatures.service import record_signature
 from sdk.schemas.catalog import JobRef, Publication, Published
@@ -39,10 +40,8 @@ _ADAPTER = (
     .with_for_update(key_share=True)
     .execution_options(populate_existing=True)
 )
-_LIVE_ROW = (
-    select(Version)
-    .where(Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE))
-    .options(lazyload("*"))
+_LIVE_ROW = select(Version.pk).where(
+    Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE)
 )
 
 
@@ -119,7 +118,7 @@ class Making:
 
     def announce(self, session: Session, ground: Ground) -> None:
         """Write the pending row, unless these bytes have a live one."""
-        session.add(self._row(session, ground))
+        put(session, self._row(session, ground))
 
     def make_ready(self, session: Session, ground: Ground, warnings: list[str]) -> Published:
         """Make verified bytes a version with a number, or find the one that they are. Raises Verification, QuotaExceeded."""
@@ -170,8 +169,7 @@ class Making:
             return error
         self._say(version, VersionState.QUARANTINED, digest, warnings=None, refusal=error.message)
         version.moved_at = utc_now()
-        session.add(version)
-        session.flush()
+        put(session, version)
         require_room_for_kept(session, version)
         self._add_parts(session, version, ground)
         append(session, Origin, self._origin(version))
@@ -202,19 +200,28 @@ class Making:
 
     def _find(self, session: Session, adapter: Adapter) -> Version | None:
         """The one live row of these bytes in their adapter."""
-        return session.scalars(_LIVE_ROW, {"adapter": adapter.pk, "digest": self._digest}).first()
+        pk = session.connection().execute(_LIVE_ROW, {"adapter": adapter.pk, "digest": self._digest}).scalar()
+        return None if pk is None else session.get_one(Version, pk, populate_existing=True)
 
     def _row(self, session: Session, ground: Ground) -> Version:
         """The one live row of these bytes, or a pending one that is yet to be added; their adapter is locked."""
         adapter = self._adapter(session)
-        return self._find(session, adapter) or Version(
-            adapter=adapter,
-            base=session.get_one(BaseModelRow, ground.base.pk),
+        found = self._find(session, adapter)
+        if found is not None:
+            return found
+        base = session.get_one(BaseModelRow, ground.base.pk)
+        new = Version(
+            adapter_pk=adapter.pk,
+            base_pk=base.pk,
             digest=self._digest,
             state=VersionState.PENDING,
             created_by=self._who.name,
+            created_at=utc_now(),
             **self._said,
         )
+        set_committed_value(new, "adapter", adapter)
+        set_committed_value(new, "base", base)
+        return new
 
     def _say(
         self, version: Version, state: VersionState, digest: str, *, warnings: list[str] | None, refusal: str | None

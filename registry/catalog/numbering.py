@@ -5,14 +5,18 @@ They are changed only together with a version's state, in one transaction that h
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from registry.artifacts.models import ManifestRow
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
-from registry.db import utc_now
+from registry.db import put, utc_now
 from registry.quotas.limits import limits_of, require_room
+
+#: By itself, since a unit of work would first look for what else there is to write.
+_COUNT = update(Adapter).where(Adapter.pk == bindparam("adapter"))
 
 
 def give_number(session: Session, version: Version, size_bytes: int) -> int:
@@ -22,15 +26,19 @@ def give_number(session: Session, version: Version, size_bytes: int) -> int:
     """
     adapter = version.adapter
     _require_room(session, adapter, size_bytes)
-    adapter.last_number += 1
-    adapter.latest_number = adapter.last_number
-    adapter.ready_versions += 1
-    adapter.size_bytes += size_bytes
-    adapter.updated_at = version.moved_at = utc_now()
-    version.number = adapter.last_number
-    session.add(version)
-    session.flush()
-    return adapter.last_number
+    version.number, version.moved_at = adapter.last_number + 1, utc_now()
+    counted = {
+        "last_number": version.number,
+        "latest_number": version.number,
+        "ready_versions": adapter.ready_versions + 1,
+        "size_bytes": adapter.size_bytes + size_bytes,
+        "updated_at": version.moved_at,
+    }
+    session.connection().execute(_COUNT, {"adapter": adapter.pk, **counted})
+    for name, value in counted.items():
+        set_committed_value(adapter, name, value)
+    put(session, version)
+    return version.number
 
 
 def require_room_for_kept(session: Session, version: Version) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.errors import QuotaExceeded
 from registry.quotas.models import Quota
 
-_LIMITS = select(Quota).where(Quota.namespace == bindparam("namespace")).with_for_update()
+_LIMITS = (
+    select(Quota.max_adapters, Quota.max_bytes, Quota.max_jobs)
+    .where(Quota.namespace == bindparam("namespace"))
+    .with_for_update()
+)
 
 
-def limits_of(session: Session, namespace: str) -> Quota | None:
+def limits_of(session: Session, namespace: str) -> Row[int | None, int | None, int | None] | None:
     """Return the limits of a namespace, locked until the transaction ends, so that no two fill the last place at once."""
-    return session.scalars(_LIMITS, {"namespace": namespace}).first()
+    return session.connection().execute(_LIMITS, {"namespace": namespace}).first()
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:

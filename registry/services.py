@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from registry.artifacts.service import Artifacts, storage_explained
+from registry.artifacts.reach import storage_explained
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import Uploads
 from registry.audit.service import Audit
 from registry.auth.service import Tokens
 from registry.catalog.aliases import Aliases
@@ -51,6 +53,7 @@ class Services:
     tokens: Tokens
     audit: Audit
     quotas: Quotas
+    uploads: Uploads
     artifacts: Artifacts
     datasets: Datasets
     bases: Bases
@@ -78,7 +81,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     if queue is None:
         home = settings.embedded_home
         queue = open_queue(settings.broker_url) if home is None else LocalQueue(Path(home))
-    artifacts = Artifacts(db, storage, readable=[readable_rows])
+    uploads = Uploads(db, storage, readable=[readable_rows])
+    artifacts = Artifacts(db, storage, uploads, readable=[readable_rows])
     # Read now: a server that can't hold what is asked of versions must not begin to take them.
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
@@ -100,6 +104,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         tokens=Tokens(db),
         audit=Audit(db),
         quotas=Quotas(db),
+        uploads=uploads,
         artifacts=artifacts,
         datasets=Datasets(db, artifacts),
         bases=Bases(db, artifacts),

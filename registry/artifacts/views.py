@@ -15,7 +15,7 @@ router = room("", "artifacts")
 @router.post("/uploads", status_code=201)
 def begin_upload(body: UploadRequest, services: Given, who: Sender) -> UploadView:
     """Open an upload session; blobs that the caller may read already need not be sent."""
-    return services.artifacts.begin_upload(blobs=body.blobs, who=who)
+    return services.uploads.begin(blobs=body.blobs, who=who)
 
 
 @router.post("/uploads/{upload}/parts")
@@ -23,7 +23,7 @@ def ask_parts(
     upload: Annotated[str, Path(max_length=64)], body: PartsRequest, services: Given, who: Sender
 ) -> list[Transfer]:
     """Say where parts of a large blob are sent to; the URLs live for minutes."""
-    return services.artifacts.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
+    return services.uploads.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
 
 
 @router.get("/manifests/{digest}/files")

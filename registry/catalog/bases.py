@@ -9,7 +9,8 @@ from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session, undefer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
-from registry.artifacts.service import Artifacts, finish_upload
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import BaseModelRow

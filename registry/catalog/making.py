@@ -13,7 +13,8 @@ from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.reading import Facts, Inspection
-from registry.artifacts.service import Bytes, finish_upload
+from registry.artifacts.service import Bytes
+from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.catalog.bases import find_base

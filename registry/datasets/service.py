@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blob_of
 from registry.artifacts.models import Blob
-from registry.artifacts.service import Artifacts, finish_upload
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
 from registry.datasets.models import Dataset, DatasetAccess

@@ -8,7 +8,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
-from registry.artifacts.service import Artifacts, finish_upload
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
 from registry.auth.principal import Principal
 from registry.catalog.making import CONFIG_FILE, WEIGHTS_FILE
 from registry.catalog.publish import Publisher

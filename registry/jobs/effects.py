@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
-from registry.artifacts.service import Artifacts, finish_upload
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
 from registry.auth.principal import Principal
 from registry.catalog.publish import Publisher
 from registry.catalog.resolve import space_of

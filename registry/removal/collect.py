@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, select, update
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.artifacts.service import storage_explained
+from registry.artifacts.reach import storage_explained
 from registry.catalog.lifecycle import LIVE
 from registry.catalog.models import Version
 from registry.catalog.resolve import exact_ref

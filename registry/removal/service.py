@@ -7,7 +7,8 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, delete, exists, func, null, select, update
 
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
-from registry.artifacts.service import Artifacts, storage_explained
+from registry.artifacts.reach import storage_explained
+from registry.artifacts.service import Artifacts
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.lifecycle import VersionState

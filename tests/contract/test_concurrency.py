@@ -82,7 +82,7 @@ class Interrupted(Artifacts):
     """The artifacts of a publisher to whom something happens once its bytes are verified."""
 
     def __init__(self, world: World, happens: Callable[[], object]) -> None:
-        super().__init__(world.services.db, world.services.artifacts.storage)
+        super().__init__(world.services.db, world.services.artifacts.storage, world.services.uploads)
         self._happens = happens
 
     def known(self, *given: Any, **named: Any) -> None:

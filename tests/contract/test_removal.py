@@ -29,7 +29,7 @@ from support.stored import lose, names_of
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.reading import read_blob
-from registry.artifacts.service import finish_upload
+from registry.artifacts.uploads import finish_upload
 from registry.audit.models import AuditEntry
 from registry.auth.principal import SYSTEM, Role
 from registry.catalog.lifecycle import VersionState
@@ -551,9 +551,7 @@ class TestBlobs:
             lost = [digest(f"lost {number}") for number in range(15)]
             session.add_all([Blob(sha256=sha256, stored_as=sha256, size_bytes=3) for sha256 in lost])
         # The odd ones are garbage, the even ones strays; of the lost ones, five are announced and therefore missed.
-        world.services.artifacts.begin_upload(
-            blobs=[BlobSpec(sha256=sha256, size_bytes=3) for sha256 in lost[:5]], who=SYSTEM
-        )
+        world.services.uploads.begin(blobs=[BlobSpec(sha256=sha256, size_bytes=3) for sha256 in lost[:5]], who=SYSTEM)
         planned = admin.gc(dry_run=True, grace_hours=0)
         assert (planned.blobs, planned.blobs_without_row.count) == (20 + 10, 20)
         assert planned.blobs_without_row.digests == sorted(stored[number] for number in range(0, 40, 2))

@@ -234,7 +234,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def _upload(self, payload: Payload, *, arrives: bool = True) -> tuple[str, bool]:
         """Send what is asked for, if it is to arrive; return the session, and whether something is lacking."""
         self.sound = False
-        session = self.services.artifacts.begin_upload(blobs=payload.blobs, who=LOCAL)
+        session = self.services.uploads.begin(blobs=payload.blobs, who=LOCAL)
         asked = {put.sha256 for put in session.put}
         held = {sha256 for space in ("left", "right") for kept in self.model.held(space) for sha256 in kept.files}
         # What may be read is not asked for; what is not asked for has arrived, if only in a session that came to no end.

@@ -1,0 +1,209 @@
+"""Upload sessions: what is to be sent, under which name, whole or in parts.
+
+A digest is no proof of possession: only who may read a blob already need not send it. Each upload session sends under
+a name of its own, which nobody else can fill, and a blob's row says under which name its verified bytes lie.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import Upload, UploadBlob, UploadPart
+from registry.artifacts.reach import storage_explained, transfer_of
+from registry.artifacts.stored import Readable, find_stored
+from registry.auth.principal import Principal
+from registry.db import Database, hold_blobs, upsert, utc_now
+from registry.errors import Invalid, NotFound, Verification
+from registry.storage import MAX_PARTS, Storage
+from registry.storage.errors import BlobMissing
+from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
+
+_SESSION = timedelta(hours=24)
+
+
+class Uploads:
+    """The service over upload sessions."""
+
+    def __init__(self, db: Database, storage: Storage, *, readable: Sequence[Readable] = ()) -> None:
+        self._db = db
+        self._storage = storage
+        self._readable = readable
+
+    def begin(self, *, blobs: list[BlobSpec], who: Principal) -> UploadView:
+        """Open a session and say what is to be sent, and where to; until it ends, none of its blobs is removed.
+
+        Not sent again is what the caller may read already, and what has arrived in an earlier session of the caller's
+        that came to no end: that is how an interrupted upload goes on.
+        """
+        upload_id, place = secrets.token_hex(16), secrets.token_hex(16)
+        wanted = {blob.sha256: blob for blob in blobs}
+        with self._db.write() as session:
+            hold_blobs(session)
+            stored = find_stored(session, wanted, who, self._readable)
+            readable = {sha256: row.stored_as for sha256, row in stored.items() if row.readable}
+            begun = _begun(session, wanted, who)
+            session.add(Upload(id=upload_id, created_by=who.name, owner=owner_of(who), expires_at=utc_now() + _SESSION))
+            session.flush()
+            rows = []
+            # What may be read now counts as sent, even where it may no longer be read when the session is used.
+            begun |= {sha256: (name, None) for sha256, name in readable.items()}
+            for blob in wanted.values():
+                stored_as, parts_id = begun.get(blob.sha256, (f"{blob.sha256}.{place}", None))
+                rows.append(
+                    UploadBlob(
+                        upload_id=upload_id,
+                        sha256=blob.sha256,
+                        size_bytes=blob.size_bytes,
+                        stored_as=stored_as,
+                        parts_id=parts_id,
+                    )
+                )
+            session.add_all(rows)
+        view = UploadView(id=upload_id, put=[])
+        with storage_explained():
+            for row in rows:
+                blob = wanted[row.sha256]
+                if blob.sha256 in readable or (blob.sha256 in begun and self._storage.stat(row.stored_as) is not None):
+                    continue
+                if _part_bytes(self._storage, blob) is not None:
+                    view.parts.append(self._in_parts(row))
+                else:
+                    location = self._storage.put_location(row.stored_as, blob.size_bytes)
+                    view.put.append(transfer_of(blob.sha256, blob.size_bytes, location))
+        return view
+
+    def ask_parts(self, *, upload: str, sha256: str, parts: list[PartSpec], who: Principal) -> list[Transfer]:
+        """Say where parts of an announced blob are sent to; each location takes the bytes of its digest alone.
+
+        Raises NotFound, Invalid for a blob that is not sent in parts or a part that it does not have.
+        """
+        with self._db.read() as session:
+            row = announced(session, upload, who).get(sha256)
+        part_bytes = (
+            None if row is None else _part_bytes(self._storage, BlobSpec(sha256=sha256, size_bytes=row.size_bytes))
+        )
+        if row is None or row.parts_id is None or part_bytes is None:
+            raise Invalid(f"{sha256[:12]} is not sent in parts in this session; begin the push again", param="sha256")
+        found = []
+        with storage_explained():
+            for part in parts:
+                size_bytes = min(part_bytes, row.size_bytes - (part.number - 1) * part_bytes)
+                if size_bytes <= 0:
+                    raise Invalid(
+                        f"{sha256[:12]} has no part {part.number}; begin the push again", param="parts.number"
+                    )
+                location = self._storage.part_location(
+                    row.stored_as, row.parts_id, part.number, part.sha256, size_bytes
+                )
+                found.append(transfer_of(part.sha256, size_bytes, location))
+        with self._db.write() as session:
+            for part in parts:
+                key = {"stored_as": row.stored_as, "number": part.number}
+                upsert(session, UploadPart, key, {"sha256": part.sha256})
+        return found
+
+    def join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
+        """Make one object of the parts that were sent of a blob. Raises Verification where one of them is missing."""
+        part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
+        sizes = _sizes(blob, part_bytes)
+        try:
+            arrived = self._storage.sent_parts(stored_as, parts_id)
+            if missing := [number for number, size in sizes.items() if arrived.get(number) != size]:
+                raise Verification(
+                    f"{len(missing)} of {len(sizes)} parts of {blob.sha256[:12]} never arrived in storage; push again"
+                )
+            with self._db.read() as session:
+                asked = select(UploadPart.number, UploadPart.sha256).where(UploadPart.stored_as == stored_as)
+                digests = {row.number: row.sha256 for row in session.execute(asked) if row.number in sizes}
+            self._storage.join_parts(stored_as, parts_id, digests)
+        except BlobMissing:
+            # Joined by somebody else meanwhile, or swept: the read that follows will say which.
+            return
+
+    def _in_parts(self, row: UploadBlob) -> InParts:
+        blob = BlobSpec(sha256=row.sha256, size_bytes=row.size_bytes)
+        part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
+        sizes = _sizes(blob, part_bytes)
+        sent: dict[int, int] = {}
+        parts_id = row.parts_id
+        if parts_id is not None:
+            try:
+                sent = self._storage.sent_parts(row.stored_as, parts_id)
+            except BlobMissing:
+                # They were swept since.
+                parts_id = None
+            if any(sizes.get(number) != size for number, size in sent.items()):
+                # They were cut by another setting, and can't be told from those of this cut by number and size alone.
+                sent, parts_id = {}, None
+        if parts_id is None:
+            parts_id = self._storage.begin_parts(row.stored_as)
+            with self._db.write() as session:
+                of = (UploadBlob.upload_id == row.upload_id, UploadBlob.sha256 == row.sha256)
+                session.execute(update(UploadBlob).where(*of).values(parts_id=parts_id))
+        missing = [number for number, size in sizes.items() if sent.get(number) != size]
+        return InParts(sha256=blob.sha256, size_bytes=blob.size_bytes, part_bytes=part_bytes, missing=missing)
+
+
+def _part_bytes(storage: Storage, blob: BlobSpec) -> int | None:
+    """The size of each part of a blob; None where it is sent at once."""
+    usual = storage.part_bytes
+    if usual is None or blob.size_bytes <= usual:
+        return None
+    # No more parts than a store takes, and whole mebibytes for people who read sizes.
+    least = -(-blob.size_bytes // MAX_PARTS)
+    return max(usual, -(-least // 2**20) * 2**20)
+
+
+def _sizes(blob: BlobSpec, part_bytes: int) -> dict[int, int]:
+    """Number and size of each part of a blob."""
+    starts = range(0, blob.size_bytes, part_bytes)
+    return {number: min(part_bytes, blob.size_bytes - start) for number, start in enumerate(starts, start=1)}
+
+
+def finish_upload(session: Session, upload: str | None) -> None:
+    """Note that what a session was for has been made, in the transaction that made it."""
+    if upload is not None:
+        session.execute(update(Upload).where(Upload.id == upload).values(finished_at=utc_now()))
+
+
+def owner_of(who: Principal) -> str:
+    """Whose an upload session is: one token's. Names can be given twice, and are then no proof of anything."""
+    return f"name:{who.name}" if who.token_id is None else f"token:{who.token_id}"
+
+
+def announced(session: Session, upload: str, who: Principal) -> dict[str, UploadBlob]:
+    """The blobs of an upload session. Raises NotFound for one of somebody else's."""
+    query = (
+        select(UploadBlob)
+        .join(Upload, Upload.id == UploadBlob.upload_id)
+        .where(Upload.id == upload, Upload.owner == owner_of(who), Upload.expires_at >= utc_now())
+    )
+    blobs = {blob.sha256: blob for blob in session.scalars(query)}
+    if not blobs:
+        raise NotFound("there is no such upload session; begin the push again", param="upload")
+    return blobs
+
+
+def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> dict[str, tuple[str, str | None]]:
+    """Where the caller has begun to send these blobs in sessions that came to no end."""
+    query = (
+        select(UploadBlob.sha256, UploadBlob.size_bytes, UploadBlob.stored_as, UploadBlob.parts_id)
+        .join(Upload, Upload.id == UploadBlob.upload_id)
+        .where(
+            UploadBlob.sha256.in_(wanted),
+            Upload.owner == owner_of(who),
+            Upload.finished_at.is_(None),
+            Upload.expires_at >= utc_now(),
+        )
+        .order_by(Upload.created_at)
+    )
+    return {
+        sha256: (stored_as, parts_id)
+        for sha256, size_bytes, stored_as, parts_id in session.execute(query)
+        if wanted[sha256].size_bytes == size_bytes
+    }

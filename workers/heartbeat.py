@@ -14,7 +14,7 @@ from sdk.errors import AdapterctlError, InvalidInput, NotFound, StaleAttempt
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
-#: How often news is sent, in seconds; with none, a heartbeat goes out four times a lease.
+#: News is sent at once, but so many seconds after the news before it; with none, a heartbeat goes out four times a lease.
 _NEWS_EVERY_S = 0.5
 _TRY_AGAIN_S = 1.0
 #: The longest timeout of one heartbeat, in seconds.
@@ -40,17 +40,23 @@ class Holder:
         self._news: list[NewEvent] = []
         self._guard = threading.Lock()
         self._sending = threading.Lock()
+        #: Set by whoever has news, and at the end.
+        self._wake = threading.Event()
         self._end = threading.Event()
         self._cancelled = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Holder:
+        if time.monotonic() - self.claimed_at > self._lease_s / 4:
+            # The answer was long under way. The registry counts from when it gave the job, and can say whether that holds.
+            self._send()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
+        self._wake.set()
         self._thread.join(_TIMEOUT_S)
 
     @property
@@ -90,16 +96,20 @@ class Holder:
     def _keep(self, event: NewEvent) -> None:
         self._news.append(event)
         del self._news[:-_MAX_EVENTS]
+        self._wake.set()
 
     def _until(self, sent_at: float) -> float:
         return sent_at + self._lease_s - min(_MARGIN_S, self._lease_s * _MARGIN)
 
     def _beat(self) -> None:
         due = self.claimed_at + self._lease_s / 4
-        while not self._end.wait(_NEWS_EVERY_S) and not self.lost:
+        while not self._end.is_set() and not self.lost:
+            self._wake.wait(_NEWS_EVERY_S)
+            self._wake.clear()
             now = time.monotonic()
-            if self._news or now >= due:
+            if not self._end.is_set() and (self._news or now >= due):
                 due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
+                self._end.wait(_NEWS_EVERY_S)
         if self.lost and not self._end.is_set():
             _log.warning("this attempt no longer holds the job; it is dropped")
 

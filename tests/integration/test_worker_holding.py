@@ -21,6 +21,7 @@ from support.workplace import wait_until
 from registry.auth.principal import Role
 from sdk.client import Client
 from sdk.schemas.catalog import BaseView
+from sdk.schemas.events import Event as JobEvent
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import (
     BaseChoice,
@@ -32,6 +33,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.training import LoraConfig, TrainingReport
 from sdk.schemas.work import Assignment, Release, WorkerInfo
+from workers import heartbeat
 from workers.attempts.attempt import Attempt
 from workers.attempts.checkpoints import CheckpointSender
 from workers.attempts.inputs import Inputs
@@ -115,19 +117,51 @@ def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterat
     world.services.jobs.cancel(job, who=world.principal(Role.WRITER))
 
 
+def _news_of(world: World, held: Held) -> list[JobEvent]:
+    return [event for event in world.writer.job_events(held.job) if event.kind != "state"]
+
+
+def _wait_for_news(world: World, held: Held, count: int) -> None:
+    wait_until(lambda: len(_news_of(world, held)) == count, lambda: "they did not arrive", timeout_s=60)
+
+
 class TestHeartbeats:
-    def test_a_job_is_held_beyond_its_lease_and_its_news_arrive(self, world: World, client: Client, held: Held) -> None:
+    def test_a_job_is_held_beyond_its_lease_and_its_news_arrive(
+        self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", LEASE_S / 4)
         with apart(client) as own, held.by(own) as holder:
             holder.report(Progress(phase="load", step=1))
+            _wait_for_news(world, held, 1)
+            # What follows soon waits a moment, and of counts within a phase only the newest is of use.
             holder.report(Progress(phase="load", step=2))
+            holder.report(Progress(phase="load", step=3))
             holder.report(Progress(phase="train", step=1, loss=1.0))
             holder.log("a line")
             time.sleep(1.2 * LEASE_S)
             assert not holder.lost
             assert not holder.cancelled
         assert world.writer.job_view(held.job).state == "running"
-        said = [event for event in world.writer.job_events(held.job) if event.kind != "state"]
-        assert [event.progress.step if event.progress else event.message for event in said] == [2, 1, "a line"]
+        said = [event.progress.step if event.progress else event.message for event in _news_of(world, held)]
+        assert said == [1, 3, 1, "a line"]
+
+    def test_the_first_news_goes_out_at_once(
+        self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", 3600.0)
+        with held.by(client) as holder:
+            holder.report(Progress(phase="load", step=1))
+            _wait_for_news(world, held, 1)
+
+    def test_an_assignment_that_was_long_under_way_is_held_if_the_registry_still_says_so(
+        self, client: Client, held: Held
+    ) -> None:
+        slow = Held(held.assignment, held.claimed_at - 2 * LEASE_S)
+        with slow.by(client) as holder:
+            assert not holder.lost
+        given_since = Held(held.assignment.model_copy(update={"attempt": 2}), slow.claimed_at)
+        with given_since.by(client) as holder:
+            assert holder.lost
 
     def test_a_cancel_is_heard(self, world: World, client: Client, held: Held) -> None:
         with held.by(client) as holder:

@@ -31,6 +31,10 @@ PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 #: How long pipes are read after all who could write to them are gone, in seconds.
 _DREGS_S = 5.0
 
+#: What libraries are told, unless somebody told them already. Nothing is compiled here: with torch's compiler at hand,
+#: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up.
+_LIBRARIES = {"TOKENIZERS_PARALLELISM": "false", "TORCHDYNAMO_DISABLE": "1"}
+
 #: The child needs no network, so it gets no credentials, and can't say any.
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s]*@")
@@ -175,4 +179,4 @@ def _environment() -> dict[str, str]:
         and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
         and not _SECRET_VALUE.search(value)
     }
-    return {"TOKENIZERS_PARALLELISM": "false", **kept, PARENT_VARIABLE: str(os.getpid())}
+    return {**_LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}

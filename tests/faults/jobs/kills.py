@@ -17,9 +17,9 @@ from faults.jobs.stack import STEPS, Stack
 from faults.plans import Head
 from support.workplace import wait_until
 
-_LOOK_S = 0.02
+_LOOK_S = 0.05
 #: A checkpoint is written within some tens of milliseconds.
-_LOOK_CLOSELY_S = 0.003
+_LOOK_CLOSELY_S = 0.01
 
 
 class Target(StrEnum):

@@ -87,6 +87,9 @@ def _folders(stack: Stack, jobs: Sequence[str]) -> list[str]:
     return [name for name in folders if name.split("-")[0] in jobs]
 
 
+_LOOK_S = 0.2
+
+
 @dataclass
 class Lag:
     """How far this machine is behind: by how much a short sleep and a question to the database took too long."""
@@ -107,10 +110,10 @@ def measured_lag(stack: Stack) -> Iterator[Lag]:
     def look() -> None:
         while not over.is_set():
             began = time.monotonic()
-            over.wait(0.05)
+            over.wait(_LOOK_S)
             with stack.database.read() as session:
                 session.execute(select(1))
-            lag.most_s = max(lag.most_s, time.monotonic() - began - 0.05)
+            lag.most_s = max(lag.most_s, time.monotonic() - began - _LOOK_S)
 
     thread = threading.Thread(target=look, name="lag", daemon=True)
     thread.start()

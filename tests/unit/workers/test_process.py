@@ -182,7 +182,13 @@ class TestListening:
         assert run(tmp_path, code, listener=listener).status == 0
         said = "\n".join(listener.lines)
         assert "hunter2" not in said
-        for line in ("HF_HOME=/models", "OMP_NUM_THREADS=2", "TOKENIZERS_PARALLELISM=false", f"{PARENT_VARIABLE}="):
+        for line in (
+            "HF_HOME=/models",
+            "OMP_NUM_THREADS=2",
+            "TOKENIZERS_PARALLELISM=false",
+            "TORCHDYNAMO_DISABLE=1",
+            f"{PARENT_VARIABLE}=",
+        ):
             assert line in said
 
 

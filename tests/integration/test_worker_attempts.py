@@ -50,6 +50,15 @@ def worker(place: Workplace) -> Iterator[Running]:
 class TestOneWorker:
     """All that happens to one worker, which it must survive well."""
 
+    @pytest.fixture(autouse=True)
+    def _none_goes_on(self, place: Workplace) -> Iterator[None]:
+        """What a test that failed has left running would keep the worker from the next."""
+        yield
+        for job in place.client.jobs():
+            if not job.state.is_final:
+                job.cancel()
+                place.wait_for_state(job.id, "cancelled")
+
     def test_a_cancelled_training_is_gone_before_anybody_says_so_and_its_checkpoint_is_kept(
         self, place: Workplace, worker: Running
     ) -> None:

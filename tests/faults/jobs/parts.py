@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from faults.proxy import FaultProxy
 from support.workplace import descendants, is_alive, wait_until
@@ -32,6 +33,16 @@ main()
 class Registry(RegistryServer):
     """A server of two processes, with leases that a test can see the end of."""
 
+    def __init__(self, directory: Path, **parts: Any) -> None:
+        super().__init__(directory, **parts)
+        #: Who kills it waits until it has come up: of a server that ends while it starts, nobody would try again.
+        self._changing = threading.Lock()
+
+    def start(self, timeout_s: float = 60.0, **wanted: Any) -> None:
+        """Start it, or adopt it, and wait until it is healthy."""
+        with self._changing:
+            super().start(timeout_s, **wanted)
+
     def _environment(self) -> dict[str, str]:
         return super()._environment() | {"REGISTRY_LEASE_S": str(LEASE_S), "REGISTRY_RECONCILE_S": str(SWEEP_S)}
 
@@ -42,7 +53,8 @@ class Registry(RegistryServer):
 
     def kill(self) -> bool:
         """End the server with all its processes, as a machine that goes away does; return whether it ran."""
-        return [kill_process(pid) for pid in tree(self)].count(True) > 0
+        with self._changing:
+            return [kill_process(pid) for pid in tree(self)].count(True) > 0
 
 
 class Worker(WorkerProcess):

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from registry.app import create_app
-from registry.artifacts import service as artifacts
+from registry.artifacts import uploads
 from registry.auth import principal
 from registry.auth.principal import Role
 from registry.bodies import MAX_BODY_BYTES, MAX_DEPTH
@@ -84,7 +84,7 @@ def test_the_actions_of_the_audit_trail_are_those_that_are_recorded() -> None:
     [
         (r"bodies of (\d+) MiB", MAX_BODY_BYTES // 1024**2),
         (r"nested (\d+) deep", MAX_DEPTH),
-        (r"open for (\d+) hours", artifacts._SESSION.total_seconds() / 3600),
+        (r"open for (\d+) hours", uploads._SESSION.total_seconds() / 3600),
         (r"`--grace-hours` ago stays; (\d+) by default", GcRequest(dry_run=True).grace_hours),
     ],
 )

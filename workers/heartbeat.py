@@ -50,7 +50,7 @@ class Holder:
     def __enter__(self) -> Holder:
         if time.monotonic() - self.claimed_at > self._lease_s / 4:
             # The answer was long under way. The registry counts from when it gave the job, and can say whether that holds.
-            self._send()
+            self._send(within_s=self._lease_s / 4)
         self._thread.start()
         return self
 
@@ -113,14 +113,14 @@ class Holder:
         if self.lost and not self._end.is_set():
             _log.warning("this attempt no longer holds the job; it is dropped")
 
-    def _send(self) -> bool:
-        """Send one heartbeat; return whether the lease was renewed."""
+    def _send(self, *, within_s: float | None = None) -> bool:
+        """Send one heartbeat and wait `within_s` for its answer, or while the job is held; return whether it still is."""
         with self._sending:
             with self._guard:
                 news, self._news = self._news, []
             sent_at = time.monotonic()
             try:
-                reply = self._post(news)
+                reply = self._post(news, within_s)
             except (StaleAttempt, NotFound):
                 self.lose()
                 return False
@@ -139,8 +139,8 @@ class Holder:
             self._cancelled.set()
         return True
 
-    def _post(self, news: list[NewEvent]) -> HeartbeatReply:
-        left_s = self._held_until - time.monotonic()
+    def _post(self, news: list[NewEvent], within_s: float | None) -> HeartbeatReply:
+        left_s = self._held_until - time.monotonic() if within_s is None else within_s
         return self._client.call(
             "POST",
             f"/jobs/{self._assignment.job}/heartbeat",

@@ -163,6 +163,13 @@ class TestHeartbeats:
         with given_since.by(client) as holder:
             assert holder.lost
 
+    def test_a_registry_that_answers_slowly_has_time_to_say_so(
+        self, client: Client, proxy: FaultProxy, held: Held
+    ) -> None:
+        proxy.before = lambda _head: time.sleep(LEASE_S / 6)
+        with Held(held.assignment, held.claimed_at - 2 * LEASE_S).by(client) as holder:
+            assert not holder.lost
+
     def test_a_cancel_is_heard(self, world: World, client: Client, held: Held) -> None:
         with held.by(client) as holder:
             world.writer.cancel_job(held.job)

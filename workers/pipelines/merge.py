@@ -175,9 +175,10 @@ def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
     """Compare logits of (batch, seq, vocab) at the positions that are no padding."""
     kept = mask.bool()
     p, q = expected[kept].log_softmax(-1), merged[kept].log_softmax(-1)
-    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary and averaged over tokens.
-    kl = (p.exp() * (p - q)).sum(-1).mean()
-    return _Distance(float(kl), float((expected - merged)[kept].abs().max()))
+    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary and averaged over tokens. It is never negative, but the
+    # rounding of a sum whose terms cancel may be.
+    kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
+    return _Distance(kl, float((expected - merged)[kept].abs().max()))
 
 
 def _save(model: Any, base: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
 from workers.pipelines.adapters import write_adapter
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merge import _distance
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -124,6 +125,13 @@ def adapter(tmp_path: Path) -> Path:
     lora = LoraConfig(rank=4, alpha=8, dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     make_adapter(tmp_path / "adapter", "llama", {"q_proj": (64, 64), "v_proj": (32, 64)}, lora)
     return tmp_path / "adapter"
+
+
+def test_models_that_all_but_agree_are_never_less_than_nothing_apart() -> None:
+    mask = torch.ones(1, 8, dtype=torch.int64)
+    for seed in range(20):
+        logits, noise = torch.randn(2, 1, 8, 512, generator=torch.Generator().manual_seed(seed))
+        assert 0 <= _distance(logits, logits + 1e-6 * noise, mask).kl < 1e-6
 
 
 def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter: Path, tmp_path: Path) -> None:

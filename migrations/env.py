@@ -13,6 +13,7 @@ _LOCK_TIMEOUT_S = 30.0
 def run(engine: Engine) -> None:
     """Migrate in one transaction, alone."""
     with engine.connect() as connection, connection.begin():
+        context.config.attributes["begin"](connection)
         if connection.dialect.name == "postgresql":
             patience_s = context.config.attributes.get("lock_timeout_s", _LOCK_TIMEOUT_S)
             connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))

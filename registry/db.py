@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -138,22 +138,14 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _record: Any) -> None:
-            # The driver's own BEGIN is switched off; ours follows, of the right kind.
+            # The driver's own BEGIN is switched off; `begin` sends ours, of the right kind.
             connection.isolation_level = None
             cursor = connection.cursor()
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=60000"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
         return engine
-
-    @cached_property
-    def _writer(self) -> Engine:
-        return self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
 
     @cached_property
     def _reader(self) -> Engine:
@@ -166,12 +158,14 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing."""
         with _explained(), Session(self._reader, expire_on_commit=False) as session:
+            _begin_in(session)
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session that commits at the end of the block, and rolls back if anything is raised."""
-        with _explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with _explained(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            _begin_in(session, to_write=True)
             yield session
 
     def close(self) -> None:
@@ -210,7 +204,8 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(migrations_folder()))
-        config.attributes["engine"] = self._writer
+        config.attributes["engine"] = self.engine
+        config.attributes["begin"] = partial(begin, to_write=True)
         if lock_timeout_s is not None:
             config.attributes["lock_timeout_s"] = lock_timeout_s
         command.upgrade(config, "head")
@@ -230,6 +225,15 @@ class Database:
             )
 
 
+def begin(connection: Connection, *, to_write: bool = False) -> None:
+    """Begin the transaction of a connection on SQLite; on PostgreSQL the driver has.
+
+    Not by a listener to the engine's events: where there is one, each statement asks whether others listen to it.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if to_write else "BEGIN")
+
+
 def _too_new(present: str, head: str) -> Unavailable:
     return Unavailable(
         f"the database is at revision {present}, newer than {head} of this program; "
@@ -237,27 +241,42 @@ def _too_new(present: str, head: str) -> Unavailable:
     )
 
 
+def _begin_in(session: Session, *, to_write: bool = False) -> None:
+    connection = session.connection()
+    begin(connection, to_write=to_write)
+    session.info[_CONNECTION] = connection
+
+
+#: Under this name a session keeps its connection: asking it for one costs a fifth of a statement.
+_CONNECTION = "connection"
+
+
+def connection_of(session: Session) -> Connection:
+    """Return the connection of a session of `Database`, for statements that need no objects."""
+    connection: Connection = session.info[_CONNECTION]
+    return connection
+
+
 def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
     """Insert rows of which nobody needs the objects, which costs a third of adding these."""
     if rows:
-        session.connection().execute(_plain_insert(model), list(rows))
+        connection_of(session).execute(_plain_insert(model), list(rows))
 
 
 def put(session: Session, row: Model) -> None:
-    """Write a row now. A new one needs one statement, and none of the sorting of a unit of work, which costs as much again.
+    """Write a row now. A new one needs one statement, and none of a unit of work, which costs as much again.
 
-    What a new row refers to is given by keys, and is there already.
+    What a new row refers to is given by keys, and is there already. It is told its own key and stays outside the session:
+    what is changed of it later is not written.
     """
     if not inspect(row).transient:
         session.flush()
         return
     columns = type(row).__table__.columns
     given = {key: value for key, value in row.__dict__.items() if key in columns}
-    done = session.connection().execute(_plain_insert(type(row)), given)
+    done = connection_of(session).execute(_plain_insert(type(row)), given)
     for column, value in zip(type(row).__table__.primary_key, done.inserted_primary_key or (), strict=True):
         set_committed_value(row, column.key, value)
-    make_transient_to_detached(row)
-    session.add(row)
 
 
 @cache
@@ -271,14 +290,14 @@ def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     statement = _insert(session, model, values).on_conflict_do_nothing()
     # The row count of such a statement means nothing on PostgreSQL; what it returns does.
     returning = statement.returning(*inspect(model).primary_key)
-    return session.connection().execute(returning).first() is not None
+    return connection_of(session).execute(returning).first() is not None
 
 
 def upsert(session: Session, model: type[Model], key: dict[str, Any], values: dict[str, Any]) -> None:
     """Insert a row, or give the row with this primary key these values."""
     session.flush()
     statement = _insert(session, model, {**key, **values})
-    session.connection().execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+    connection_of(session).execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
 
 
 def _insert(session: Session, model: type[Model], values: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.db import hold_blobs, insert_if_new
+from registry.db import connection_of, hold_blobs, insert_if_new
 from registry.errors import Invalid, NotFound, Verification
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.codes import explain_validation
@@ -32,7 +32,7 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     """
     digest = manifest.digest
     hold_blobs(session)
-    there = session.connection().execute(_THERE, {"digest": digest, "namespace": namespace}).first()
+    there = connection_of(session).execute(_THERE, {"digest": digest, "namespace": namespace}).first()
     if there is None:
         insert_if_new(
             session,

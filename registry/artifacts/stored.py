@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob
 from registry.auth.principal import Principal
+from registry.db import connection_of
 
 STORED = Blob.collected_at.is_(None)
 
@@ -45,7 +46,7 @@ def find_stored(
     spaces = who.spaces()
     said = {"wanted": list(wanted)} if spaces is None else {"wanted": list(wanted), "spaces": spaces}
     query = _WITH_ANY_ACCESS if spaces is None else _WITH_ACCESS
-    found = {row.sha256: Stored(*row) for row in session.connection().execute(query, said)}
+    found = {row.sha256: Stored(*row) for row in connection_of(session).execute(query, said)}
     for also in readable:
         if left := [sha256 for sha256, row in found.items() if not row.readable]:
             found |= {sha256: found[sha256]._replace(readable=True) for sha256 in also(session, left, who)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session, undefer
@@ -17,7 +19,7 @@ from registry.catalog.models import BaseModelRow
 from registry.db import Database, insert_if_new
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.paging import Paged, page_of
-from sdk.schemas.catalog import BaseRegistration, BaseView
+from sdk.schemas.catalog import BaseBrief, BaseRegistration, BaseView
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
@@ -123,6 +125,38 @@ def find_base(session: Session, name: str, *, whole: bool = False) -> BaseModelR
     return row
 
 
+class KnownBase(NamedTuple):
+    """What a publication needs of a base. Once it is registered, none of it ever changes."""
+
+    pk: int
+    brief: BaseBrief
+    #: Name to shape of each tensor.
+    tensors: dict[str, list[int]]
+
+
+class KnownBases:
+    """The bases that publications named last: the names of thousands of tensors are read once, not for each of them."""
+
+    def __init__(self, *, keep: int = 16) -> None:
+        self._keep = keep
+        self._known: dict[str, KnownBase] = {}
+        self._guard = Lock()
+
+    def find(self, session: Session, fingerprint: str) -> KnownBase:
+        """Return the base with a whole fingerprint. Raises NotFound."""
+        with self._guard:
+            known = self._known.pop(fingerprint, None)
+        if known is None:
+            row = find_base(session, fingerprint, whole=True)
+            known = KnownBase(row.pk, brief_base(row), row.tensors)
+        with self._guard:
+            # The one named last stands at the end.
+            self._known[fingerprint] = known
+            while len(self._known) > self._keep:
+                del self._known[next(iter(self._known))]
+        return known
+
+
 def _require_owner(row: BaseModelRow, who: Principal) -> None:
     if row.location is not None and row.created_by != who.name and who.namespaces("admin") is not None:
         raise Forbidden(
@@ -136,6 +170,17 @@ def source_of(session: Session, row: BaseModelRow) -> BaseSource:
     manifest = None if row.manifest_digest is None else read_manifest(session, row.manifest_digest)
     return BaseSource(
         id=row.id, revision=row.revision, fingerprint=row.fingerprint, location=row.location, manifest=manifest
+    )
+
+
+def brief_base(row: BaseModelRow) -> BaseBrief:
+    """Return a base as a version names it."""
+    return BaseBrief(
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifests
 from registry.auth.principal import SYSTEM, Principal
+from registry.catalog.bases import brief_base
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.resolve import exact_ref, space_of
 from registry.db import append, upsert
@@ -21,6 +22,8 @@ from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
 class Surroundings(NamedTuple):
     """What is said of a version beside its own row."""
 
+    adapter: str
+    base: BaseBrief
     origin: Origin | None
     aliases: list[str]
     notes: list[NoteView]
@@ -45,20 +48,14 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
         notes.setdefault(note.version_pk, []).append(
             NoteView(text=note.text, written_by=note.written_by, written_at=note.written_at)
         )
-    parents: dict[int, list[Parent]] = {}
-    edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
-    for edge, parent in session.execute(
-        edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)
-    ):
-        if who.may("read", parent.adapter.namespace):
-            parents.setdefault(edge.version_pk, []).append(
-                Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
-            )
+    parents = parents_of(session, pks, who)
     manifests = read_manifests(session, {version.digest for version in versions})
     return [
         _view(
             version,
             Surroundings(
+                adapter=version.adapter.name,
+                base=brief_base(version.base),
                 origin=origins.get(version.pk),
                 aliases=aliases.get(version.pk, []),
                 notes=notes.get(version.pk, []),
@@ -70,11 +67,25 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
     ]
 
 
+def parents_of(session: Session, pks: Collection[int], who: Principal) -> dict[int, list[Parent]]:
+    """What versions were made from, by their keys, as far as the caller may read it."""
+    found: dict[int, list[Parent]] = {}
+    edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
+    for edge, parent in session.execute(
+        edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)
+    ):
+        if who.may("read", parent.adapter.namespace):
+            found.setdefault(edge.version_pk, []).append(
+                Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
+            )
+    return found
+
+
 def _view(version: Version, around: Surroundings) -> VersionView:
-    made, base, recipe = around.origin, version.base, version.quantization
+    made, recipe = around.origin, version.quantization
     return VersionView(
-        ref=exact_ref(version),
-        adapter=version.adapter.name,
+        ref=exact_ref(version, around.adapter),
+        adapter=around.adapter,
         number=version.number,
         digest=version.digest,
         state=version.state,
@@ -85,13 +96,7 @@ def _view(version: Version, around: Surroundings) -> VersionView:
         notes=around.notes,
         created_by=version.created_by,
         created_at=version.created_at,
-        base=BaseBrief(
-            id=base.id,
-            revision=base.revision,
-            fingerprint=base.fingerprint,
-            weights_digest=base.weights_digest,
-            architecture=base.architecture,
-        ),
+        base=around.base,
         lora=LoraConfig.model_validate(version.lora),
         method=version.method,
         quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
@@ -120,9 +125,10 @@ def refresh_document(
 
     Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
     """
-    session.flush()
+    if known is None:
+        session.flush()
     view = view_version(session, version, SYSTEM) if known is None else _view(version, known)
-    namespace = version.adapter.namespace
+    namespace = space_of(view.adapter)
     spaces = [space_of(parent.ref.partition("@")[0]) for parent in view.parents]
     foreign = any(space != namespace for space in spaces)
     key, written = {"version_pk": version.pk}, {"body": view.model_dump_json(), "foreign": foreign}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from registry.artifacts.gate import judge
 from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
@@ -16,17 +15,17 @@ from registry.artifacts.reading import Facts, Inspection
 from registry.artifacts.service import Bytes
 from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
-from registry.auth.principal import Principal
-from registry.catalog.bases import find_base
-from registry.catalog.describe import Surroundings, refresh_document, view_version
+from registry.auth.principal import SYSTEM, Principal
+from registry.catalog.bases import KnownBase, KnownBases
+from registry.catalog.describe import Surroundings, parents_of, refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState
-from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.catalog.numbering import give_number, require_room_for_kept
+from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.numbering import Counters, give_number, lock_counters, require_room_for_kept
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
-from registry.db import append, insert_if_new, put, utc_now
+from registry.db import append, connection_of, insert_if_new, put, utc_now
 from registry.errors import Invalid, RegistryError, Verification
 from registry.signatures.service import record_signature
-from sdk.schemas.catalog import JobRef, Publication, Published
+from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
 from sdk.schemas.manifest import Manifest
 
 CONFIG_FILE = "adapter_config.json"
@@ -35,12 +34,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
 
-_ADAPTER = (
-    select(Adapter)
-    .where(Adapter.name == bindparam("name"))
-    .with_for_update(key_share=True)
-    .execution_options(populate_existing=True)
-)
 _LIVE_ROW = select(Version.pk).where(
     Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE)
 )
@@ -53,10 +46,9 @@ class _Edge(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What a version stands on: its base with the shapes of its tensors, and what it was made from."""
+    """What a version stands on: its base, and what it was made from."""
 
-    base: BaseModelRow
-    tensors: dict[str, list[int]]
+    base: KnownBase
     parents: list[_Edge]
 
 
@@ -67,14 +59,17 @@ class Making:
         self,
         publication: Publication,
         who: Principal,
+        bases: KnownBases,
         job: JobRef | None = None,
         finish: Callable[[Session, Published], None] | None = None,
     ) -> None:
         self._publication = publication
+        self._bases = bases
         self._who = who
         self._job = job
         self._finish = finish
         self._digest = publication.manifest.digest
+        self._space = space_of(publication.adapter)
         files = {file.path: file for file in publication.manifest.files}
         self._config, self._weights = files[CONFIG_FILE], files[WEIGHTS_FILE]
 
@@ -95,20 +90,20 @@ class Making:
 
     def begin(self, session: Session) -> Ground:
         """Find what the version stands on. Raises NotFound."""
-        base = find_base(session, self._publication.manifest.base_fingerprint, whole=True)
+        base = self._bases.find(session, self._publication.manifest.base_fingerprint)
         # Found now: once this version is ready, its adapter's `latest` is the version itself.
         parents = [
             _Edge(find_version(session, parse_ref(parent.ref), self._who).pk, parent.relation, parent.weight)
             for parent in self._publication.parents
         ]
-        return Ground(base, base.tensors, parents)
+        return Ground(base, parents)
 
     def judge(self, facts: Mapping[str, Facts], ground: Ground) -> list[str]:
         """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
         config, weights = facts[self._config.sha256], facts[self._weights.sha256]
         assert isinstance(config, ConfigFacts)
         assert isinstance(weights, WeightFacts)
-        return judge(weights, config, lora=self._publication.lora, base_tensors=ground.tensors)
+        return judge(weights, config, lora=self._publication.lora, base_tensors=ground.base.tensors)
 
     def passes(self, facts: Mapping[str, Facts], ground: Ground) -> list[str] | None:
         """Return the warnings of what the gate lets pass; None for what it does not."""
@@ -119,12 +114,16 @@ class Making:
 
     def announce(self, session: Session, ground: Ground) -> None:
         """Write the pending row, unless these bytes have a live one."""
-        put(session, self._row(session, ground))
+        counters = self._counters(session)
+        if self._find(session, counters) is None:
+            version = self._unwritten(counters, ground)
+            self._say(version, VersionState.PENDING)
+            put(session, version)
 
     def make_ready(self, session: Session, ground: Ground, warnings: list[str]) -> Published:
         """Make verified bytes a version with a number, or find the one that they are. Raises Verification, QuotaExceeded."""
         digest = self._record_files(session)
-        version = self._row(session, ground)
+        version, counters = self._row(session, ground)
         new = version.state == VersionState.PENDING
         if version.state == VersionState.QUARANTINED:
             raise Verification(
@@ -132,29 +131,18 @@ class Making:
                 f"adapterctl release {exact_ref(version)}"
             )
         if new:
-            self._say(version, VersionState.READY, digest, warnings=warnings, refusal=None)
-            give_number(session, version, self._publication.manifest.size_bytes)
-            self._add_parts(session, version, ground)
-        origin = self._origin(version)
-        append(session, Origin, origin)
-        if new:
-            record(
-                session,
-                self._who,
-                "version.publish",
-                version.adapter.namespace,
-                exact_ref(version),
-                after={
-                    "digest": digest,
-                    "base": version.base.fingerprint,
-                    "job": None if self._job is None else self._job.id,
-                },
-            )
-            # Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
-            newborn = Surroundings(Origin(**origin), [], [], [], self._publication.manifest.files)
-            view = refresh_document(session, version, self._who, known=None if ground.parents else newborn)
+            self._say(version, VersionState.READY, manifest_digest=digest, warnings=warnings)
+            give_number(session, version, counters, self._publication.manifest.size_bytes)
+            origin = self._add_parts(session, version, ground)
+            about = {
+                "digest": digest,
+                "base": ground.base.brief.fingerprint,
+                "job": None if self._job is None else self._job.id,
+            }
+            record(session, self._who, "version.publish", self._space, self._ref(version), after=about)
+            view = self._write_document(session, version, ground, origin)
         else:
-            session.flush()
+            append(session, Origin, self._origin(version))
             view = view_version(session, version, self._who)
         published = Published(version=view, existing=not new)
         if self._finish is not None:
@@ -164,19 +152,18 @@ class Making:
     def put_away(self, session: Session, ground: Ground, error: Verification) -> Verification:
         """Keep what the gate refuses where only its digest leads to it; return the error that says so."""
         digest = self._record_files(session)
-        version = self._row(session, ground)
+        version, counters = self._row(session, ground)
         if version.state != VersionState.PENDING:
             # The same bytes have a row that is past this: ready once, or put away already.
             return error
-        self._say(version, VersionState.QUARANTINED, digest, warnings=None, refusal=error.message)
+        self._say(version, VersionState.QUARANTINED, manifest_digest=digest, refusal=error.message)
         version.moved_at = utc_now()
         put(session, version)
-        require_room_for_kept(session, version)
-        self._add_parts(session, version, ground)
-        append(session, Origin, self._origin(version))
-        ref, namespace = exact_ref(version), version.adapter.namespace
-        record(session, self._who, "version.quarantine", namespace, ref, after={"refusal": error.message})
-        refresh_document(session, version, self._who)
+        require_room_for_kept(session, counters)
+        origin = self._add_parts(session, version, ground)
+        ref = self._ref(version)
+        record(session, self._who, "version.quarantine", self._space, ref, after={"refusal": error.message})
+        self._write_document(session, version, ground, origin)
         return Verification(
             f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
             param=error.param,
@@ -184,61 +171,57 @@ class Making:
 
     def refuse(self, session: Session, error: RegistryError) -> None:
         """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
-        version = self._find(session, self._adapter(session))
+        version = self._find(session, self._counters(session))
         if version is not None and version.state == VersionState.PENDING:
             version.state, version.refusal = VersionState.FAILED, error.message
 
     # The parts of these.
 
-    def _adapter(self, session: Session) -> Adapter:
-        """The adapter, made where it is new; nobody else changes anything of it until the transaction ends."""
+    def _counters(self, session: Session) -> Counters:
+        """The adapter's, made where it is new; nobody else changes anything of it until the transaction ends."""
         name = self._publication.adapter
-        while (found := session.scalars(_ADAPTER, {"name": name}).first()) is None:
-            insert_if_new(
-                session, Adapter, name=name, namespace=space_of(name), created_by=self._who.name, last_number=0
-            )
+        while (found := lock_counters(session, name)) is None:
+            insert_if_new(session, Adapter, name=name, namespace=self._space, created_by=self._who.name, last_number=0)
         return found
 
-    def _find(self, session: Session, adapter: Adapter) -> Version | None:
+    def _find(self, session: Session, counters: Counters) -> Version | None:
         """The one live row of these bytes in their adapter."""
-        pk = session.connection().execute(_LIVE_ROW, {"adapter": adapter.pk, "digest": self._digest}).scalar()
+        told = {"adapter": counters.adapter_pk, "digest": self._digest}
+        pk = connection_of(session).execute(_LIVE_ROW, told).scalar()
         return None if pk is None else session.get_one(Version, pk, populate_existing=True)
 
-    def _row(self, session: Session, ground: Ground) -> Version:
-        """The one live row of these bytes, or a pending one that is yet to be added; their adapter is locked."""
-        adapter = self._adapter(session)
-        found = self._find(session, adapter)
-        if found is not None:
-            return found
-        base = session.get_one(BaseModelRow, ground.base.pk)
-        new = Version(
-            adapter_pk=adapter.pk,
-            base_pk=base.pk,
-            digest=self._digest,
-            state=VersionState.PENDING,
-            created_by=self._who.name,
-            created_at=utc_now(),
-            **self._said,
-        )
-        set_committed_value(new, "adapter", adapter)
-        set_committed_value(new, "base", base)
-        return new
+    def _row(self, session: Session, ground: Ground) -> tuple[Version, Counters]:
+        """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked."""
+        counters = self._counters(session)
+        return self._find(session, counters) or self._unwritten(counters, ground), counters
+
+    def _unwritten(self, counters: Counters, ground: Ground) -> Version:
+        keys = {"adapter_pk": counters.adapter_pk, "base_pk": ground.base.pk, "digest": self._digest}
+        return Version(state=VersionState.PENDING, created_at=utc_now(), **keys)
+
+    def _ref(self, version: Version) -> str:
+        return exact_ref(version, self._publication.adapter)
 
     def _say(
-        self, version: Version, state: VersionState, digest: str, *, warnings: list[str] | None, refusal: str | None
+        self,
+        version: Version,
+        state: VersionState,
+        *,
+        manifest_digest: str | None = None,
+        warnings: list[str] | None = None,
+        refusal: str | None = None,
     ) -> None:
         """Take a pending row to its state.
 
         What is said of the version is written again: the row may be that of another push, which died or is slower.
         """
-        said = {**self._said, "created_by": self._who.name, "state": state, "manifest_digest": digest}
-        for name, value in {**said, "warnings": warnings, "refusal": refusal}.items():
-            setattr(version, name, value)
-
-    @property
-    def _said(self) -> dict[str, Any]:
         recipe, publication = self._publication.quantization, self._publication
-        return {
+        said = {
+            "state": state,
+            "created_by": self._who.name,
+            "manifest_digest": manifest_digest,
+            "warnings": warnings,
+            "refusal": refusal,
             "kind": publication.manifest.kind,
             "lora": publication.lora.model_dump(),
             "rank": publication.lora.rank,
@@ -248,18 +231,20 @@ class Making:
             "description": publication.description,
             "unknown": publication.unknown,
         }
+        for name, value in said.items():
+            setattr(version, name, value)
 
     def _record_files(self, session: Session) -> str:
         """Record the manifest, and its signature where it has one; return the manifest's digest."""
-        publication, space = self._publication, space_of(self._publication.adapter)
-        digest = record_manifest(session, publication.manifest, namespace=space)
+        publication = self._publication
+        digest = record_manifest(session, publication.manifest, namespace=self._space)
         if publication.signature is not None:
-            record_signature(session, digest, publication.signature, self._who, namespaces=[space])
+            record_signature(session, digest, publication.signature, self._who, namespaces=[self._space])
         finish_upload(session, publication.upload)
         return digest
 
-    def _add_parts(self, session: Session, version: Version, ground: Ground) -> None:
-        """Write down what lineage and search find a new version by."""
+    def _add_parts(self, session: Session, version: Version, ground: Ground) -> dict[str, Any]:
+        """Write down what lineage and search find a new version by; return its origin."""
         pk = version.pk
         for edge in ground.parents:
             # A parent that is named twice in one relation is one edge.
@@ -268,6 +253,28 @@ class Making:
         append(session, VersionTag, *tags)
         modules = sorted({module[:200] for module in self._publication.lora.target_modules})
         append(session, VersionTarget, *[{"version_pk": pk, "module": module} for module in modules])
+        origin = self._origin(version)
+        append(session, Origin, origin)
+        return origin
+
+    def _write_document(
+        self, session: Session, version: Version, ground: Ground, origin: dict[str, Any]
+    ) -> VersionView:
+        """Write down what `resolve` answers for a new version, and return it as the caller may see it.
+
+        Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
+        """
+        parents = parents_of(session, [version.pk], SYSTEM).get(version.pk, []) if ground.parents else []
+        newborn = Surroundings(
+            adapter=self._publication.adapter,
+            base=ground.base.brief,
+            origin=Origin(**origin),
+            aliases=[],
+            notes=[],
+            parents=parents,
+            files=self._publication.manifest.files,
+        )
+        return refresh_document(session, version, self._who, known=newborn)
 
     def _origin(self, version: Version) -> dict[str, Any]:
         dataset = self._publication.dataset

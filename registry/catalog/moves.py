@@ -14,7 +14,7 @@ from registry.catalog.aliases import aliases_of
 from registry.catalog.describe import refresh_document, view_version
 from registry.catalog.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.models import Adapter, Version, VersionNote, VersionTag
-from registry.catalog.numbering import give_number, recount
+from registry.catalog.numbering import give_number, lock_counters, recount
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.db import Database, upsert, utc_now
 from registry.errors import Conflict, Invalid
@@ -61,7 +61,9 @@ class Moves:
             if not _leave(session, version, (VersionState.QUARANTINED,), VersionState.READY):
                 raise Conflict(f"{before} is {version.state} and not quarantined; there is nothing to release")
             size = session.scalar(select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)) or 0
-            give_number(session, version, size)
+            counters = lock_counters(session, version.adapter.name)
+            assert counters is not None
+            give_number(session, version, counters, size)
             view = refresh_document(session, version, who)
             record(
                 session,

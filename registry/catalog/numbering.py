@@ -5,45 +5,60 @@ They are changed only together with a version's state, in one transaction that h
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from registry.artifacts.models import ManifestRow
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
-from registry.db import put, utc_now
+from registry.db import connection_of, put, utc_now
 from registry.quotas.limits import limits_of, require_room
 
+
+class Counters(NamedTuple):
+    """The counters of an adapter whose lock is held."""
+
+    adapter_pk: int
+    namespace: str
+    last_number: int
+    ready_versions: int
+    size_bytes: int
+
+
+_COUNTERS = (Adapter.pk, Adapter.namespace, Adapter.last_number, Adapter.ready_versions, Adapter.size_bytes)
+#: The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+_LOCKED = select(*_COUNTERS).where(Adapter.name == bindparam("name")).with_for_update(key_share=True)
 #: By itself, since a unit of work would first look for what else there is to write.
 _COUNT = update(Adapter).where(Adapter.pk == bindparam("adapter"))
 
 
-def give_number(session: Session, version: Version, size_bytes: int) -> int:
-    """Give a version that becomes ready its number: the next one, for ever. The caller holds the adapter's lock.
+def lock_counters(session: Session, name: str) -> Counters | None:
+    """Return the counters of the adapter `name`; nobody else changes anything of it until the transaction ends."""
+    row = connection_of(session).execute(_LOCKED, {"name": name}).first()
+    return None if row is None else Counters(*row)
 
-    Raises QuotaExceeded.
-    """
-    adapter = version.adapter
-    _require_room(session, adapter, size_bytes)
-    version.number, version.moved_at = adapter.last_number + 1, utc_now()
+
+def give_number(session: Session, version: Version, counters: Counters, size_bytes: int) -> int:
+    """Give a version that becomes ready its number, the next one for ever, and write it. Raises QuotaExceeded."""
+    _require_room(session, counters, size_bytes)
+    version.number, version.moved_at = counters.last_number + 1, utc_now()
     counted = {
         "last_number": version.number,
         "latest_number": version.number,
-        "ready_versions": adapter.ready_versions + 1,
-        "size_bytes": adapter.size_bytes + size_bytes,
+        "ready_versions": counters.ready_versions + 1,
+        "size_bytes": counters.size_bytes + size_bytes,
         "updated_at": version.moved_at,
     }
-    session.connection().execute(_COUNT, {"adapter": adapter.pk, **counted})
-    for name, value in counted.items():
-        set_committed_value(adapter, name, value)
+    connection_of(session).execute(_COUNT, {"adapter": counters.adapter_pk, **counted})
     put(session, version)
     return version.number
 
 
-def require_room_for_kept(session: Session, version: Version) -> None:
-    """Hold a version that was just put in quarantine against the quota; its adapter is locked. Raises QuotaExceeded."""
-    _require_room(session, version.adapter, 0)
+def require_room_for_kept(session: Session, counters: Counters) -> None:
+    """Hold a version that was just put in quarantine against its namespace's quota. Raises QuotaExceeded."""
+    _require_room(session, counters, 0)
 
 
 def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
@@ -57,14 +72,15 @@ def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None
     session.flush()
 
 
-def _require_room(session: Session, adapter: Adapter, size_bytes: int) -> None:
-    limits = limits_of(session, adapter.namespace)
+def _require_room(session: Session, counters: Counters, size_bytes: int) -> None:
+    namespace = counters.namespace
+    limits = limits_of(session, namespace)
     if limits is None:
         return
-    named = (Adapter.namespace == adapter.namespace, Adapter.last_number > 0)
-    if limits.max_adapters is not None and adapter.last_number == 0:
+    named = (Adapter.namespace == namespace, Adapter.last_number > 0)
+    if limits.max_adapters is not None and counters.last_number == 0:
         there = session.scalar(select(func.count()).select_from(Adapter).where(*named)) or 0
-        require_room(adapter.namespace, "adapters", there, 1, limits.max_adapters)
+        require_room(namespace, "adapters", there, 1, limits.max_adapters)
     if limits.max_bytes is not None:
         used = session.scalar(select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(*named)) or 0
         # What is in quarantine takes room, and has no number by which an adapter would count it.
@@ -72,7 +88,7 @@ def _require_room(session: Session, adapter: Adapter, size_bytes: int) -> None:
             select(func.coalesce(func.sum(ManifestRow.size_bytes), 0))
             .join(Version, Version.digest == ManifestRow.digest)
             .join(Adapter, Adapter.pk == Version.adapter_pk)
-            .where(Adapter.namespace == adapter.namespace, Version.state == VersionState.QUARANTINED)
+            .where(Adapter.namespace == namespace, Version.state == VersionState.QUARANTINED)
         )
         used += session.scalar(kept) or 0
-        require_room(adapter.namespace, "bytes", int(used), size_bytes, limits.max_bytes)
+        require_room(namespace, "bytes", int(used), size_bytes, limits.max_bytes)

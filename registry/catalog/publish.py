@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
 from registry.auth.principal import Principal
+from registry.catalog.bases import KnownBases
 from registry.catalog.making import Making, require_files
 from registry.catalog.resolve import space_of
 from registry.db import Database
@@ -24,6 +25,7 @@ class Publisher:
     ) -> None:
         self._db = db
         self._artifacts = artifacts
+        self._bases = KnownBases()
         self._trust = trust or Trust()
         #: Whether whole bytes that are no adapter of this base, or change nothing, are kept for an admin to look at.
         self._quarantine = quarantine
@@ -51,7 +53,7 @@ class Publisher:
         )
         self._trust.require(publication.manifest, publication.signature)
         require_files(publication.manifest)
-        making = Making(publication, who, job, finish)
+        making = Making(publication, who, self._bases, job, finish)
         with self._db.write() as session:
             ground = making.begin(session)
             facts = self._artifacts.known(session, **making.bytes)

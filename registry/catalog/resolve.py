@@ -88,7 +88,7 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
     return version
 
 
-def exact_ref(version: Version) -> str:
-    """The ref that will always mean this version."""
+def exact_ref(version: Version, adapter: str | None = None) -> str:
+    """The ref that will always mean this version; one that was just made is told the name of its adapter."""
     selector = f"v{version.number}" if version.number is not None else f"sha256:{version.digest}"
-    return f"{version.adapter.name}@{selector}"
+    return f"{version.adapter.name if adapter is None else adapter}@{selector}"

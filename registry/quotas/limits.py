@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
+from registry.db import connection_of
 from registry.errors import QuotaExceeded
 from registry.quotas.models import Quota
 
@@ -17,7 +18,7 @@ _LIMITS = (
 
 def limits_of(session: Session, namespace: str) -> Row[int | None, int | None, int | None] | None:
     """Return the limits of a namespace, locked until the transaction ends, so that no two fill the last place at once."""
-    return session.connection().execute(_LIMITS, {"namespace": namespace}).first()
+    return connection_of(session).execute(_LIMITS, {"namespace": namespace}).first()
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:

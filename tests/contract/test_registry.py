@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from support import registries
 from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
 from support.fixtures import S3Place
@@ -25,12 +25,13 @@ from registry.artifacts.manifests import blobs_of
 from registry.auth.gatekeeper import TRUST_S
 from registry.auth.principal import SYSTEM, Role
 from registry.bodies import MAX_BODY_BYTES
+from registry.catalog.bases import KnownBases
 from registry.catalog.describe import refresh_document
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.making import Making
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
 from registry.catalog.resolve import find_adapter
-from registry.db import db_epoch_s
+from registry.db import connection_of, db_epoch_s
 from registry.errors import RegistryError
 from registry.jobs.models import Job
 from registry.storage import FolderStorage, open_storage
@@ -361,7 +362,7 @@ class TestVersions:
     ) -> None:
         good = publication(writer, adapter, name)
         who = world.principal(Role.WRITER)
-        making = Making(good, who)
+        making = Making(good, who, KnownBases())
         with world.services.db.write() as session:
             ground = making.begin(session)
             making.announce(session, ground)
@@ -511,6 +512,22 @@ class TestBasesAndData:
         assert (again.created_at, again.location) == (first.created_at, "hf://tests/elsewhere@1")
         with pytest.raises(Conflict, match="other weights"):
             writer.register_base(registration.model_copy(update={"weights_digest": digest("others")}))
+
+    def test_of_the_bases_that_publications_named_last_nothing_is_read_again(
+        self, world: World, writer: Client, name: str
+    ) -> None:
+        bases = [writer.register_base(base_registration(f"{name}-{number}")) for number in range(3)]
+        known, read = KnownBases(keep=2), []
+        for number in (0, 1, 0, 2, 0, 1):
+            with world.services.db.read() as session:
+                sent: list[Any] = []
+                event.listen(connection_of(session), "before_cursor_execute", lambda *said, to=sent: to.append(said))
+                base = known.find(session, bases[number].fingerprint)
+                read.append(bool(sent))
+                assert (base.brief.id, base.tensors) == (f"{name}-{number}", BASE_TENSORS)
+        assert read == [True, True, False, True, False, True]
+        with world.services.db.read() as session, pytest.raises(RegistryError, match="adapterctl base add"):
+            known.find(session, digest("nobody"))
 
     def test_a_folder_that_no_worker_shares_is_refused_at_submit(
         self, world: World, quiet: World, writer: Client, rows: DatasetView, name: str

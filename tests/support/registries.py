@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from registry.app import create_app
 from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
+from registry.catalog.bases import KnownBases
 from registry.catalog.making import Making
 from registry.queue import NoQueue
 from registry.services import Services, build
@@ -81,7 +82,7 @@ class World:
 
     def announce(self, publication: Publication, who: Principal) -> None:
         """Come as far as a publisher who is killed while the bytes are read."""
-        making = Making(publication, who)
+        making = Making(publication, who, KnownBases())
         with self.services.db.write() as session:
             making.announce(session, making.begin(session))
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,6 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(migrations_folder()))
         config.attributes["engine"] = self.engine
-        config.attributes["begin"] = partial(begin, to_write=True)
         if lock_timeout_s is not None:
             config.attributes["lock_timeout_s"] = lock_timeout_s
         command.upgrade(config, "head")

@@ -57,6 +57,11 @@ TAGS = [
     {"name": "health", "description": "For whoever runs the server."},
 ]
 
+_BEARER = "HTTPBearer"
+_TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
+#: The one route outside `/api/v1` that wants a token.
+_METRICS = "/metrics"
+
 _KEYED = ("post", "put", "patch")
 #: Takes no key: its answer holds a secret.
 _UNKEYED = "/api/v1/tokens"
@@ -83,6 +88,7 @@ def describe(app: FastAPI) -> None:
             )
             for path, method, operation in _operations(made):
                 _complete(path, method, operation)
+            made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
             _describe_fields(made["components"]["schemas"])
             app.openapi_schema = made
         return app.openapi_schema
@@ -107,6 +113,9 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         given = parameter["name"] in PARAMETERS and not {"example", "examples"} & set(parameter)
         if given and "examples" not in parameter["schema"]:
             parameter["example"] = PARAMETERS[parameter["name"]]
+    if path.startswith("/api/v1/") or path == _METRICS:
+        # The gatekeeper looks at the token; as a dependency of each route it would be taken from its header twice.
+        operation["security"] = [{_BEARER: []}]
     if method in _KEYED and path.startswith("/api/v1/") and path != _UNKEYED:
         operation.setdefault("parameters", []).append(_key_parameter())
     if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, _OWN_KEY):

@@ -18,8 +18,8 @@ from registry.audit.service import record
 from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases import KnownBase, KnownBases
 from registry.catalog.describe import Surroundings, parents_of, refresh_document, view_version
-from registry.catalog.lifecycle import LIVE, VersionState
-from registry.catalog.models import Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.lifecycle import VersionState
+from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.numbering import Counters, give_number, lock_counters, require_room_for_kept
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.db import append, connection_of, insert_if_new, put, utc_now
@@ -35,7 +35,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
 
 _LIVE_ROW = select(Version.pk).where(
-    Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), Version.state.in_(LIVE)
+    Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), LIVE_ROWS
 )
 
 

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db import Model, UtcDateTime, utc_now
 
-_LIVE = text("state IN ('pending', 'ready', 'quarantined', 'archived')")
+#: `lifecycle.LIVE` as the index says it: a query that says the same is answered by it.
+LIVE_ROWS = text("state IN ('pending', 'ready', 'quarantined', 'archived')")
 
 
 class BaseModelRow(Model):
@@ -65,7 +66,12 @@ class Version(Model):
     __table_args__ = (
         UniqueConstraint("adapter_pk", "number"),
         Index(
-            "uq_versions_live_digest", "adapter_pk", "digest", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
+            "uq_versions_live_digest",
+            "adapter_pk",
+            "digest",
+            unique=True,
+            sqlite_where=LIVE_ROWS,
+            postgresql_where=LIVE_ROWS,
         ),
         # Each ends with the key, in whose order lists are read.
         Index("ix_versions_base_pk_rank_pk", "base_pk", "rank", "pk"),

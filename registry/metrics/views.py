@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response, Security
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
 from registry.errors import Unauthenticated
 from registry.http import Given
 from registry.texts import errors_in_json
 
-_bearer = HTTPBearer(auto_error=False, description="A token of `adapterctl token create`.")
 _TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
-router = APIRouter(
-    tags=["health"],
-    responses=errors_in_json(401, 500, 503),
-    dependencies=[Security(_bearer)],
-)
+router = APIRouter(tags=["health"], responses=errors_in_json(401, 500, 503))
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, select, text, update
+from sqlalchemy import delete, select, text, update
 from support.adapters import BASE_TENSORS, digest, save_adapter
 from support.people import SEEDS, new_adapter
 from support.registries import SHORT_LEASE_S, World
+from support.statements import sent
 
 from registry.artifacts.models import ManifestRow
 from registry.auth.principal import LOCAL, Role
@@ -616,19 +617,11 @@ def test_a_claim_looks_through_a_long_queue_once(crew: Crew) -> None:
         # From here on the database expects that hardly any job waits.
         connection.execute(text("ANALYZE jobs"))
     add(300, "queued")
-    sent: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(db.engine, "before_cursor_execute", note)
-    try:
+    with sent(db) as seen:
         crew.hold()
-    finally:
-        event.remove(db.engine, "before_cursor_execute", note)
-    (claim,) = [one for one in sent if "SKIP LOCKED" in one[0]]
+    (claim,) = [one for one in seen if "SKIP LOCKED" in one.sql]
     with db.engine.connect() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim[0]}", claim[1]).scalar_one()
+        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim.sql}", claim.parameters).scalar_one()
         connection.rollback()
 
     def rows_of(node: dict[str, Any]) -> float:

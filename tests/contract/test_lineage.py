@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
+from support.statements import plan_of, sent
 
 from registry.auth.principal import LOCAL, Role
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent
@@ -454,22 +455,6 @@ class TestNamespaces:
             client.lineage("base:tiny")
 
 
-@contextmanager
-def statements(world: World) -> Iterator[list[tuple[str, Any]]]:
-    """What is asked of the database meanwhile."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith("SELECT"):
-            seen.append((statement, parameters))
-
-    event.listen(world.services.db.engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(world.services.db.engine, "before_cursor_execute", note)
-
-
 def write_versions(world: World, count: int, name: str, parent: str | None = None) -> list[int]:
     """Write the rows of many versions, without files; each with `parent` as its own."""
     with world.services.db.write() as session:
@@ -506,7 +491,7 @@ class TestBounds:
         for many in (1, 50):
             root = maker.push(f"root-{uuid.uuid4().hex[:8]}")
             write_versions(world, many, f"many-{uuid.uuid4().hex[:8]}", root)
-            with statements(world) as seen:
+            with sent(world.services.db) as seen:
                 found = world.services.lineages.trace(of=root, direction="both", depth=8, who=LOCAL)
             assert len(found.nodes) == many + 2
             counts.append(len(seen))
@@ -561,17 +546,16 @@ class TestBounds:
     def test_every_look_up_is_by_an_index(self, embedded: World, tmp_path: Path) -> None:
         embedded.writer.register_base(base_registration())
         story = tell(embedded, Maker(embedded, tmp_path), "")
-        with statements(embedded) as seen:
+        with sent(embedded.services.db) as seen:
             for of in (story.first, "base:tiny", story.data, f"data:{story.rows.name}"):
                 embedded.services.lineages.trace(of=of, direction="both", depth=8, who=LOCAL)
         assert len(seen) > 20
         indexes = set()
-        with embedded.services.db.engine.connect() as connection:
-            for statement, parameters in seen:
-                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-                scanned = {row[3].split()[1] for row in plan if row[3].startswith("SCAN")}
-                assert not scanned & set(METADATA.tables), (plan, statement)
-                indexes |= {word for row in plan for word in row[3].split() if word.startswith("ix_")}
+        for statement in seen:
+            plan = plan_of(embedded.services.db, statement)
+            scanned = {line.split()[1] for line in plan if line.startswith("SCAN")}
+            assert not scanned & set(METADATA.tables), (plan, statement)
+            indexes |= {word for line in plan for word in line.split() if word.startswith("ix_")}
         assert {
             "ix_version_parents_parent_pk",
             "ix_version_origins_version_pk",

@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import select, update
 from support import registries
 from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
 from support.fixtures import S3Place
 from support.registries import SHORT_LEASE_S, World
+from support.statements import plan_of, sent
 from support.stored import lose, names_of
 
 from registry.artifacts.manifests import blobs_of
@@ -345,6 +346,16 @@ class TestVersions:
         assert world.writer.push(adapter, name, base="tiny").number == 1
         assert stored.read_bytes() == whole
 
+    def test_the_row_of_the_same_bytes_is_found_by_an_index_however_many_versions_there_are(
+        self, embedded: World, name: str, adapter: Path
+    ) -> None:
+        with sent(embedded.services.db) as seen:
+            embedded.writer.push(adapter, name, base="tiny")
+        twins = [one for one in seen if one.sql.startswith("SELECT") and "versions.digest = " in one.sql]
+        plans = [line for one in twins for line in plan_of(embedded.services.db, one)]
+        assert plans
+        assert all("USING INDEX uq_versions_live_digest (adapter_pk=? AND digest=?)" in line for line in plans), plans
+
     def test_a_row_whose_publisher_died_is_taken_over_by_the_next_push(
         self, world: World, writer: Client, name: str, adapter: Path
     ) -> None:
@@ -520,10 +531,9 @@ class TestBasesAndData:
         known, read = KnownBases(keep=2), []
         for number in (0, 1, 0, 2, 0, 1):
             with world.services.db.read() as session:
-                sent: list[Any] = []
-                event.listen(connection_of(session), "before_cursor_execute", lambda *said, to=sent: to.append(said))
-                base = known.find(session, bases[number].fingerprint)
-                read.append(bool(sent))
+                with sent(connection_of(session)) as seen:
+                    base = known.find(session, bases[number].fingerprint)
+                read.append(bool(seen))
                 assert (base.brief.id, base.tensors) == (f"{name}-{number}", BASE_TENSORS)
         assert read == [True, True, False, True, False, True]
         with world.services.db.read() as session, pytest.raises(RegistryError, match="adapterctl base add"):

@@ -14,12 +14,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import text
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
 from support.registries import World
 from support.shelf import Made, Shelf, digest_of
+from support.statements import plan_of, sent
 
 from registry.auth.principal import LOCAL, Principal, Role
 from registry.db import Database
@@ -339,28 +340,12 @@ def test_archived_versions_are_listed_where_they_are_asked_for(world: World, cli
 # What the database does for it.
 
 
-def watched(db: Database, work: Callable[[], Any]) -> list[tuple[str, Any]]:
-    """Return the statements that some work sends, with their parameters."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(db.engine, "before_cursor_execute", note)
-    try:
-        work()
-    finally:
-        event.remove(db.engine, "before_cursor_execute", note)
-    return [(statement, parameters) for statement, parameters in sent if statement.lstrip().startswith("SELECT")]
-
-
-def plan_of(db: Database, wanted: str, who: Principal) -> str:
+def plan_of_search(db: Database, wanted: str, who: Principal) -> str:
     """Return how the database reads the first page of a search."""
-    sent = watched(db, lambda: Search(db).search(wanted=wanted, sort="-created", cursor=None, limit=50, who=who))
-    ((statement, parameters),) = [one for one in sent if "ORDER BY versions.pk DESC" in one[0]]
-    explain = "EXPLAIN QUERY PLAN " if db.engine.dialect.name == "sqlite" else "EXPLAIN "
-    with db.engine.connect() as connection:
-        return "\n".join(" ".join(map(str, row)) for row in connection.exec_driver_sql(explain + statement, parameters))
+    with sent(db) as seen:
+        Search(db).search(wanted=wanted, sort="-created", cursor=None, limit=50, who=who)
+    (page,) = [one for one in seen if "ORDER BY versions.pk DESC" in one.sql]
+    return "\n".join(plan_of(db, page))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -389,7 +374,7 @@ def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("who", [LOCAL, Principal("ann", {"team-1": Role.READER, "team-2": Role.READER})])
 def test_base_and_rank_are_walked_in_an_index(crowded: Database, who: Principal) -> None:
-    plan = plan_of(crowded, "base = base-3 and rank = 8", who)
+    plan = plan_of_search(crowded, "base = base-3 and rank = 8", who)
     assert "ix_versions_base_pk_rank_pk" in plan, plan
     assert "Seq Scan on versions" not in plan, plan
     assert not re.search(r"SCAN versions\b", plan), plan
@@ -397,12 +382,9 @@ def test_base_and_rank_are_walked_in_an_index(crowded: Database, who: Principal)
 
 def test_a_page_takes_as_many_statements_whatever_its_size(crowded: Database) -> None:
     def count(limit: int) -> int:
-        search = Search(crowded)
-        return len(
-            watched(
-                crowded, lambda: search.search(wanted="base = base-3", sort="name", cursor=None, limit=limit, who=LOCAL)
-            )
-        )
+        with sent(crowded) as seen:
+            Search(crowded).search(wanted="base = base-3", sort="name", cursor=None, limit=limit, who=LOCAL)
+        return len(seen)
 
     assert count(1) == count(500) <= 6
 
@@ -411,8 +393,7 @@ def test_values_are_bound_and_never_part_of_a_statement(crowded: Database) -> No
     wanted = (
         'tag[marker_key] = "marker value" and author ~ "marker*" and not alpha = 47.125 and eval[marker].marker < 47.5'
     )
-    sent = watched(
-        crowded, lambda: Search(crowded).search(wanted=wanted, sort="name", cursor=None, limit=10, who=LOCAL)
-    )
-    assert not [statement for statement, _ in sent if "marker" in statement or "47" in statement]
-    assert any("marker value" in str(parameters) for _, parameters in sent)
+    with sent(crowded) as seen:
+        Search(crowded).search(wanted=wanted, sort="name", cursor=None, limit=10, who=LOCAL)
+    assert not [one for one in seen if "marker" in one.sql or "47" in one.sql]
+    assert any("marker value" in str(one.parameters) for one in seen)

@@ -7,16 +7,16 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import update
 from support.people import bare_http
 from support.registries import World
+from support.statements import Statement, sent
 from support.working import Held, line, progress
 
 from registry.auth.principal import LOCAL, SYSTEM, Role
@@ -181,7 +181,7 @@ class TestLongPoll:
                 return await asyncio.gather(*(one() for _ in range(watchers)))
 
         begun = threading.Timer(4, held.report, [progress(step=1, total=9)])
-        with counted(people) as asked:
+        with sent(people.services.db) as seen:
             began = time.monotonic()
             begun.start()
             seqs = asyncio.run(watch_all())
@@ -189,6 +189,7 @@ class TestLongPoll:
         begun.join()
         assert len(seqs) == watchers
         assert len(set(seqs)) == 1
+        asked = _about_events(seen)
         # Each looks at first, once more as the tail begins, every LOOK_S, and when it is woken; the tail looks for all.
         assert len(asked) < watchers * (3 + took_s / LOOK_S) + took_s / TICK_S + 10
 
@@ -205,9 +206,9 @@ class TestLongPoll:
             asyncio.run(leave())
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            with counted(people) as asked:
+            with sent(people.services.db) as seen:
                 time.sleep(4 * TICK_S)
-            if not asked:
+            if not _about_events(seen):
                 return
         raise AssertionError("somebody still looks")
 
@@ -241,21 +242,8 @@ class TestLongPoll:
         assert set(threading.enumerate()) - before == set()
 
 
-@contextmanager
-def counted(people: World) -> Iterator[list[str]]:
-    """The statements about events that the server sends meanwhile."""
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "FROM job_events" in statement:
-            found.append(statement)
-
-    engine = people.services.db.engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
+def _about_events(seen: list[Statement]) -> list[Statement]:
+    return [one for one in seen if "FROM job_events" in one.sql]
 
 
 class Message:

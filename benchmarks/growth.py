@@ -182,7 +182,7 @@ def _scans(filled: _Filled) -> list[str]:
             plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
             found += [f"{line.strip()}\n    {statement}" for line in plan.splitlines() if _is_scan(line)]
             connection.rollback()
-    services.db.engine.dispose()
+    services.db.close()
     return found
 
 

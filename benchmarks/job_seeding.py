@@ -39,7 +39,7 @@ def seed_finished(database_url: str, count: int) -> None:
         connection.execute(text("VACUUM ANALYZE"))
         # Else it would be written out while somebody measures.
         connection.execute(text("CHECKPOINT"))
-    db.engine.dispose()
+    db.close()
 
 
 def _statements() -> list[str]:

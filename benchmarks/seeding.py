@@ -35,7 +35,7 @@ def seed_rows(database_url: str, versions: int, adapters: int) -> None:
             connection.execute(text(statement), {key: given[key] for key in given if f"CAST(:{key} " in statement})
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-    db.engine.dispose()
+    db.close()
 
 
 def _template(connection: Connection) -> dict[str, Any]:

@@ -7,7 +7,7 @@ BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -127,6 +127,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._on_close: list[Callable[[], None]] = []
 
     @cached_property
     def engine(self) -> Engine:
@@ -171,6 +172,12 @@ class Database:
     def close(self) -> None:
         """Close the connections that nobody uses; the next session opens one."""
         self.engine.dispose()
+        for call in self._on_close:
+            call()
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Close with this database what else is connected to it."""
+        self._on_close.append(call)
 
     def revision(self) -> str | None:
         """The revision of the schema as it is, or None for an empty database."""
@@ -227,7 +234,7 @@ class Database:
 def begin(connection: Connection, *, to_write: bool = False) -> None:
     """Begin the transaction of a connection on SQLite; on PostgreSQL the driver has.
 
-    Not by a listener to the engine's events: where there is one, each statement asks whether others listen to it.
+    Not by a listener to the engine's events: where there is one, of whatever kind, each statement looks for others.
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE" if to_write else "BEGIN")

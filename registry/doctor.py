@@ -84,7 +84,7 @@ def _database(settings: Settings) -> str:
         database.require_current()
         return f"reached, schema {database.revision()}"
     finally:
-        database.engine.dispose()
+        database.close()
 
 
 def _broker(url: str | None) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ClauseElement, Engine, event
+from sqlalchemy import ClauseElement, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from registry.db import Database
@@ -71,8 +71,7 @@ class Lookups:
     def _reader(self) -> _Reader:
         engine = self._db.engine
         reader: _Reader = _Postgres(engine) if engine.dialect.name == "postgresql" else _Sqlite(engine)
-        # Whoever closes the database closes these connections with it.
-        event.listen(engine, "engine_disposed", lambda _engine: reader.close())
+        self._db.on_close(reader.close)
         return reader
 
 

@@ -281,8 +281,14 @@ class TestBusyDatabase:
             ) as other:
                 others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 other.execute(f"{others} WHERE datname = current_database() AND pid <> pg_backend_pid()")
-        world.services.db.engine.dispose()
+        world.services.db.close()
         assert {resolve(world.http, name).status_code for _ in range(10)} == {200}
+
+    def test_nobody_listens_to_every_statement(self, world: World, name: str, tmp_path: Path) -> None:
+        push(world.writer, tmp_path, name)
+        assert resolve(world.http, name).status_code == 200
+        # Listeners to an engine's events, of whatever kind, make each statement look for them.
+        assert not world.services.db.engine._has_events
 
     def test_many_at_once_from_several_threads_and_loops(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, name)
@@ -305,7 +311,7 @@ class TestBusyDatabase:
 
         with ThreadPoolExecutor(3) as pool:
             assert set().union(*(done.result() for done in [pool.submit(ask) for _ in range(3)])) == {body}
-        lookups._db.engine.dispose()
+        lookups._db.close()
 
 
 async def _never(scope: Scope, receive: Receive, send: Send) -> None:
@@ -320,7 +326,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
     with ExitStack() as stack:
         database_url = stack.enter_context(databases.new_database(kind, tmp_path, request))
         db = Database(database_url)
-        stack.callback(lambda: db.engine.dispose())
+        stack.callback(db.close)
         db.upgrade()
         token = Tokens(db).create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM).secret
         env = processes.environment(

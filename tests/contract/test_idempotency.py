@@ -405,7 +405,7 @@ def test_a_request_whose_server_was_killed_is_run_again_by_another(
     with ExitStack() as stack:
         database_url = stack.enter_context(databases.new_database(kind, tmp_path, request))
         db = Database(database_url)
-        stack.callback(lambda: db.engine.dispose())
+        stack.callback(db.close)
         db.upgrade()
         token = Tokens(db).create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM).secret
         env = processes.environment(

@@ -137,7 +137,7 @@ def test_a_registry_that_is_away_stops_the_import(world: World, tree: Path) -> N
         if done == 1:
             shutil.move(world.folder / "registry.sqlite3", world.folder / "gone")
             (world.folder / "registry.sqlite3").mkdir()
-            world.services.db.engine.dispose()
+            world.services.db.close()
 
     with pytest.raises(Unavailable):
         world.writer.push_tree(tree, base="tiny", on_folder=away)

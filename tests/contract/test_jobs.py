@@ -185,7 +185,7 @@ def crew(people: World, acting: Callable[..., Client], space: str, rows: Path, t
     found = Crew(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
     yield found
     for services in found.others:
-        services.db.engine.dispose()
+        services.db.close()
     with people.services.db.write() as session:
         # No later test of this module finds this one's workers or jobs.
         session.execute(update(Worker).values(seen_at=utc_now() - timedelta(days=30)))

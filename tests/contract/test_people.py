@@ -44,7 +44,7 @@ class TestRevocation:
         with ExitStack() as stack:
             database_url = stack.enter_context(new_database(kind, tmp_path, request))
             db = Database(database_url)
-            stack.callback(lambda: db.engine.dispose())
+            stack.callback(db.close)
             db.upgrade()
             env = processes.environment(
                 REGISTRY_DATABASE_URL=database_url, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()

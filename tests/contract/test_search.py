@@ -367,7 +367,7 @@ def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
     yield db
-    db.engine.dispose()
+    db.close()
     if server is not None:
         server.drop_database(name)
 

@@ -41,7 +41,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
         url = request.getfixturevalue("postgres_database")
     database = Database(url)
     yield database
-    database.engine.dispose()
+    database.close()
 
 
 def url_of(db: Database) -> str:
@@ -142,7 +142,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database
     assert (db.revision(), rows_of(db)) == ("0001", before)
     db.upgrade()
     assert drift(db) == []
-    db.engine.dispose()
+    db.close()
 
 
 def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(postgres_database: str) -> None:
@@ -153,7 +153,7 @@ def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(postgres_dat
             db.upgrade(lock_timeout_s=0.2)
     db.upgrade()
     assert drift(db) == []
-    db.engine.dispose()
+    db.close()
 
 
 def test_the_audit_trail_is_guarded_while_it_is_there(db: Database) -> None:
@@ -197,7 +197,7 @@ def test_a_program_of_another_schema_says_what_to_run(command: list[str], revisi
     assert line.startswith(f"error: the database is at revision {revision}, ")
     assert line.endswith(wanted)
     assert rows_of(db) == before
-    db.engine.dispose()
+    db.close()
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_what_went_up_comes_down_as_it_was(url: str, revision: str) -> None:
     db.upgrade()
     assert drift(db) == []
     assert rows_of(db) == above
-    db.engine.dispose()
+    db.close()
 
 
 def test_every_revision_is_passed_with_rows_in_both_directions(url: str) -> None:
@@ -82,7 +82,7 @@ def test_every_revision_is_passed_with_rows_in_both_directions(url: str) -> None
     assert set(rows_of(db)) <= {"alembic_version"}
     db.upgrade()
     assert drift(db) == []
-    db.engine.dispose()
+    db.close()
 
 
 class TestSchema0001:
@@ -92,7 +92,7 @@ class TestSchema0001:
     def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
         services = upgraded(url, "0001", tmp_path)
         yield services
-        services.db.engine.dispose()
+        services.db.close()
 
     def test_its_versions_and_aliases_are_there(self, services: Services) -> None:
         versions = services.catalog.versions(
@@ -196,7 +196,7 @@ class TestSchema0002:
     def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
         services = upgraded(url, "0002", tmp_path)
         yield services
-        services.db.engine.dispose()
+        services.db.close()
 
     def test_its_versions_are_in_their_states(self, services: Services) -> None:
         assert services.catalog.resolve(ADAPTER, who=OF_TEAM).number == 2
@@ -265,7 +265,7 @@ class TestSchema0002:
 
     def test_it_comes_down_to_0001_without_giving_anybody_more(self, services: Services) -> None:
         deleted = _deleted(services)
-        services.db.engine.dispose()
+        services.db.close()
         downgrade(services.db, "0001")
         below = rows_of(services.db)
         assert {row["name"]: (row["role"], row["revoked_at"] is None) for row in below["tokens"]} == {
@@ -295,7 +295,7 @@ class TestSchema0003:
     def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
         services = upgraded(url, "0003", tmp_path)
         yield services
-        services.db.engine.dispose()
+        services.db.close()
 
     def test_its_files_are_found_where_they_were_sent(self, services: Services) -> None:
         second = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM)
@@ -319,7 +319,7 @@ class TestSchema0004:
     def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
         services = upgraded(url, "0004", tmp_path)
         yield services
-        services.db.engine.dispose()
+        services.db.close()
 
     def test_its_training_goes_on_from_its_checkpoint(self, services: Services) -> None:
         worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
@@ -332,7 +332,7 @@ class TestSchema0004:
         assert [(attempt.attempt, attempt.state) for attempt in attempts] == [(1, "released"), (2, "running")]
 
     def test_it_comes_down_to_0003_without_its_checkpoints(self, services: Services) -> None:
-        services.db.engine.dispose()
+        services.db.close()
         downgrade(services.db, "0003")
         below = rows_of(services.db)
         assert not {"job_checkpoints", "job_attempts", "job_counters"} & set(below)

@@ -124,8 +124,8 @@ class World:
             if name in self.__dict__:
                 self.__dict__[name].close()
         if "impatient" in self.__dict__:
-            self.impatient.db.engine.dispose()
-        self.services.db.engine.dispose()
+            self.impatient.db.close()
+        self.services.db.close()
         self.services.artifacts.storage.close()
 
 

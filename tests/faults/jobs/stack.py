@@ -84,7 +84,7 @@ class Stack(Workplace):
         self.start(self.registry)
         started.callback(end, self.registry)
         self.database = Database(self.registry.database_url)
-        started.callback(self.database.engine.dispose)
+        started.callback(self.database.close)
         writer = Client(self.registry.url, self.registry.tokens["admin"], cache=folder / "cache")
         started.callback(writer.close)
         self.reached = _Reached(self.registry.url, writer, self.database)

@@ -18,7 +18,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     database.upgrade()
     yield database
-    database.engine.dispose()
+    database.close()
 
 
 @pytest.fixture
@@ -31,4 +31,4 @@ def services(tmp_path: Path, db: Database) -> Iterator[Services]:
     )
     built = build(settings, queue=NoQueue())
     yield built
-    built.db.engine.dispose()
+    built.db.close()

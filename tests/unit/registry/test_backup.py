@@ -22,7 +22,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     load_past(database, "0001")
     yield database
-    database.engine.dispose()
+    database.close()
 
 
 def test_a_backup_is_one_private_file_with_every_row(db: Database, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_backup_is_one_private_file_with_every_row(db: Database, tmp_path: Pat
     assert stat.S_IMODE((folder / "registry.sqlite3").stat().st_mode) == 0o600
     copy = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
     assert rows_of(copy) == rows_of(db)
-    copy.engine.dispose()
+    copy.close()
 
 
 def test_a_backup_holds_what_was_committed_and_waits_for_no_writer(db: Database, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_database_without_a_registry_is_no_backup(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'other.sqlite3'}")
     with pytest.raises(Invalid, match="no registry in"):
         back_up(database, tmp_path / "backup")
-    database.engine.dispose()
+    database.close()
     assert not (tmp_path / "backup").exists()
 
 

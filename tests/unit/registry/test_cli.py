@@ -54,7 +54,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def migrated(env: dict[str, str]) -> dict[str, str]:
     database = Database(env["REGISTRY_DATABASE_URL"])
     database.upgrade()
-    database.engine.dispose()
+    database.close()
     return env
 
 
@@ -79,7 +79,7 @@ def test_a_schema_that_differs_is_named(migrated: dict[str, str]) -> None:
     database = Database(migrated["REGISTRY_DATABASE_URL"])
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE workers")
-    database.engine.dispose()
+    database.close()
     said = adapter_registry("db", "check", **migrated)
     assert said.returncode == 2
     assert "workers" in one_line(said)

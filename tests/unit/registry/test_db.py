@@ -28,7 +28,7 @@ def new(path: Path) -> Database:
 def empty(tmp_path: Path) -> Iterator[Database]:
     database = new(tmp_path)
     yield database
-    database.engine.dispose()
+    database.close()
 
 
 class TestRevision:
@@ -151,7 +151,7 @@ class TestErrors:
 
         with pytest.raises(Unavailable, match="disk that holds the database is full"):
             write_much()
-        db.engine.dispose()
+        db.close()
         with db.write() as session:
             session.add(Blob(sha256="c" * 64, size_bytes=1))
 
@@ -173,7 +173,7 @@ class TestErrors:
                 write_impatiently()
         finally:
             other.close()
-        db.engine.dispose()
+        db.close()
 
     def test_a_fault_of_ours_stays_one(self, db: Database) -> None:
         with pytest.raises(Exception, match="no such table"), db.read() as session:

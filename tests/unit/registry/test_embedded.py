@@ -34,7 +34,7 @@ def test_a_new_home_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert services.db.revision() == head_revision()
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert list(home.glob("logs/*")) == []
-    services.db.engine.dispose()
+    services.db.close()
 
 
 def test_bytes_of_an_embedded_registry_have_no_routes(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_bytes_of_an_embedded_registry_have_no_routes(tmp_path: Path) -> None:
     assert not [path for path in app.openapi()["paths"] if "blobs" in path]
     location = services_of(app).artifacts.storage.put_location("0" * 64, 1)
     assert location.url.startswith((tmp_path / "artifacts").as_uri())
-    services_of(app).db.engine.dispose()
+    services_of(app).db.close()
 
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
         services.jobs.revive()
         assert queue._started == [first]  # type: ignore[attr-defined]
         assert services.jobs.get(job.id, who=LOCAL).state == "cancelled"
-    services.db.engine.dispose()
+    services.db.close()

@@ -106,4 +106,4 @@ def test_the_addresses_to_watch_want_no_token(tmp_path: Path) -> None:
     assert answers == {"/healthz": 200, "/readyz": 503}
     app.state.services.db.upgrade()
     assert client.get("/readyz").status_code == 200
-    app.state.services.db.engine.dispose()
+    app.state.services.db.close()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from faults.jobs.parts import LEASE_S, SWEEP_S
+from faults.jobs.parts import LEASE_S, MAX_ATTEMPTS, SWEEP_S
 from faults.jobs.stack import Stack
 from sqlalchemy import select
 from support.workplace import is_alive, wait_until
@@ -18,7 +18,7 @@ from registry.jobs.models import Attempt, Job
 from sdk.schemas.jobs import JobState
 
 #: After how many attempts with an end of this kind a job may be given up.
-CAPS = {"worker_lost": 3, "oom": 2, "crashed": 2, "unavailable": 5}
+CAPS = {"worker_lost": MAX_ATTEMPTS, "oom": 2, "crashed": 2, "unavailable": 5}
 
 
 @dataclass

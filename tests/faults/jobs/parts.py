@@ -18,6 +18,9 @@ from sdk.stack.valkey import ValkeyServer
 
 LEASE_S = 4.0
 SWEEP_S = 0.5
+#: So short a lease is over before a server that was killed is up again: an outage costs an attempt here, as a worker's
+#: death does, and a job whose worker died once must not be given up for the server's deaths.
+MAX_ATTEMPTS = 5
 #: Broker messages that nobody has acknowledged for so long are delivered again.
 VISIBILITY_S = 3
 
@@ -44,7 +47,11 @@ class Registry(RegistryServer):
             super().start(timeout_s, **wanted)
 
     def _environment(self) -> dict[str, str]:
-        return super()._environment() | {"REGISTRY_LEASE_S": str(LEASE_S), "REGISTRY_RECONCILE_S": str(SWEEP_S)}
+        return super()._environment() | {
+            "REGISTRY_LEASE_S": str(LEASE_S),
+            "REGISTRY_RECONCILE_S": str(SWEEP_S),
+            "REGISTRY_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+        }
 
     def processes(self) -> list[int]:
         """The processes that answer requests."""

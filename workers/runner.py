@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from sdk.client import Client
-from sdk.errors import FULL_DISK, AdapterctlError, StaleAttempt, disk_explained
+from sdk.errors import FULL_DISK, AdapterctlError, StaleAttempt
 from sdk.schemas.jobs import MergeRequest, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release, WorkerInfo
 from workers import logs, machine
@@ -20,6 +14,7 @@ from workers.attempts import causes
 from workers.attempts.attempt import Attempt, hand_in
 from workers.attempts.causes import AttemptFailed
 from workers.attempts.evaluation import evaluate
+from workers.attempts.folders import Folders
 from workers.attempts.inputs import Inputs
 from workers.attempts.merging import merge
 from workers.attempts.training import train
@@ -30,9 +25,6 @@ from workers.shutdown import Shutdown
 from workers.spare import Spare
 from workers.stopping import Stopped, Stopping, Why
 from workers.transfers import Transfers
-
-#: Held by the worker whose attempt a folder belongs to.
-_OWNER_FILE = "owner.lock"
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +37,8 @@ class Worker:
         self._shutdown = shutdown
         self._transfers = Transfers()
         self._client = Client(on_transfer=self._transfers)
+        self._folders = Folders(self._client.cache.root / "jobs")
         self.spare = Spare(warm=settings.warm)
-
-    @property
-    def _attempts(self) -> Path:
-        return self._client.cache.root / "jobs"
 
     def work_once(self, hint: str | None = None) -> bool:
         """Claim one job and carry it out; return whether there was one. What goes wrong with it is reported, not raised."""
@@ -67,14 +56,7 @@ class Worker:
 
     def sweep(self) -> None:
         """Remove what attempts of killed workers left in this cache."""
-        for owner in self._attempts.glob(f"*/{_OWNER_FILE}"):
-            try:
-                with owner.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(owner.parent, ignore_errors=True)
-            except OSError:
-                # Somebody works there, or it has just been removed.
-                continue
+        self._folders.sweep()
 
     def leave(self) -> None:
         """Tell the registry that this worker takes no more jobs."""
@@ -103,7 +85,8 @@ class Worker:
     def _carry_out(self, assignment: Assignment, holder: Holder, stopping: Stopping) -> None:
         """Raises AttemptFailed, Stopped, StaleAttempt."""
         try:
-            with self._folder(assignment) as folder, Inputs(self._client, self._transfers) as inputs:
+            made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
+            with made as folder, Inputs(self._client, self._transfers) as inputs:
                 attempt = Attempt(
                     self._client,
                     assignment,
@@ -129,22 +112,6 @@ class Worker:
             if error.errno not in FULL_DISK:
                 raise
             raise causes.of_error(error) from error
-
-    @contextmanager
-    def _folder(self, assignment: Assignment) -> Iterator[Path]:
-        """A folder of the attempt's own, that is removed at its end."""
-        with disk_explained("preparing the job"):
-            self._attempts.mkdir(parents=True, exist_ok=True)
-            prefix = f"{assignment.job}-{assignment.attempt}-"
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._attempts))
-        try:
-            with disk_explained("preparing the job"):
-                owner = (folder / _OWNER_FILE).open("wb")
-            with owner:
-                fcntl.flock(owner, fcntl.LOCK_EX)
-                yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _report(self, assignment: Assignment, holder: Holder, stopping: Stopping, ended: Exception) -> None:
         """Say how an attempt ended; that another attempt holds the job is nobody's business."""

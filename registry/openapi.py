@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 
 from registry.examples import BODIES, PARAMETERS
 from registry.http import VERSION_HEADER
-from registry.idempotency.middleware import HEADER, MAX_KEY_CHARS, REPLAYED
+from registry.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
 from sdk.schemas.wire import Wire
 
 DESCRIPTION = """A registry of LoRA adapters: bases, adapters and their versions, aliases, datasets, jobs, evaluations.
@@ -65,8 +65,6 @@ _METRICS = "/metrics"
 _KEYED = ("post", "put", "patch")
 #: Takes no key: its answer holds a secret.
 _UNKEYED = "/api/v1/tokens"
-#: Keeps its key with the job for ever; a repeated answer is that of the job as it is by then.
-_OWN_KEY = "/api/v1/jobs"
 
 
 def operation_id(route: APIRoute) -> str:
@@ -118,7 +116,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         operation["security"] = [{_BEARER: []}]
     if method in _KEYED and path.startswith("/api/v1/") and path != _UNKEYED:
         operation.setdefault("parameters", []).append(_key_parameter())
-    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, _OWN_KEY):
+    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, *OWN_KEY):
         for response in operation["responses"].values():
             response["headers"][REPLAYED] = _header("There where this is the answer to an earlier sending.", ["true"])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 
 from sdk.client import Client
-from sdk.errors import FULL_DISK, AdapterctlError, StaleAttempt
+from sdk.errors import FULL_DISK, AdapterctlError, Conflict, StaleAttempt, Unavailable
 from sdk.schemas.jobs import MergeRequest, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release, WorkerInfo
 from workers import logs, machine
@@ -26,6 +27,9 @@ from workers.spare import Spare
 from workers.stopping import Stopped, Stopping, Why
 from workers.transfers import Transfers
 
+#: How long is waited each time, in seconds, until a claim without an answer is sent again.
+_ASK_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,13 +43,14 @@ class Worker:
         self._client = Client(on_transfer=self._transfers)
         self._folders = Folders(self._client.cache.root / "jobs")
         self.spare = Spare(warm=settings.warm)
+        #: The key of the last claim, until it is answered.
+        self._unanswered: str | None = None
 
     def work_once(self, hint: str | None = None) -> bool:
         """Claim one job and carry it out; return whether there was one. What goes wrong with it is reported, not raised."""
         if self._shutdown.asked:
             return False
-        claimed_at = time.monotonic()
-        assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint)
+        assignment, claimed_at = self._ask(hint)
         if assignment is None:
             return False
         with logs.about(assignment.job, assignment.attempt):
@@ -66,6 +71,27 @@ class Worker:
         """End the spare child and close the connections."""
         self.spare.end()
         self._client.close()
+
+    def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
+        """Ask for work; return also when that was, by the monotonic clock.
+
+        A claim whose answer never came is sent again as the same one. Else the registry may have given a job that nobody
+        knows of: it would stand still until its lease is over, and have lost an attempt.
+        """
+        self._unanswered = key = self._unanswered or secrets.token_hex(16)
+        pauses_s = iter(_ASK_AGAIN_S)
+        while True:
+            claimed_at = time.monotonic()
+            try:
+                assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint, key=key)
+            except (Unavailable, Conflict):
+                pause_s = next(pauses_s, None)
+                if pause_s is None or self._shutdown.asked:
+                    raise
+                self._shutdown.wait(pause_s)
+            else:
+                self._unanswered = None
+                return assignment, claimed_at
 
     def _hold(self, assignment: Assignment, claimed_at: float) -> None:
         with apart(self._client) as connection, Holder(connection, assignment, claimed_at=claimed_at) as holder:
@@ -134,9 +160,11 @@ class Worker:
             _log.warning("not reported: %s", error)
 
 
-def claim(client: Client, worker: WorkerInfo, hint: str | None = None) -> Assignment | None:
-    """Ask for work; None where there is none."""
-    return client.call("POST", "/jobs/claim", Assignment | None, body=ClaimRequest(worker=worker, hint=hint))  # type: ignore[arg-type]
+def claim(client: Client, worker: WorkerInfo, hint: str | None = None, *, key: str | None = None) -> Assignment | None:
+    """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held."""
+    headers = None if key is None else {"Idempotency-Key": key}
+    body = ClaimRequest(worker=worker, hint=hint)
+    return client.call("POST", "/jobs/claim", Assignment | None, body=body, headers=headers)  # type: ignore[arg-type]
 
 
 def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:

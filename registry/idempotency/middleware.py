@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable
@@ -14,9 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.auth.principal import Principal
 from registry.errors import Conflict, Invalid, RegistryError
-from registry.idempotency.service import Answer, Keyed, KeyedRequests, Turn
+from registry.idempotency.service import Answer, Keyed, KeyedRequests, Turn, owner_of
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -27,8 +25,8 @@ MAX_ANSWER_BYTES = 1024 * 1024
 _PREFIX = "/api/v1/"
 _METHODS = ("POST", "PUT", "PATCH")
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
-#: Its key is kept with the job, in the transaction that makes it.
-_JOBS = "/api/v1/jobs"
+#: Their keys are kept in the transaction that makes a job, or gives it to a worker: no crash can come in between.
+OWN_KEY = ("/api/v1/jobs", "/api/v1/jobs/claim")
 #: Its answer holds a secret, which is kept nowhere.
 _TOKENS = "/api/v1/tokens"
 #: Their answers hold signed URLs, which are credentials; a session that is opened twice does no harm.
@@ -77,7 +75,7 @@ class AnswerOnce:
             return
         try:
             key = _key(scope)
-            if path == _JOBS or _UPLOADS.fullmatch(path):
+            if path in OWN_KEY or _UPLOADS.fullmatch(path):
                 await self._app(scope, receive, send)
                 return
             body = await _body(receive)
@@ -218,13 +216,10 @@ def _key(scope: Scope) -> str:
 
 
 def _request(scope: Scope, key: str, body: bytes) -> Keyed:
-    who: Principal = scope["principal"]
-    # Names are given out by the admins of each namespace, so a name alone is not who may be shown an answer again.
-    owner = json.dumps([who.name, sorted(who.grants.items())]).encode()
     whole = hashlib.sha256()
     for part in (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body):
         whole.update(len(part).to_bytes(8, "big") + part)
-    return Keyed(hashlib.sha256(owner).hexdigest(), key, whole.hexdigest())
+    return Keyed(owner_of(scope["principal"]), key, whole.hexdigest())
 
 
 async def _body(receive: Receive) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 from sqlalchemy.orm import Session
 
+from registry.auth.principal import Principal
 from registry.db import Database, db_epoch_s, insert_if_new
 from registry.errors import Conflict
 from registry.idempotency.models import KeyedRequest
@@ -92,6 +95,32 @@ class KeyedRequests:
         """Let the request be run again, as if it had never been sent, unless the turn was lost."""
         with self._db.write() as session:
             session.execute(delete(KeyedRequest).where(_held(turn)))
+
+
+def owner_of(who: Principal) -> str:
+    """Whose keys they are: names are given out by the admins of each namespace, so a name alone would not do."""
+    return hashlib.sha256(json.dumps([who.name, sorted(who.grants.items())]).encode()).hexdigest()
+
+
+def keep(session: Session, request: Keyed, body: str) -> None:
+    """Keep what a request came to, in the transaction that does it.
+
+    Raises Conflict where the same request is worked on in another one: it is to be sent again.
+    """
+    told = {"owner": request.owner, "key": request.key, "request_digest": request.digest}
+    if not insert_if_new(session, KeyedRequest, **told, status=200, body=body):
+        raise Conflict("this request was sent twice at once; send it again for its answer", param="idempotency_key")
+
+
+def kept(session: Session, request: Keyed) -> str | None:
+    """Return what `keep` was given for a request. Raises Conflict where its key was used for another one."""
+    row = _find(session, request)
+    return None if row is None else row.body
+
+
+def drop(session: Session, request: Keyed) -> None:
+    """Forget what was kept."""
+    session.execute(delete(KeyedRequest).where(KeyedRequest.owner == request.owner, KeyedRequest.key == request.key))
 
 
 def _now(session: Session) -> datetime:

@@ -5,6 +5,7 @@ A job is given by one conditional UPDATE, which raises its attempt number; whoev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.service import find_dataset
 from registry.db import Database, db_epoch_s, utc_now
 from registry.errors import Invalid, RegistryError, StaleAttempt
+from registry.idempotency.service import Keyed, drop, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.checkpoints import resume_point
 from registry.jobs.looking import find_job, view
@@ -38,6 +40,9 @@ from sdk.schemas.work import (
     Release,
     TargetSource,
 )
+
+#: Stands for the request where its key is kept: whatever else a claim says may have changed when it is sent again.
+_CLAIM = "claim"
 
 #: Makes a job succeed within the effect's own last transaction, with this result.
 Succeed = Callable[[Session, dict[str, Any]], None]
@@ -62,11 +67,18 @@ class Claims:
         self._lease_s = lease_s
         self._max_attempts = max_attempts
 
-    def claim(self, *, claim: ClaimRequest, who: Principal) -> Assignment | None:
-        """Give a worker the job that suits it best, or None where there is none for it."""
+    def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
+        """Give a worker the job that suits it best, or None where there is none for it.
+
+        With the `key` of a claim whose answer never came it is given the same once more, with a whole lease, unless that
+        is over by now. Raises Conflict where both come at once.
+        """
+        request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
         with self._db.write() as session:
             remember(session, claim.worker)
+            if request is not None and (given := self._given(session, request)) is not None:
+                return given
             while (job_id := self._best(session, claim, who)) is not None:
                 won = session.execute(
                     update(Job)
@@ -87,11 +99,29 @@ class Claims:
                 job = session.get_one(Job, job_id, populate_existing=True)
                 attempts.begin(session, job, claim.worker.name)
                 try:
-                    return self._assignment(session, job)
+                    assignment = self._assignment(session, job)
                 except RegistryError as error:
                     # What it needs is gone since it was submitted. Left in the queue, it would stop every worker.
                     attempts.fail(session, job.id, job.attempt, "gone", error.message, max_attempts=1)
+                    continue
+                if request is not None:
+                    keep(session, request, json.dumps([job.id, job.attempt]))
+                return assignment
         return None
+
+    def _given(self, session: Session, request: Keyed) -> Assignment | None:
+        """What an earlier sending of a claim was given, if it is held still; its lease begins anew."""
+        earlier = kept(session, request)
+        if earlier is None:
+            return None
+        try:
+            job = attempts.hold(session, *json.loads(earlier))
+        except StaleAttempt:
+            drop(session, request)
+            return None
+        job.lease_until_s = db_epoch_s() + self._lease_s
+        session.flush()
+        return self._assignment(session, job)
 
     def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
         """The fitting job with the highest priority; among those one whose base is cached, the hinted one, the oldest.

@@ -99,9 +99,14 @@ async def publish_checkpoint(
 
 
 @router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
-def claim_job(body: ClaimRequest, services: Given, who: WorkerToken) -> Assignment | Response:
-    """Ask for work; the registry chooses."""
-    assignment = services.claims.claim(claim=body, who=who)
+def claim_job(
+    body: ClaimRequest,
+    services: Given,
+    who: WorkerToken,
+    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Assignment | Response:
+    """Ask for work; the registry chooses. With the same `Idempotency-Key`, the same job for as long as it is held."""
+    assignment = services.claims.claim(claim=body, who=who, key=idempotency_key)
     return Response(status_code=204) if assignment is None else assignment
 
 

@@ -20,7 +20,7 @@ from support.statements import sent
 
 from registry.artifacts.models import ManifestRow
 from registry.auth.principal import LOCAL, Role
-from registry.db import append, utc_now
+from registry.db import append, db_epoch_s, utc_now
 from registry.jobs.models import Checkpoint, Job, Worker
 from registry.jobs.reconcile import in_background
 from registry.queue import NoQueue
@@ -88,16 +88,17 @@ class Crew:
     def submit(self, **changed: Any) -> JobView:
         return self.writer.call("POST", "/jobs", JobView, body=self.body(**changed))
 
-    def claim(self, client: Client | None = None, **about: Any) -> Assignment | None:
+    def claim(self, client: Client | None = None, *, key: str | None = None, **about: Any) -> Assignment | None:
         return (client or self.worker).call(
             "POST",
             "/jobs/claim",
             Assignment | None,  # type: ignore[arg-type]
             body=ClaimRequest(worker=info(**about)),
+            headers=None if key is None else {"Idempotency-Key": key},
         )
 
-    def hold(self, **about: Any) -> Assignment:
-        held = self.claim(**about)
+    def hold(self, *, key: str | None = None, **about: Any) -> Assignment:
+        held = self.claim(key=key, **about)
         assert held is not None
         return held
 
@@ -386,6 +387,65 @@ class TestRouting:
         with ThreadPoolExecutor(8) as pool:
             given = list(pool.map(lambda n: crew.claim(name=f"w{n}"), range(16)))
         assert sorted(held.job for held in given if held is not None) == sorted(jobs)
+
+
+class TestClaimsSentAgain:
+    def test_the_same_claim_is_given_the_same_attempt_with_a_whole_lease(self, crew: Crew) -> None:
+        first, second = crew.submit(), crew.submit()
+        held = crew.hold(key="claim-1")
+        with crew.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == held.job).values(lease_until_s=db_epoch_s() + 5))
+        # What a worker says of itself may have changed meanwhile.
+        assert crew.hold(key="claim-1", free_memory_bytes=2**38) == held
+        with crew.world.services.db.read() as session:
+            left_s = session.scalar(select(Job.lease_until_s - db_epoch_s()).where(Job.id == held.job))
+        assert left_s is not None
+        assert left_s > held.lease_s - 5
+        assert crew.hold(key="claim-2").job == ({first.id, second.id} - {held.job}).pop()
+        assert crew.claim(key="claim-3") is None
+        assert [row.state for row in crew.attempts(held.job)] == ["running"]
+        crew.complete(held)
+
+    def test_where_there_was_no_work_it_is_looked_for_anew(self, crew: Crew) -> None:
+        assert crew.claim(key="claim-1") is None
+        job = crew.submit()
+        assert crew.hold(key="claim-1").job == job.id
+
+    def test_what_is_not_held_any_more_is_not_given_again(self, crew: Crew) -> None:
+        crew.submit()
+        held = crew.hold(key="claim-1")
+        crew.release(held)
+        again = crew.hold(key="claim-1")
+        assert (again.job, again.attempt) == (held.job, 2)
+        assert crew.hold(key="claim-1") == again
+        crew.complete(again)
+        assert crew.claim(key="claim-1") is None
+
+    def test_its_key_is_for_one_thing(self, crew: Crew) -> None:
+        crew.submit()
+        crew.hold(key="claim-1")
+        with pytest.raises(Conflict, match="used for another request"):
+            crew.worker.call("POST", "/workers/hello", None, body=info(), headers={"Idempotency-Key": "claim-1"})
+        crew.worker.call("POST", "/workers/hello", None, body=info(), headers={"Idempotency-Key": "hello-1"})
+        with pytest.raises(Conflict, match="used for another request"):
+            crew.claim(key="hello-1")
+
+    def test_sent_many_times_at_once_it_is_given_one_job(self, crew: Crew) -> None:
+        jobs = [crew.submit() for _ in range(4)]
+
+        def ask(_: int) -> tuple[str, int]:
+            while True:
+                try:
+                    held = crew.hold(key="claim-1")
+                except Conflict:
+                    # Another sending of it is not done yet.
+                    time.sleep(0.01)
+                else:
+                    return held.job, held.attempt
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(8))) == {(jobs[0].id, 1)}
+        assert [crew.view(job.id).state for job in jobs] == ["running", "queued", "queued", "queued"]
 
 
 class TestCheckpoints:

@@ -1,4 +1,4 @@
-"""What the registry stands on goes away amid a job, and comes back: the job ends well."""
+"""What the registry stands on goes away amid a job and comes back, or an answer of its own is lost: the job ends well."""
 
 from __future__ import annotations
 
@@ -38,3 +38,15 @@ def test_the_store_is_away_while_checkpoints_and_the_adapter_are_stored(stack: S
     stack.wait_for_end([job])
     assert stack.row(job).state == JobState.SUCCEEDED, stack.explain(job)
     Ledger().check(stack, "unstored", [job])
+
+
+def test_a_claim_whose_answer_is_lost_costs_no_attempt(stack: Stack) -> None:
+    with stack.gates.swallowing("/jobs/claim"):
+        job = stack.train("unheard")
+        wait_until(lambda: stack.row(job).attempt == 1, lambda: stack.explain(job))
+        # As if the server had been killed between giving the job and saying so.
+        time.sleep(0.5)
+    stack.wait_for_end([job])
+    row = stack.row(job)
+    assert (row.state, row.attempt) == (JobState.SUCCEEDED, 1), stack.explain(job)
+    Ledger().check(stack, "unheard", [job])

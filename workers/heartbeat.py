@@ -114,7 +114,7 @@ class Holder:
             _log.warning("this attempt no longer holds the job; it is dropped")
 
     def _send(self, *, within_s: float | None = None) -> bool:
-        """Send one heartbeat and wait `within_s` for its answer, or while the job is held; return whether it still is."""
+        """Send one heartbeat and wait `within_s` for its answer, or while the job is held; return whether it was renewed."""
         with self._sending:
             with self._guard:
                 news, self._news = self._news, []

@@ -7,7 +7,7 @@ import secrets
 import time
 
 from sdk.client import Client
-from sdk.errors import FULL_DISK, AdapterctlError, Conflict, StaleAttempt, Unavailable
+from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
 from sdk.schemas.jobs import MergeRequest, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release, WorkerInfo
 from workers import logs, machine
@@ -84,11 +84,16 @@ class Worker:
             claimed_at = time.monotonic()
             try:
                 assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint, key=key)
-            except (Unavailable, Conflict):
-                pause_s = next(pauses_s, None)
-                if pause_s is None or self._shutdown.asked:
+            except (Unavailable, Conflict) as error:
+                if isinstance(error, (Incompatible, RateLimited)):
+                    # An answer it was. What was given with one that can't be understood is for another worker.
+                    self._unanswered = None
                     raise
-                self._shutdown.wait(pause_s)
+                pause_s = next(pauses_s, None)
+                if pause_s is None or self._shutdown.wait(pause_s):
+                    # A server of the release before may never answer this key again.
+                    self._unanswered = None if isinstance(error, Conflict) else key
+                    raise
             else:
                 self._unanswered = None
                 return assignment, claimed_at

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sdk.client import Client
-from sdk.errors import AdapterctlError, Unavailable
+from sdk.errors import AdapterctlError, Conflict, Unavailable
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Farewell
 from workers import machine
@@ -54,7 +54,7 @@ def ask_forever(settings: WorkerSettings) -> None:
 def _worked(worker: Worker) -> bool:
     try:
         return worker.work_once()
-    except Unavailable as error:
+    except (Unavailable, Conflict) as error:
         _log.warning("%s", error)
         return False
 

@@ -18,7 +18,7 @@ class KeyedRequest(Model):
     #: SHA-256 of the caller's name and rights.
     owner: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
-    #: SHA-256 over method, path, query and body.
+    #: SHA-256 over method, path, query and body; "claim" of those, which are the same whatever a worker says of itself.
     request_digest: Mapped[str] = mapped_column(String(64))
     #: None while it is worked on.
     status: Mapped[int | None]

@@ -118,11 +118,6 @@ def kept(session: Session, request: Keyed) -> str | None:
     return None if row is None else row.body
 
 
-def drop(session: Session, request: Keyed) -> None:
-    """Forget what was kept."""
-    session.execute(delete(KeyedRequest).where(KeyedRequest.owner == request.owner, KeyedRequest.key == request.key))
-
-
 def _now(session: Session) -> datetime:
     """The database's clock: one for all processes that wait for one another."""
     return datetime.fromtimestamp(session.execute(select(db_epoch_s())).scalar_one(), UTC)

@@ -19,7 +19,7 @@ from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.service import find_dataset
 from registry.db import Database, db_epoch_s, utc_now
 from registry.errors import Invalid, RegistryError, StaleAttempt
-from registry.idempotency.service import Keyed, drop, keep, kept, owner_of
+from registry.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.checkpoints import resume_point
 from registry.jobs.looking import find_job, view
@@ -70,15 +70,17 @@ class Claims:
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
         """Give a worker the job that suits it best, or None where there is none for it.
 
-        With the `key` of a claim whose answer never came it is given the same once more, with a whole lease, unless that
-        is over by now. Raises Conflict where both come at once.
+        With the `key` of a claim that was given something before, it is given the same with what is left of its lease, and
+        None once that is over. Raises Conflict where both come at once.
         """
         request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
         with self._db.write() as session:
+            earlier = None if request is None else kept(session, request)
+            again = None if earlier is None else self._given(session, *json.loads(earlier))
             remember(session, claim.worker)
-            if request is not None and (given := self._given(session, request)) is not None:
-                return given
+            if earlier is not None:
+                return again
             while (job_id := self._best(session, claim, who)) is not None:
                 won = session.execute(
                     update(Job)
@@ -109,19 +111,23 @@ class Claims:
                 return assignment
         return None
 
-    def _given(self, session: Session, request: Keyed) -> Assignment | None:
-        """What an earlier sending of a claim was given, if it is held still; its lease begins anew."""
-        earlier = kept(session, request)
-        if earlier is None:
+    def _given(self, session: Session, job_id: str, attempt: int) -> Assignment | None:
+        """What an earlier sending of a claim was given, if it is held still.
+
+        Its lease is not renewed: a worker that never understands the answer would else hold the job for ever.
+        """
+        try:
+            job = attempts.hold(session, job_id, attempt)
+        except StaleAttempt:
+            return None
+        left_s = (job.lease_until_s or 0.0) - session.execute(select(db_epoch_s())).scalar_one()
+        if left_s <= 0:
             return None
         try:
-            job = attempts.hold(session, *json.loads(earlier))
-        except StaleAttempt:
-            drop(session, request)
+            return self._assignment(session, job).model_copy(update={"lease_s": left_s})
+        except RegistryError as error:
+            attempts.fail(session, job_id, attempt, "gone", error.message, max_attempts=1)
             return None
-        job.lease_until_s = db_epoch_s() + self._lease_s
-        session.flush()
-        return self._assignment(session, job)
 
     def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
         """The fitting job with the highest priority; among those one whose base is cached, the hinted one, the oldest.

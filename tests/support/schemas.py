@@ -41,6 +41,11 @@ def revisions() -> list[str]:
     return sorted(path.name[:4] for path in (migrations_folder() / "versions").glob("[0-9]*.py"))
 
 
+def kept_revisions() -> list[str]:
+    """The revisions of which a registry is kept, the oldest first: those that a release had."""
+    return sorted(path.stem.removeprefix("schema_") for path in ASSETS.glob("schema_*.sqlite3"))
+
+
 def load_past(db: Database, revision: str) -> None:
     """Put the kept registry of a past revision into an empty database of either kind."""
     source = ASSETS / f"schema_{revision}.sqlite3"

@@ -5,8 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch on a machine without a card need not bring CUDA; PIP_INSTALL can be replaced to choose an index.
 PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# So many tests run at once: most of them wait for other processes. Each of them computes in one thread, because
+# threads of several trainings that wait for each other's cores make a tiny one ten times as long.
+TEST_PROCESSES ?= 4
+PYTEST := $(BIN)/python -m pytest -q
+PYTEST_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
-.PHONY: help demo test soak check bench clean format
+.PHONY: help demo test quick soak check bench clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +34,16 @@ demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minute
 	$(BIN)/python examples/docstrings/demo.py
 
 test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
-	$(BIN)/python -m pytest -q
+	@failed=0; \
+	$(PYTEST) -m 'alone' || failed=1; \
+	$(PYTEST_PARALLEL) -m 'not alone' || failed=1; \
+	exit $$failed
+
+quick: $(VENV)/.dev ## Run the quick tests, without servers, in two or three minutes.
+	$(PYTEST_PARALLEL) -m 'not slow and not soak and not alone' -k 'not postgres and not s3' tests/unit tests/contract
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
-	ADAPTERCTL_SOAK=1 $(BIN)/python -m pytest -q -m soak
+	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak
 
 check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models.
 	$(BIN)/ruff check .

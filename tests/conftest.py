@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import signal
 
-pytest_plugins = ["support.fixtures"]
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["support.fixtures", "support.parallel"]
+
+# How long an example takes says nothing on a machine that runs other tests beside it.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and every process below would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

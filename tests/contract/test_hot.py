@@ -239,6 +239,7 @@ class TestWhoMaySee:
 
 
 class TestBusyDatabase:
+    @pytest.mark.alone
     def test_a_locked_table_delays_the_answer_and_not_the_process(
         self, world: World, name: str, tmp_path: Path
     ) -> None:

@@ -318,6 +318,7 @@ def once(world: World, behind: Behind, **times: float) -> AnswerOnce:
     return AnswerOnce(behind, keyed=world.services.keyed, besides="/api/v1/blobs", **times)
 
 
+@pytest.mark.alone
 class TestWhileItIsWorkedOn:
     def test_the_second_waits_for_the_answer_of_the_first(self, world: World, key: str) -> None:
         behind = Behind(JSONResponse({"n": 1}), takes_s=0.5)

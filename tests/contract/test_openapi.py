@@ -134,7 +134,7 @@ def _seed(world: World, folder: Path) -> Seeded:
 
 @pytest.fixture(scope="module")
 def document(seeded: Seeded) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{seeded.world.url}/openapi.json").raise_for_status().json()
+    found: dict[str, Any] = httpx.get(f"{seeded.world.url}/openapi.json", timeout=60).raise_for_status().json()
     return found
 
 

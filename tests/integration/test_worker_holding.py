@@ -189,6 +189,7 @@ class TestHeartbeats:
             assert not holder.lost
         assert "said while it was away" in [event.message for event in client.job_events(held.job)]
 
+    @pytest.mark.alone
     @pytest.mark.parametrize("silence", ["refused", "hanging"])
     def test_while_it_stays_away_the_job_is_given_up_before_anybody_else_may_have_it(
         self, world: World, client: Client, proxy: FaultProxy, held: Held, silence: str

@@ -297,6 +297,7 @@ class TestSpare:
         spare.end()
         assert not is_alive(pid)
 
+    @pytest.mark.slow
     def test_the_real_one_has_imported_all_and_touched_no_card(self) -> None:
         code = (
             "import io, sys\nfrom workers import child\nsys.stdin = io.StringIO('\"/order\"\\n')\n"

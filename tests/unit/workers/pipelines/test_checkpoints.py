@@ -131,6 +131,7 @@ def same(one: tuple[TrainingReport, Path], other: tuple[TrainingReport, Path]) -
     return files[0] == files[1] and numbers[0] == numbers[1] and one[0].curve == other[0].curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
     trainings: Trainings, method: Method
@@ -151,6 +152,7 @@ def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
     assert not (trainings.folder / "unused").exists()
 
 
+@pytest.mark.slow
 def test_a_training_interrupted_after_each_of_its_steps(trainings: Trainings, tmp_path: Path) -> None:
     newest: Path | None = None
     written: list[tuple[int, int, Path]] = []
@@ -329,6 +331,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings: Trainings, tmp_path: Path) -> None:
     from workers.pipelines.inputs import read_inputs
     from workers.pipelines.resuming import read_checkpoint

@@ -26,6 +26,7 @@ def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_rows_are_short_whole_and_in_one_of_the_files_only(tmp_path: Path) -> None:
     train, heldout = (read(path) for path in load("dataset").write_dataset(tmp_path))
     assert (len(train), len(heldout)) == (320, 48)
@@ -42,6 +43,7 @@ def test_rows_are_short_whole_and_in_one_of_the_files_only(tmp_path: Path) -> No
     assert len(set(bodies(train))) == len(train)
 
 
+@pytest.mark.slow
 def test_the_files_are_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     here = [path.read_bytes() for path in load("dataset").write_dataset(tmp_path / "here")]
     environment = {**os.environ, "PYTHONHASHSEED": "77"}

@@ -101,6 +101,7 @@ def test_the_stored_matrices_are_float32_and_no_b_is_zero(
     assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 def test_equal_trainings_in_two_processes_give_equal_bytes(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from sdk.schemas.training import TrainingSpec;"
@@ -150,6 +151,7 @@ def test_the_loss_of_a_step_is_that_of_a_plain_loop(llama_base: Path, pairs: Pat
     )
 
 
+@pytest.mark.slow
 def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
     llama_base: Path, pairs: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,61 @@
+"""How tests are shared out among processes when several run at once (`pytest -n 4`).
+
+A file is run by one process, in order, because its tests share registries and servers that start once for a module.
+A folder whose tests share one whole stack is likewise run by one process. What takes longest begins first, so that no
+process is left alone with it at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
+#: Folders with one stack of processes for all their tests.
+_TOGETHER = ("tests/faults/jobs",)
+#: What takes minutes, the longest first; all else follows in pytest's own order.
+_FIRST = (
+    "tests/contract/test_removal.py",
+    "tests/unit/workers/pipelines",
+    "tests/contract",
+    "tests/integration",
+    "tests/faults",
+    "tests/e2e",
+)
+
+
+def share_of(nodeid: str) -> str:
+    """Return the share of the work that a test belongs to: its file, or the folder whose tests stay together."""
+    path = nodeid.partition("::")[0]
+    return next((folder for folder in _TOGETHER if path.startswith(f"{folder}/")), path)
+
+
+def rank_of(nodeid: str) -> int:
+    """Return when the share of a test begins, beside others: a lower number is earlier."""
+    path = nodeid.partition("::")[0]
+    return next((n for n, first in enumerate(_FIRST) if path == first or path.startswith(f"{first}/")), len(_FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Share tests out by file, whatever `--dist` says."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByShare(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return share_of(nodeid)
+
+    # It would begin with the files of most tests otherwise, which are seldom the slowest.
+    config.option.loadscopereorder = False
+    return ByShare(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what takes longest first where several processes run, in each of them alike."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank_of(item.nodeid))

@@ -1,0 +1,90 @@
+"""Tests that run at once: whole files and whole stacks to one process, and a red one fails the run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import processes
+from support.parallel import rank_of, share_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Four files in two folders; each test notes who ran it.
+_NOTES = """
+import os, pathlib, pytest
+@pytest.mark.parametrize("n", range(4))
+def test_notes(n):
+    with pathlib.Path(os.environ["NOTES"], os.environ["PYTEST_XDIST_WORKER"]).open("a") as file:
+        file.write(f"{FOLDER}/{NAME} {n}\\n")
+    # Whoever has less to do would take over some of this file, were it not kept together.
+    assert os.environ.get("RED") != NAME
+"""
+
+
+def run(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]:
+    """Run files of tests in three processes; return what came of it, and what each process ran, in order."""
+    for place in ("tests/faults/jobs", "tests/unit"):
+        (folder / place).mkdir(parents=True)
+        for name in "abc":
+            text = f"FOLDER, NAME = {place!r}, {name!r}\n{_NOTES}"
+            (folder / place / f"test_{place.replace('/', '_')}_{name}.py").write_text(text)
+    (notes := folder / "notes").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "3", "-p", "xdist", "-p", "support.parallel", "tests"],
+        cwd=folder,
+        # Other plugins take seconds to load.
+        env=processes.environment(
+            NOTES=str(notes), PYTHONPATH=str(ROOT / "tests"), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **environment
+        ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done, {file.name: file.read_text().splitlines() for file in notes.iterdir()}
+
+
+def test_a_file_and_a_folder_with_one_stack_are_run_by_one_process(tmp_path: Path) -> None:
+    done, ran = run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 passed" in done.stdout
+    owners: dict[str, set[str]] = {}
+    for process, lines in ran.items():
+        for line in lines:
+            place = line.split()[0]
+            share = "stack" if place.startswith("tests/faults/jobs") else place
+            owners.setdefault(share, set()).add(process)
+        assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"] * (len(lines) // 4)
+    assert len(owners) == 4
+    assert all(len(processes) == 1 for processes in owners.values()), owners
+    assert len(ran) == 3
+
+
+def test_a_red_one_fails_the_run(tmp_path: Path) -> None:
+    done, _ = run(tmp_path, RED="b")
+    assert done.returncode == 1
+    assert "8 failed, 16 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "share"),
+    [
+        ("tests/unit/sdk/test_refs.py::TestName::test_it[a::b/c]", "tests/unit/sdk/test_refs.py"),
+        ("tests/faults/jobs/test_kills.py::test_it", "tests/faults/jobs"),
+        ("tests/faults/test_kills.py::test_it", "tests/faults/test_kills.py"),
+    ],
+)
+def test_where_a_test_belongs(nodeid: str, share: str) -> None:
+    assert share_of(nodeid) == share
+
+
+def test_what_takes_longest_begins_first() -> None:
+    ranks = [
+        rank_of(f"tests/{file}::test_it")
+        for file in ("contract/test_removal.py", "contract/test_registry.py", "e2e/test_readme.py", "unit/test_docs.py")
+    ]
+    assert ranks == sorted(set(ranks))
+    assert rank_of("tests/faults_of_another_kind.py::test_it") == ranks[-1]

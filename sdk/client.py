@@ -65,6 +65,8 @@ class PushReport(NamedTuple):
     left_out: list[str]
     #: The base that the folder's config names.
     named_base: str | None
+    #: Config keys whose expressions were written as the names that they mean.
+    expanded: list[str]
 
 
 class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
@@ -270,13 +272,15 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         description: str = "",
         tags: Mapping[str, str] | None = None,
         sign: str | Path | None = None,
+        expand_patterns: bool = False,
     ) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
         All that its `adapter_config.json` says is recorded; `method`, `quantization` and `base_revision` are what it can't
         say, and are recorded as unknown where nobody says them. The same bytes again give the existing version. `path` may be
         `hf://org/name@revision`, of a model hub. It is signed with the private key in the PEM file `sign`, or in what
-        `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
+        `ADAPTERCTL_SIGNING_KEY` names. With `expand_patterns` the modules' names are written in place of expressions in its
+        config, which are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
         report = self.push_with_report(
             path,
@@ -288,6 +292,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
             description=description,
             tags=tags,
             sign=sign,
+            expand_patterns=expand_patterns,
         )
         return Version(report.version, self)
 
@@ -305,6 +310,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         sign: str | Path | None = None,
         sign_password: str | None = None,
         ask_revision: Callable[[str], str | None] | None = None,
+        expand_patterns: bool = False,
     ) -> PushReport:
         """As `push`; also says whether the version existed, and what was left out or is unknown.
 
@@ -327,6 +333,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
                     sign=sign,
                     sign_password=sign_password,
                     ask_revision=ask_revision,
+                    expand_patterns=expand_patterns,
                 )
         folder = user_path(path)
         named, revision = read_origin(folder)
@@ -342,6 +349,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
                 base_revision=trained_over.revision or base_revision,
                 base_fingerprint=trained_over.fingerprint,
                 staging=Path(staging),
+                expand_patterns=expand_patterns,
             )
             # Before anything is sent: a key that can't sign leaves nothing behind.
             signature = self.signed(package.manifest, sign, password=sign_password)
@@ -361,7 +369,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
                 signature=signature,
             )
             published = self.call("POST", "/versions", Published, body=publication, timeout_s=600)
-        return PushReport(published.version, published.existing, package.left_out, package.named_base)
+        return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
 
     def push_tree(
         self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any

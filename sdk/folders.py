@@ -251,10 +251,12 @@ def verify_folder(folder: Path) -> Manifest:
     """Hash a pulled folder again and hold it against its manifest; return that.
 
     Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
-    renamed, for a link in its place, and for an adapter whose tensors can't be read.
+    renamed, for a link in its place, and for an adapter whose tensors can't be read or whose config no library should be
+    given.
     """
     from sdk.schemas.manifest import Manifest
-    from sdk.tensors import check_header
+    from sdk.schemas.peft import hazard
+    from sdk.tensors import read_header
 
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
@@ -282,7 +284,11 @@ def verify_folder(folder: Path) -> Manifest:
         if sha256 != file.sha256:
             raise VerificationFailed(f"{path} has the SHA-256 {sha256}, not {file.sha256}; pull again")
         if manifest.kind == "adapter" and name.endswith(".safetensors"):
-            check_header(path)
+            read_header(path)
+        if manifest.kind == "adapter" and name == CONFIG_FILE and (said := hazard(path.read_bytes())):
+            raise VerificationFailed(
+                f"{path} is the version's, but {said}; push the adapter again with: adapterctl push --expand-patterns"
+            )
     return Manifest.model_validate_json(manifest.canonical())
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from sdk.errors import InvalidInput, NotFound
+from sdk.expanding import adapted_modules, expand, expressions_of, matches
+from sdk.formats.peft_patterns import unfit
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.peft import DROPPED_KEYS, MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
@@ -68,14 +70,24 @@ class Package:
     unknown: list[str]
     #: The base's name on a model hub, where the config gives one and not a path of the machine that trained.
     named_base: str | None
+    #: Config keys whose expressions were written as the names that they mean.
+    expanded: list[str] = field(default_factory=list)
 
 
 def pack_adapter(
-    folder: Path, *, base_id: str, base_revision: str | None, base_fingerprint: str, staging: Path
+    folder: Path,
+    *,
+    base_id: str,
+    base_revision: str | None,
+    base_fingerprint: str,
+    staging: Path,
+    expand_patterns: bool = False,
 ) -> Package:
     """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
 
-    Raises NotFound for a missing folder or file, InvalidInput for pickled weights or a config that is no LoRA.
+    With `expand_patterns` the names of the adapter's modules are written in place of expressions that mean them.
+    Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a config that is no LoRA, or one with
+    expressions that PEFT might try for ever.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; give the one that PEFT's save_pretrained wrote", param="path")
@@ -94,6 +106,10 @@ def pack_adapter(
     named_base = _hub_name(config.get("base_model_name_or_path"))
     revision = config.get("revision") or base_revision
     config, dropped = _cleaned({**config, "base_model_name_or_path": named_base or base_id, "revision": revision})
+    expanded = expressions_of(config) if expand_patterns else []
+    if expanded:
+        config = expand(config, adapted_modules(weights))
+    _refuse_patterns(config, weights)
     lora = lora_of(config)
     canonical = staging / CONFIG_FILE
     canonical.write_text(_canonical(config), encoding="utf-8")
@@ -112,6 +128,7 @@ def pack_adapter(
         left_out=[*others, *(f"{CONFIG_FILE}: {key}" for key in dropped)],
         unknown=[] if config.get("revision") else ["base_revision"],
         named_base=named_base,
+        expanded=expanded,
     )
 
 
@@ -164,6 +181,9 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 f"{CONFIG_FILE} is not as PEFT writes it ({finding.key} is to be {finding.wanted}); save the adapter again",
                 param="path",
             )
+        if finding.reason is Reason.PATTERN:
+            # It may become names yet.
+            continue
         inner = kept
         for part in finding.path[:-1]:
             inner = inner[part]
@@ -171,6 +191,27 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if finding.reason is not Reason.RUNS or finding.value is not None:
             dropped.append(finding.key)
     return kept, sorted(dropped)
+
+
+def _refuse_patterns(config: dict[str, Any], weights: Path) -> None:
+    """Raise InvalidInput for an expression that a version's config can't hold, which says what it means in the adapter."""
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        raise InvalidInput(
+            f"{CONFIG_FILE} gives target_modules as a pattern, {targets[:80]!a}; {_meant('target_modules', targets, weights)}. "
+            "Push with --expand-patterns, which writes the names of all of them",
+            param="target_modules",
+        )
+    for key, pattern, why in unfit(config):
+        raise InvalidInput(
+            f"{CONFIG_FILE}: {key} has the pattern {pattern[:80]!a}, which PEFT might try for ever, for {why}; "
+            f"{_meant(key, pattern, weights)}. Push with --expand-patterns, which writes names in its place",
+            param=key,
+        )
+
+
+def _meant(key: str, pattern: str, weights: Path) -> str:
+    return matches(key, pattern, adapted_modules(weights))
 
 
 def lora_of(config: dict[str, Any]) -> LoraConfig:

@@ -98,10 +98,10 @@ def open_tensors(path: Path) -> TensorFile:
         return TensorFile(path, tensors, np.memmap(path, dtype=np.uint8, mode="r"))
 
 
-def check_header(path: Path) -> None:
-    """Raise VerificationFailed where `open_tensors` would; needs no numpy and maps nothing."""
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name; raises VerificationFailed where `open_tensors` would. Needs no numpy and maps nothing."""
     with disk_explained(f"reading {path}"), path.open("rb") as file:
-        _read_header(file, path)
+        return _read_header(file, path)
 
 
 def _read_header(file: IO[bytes], path: Path) -> dict[str, Tensor]:

@@ -1,11 +1,6 @@
 """How the weights of two adapters differ: norms and cosines of ΔW = s·B·A, module by module, with numpy alone.
 
-The scale s is α/r, or α/√r with rsLoRA, where r is the module's real rank and α may come from `alpha_pattern`:
-
->>> pattern_value({"q_proj": 32.0, r"layers\\.0\\..+": 4.0}, "model.layers.0.self_attn.q_proj", default=16.0)
-32.0
->>> pattern_value({"proj": 32.0}, "model.layers.0.self_attn.q_proj", default=16.0)
-16.0
+The scale s is α/r, or α/√r with rsLoRA, where r is the module's real rank and α may come from `alpha_pattern`.
 """
 
 from __future__ import annotations
@@ -14,11 +9,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from sdk.errors import NotFound, Unavailable, VerificationFailed
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.schemas.training import LoraConfig
 from sdk.tensors import Columns, Tensor, TensorFile, open_tensors
 
@@ -26,6 +21,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 #: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
 _MAX_RANK = 4096
+#: For the patterns of an adapter; all are some two seconds.
+_PATTERN_STEPS = 10_000_000
 #: What is left of a sum whose terms cancel to this share of their size is rounding and no weight.
 _ROUNDING = 1e-12
 #: A squared norm beyond this can't be summed; no adapter that works comes near.
@@ -88,6 +85,8 @@ class _Delta:
 class _Adapter:
     file: TensorFile
     lora: LoraConfig
+    ranks: ModuleValues[int]
+    alphas: ModuleValues[float]
     #: Module to its A and B.
     pairs: dict[str, dict[str, Tensor]]
     embeddings: set[str]
@@ -140,30 +139,17 @@ def require_numpy() -> None:
         ) from error
 
 
-def pattern_value(patterns: Mapping[str, V], module: str, *, default: V) -> V:
-    """Return what `rank_pattern` or `alpha_pattern` says of a module, as PEFT's `get_pattern_key` finds it.
+def _values(patterns: Mapping[str, V], default: V, budget: Budget) -> ModuleValues[V]:
+    """Return what patterns say, tried in the order in which PEFT meets them: the file is written with sorted keys.
 
-    A key is a regular expression for the whole name, or for its end after a dot; the first that fits wins.
-    Raises VerificationFailed for a key that is no regular expression.
+    Raises VerificationFailed for a key that can't be tried.
     """
-    for key, value in patterns.items():
-        if _compiled(key).match(module):
-            return value
-    return patterns.get(module, default)
-
-
-def _as_loaded(patterns: Mapping[str, V]) -> dict[str, V]:
-    """Return patterns in the order in which PEFT meets them: adapter_config.json is written with sorted keys."""
-    return dict(sorted(patterns.items()))
-
-
-@lru_cache(maxsize=8192)
-def _compiled(key: str) -> re.Pattern[str]:
     try:
-        return re.compile(rf"(.*\.)?({key})$")
-    except (re.error, OverflowError, RecursionError) as error:
+        return ModuleValues(dict(sorted(patterns.items())), default, budget)
+    except ExpressionError as error:
         raise VerificationFailed(
-            f"the adapter's pattern {key[:80]!a} is no regular expression; correct it and push the adapter again"
+            f"the adapter's configuration has a pattern that can't be tried, for {error}; push the adapter again with: "
+            "adapterctl push --expand-patterns"
         ) from error
 
 
@@ -171,7 +157,9 @@ def _open(folder: Path, lora: LoraConfig) -> _Adapter:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise NotFound(f"{folder} has no {WEIGHTS_FILE}; pull the version again", param="folder")
-    adapter = _Adapter(open_tensors(path), lora, {}, set(), set())
+    budget = Budget(_PATTERN_STEPS)
+    ranks, alphas = _values(lora.rank_pattern, lora.rank, budget), _values(lora.alpha_pattern, lora.alpha, budget)
+    adapter = _Adapter(open_tensors(path), lora, ranks, alphas, {}, set(), set())
     for name, tensor in adapter.file.tensors.items():
         if match := _LORA_KEY.fullmatch(name):
             halves = adapter.pairs.setdefault(match["module"], {})
@@ -253,12 +241,15 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
             "has them, are not compared"
         )
         return None
-    lora = adapter.lora
-    said = pattern_value(_as_loaded(lora.rank_pattern), module, default=lora.rank)
+    try:
+        said, alpha = adapter.ranks.of(module), adapter.alphas.of(module)
+    except BudgetError as error:
+        raise VerificationFailed(
+            f"the patterns of {adapter.file.path} take too long to try; leave the weights out with --no-weights"
+        ) from error
     if said != rank:
         notes.append(f"{module}: the {side} adapter's rank is {rank}, not {said} as its configuration says")
-    alpha = pattern_value(_as_loaded(lora.alpha_pattern), module, default=lora.alpha)
-    scale = alpha / (math.sqrt(rank) if lora.use_rslora else rank)
+    scale = alpha / (math.sqrt(rank) if adapter.lora.use_rslora else rank)
     out, into, shape = adapter.file.rows(b), adapter.file.rows(a).transposed(), (b.shape[0], *a.shape[1:])
     if module in adapter.embeddings:
         # An embedding holds its weight as (entries, dimension), which is the transpose of B·A.

@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 from registry.artifacts.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.artifacts.pairs import Module, judge_module
-from registry.artifacts.shapes import BaseShapes, Ranks, suffixes
+from registry.artifacts.shapes import BaseShapes, Ranks
 from registry.errors import Verification
+from sdk.formats.peft_patterns import suffixes
 from sdk.schemas.training import LoraConfig
 
 _LORA_KEY = re.compile(

@@ -126,7 +126,7 @@ class ConfigFacts(_Facts):
     """What the gate has to know of `adapter_config.json`. None stands for a value that no version can have."""
 
     kind: Literal["config"] = "config"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     rank: int | None
     alpha: int | float | None
     #: Sorted.
@@ -240,6 +240,11 @@ def _refuse(finding: Finding) -> None:
     if finding.reason is Reason.UNKNOWN:
         raise Verification(
             f"adapter_config.json has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+        )
+    if finding.reason is Reason.PATTERN:
+        raise Verification(
+            f"adapter_config.json: {finding.key} has {finding.pattern!a}, which PEFT might try for ever ({finding.why}); "
+            "push the adapter with: adapterctl push --expand-patterns, which writes module names"
         )
     if finding.reason is Reason.VALUE:
         raise Verification(

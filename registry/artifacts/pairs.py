@@ -19,8 +19,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from registry.artifacts.inspection import ConfigFacts, TensorFacts
-from registry.artifacts.shapes import BaseShapes, Ranks, suffixes
+from registry.artifacts.shapes import BaseShapes, Ranks
 from registry.errors import Verification
+from sdk.formats.peft_patterns import suffixes
 
 Shape = tuple[int, ...]
 

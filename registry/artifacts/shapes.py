@@ -11,35 +11,13 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 from registry.errors import Verification
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 
-V = TypeVar("V")
-
-#: A key of `rank_pattern` that is a name and no pattern: its dots stand for themselves.
-_LITERAL = re.compile(r"[A-Za-z0-9_.\-]+")
-#: The pieces of patterns that are tried at all: no group is repeated, and nothing looks ahead or back.
-_SAFE = re.compile(
-    r"(?:[A-Za-z0-9_\-^$.|]|\\[.dw\-]|\[[A-Za-z0-9_\-]+\]|\((?:\?:)?|\)(?![*+?{])|(?<![(*+?|^])[*+?]){1,200}"
-)
-#: Each of these multiplies the ways in which a pattern may be tried.
-_MOST_REPETITIONS, _MOST_GROUPS, _MOST_ALTERNATIVES = 2, 2, 16
-_LONGEST_NAME = 200
-#: Processor time for a file's patterns; a thousand modules with ten patterns need a hundredth of it.
-_PATTERNS_S = 5.0
-
-
-def suffixes(name: str) -> Iterator[str]:
-    """Yield a dotted name, and what is left of it after each dot."""
-    yield name
-    dot = name.find(".")
-    while dot >= 0:
-        yield name[dot + 1 :]
-        dot = name.find(".", dot + 1)
+#: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
+_PATTERN_STEPS = 10_000_000
 
 
 class BaseShapes:
@@ -96,62 +74,21 @@ def _tail(name: str) -> str:
 
 
 class Ranks:
-    """The rank of each module, as PEFT's `get_pattern_key` finds it: the first pattern that fits the name or its end.
-
-    A stranger's pattern may take a time without bound to try: only plain ones are tried, within a budget.
-    """
+    """The rank of each module, as PEFT finds it by `rank_pattern`, within a budget of steps for a file's patterns."""
 
     def __init__(self, patterns: Mapping[str, int | float], default: int) -> None:
-        self._default = default
-        #: Position and rank by literal name.
-        self._literal: dict[str, tuple[int, int | float]] = {}
-        self._patterns: list[tuple[int, re.Pattern[str], int | float]] = []
-        self._left_s = _PATTERNS_S
-        for position, (key, rank) in enumerate(patterns.items()):
-            if _LITERAL.fullmatch(key):
-                self._literal[key] = (position, rank)
-            else:
-                self._patterns.append((position, _compiled(key), rank))
+        try:
+            self._values = ModuleValues(patterns, default, Budget(_PATTERN_STEPS))
+        except ExpressionError as error:
+            raise Verification(
+                f"rank_pattern has an expression that can't be tried, for {error}; write module names and push again"
+            ) from error
 
     def of(self, module: str) -> int | float:
         """Return a module's rank. Raises Verification where the patterns take too long."""
-        found = [self._literal[suffix] for suffix in suffixes(module) if suffix in self._literal]
-        best, rank = min(found, default=(None, self._default))
-        if not self._patterns:
-            return rank
-        if len(module) > _LONGEST_NAME:
-            raise Verification(
-                f"{module[:80]}… is too long a name to try patterns on; write module names in rank_pattern"
-            )
-        started = time.thread_time()
-        for position, pattern, given in self._patterns:
-            if best is not None and position > best:
-                break
-            if pattern.match(module):
-                rank = given
-                break
-        self._left_s -= time.thread_time() - started
-        if self._left_s < 0:
+        try:
+            return self._values.of(module)
+        except BudgetError as error:
             raise Verification(
                 "rank_pattern takes too long to try; write module names in place of patterns and push again"
-            )
-        return rank
-
-
-def _compiled(key: str) -> re.Pattern[str]:
-    """Compile a plain pattern. Raises Verification for one that is none, or more than that."""
-    bare = re.sub(r"\\.|\[[^\]]*\]", "", key).replace("(?:", "(")
-    plain = (
-        _SAFE.fullmatch(key)
-        and sum(map(bare.count, "*+?")) <= _MOST_REPETITIONS
-        and bare.count("(") <= _MOST_GROUPS
-        and bare.count("|") <= _MOST_ALTERNATIVES
-    )
-    if plain:
-        try:
-            return re.compile(rf"(.*\.)?({key})$")
-        except re.error:
-            pass
-    raise Verification(
-        f"rank_pattern has {key[:80]!a}, which is more of a pattern than is tried here; write module names and push again"
-    )
+            ) from error

@@ -31,6 +31,7 @@ from sdk.schemas.training import QuantizationRecipe
 @click.option("--description", default="", help="A line for people.")
 @click.option("--sign", help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
+@click.option("--expand-patterns", is_flag=True, help="Write module names in place of patterns in its config.")
 @click.option("--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; again goes on.")
 @click.option("--namespace", help="With --tree: put all adapters into this namespace.")
 @click.option("--versions", is_flag=True, help="With --tree: the last folder is a version: NAME/v1, NAME/v2.")
@@ -44,6 +45,7 @@ def push_command(
     description: str,
     sign: str | None,
     tags: dict[str, str],
+    expand_patterns: bool,
     tree: bool,
     namespace: str | None,
     versions: bool,
@@ -76,6 +78,7 @@ def push_command(
         "tags": tags,
         "sign": sign,
         "sign_password": ask_password(sign),
+        "expand_patterns": expand_patterns,
     }
     if name is None:
         _push_tree(folder, namespace, versions, given, style)
@@ -87,6 +90,8 @@ def push_command(
     if report.left_out:
         more = ", …" if len(report.left_out) > 8 else ""
         say(f"left out, not needed by a version: {', '.join(report.left_out[:8])}{more}")
+    if report.expanded:
+        say(f"module names are written in place of patterns in {', '.join(report.expanded)}")
     if report.existing:
         say("the same bytes were there already")
     else:

@@ -11,6 +11,7 @@ eva_config.more unknown
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +19,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from sdk.formats.expressions import MAX_CHARACTERS
+from sdk.formats.peft_patterns import SELECTION_KEYS, unfit
+
 #: No configuration comes near; what is longer is not read.
 MAX_CONFIG_BYTES = 256 * 1024
 _MAX_INTEGER = 2**53
+#: Names in one list. PEFT compares each with each module, and with each other.
+_MAX_NAMES = 4096
 
 #: As PyTorch names modules and parameters.
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
@@ -39,6 +45,8 @@ class Reason(StrEnum):
     UNKNOWN = "unknown"
     #: Its value is of another kind than PEFT writes.
     VALUE = "value"
+    #: It holds an expression that PEFT might try for ever, or too much to try.
+    PATTERN = "pattern"
 
 
 class Finding(NamedTuple):
@@ -50,6 +58,9 @@ class Finding(NamedTuple):
     value: Any
     #: What the key's value is to be, to follow "is to be".
     wanted: str
+    #: Of a pattern: which it is, and what is wrong with it.
+    pattern: str = ""
+    why: str = ""
 
     @property
     def key(self) -> str:
@@ -115,7 +126,7 @@ def _is_pattern(value: Any) -> bool:
     """A regular expression over module names: no slash is ever in one."""
     return (
         isinstance(value, str)
-        and 0 < len(value) <= 1000
+        and 0 < len(value) <= MAX_CHARACTERS
         and value.isprintable()
         and "/" not in value
         and not names_place(value)
@@ -134,6 +145,10 @@ def _listed(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(fits, value))
 
 
+def _names(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) <= _MAX_NAMES and all(map(fits, value))
+
+
 def _mapped(key: Callable[[Any], bool], fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(key, value)) and all(map(fits, value.values()))
 
@@ -146,9 +161,11 @@ _FLAG = _Kind("true or false", _is_flag)
 _WHOLE = _Kind("a whole number", _is_whole)
 _NUMBER = _Kind("a finite number", _is_number)
 _NAME = _Kind("a word", _is_word)
-_NAMES = _Kind("a list of names, which are no paths or URLs", _listed(_either(_is_module, _is_word)))
-_MODULES = _Kind("a list of module names", _listed(_is_module))
-_SELECTION = _Kind("a list of module names or one pattern", _either(_listed(_is_module), _is_pattern))
+_NAMES = _Kind("a list of names, which are no paths or URLs", _names(_either(_is_module, _is_word)))
+_MODULES = _Kind(f"a list of at most {_MAX_NAMES} module names", _names(_is_module))
+_SELECTION = _Kind(
+    f"a list of at most {_MAX_NAMES} module names, or one pattern", _either(_names(_is_module), _is_pattern)
+)
 _WHOLES = _Kind("a list of whole numbers", _listed(_is_whole))
 _RANKS = _Kind("an object of module names or patterns and numbers", _mapped(_is_pattern, _is_number))
 
@@ -182,7 +199,7 @@ KEYS: Mapping[str, _Kind | Mapping[str, _Kind]] = {
     "init_lora_weights": _Kind("true, false or a word", _either(_is_flag, _is_word)),
     "layers_to_transform": _Kind("a whole number or a list of them", _either(_is_whole, _listed(_is_whole))),
     "layers_pattern": _Kind(
-        "a module name or a list of them", lambda value: value == "" or _is_module(value) or _listed(_is_module)(value)
+        "a module name or a list of them", lambda value: value == "" or _is_module(value) or _names(_is_module)(value)
     ),
     "layer_replication": _Kind(
         "a list of pairs of whole numbers", _listed(lambda pair: _listed(_is_whole)(pair) and len(pair) == 2)
@@ -247,6 +264,38 @@ def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
     Keys that run something are found whatever their value is: one that says nothing does no harm.
     """
     yield from _examine(config, KEYS, ())
+    for key, pattern, why in unfit(config):
+        wanted = "a list of module names" if key in SELECTION_KEYS else "an object of module names and numbers"
+        yield Finding(
+            (key,), Reason.PATTERN, config[key], wanted, pattern if len(pattern) <= 80 else pattern[:79] + "…", why
+        )
+
+
+def hazard(raw: bytes) -> str | None:
+    """Say, in a clause, why no library should be given the bytes of an `adapter_config.json`; None where one may.
+
+    What was stored before a rule was made is held to it by this.
+
+    >>> hazard(b'{"peft_type": "LORA", "exclude_modules": "(a+)+b"}')
+    "exclude_modules has '(a+)+b', which PEFT might try for ever: it repeats a group"
+    """
+    if len(raw) > MAX_CONFIG_BYTES:
+        return f"it is longer than {MAX_CONFIG_BYTES // 1024} KiB"
+    try:
+        config = json.loads(raw)
+    except (ValueError, RecursionError):
+        return "it is no JSON"
+    if not isinstance(config, dict):
+        return "it is no object"
+    for finding in examine(config):
+        if finding.reason is Reason.PATTERN:
+            return f"{finding.key} has {finding.pattern!a}, which PEFT might try for ever: {finding.why}"
+        if finding.reason is Reason.RUNS and not says_nothing(finding.value):
+            return f"{finding.key!a} can run code or look for files when it is loaded"
+        # A pulled copy may name its base as its reader wants; no library is asked to load it by that.
+        if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
+            return f"{finding.key!a} is not {finding.wanted}"
+    return None
 
 
 def _examine(

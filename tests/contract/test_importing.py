@@ -173,3 +173,18 @@ def test_the_command_reports_what_was_refused(tree: Path, tmp_path: Path, monkey
     assert quiet.stdout.split() == ["code-review@v1", "team/code-review@v1", "team/deep.er@v1"]
     for wrong in (["push", str(tree)], ["push", str(tree), "x", "--tree"], ["push", str(tree), "x", "--versions"]):
         assert CliRunner().invoke(cli, wrong).exit_code == 2
+
+
+def test_names_are_written_in_place_of_patterns(world: World, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    save_adapter(tree / "endless", 1, target_modules="([a-z0-9_]+\\.?)+_proj", alpha_pattern={"(q_pro)+j": 8})
+    (refused,) = world.writer.push_tree(tree, base="tiny")
+    assert (refused.outcome, refused.code) == ("refused", "invalid")
+    assert "model.layers.0.self_attn.q_proj, model.layers.0.self_attn.v_proj" in (refused.message or "")
+    report = world.writer.push_with_report(tree / "endless", "endless", base="tiny", expand_patterns=True)
+    assert report.expanded == ["target_modules", "alpha_pattern"]
+    lora = world.writer.get("endless@v1").info.lora
+    assert lora.target_modules == [f"model.layers.0.self_attn.{name}_proj" for name in "qv"]
+    assert lora.alpha_pattern == {"q_proj": 8.0}
+    (again,) = world.writer.push_tree(tree, base="tiny", expand_patterns=True)
+    assert (again.outcome, again.ref) == ("existing", "endless@v1")

@@ -66,6 +66,7 @@ def lay_out(work: Path) -> None:
     (write_adapter(work / "pickled") / "adapter_model.safetensors").rename(work / "pickled/adapter_model.bin")
     write_adapter(work / "zero", value=0.0)
     write_adapter(work / "ia3", peft_type="IA3")
+    write_adapter(work / "endless", exclude_modules="(a+)+b")
     (work / "foreign").mkdir()
     (work / "foreign/precious.txt").write_text("precious")
     rows = {
@@ -172,6 +173,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["push", f"./{MISSING}", "new-adapter", "--base", "./base"], 3, "not_found", "path", "save_pretrained"),
     (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "adapterctl convert pickled"),
     (["push", "./ia3", "new-adapter", "--base", "./base"], 2, "invalid", "path", "no LoRA adapter"),
+    (["push", "./endless", "new-adapter", "--base", "./base"], 2, "invalid", "exclude_modules", "--expand-patterns"),
     (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "every lora_B is zero"),
     # Folders.
     (["pull", "code-review", "-o", "foreign"], 4, "conflict", "to", "no pull wrote (precious.txt)"),
@@ -214,6 +216,13 @@ def test_what_is_wrong_is_said_in_one_document(
         (["show", "Code-Review"], 2, "write 'code-review'"),
         (train("--data", "bad-lines.jsonl"), 2, "line 2"),
         (["pull", "code-review", "-o", "foreign"], 4, "no pull wrote"),
+        (
+            ["push", "./endless", "new-adapter", "--base", "./base"],
+            2,
+            "invalid",
+            "exclude_modules",
+            "--expand-patterns",
+        ),
         (["push", "./zero", "new-adapter", "--base", "./base"], 7, "every lora_B is zero"),
         (["show", "a\x1b[31mb"], 2, "is no adapter name"),
         (train("--data", "\x1b]0;x\x07\u202e.jsonl"), 3, "there is no file"),

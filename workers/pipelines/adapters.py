@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sdk.schemas.peft import MAX_CONFIG_BYTES, hazard
 from sdk.schemas.training import LoraConfig
 from workers.pipelines.errors import PipelineError, Reason
 
@@ -67,10 +68,24 @@ def load_adapter(model: Any, adapter: Path) -> Any:
 
     PEFT only warns when keys match nothing and then leaves the fresh, ineffective matrices in place. Here each
     tensor of the file must reach the model and each matrix of the model must come from the file, else PipelineError
-    ("adapter").
+    ("adapter"), as is a config that PEFT should not be given.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    try:
+        with (adapter / CONFIG_NAME).open("rb") as config:
+            said = hazard(config.read(MAX_CONFIG_BYTES + 1))
+    except OSError as error:
+        raise PipelineError(
+            Reason.ADAPTER, f"The adapter's {CONFIG_NAME} can't be read; push the adapter again."
+        ) from error
+    if said:
+        # It was stored before the registry refused it.
+        raise PipelineError(
+            Reason.ADAPTER,
+            f"The adapter's {CONFIG_NAME} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
+            " --expand-patterns.",
+        )
     try:
         with warnings.catch_warnings():
             # What PEFT warns of is checked below, and is an error.

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import struct
+import time
 import tracemalloc
 from typing import Any
 
@@ -116,7 +117,7 @@ class TestFacts:
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
         assert (weights["kind"], weights["version"]) == ("weights", 2)
-        assert (config["kind"], config["version"]) == ("config", 2)
+        assert (config["kind"], config["version"]) == ("config", 3)
         wrong = (
             {"version": 1},
             {"more": 1},
@@ -316,6 +317,28 @@ class TestConfig:
     def test_a_path_or_url_is_refused_wherever_it_is(self, config: dict[str, Any], key: str) -> None:
         with pytest.raises(Verification, match=f"'{key}'"):
             config_with(**config)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"exclude_modules": "(a+)+b"},
+            {"exclude_modules": ".*" * 40 + "b"},
+            {"target_modules": "(a|a)*b"},
+            {"alpha_pattern": {"q_proj": 4, "(.*a)*b": 4}},
+            {"rank_pattern": {"(x+x+)+y": 4}},
+            {"alpha_pattern": {f".*{number}.*a": 4 for number in range(8000)}},
+            {"rank_pattern": {f"layers.{number}.q_proj": 4 for number in range(8000)}},
+        ],
+    )
+    def test_patterns_that_peft_might_try_for_ever_are_refused(self, config: dict[str, Any]) -> None:
+        started = time.thread_time()
+        with pytest.raises(Verification, match=r"PEFT might try for ever .*adapterctl push --expand-patterns"):
+            config_with(**config)
+        assert time.thread_time() - started < 3
+
+    def test_lists_of_names_have_a_limit(self) -> None:
+        with pytest.raises(Verification, match="at most 4096 module names"):
+            config_with(target_modules=[f"a.b{number}" for number in range(4097)])
 
     @pytest.mark.parametrize(
         "base", ["/etc", "../up", "./here", "~/model", "a/../../b", "https://evil/x", "C:\\x", "a\\b", 7, ["x"]]

@@ -352,6 +352,14 @@ def test_an_adapter_whose_tensors_cant_be_read_is_none(tmp_path: Path) -> None:
             verify_folder(tmp_path / name)
 
 
+def test_an_adapter_that_was_stored_before_its_patterns_were_looked_at_fails(tmp_path: Path) -> None:
+    config = json.dumps({"peft_type": "LORA", "r": 2, "exclude_modules": "(a+)+b"})
+    source, manifest = make(tmp_path / "cache", {"adapter_config.json": config, "adapter_model.safetensors": WEIGHTS})
+    replace_folder(source, tmp_path / "adapter", manifest)
+    with pytest.raises(VerificationFailed, match=r"'\(a\+\)\+b', which PEFT might try for ever: it repeats a group"):
+        verify_folder(tmp_path / "adapter")
+
+
 # What was altered in the cache.
 
 

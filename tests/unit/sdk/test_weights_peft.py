@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from support.loras import Q, V, compare, cosine
 
+from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.packing import lora_of
 from sdk.schemas.training import LoraConfig
-from sdk.weights import pattern_value
 
 
 def save_peft(folder: Path, make: Callable[[], Any], **config: Any) -> tuple[Path, LoraConfig, dict[str, np.ndarray]]:
@@ -178,4 +178,4 @@ class TestAgainstPeft:
 
         patterns = {key: n for n, key in enumerate(keys)}
         expected = patterns.get(get_pattern_key(list(patterns), module), -1)
-        assert pattern_value(patterns, module, default=-1) == expected
+        assert ModuleValues(patterns, -1, Budget(100_000)).of(module) == expected

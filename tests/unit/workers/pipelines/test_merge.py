@@ -194,3 +194,22 @@ def test_dequantised_without_a_quantised_training_is_refused(llama_base: Path, a
         merge(llama_base, adapter, tmp_path / "out", MergeSpec(onto="dequantized"))
     assert caught.value.reason == "spec"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"exclude_modules": "(a+)+b"}, "which PEFT might try for ever: it repeats a group"),
+        ({"alpha_pattern": {"(_*[a-z0-9._]*)*!": 4}}, "which PEFT might try for ever: it repeats a group"),
+        ({"auto_mapping": {"parent_library": "os"}}, "can run code"),
+    ],
+)
+def test_what_was_stored_before_its_config_was_looked_at_never_reaches_peft(
+    stored: dict[str, Any], said: str, llama_base: Path, tmp_path: Path
+) -> None:
+    lora = LoraConfig(rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"])
+    make_adapter(tmp_path / "adapter", "llama", {"q_proj": (64, 64)}, lora)
+    path = tmp_path / "adapter/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | stored))
+    with pytest.raises(PipelineError, match=said):
+        merge(llama_base, tmp_path / "adapter", tmp_path / "out")

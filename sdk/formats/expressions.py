@@ -93,7 +93,8 @@ def tries(expression: str) -> int:
     """
     repeats, ways, length = _ways(_parsed(expression), 0)
     # Positions of so many repetitions, one after the other; each try compares some characters.
-    return max(1, NAME_CHARACTERS**repeats // factorial(repeats) * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
+    positions: int = NAME_CHARACTERS**repeats // factorial(repeats)
+    return max(1, positions * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
 
 
 def _ways(nodes: Sequence[_Node], depth: int) -> tuple[int, int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Engine, text
 
-from registry.db import begin
+from registry.db import allow, begin
+from registry.patience import Patience
 
 _LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
 #: How long each statement waits for somebody's lock before the whole migration is given up, in seconds.
@@ -16,6 +17,7 @@ def run(engine: Engine) -> None:
     """Migrate in one transaction, alone."""
     with engine.connect() as connection, connection.begin():
         begin(connection, to_write=True)
+        allow(connection, context.config.attributes.get("within_s", Patience.migration_s))
         if connection.dialect.name == "postgresql":
             patience_s = context.config.attributes.get("lock_timeout_s", _LOCK_TIMEOUT_S)
             connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))

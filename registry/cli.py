@@ -54,7 +54,7 @@ def serve(host: str, port: int, workers: int) -> None:
             "REGISTRY_AUTH=none is for loopback only; bind to 127.0.0.1 or set REGISTRY_AUTH=token",
             param="REGISTRY_AUTH",
         )
-    Database(settings.database_url).require_current()
+    _database_of(settings).require_current()
     _require_free(host, port)
     uvicorn.run(
         "registry.cli:app_from_env",
@@ -105,7 +105,7 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Bring the schema to this program's revision."""
-    database = Database(Settings.from_env().database_url)
+    database = _database_of(Settings.from_env())
     database.upgrade()
     click.echo(database.revision())
 
@@ -113,7 +113,7 @@ def upgrade() -> None:
 @db.command()
 def check() -> None:
     """Fail unless the schema is the one that this program knows."""
-    database = Database(Settings.from_env().database_url)
+    database = _database_of(Settings.from_env())
     database.require_current()
     from registry.schema import drift
 
@@ -136,7 +136,7 @@ def backup(file: Path) -> None:
     """
     from registry.backup import back_up
 
-    back_up(Database(Settings.from_env().database_url), file)
+    back_up(_database_of(Settings.from_env()), file)
     click.echo(file)
 
 
@@ -284,8 +284,12 @@ def _settings_at_home() -> Settings:
     return Settings.from_env()
 
 
+def _database_of(settings: Settings) -> Database:
+    return Database(settings.database_url, settings.patience)
+
+
 def _database() -> Database:
-    database = Database(Settings.from_env().database_url)
+    database = _database_of(Settings.from_env())
     database.require_current()
     return database
 

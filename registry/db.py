@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    URL,
     Connection,
     DateTime,
     Dialect,
@@ -23,20 +22,15 @@ from sqlalchemy import (
     Float,
     Insert,
     MetaData,
-    create_engine,
-    event,
     insert,
     inspect,
-    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
-    ArgumentError,
     DatabaseError,
     DataError,
     InterfaceError,
-    NoSuchModuleError,
     OperationalError,
     ProgrammingError,
 )
@@ -47,7 +41,9 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from registry.engines import make_engine
 from registry.errors import Invalid, Unavailable
+from registry.patience import Patience, Silence
 
 _CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -125,28 +121,17 @@ def head_revision() -> str:
 class Database:
     """One database, by URL. Holds the engine; gives sessions."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url = url
+        self.patience = patience or Patience()
+        self.silence = Silence("the database", Unavailable)
         self._on_close: list[Callable[[], None]] = []
+        self._is_full = False
 
     @cached_property
     def engine(self) -> Engine:
         """The engine, made on first use. Raises Invalid for a URL of another kind of database."""
-        url = _parsed(self.url)
-        if url.get_backend_name() == "postgresql":
-            return create_engine(url, pool_pre_ping=True)
-        engine = create_engine(url, connect_args={"timeout": 60})
-
-        @event.listens_for(engine, "connect")
-        def _configure(connection: Any, _record: Any) -> None:
-            # The driver's own BEGIN is switched off; `begin` sends ours, of the right kind.
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=60000"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-        return engine
+        return make_engine(self.url, self.patience)
 
     @cached_property
     def _reader(self) -> Engine:
@@ -156,18 +141,60 @@ class Database:
         return self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
-        with _explained(), Session(self._reader, expire_on_commit=False) as session:
-            _begin_in(session)
+    def read(self, *, within_s: float | None = None) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing.
+
+        PostgreSQL may take `within_s` for its statements, where that is more than usual. Raises Unavailable beyond it.
+        """
+        with self._explained(), self.silence.asking(), Session(self._reader, expire_on_commit=False) as session:
+            _begin_in(session, within_s=within_s)
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session that commits at the end of the block, and rolls back if anything is raised."""
-        with _explained(), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            _begin_in(session, to_write=True)
+    def write(self, *, within_s: float | None = None) -> Iterator[Session]:
+        """A session that commits at the end of the block, and rolls back if anything is raised.
+
+        As `read` for the rest. Where it raises Unavailable for a commit, that may have been done.
+        """
+        with (
+            self._explained(),
+            self.silence.asking(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            _begin_in(session, to_write=True, within_s=within_s)
             yield session
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a driver's "full", "can't connect" and "out of range" into errors that say what to do."""
+        try:
+            yield
+        except PoolTimeoutError as error:
+            raise Unavailable("the database has more to do than it can; try again shortly") from error
+        except DataError as error:
+            raise Invalid(
+                "a value is too long or out of the range that the database keeps; send a smaller one"
+            ) from error
+        except OverflowError as error:
+            # What SQLite's driver says to an integer of more than 64 bits.
+            raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
+        except DatabaseError as error:
+            # Its children that are faults of ours or of a value, such as IntegrityError, are left as they are.
+            explained = _explain(str(error.orig)) if type(error) in (OperationalError, DatabaseError) else None
+            if explained is None:
+                raise
+            self._is_full |= isinstance(explained, _Full)
+            raise explained from error
+        except InterfaceError as error:
+            raise Unavailable("the database can't be reached; check that it runs, then try again") from error
+
+    def require_room(self) -> None:
+        """Raise Unavailable where the disk of the database is full: the last that was written failed, and does again."""
+        if self._is_full:
+            with self.write() as session:
+                session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+            self._is_full = False
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next session opens one."""
@@ -181,7 +208,7 @@ class Database:
 
     def revision(self) -> str | None:
         """The revision of the schema as it is, or None for an empty database."""
-        with _explained(), self.engine.connect() as connection:
+        with self._explained(), self.silence.asking(), self.engine.connect() as connection:
             try:
                 return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             except (OperationalError, ProgrammingError) as error:
@@ -202,7 +229,7 @@ class Database:
             return
         if present is not None and present > head:
             raise _too_new(present, head)
-        with _explained():
+        with self._explained(), self.silence.asking():
             self._run_migrations(lock_timeout_s)
 
     def _run_migrations(self, lock_timeout_s: float | None) -> None:
@@ -212,6 +239,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(migrations_folder()))
         config.attributes["engine"] = self.engine
+        config.attributes["within_s"] = self.patience.migration_s
         if lock_timeout_s is not None:
             config.attributes["lock_timeout_s"] = lock_timeout_s
         command.upgrade(config, "head")
@@ -247,10 +275,19 @@ def _too_new(present: str, head: str) -> Unavailable:
     )
 
 
-def _begin_in(session: Session, *, to_write: bool = False) -> None:
+def _begin_in(session: Session, *, to_write: bool = False, within_s: float | None = None) -> None:
     connection = session.connection()
     begin(connection, to_write=to_write)
     session.info[_CONNECTION] = connection
+    if within_s is not None:
+        allow(connection, within_s)
+
+
+def allow(connection: Connection, seconds: float) -> None:
+    """Let the statements of a transaction that has begun take longer than usual on PostgreSQL."""
+    if connection.dialect.name == "postgresql":
+        connection.connection.driver_connection.deadline_s = seconds  # type: ignore[union-attr]
+        connection.execute(text(f"SET LOCAL statement_timeout = {round(seconds * 1000)}"))
 
 
 #: Under this name a session keeps its connection: asking it for one costs a fifth of a statement.
@@ -327,55 +364,23 @@ def hold_blobs(session: Session, *, alone: bool = False) -> None:
         session.execute(text(f"SELECT {function}(:key)"), {"key": _BLOBS_LOCK})
 
 
-def _parsed(text_url: str) -> URL:
-    """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
-    try:
-        url = make_url(text_url)
-        backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError):
-        backend = ""
-    if backend == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    # Two threads have two databases in memory, and none of them outlives the process.
-    if backend == "sqlite" and url.database and url.database != ":memory:":
-        return url
-    raise Invalid(
-        "the database's URL is neither postgresql://user@host/name nor sqlite:////folder/file; set one of them",
-        param="REGISTRY_DATABASE_URL",
-    )
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn a driver's "full", "can't connect" and "out of range" into errors that say what to do."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise Unavailable("the database has more to do than it can; try again shortly") from error
-    except DataError as error:
-        raise Invalid("a value is too long or out of the range that the database keeps; send a smaller one") from error
-    except OverflowError as error:
-        # What SQLite's driver says to an integer of more than 64 bits.
-        raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
-    except DatabaseError as error:
-        # Its children that are faults of ours or of a value, such as IntegrityError, are left as they are.
-        explained = _explain(str(error.orig)) if type(error) in (OperationalError, DatabaseError) else None
-        if explained is None:
-            raise
-        raise explained from error
-    except InterfaceError as error:
-        raise Unavailable("the database can't be reached; check that it runs, then try again") from error
+class _Full(Unavailable):
+    """The disk of the database is full."""
 
 
 def _explain(reason: str) -> Unavailable | None:
     if "is full" in reason or "No space left" in reason:
-        return Unavailable("the disk that holds the database is full; free some space, then try again")
+        return _Full("the disk that holds the database is full; free some space, then try again")
     if "readonly" in reason or "unable to open" in reason:
         return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
     if "not a database" in reason or "malformed" in reason:
         return Unavailable("the database's file is no database of ours, or is damaged; restore it from a backup")
     if "locked" in reason or "lock timeout" in reason:
         return Unavailable("the database is busy with another program's changes; try again shortly")
-    if any(word in reason for word in ("connect", "terminating", "closed", "starting up", "shutting down")):
+    if "statement timeout" in reason:
+        return Unavailable("the database took too long for this; ask for less, or try again shortly")
+    if any(
+        word in reason for word in ("connect", "no answer", "terminating", "closed", "starting up", "shutting down")
+    ):
         return Unavailable("the database can't be reached; check that it runs, then try again")
     return None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -79,12 +80,20 @@ def _try(what: str, trial: Callable[[], str]) -> Finding:
 
 
 def _database(settings: Settings) -> str:
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, settings.patience)
     try:
         database.require_current()
+        _require_private(database.engine.url.database if database.engine.dialect.name == "sqlite" else None)
         return f"reached, schema {database.revision()}"
     finally:
         database.close()
+
+
+def _require_private(path: Path | str | None) -> None:
+    """Warn of what other users of this machine can read or write; what is made now is closed to them."""
+    if path is not None and (mode := Path(path).stat().st_mode & 0o077):
+        only = "700" if Path(path).is_dir() else "600"
+        raise _Doubtful(f"others on this machine may use {path} (mode {mode:03o}); run: chmod {only} {path}")
 
 
 def _broker(url: str | None) -> str:
@@ -127,6 +136,7 @@ def _storage(storage: Storage, http: httpx.Client, reopen: Callable[[int], Stora
 def _check(storage: Storage) -> str:
     storage.check()
     if isinstance(storage, FolderStorage):
+        _require_private(storage.root)
         free_bytes = shutil.disk_usage(storage.root).free
         if free_bytes < _LEAST_FREE_BYTES:
             raise _Doubtful(f"{free_bytes / 1e6:.0f} MB are free in {storage.root}; free some space")

@@ -60,6 +60,11 @@ class RegistryError(Exception):
         self.param = param
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says beside its body."""
+        return {}
+
+    @property
     def status(self) -> int:
         """The HTTP status that it becomes."""
         return STATUS[self.code]
@@ -151,6 +156,13 @@ class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
     code = ErrorCode.UNAVAILABLE
+    #: After how long it is worth to try again, in seconds.
+    retry_after_s: ClassVar[int] = 1
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Clients that know the header wait for so long by themselves."""
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class RateLimited(Unavailable):

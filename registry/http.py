@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth.principal import Principal
-from registry.errors import STATUS, RegistryError
+from registry.errors import STATUS, RegistryError, Unavailable
 from registry.services import Services
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 
@@ -41,9 +41,11 @@ _SAYS = {
     500: "A fault of the server; its log has the details.",
     503: "Database, storage or broker can't be used; the same request may succeed later.",
 }
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
 _HEADERS = {
     401: {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}},
-    429: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 #: For OpenAPI: every route may answer so.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -86,15 +88,22 @@ T = TypeVar("T")
 
 #: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
 READING_AT_ONCE = 4
+#: Requests that wait for one of those to end. Whoever comes then does better to come again later.
+_MOST_WAITING = 64
 _reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
 
 
 async def apart(call: Callable[..., T], **given: Any) -> T:
-    """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered."""
+    """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
+
+    Raises Unavailable where too many wait already.
+    """
     limiter = _reading.get(None)
     if limiter is None:
         limiter = CapacityLimiter(READING_AT_ONCE)
         _reading.set(limiter)
+    if limiter.statistics().tasks_waiting >= _MOST_WAITING:
+        raise Unavailable("the registry reads as many files as it can; try again shortly")
     return await run_sync(partial(call, **given), limiter=limiter)
 
 
@@ -142,7 +151,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RegistryError)
     async def _refused(_request: Request, error: RegistryError) -> JSONResponse:
-        return JSONResponse(error.reply().model_dump(), status_code=error.status)
+        return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 #: Connections that one process keeps to PostgreSQL; with more, its backends only take the processor from each other.
 _CONNECTIONS = 4
-#: How long PostgreSQL may take, in milliseconds. A look-up by key takes less than one, unless a table is locked.
-_PATIENCE_MS = 1000
-_CONNECT_S = 3
+#: How long PostgreSQL may take. A look-up by key takes less than a millisecond, unless a table is locked.
+_STATEMENT_S = 1.0
+#: How long it is waited for, and for one of the connections: it may be stopped.
+_DEADLINE_S = 1.5
+_CONNECT_S = 2.0
 
 Row = tuple[Any, ...]
 C = TypeVar("C")
@@ -70,7 +73,7 @@ class Lookups:
     @cached_property
     def _reader(self) -> _Reader:
         engine = self._db.engine
-        reader: _Reader = _Postgres(engine) if engine.dialect.name == "postgresql" else _Sqlite(engine)
+        reader: _Reader = _Postgres(engine, self._db) if engine.dialect.name == "postgresql" else _Sqlite(engine)
         self._db.on_close(reader.close)
         return reader
 
@@ -106,10 +109,12 @@ class _Sqlite:
 class _Postgres:
     """Without threads: while one look-up waits for the server, the loop begins the next."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, db: Database) -> None:
         _, self._arguments = engine.dialect.create_connect_args(engine.url)
         # SQLAlchemy's own adapters of types; text needs none.
         self._arguments.pop("context", None)
+        self._silence = db.silence
+        self._patience = replace(db.patience, connect_s=_CONNECT_S, tcp_s=_CONNECT_S, statement_s=_STATEMENT_S)
         # A server process has one loop; a process that embeds the application may have one a client.
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
 
@@ -118,7 +123,12 @@ class _Postgres:
 
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop) or self._pools.setdefault(loop, _Pool())
-        async with pool.room:
+        if not await pool.enter(_DEADLINE_S):
+            return None
+        try:
+            # Each of those that waited for a connection would else find out by itself.
+            if self._silence.is_known:
+                return None
             connection = _popped(pool.idle)
             sound = False
             try:
@@ -128,24 +138,24 @@ class _Postgres:
                 sound = True
                 return row
             except psycopg.Error:
-                # Locked, gone or restarted.
+                # Locked, gone, stopped or restarted.
                 return None
             finally:
                 if sound and connection is not None:
                     pool.idle.append(connection)
                 elif connection is not None:
                     connection.pgconn.finish()
+        finally:
+            pool.room.release()
 
     async def _open(self) -> psycopg.AsyncConnection[Row]:
-        import psycopg
+        from registry.postgres import PatientAsyncConnection, parameters
 
         # Each statement is a transaction of its own, and is prepared at its first use.
-        connection = await psycopg.AsyncConnection.connect(
-            **{"connect_timeout": _CONNECT_S, "tcp_user_timeout": 1000 * _CONNECT_S, **self._arguments},
-            autocommit=True,
-            prepare_threshold=0,
+        connection = await PatientAsyncConnection.connect(
+            **parameters(self._patience, self._arguments), autocommit=True, prepare_threshold=0
         )
-        await connection.execute(f"SET statement_timeout = {_PATIENCE_MS}")
+        connection.deadline_s = _DEADLINE_S
         return connection
 
     def close(self) -> None:
@@ -159,6 +169,15 @@ class _Pool:
     def __init__(self) -> None:
         self.idle: list[psycopg.AsyncConnection[Row]] = []
         self.room = asyncio.Semaphore(_CONNECTIONS)
+
+    async def enter(self, within_s: float) -> bool:
+        """Wait for a connection's turn; say whether it came."""
+        if not self.room.locked():
+            return await self.room.acquire()
+        try:
+            return await asyncio.wait_for(self.room.acquire(), within_s)
+        except TimeoutError:
+            return False
 
     def close(self) -> None:
         while connection := _popped(self.idle):

@@ -17,9 +17,11 @@ import registry.jobs.models
 import registry.metrics.models
 import registry.quotas.models
 import registry.signatures.models  # noqa: F401 - imported for their tables
-from registry.db import Database, Model
+from registry.db import Database, Model, allow
 
 METADATA: MetaData = Model.metadata
+#: How long PostgreSQL may take to describe its tables, in seconds.
+_WITHIN_S = 60.0
 
 
 def drift(db: Database) -> list[Any]:
@@ -28,5 +30,6 @@ def drift(db: Database) -> list[Any]:
     from alembic.runtime.migration import MigrationContext
 
     with db.engine.connect() as connection:
+        allow(connection, _WITHIN_S)
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, METADATA))

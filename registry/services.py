@@ -76,7 +76,7 @@ class Services:
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
     """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
-    db = Database(settings.database_url)
+    db = Database(settings.database_url, settings.patience)
     storage = storage or storage_of(settings)
     if queue is None:
         home = settings.embedded_home
@@ -121,7 +121,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         evaluations=evaluations,
         search=Search(db),
         lineages=Lineages(db),
-        removal=Removal(db, artifacts),
+        removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),
         signatures=Signatures(db, trust),
     )
 
@@ -134,7 +134,7 @@ def storage_of(settings: Settings, *, expires_in_s: int = DEFAULT_EXPIRY_S) -> S
         # Server processes that share the folder sign and check the same URLs, with no further secret to hand out.
         root = Path(unquote(urlsplit(settings.storage_url).path))
         with storage_explained():
-            root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
             signing_key = kept_key(root / "signing.key")
     try:
         return open_storage(
@@ -159,4 +159,6 @@ def _s3_options(settings: Settings) -> S3Options:
         encryption=settings.s3_encryption,
         kms_key_id=settings.s3_kms_key_id,
         bucket_owner=settings.s3_bucket_owner,
+        deadline_s=settings.storage_deadline_s,
+        stall_s=settings.storage_stall_s,
     )

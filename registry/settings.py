@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from registry.errors import Invalid
+from registry.patience import Patience
 
 _CHOICES = {
     "auth": ("token", "none"),
@@ -20,6 +21,7 @@ _CHOICES = {
     "s3_addressing_style": ("path", "virtual", "auto"),
     "s3_checksum_mode": ("when_required", "when_supported"),
     "s3_encryption": ("AES256", "aws:kms", "aws:kms:dsse"),
+    "database_startup_options": ("send", "omit"),
 }
 _NUMBERS = {
     "lease_s": float,
@@ -28,6 +30,16 @@ _NUMBERS = {
     "checkpoint_hours": float,
     "rate_limit_per_s": float,
     "part_bytes": int,
+    "database_connect_s": float,
+    "database_statement_s": float,
+    "database_lock_s": float,
+    "database_idle_s": float,
+    "database_tcp_s": float,
+    "database_deadline_s": float,
+    "storage_deadline_s": float,
+    "storage_stall_s": float,
+    "gc_statement_s": float,
+    "migration_s": float,
 }
 #: Of what S3 takes in one request.
 _LEAST_PART_BYTES, _MOST_PART_BYTES = 5 * 1024**2, 5 * 1024**3
@@ -65,6 +77,23 @@ class Settings:
     auth: Literal["token", "none"] = "token"
     #: How clients reach this server; needed by folder storage behind HTTP.
     public_url: str | None = None
+    #: How long PostgreSQL is waited for, in seconds; what each is, `Patience` says. None: as it says.
+    database_connect_s: float | None = None
+    database_statement_s: float | None = None
+    database_lock_s: float | None = None
+    database_idle_s: float | None = None
+    database_tcp_s: float | None = None
+    database_deadline_s: float | None = None
+    #: "omit" for a pooler that refuses connections which say `options`: then it, or the server, has to set such limits.
+    database_startup_options: Literal["send", "omit"] = "send"
+    #: How long one answer of the S3 store is waited for, with all tries, in seconds.
+    storage_deadline_s: float = 9.0
+    #: How long a file that is read from the S3 store may stand still, in seconds.
+    storage_stall_s: float = 30.0
+    #: How long PostgreSQL may take for one transaction of `gc`, in seconds.
+    gc_statement_s: float = 60.0
+    #: How long PostgreSQL may take for the statements of all migrations, in seconds.
+    migration_s: float = 3600.0
     #: How long a job is held after its worker's last heartbeat, in seconds.
     lease_s: float = 60.0
     #: Attempts after which a job whose workers vanish is given up.
@@ -77,6 +106,20 @@ class Settings:
     rate_limit_per_s: float = 0.0
     #: Home folder of an embedded registry; None behind HTTP.
     embedded_home: str | None = None
+
+    @property
+    def patience(self) -> Patience:
+        """How long the database is waited for."""
+        given = {
+            "connect_s": self.database_connect_s,
+            "statement_s": self.database_statement_s,
+            "lock_s": self.database_lock_s,
+            "idle_s": self.database_idle_s,
+            "tcp_s": self.database_tcp_s,
+            "deadline_s": self.database_deadline_s,
+        }
+        known = {name: seconds for name, seconds in given.items() if seconds is not None}
+        return Patience(**known, migration_s=self.migration_s, tells=self.database_startup_options == "send")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

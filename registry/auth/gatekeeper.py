@@ -55,7 +55,7 @@ class Gatekeeper:
             principal = LOCAL if self._tokens is None else await self._check(scope, self._tokens)
             wait_s = self._wait_s(principal)
         except RegistryError as error:
-            headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+            headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else error.headers
             await _answer(error, headers)(scope, receive, send)
             return
         if wait_s > 0:

@@ -81,7 +81,8 @@ class AnswerOnce:
             body = await _body(receive)
             found = await self._begin(_request(scope, key, body))
         except RegistryError as error:
-            await JSONResponse(error.reply().model_dump(), status_code=error.status)(scope, receive, send)
+            answer = JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
+            await answer(scope, receive, send)
             return
         if isinstance(found, Answer):
             await _replay(found)(scope, receive, send)

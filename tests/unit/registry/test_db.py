@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -138,7 +140,34 @@ class TestTransactions:
             assert abs(float(session.scalar(select(db_epoch_s())) or 0) - utc_now().timestamp()) < 2
 
 
+class TestOnDisk:
+    def test_what_was_acknowledged_is_on_the_disk(self, db: Database) -> None:
+        with db.write() as session:
+            assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+            # FULL: the log is synced before a commit is answered.
+            assert session.execute(text("PRAGMA synchronous")).scalar() == 2
+
+    def test_a_new_database_is_its_owners_alone(self, tmp_path: Path) -> None:
+        usual = os.umask(0)
+        try:
+            database = new(tmp_path)
+            database.upgrade()
+            with database.write() as session:
+                session.add(Blob(sha256="a" * 64, size_bytes=1))
+                session.flush()
+                modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+            database.close()
+        finally:
+            os.umask(usual)
+        assert modes == {f"new.sqlite3{end}": 0o600 for end in ("", "-wal", "-shm")}
+
+
 class TestErrors:
+    def test_no_error_says_what_a_statement_was_given(self, db: Database) -> None:
+        with pytest.raises(Exception, match="no such table") as caught, db.read() as session:
+            session.execute(text("SELECT * FROM missing WHERE x = :x"), {"x": "secret-of-a-token"})
+        assert "secret-of-a-token" not in "".join(traceback.format_exception(caught.value))
+
     def test_a_full_disk_is_said_and_survived(self, db: Database) -> None:
         with db.engine.connect() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
@@ -154,6 +183,24 @@ class TestErrors:
         db.close()
         with db.write() as session:
             session.add(Blob(sha256="c" * 64, size_bytes=1))
+
+    def test_a_full_disk_is_remembered_until_something_can_be_written(self, db: Database) -> None:
+        with db.engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        db.require_room()
+
+        def write_much() -> None:
+            with db.write() as session:
+                session.execute(text(f"PRAGMA max_page_count = {pages + 1}"))
+                session.execute(text("CREATE TABLE much (it BLOB)"))
+                session.execute(text("INSERT INTO much VALUES (zeroblob(1000000))"))
+
+        with pytest.raises(Unavailable, match="is full"):
+            write_much()
+        db.close()
+        # There is room again: a write is tried, and says so.
+        db.require_room()
+        assert not db._is_full
 
     def test_a_number_that_no_column_holds_is_invalid(self, db: Database) -> None:
         with pytest.raises(Invalid, match="out of the range"), db.write() as session:

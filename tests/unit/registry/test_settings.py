@@ -8,6 +8,8 @@ import pytest
 
 from registry.db import Database
 from registry.errors import Invalid
+from registry.patience import Patience
+from registry.postgres import parameters
 from registry.queue import NoQueue, open_queue
 from registry.services import build
 from registry.settings import Settings
@@ -122,3 +124,23 @@ def test_a_storage_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as caught:
         build(Settings(database_url=ENV["REGISTRY_DATABASE_URL"], storage_url=url, auth="none"), queue=NoQueue())
     assert caught.value.param == "REGISTRY_STORAGE_URL"
+
+
+def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
+    assert Settings.from_env(ENV).patience == Patience()
+    given = {
+        "REGISTRY_DATABASE_CONNECT_S": "7",
+        "REGISTRY_DATABASE_STATEMENT_S": "20",
+        "REGISTRY_DATABASE_LOCK_S": "2.5",
+        "REGISTRY_DATABASE_IDLE_S": "60",
+        "REGISTRY_DATABASE_TCP_S": "9",
+        "REGISTRY_DATABASE_DEADLINE_S": "25",
+        "REGISTRY_DATABASE_STARTUP_OPTIONS": "omit",
+        "REGISTRY_MIGRATION_S": "60",
+    }
+    found = Settings.from_env(ENV | given).patience
+    assert found == Patience(7, 20, 2.5, 60, 9, 25, migration_s=60, tells=False)
+    sent = parameters(found, {"connect_timeout": "4", "options": "-c search_path=x"})
+    # What the URL says goes first.
+    assert (sent["connect_timeout"], sent["options"], sent["tcp_user_timeout"]) == ("4", "-c search_path=x", 9000)
+    assert parameters(Patience(), {"options": "-c lock_timeout=1"})["options"].endswith(" -c lock_timeout=1")

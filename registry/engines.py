@@ -1,0 +1,97 @@
+"""SQLAlchemy's engine for each kind of database, and how its connections are set up.
+
+>>> make_engine("postgresql://registry@db/registry", Patience()).dialect.driver
+'psycopg'
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
+
+from registry.errors import Invalid
+from registry.patience import NoAnswer, Patience
+
+#: How long one waits for a connection of this process, in seconds.
+_POOL_S = 3.0
+#: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
+_SQLITE_LOCK_S = 60.0
+
+
+def make_engine(url: str, patience: Patience) -> Engine:
+    """Return an engine for a database of ours; nothing is connected. Raises Invalid for a URL of another kind."""
+    parsed = _parsed(url)
+    return _sqlite(parsed, patience) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, patience)
+
+
+def _postgresql(url: URL, patience: Patience) -> Engine:
+    import psycopg
+
+    from registry.postgres import PatientConnection
+
+    def connect() -> PatientConnection:
+        _, arguments = engine.dialect.create_connect_args(url)
+        return PatientConnection.open(patience, arguments)
+
+    # What a statement was given, such as digests of tokens, is nothing for logs and messages.
+    engine: Engine = create_engine(url, creator=connect, pool_timeout=_POOL_S, hide_parameters=True)
+
+    # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
+    @event.listens_for(engine, "checkout")
+    def _ping(connection: PatientConnection, record: Any, _proxy: Any) -> None:
+        if record.fresh:
+            return
+        try:
+            connection.ping(patience.connect_s)
+        except NoAnswer:
+            raise
+        except psycopg.Error as error:
+            # The server was restarted: no other connection of the pool is of use any more.
+            raise InvalidatePoolError from error
+
+    return engine
+
+
+def _sqlite(url: URL, patience: Patience) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": patience.lock_s or _SQLITE_LOCK_S}, hide_parameters=True)
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: dict[str, Any]) -> None:
+        # Digests of tokens are in it, so a new file is its owner's alone; SQLite makes those beside it alike.
+        with suppress(OSError):
+            if not arguments[0].startswith("file:"):
+                os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, 0o600))
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN is switched off; `registry.db.begin` sends ours, of the right kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        # FULL: else a power cut takes back what was acknowledged, and a version's number is given again to other bytes.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _parsed(text_url: str) -> URL:
+    """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
+    try:
+        url = make_url(text_url)
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        backend = ""
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    # Two threads have two databases in memory, and none of them outlives the process.
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    raise Invalid(
+        "the database's URL is neither postgresql://user@host/name nor sqlite:////folder/file; set one of them",
+        param="REGISTRY_DATABASE_URL",
+    )

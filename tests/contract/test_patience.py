@@ -1,0 +1,191 @@
+"""A PostgreSQL whose process is stopped, or that takes too long: whoever asks it is told in time.
+
+One backend is stopped, so that the server of the other tests is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import bindparam, literal, select, text
+
+from registry.auth.models import Token
+from registry.db import Database
+from registry.errors import Unavailable
+from registry.lookups import Lookups
+from registry.patience import Patience
+
+#: Shorter than anybody would want, so that the tests are short; less than 2 to connect the driver does not take.
+IMPATIENT = Patience(connect_s=2, statement_s=0.4, lock_s=0.2, idle_s=0.3, deadline_s=0.6)
+
+
+@pytest.fixture
+def db(postgres_database: str) -> Iterator[Database]:
+    db = Database(postgres_database, IMPATIENT)
+    db.upgrade()
+    yield db
+    db.close()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def backend_of(db: Database) -> int:
+    """The process that serves the one connection of the pool."""
+    with db.read() as session:
+        return int(session.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
+class TestStopped:
+    def test_amid_a_transaction(self, db: Database) -> None:
+        began = time.monotonic()
+
+        def write() -> None:
+            with db.write() as session, stopped(int(session.scalar(text("SELECT pg_backend_pid()")) or 0)):
+                session.execute(text("SELECT 1"))
+
+        with pytest.raises(Unavailable, match="the database does not answer"):
+            write()
+        assert time.monotonic() - began < 2
+        assert backend_of(db) > 0
+
+    def test_at_the_commit(self, db: Database) -> None:
+        with pytest.raises(Unavailable, match="does not answer"), _stopped_at_the_end(db):
+            pass
+        with db.read() as session:
+            assert session.scalar(select(Token.name)) in (None, "x")
+
+    def test_a_connection_of_the_pool(self, db: Database) -> None:
+        with stopped(backend_of(db)):
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="does not answer"):
+                backend_of(db)
+            assert time.monotonic() - began < IMPATIENT.connect_s + 1
+        assert backend_of(db) > 0
+
+    def test_many_wait_for_it_once(self, db: Database) -> None:
+        pids, together = [], threading.Barrier(8)
+
+        def hold(_: int) -> None:
+            with db.read() as session:
+                pids.append(int(session.scalar(text("SELECT pg_backend_pid()")) or 0))
+                together.wait()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(hold, range(8)))
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(Unavailable):
+                backend_of(db)
+            # One asks again, and all others are told at once.
+            began = time.monotonic()
+            with ThreadPoolExecutor(40) as pool:
+                refused = [pool.submit(backend_of, db) for _ in range(40)]
+                quick = sum(isinstance(one.exception(), Unavailable) for one in refused)
+            assert quick >= 39
+            assert time.monotonic() - began < IMPATIENT.connect_s + 1
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + 10
+        while db.silence.is_known:
+            assert time.monotonic() < deadline
+            try:
+                backend_of(db)
+            except Unavailable:
+                time.sleep(0.05)
+
+    def test_a_look_up_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
+        lookups = Lookups(db)
+        pid = select(literal(1), bindparam("x", type_=Token.name.type), text("pg_backend_pid()"))
+
+        async def look() -> None:
+            found = await lookups.first(pid, x="a")
+            assert found is not None
+            with stopped(int(found[2])):
+                began = time.monotonic()
+                # More than there are connections: they do not wait one after the other.
+                answers = await asyncio.gather(*(lookups.first(pid, x="a") for _ in range(20)))
+                assert time.monotonic() - began < 4
+                assert None in answers
+            assert await lookups.first(pid, x="a") is not None
+
+        asyncio.run(look())
+
+
+@contextmanager
+def _stopped_at_the_end(db: Database) -> Iterator[None]:
+    pid = 0
+    try:
+        with db.write() as session:
+            session.add(Token(id="1", name="x", secret_sha256="0"))
+            session.flush()
+            pid = int(session.scalar(text("SELECT pg_backend_pid()")) or 0)
+            yield
+            os.kill(pid, signal.SIGSTOP)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+class TestTooLong:
+    def test_a_statement(self, db: Database) -> None:
+        with pytest.raises(Unavailable, match="took too long"), db.read() as session:
+            session.execute(text("SELECT pg_sleep(5)"))
+        assert not db.silence.is_known
+
+    def test_a_lock(self, db: Database) -> None:
+        with db.write() as holder:
+            holder.execute(text("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE"))
+            with pytest.raises(Unavailable, match="busy with another program's changes"), db.read() as session:
+                session.execute(select(Token.id))
+
+    def test_a_transaction_whose_process_stands_still_is_ended(self, db: Database) -> None:
+        def stand_still() -> None:
+            with db.write() as session:
+                session.execute(text("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE"))
+                with Database(db.url).read() as other:
+                    # Waits for as long as the first is let stand.
+                    other.execute(select(Token.id))
+                session.execute(text("SELECT 1"))
+
+        with pytest.raises(Unavailable, match="can't be reached"):
+            stand_still()
+
+    def test_all_statements_of_a_transaction_together(self, db: Database) -> None:
+        def ask_often() -> None:
+            with db.read() as session:
+                for _ in range(20):
+                    session.execute(text("SELECT pg_sleep(0.25)"))
+
+        with pytest.raises(Unavailable, match="took too long"):
+            ask_often()
+        assert not db.silence.is_known
+
+    def test_what_may_take_longer_does_and_the_next_may_not(self, db: Database) -> None:
+        with db.write(within_s=5) as session:
+            session.execute(text("SELECT pg_sleep(1)"))
+        with pytest.raises(Unavailable, match="took too long"), db.write() as session:
+            session.execute(text("SELECT pg_sleep(5)"))
+
+    def test_a_pooler_that_takes_no_options_is_given_none(self, postgres_database: str) -> None:
+        for tells, said in ((True, "5s"), (False, "0")):
+            db = Database(postgres_database, replace(Patience(), tells=tells))
+            with db.read() as session:
+                assert session.scalar(text("SHOW statement_timeout")) == said
+            db.close()

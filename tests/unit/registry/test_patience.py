@@ -1,0 +1,126 @@
+"""What is done while something does not answer: one asks again, the others are refused at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from registry.errors import Unavailable
+from registry.patience import ASK_AGAIN_S, NoAnswer, Places, Silence
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def silence(clock: Clock) -> Silence:
+    return Silence("the database", Unavailable, clock=clock)
+
+
+def wait_in_vain(silence: Silence, clock: Clock, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def wait() -> None:
+        with silence.asking():
+            clock.now += 1
+            meanwhile()
+            clock.now += 5
+            raise NoAnswer
+
+    with pytest.raises(Unavailable, match="the database does not answer"):
+        wait()
+
+
+class TestSilence:
+    def test_after_one_waited_in_vain_one_asks_each_second_and_the_others_are_refused(
+        self, silence: Silence, clock: Clock
+    ) -> None:
+        wait_in_vain(silence, clock)
+        assert silence.is_known
+        with silence.asking():
+            # This one asks; whoever comes meanwhile does not.
+            for _ in range(3):
+                with pytest.raises(Unavailable), silence.asking():
+                    raise AssertionError("asked")
+            clock.now += ASK_AGAIN_S
+            with pytest.raises(Unavailable), silence.asking():
+                # The next second's.
+                raise NoAnswer
+        assert not silence.is_known
+        with silence.asking(), silence.asking():
+            pass
+
+    def test_who_waits_in_vain_while_others_are_answered_says_nothing_on_the_whole(
+        self, silence: Silence, clock: Clock
+    ) -> None:
+        def be_answered() -> None:
+            with silence.asking():
+                pass
+
+        wait_in_vain(silence, clock, be_answered)
+        assert not silence.is_known
+
+    def test_an_answer_to_what_was_asked_before_does_not_end_it(self, silence: Silence, clock: Clock) -> None:
+        with silence.asking():
+            clock.now += 1
+            wait_in_vain(silence, clock)
+        assert silence.is_known
+
+    def test_other_errors_are_answers_or_nothing(self, silence: Silence) -> None:
+        with pytest.raises(ValueError, match="x"), silence.asking():
+            raise ValueError("x")
+        assert not silence.is_known
+
+    def test_what_a_driver_raised_is_seen_behind_the_error_that_wraps_it(self, silence: Silence) -> None:
+        class Wrapped(Exception):  # noqa: N818
+            orig = NoAnswer()
+
+        with pytest.raises(Unavailable), silence.asking():
+            raise Wrapped
+        assert silence.is_known
+
+    def test_of_many_at_once_one_asks(self, clock: Clock, silence: Silence) -> None:
+        wait_in_vain(silence, clock)
+        asked, together = [], threading.Barrier(16)
+
+        def ask(number: int) -> None:
+            together.wait()
+            try:
+                with silence.asking():
+                    asked.append(number)
+                    raise NoAnswer
+            except Unavailable:
+                pass
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(ask, range(16)))
+        assert len(asked) == 1
+
+
+class TestPlaces:
+    def test_who_finds_none_is_refused_soon(self) -> None:
+        places = Places(2, "The bucket 'b'", Unavailable, within_s=0.01)
+        refused = pytest.raises(Unavailable, match="The bucket 'b' has more to do")
+        with places.taken(), places.taken(), refused, places.taken():
+            raise AssertionError("taken")
+        with places.taken(), places.taken():
+            pass
+
+    def test_an_error_gives_the_place_back(self) -> None:
+        places = Places(1, "it", Unavailable, within_s=0.01)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="x"), places.taken():
+                raise ValueError("x")

@@ -23,8 +23,8 @@ from registry.bodies import StrictBodies
 from registry.catalog import views as catalog
 from registry.catalog.hot import HotResolve
 from registry.datasets import views as datasets
-from registry.errors import Unavailable
 from registry.evaluations import views as evaluations
+from registry.health import add_health
 from registry.http import VERSION, SayVersion, install_error_handlers
 from registry.idempotency.middleware import AnswerOnce
 from registry.jobs import fleet, watching
@@ -36,7 +36,7 @@ from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
 from registry.search import views as search
-from registry.services import Services, build
+from registry.services import build
 from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
@@ -100,22 +100,5 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))
     app.include_router(metrics.router)
-    _add_health(app, services)
+    add_health(app, services)
     return app
-
-
-def _add_health(app: FastAPI, services: Services) -> None:
-    @app.get("/healthz", tags=["health"])
-    def healthz() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok", "version": VERSION}
-
-    @app.get("/readyz", tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
-    def readyz() -> dict[str, str]:
-        """Say whether database and storage can be used."""
-        services.db.require_current(or_newer=True)
-        try:
-            services.artifacts.storage.check()
-        except Exception as error:
-            raise Unavailable(f"the storage can't be used: {error}") from error
-        return {"status": "ready", "version": VERSION}

@@ -2,11 +2,14 @@
 
 StorageError
 ├── StorageUnavailable   no store, no access, no room: the same request may succeed later
+│   └── StorageSilent    the store has not answered in time
 ├── BlobMissing          nothing is stored under this name
 └── BlobCorrupt          bytes that are not what their digest or size says
 """
 
 from __future__ import annotations
+
+from registry.patience import NoAnswer
 
 
 class StorageError(Exception):
@@ -15,6 +18,10 @@ class StorageError(Exception):
 
 class StorageUnavailable(StorageError):  # noqa: N818 - the tree reads as words
     """The store cannot be reached, refuses the registry, or is full."""
+
+
+class StorageSilent(NoAnswer, StorageUnavailable):
+    """The store has not answered in time."""
 
 
 class BlobMissing(StorageError):  # noqa: N818

@@ -35,6 +35,9 @@ from registry.storage.signing import MIN_KEY_BYTES, Leave, sign
 #: Where the blobs of a folder behind HTTP are served, below its public URL.
 BLOBS_PATH = "/api/v1/blobs"
 
+#: What `check` writes.
+_PROBE_BYTES = 64 * 1024
+
 _PARTIAL = ".partial-"
 _PARTS = ".parts-"
 _PARTS_ID = re.compile(r"[0-9a-f]{16}")
@@ -75,7 +78,7 @@ class FolderStorage:
         path = self.path_of(name)
         if self._public_url is None:
             with _as_unavailable(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                _make_private(path.parent)
             return PutLocation(url=path.as_uri())
         return self._signed_put(Leave("PUT", name, size_bytes))
 
@@ -83,7 +86,8 @@ class FolderStorage:
         parts_id = secrets.token_hex(8)
         folder = self._parts_of(name, parts_id)
         with _as_unavailable(folder):
-            folder.mkdir(parents=True)
+            _make_private(folder.parent)
+            folder.mkdir(mode=0o700)
         return parts_id
 
     def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
@@ -102,7 +106,7 @@ class FolderStorage:
         folder, path = self._parts_of(name, parts_id), self.path_of(name)
         partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
         try:
-            with _as_unavailable(path), partial.open("xb") as joined:
+            with _as_unavailable(path), open(partial, "xb", opener=_private) as joined:
                 for number in sorted(digests):
                     with (folder / str(number)).open("rb") as part:
                         shutil.copyfileobj(part, joined, CHUNK_BYTES)
@@ -190,9 +194,13 @@ class FolderStorage:
     def check(self) -> None:
         probe = self.root / f"check{_PARTIAL}{secrets.token_hex(8)}"
         with _as_unavailable(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.touch(exist_ok=False)
-            probe.unlink()
+            _make_private(self.root)
+            try:
+                # A file of no size can be made where there is no room for one byte.
+                with open(probe, "xb", opener=_private) as file:
+                    file.write(bytes(_PROBE_BYTES))
+            finally:
+                probe.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Do nothing: a folder has no connections."""
@@ -248,8 +256,8 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
         with _as_unavailable(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("xb", buffering=0)
+            _make_private(path.parent)
+            self._file = os.fdopen(_private(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=0)
 
     def write(self, chunk: bytes) -> None:
         """Append bytes. Raises BlobCorrupt as soon as there are more than promised."""
@@ -296,6 +304,16 @@ def check_bytes(sha256: str, size_bytes: int, found_sha256: str, found_bytes: in
             f"The bytes sent for sha256 {sha256} have sha256 {found_sha256}. "
             "Has the file changed since it was hashed? Upload it again."
         )
+
+
+def _private(path: str | Path, flags: int) -> int:
+    """Open a file that is new for its owner alone: other users of the machine have no business with its bytes."""
+    return os.open(path, flags, 0o600)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder for its owner alone, where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _chunks_of(file: BinaryIO, path: Path) -> Iterator[bytes]:

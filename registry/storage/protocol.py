@@ -104,6 +104,10 @@ class S3Options:
     kms_key_id: str | None = None
     #: The account that must own the bucket, so that a bucket of the same name elsewhere is never used.
     bucket_owner: str | None = None
+    #: How long one answer is waited for, with all tries, in seconds.
+    deadline_s: float = 9.0
+    #: How long bytes that are read or written may stand still, in seconds.
+    stall_s: float = 30.0
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
 

@@ -7,15 +7,15 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
+from registry.storage.calls import Calls, status_of
 from registry.storage.errors import BlobMissing, StorageError, StorageUnavailable
 from registry.storage.folder import check_bytes
 from registry.storage.protocol import (
@@ -73,23 +73,21 @@ class S3Storage:
         )
         # Stores other than AWS ignore the region, but a signature must name one.
         region_name = session.region_name or "us-east-1"
-        config = Config(
-            # The default in us-east-1 signs URLs the old way, which binds neither size nor digest nor no-overwrite.
-            signature_version="s3v4",
-            s3={"addressing_style": options.addressing_style},
-            retries={"mode": "standard", "total_max_attempts": 4},
-            request_checksum_calculation=options.checksum_mode,
-            response_checksum_validation=options.checksum_mode,
-            connect_timeout=5,
-            read_timeout=60,
-            max_pool_connections=32,
-        )
-        self._client = session.client("s3", region_name=region_name, endpoint_url=options.endpoint_url, config=config)
+        self._calls = Calls(bucket, options)
+
+        def open_client(endpoint_url: str | None, read_s: float | None = None) -> Any:
+            config = self._calls.config(options, read_s=read_s)
+            client = session.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=config)
+            self._calls.limit(client)
+            return client
+
+        self._client = open_client(options.endpoint_url)
+        #: For what a store may take longer over: it writes, or joins, a large blob before it answers.
+        self._writer = open_client(options.endpoint_url, options.stall_s)
+        self._stall_s = options.stall_s
         self._presigner = self._client
         if options.public_endpoint_url not in {None, options.endpoint_url}:
-            self._presigner = session.client(
-                "s3", region_name=region_name, endpoint_url=options.public_endpoint_url, config=config
-            )
+            self._presigner = open_client(options.public_endpoint_url)
 
     def put_location(self, name: str, size_bytes: int) -> PutLocation:
         if size_bytes > MAX_PUT_BYTES:
@@ -100,7 +98,7 @@ class S3Storage:
         return self._put("put_object", name, sent | self._encryption)
 
     def begin_parts(self, name: str) -> str:
-        with self._as_unavailable():
+        with self._calls.answered():
             begun = self._client.create_multipart_upload(
                 **self._at(name), **self._encryption, ChecksumAlgorithm="SHA256"
             )
@@ -122,8 +120,8 @@ class S3Storage:
                 digest = _base64_of(digests[number])
                 parts.append({"PartNumber": number, "ETag": part["ETag"], "ChecksumSHA256": digest})
         try:
-            with self._as_unavailable():
-                self._client.complete_multipart_upload(
+            with self._calls.answered():
+                self._writer.complete_multipart_upload(
                     **self._at(name), UploadId=parts_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
                 )
         except ClientError as error:
@@ -141,10 +139,10 @@ class S3Storage:
     def stat(self, name: str) -> BlobStat | None:
         parameters = self._at(name)
         try:
-            with self._as_unavailable():
+            with self._calls.answered():
                 head = self._client.head_object(**parameters, ChecksumMode="ENABLED")
         except ClientError as error:
-            if _status_of(error) == 404:
+            if status_of(error) == 404:
                 return None
             raise
         return BlobStat(
@@ -157,10 +155,13 @@ class S3Storage:
     def open(self, name: str) -> Iterator[Iterator[bytes]]:
         parameters = self._at(name)
         try:
-            with self._as_unavailable():
+            with self._calls.answered():
                 body = self._client.get_object(**parameters)["Body"]
+                # The answer has a deadline, its bytes have none as long as they come. Short ones are here already.
+                with suppress(AttributeError):
+                    body.set_socket_timeout(self._stall_s)
         except ClientError as error:
-            if _status_of(error) == 404:
+            if status_of(error) == 404:
                 raise BlobMissing(name) from None
             raise
         try:
@@ -185,8 +186,8 @@ class S3Storage:
                 spool.seek(0)
             check_bytes(sha256, size_bytes, found.hexdigest(), found_bytes)
             try:
-                with self._as_unavailable():
-                    self._client.put_object(
+                with self._calls.answered():
+                    self._writer.put_object(
                         **parameters,
                         **self._encryption,
                         Body=spool,
@@ -196,7 +197,7 @@ class S3Storage:
                     )
             except ClientError as error:
                 # 412: it is there, perhaps from a try whose answer was lost. 409: someone else is sending it now.
-                if _status_of(error) not in {409, 412}:
+                if status_of(error) not in {409, 412}:
                     raise
                 if self.stat(name) is None:
                     raise StorageUnavailable(
@@ -205,7 +206,7 @@ class S3Storage:
 
     def delete(self, name: str) -> None:
         parameters = self._at(name)
-        with self._as_unavailable():
+        with self._calls.answered():
             self._client.delete_object(**parameters)
 
     def list(self) -> Iterator[str]:
@@ -234,17 +235,17 @@ class S3Storage:
         ]
         for upload in [] if dry_run else left:
             try:
-                with self._as_unavailable():
+                with self._calls.answered():
                     self._client.abort_multipart_upload(Bucket=self._bucket, **upload, **self._owner)
             except ClientError as error:
                 # Another sweep was faster, or the upload has just been joined.
-                if _status_of(error) != 404:
+                if status_of(error) != 404:
                     raise
         return len(left)
 
     def check(self) -> None:
         try:
-            with self._as_unavailable():
+            with self._calls.answered():
                 self._client.head_bucket(Bucket=self._bucket, **self._owner)
         except ClientError as error:
             raise StorageUnavailable(
@@ -252,8 +253,8 @@ class S3Storage:
             ) from error
 
     def close(self) -> None:
-        self._client.close()
-        self._presigner.close()
+        for client in (self._client, self._writer, self._presigner):
+            client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -283,54 +284,31 @@ class S3Storage:
         try:
             return [part for page in self._pages(pages) for part in page.get("Parts", ())]
         except ClientError as error:
-            if _status_of(error) == 404:
+            if status_of(error) == 404:
                 raise BlobMissing(name) from None
             raise
 
     def _pages(self, pages: Any) -> Iterator[dict[str, Any]]:
         left = iter(pages)
         while True:
-            with self._as_unavailable():
+            with self._calls.answered():
                 page = next(left, None)
             if page is None:
                 return
             yield page
 
     def _presigned(self, operation: str, parameters: dict[str, Any]) -> str:
-        with self._as_unavailable():
+        # Signed here: the store is not asked.
+        with self._calls.explained():
             return str(self._presigner.generate_presigned_url(operation, parameters, ExpiresIn=self._expires_in_s))
 
     def _chunks_of(self, body: Any) -> Iterator[bytes]:
         while True:
-            with self._as_unavailable():
+            with self._calls.answered():
                 chunk = body.read(CHUNK_BYTES)
             if not chunk:
                 return
             yield chunk
-
-    @contextmanager
-    def _as_unavailable(self) -> Iterator[None]:
-        """Turn what the store says into StorageUnavailable, except the answers whose meaning the caller knows."""
-        try:
-            yield
-        except ClientError as error:
-            status = _status_of(error)
-            code = error.response.get("Error", {}).get("Code", "no code")
-            if status in {404, 409, 412} and code != "NoSuchBucket":
-                raise
-            if status in {401, 403}:
-                advice = "Check the registry's keys, and that their policy allows reading, writing and listing."
-            else:
-                advice = "Check the store's health and free space, then try again."
-            raise StorageUnavailable(
-                f"The bucket {self._bucket!r} answered {status} ({code}) to {error.operation_name}. {advice}"
-            ) from error
-        except (BotoCoreError, HTTPClientError, OSError) as error:
-            # The library's messages name the endpoint but never a signed URL or a key.
-            raise StorageUnavailable(
-                f"The bucket {self._bucket!r} cannot be used: {error}. "
-                "Check REGISTRY_S3_ENDPOINT_URL, the network and the registry's keys."
-            ) from error
 
 
 @contextmanager
@@ -374,7 +352,3 @@ def _proven(head: dict[str, Any]) -> str | None:
     except ValueError:
         return None
     return digest.hex() if len(digest) == 32 else None
-
-
-def _status_of(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

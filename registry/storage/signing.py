@@ -38,7 +38,7 @@ def kept_key(path: Path) -> bytes:
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(MIN_KEY_BYTES))

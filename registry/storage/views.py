@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import BinaryIO, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +25,9 @@ from registry.storage.protocol import CHUNK_BYTES, sha256_of
 from registry.storage.signing import Leave, verify
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _RANGE = re.compile(r"bytes=(?:(?P<first>[0-9]{1,15})-(?P<last>[0-9]{0,15})|-(?P<suffix>[0-9]{1,15}))")
 #: HTTP status and stable code of each error that these routes answer with.
 _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
@@ -29,6 +35,20 @@ _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
     BlobMissing: (404, ErrorCode.NOT_FOUND),
     StorageUnavailable: (503, ErrorCode.UNAVAILABLE),
 }
+
+
+#: Threads that read and write blobs. They are no others', which may all wait for a database.
+_THREADS = 16
+_threads: RunVar[CapacityLimiter] = RunVar("registry_blobs")
+
+
+async def _on_disk(call: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """Call what reads or writes a file, in one of the threads that are for it."""
+    limiter = _threads.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(_THREADS)
+        _threads.set(limiter)
+    return await run_sync(partial(call, *given, **named), limiter=limiter)
 
 
 def blob_routes(storage: FolderStorage) -> APIRouter:
@@ -49,11 +69,11 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
             message = f"This URL takes exactly {leave.size_bytes} bytes with a Content-Length. Ask for a new upload."
             return _error(400, ErrorCode.VERIFICATION, message)
         try:
-            writer = await run_in_threadpool(_writer_of, storage, leave)
+            writer = await _on_disk(_writer_of, storage, leave)
             with writer:
                 async for chunk in _gathered(request.stream()):
-                    await run_in_threadpool(writer.write, chunk)
-                await run_in_threadpool(writer.commit)
+                    await _on_disk(writer.write, chunk)
+                await _on_disk(writer.commit)
         except StorageError as error:
             return _error_of(error)
         except FileNotFoundError:
@@ -65,12 +85,12 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
         return Response(status_code=200, headers={"ETag": f'"{name}"'})
 
     @router.get(path, include_in_schema=False)
-    def get_blob(name: str, request: Request) -> Response:
+    async def get_blob(name: str, request: Request) -> Response:
         """Return one blob, or one range of it. 412 where `If-Match` names another ETag."""
         if verify(key, "GET", name, request.query_params) is None:
             return _forbidden()
         try:
-            file = storage.open_file(name)
+            file = await _on_disk(storage.open_file, name)
         except StorageError as error:
             return _error_of(error)
         try:
@@ -128,9 +148,9 @@ class _FileSlice(StreamingResponse):
             self._file.close()
 
 
-def _slice_of(file: BinaryIO, start: int, length_bytes: int) -> Iterator[bytes]:
+async def _slice_of(file: BinaryIO, start: int, length_bytes: int) -> AsyncIterator[bytes]:
     file.seek(start)
-    while length_bytes > 0 and (chunk := file.read(min(CHUNK_BYTES, length_bytes))):
+    while length_bytes > 0 and (chunk := await _on_disk(file.read, min(CHUNK_BYTES, length_bytes))):
         length_bytes -= len(chunk)
         yield chunk
 

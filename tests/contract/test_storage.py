@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import errno
 import hashlib
@@ -13,6 +14,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -545,6 +547,27 @@ class TestFolder:
         assert folder.storage.sweep(older_than_s=-60) == 0
         assert folder.storage.stat(SHA256) is None
 
+    def test_what_is_made_is_its_owners_alone(self, tmp_path: Path) -> None:
+        root = tmp_path / "new"
+        usual = os.umask(0)
+        try:
+            storage = FolderStorage(root, public_url="http://registry", signing_key=b"k" * 32, part_bytes=1)
+            storage.check()
+            storage.put_location(SHA256, len(BODY))
+            keep(storage)
+            parts_id = storage.begin_parts(NAME)
+            with storage.part_writer(Leave("PUT", NAME, len(BODY), parts_id, 1, SHA256)) as part:
+                part.write(BODY)
+                part.commit()
+            storage.join_parts(NAME, parts_id, {1: SHA256})
+        finally:
+            os.umask(usual)
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        files = [path for path in root.rglob("*") if path.is_file()]
+        assert len(files) == 2
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+        assert {stat.S_IMODE(path.parent.stat().st_mode) for path in files} == {0o700}
+
     def test_a_folder_that_cannot_be_made_fails_its_check(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StorageUnavailable, match="Check that the registry may use it"):
@@ -681,6 +704,72 @@ class TestS3:
                 storage.check()
             assert s3.secret_key not in str(caught.value)
             assert "Signature=" not in str(caught.value)
+
+    def test_a_store_that_says_nothing_is_waited_for_once_and_not_for_long(self, s3: S3Place) -> None:
+        # As a stopped one: its kernel takes connections and what is sent.
+        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+            silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with open_s3(s3, endpoint_url=silent, deadline_s=1.0) as storage:
+                began = time.monotonic()
+                with pytest.raises(StorageUnavailable, match="does not answer"):
+                    storage.stat(SHA256)
+                assert time.monotonic() - began < 2
+                with ThreadPoolExecutor(32) as pool:
+                    began = time.monotonic()
+                    asked = [pool.submit(storage.stat, SHA256) for _ in range(200)]
+                    assert all(isinstance(one.exception(), StorageUnavailable) for one in asked)
+                # One of them asked again, the others were told.
+                assert time.monotonic() - began < 2
+                # What is signed here needs no store.
+                assert storage.get_location(SHA256).url
+
+    def test_threads_that_wait_for_the_store_are_few(self, s3: S3Place) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+            silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with open_s3(s3, endpoint_url=silent, deadline_s=6.0) as storage, ThreadPoolExecutor(40) as pool:
+                began = time.monotonic()
+                asked = [pool.submit(storage.stat, SHA256) for _ in range(40)]
+                waiting, refused = 0, 0
+                for one in as_completed(asked):
+                    assert isinstance(one.exception(), StorageUnavailable)
+                    refused += time.monotonic() - began < 2
+                    waiting += time.monotonic() - began >= 2
+                assert (waiting, refused) == (16, 24)
+
+    def test_bytes_have_no_deadline_while_they_come_and_may_not_stand_still(self, s3: S3Place) -> None:
+        size, piece = 3_000_000, 300_000
+
+        def send_slowly(listener: socket.socket, pieces: int) -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nETag: x\r\nConnection: close\r\n\r\n"
+                connection.sendall(head.encode())
+                for _ in range(pieces):
+                    time.sleep(0.2)
+                    connection.sendall(bytes(piece))
+                # Until the reader gives up.
+                connection.settimeout(20)
+                with contextlib.suppress(OSError):
+                    connection.recv(1)
+
+        def read_from(pieces: int) -> int:
+            with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                sending = pool.submit(send_slowly, listener, pieces)
+                try:
+                    with (
+                        open_s3(s3, endpoint_url=url, deadline_s=1.0, stall_s=0.8) as storage,
+                        storage.open(SHA256) as it,
+                    ):
+                        return sum(map(len, it))
+                finally:
+                    sending.result()
+
+        # Twice the deadline in all.
+        assert read_from(size // piece) == size
+        with pytest.raises(StorageUnavailable, match="does not answer"):
+            read_from(3)
 
     def test_settings_of_the_bucket_reach_every_request(self, s3: S3Place) -> None:
         options = {"encryption": "aws:kms", "kms_key_id": "key-1", "bucket_owner": "123456789012"}

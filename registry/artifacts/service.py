@@ -12,7 +12,7 @@ from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload,
 from registry.artifacts.reach import storage_explained, transfer_of
 from registry.artifacts.reading import Facts, Inspection, read_blob
 from registry.artifacts.stored import STORED, Readable, Stored, find_stored
-from registry.artifacts.uploads import Uploads, announced, owner_of
+from registry.artifacts.uploads import Uploads, announced, leave_places, owner_of, sent_to
 from registry.auth.principal import Principal
 from registry.db import Database, hold_blobs, insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
@@ -173,20 +173,24 @@ class Artifacts:
             "facts": kept_facts,
             "collected_at": None,
         }
+        lost = self._lost(blob.sha256, besides=sent.stored_as)
         with self._db.write() as session:
-            # Nothing removes blobs now, so bytes that are still there stay until what they are for has a name.
+            # Nothing is marked for removal now, so bytes that are not yet stay until what they are for has a name.
             hold_blobs(session)
+            now = sent_to(session, sent)
+            if now != sent.stored_as:
+                if now is not None and now == session.scalar(select(Blob.stored_as).where(Blob.sha256 == blob.sha256)):
+                    # Another request of this caller has settled the same blob meanwhile.
+                    raise BlobMissing(sent.stored_as)
+                raise Verification(f"{blob.sha256[:12]} was removed while it was verified; push again")
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
-            lost = row.stored_as != sent.stored_as and self.storage.stat(row.stored_as) is None
-            if row.collected_at is not None or lost:
+            if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
             elif row.facts is None:
                 row.facts = kept_facts
             kept = row.stored_as
-            if self.storage.stat(kept) is None:
-                raise Verification(f"{blob.sha256[:12]} was removed while it was verified; push again")
             if kept != sent.stored_as:
                 # The same bytes lie elsewhere already. From now on this sender counts as having sent those.
                 mine = select(Upload.id).where(Upload.owner == owner_of(who))
@@ -196,13 +200,21 @@ class Artifacts:
             self._discard(sent.stored_as, blob.sha256)
         return facts
 
+    def _lost(self, sha256: str, *, besides: str) -> str | None:
+        """The name under which a blob's row says that its bytes lie, where nothing does."""
+        with self._db.read() as session:
+            name = session.scalar(select(Blob.stored_as).where(Blob.sha256 == sha256, Blob.stored_as != besides))
+        return name if name is not None and self.storage.stat(name) is None else None
+
     def _discard(self, stored_as: str, sha256: str) -> None:
         """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them."""
         with self._db.write() as session:
             hold_blobs(session, alone=True)
             row = session.get(Blob, sha256)
-            if row is None or row.stored_as != stored_as:
-                self.storage.delete(stored_as)
+            if row is not None and row.stored_as == stored_as:
+                return
+            leave_places(session, [stored_as])
+        self.storage.delete(stored_as)
 
     # Fetching.
 

@@ -7,7 +7,7 @@ a name of its own, which nobody else can fill, and a blob's row says under which
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import select, update
@@ -21,6 +21,7 @@ from registry.db import Database, hold_blobs, upsert, utc_now
 from registry.errors import Invalid, NotFound, Verification
 from registry.storage import MAX_PARTS, Storage
 from registry.storage.errors import BlobMissing
+from registry.storage.protocol import sha256_of
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 
 _SESSION = timedelta(hours=24)
@@ -169,6 +170,24 @@ def finish_upload(session: Session, upload: str | None) -> None:
     """Note that what a session was for has been made, in the transaction that made it."""
     if upload is not None:
         session.execute(update(Upload).where(Upload.id == upload).values(finished_at=utc_now()))
+
+
+def leave_places(session: Session, names: Collection[str]) -> None:
+    """Let nobody be told to send to these names again, nor count on what lies there: it is about to be removed.
+
+    Sessions that announced a blob under one of them have it under a new name from now on. So what is removed may go
+    without a lock, and at any time later: nothing new will ever have its name. Called alone with the blobs.
+    """
+    for name in names:
+        fresh = f"{sha256_of(name)}.{secrets.token_hex(16)}"
+        of = (UploadBlob.sha256 == sha256_of(name), UploadBlob.stored_as == name)
+        session.execute(update(UploadBlob).where(*of).values(stored_as=fresh, parts_id=None))
+
+
+def sent_to(session: Session, sent: UploadBlob) -> str | None:
+    """The name that a session has a blob under now, which may be another than when `sent` was read."""
+    of = (UploadBlob.upload_id == sent.upload_id, UploadBlob.sha256 == sent.sha256)
+    return session.scalar(select(UploadBlob.stored_as).where(*of))
 
 
 def owner_of(who: Principal) -> str:

@@ -1,7 +1,8 @@
 """One run over manifests, blobs and storage. Whatever it removes, it looks at once more where nobody can name it.
 
 A blob goes in two steps, so that a kill at any moment leaves no row that promises bytes which are gone: its row says so
-first, and the bytes follow. What was left between the two goes with the next run.
+first, and the bytes follow, under no lock. What was left between the two goes with the next run. Whoever sends the same
+bytes meanwhile sends them under another name, so that it does not matter when the store removes the old ones.
 
 >>> rows = [BlobRow("b", "b.1", 2, given_up=False, garbage=True), BlobRow("c", "c", 3, given_up=False, garbage=False)]
 >>> [(name, stored, row and row.size_bytes) for name, stored, row in side_by_side(iter(["a", "b.1", "b.2"]), iter(rows))]
@@ -11,13 +12,16 @@ first, and the bytes follow. What was left between the two goes with the next ru
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
 from registry.artifacts.reach import storage_explained
+from registry.artifacts.uploads import leave_places
 from registry.catalog.lifecycle import LIVE
 from registry.catalog.models import Version
 from registry.catalog.resolve import exact_ref
@@ -86,6 +90,16 @@ class Collection:
         self._dialect = db.engine.dialect.name
         self.tally = Tally()
 
+    def _reading(self) -> AbstractContextManager[Session]:
+        return self._db.read(within_s=self._rules.statement_s)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """Alone with the blobs until the block ends. Nothing is asked of the storage in it: that could take for ever."""
+        with self._db.write(within_s=self._rules.statement_s) as session:
+            hold_blobs(session, alone=True)
+            yield session
+
     def run(self) -> Tally:
         """Retire manifests, then remove blobs and strays; a dry run only counts. Raises Unavailable."""
         self.retire_manifests()
@@ -99,7 +113,7 @@ class Collection:
         while True:
             wanted = self._rules.retirable(self._dialect)
             query = select(ManifestRow.digest).where(ManifestRow.digest > after, wanted)
-            with self._db.read() as session:
+            with self._reading() as session:
                 found = session.scalars(query.order_by(ManifestRow.digest).limit(size)).all()
             if not found:
                 return
@@ -108,8 +122,7 @@ class Collection:
 
     def _retire(self, digests: Sequence[str]) -> int:
         wanted = self._rules.retirable(self._dialect)
-        with self._db.write() as session:
-            hold_blobs(session, alone=True)
+        with self._writing() as session:
             retired = session.scalars(select(ManifestRow.digest).where(ManifestRow.digest.in_(digests), wanted)).all()
             session.execute(update(ManifestRow).where(ManifestRow.digest.in_(retired)).values(collected_at=utc_now()))
             session.execute(delete(ManifestAccess).where(ManifestAccess.manifest_digest.in_(retired)))
@@ -146,7 +159,7 @@ class Collection:
         query = select(*columns, self._rules.garbage(self._dialect)).order_by(Blob.sha256).limit(_PAGE)
         after = ""
         while True:
-            with self._db.read() as session:
+            with self._reading() as session:
                 page = [
                     BlobRow(sha256, stored_as, size_bytes, bool(given_up), bool(garbage))
                     for sha256, stored_as, size_bytes, given_up, garbage in session.execute(
@@ -171,19 +184,24 @@ class Collection:
 
     def give_up(self, digests: Sequence[str]) -> Sequence[str]:
         """The first step: let the rows say that the bytes are gone, so that whoever needs them sends them again."""
-        with self._db.write() as session:
-            hold_blobs(session, alone=True)
+        with self._writing() as session:
             garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_(None), self._rules.garbage(self._dialect))
-            given_up = session.scalars(select(Blob.sha256).where(*garbage)).all()
-            session.execute(update(Blob).where(Blob.sha256.in_(given_up)).values(collected_at=utc_now()))
-        return given_up
+            given_up = session.execute(select(Blob.sha256, Blob.stored_as).where(*garbage)).all()
+            digests = [row.sha256 for row in given_up]
+            session.execute(update(Blob).where(Blob.sha256.in_(digests)).values(collected_at=utc_now()))
+            leave_places(session, [row.stored_as for row in given_up])
+        return digests
 
     def take_away(self, digests: Sequence[str]) -> Sequence[str]:
-        """The second step: remove the bytes, but for those that were announced, and perhaps sent, since the first."""
-        with self._db.write() as session, storage_explained():
-            hold_blobs(session, alone=True)
+        """The second step: remove the bytes, but for those that were announced, and perhaps sent, since the first.
+
+        Nobody is held up meanwhile, however long the store takes: the names are nobody's any more.
+        """
+        with self._writing() as session:
             garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_not(None), self._rules.garbage(self._dialect))
             gone = session.execute(select(Blob.sha256, Blob.stored_as).where(*garbage)).all()
+            leave_places(session, [row.stored_as for row in gone])
+        with storage_explained():
             for row in gone:
                 self._storage.delete(row.stored_as)
         return [row.sha256 for row in gone]
@@ -192,22 +210,33 @@ class Collection:
         """Remove bytes that no row names, unless they are young or somebody may be sending them."""
         if not names:
             return
-        digests = {name[:64] for name in names}
-        with self._db.read() if self._rules.dry_run else self._db.write() as session:
+        with self._reading() as session:
+            unknown = self._unknown(session, names)
+        stats = {name: self._storage.stat(name) for name in unknown}
+        old = {
+            name: stat
+            for name, stat in stats.items()
+            if stat is not None and stat.modified_at <= self._rules.given_up_before
+        }
+        if old and not self._rules.dry_run:
+            with self._writing() as session:
+                # Somebody may have verified one of them since.
+                old = {name: old[name] for name in self._unknown(session, list(old))}
+                leave_places(session, old)
+        for name, stat in old.items():
             if not self._rules.dry_run:
-                hold_blobs(session, alone=True)
-            known = set(session.scalars(select(Blob.stored_as).where(Blob.sha256.in_(digests))))
-            known |= set(session.scalars(self._rules.announced(digests)))
-            for name in names:
-                stat = None if name in known else self._storage.stat(name)
-                if stat is None or stat.modified_at > self._rules.given_up_before:
-                    continue
-                if not self._rules.dry_run:
-                    self._storage.delete(name)
-                self.tally.strays += 1
-                self.tally.stray_bytes += stat.size_bytes
-                self.tally.freed_bytes += stat.size_bytes
-                _show(self.tally.stray_digests, name[:64])
+                self._storage.delete(name)
+            self.tally.strays += 1
+            self.tally.stray_bytes += stat.size_bytes
+            self.tally.freed_bytes += stat.size_bytes
+            _show(self.tally.stray_digests, name[:64])
+
+    def _unknown(self, session: Session, names: Sequence[str]) -> list[str]:
+        """Those of these names that neither a row nor a session has."""
+        digests = {name[:64] for name in names}
+        known = set(session.scalars(select(Blob.stored_as).where(Blob.sha256.in_(digests))))
+        known |= set(session.scalars(self._rules.announced(digests)))
+        return [name for name in names if name not in known]
 
     def _note_missing(self, names: Sequence[str]) -> None:
         """Note bytes that are not there; what was stored after the list had passed it is."""
@@ -235,7 +264,7 @@ class Collection:
             .order_by(Version.pk)
             .limit(_SHOWN)
         )
-        with self._db.read() as session:
+        with self._reading() as session:
             versions = [exact_ref(version) for version in session.scalars(holders)]
         return MissingBlobs(count=self.tally.missing, digests=shown, versions=versions)
 

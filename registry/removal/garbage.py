@@ -46,6 +46,8 @@ class Rules:
     merged_before: datetime | None
     #: Whether manifests that are to be retired, and have not been, count as retired.
     dry_run: bool
+    #: How long the database may take for one transaction, in seconds.
+    statement_s: float = 60.0
     #: Keys of versions that are to be deleted, and have not been.
     doomed: Sequence[int] = field(default=())
 

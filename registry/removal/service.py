@@ -30,8 +30,10 @@ _PARTIAL_LIFE = timedelta(hours=1)
 class Removal:
     """The service that takes away."""
 
-    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+    def __init__(self, db: Database, artifacts: Artifacts, *, statement_s: float = 60.0) -> None:
+        """The database may take `statement_s` for each transaction of a collection."""
         self._db = db
+        self._statement_s = statement_s
         self._storage = artifacts.storage
 
     def retention(self, adapter: str, *, who: Principal) -> RetentionView:
@@ -73,6 +75,7 @@ class Removal:
             given_up_before=now - timedelta(hours=request.grace_hours),
             merged_before=None if merged is None else now - timedelta(days=merged),
             dry_run=request.dry_run,
+            statement_s=self._statement_s,
             doomed=doomed,
         )
         failed = self._fail_stale(rules)
@@ -99,17 +102,17 @@ class Removal:
     def _fail_stale(self, rules: Rules) -> int:
         """Let publications fail whose publishers died; whoever still works on such a row begins a new one."""
         if rules.dry_run:
-            with self._db.read() as session:
+            with self._db.read(within_s=self._statement_s) as session:
                 return session.scalar(select(func.count()).select_from(Version).where(rules.stale_pending())) or 0
         refusal = "its publisher died before the bytes were verified; push it again"
-        with self._db.write() as session:
+        with self._db.write(within_s=self._statement_s) as session:
             failed = update(Version).where(rules.stale_pending())
             values = {"state": VersionState.FAILED, "refusal": refusal, "moved_at": utc_now()}
             return len(session.scalars(failed.values(**values).returning(Version.pk)).all())
 
     def _sweep(self, request: GcRequest) -> int:
         age = max(timedelta(hours=request.grace_hours), _PARTIAL_LIFE)
-        with self._db.read() as session:
+        with self._db.read(within_s=self._statement_s) as session:
             live = (UploadBlob.parts_id.is_not(None), Upload.finished_at.is_(None), Upload.expires_at > utc_now())
             query = select(UploadBlob.parts_id).join(Upload, Upload.id == UploadBlob.upload_id).where(*live)
             keep = {parts_id for parts_id in session.scalars(query) if parts_id is not None}
@@ -117,7 +120,8 @@ class Removal:
             return self._storage.sweep(age.total_seconds(), keep=keep, dry_run=request.dry_run)
 
     def _clear(self, model: type[Model], condition: ColumnElement[bool], rules: Rules) -> int:
-        with self._db.read() if rules.dry_run else self._db.write() as session:
+        within = {"within_s": self._statement_s}
+        with self._db.read(**within) if rules.dry_run else self._db.write(**within) as session:
             count = session.scalar(select(func.count()).select_from(model).where(condition)) or 0
             if not rules.dry_run:
                 session.execute(delete(model).where(condition))

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from registry.errors import Unavailable
+from registry.patience import NoAnswer, Places, Silence
+
 #: The one task that workers know, and the queue of each kind of job.
 TASK = "adapterctl.work"
 QUEUE_OF = {"training": "gpu", "evaluation": "gpu", "merge": "cpu"}
+
+#: Threads of this process that may wait for the broker at a time.
+_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
 
 
 class CeleryQueue:
-    """Sends job ids as hints."""
+    """Sends job ids as hints. One that can't be sent soon is left to the reconciler, which reminds of what waits."""
 
-    def __init__(self, broker_url: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, broker_url: str, *, timeout_s: float = 1.0) -> None:
+        self._silence = Silence("the broker", Unavailable)
+        self._places = Places(_AT_ONCE, "the broker", Unavailable)
         self._celery = Celery("adapterctl-registry", broker=broker_url, set_as_current=False)
         self._celery.conf.update(
             task_ignore_result=True,
@@ -30,24 +39,25 @@ class CeleryQueue:
                 "health_check_interval": 25,
             },
             broker_connection_retry_on_startup=True,
-            task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2},
+            task_publish_retry_policy={"max_retries": 1, "interval_start": 0.1},
         )
 
     def announce(self, job_id: str, kind: str) -> None:
         """Send the hint; a broker that is away costs only time, since workers also find the job by asking."""
         try:
-            self._celery.send_task(TASK, args=[job_id], queue=QUEUE_OF[kind], ignore_result=True)
-        except (KombuError, RedisError, OSError) as error:
-            _log.warning("job %s was not announced, the broker is away: %s", job_id, type(error).__name__)
+            with self._asking():
+                self._celery.send_task(TASK, args=[job_id], queue=QUEUE_OF[kind], ignore_result=True)
+        except Unavailable as error:
+            _log.warning("job %s was not announced: %s", job_id, error.message)
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Send hints of a queue in which the broker has none: it may have lost them. Workers that are at work ask anyway."""
         try:
-            with self._celery.connection_for_write() as connection:
+            with self._asking(), self._celery.connection_for_write() as connection:
                 client = connection.default_channel.client
                 empty = {queue for queue in {QUEUE_OF[kind] for _, kind in jobs} if client.llen(queue) == 0}
-        except (KombuError, RedisError, OSError) as error:
-            _log.warning("nothing was announced again, the broker is away: %s", type(error).__name__)
+        except Unavailable as error:
+            _log.warning("nothing was announced again: %s", error.message)
             return 0
         due = [(job_id, kind) for job_id, kind in jobs if QUEUE_OF[kind] in empty]
         for job_id, kind in due:
@@ -56,3 +66,13 @@ class CeleryQueue:
 
     def revive(self) -> None:
         """Do nothing: workers of a server are kept alive by whoever runs them."""
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask the broker in the block. Raises Unavailable where it does not answer, and what it says is nothing to know."""
+        with self._silence.asking(), self._places.taken():
+            try:
+                yield
+            except (KombuError, RedisError, OSError) as error:
+                # Its messages may hold the URL, and so the password.
+                raise NoAnswer(type(error).__name__) from None

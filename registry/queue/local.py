@@ -62,7 +62,7 @@ class LocalQueue:
 
     def _start(self) -> subprocess.Popen[bytes]:
         logs = self._home / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         with (logs / "runner.log").open("ab") as log:

@@ -103,6 +103,18 @@ def test_a_folder_is_tried_without_a_server(env: dict[str, str], tmp_path: Path)
     assert findings["storage: it is read back"]["message"] == "by copying"
 
 
+def test_what_others_on_the_machine_can_read_is_said(env: dict[str, str], tmp_path: Path) -> None:
+    artifacts, database = tmp_path / "artifacts", tmp_path / "registry.sqlite3"
+    artifacts.mkdir()
+    artifacts.chmod(0o755)
+    database.chmod(0o644)
+    code, findings, _ = examine(env, REGISTRY_STORAGE_URL=artifacts.as_uri())
+    assert (code, failed(findings)) == (0, set())
+    assert findings["database"]["outcome"] == findings["storage: reached"]["outcome"] == "warning"
+    assert findings["database"]["message"].endswith(f"run: chmod 600 {database}")
+    assert findings["storage: reached"]["message"].endswith(f"run: chmod 700 {artifacts}")
+
+
 @pytest.mark.parametrize(
     "changed",
     [

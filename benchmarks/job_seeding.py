@@ -17,6 +17,7 @@ from registry.audit.models import AuditEntry
 from registry.db import Database, Model
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Attempt, Job, JobEvent
+from registry.patience import Patience
 
 #: The ids of copy number `i`, as long as those that the registry gives.
 _ID = "'5eed' || lpad(to_hex(i), 8, '0')"
@@ -26,7 +27,8 @@ _AT = "now() - (interval '1 second' * (:count - i + 60))"
 
 def seed_finished(database_url: str, count: int) -> None:
     """Insert `count` finished jobs. The registry must have one that has succeeded."""
-    db = Database(database_url)
+    # Millions of rows in one statement.
+    db = Database(database_url, Patience(statement_s=3600, deadline_s=3600))
     with db.engine.begin() as connection:
         connection.execute(text("SET LOCAL synchronous_commit = off"))
         # What is copied refers to rows that are there; looking each of them up would take most of the time.

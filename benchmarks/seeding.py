@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from registry.db import Database
+from registry.patience import Patience
 
 #: Bases that the versions are spread over, and their ranks.
 BASES = 8
@@ -26,7 +27,8 @@ _BLOBS = 1000
 
 def seed_rows(database_url: str, versions: int, adapters: int) -> None:
     """Insert `versions` ready versions, evenly over `adapters` adapters, each of which has an alias `production`."""
-    db = Database(database_url)
+    # Millions of rows in one statement.
+    db = Database(database_url, Patience(statement_s=3600, deadline_s=3600))
     per_adapter = versions // adapters
     with db.engine.begin() as connection:
         connection.execute(text("SET LOCAL synchronous_commit = off"))

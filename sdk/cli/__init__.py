@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -123,8 +124,17 @@ def cli() -> None:
     """
 
 
+def _stand_in_for_closed_streams() -> None:
+    """Open what the caller has closed (`>&-`), to nowhere: else there is no stream, and a file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # This takes the lowest number that is free; those below are open by now.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def main() -> None:
     """The entry point: every error becomes one line, or one JSON document, and an exit code."""
+    _stand_in_for_closed_streams()
     try:
         result: Any = cli.main(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request

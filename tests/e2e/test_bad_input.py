@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -364,3 +365,13 @@ def test_a_full_disk(prepare: Callable[[Place], None], args: list[str], place: P
     assert not [path for path in place.folder.rglob("*") if ".partial-" in path.name]
     assert not (place.folder / "big/pulled").exists()
     assert all(path.stat().st_size != DISK_BYTES for path in place.folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(("args", "status"), [(["show", "code-review"], 0), (["show", "missing"], 3)])
+def test_streams_that_are_closed(args: list[str], status: int, place: Place) -> None:
+    command = [str(processes.BIN / "adapterctl"), *args, "--format", "json"]
+    for closed in ("exec >&-", "exec <&- >&-", "exec <&- >&- 2>&-"):
+        script = f"{closed}; exec {shlex.join(command)}"
+        done = subprocess.run(["sh", "-c", script], env=place.env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (status, ""), (closed, done.stderr)
+        assert "internal" not in done.stderr

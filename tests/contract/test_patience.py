@@ -24,6 +24,8 @@ from registry.errors import Unavailable
 from registry.lookups import Lookups
 from registry.patience import Patience
 
+pytestmark = pytest.mark.alone
+
 #: Shorter than anybody would want, so that the tests are short; less than 2 to connect the driver does not take.
 IMPATIENT = Patience(connect_s=2, statement_s=0.4, lock_s=0.2, idle_s=0.3, deadline_s=0.6)
 

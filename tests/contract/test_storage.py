@@ -705,6 +705,7 @@ class TestS3:
             assert s3.secret_key not in str(caught.value)
             assert "Signature=" not in str(caught.value)
 
+    @pytest.mark.alone
     def test_a_store_that_says_nothing_is_waited_for_once_and_not_for_long(self, s3: S3Place) -> None:
         # As a stopped one: its kernel takes connections and what is sent.
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
@@ -723,6 +724,7 @@ class TestS3:
                 # What is signed here needs no store.
                 assert storage.get_location(SHA256).url
 
+    @pytest.mark.alone
     def test_threads_that_wait_for_the_store_are_few(self, s3: S3Place) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -736,6 +738,7 @@ class TestS3:
                     waiting += time.monotonic() - began >= 2
                 assert (waiting, refused) == (16, 24)
 
+    @pytest.mark.alone
     def test_bytes_have_no_deadline_while_they_come_and_may_not_stand_still(self, s3: S3Place) -> None:
         size, piece = 3_000_000, 300_000
 

@@ -20,6 +20,8 @@ from sdk.client import Client
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Assignment, ClaimRequest, Heartbeat, HeartbeatReply, Release
 
+pytestmark = pytest.mark.slow
+
 SKEWED = Path(__file__).parent / "hooks" / "skewed"
 APART_S = 7200
 #: Several times within the test.

@@ -10,6 +10,8 @@ import pytest
 from faults.stops import DEADLINE_S, Answer, Ask, Pulse, Standing, standing
 from support.workplace import wait_until
 
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
+
 #: Longer than a registry takes to notice that something answers again.
 PAUSE_S = 1.2
 

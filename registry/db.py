@@ -31,6 +31,7 @@ from sqlalchemy.exc import (
     DatabaseError,
     DataError,
     InterfaceError,
+    InternalError,
     OperationalError,
     ProgrammingError,
 )
@@ -181,7 +182,8 @@ class Database:
             raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
         except DatabaseError as error:
             # Its children that are faults of ours or of a value, such as IntegrityError, are left as they are.
-            explained = _explain(str(error.orig)) if type(error) in (OperationalError, DatabaseError) else None
+            ours = type(error) not in (OperationalError, InternalError, DatabaseError)
+            explained = None if ours else _explain(str(error.orig))
             if explained is None:
                 raise
             self._is_full |= isinstance(explained, _Full)
@@ -284,10 +286,11 @@ def _begin_in(session: Session, *, to_write: bool = False, within_s: float | Non
 
 
 def allow(connection: Connection, seconds: float) -> None:
-    """Let the statements of a transaction that has begun take longer than usual on PostgreSQL."""
+    """Let a transaction that has begun take longer than usual on PostgreSQL: its statements, and what is between them."""
     if connection.dialect.name == "postgresql":
         connection.connection.driver_connection.deadline_s = seconds  # type: ignore[union-attr]
-        connection.execute(text(f"SET LOCAL statement_timeout = {round(seconds * 1000)}"))
+        for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {limit} = {round(seconds * 1000)}"))
 
 
 #: Under this name a session keeps its connection: asking it for one costs a fifth of a statement.

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -81,18 +81,19 @@ class TestStopped:
         assert backend_of(db) > 0
 
     def test_many_wait_for_it_once(self, db: Database) -> None:
-        pids, together = [], threading.Barrier(8)
+        # As many as the pool keeps open.
+        pids, together = [], threading.Barrier(5)
 
         def hold(_: int) -> None:
             with db.read() as session:
                 pids.append(int(session.scalar(text("SELECT pg_backend_pid()")) or 0))
                 together.wait()
 
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(hold, range(8)))
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(hold, range(5)))
+        with ExitStack() as stack:
+            for pid in pids:
+                stack.enter_context(stopped(pid))
             with pytest.raises(Unavailable):
                 backend_of(db)
             # One asks again, and all others are told at once.
@@ -102,9 +103,6 @@ class TestStopped:
                 quick = sum(isinstance(one.exception(), Unavailable) for one in refused)
             assert quick >= 39
             assert time.monotonic() - began < IMPATIENT.connect_s + 1
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
         deadline = time.monotonic() + 10
         while db.silence.is_known:
             assert time.monotonic() < deadline

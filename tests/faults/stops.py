@@ -104,6 +104,9 @@ class Standing:
         self.data = self.client.add_data(rows).digest
         self.job = self.client.submit_training("mine/kept", base="tiny", data=rows, rank=2).id
         self.digest = first
+        with Pulse(self) as pulse:
+            self.ask_all(self.every_route())
+        self.usual_s = pulse.slowest_s()
 
     def push(self, adapter: str) -> str:
         """Push an adapter of new bytes; return its digest."""
@@ -195,8 +198,10 @@ class Standing:
 class Pulse:
     """Asks for the liveness of a registry all the while, as a probe does."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: Standing, usual_s: float = 0.0) -> None:
         self._standing = standing
+        #: How long the slowest answer takes while all is well.
+        self.usual_s = usual_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat)
         self.answers: list[Answer] = []
@@ -208,6 +213,10 @@ class Pulse:
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self._thread.join()
+
+    def slowest_s(self) -> float:
+        """How long the slowest answer took."""
+        return max(one.took_s for one in self.answers)
 
     def _beat(self) -> None:
         while not self._over.wait(0.05):

@@ -48,13 +48,15 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 def test_every_setting_but_the_home_can_be_set() -> None:
     names = ("lease_s", "max_attempts", "rate_limit_per_s", "reconcile_s", "checkpoint_hours")
-    numbers = dict.fromkeys(names, "3")
+    limits = {field.name for field in fields(Settings) if field.name.endswith("_s")}
+    numbers = dict.fromkeys({*names, *limits}, "3")
     chosen = {
         "part_bytes": "10000000",
         "gate": "quarantine",
         "s3_addressing_style": "auto",
         "s3_checksum_mode": "when_supported",
         "s3_encryption": "AES256",
+        "database_startup_options": "omit",
     }
     given = {**numbers, **chosen}
     env = {f"REGISTRY_{field.name.upper()}": given.get(field.name, "none") for field in fields(Settings)}

@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -q
 PYTEST_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
-.PHONY: help demo test quick soak check bench clean format
+.PHONY: help demo test quick soak check bench lock audit dist clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +25,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(PIP_INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml deploy/requirements-dev.txt | $(BIN)/python
 	@echo "installing adapterctl with all that tests need; this can take some minutes"
-	$(PIP_INSTALL) -e '.[dev]'
+	$(PIP_INSTALL) --require-hashes --no-deps -r deploy/requirements-dev.txt
+	$(PIP_INSTALL) -e '.[dev]' # torch, which is not locked, and what it brings
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minutes.
@@ -56,6 +57,16 @@ check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models
 
 bench: $(VENV)/.dev ## Measure against peers; writes benchmarks/RESULTS.md.
 	$(BIN)/python benchmarks/run.py
+
+lock: $(VENV)/.dev ## Choose anew what images and tests install, and write it down with hashes.
+	$(BIN)/python -m deploy.supply.locks
+
+audit: $(VENV)/.dev ## Ask a database of advisories about all that is locked; AUDIT= takes options of pip-audit.
+	$(BIN)/python -m deploy.supply.audit $(AUDIT)
+
+dist: $(VENV)/.dev ## Build wheel and sdist, and the list of what they are made of (CycloneDX).
+	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m deploy.supply.sbom dist
 
 format: $(VENV)/.dev ## Format the code.
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 from support import deployment, processes
+
+from deploy.supply import locks
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +40,13 @@ def new_environment(folder: Path) -> Path:
 
 
 def installation(stage: str, wheels: Path) -> str:
-    """Return the step that installs an image's programs, with its wheels elsewhere."""
+    """Return the step that installs an image's programs, with its wheels elsewhere, beside what is locked for it."""
     (step,) = [rest for name, rest in STAGES[stage] if name == "RUN" and rest.startswith("pip install")]
     assert f"[{stage}]" in step
+    assert "--require-hashes" in step
+    assert ("COPY", f"deploy/requirements-{stage}.txt /wheels/") in STAGES[stage]
+    assert f"!deploy/requirements-{stage}.txt" in deployment.ROOT.joinpath(".dockerignore").read_text().split()
+    shutil.copy(deployment.ROOT / f"deploy/requirements-{stage}.txt", wheels)
     return step.replace("/wheels/", f"{wheels}/")
 
 
@@ -118,10 +125,20 @@ def test_the_registry_image_serves_and_says_that_it_is_healthy(registry_image: P
 
 
 def test_the_worker_image_can_be_installed(wheels: Path, empty: Path, tmp_path: Path) -> None:
-    # Only resolved: with CUDA's libraries it is several gigabytes.
-    step = installation("worker", wheels).replace("pip install", f"pip install --dry-run --quiet --report {tmp_path}/r")
-    shell(step, empty, tmp_path)
-    report = json.loads((tmp_path / "r").read_text())
+    # Only resolved: with CUDA's libraries it is several gigabytes. What the first half would have installed, the second
+    # one does not find here, and is told to choose.
+    whole = installation("worker", wheels).split(" && ")[1]
+    held = locks.read("worker")
+    (tmp_path / "held.txt").write_text("".join(f"{locked.requirement}\n" for locked in held))
+    dry = f"pip install --dry-run --quiet --report {tmp_path}/report --constraint {tmp_path}/held.txt"
+    shell(whole.replace("pip install", dry), empty, tmp_path)
+    report = json.loads((tmp_path / "report").read_text())
     names = {item["metadata"]["name"].lower() for item in report["install"]}
     assert {"adapterctl", "torch", "transformers", "peft", "trl", "bitsandbytes", "celery"} <= names
     assert not names & {"sqlalchemy", "fastapi", "boto3", "psycopg"}, "a worker needs neither database nor store"
+    # All else that it needs is locked, and is what the lock says, byte for byte.
+    hashes = {locked.name: locked.hashes for locked in held if locked.holds_here}
+    for item in report["install"]:
+        name = canonicalize_name(item["metadata"]["name"])
+        if name != "adapterctl" and not locks.belongs_to_torch(name):
+            assert f"sha256:{item['download_info']['archive_info']['hashes']['sha256']}" in hashes[name], name

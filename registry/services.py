@@ -16,7 +16,8 @@ from registry.catalog.bases import Bases
 from registry.catalog.moves import Moves
 from registry.catalog.publish import Publisher
 from registry.catalog.service import Catalog
-from registry.datasets.service import Datasets, readable_rows
+from registry.datasets.finding import readable_rows
+from registry.datasets.service import Datasets
 from registry.db import Database
 from registry.errors import Invalid
 from registry.evaluations.service import Evaluations

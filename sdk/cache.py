@@ -107,6 +107,13 @@ class Cache:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
+    def is_unaltered(self, path: Path, sha256: str) -> bool:
+        """Tell whether a file that lies here has the digest that it is kept under; one that was touched is hashed again."""
+        try:
+            return self.sha256_of(path) == sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def used(self, folder: Path) -> None:
         """Remember that a version or base was used now: its marker's time says so."""
         marker = folder / MARKER

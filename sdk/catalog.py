@@ -10,6 +10,7 @@ from sdk.checks import build, check_alias, check_name, check_number, parse_ref
 from sdk.errors import InvalidInput
 from sdk.files import FileClient
 from sdk.objects import Evaluation, Version
+from sdk.pins import require_pinned
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -50,8 +51,11 @@ class CatalogClient(FileClient):
                 return
 
     def get(self, ref: str) -> Version:
-        """Return the version that `ref` names now. Raises InvalidName, InvalidRef, NotFound."""
-        return self._version(self.call("GET", "/resolve", VersionView, params={"ref": str(parse_ref(ref))}))
+        """Return the version that `ref` names now. Raises InvalidName, InvalidRef, NotFound, VerificationFailed."""
+        parsed = parse_ref(ref)
+        view = self.call("GET", "/resolve", VersionView, params={"ref": str(parsed)})
+        require_pinned(parsed, view.adapter, view.number, view.digest)
+        return self._version(view)
 
     def adapters(self, *, namespace: str | None = None, prefix: str = "") -> list[AdapterView]:
         """Adapters by name: all that may be seen, or those of a namespace ("-": of none)."""

@@ -22,7 +22,7 @@ from sdk.config import user_path
 from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidRef, InvalidTargets, NotFound
 from sdk.schemas import rows
 from sdk.schemas.codes import explain_validation
-from sdk.schemas.refs import BadNameError, BadRefError, Ref, parse_alias, parse_name, parse_number
+from sdk.schemas.refs import BadNameError, BadRefError, Ref, looks_like_digest, parse_alias, parse_name, parse_number
 from sdk.schemas.training import TARGET_PRESETS
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -104,6 +104,11 @@ class CheckedData:
     shape: Any
     rows: int | None
 
+    @property
+    def name(self) -> str:
+        """What it is called where nobody says it: as its file is."""
+        return self.path.name.encode("utf-8", "replace").decode()[:200]
+
 
 def check_data(path: str | Path, *, param: str = "data") -> CheckedData:
     """Look at every row of a JSONL or CSV file. Raises NotFound, InvalidData with the bad lines."""
@@ -128,6 +133,16 @@ def check_data(path: str | Path, *, param: str = "data") -> CheckedData:
     except rows.RowsError as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
     return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count)
+
+
+def check_data_name(name: str) -> str:
+    """Return the name of a dataset. Raises InvalidName for one that looks like a digest."""
+    if looks_like_digest(name):
+        raise InvalidName(
+            f"{name[:80]!a} looks like a digest, which no dataset may be called; give another name with --name",
+            param="name",
+        )
+    return name
 
 
 def check_targets(targets: str, tensors: Mapping[str, Sequence[int]], *, base: str) -> None:

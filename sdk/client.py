@@ -21,6 +21,7 @@ from sdk.checks import (
     CheckedData,
     build,
     check_data,
+    check_data_name,
     check_name,
     check_targets,
     parse_ref,
@@ -47,7 +48,7 @@ from sdk.schemas.jobs import (
     MergeRequest,
     TrainingRequest,
 )
-from sdk.schemas.refs import is_folder, namespace_of
+from sdk.schemas.refs import is_folder, looks_like_digest, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.terms import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
@@ -115,23 +116,28 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         """A base by id or fingerprint, with its config."""
         return self.call("GET", "/base", BaseView, params={"name": name})
 
-    def add_data(self, path: str | Path, *, namespace: str | None = None) -> DatasetView:
+    def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
 
-        Without `namespace` it is the first in which this client may write. Raises NotFound, InvalidData with the bad
-        lines, NotAllowed.
+        Without `namespace` it is the first in which this client may write; without `name` it is called as its file is.
+        Raises NotFound, InvalidData with the bad lines, InvalidName for a name that looks like a digest, NotAllowed.
         """
-        return self._send_data(check_data(path), namespace)
+        data = check_data(path)
+        return self._send_data(data, namespace, check_data_name(data.name if name is None else name))
 
-    def _send_data(self, data: CheckedData, namespace: str | None) -> DatasetView:
+    def _send_data(self, data: CheckedData, namespace: str | None, name: str | None = None) -> DatasetView:
         sha256, size = transfer.hash_file(data.path)
-        body = DatasetRegistration(
+        if name is None:
+            # A file that is called like a digest is sent all the same, and is found by its own.
+            name = "" if looks_like_digest(data.name) else data.name
+        body = build(
+            DatasetRegistration,
             digest=sha256,
             size_bytes=size,
             format=data.format,
             rows=data.rows,
             shape=data.shape,
-            name=data.path.name.encode("utf-8", "replace").decode()[:200],
+            name=name,
             namespace=namespace,
             upload=self.upload({sha256: data.path}, "uploading dataset"),
         )
@@ -142,7 +148,10 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         return list(self.pages("/datasets", DatasetView))
 
     def remove_data(self, name: str) -> None:
-        """Give a dataset's rows up, by digest or name; what was trained on it still names it. Raises NotFound."""
+        """Give a dataset's rows up, by digest or name; what was trained on it still names it.
+
+        Raises NotFound, InvalidInput for a name that datasets of several namespaces have.
+        """
         self.call("POST", f"/datasets/{segment(name)}/remove", type(None))
 
     # Jobs.

@@ -19,6 +19,7 @@ from sdk.pulling import OnTransfer as OnTransfer
 from sdk.pulling import fill, located, watching
 from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.refs import digest_digits
 from sdk.sending import send_all
 from sdk.transfer import folder_whole
 from sdk.transport import Transport
@@ -43,9 +44,12 @@ class FileClient:
         """Connections to the storage, kept from one file to the next."""
         return Links()
 
-    def fill_cache(self, manifest: HasFiles) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile."""
-        return fill(self.cache, manifest, self.locate, self.links, self._on_transfer)
+    def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:
+        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
+
+        With `checked`, files that lie there with other bytes than the manifest says are fetched again.
+        """
+        return fill(self.cache, manifest, self.locate, self.links, self._on_transfer, checked=checked)
 
     def check_cached(self, manifest: HasFiles) -> Manifest:
         """Hash the cache's folder of a manifest again; return the manifest. Raises VerificationFailed."""
@@ -84,9 +88,18 @@ class FileClient:
         """Say where the files of a manifest are fetched from."""
         return self.call("GET", f"/manifests/{segment(digest)}/files", list[Transfer])
 
-    def locate_data(self, digest: str) -> Transfer:
-        """Say where a dataset is fetched from."""
-        return self.call("GET", f"/datasets/{segment(digest)}/file", Transfer)
+    def locate_data(self, name: str) -> Transfer:
+        """Say where a dataset is fetched from, by digest or name.
+
+        Raises NotFound, InvalidInput for a name that datasets of several namespaces have, VerificationFailed where another
+        digest is answered than was asked for.
+        """
+        found = self.call("GET", f"/datasets/{segment(name)}/file", Transfer)
+        if not found.sha256.startswith(digest_digits(name) or ""):
+            raise VerificationFailed(
+                f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
+            )
+        return found
 
     def upload(self, sources: Mapping[str, Path], doing: str) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdk.cache import Cache
 from sdk.contents import is_sha256
+from sdk.errors import VerificationFailed
 from sdk.schemas.refs import Ref
 from sdk.transfer import written_whole
 
@@ -55,6 +56,17 @@ class Pins:
 
     def _path(self, adapter: str) -> Path:
         return self._folder / f"{adapter.replace('/', '@')}.json"
+
+
+def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> None:
+    """Raise VerificationFailed where a registry answers with another version than a ref names that can't move."""
+    named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
+    if not named:
+        shown = "no number" if number is None else f"v{number}"
+        raise VerificationFailed(
+            f"the registry answers {ref} with another version ({adapter[:129]}, {shown}, sha256:{digest[:12]}); tell an admin",
+            param="ref",
+        )
 
 
 def all_refs(cache: Cache) -> dict[str, list[str]]:

@@ -29,7 +29,7 @@ from sdk.errors import (
 from sdk.fetching import fetch
 from sdk.folders import MARKER_FOLDER, SIGNATURES, replace_folder, require_free, verify_folder
 from sdk.links import Links
-from sdk.pins import Pins
+from sdk.pins import Pins, require_pinned
 from sdk.ranges import Location, Relocate
 from sdk.schemas.refs import BadNameError, BadRefError, Ref
 from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
@@ -171,6 +171,7 @@ class Puller:
                 f"write {parsed.adapter}@sha256:{version.digest}",
                 param="ref",
             )
+        require_pinned(parsed, version.adapter, version.number, version.digest)
         if version.contents.digest != version.digest:
             raise VerificationFailed(
                 f"the registry gives {version.ref} the digest {version.digest}, "
@@ -233,15 +234,26 @@ def fill(
     locate: Locate,
     links: Links,
     on_transfer: OnTransfer | None = None,
+    *,
+    checked: bool = False,
 ) -> Path:
-    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile."""
+    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile.
+
+    With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
+    """
     folder = cache.version(contents.digest)
-    if cache.has_version(contents):
+
+    def there() -> bool:
+        return cache.has_version(contents) and not (
+            checked and any(not cache.is_unaltered(folder / file.path, file.sha256) for file in contents.files)
+        )
+
+    if there():
         cache.used(folder)
         return folder
     # Nobody takes away a blob that is not yet in a folder while any process fills one.
     with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
-        if not cache.has_version(contents):
+        if not there():
             _fetch_missing(cache, contents, locate, links, on_transfer)
             cache.remove_folder(folder)
             with folder_whole(folder) as new:

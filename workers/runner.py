@@ -18,6 +18,7 @@ from workers.attempts.evaluation import evaluate
 from workers.attempts.folders import Folders
 from workers.attempts.inputs import Inputs
 from workers.attempts.merging import merge
+from workers.attempts.pins import require_pinned
 from workers.attempts.training import train
 from workers.connections import apart
 from workers.heartbeat import Holder
@@ -116,6 +117,7 @@ class Worker:
     def _carry_out(self, assignment: Assignment, holder: Holder, stopping: Stopping) -> None:
         """Raises AttemptFailed, Stopped, StaleAttempt."""
         try:
+            require_pinned(assignment)
             made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
             with made as folder, Inputs(self._client, self._transfers) as inputs:
                 attempt = Attempt(

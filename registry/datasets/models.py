@@ -1,37 +1,54 @@
-"""The table of datasets."""
+"""The tables of datasets: one row for the bytes, and one for each namespace that registered them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db import Model, UtcDateTime, utc_now
 
 
 class Dataset(Model):
-    """A file of rows; its digest is the SHA-256 of its bytes."""
+    """A file of rows; its digest is the SHA-256 of its bytes. What is the same for everybody, and nothing more."""
 
     __tablename__ = "datasets"
 
     digest: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    #: When the last namespace gave it up; what was trained on it still names it.
+    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # What follows was said by whoever registered these bytes first. It is there for servers of the release before, and
+    # this one reads none of it: see `DatasetAccess`.
     format: Mapped[str] = mapped_column(String(20))
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(200), default="", index=True)
     created_by: Mapped[str] = mapped_column(String(100))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
-    #: When somebody gave its rows up; what was trained on it still names it.
-    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class DatasetAccess(Model):
-    """In which namespaces a dataset was registered: who may read there may use it."""
+    """A dataset as one namespace registered it: who may read there may use it, by the name that was given there.
+
+    What nobody derives from the bytes (name, format, rows, shape) is that namespace's word, and is told to its readers.
+    """
 
     __tablename__ = "dataset_access"
+    __table_args__ = (Index("ix_dataset_access_name_namespace", "name", "namespace"),)
 
     digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
     #: A namespace, or "-" for none.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    #: Empty where nobody gave one. Several datasets may have one name; the newest is meant.
+    name: Mapped[str] = mapped_column(String(200), default="")
+    format: Mapped[str] = mapped_column(String(20), default="")
+    rows: Mapped[int | None]
+    shape: Mapped[str | None] = mapped_column(String(40))
+    created_by: Mapped[str] = mapped_column(String(100), default="")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    #: When the namespace gave it up: it may not be used there any more, and what was trained on it still names it.
+    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    dataset: Mapped[Dataset] = relationship(lazy="joined", innerjoin=True)

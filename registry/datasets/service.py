@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, delete, or_, select, true
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blob_of
@@ -14,15 +13,16 @@ from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import Principal
+from registry.datasets.finding import find_dataset, spoken_for, usable_by
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db import Database, hold_blobs, insert_if_new, utc_now
-from registry.errors import Conflict, Forbidden, Invalid, NotFound
+from registry.errors import Conflict, Forbidden
 from registry.paging import Paged, page_of
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 
 class Datasets:
-    """The service over the table of datasets."""
+    """The service over the tables of datasets."""
 
     def __init__(self, db: Database, artifacts: Artifacts) -> None:
         self._db = db
@@ -31,7 +31,8 @@ class Datasets:
     def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
         """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
 
-        Raises Forbidden where the caller may not write there, and what `Artifacts.verify` does.
+        What is said of it holds in that namespace. Raises Forbidden where the caller may not write there, and what
+        `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
         who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
@@ -49,96 +50,92 @@ class Datasets:
                 digest=dataset.digest,
                 size_bytes=dataset.size_bytes,
                 format=dataset.format,
-                rows=dataset.rows,
-                shape=dataset.shape,
-                name=dataset.name,
                 created_by=who.name,
             )
+            session.get_one(Dataset, dataset.digest, with_for_update=True).removed_at = None
             finish_upload(session, dataset.upload)
-            opened = insert_if_new(session, DatasetAccess, digest=dataset.digest, namespace=namespace)
-            row = session.get_one(Dataset, dataset.digest)
-            if opened or row.removed_at is not None:
-                row.removed_at = None
-                record(session, who, "dataset.register", namespace, dataset.digest, after={"name": dataset.name})
-            session.flush()
-            return _view(row)
+            return _view(self._open(session, dataset, namespace, who))
+
+    def _open(self, session: Session, dataset: DatasetRegistration, namespace: str, who: Principal) -> DatasetAccess:
+        """Let a namespace use a dataset under the name that is given there. The first name stays."""
+        said = {
+            "name": dataset.name,
+            "format": dataset.format,
+            "rows": dataset.rows,
+            "shape": dataset.shape,
+            "created_by": who.name,
+            "created_at": utc_now(),
+        }
+        opened = insert_if_new(session, DatasetAccess, digest=dataset.digest, namespace=namespace, **said)
+        row = session.get_one(DatasetAccess, (dataset.digest, namespace))
+        if row.removed_at is not None:
+            for name, value in said.items():
+                setattr(row, name, value)
+            row.removed_at, opened = None, True
+        elif not row.name:
+            row.name = dataset.name
+        if opened:
+            record(session, who, "dataset.register", namespace, dataset.digest, after={"name": row.name})
+        session.flush()
+        return row
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
-        """The datasets that the caller may use, the newest first."""
-        query = select(Dataset).where(Dataset.removed_at.is_(None), visible_to(who))
+        """The datasets that the caller may use, the newest first; one of several namespaces as the first of them has it."""
+        query = select(DatasetAccess).where(usable_by(who), spoken_for(who))
 
-        def views(rows: Sequence[Dataset]) -> list[DatasetView]:
+        def views(rows: Sequence[DatasetAccess]) -> list[DatasetView]:
             return [_view(row) for row in rows]
 
         with self._db.read() as session:
             return page_of(
                 session,
                 query,
-                Dataset.created_at,
-                Dataset.digest,
+                DatasetAccess.created_at,
+                DatasetAccess.digest,
                 cursor=cursor,
                 limit=limit,
                 views=views,
                 newest_first=True,
             )
 
-    def locate(self, digest: str, *, who: Principal) -> Transfer:
-        """Say where the rows of a dataset are fetched from. Raises NotFound."""
+    def locate(self, name: str, *, who: Principal) -> Transfer:
+        """Say where the rows of a dataset are fetched from. Raises NotFound, Invalid."""
         with self._db.read() as session:
-            row = find_dataset(session, digest, who)
+            row = find_dataset(session, name, who).dataset
         return self._artifacts.locate(row.digest, row.size_bytes)
 
-    def remove(self, digest: str, *, who: Principal) -> None:
+    def remove(self, name: str, *, who: Principal) -> None:
         """Give a dataset's rows up in every namespace where the caller may write; what was trained on it still names it.
 
-        Its bytes go with the next collection once no namespace has it. Raises NotFound, Forbidden.
+        Its bytes go with the next collection once no namespace has it. Raises NotFound, Invalid, Forbidden.
         """
+        now = utc_now()
         with self._db.write() as session:
-            row = find_dataset(session, digest, who)
-            mine = (DatasetAccess.digest == row.digest, who.within(DatasetAccess.namespace, "write"))
-            closed = session.scalars(delete(DatasetAccess).where(*mine).returning(DatasetAccess.namespace)).all()
+            found = find_dataset(session, name, who).digest
+            # Whoever gives it up elsewhere at the same moment waits here: one of the two is the last.
+            dataset = session.get_one(Dataset, found, with_for_update=True)
+            left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
+            closed = session.execute(
+                update(DatasetAccess)
+                .where(*left, who.within(DatasetAccess.namespace, "write"))
+                .values(removed_at=now)
+                .returning(DatasetAccess.namespace, DatasetAccess.name)
+            ).all()
             if not closed:
                 raise Forbidden(
                     "this token may only read this dataset; use one with a role of: admin, promoter, writer"
                 )
-            left = select(DatasetAccess.namespace).where(DatasetAccess.digest == row.digest).limit(1)
-            if session.scalars(left).first() is None:
-                row.removed_at = utc_now()
-            for namespace in closed:
-                record(session, who, "dataset.remove", namespace, row.digest, before={"name": row.name})
+            if session.scalars(select(DatasetAccess.namespace).where(*left).limit(1)).first() is None:
+                dataset.removed_at = now
+            for row in closed:
+                record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
 
 
-def find_dataset(session: Session, digest: str, who: Principal) -> Dataset:
-    """Return the dataset `digest` (whole, or 12 digits and more), or the newest of that name. Raises NotFound, Invalid."""
-    query = select(Dataset).where(Dataset.removed_at.is_(None), visible_to(who))
-    named = Dataset.name == digest
-    if re.fullmatch(r"[0-9a-f]{12,64}", digest):
-        named = or_(named, Dataset.digest.startswith(digest))
-    rows = session.scalars(query.where(named).order_by(Dataset.created_at.desc()).limit(2)).all()
-    if not rows:
-        raise NotFound(f"there is no dataset {digest[:80]!a}; add it with: adapterctl data add FILE", param="data")
-    if len(rows) > 1 and rows[0].name != digest:
-        raise Invalid(f"{digest} fits more than one dataset; write more digits", param="data")
-    return rows[0]
-
-
-def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> Collection[str]:
-    """Those of these blobs that are datasets which the caller may use."""
-    query = select(Dataset.digest).where(Dataset.digest.in_(wanted), Dataset.removed_at.is_(None), visible_to(who))
-    return session.scalars(query).all()
-
-
-def visible_to(who: Principal) -> ColumnElement[bool]:
-    """The condition that a dataset is one that the caller may use."""
-    if who.namespaces() is None:
-        return true()
-    return Dataset.digest.in_(select(DatasetAccess.digest).where(who.within(DatasetAccess.namespace)))
-
-
-def _view(row: Dataset) -> DatasetView:
+def _view(row: DatasetAccess) -> DatasetView:
     return DatasetView(
         digest=row.digest,
-        size_bytes=row.size_bytes,
+        namespace=row.namespace,
+        size_bytes=row.dataset.size_bytes,
         format=row.format,
         rows=row.rows,
         shape=row.shape,

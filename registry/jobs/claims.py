@@ -16,7 +16,7 @@ from registry.artifacts.manifests import read_manifest
 from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
-from registry.datasets.service import find_dataset
+from registry.datasets.finding import find_for_job
 from registry.db import Database, db_epoch_s, utc_now
 from registry.errors import Invalid, RegistryError, StaleAttempt
 from registry.idempotency.service import Keyed, keep, kept, owner_of
@@ -171,7 +171,10 @@ class Claims:
             request=request,
             base=base,
             targets=targets,
-            datasets={digest: find_dataset(session, digest, SYSTEM).format for digest in digests},
+            datasets={
+                digest: find_for_job(session, digest, namespace=job.namespace, submitted_at=job.created_at).format
+                for digest in digests
+            },
             checkpoint=resume_point(session, job, request) if isinstance(request, TrainingRequest) else None,
             timeout_s=job.timeout_s,
         )

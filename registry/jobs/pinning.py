@@ -13,7 +13,7 @@ from registry.auth.principal import Principal
 from registry.catalog.bases import find_base
 from registry.catalog.models import BaseModelRow
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
-from registry.datasets.service import find_dataset
+from registry.datasets.finding import find_dataset
 from registry.db import utc_now
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.models import Worker
@@ -54,7 +54,7 @@ def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -
         missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
         who.require("write", namespace, missing=missing, param="adapter")
         digests = {
-            name: find_dataset(session, digest, who).digest
+            name: find_dataset(session, digest, who, prefer=namespace, param=name).digest
             for name, digest in (("data", request.data), ("eval_data", request.eval_data))
             if digest is not None
         }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
@@ -13,10 +12,9 @@ from registry.catalog.bases import find_base
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
 from registry.catalog.resolve import find_version, parse_ref
-from registry.datasets.models import Dataset
+from registry.datasets.finding import find_dataset
 from registry.db import Database
-from registry.errors import Invalid, NotFound
-from registry.lineage.walk import Walk, datasets_of
+from registry.lineage.walk import Walk
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.refs import Ref
 
@@ -55,7 +53,7 @@ def _from_base(session: Session, walk: Walk, name: str, direction: Direction, de
 
 
 def _from_dataset(session: Session, walk: Walk, name: str, direction: Direction, depth: int, who: Principal) -> int:
-    digest = _find_dataset(session, name, who)
+    digest = find_dataset(session, name, who, removed=True, param="of").digest
     walk.add_dataset(digest)
     return 0 if direction == "up" else _go(walk.below_dataset(digest), walk.below, depth - 1)
 
@@ -81,24 +79,3 @@ def _find_version(session: Session, ref: Ref, who: Principal) -> Version:
         .where(who.within(Adapter.namespace))
     )
     return session.scalars(deleted).first() or find_version(session, ref, who)
-
-
-def _find_dataset(session: Session, name: str, who: Principal) -> str:
-    """Return the digest of the newest dataset of a name, or of the one with these digits, which may be removed.
-
-    Raises NotFound, Invalid.
-    """
-    usable = datasets_of(who)
-    named: ColumnElement[bool] = usable & (Dataset.name == name)
-    if re.fullmatch(r"[0-9a-f]{12,64}", name):
-        known = or_(usable, Dataset.removed_at.is_not(None))
-        # A range of the key, which takes the index; "g" comes after every digit of a digest.
-        named = or_(named, known & Dataset.digest.between(name, f"{name}g"))
-    query = select(Dataset.digest, Dataset.name).where(named)
-    found = session.execute(query.order_by(Dataset.removed_at.is_not(None), Dataset.created_at.desc()).limit(2)).all()
-    if not found:
-        raise NotFound(f"there is no dataset {name[:80]!a}; list them with: adapterctl data list", param="of")
-    if len(found) > 1 and found[0].name != name:
-        raise Invalid(f"{name} fits more than one dataset; write more digits", param="of")
-    digest: str = found[0].digest
-    return digest

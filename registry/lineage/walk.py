@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, Select, or_, select, true
+from sqlalchemy import ColumnElement, Row, Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
 
 from registry.auth.principal import Principal
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionParent
 from registry.catalog.resolve import exact_ref
-from registry.datasets.models import Dataset, DatasetAccess
+from registry.datasets.finding import spoken_for
+from registry.datasets.models import DatasetAccess
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
@@ -46,7 +47,7 @@ class Walk:
 
     def add_dataset(self, digest: str) -> None:
         """Take a dataset in."""
-        self._add_datasets(Dataset.digest == digest)
+        self._add_datasets(DatasetAccess.digest == digest)
 
     def below_base(self, base: BaseModelRow) -> list[Version]:
         """Take in the versions over a base, and its own scores; return the versions."""
@@ -149,7 +150,7 @@ class Walk:
         for row in self._rows(jobs.where(self._who.within(Job.namespace))):
             self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind))
         digests = {row.dataset_digest for row in makings if row.dataset_digest is not None}
-        self._add_datasets(Dataset.digest.in_(digests))
+        self._add_datasets(DatasetAccess.digest.in_(digests))
         for row in makings:
             self.graph.link(refs[row.version_pk], f"data:{row.dataset_digest}", "trained-on")
             self.graph.link(refs[row.version_pk], f"job:{row.job}", "made-by", attempt=row.attempt)
@@ -169,16 +170,12 @@ class Walk:
             self.graph.link(node.key, subjects[row.subject], "merged-from")
 
     def _add_datasets(self, condition: ColumnElement[bool]) -> None:
-        # One that was removed from every namespace is nobody's to use any more; it is told without its name.
-        usable = datasets_of(self._who)
-        query = select(Dataset.digest, Dataset.name, Dataset.rows, Dataset.removed_at, usable.label("usable"))
-        for row in self._rows(query.where(condition, or_(usable, Dataset.removed_at.is_not(None)))):
+        """Take in datasets that a namespace of the reader's has, or had: told as that namespace does."""
+        columns = (DatasetAccess.digest, DatasetAccess.name, DatasetAccess.rows, DatasetAccess.removed_at)
+        for row in self._rows(select(*columns).where(condition, spoken_for(self._who))):
+            removed = row.removed_at is not None
             node = DatasetNode(
-                key=f"data:{row.digest}",
-                digest=row.digest,
-                name=row.name if row.usable else "",
-                rows=row.rows if row.usable else None,
-                removed=row.removed_at is not None,
+                key=f"data:{row.digest}", digest=row.digest, name=row.name, rows=row.rows, removed=removed
             )
             self.graph.add(node)
 
@@ -195,7 +192,8 @@ class Walk:
         ).where(condition, self._who.within(Evaluation.namespace))
         rows = self._rows(query.order_by(Evaluation.created_at.desc(), Evaluation.id))
         digests = {row.dataset_digest for row in rows}
-        named = select(Dataset.digest, Dataset.name).where(Dataset.digest.in_(digests), datasets_of(self._who))
+        named = select(DatasetAccess.digest, DatasetAccess.name)
+        named = named.where(DatasetAccess.digest.in_(digests), spoken_for(self._who))
         names = {row.digest: row.name for row in self._rows(named)}
         return [row for row in rows if self.graph.add(_evaluation(row, names.get(row.dataset_digest, "")))]
 
@@ -212,13 +210,6 @@ class Walk:
         rows = self._session.execute(query.limit(most + 1)).all()
         self.graph.truncated |= len(rows) > most
         return rows[:most]
-
-
-def datasets_of(who: Principal) -> ColumnElement[bool]:
-    """The condition that a dataset is one that the reader may use."""
-    if who.namespaces() is None:
-        return true()
-    return Dataset.digest.in_(select(DatasetAccess.digest).where(who.within(DatasetAccess.namespace)))
 
 
 def _evaluation(row: _AnyRow, dataset_name: str) -> EvaluationNode:

@@ -17,12 +17,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from registry.auth.principal import Principal
 from registry.catalog.lifecycle import PULLABLE, VersionState
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionTag, VersionTarget
-from registry.datasets.models import Dataset
-from registry.datasets.service import visible_to
+from registry.datasets.finding import known_to
+from registry.datasets.models import DatasetAccess
 from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
-from registry.search.fields import Value, day_bounds, hex_digits
+from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
+from sdk.schemas.refs import digest_digits, looks_like_digest
 
 #: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
 _FEW = 100
@@ -158,8 +159,9 @@ class _Compiler:
 
     def _trained_on(self, given: Comparison) -> Condition:
         """The condition that an origin is of a dataset, by a name that the caller may see, or by its digest."""
-        digests = () if given.operator == "~" else given.values
-        return self._of_dataset(Origin.dataset_digest, self._compare(Dataset.name, given), digests)
+        if given.operator == "~":
+            return self._of_names(Origin.dataset_digest, self._compare(DatasetAccess.name, given))
+        return self._of_dataset(Origin.dataset_digest, given.values)
 
     def _scored(self, given: Comparison) -> Condition:
         """The condition that an evaluation that the caller may see has such a score."""
@@ -167,17 +169,21 @@ class _Compiler:
         return _has(
             EvaluationMetric.digest,
             EvaluationMetric.name == given.field.metric,
-            self._of_dataset(EvaluationMetric.dataset_digest, Dataset.name == dataset, (dataset,)),
+            self._of_dataset(EvaluationMetric.dataset_digest, (dataset,)),
             self._compare(EvaluationMetric.value, given),
             self._who.within(EvaluationMetric.namespace),
             of=Version.digest,
         )
 
-    def _of_dataset(self, column: Any, named: Condition, values: Sequence[Value]) -> Condition:
-        by_name = self._one_of_keys(column, Dataset.digest, and_(named, visible_to(self._who)))
+    def _of_dataset(self, column: Any, values: Sequence[Any]) -> Condition:
+        """The condition that a column is the digest of one of some datasets; what looks like a digest is no name."""
+        names = [value for value in values if not looks_like_digest(str(value))]
+        digests = [digits for value in values if (digits := digest_digits(str(value))) is not None]
         # A digest stands in the version or the evaluation itself, which the caller sees.
-        digests = [digits for value in values if (digits := hex_digits(str(value))) is not None]
-        return or_(by_name, _begins(column, digests)) if digests else by_name
+        return or_(_begins(column, digests), self._of_names(column, DatasetAccess.name.in_(names)))
+
+    def _of_names(self, column: Any, named: Condition) -> Condition:
+        return self._one_of_keys(column, DatasetAccess.digest, and_(named, known_to(self._who)))
 
 
 def _has(column: Any, *conditions: Condition, of: Any = Version.pk) -> Condition:

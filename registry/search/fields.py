@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from registry.catalog.lifecycle import VersionState
+from sdk.schemas.refs import digest_digits
 
 #: What a field is compared with. A date is a whole day, in UTC.
 Value = str | int | float | date | datetime
@@ -36,7 +37,6 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(
     rf"{_DAY.pattern}T[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}})?)?(Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
 )
-_HEX = re.compile(r"[0-9a-f]{12,64}")
 #: What the database's integers hold.
 _LARGEST = 2**31 - 1
 
@@ -88,7 +88,7 @@ def _moment(text: str) -> Value:
 
 
 def _digest(text: str) -> Value:
-    digits = hex_digits(text)
+    digits = digest_digits(text)
     if digits is None:
         raise ValueError(text)
     return digits
@@ -101,12 +101,6 @@ def _one_of(*choices: str) -> Callable[[str], Value]:
         return text
 
     return read
-
-
-def hex_digits(text: str) -> str | None:
-    """Return the 12 to 64 hexadecimal digits of a digest or of its beginning, with or without `sha256:`; or None."""
-    digits = text.removeprefix("sha256:")
-    return digits if _HEX.fullmatch(digits) else None
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:

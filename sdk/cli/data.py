@@ -15,16 +15,20 @@ def data_command() -> None:
 
 @data_command.command(name="add")
 @click.argument("file")
+@click.option("--name", metavar="NAME", help="How to call it, where not as FILE is called.")
+@click.option("--namespace", metavar="NAMESPACE", help="Whose readers may use it; the first that you may write to.")
 @format_option
-def data_add(file: str, style: str) -> None:
+def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
     """Check and upload the dataset in FILE; print its digest.
+
+    Its name holds in one namespace, and may not look like a digest.
 
     \b
     Example:
       adapterctl data add reviews.jsonl
     """
     with open_client() as client:
-        view = client.add_data(file)
+        view = client.add_data(file, name=name, namespace=namespace)
     if style == "json":
         print_json(view.model_dump(mode="json"))
     else:
@@ -44,7 +48,7 @@ def data_list(style: str) -> None:
     """
     with open_client() as client:
         rows = [view.model_dump(mode="json") for view in client.datasets()]
-    columns = ["digest", "name", "rows", "shape", "created_at"]
+    columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
     print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
 
 

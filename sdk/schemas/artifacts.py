@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from sdk.schemas.refs import looks_like_digest
 from sdk.schemas.wire import Sha256, Wire
 
 
@@ -97,18 +98,31 @@ class DatasetRegistration(Wire):
     format: Literal["jsonl", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
+    #: How it is called in its namespace; what looks like a digest is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     upload: str
 
+    @field_validator("name")
+    @classmethod
+    def _is_no_digest(cls, value: str) -> str:
+        if looks_like_digest(value):
+            raise ValueError(
+                f"{value[:80]!a} looks like a digest, which no dataset may be called; give another name, or none"
+            )
+        return value
+
 
 class DatasetView(Wire):
-    """A dataset as the registry holds it."""
+    """A dataset as a namespace registered it, the first one of several that the reader may read."""
 
     digest: str
+    #: Whose name and facts follow; None where an older registry does not say.
+    namespace: str | None = None
     size_bytes: int
     format: str
+    #: What whoever registered it said of it.
     rows: int | None
     shape: str | None
     name: str

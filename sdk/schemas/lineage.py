@@ -56,15 +56,16 @@ class BaseNode(Wire):
 
 
 class DatasetNode(Wire):
-    """A dataset; one that was removed is still named by what was trained on it."""
+    """A dataset, as a namespace of the reader's has it; one that was removed there is still named."""
 
     kind: Literal["dataset"] = "dataset"
     #: "data:" and the digest.
     key: str
     digest: str
-    #: Empty where nobody gave one, or where it was removed and is not the reader's to know.
+    #: Empty where nobody gave one.
     name: str
     rows: int | None
+    #: Whether every namespace that the reader may read has given it up.
     removed: bool
 
 

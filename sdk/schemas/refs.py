@@ -25,6 +25,9 @@ _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = re.compile(r"[0-9a-f]{12,64}")
+#: Also digits in upper case and too many of them: nobody who reads it would take it for a name.
+_LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
 
 _RULE = (
     "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
@@ -101,6 +104,25 @@ def parse_digest(text: str) -> str:
     if not _WHOLE_DIGEST.fullmatch(text):
         raise BadRefError(f"{_shown(text)} is no digest: give all 64 lower-case hexadecimal digits")
     return text
+
+
+def digest_digits(text: str) -> str | None:
+    """Return the 12 to 64 hexadecimal digits of a digest or of its beginning, with or without `sha256:`; or None.
+
+    >>> digest_digits("sha256:3f1c2a9b7d20"), digest_digits("reviews.jsonl")
+    ('3f1c2a9b7d20', None)
+    """
+    digits = text.removeprefix("sha256:")
+    return digits if _DIGITS.fullmatch(digits) else None
+
+
+def looks_like_digest(text: str) -> bool:
+    """Tell whether a text reads as a digest, so that it can be no name of a dataset and is never looked up as one.
+
+    >>> [looks_like_digest(text) for text in ("3F1C2A9B7D20", "sha256-of-it", "3f1c2a9b7d20.jsonl", "facade")]
+    [True, True, False, False]
+    """
+    return _LIKE_DIGEST.fullmatch(text.strip()) is not None
 
 
 def parse_number(text: str) -> int:

@@ -93,9 +93,10 @@ class Shelf:
         with self._db.write() as session:
             session.add(Blob(sha256=digest, size_bytes=1))
             session.flush()
-            session.add(Dataset(digest=digest, size_bytes=1, format="jsonl", name=name, created_by="ci"))
+            session.add(Dataset(digest=digest, size_bytes=1, format="jsonl", created_by="ci"))
             session.flush()
-            session.add_all([DatasetAccess(digest=digest, namespace=namespace) for namespace in namespaces])
+            said = {"name": name, "format": "jsonl", "created_by": "ci"}
+            session.add_all([DatasetAccess(digest=digest, namespace=namespace, **said) for namespace in namespaces])
         return digest
 
     def add(self, versions: Sequence[Made]) -> None:

@@ -1,4 +1,7 @@
-"""What an attempt works on, in the node's cache: fetched once, and held there as long as the attempt lasts."""
+"""What an attempt works on, in the node's cache: fetched once, and held there as long as the attempt lasts.
+
+What a job was pinned to is what it is given: wherever a file comes from, also from this cache, it has the pinned digest.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Inputs:
         """Return the folder of a version's files."""
         # A lock that this attempt holds already would be in its own way.
         while manifest.digest not in self._adapters:
-            folder = self._client.fill_cache(manifest)
+            folder = self._client.fill_cache(manifest, checked=True)
             kept = self._client.cache.lock(manifest.digest, shared=True)
             with ExitStack() as stack:
                 stack.enter_context(kept)
@@ -60,10 +63,12 @@ class Inputs:
 
     def dataset(self, digest: str) -> Path:
         """Return a dataset's file."""
-        path = self._client.cache.blob(digest)
-        with self._client.cache.lock(digest):
-            if not path.is_file():
+        cache = self._client.cache
+        path = cache.blob(digest)
+        with cache.lock(digest):
+            if not cache.is_unaltered(path, digest):
+                path.unlink(missing_ok=True)
                 origin = self._client.locate_data(digest)
                 fetch(origin, path, self._transfers.on_bytes("fetching data", origin.size_bytes))
-        self._client.cache.used(path)
+        cache.used(path)
         return path

@@ -1,0 +1,259 @@
+"""What a worker is given is what its job was pinned to, wherever it comes from: the registry, the storage, its own cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import small
+from support.adapters import digest, save_adapter
+from support.people import SEEDS
+from support.registries import World
+
+from registry.auth.principal import Role
+from sdk.client import Client
+from sdk.errors import InvalidBase, VerificationFailed
+from sdk.schemas.jobs import (
+    BaseChoice,
+    CheckpointRef,
+    EvaluationRequest,
+    EvaluationTarget,
+    MergeRequest,
+    TrainingRequest,
+)
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.work import Assignment, BaseSource, CheckpointSource, TargetSource
+from sdk.transport import Transport
+from workers.attempts.inputs import Inputs
+from workers.attempts.pins import require_pinned
+from workers.transfers import Transfers
+
+
+@pytest.fixture
+def node(people: World, tmp_path: Path) -> Iterator[Client]:
+    """The client of a worker with a cache of its own."""
+    client = Client(people.url, people.token(Role.WORKER), cache=tmp_path / "node-cache")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def inputs(node: Client) -> Iterator[Inputs]:
+    with Inputs(node, Transfers()) as inputs:
+        yield inputs
+
+
+def poison(path: Path, content: bytes | None = None) -> None:
+    """Put other bytes of the same length where a file of the cache lies, as an older worker may have; times as they were."""
+    stat = path.stat()
+    path.chmod(0o600)
+    path.write_bytes(content or b"\0" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+class TestCache:
+    """What lies in a worker's cache under a digest, and is something else."""
+
+    def test_rows_under_a_stranger_s_digest_are_fetched_again(
+        self, people: World, node: Client, inputs: Inputs, rows: Path
+    ) -> None:
+        view = people.writer.add_data(rows, namespace="-")
+        path = node.cache.blob(view.digest)
+        path.parent.mkdir(parents=True)
+        path.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
+        assert inputs.dataset(view.digest).read_bytes() == rows.read_bytes()
+        # Also what was hashed before, and touched since.
+        poison(path)
+        assert inputs.dataset(view.digest).read_bytes() == rows.read_bytes()
+
+    def test_a_version_with_other_bytes_is_fetched_again(
+        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+    ) -> None:
+        adapter = save_adapter(tmp_path / "adapter", next(SEEDS))
+        manifest = people.writer.push(adapter, f"pins-{uuid.uuid4().hex[:8]}", base="tiny").info.manifest
+        folder = node.fill_cache(manifest)
+        weights = folder / "adapter_model.safetensors"
+        poison(weights)
+        assert weights.read_bytes() != (adapter / weights.name).read_bytes()
+        assert inputs.adapter(manifest) == folder
+        assert weights.read_bytes() == (adapter / weights.name).read_bytes()
+
+    def test_a_base_with_other_bytes_is_fetched_again(
+        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+    ) -> None:
+        source = uploaded_base(people, tmp_path)
+        first = inputs.base(source).folder
+        intact = (first / "model.safetensors").read_bytes()
+        poison(first / "model.safetensors", intact[:-4] + b"\0\0\0\0")
+        with Inputs(node, Transfers()) as later:
+            # The attempt that was to use it first is over.
+            inputs.__exit__(None, None, None)
+            found = later.base(source)
+        assert (found.folder / "model.safetensors").read_bytes() == intact
+        assert found.registration.fingerprint == source.fingerprint
+
+    def test_a_base_that_another_attempt_uses_is_there_at_once(
+        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+    ) -> None:
+        source = uploaded_base(people, tmp_path)
+        held = inputs.base(source)
+        with Inputs(node, Transfers()) as other:
+            # Another worker of the node: it would wait for the first one's end if it had to hold the base alone.
+            assert other.base(source).folder == held.folder
+
+    def test_a_shared_folder_that_was_changed_is_refused(self, people: World, inputs: Inputs, tmp_path: Path) -> None:
+        source = uploaded_base(people, tmp_path)
+        folder = small.write_base(tmp_path / "shared", value=0.125)
+        changed = source.model_copy(update={"location": folder.as_uri(), "manifest": None})
+        with pytest.raises(InvalidBase, match="its files were changed"):
+            inputs.base(changed)
+
+
+def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
+    """A base whose files are in the registry's storage only."""
+    folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
+    view = people.writer.add_base(folder, upload=True)
+    shutil.rmtree(folder)
+    from registry.catalog.bases import find_base, source_of
+
+    with people.services.db.read() as session:
+        return source_of(session, find_base(session, view.fingerprint))
+
+
+class Liar(Transport):
+    """A registry that answers some route otherwise."""
+
+    def __init__(self, honest: Transport, lie: Callable[[str, Any], Any]) -> None:
+        super().__init__(honest.config)
+        self._lie = lie
+
+    def _send(self, method: str, path: str, **given: Any) -> bytes:
+        answer = json.loads(super()._send(method, path, **given))
+        return json.dumps(self._lie(path, answer)).encode()
+
+
+class TestAnswers:
+    """A registry that names something else than it was asked for by a digest or a number."""
+
+    def test_the_rows_of_another_dataset_are_not_fetched(
+        self, people: World, node: Client, inputs: Inputs, rows: Path, tmp_path: Path
+    ) -> None:
+        view = people.writer.add_data(rows, namespace="-")
+        other = tmp_path / "other.jsonl"
+        other.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
+        theirs = people.writer.locate_data(people.writer.add_data(other, namespace="-").digest)
+        node._transport = Liar(node._transport, lambda _path, _answer: theirs.model_dump())
+        with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} where {view.digest} was asked for"):
+            inputs.dataset(view.digest)
+        assert not node.cache.blob(view.digest).exists()
+
+    def test_another_version_than_a_ref_means_is_neither_shown_nor_pulled(
+        self, people: World, node: Client, tmp_path: Path
+    ) -> None:
+        name = f"pins-{uuid.uuid4().hex[:8]}"
+        first, second = (
+            people.writer.push(save_adapter(tmp_path / str(n), next(SEEDS)), name, base="tiny") for n in range(2)
+        )
+        people.writer.push(save_adapter(tmp_path / "b", next(SEEDS)), f"{name}-b", base="tiny")
+        answer = second.info.model_dump(mode="json")
+        node._transport = Liar(node._transport, lambda path, honest: answer if path == "/resolve" else honest)
+        for ref in (f"{name}@v1", f"{name}@sha256:{first.digest}", f"{name}@sha256:{first.digest[:12]}", f"{name}-b"):
+            for ask in (node.get, node.pull):
+                with pytest.raises(VerificationFailed, match="with another version"):
+                    ask(ref)
+        assert node.get(name).number == 2
+
+
+# What a worker is given for a job.
+
+FINGERPRINT, OTHER = digest("tiny: base"), digest("another base")
+PINNED = BaseChoice(id="tiny", fingerprint=FINGERPRINT)
+
+
+def manifest(kind: str = "adapter", fingerprint: str = FINGERPRINT) -> Manifest:
+    file = ManifestFile(path="adapter_config.json", size_bytes=1, sha256=digest("file"))
+    return Manifest.model_validate({"kind": kind, "base_fingerprint": fingerprint, "files": [file.model_dump()]})
+
+
+def source(fingerprint: str | None = FINGERPRINT, **changed: Any) -> BaseSource:
+    return BaseSource(**{"id": "tiny", "revision": None, "fingerprint": fingerprint, "location": None, **changed})
+
+
+def target(files: Manifest | None = None, **changed: Any) -> TargetSource:
+    files = files or manifest()
+    said = {"label": "a@v1", "digest": files.digest, "manifest": files, "base": source(), "quantization": None}
+    return TargetSource(**{**said, **changed})
+
+
+def training(chosen: BaseChoice = PINNED, **changed: Any) -> Assignment:
+    request = TrainingRequest(
+        adapter="a", base=chosen, data=digest("rows"), from_checkpoint=CheckpointRef(job="earlier")
+    )
+    return Assignment(**{"job": "j", "attempt": 1, "lease_s": 1.0, "request": request, "base": source(), **changed})
+
+
+def checkpoint(job: str = "j", **changed: Any) -> CheckpointSource:
+    return CheckpointSource(job=job, step=1, manifest=manifest(**{"kind": "checkpoint", **changed}))
+
+
+def merge(given: TargetSource, ref: str = "a@v1") -> Assignment:
+    return Assignment(job="j", attempt=1, lease_s=1.0, request=MergeRequest(ref=ref), targets=[given])
+
+
+def evaluation(*given: TargetSource) -> Assignment:
+    request = EvaluationRequest(
+        targets=[EvaluationTarget(ref="a@v1"), EvaluationTarget(base=PINNED)], data=digest("rows")
+    )
+    return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=list(given))
+
+
+BARE = target(label="base:tiny", digest=None, manifest=None)
+HUB = BaseChoice(id="org/base", revision="0" * 40)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        training(),
+        training(checkpoint=checkpoint()),
+        training(checkpoint=checkpoint("earlier")),
+        training(HUB, base=source(None, id="org/base", revision="0" * 40)),
+        training(base=source(manifest=manifest("base"))),
+        merge(target()),
+        merge(target(), f"a@sha256:{manifest().digest}"),
+        evaluation(target(), BARE),
+    ],
+)
+def test_what_was_asked_for_is_taken(given: Assignment) -> None:
+    require_pinned(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (training(base=source(OTHER)), "another base"),
+        (training(base=source(None)), "another base"),
+        (training(HUB, base=source(None, id="org/base", revision="1" * 40)), "another base"),
+        (training(base=source(manifest=manifest("base", OTHER))), "the base of another base"),
+        (training(base=source(manifest=manifest("adapter"))), "another kind"),
+        (training(checkpoint=checkpoint("a stranger's")), "a checkpoint of another job"),
+        (training(checkpoint=checkpoint(fingerprint=OTHER)), "the checkpoint of another base"),
+        (training(checkpoint=checkpoint(kind="adapter")), "another kind"),
+        (merge(target(digest=digest("another"))), "another version of a"),
+        (merge(target(), f"a@sha256:{digest('another')}"), "another version of a"),
+        (merge(target(manifest(fingerprint=OTHER))), "the adapter of another base"),
+        (merge(BARE), "no files of a@v1"),
+        (evaluation(target()), "another number of targets"),
+        (evaluation(target(), target()), "an adapter for a bare base"),
+        (evaluation(target(), BARE.model_copy(update={"base": source(OTHER)})), "another base"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused(given: Assignment, wrong: str) -> None:
+    with pytest.raises(VerificationFailed, match=wrong):
+        require_pinned(given)

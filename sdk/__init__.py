@@ -132,15 +132,16 @@ _lock = threading.Lock()
 _default: Client | None = None
 
 
-def connect(url: str | None = None, token: str | None = None) -> Client:
+def connect(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Client:
     """Return a client of the registry at `url` and make it the default one.
 
-    Without arguments: `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN`, then the profile, then `local:~/.adapterctl`.
+    Without arguments: `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN`, then the profile, then `local:~/.adapterctl`. Plain http to
+    another machine is refused, unless `insecure`, `ADAPTERCTL_INSECURE=1` or the profile accepts it.
     """
     from sdk.client import Client
 
     global _default
-    client = Client(url, token)
+    client = Client(url, token, insecure=insecure)
     with _lock:
         _default = client
     return client

@@ -80,8 +80,9 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         *,
         cache: Path | None = None,
         on_transfer: OnTransfer | None = None,
+        insecure: bool = False,
     ) -> None:
-        self.config = config.load(url, token)
+        self.config = config.load(url, token, insecure=insecure)
         super().__init__(Transport(self.config), Cache(cache), on_transfer)
 
     # Bases and datasets.
@@ -89,12 +90,15 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
     def add_base(self, folder: str | Path, *, id: str | None = None, upload: bool = False) -> BaseView:  # noqa: A002
         """Register the base in a folder; with `upload` its files go to the registry's storage for workers elsewhere.
 
-        Raises NotFound, InvalidBase for a folder without safetensors weights.
+        Raises NotFound, InvalidBase for a folder without safetensors weights, InvalidInput for a link that leads out of it.
         """
         return self._register(self._scan(folder, id=id), upload=upload)
 
     def _scan(self, folder: str | Path, *, id: str | None = None) -> ScannedBase:  # noqa: A002
-        return scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
+        found = scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
+        for name in found.files:
+            transfer.require_inside(found.folder, name)
+        return found
 
     def _register(self, scanned: ScannedBase, *, upload: bool = False) -> BaseView:
         body = scanned.registration

@@ -1,7 +1,8 @@
 """Where the registry is, with which token, and where the cache lies: read here and nowhere else.
 
 `ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What is
-pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens.
+pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1` accepts plain
+http to another machine.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdk.errors import InvalidInput, disk_explained
+from sdk.reach import Reach
 
 DEFAULT_URL = "local:~/.adapterctl"
 _VISIBLE = re.compile(r"[!-~]+")
+_YES = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Config:
     url: str
     #: Never shown.
     token: str | None = field(default=None, repr=False)
+    #: Whether plain http to another machine was accepted.
+    insecure: bool = False
 
     @property
     def home(self) -> Path | None:
@@ -34,6 +39,11 @@ class Config:
         if not self.url.startswith("local:"):
             return None
         return user_path(self.url.removeprefix("local:")).absolute()
+
+    @property
+    def reach(self) -> Reach:
+        """The places that this registry may name."""
+        return Reach(self.url, self.insecure)
 
 
 def user_path(given: str | Path) -> Path:
@@ -69,16 +79,23 @@ def signing_password() -> str | None:
     return os.environ.get("ADAPTERCTL_SIGNING_PASSWORD") or None
 
 
-def load(url: str | None = None, token: str | None = None) -> Config:
+def load(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Config:
     """Return the configuration: arguments, then environment, then profile, then the default.
 
-    The profile's token is only used for the profile's own URL. Raises InvalidInput for a URL of another kind.
+    The profile's token, and that it accepts plain http, count for the profile's own URL only. Raises InvalidInput for a URL
+    of another kind.
     """
     profile = _read_profile()
-    chosen = check_url(url or os.environ.get("ADAPTERCTL_URL") or profile.get("url") or DEFAULT_URL)
-    kept = profile.get("token") if profile.get("url", "").rstrip("/") == chosen else None
-    token = token or os.environ.get("ADAPTERCTL_TOKEN") or kept
-    return Config(url=chosen, token=None if token is None else check_token(token))
+    chosen = check_url(url or os.environ.get("ADAPTERCTL_URL") or profile.url or DEFAULT_URL)
+    own = profile.url.rstrip("/") == chosen
+    token = token or os.environ.get("ADAPTERCTL_TOKEN") or (profile.token if own else None)
+    insecure = insecure or os.environ.get("ADAPTERCTL_INSECURE", "").lower() in _YES or (own and profile.insecure)
+    return Config(url=chosen, token=None if token is None else check_token(token), insecure=insecure)
+
+
+def accept_plain_http() -> None:
+    """Accept plain http to other machines, in this process and those that it starts."""
+    os.environ["ADAPTERCTL_INSECURE"] = "1"
 
 
 def check_url(url: str) -> str:
@@ -114,18 +131,24 @@ def check_token(token: str) -> str:
     return token
 
 
-def _read_profile() -> dict[str, str]:
+def _read_profile() -> Config:
+    """What `adapterctl login` wrote; an empty URL where it wrote nothing."""
     try:
         found = json.loads(profile_path().read_text())
     except FileNotFoundError:
-        return {}
+        return Config("")
     except (OSError, ValueError) as error:
         raise InvalidInput(
             f"the profile {profile_path()} can't be read; write it anew with: adapterctl login URL"
         ) from error
     if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
+        return Config("")
+    url, token = found.get("url"), found.get("token")
+    return Config(
+        url=url if isinstance(url, str) else "",
+        token=token if isinstance(token, str) else None,
+        insecure=found.get("insecure") is True,
+    )
 
 
 def write_profile(config: Config) -> Path:
@@ -136,6 +159,7 @@ def write_profile(config: Config) -> Path:
         partial = path.with_suffix(f".partial-{os.getpid()}")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"url": config.url, "token": config.token}, file)
+            accepted = {"insecure": True} if config.insecure else {}
+            json.dump({"url": config.url, "token": config.token, **accepted}, file)
         partial.replace(path)
     return path

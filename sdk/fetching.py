@@ -55,16 +55,17 @@ def fetch(
 
     `name` is what errors call it, `mode` the permissions that it is given. With `once`, nothing is fetched where another
     process has just done so. `on_bytes` is called in this thread; its count is negative where bytes were thrown away.
-    Raises VerificationFailed for wrong bytes, NotFound for bytes that are gone, Unavailable.
+    Raises VerificationFailed for wrong bytes and for a place that the registry may not name, NotFound for bytes that are gone, Unavailable.
     """
     name = name or target.name
     with disk_explained(f"writing {name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if origin.url.startswith("file:"):
-            _copy(origin, Path(unquote(urlsplit(origin.url).path)), target, on_bytes, name, mode)
-            return
         own = links or Links()
         try:
+            if origin.url.startswith("file:"):
+                own.reach.require(origin.url)
+                _copy(origin, Path(unquote(urlsplit(origin.url).path)), target, on_bytes, name, mode)
+                return
             with open_partial(target, origin.sha256, origin.size_bytes) as partial:
                 if once and target.exists():
                     return

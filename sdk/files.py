@@ -17,6 +17,7 @@ from sdk.folders import require_free, verify_folder
 from sdk.links import Links
 from sdk.pulling import OnTransfer as OnTransfer
 from sdk.pulling import fill, located, watching
+from sdk.reach import Reach
 from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.refs import digest_digits
@@ -39,10 +40,15 @@ class FileClient:
         """Call one route of the API; workers claim, report and hand in through it."""
         return self._transport.call(method, path, reply, **given)
 
+    @property
+    def reach(self) -> Reach:
+        """The places that the registry may name."""
+        return self._transport.config.reach
+
     @cached_property
     def links(self) -> Links:
         """Connections to the storage, kept from one file to the next."""
-        return Links()
+        return Links(self.reach)
 
     def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:
         """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
@@ -121,7 +127,13 @@ class FileClient:
             body = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=part_sha256)])
             return self.call("POST", f"/uploads/{segment(session)}/parts", list[Transfer], body=body)[0]
 
-        return send_all(sources, begin=begin, ask_part=ask_part, on_bytes=lambda count: watch and watch(count))
+        return send_all(
+            sources,
+            begin=begin,
+            ask_part=ask_part,
+            on_bytes=lambda count: watch and watch(count),
+            reach=self.reach,
+        )
 
     def _watch(self, doing: str, total: int | None) -> Callable[[int], None]:
         watcher = self._on_transfer

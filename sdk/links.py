@@ -17,6 +17,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from sdk.reach import Reach
+
 if TYPE_CHECKING:
     import ssl
 
@@ -54,7 +56,9 @@ class Answer(Protocol):
 class Links:
     """Connections to the servers that GETs go to."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: Reach | None = None) -> None:
+        #: Where they may go to.
+        self.reach = reach or Reach()
         self._idle: dict[tuple[str, str, int | None], list[HTTPConnection]] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -63,7 +67,11 @@ class Links:
         self._by_httpx = proxied()
 
     def get(self, url: str, headers: Mapping[str, str], *, read_s: float = READ_S) -> Answer:
-        """Send a GET and return its answer, of whatever status. Raises BrokenLink."""
+        """Send a GET and return its answer, of whatever status; no redirect is followed.
+
+        Raises BrokenLink, and what `Reach.require` does before anything is sent.
+        """
+        self.reach.require(url)
         if self._pid != os.getpid():
             # After a fork the connections are the parent's.
             self._idle, self._httpx, self._pid = {}, None, os.getpid()

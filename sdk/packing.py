@@ -18,7 +18,7 @@ from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.peft import DROPPED_KEYS, MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, JsonScalar, LoraConfig
-from sdk.transfer import hash_file, read_json
+from sdk.transfer import hash_file, read_json, require_inside
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -86,12 +86,12 @@ def pack_adapter(
     """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
 
     With `expand_patterns` the names of the adapter's modules are written in place of expressions that mean them.
-    Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a config that is no LoRA, or one with
-    expressions that PEFT might try for ever.
+    Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a link that leads out of the
+    folder, a config that is no LoRA, or one with expressions that PEFT might try for ever.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; give the one that PEFT's save_pretrained wrote", param="path")
-    weights = folder / WEIGHTS_FILE
+    weights = require_inside(folder, WEIGHTS_FILE)
     if not weights.is_file():
         if pickled := pickled_weights(folder):
             raise InvalidInput(
@@ -102,7 +102,7 @@ def pack_adapter(
         raise NotFound(
             f"{folder} has no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote", param="path"
         )
-    config = _read_config(folder / CONFIG_FILE)
+    config = _read_config(require_inside(folder, CONFIG_FILE))
     named_base = _hub_name(config.get("base_model_name_or_path"))
     revision = config.get("revision") or base_revision
     config, dropped = _cleaned({**config, "base_model_name_or_path": named_base or base_id, "revision": revision})
@@ -139,7 +139,7 @@ def pickled_weights(folder: Path) -> Path | None:
 
 def read_origin(folder: Path) -> tuple[str | None, str | None]:
     """Return the base that a folder's config names, if it is no path, and its revision. Raises NotFound, InvalidInput."""
-    config = _read_config(folder / CONFIG_FILE)
+    config = _read_config(require_inside(folder, CONFIG_FILE))
     revision = config.get("revision")
     return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
 

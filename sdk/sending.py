@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
 from sdk.links import proxied
+from sdk.reach import Reach
 from sdk.schemas.artifacts import InParts, Transfer, UploadView
 from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
 
@@ -41,11 +42,15 @@ class _Interrupted(Unavailable):
     """A transfer that another try may finish."""
 
 
-def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on_bytes: OnBytes) -> str:
+def send_all(
+    sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on_bytes: OnBytes, reach: Reach | None = None
+) -> str:
     """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
 
-    Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile.
+    Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
+    the registry names a place that is out of its `reach`.
     """
+    reach = reach or Reach()
     turn, least = 0, None
     while True:
         session = begin()
@@ -56,7 +61,7 @@ def send_all(sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on
             # It moves on, however slowly.
             turn = 0
         least = left if least is None else min(left, least)
-        works = _works(session, sources, ask_part, on_bytes)
+        works = _works(session, sources, ask_part, on_bytes, reach)
         try:
             _run(works, tls=_needs_tls(session))
         except _Interrupted as error:
@@ -74,15 +79,17 @@ def _needs_tls(session: UploadView) -> bool:
     return bool(session.parts) or proxied() or any(put.url.startswith("https:") for put in session.put)
 
 
-def _works(session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes) -> list[_Work]:
+def _works(
+    session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes, reach: Reach
+) -> list[_Work]:
     works: list[_Work] = []
     for put in session.put:
-        works.append(lambda client, put=put: _send(client, sources[put.sha256], 0, put, on_bytes))  # type: ignore[misc]
+        works.append(lambda client, put=put: _send(client, sources[put.sha256], 0, put, on_bytes, reach))  # type: ignore[misc]
     for blob in session.parts:
         for number in blob.missing:
             works.append(
                 lambda client, blob=blob, number=number: _send_part(  # type: ignore[misc]
-                    client, session.id, sources[blob.sha256], blob, number, ask_part, on_bytes
+                    client, session.id, sources[blob.sha256], blob, number, ask_part, on_bytes, reach
                 )
             )
     return works
@@ -133,17 +140,19 @@ def _send_part(
     number: int,
     ask_part: AskPart,
     on_bytes: OnBytes,
+    reach: Reach,
 ) -> None:
     offset = (number - 1) * blob.part_bytes
     hasher = hashlib.sha256()
     for chunk in _pieces(source, offset, min(blob.part_bytes, blob.size_bytes - offset)):
         hasher.update(chunk)
     to = ask_part(session, blob.sha256, number, hasher.hexdigest())
-    _send(client, source, offset, to, on_bytes)
+    _send(client, source, offset, to, on_bytes, reach)
 
 
-def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_bytes: OnBytes) -> None:
+def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_bytes: OnBytes, reach: Reach) -> None:
     """Send `to.size_bytes` of a file from `offset` on, in one request or one copy."""
+    reach.require(to.url)
     parts = urlsplit(to.url)
     if parts.scheme == "file":
         target = Path(unquote(parts.path))

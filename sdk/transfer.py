@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from sdk.errors import Conflict, Unavailable, VerificationFailed
+from sdk.errors import Conflict, InvalidInput, Unavailable, VerificationFailed
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -43,6 +43,30 @@ def hash_file(path: Path, on_bytes: OnBytes = _ignore) -> tuple[str, int]:
             size += len(chunk)
             on_bytes(len(chunk))
     return hasher.hexdigest(), size
+
+
+def require_inside(folder: Path, name: str) -> Path:
+    """Return the path of a folder's file that is to be sent.
+
+    Raises InvalidInput for a link that leads out of the folder, whatever it leads to: what is sent is what lies there. Each
+    file of a model hub's cache is such a link, into the `blobs` of its repository, and is let pass.
+    """
+    path = folder / name
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    if not target.is_relative_to(root) and target.parent != _hub_blobs(root):
+        raise InvalidInput(
+            f"{path} is a link that leads out of its folder, to {target}; put the file itself in its place, then try again",
+            param="path",
+        )
+    return path
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """Where the files of `…/models--ORG--NAME/snapshots/COMMIT` lie; None for another folder."""
+    for parent in (folder, *folder.parents):
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return parent.parent.parent / "blobs"
+    return None
 
 
 def read_json(path: Path) -> Any:

@@ -112,9 +112,11 @@ class Transport:
         headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
         if config.home is not None:
             return httpx.Client(transport=_embedded(config), base_url="http://embedded", headers=headers)
+        config.reach.require(config.url)
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
-        # Connections are tried again; requests are not, since only the caller knows whether they may be.
+        # Connections are tried again; requests are not, since only the caller knows whether they may be. No redirect is
+        # followed: it would carry the token to wherever the answer says.
         return httpx.Client(
             base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False
         )

@@ -10,7 +10,6 @@ from urllib.parse import unquote, urlsplit
 from sdk.bases import ScannedBase, scan_base
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
-from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
 from sdk.transfer import OnBytes, folder_whole
 
@@ -37,7 +36,7 @@ def _find(client: Client, source: BaseSource, on_bytes: OnBytes) -> ScannedBase:
     if location.scheme == "file" and folder.is_dir():
         return _scan(client, source, folder, on_bytes)
     if source.manifest is not None and source.fingerprint is not None:
-        return _scan(client, source, _fetch(client, source, source.manifest, source.fingerprint), on_bytes)
+        return _scan(client, source, _fetch(client, source, source.fingerprint), on_bytes)
     if location.scheme == "hf":
         return _scan(client, source, _from_hub(source), on_bytes)
     raise NotFound(f"base {source.id} is not on this node; upload it with: adapterctl base add FOLDER --upload")
@@ -54,20 +53,13 @@ def _scan(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -
     )
 
 
-def _fetch(client: Client, source: BaseSource, manifest: Manifest, fingerprint: str) -> Path:
-    """Return the cache's folder of an uploaded base, fetched where it is not there as its manifest says."""
+def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:
     folder = client.cache.base(fingerprint)
-
-    def there() -> bool:
-        return all(client.cache.is_unaltered(folder / file.path, file.sha256) for file in manifest.files)
-
-    # Attempts that use it hold it, and whoever only looks at it need not wait for their end.
-    if not there():
-        with disk_explained(f"fetching base {source.id}"), client.cache.lock(f"base-{fingerprint}"):
-            if not there():
-                client.cache.remove_folder(folder)
-                with folder_whole(folder) as partial:
-                    client.fetch_manifest(manifest, partial)
+    manifest = source.manifest
+    with disk_explained(f"fetching base {source.id}"), client.cache.lock(f"base-{fingerprint}"):
+        if not folder.is_dir() and manifest is not None:
+            with folder_whole(folder) as partial:
+                client.fetch_manifest(manifest, partial)
     client.cache.used(folder)
     return folder
 

@@ -15,7 +15,8 @@ def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Cli
     if client.config.home is not None:
         yield client
         return
-    own = Client(client.config.url, client.config.token, cache=client.cache.root, on_transfer=on_transfer)
+    config = client.config
+    own = Client(config.url, config.token, cache=client.cache.root, on_transfer=on_transfer, insecure=config.insecure)
     try:
         yield own
     finally:

@@ -106,6 +106,7 @@ def _view(version: Version, around: Surroundings) -> VersionView:
         parents=around.parents,
         job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
         libraries={} if made is None else made.libraries,
+        reported=None if made is None else made.reported,
         unknown=version.unknown,
         warnings=version.warnings or [],
         refusal=version.refusal,

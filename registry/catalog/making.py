@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select
@@ -62,8 +62,11 @@ class Making:
         bases: KnownBases,
         job: JobRef | None = None,
         finish: Callable[[Session, Published], None] | None = None,
+        reported: Sequence[str] | None = None,
     ) -> None:
         self._publication = publication
+        #: What is said of it that nobody derived from its bytes or its job.
+        self._reported = _said(publication) if reported is None else list(reported)
         self._bases = bases
         self._who = who
         self._job = job
@@ -287,8 +290,15 @@ class Making:
             "training": self._publication.training,
             "metrics": self._publication.metrics,
             "libraries": self._publication.libraries,
+            "reported": self._reported,
             "created_by": self._who.name,
         }
+
+
+def _said(publication: Publication) -> list[str]:
+    """The parts of a version's record that are the word of whoever pushes it."""
+    words = ("dataset", "libraries", "method", "metrics", "quantization", "training")
+    return [name for name in words if getattr(publication, name)]
 
 
 def require_files(manifest: Manifest) -> None:
@@ -301,12 +311,17 @@ def require_files(manifest: Manifest) -> None:
             raise Verification(
                 f"an adapter needs a file {required}; save it with PEFT's save_pretrained", param="manifest"
             )
-    for path in sorted(digests):
-        if path.lower().endswith(_CODE_SUFFIXES):
+    refuse_code(manifest)
+    if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
+        raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")
+
+
+def refuse_code(manifest: Manifest) -> None:
+    """Raise Verification for a manifest with a file that can run something when a library reads it."""
+    for file in manifest.files:
+        if file.path.lower().endswith(_CODE_SUFFIXES):
             raise Verification(
-                f"{path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
+                f"{file.path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
                 "adapterctl convert FOLDER, and push without such files",
                 param="manifest",
             )
-    if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
-        raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")

@@ -125,6 +125,8 @@ class Origin(Model):
     training: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
+    #: Which of it is the word of whoever made the version, by dotted names; None of releases that did not tell it apart.
+    reported: Mapped[list[str] | None] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -36,12 +36,13 @@ class Publisher:
         publication: Publication,
         who: Principal,
         job: JobRef | None = None,
+        reported: Sequence[str] | None = None,
         action: str = "write",
         finish: Callable[[Session, Published], None] | None = None,
     ) -> Published:
         """Verify the uploaded bytes and make them a version, or find the version that they are already.
 
-        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
+        `reported` is what of the record is a worker's word; None: all that the publication says is the caller's. `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
         not at all. Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see),
         Forbidden, QuotaExceeded, Verification, Conflict.
         """
@@ -53,7 +54,7 @@ class Publisher:
         )
         self._trust.require(publication.manifest, publication.signature)
         require_files(publication.manifest)
-        making = Making(publication, who, self._bases, job, finish)
+        making = Making(publication, who, self._bases, job, finish, reported)
         with self._db.write() as session:
             ground = making.begin(session)
             facts = self._artifacts.known(session, **making.bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,8 +16,10 @@ from registry.errors import Invalid
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.claims import Succeed
 from registry.jobs.models import Job
+from registry.jobs.outcomes import require_scored
 from registry.paging import Paged, page_of
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, EvaluationView, JobView
+from sdk.schemas.jobs import EvaluationRequest, EvaluationView, JobView
+from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Completion, EvaluationResult
 
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
@@ -38,8 +41,7 @@ class Evaluations:
             raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
         with self._db.write() as session:
             namespace = session.get_one(Job, job.id).namespace
-            for target, result in zip(request.targets, results, strict=True):
-                _require_same(session, target, result)
+            _require_asked(session, request, results)
             rows = [
                 Evaluation(
                     id=secrets.token_hex(6),
@@ -113,19 +115,29 @@ def _metrics(row: Evaluation) -> list[EvaluationMetric]:
     ]
 
 
-def _require_same(session: Session, target: EvaluationTarget, result: EvaluationResult) -> None:
-    """Raise Invalid where a result is of other bytes or another base than its target."""
-    digest, fingerprint = None, None if target.base is None else target.base.fingerprint
-    if target.ref is not None:
-        version = find_version(session, parse_ref(target.ref), SYSTEM)
-        digest, fingerprint = version.digest, version.base.fingerprint
-    if result.digest != digest:
-        raise Invalid(f"the result of {target.label} is of another version; evaluate the assigned one", param="digest")
-    if fingerprint is not None and result.base_fingerprint != fingerprint:
-        raise Invalid(
-            f"the result of {target.label} is over another base; evaluate over the assigned one",
-            param="base_fingerprint",
-        )
+def _require_asked(session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult]) -> None:
+    """Raise Invalid or Verification where a result is of other bytes, another base or another precision than asked for."""
+    versions = [
+        None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
+        for target in request.targets
+    ]
+    first = next((version.quantization for version in versions if version is not None), None)
+    for target, version, result in zip(request.targets, versions, results, strict=True):
+        digest, fingerprint = None, None if target.base is None else target.base.fingerprint
+        if version is not None:
+            digest, fingerprint = version.digest, version.base.fingerprint
+        if result.digest != digest:
+            raise Invalid(
+                f"the result of {target.label} is of another version; evaluate the assigned one", param="digest"
+            )
+        if fingerprint is not None and result.base_fingerprint != fingerprint:
+            raise Invalid(
+                f"the result of {target.label} is over another base; evaluate over the assigned one",
+                param="base_fingerprint",
+            )
+        recipe = first if version is None else version.quantization
+        trained = None if recipe is None else QuantizationRecipe.model_validate(recipe)
+        require_scored(target.label, request.spec, trained, result.report)
 
 
 def _view(row: Evaluation) -> EvaluationView:

@@ -18,6 +18,7 @@ from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
 from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
+from registry.jobs.outcomes import require_asked, settle
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest
@@ -48,9 +49,10 @@ class Checkpoints:
         if manifest.kind != "checkpoint" or not {CONFIG_FILE, WEIGHTS_FILE} <= paths:
             raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
         with self._db.read() as session:
-            find_job(session, job_id, who, action="work")
+            request = TrainingRequest.model_validate(find_job(session, job_id, who, action="work").request)
             if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt))) is None:
                 raise attempts.stale(job_id, record.attempt)
+        require_asked(request, manifest, record.report)
         self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
         with self._db.write() as session:
             job = attempts.hold(session, job_id, record.attempt)
@@ -94,23 +96,22 @@ class Checkpoints:
             made = JobRef(id=job.id, attempt=row.attempt)
         files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE)]
         use = DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens)
-        return self._publisher.publish(
-            publication=Publication(
-                adapter=publication.adapter or request.adapter,
+        settled, reported = settle(
+            request,
+            Publication(
+                adapter=request.adapter,
                 manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
                 lora=report.lora,
-                method="lora" if report.quantization is None else "qlora",
                 quantization=report.quantization,
                 dataset=use,
                 training={**report.training, "checkpoint_step": step},
                 metrics=report.metrics,
                 libraries=report.libraries,
-                tags=publication.tags,
-                description=publication.description,
             ),
-            who=who,
-            job=made,
         )
+        said = {"tags": publication.tags, "description": publication.description}
+        named = settled.model_copy(update={"adapter": publication.adapter or request.adapter, **said})
+        return self._publisher.publish(publication=named, who=who, job=made, reported=reported)
 
     def expire(self) -> int:
         """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""

@@ -7,14 +7,16 @@ from sqlalchemy.orm import Session
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.auth.principal import Principal
+from registry.auth.principal import SYSTEM, Principal
+from registry.catalog.making import refuse_code
 from registry.catalog.publish import Publisher
-from registry.catalog.resolve import space_of
+from registry.catalog.resolve import find_version, parse_ref, space_of
 from registry.db import Database
 from registry.errors import Invalid
 from registry.jobs.claims import Succeed
+from registry.jobs.outcomes import require_merged, settle
 from sdk.schemas.catalog import JobRef, Published
-from sdk.schemas.jobs import JobView
+from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
 from sdk.schemas.work import Completion
 
 
@@ -25,12 +27,16 @@ class PublishVersion:
         self._publisher = publisher
 
     def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
-        """Publish the version that the attempt made, or find the one with the same bytes."""
+        """Publish the version that the attempt made, or find the one with the same bytes.
+
+        Raises Verification where it is none that the job asked for.
+        """
         publication = completion.version
         if publication is None:
             raise Invalid("the completion of a training holds a version", param="version")
         if publication.adapter != job.subject:
             raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
+        settled, reported = settle(TrainingRequest.model_validate(job.request), publication)
 
         def finish(session: Session, published: Published) -> None:
             version = published.version
@@ -38,14 +44,15 @@ class PublishVersion:
                 "ref": version.ref,
                 "digest": version.digest,
                 "existing": published.existing,
-                "metrics": publication.metrics,
+                "metrics": settled.metrics,
             }
             succeed(session, result)
 
         self._publisher.publish(
-            publication=publication,
+            publication=settled,
             who=who,
             job=JobRef(id=job.id, attempt=completion.attempt),
+            reported=reported,
             action="work",
             finish=finish,
         )
@@ -59,10 +66,15 @@ class KeepMerged:
         self._artifacts = artifacts
 
     def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
-        """Verify and record the merged model's files."""
+        """Verify and record the merged model's files. Raises Verification also where they are not what the job asked for."""
         merge = completion.merge
         if merge is None or merge.manifest.kind != "merged":
             raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
+        refuse_code(merge.manifest)
+        request = MergeRequest.model_validate(job.request)
+        with self._db.read() as session:
+            base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
+        require_merged(request.spec, base, merge.manifest, merge.report)
         self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=who)
         with self._db.write() as session:
             digest = record_manifest(session, merge.manifest, namespace=space_of(job.subject.partition("@")[0]))
@@ -72,5 +84,7 @@ class KeepMerged:
                 "digest": digest,
                 "manifest": merge.manifest.model_dump(),
                 "report": merge.report.model_dump(),
+                #: The worker's word, by dotted names.
+                "reported": ["report.libraries", "report.metrics"],
             }
             succeed(session, result)

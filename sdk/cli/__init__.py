@@ -108,7 +108,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
 )
-def cli() -> None:
+@click.option("--insecure", is_flag=True, help="Accept plain http to another machine than this one.")
+def cli(insecure: bool) -> None:
     """Train, version, evaluate, merge and deliver LoRA adapters.
 
     \b
@@ -122,6 +123,10 @@ def cli() -> None:
       adapterctl alias set code-review production v1
       adapterctl pull code-review@production -o ./adapter
     """
+    if insecure:
+        from sdk.config import accept_plain_http
+
+        accept_plain_http()
 
 
 def _stand_in_for_closed_streams() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 import click
 
@@ -18,8 +19,9 @@ from sdk.errors import InvalidInput
 @click.command(name="login")
 @click.argument("url")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
+@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and later.")
 @format_option
-def login_command(url: str, token_stdin: bool, style: str) -> None:
+def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> None:
     """Remember the registry at URL and a token, in a file that only you can read; say who you are there.
 
     The token comes from standard input, from ADAPTERCTL_TOKEN, or is asked for; it is never an argument, which
@@ -29,10 +31,12 @@ def login_command(url: str, token_stdin: bool, style: str) -> None:
     Example:
       adapterctl login https://registry.example --token-stdin < token.txt
     """
-    chosen = config.Config(config.check_url(url), None)
+    chosen = config.Config(config.check_url(url), None, config.load(url, insecure=insecure).insecure)
     if chosen.home is None:
-        chosen = config.Config(chosen.url, config.check_token(_token(token_stdin)))
-    client = Client(chosen.url, chosen.token)
+        # Before a token is asked for.
+        chosen.reach.require(chosen.url)
+        chosen = replace(chosen, token=config.check_token(_token(token_stdin)))
+    client = Client(chosen.url, chosen.token, insecure=chosen.insecure)
     who = client.whoami()
     client.close()
     path = config.write_profile(chosen)

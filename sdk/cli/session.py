@@ -47,7 +47,7 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
     from sdk.links import Links
     from sdk.pulling import Puller
 
-    links = Links()
+    links = Links(configured.reach)
     with _watched() as on_transfer:
         try:
             yield Puller(DirectDoor(configured, links), Cache(), configured.url, links=links, on_transfer=on_transfer)

@@ -159,6 +159,9 @@ class VersionView(Wire):
     parents: list[Parent]
     job: JobRef | None
     libraries: dict[str, str]
+    #: Which of this is the word of whoever made it: a worker, by names such as `training.loss_on`, or a pusher. The rest
+    #: was derived from its files or from its job. None: nobody told it apart when it was made.
+    reported: list[str] | None = None
     #: What nobody said of it at its birth.
     unknown: list[str]
     #: What the gate let pass and people should know.

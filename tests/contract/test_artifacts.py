@@ -407,7 +407,7 @@ class TestSending:
 
         lock = threading.Lock()
 
-        def send(_client: Any, _source: Path, offset: int, _to: Transfer, _on_bytes: Any) -> None:
+        def send(_client: Any, _source: Path, offset: int, *_: Any) -> None:
             from sdk.sending import _Interrupted
 
             with lock:

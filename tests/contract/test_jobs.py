@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
-from support.adapters import BASE_TENSORS, digest, save_adapter
+from support.adapters import ASKED, BASE_TENSORS, SPEC, digest, save_adapter, use_of
 from support.people import SEEDS, new_adapter
 from support.registries import SHORT_LEASE_S, World
 from support.statements import sent
@@ -75,7 +75,7 @@ class Crew:
     others: list[Services] = field(default_factory=list)
 
     def body(self, *, base: str = "tiny", **changed: Any) -> JobSubmission:
-        spec = changed.pop("spec", TrainingSpec())
+        spec = changed.pop("spec", SPEC)
         start = changed.pop("from_checkpoint", None)
         request = TrainingRequest(
             adapter=changed.pop("adapter", f"{self.space}/a"),
@@ -144,7 +144,7 @@ class Crew:
                 quantization=None,
                 rows=1,
                 supervised_tokens=1,
-                training={"lr": 0.1},
+                training={"lr": SPEC.lr, "threads": 2},
                 metrics={"loss": 1.0 / step},
                 libraries={"torch": "2"},
             ),
@@ -163,6 +163,7 @@ class Crew:
             upload=self.worker.upload(packed.sources, "sending"),
             manifest=packed.manifest,
             lora=packed.lora,
+            dataset=use_of(self.data),
             metrics={"loss": 1.0},
         )
         completion = Completion(attempt=held.attempt, version=version)
@@ -545,7 +546,15 @@ class TestCheckpoints:
         )
         version = crew.writer.call("POST", path, Published, body=body).version
         assert (version.ref, version.metrics, version.tags) == (f"{crew.space}/early@v1", {"loss": 0.1}, {"step": "10"})
-        assert version.training == {"lr": 0.1, "checkpoint_step": 10}
+        assert version.training == {**ASKED, "threads": 2, "checkpoint_step": 10}
+        assert version.reported == [
+            "dataset.rows",
+            "dataset.supervised_tokens",
+            "libraries",
+            "metrics",
+            "training.checkpoint_step",
+            "training.threads",
+        ]
         assert version.job is not None
         assert (version.job.id, version.job.attempt) == (job.id, 1)
         assert [file.path for file in version.files] == ["adapter_config.json", "adapter_model.safetensors"]
@@ -586,7 +595,7 @@ class TestCheckpoints:
         # The one that is gone on from is kept.
         assert [c.expires_at for c in crew.checkpoints(job.id)] == [None, None, None]
         with pytest.raises(InvalidInput, match="another lr, seed"):
-            crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=TrainingSpec(lr=0.01, seed=4))
+            crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=SPEC.model_copy(update={"lr": 0.01, "seed": 4}))
         with pytest.raises(NotFound, match="no checkpoint of step 15"):
             crew.submit(from_checkpoint=CheckpointRef(job=job.id, step=15))
         with pytest.raises(NotFound, match="no checkpoint"):

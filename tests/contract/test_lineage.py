@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import insert, select, text, update
 from support import registries
-from support.adapters import base_registration, digest, save_adapter
+from support.adapters import SPEC, base_registration, digest, save_adapter, use_of
 from support.registries import World
 from support.statements import plan_of, sent
 
@@ -34,7 +34,6 @@ from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.lineage import Edge, Lineage, VersionNode
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import DatasetUse
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
 from sdk.stack.postgres import PostgresServer
 from sdk.transfer import hash_file
@@ -113,9 +112,9 @@ class Maker:
 
     def train(self, name: str, rows: DatasetView, folder: Path) -> JobView:
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
-        request = TrainingRequest(adapter=name, base=base, data=rows.digest)
+        request = TrainingRequest(adapter=name, base=base, data=rows.digest, spec=SPEC)
         job = self.world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
-        use = DatasetUse(digest=rows.digest, rows=1, supervised_tokens=3)
+        use = use_of(rows.digest)
         body = self.publication(self.world.worker, name, folder, dataset=use, metrics={"loss": 1.0})
         return self.complete(self.claimed(job.id), version=body)
 

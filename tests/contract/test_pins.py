@@ -84,29 +84,6 @@ class TestCache:
         assert inputs.adapter(manifest) == folder
         assert weights.read_bytes() == (adapter / weights.name).read_bytes()
 
-    def test_a_base_with_other_bytes_is_fetched_again(
-        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
-    ) -> None:
-        source = uploaded_base(people, tmp_path)
-        first = inputs.base(source).folder
-        intact = (first / "model.safetensors").read_bytes()
-        poison(first / "model.safetensors", intact[:-4] + b"\0\0\0\0")
-        with Inputs(node, Transfers()) as later:
-            # The attempt that was to use it first is over.
-            inputs.__exit__(None, None, None)
-            found = later.base(source)
-        assert (found.folder / "model.safetensors").read_bytes() == intact
-        assert found.registration.fingerprint == source.fingerprint
-
-    def test_a_base_that_another_attempt_uses_is_there_at_once(
-        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
-    ) -> None:
-        source = uploaded_base(people, tmp_path)
-        held = inputs.base(source)
-        with Inputs(node, Transfers()) as other:
-            # Another worker of the node: it would wait for the first one's end if it had to hold the base alone.
-            assert other.base(source).folder == held.folder
-
     def test_a_shared_folder_that_was_changed_is_refused(self, people: World, inputs: Inputs, tmp_path: Path) -> None:
         source = uploaded_base(people, tmp_path)
         folder = small.write_base(tmp_path / "shared", value=0.125)

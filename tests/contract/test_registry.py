@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 from support import registries
-from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
+from support.adapters import BASE_TENSORS, SPEC, base_registration, digest, lora_tensors, save_adapter, use_of
 from support.fixtures import S3Place
 from support.registries import SHORT_LEASE_S, World
 from support.statements import plan_of, sent
@@ -193,7 +193,7 @@ def fail(client: Client, held: Assignment, reason: str, message: str = "it broke
 def submission(name: str, rows: DatasetView, *, base: str = "tiny", priority: int = 0, **spec: Any) -> JobSubmission:
     choice = BaseChoice(id=base, fingerprint=digest(f"{base}: base"))
     request = TrainingRequest.model_validate(
-        {"adapter": name, "base": choice, "data": rows.digest, "spec": {"rank": 2} | spec}
+        {"adapter": name, "base": choice, "data": rows.digest, "spec": SPEC.model_dump() | spec}
     )
     return JobSubmission(request=request, priority=priority)
 
@@ -220,6 +220,11 @@ def publication(client: Client, folder: Path, name: str, **changed: Any) -> Publ
         }
         | changed
     )
+
+
+def trained(client: Client, folder: Path, name: str, rows: DatasetView) -> Publication:
+    """Upload an adapter that a job trained on `rows`."""
+    return publication(client, folder, name, dataset=use_of(rows.digest))
 
 
 def publish(client: Client, body: Publication) -> Published:
@@ -683,7 +688,7 @@ class TestJobs:
         reply = beat(worker, held, NewEvent(kind="progress", progress=progress), NewEvent(kind="log", message="hello"))
         assert (reply.cancel, reply.lease_s) == (False, 60.0)
         assert (job.state, job.view.worker, job.view.progress) == ("running", "w1", progress)
-        body = publication(worker, adapter, name)
+        body = trained(worker, adapter, name, rows)
         done = complete(worker, held, version=body)
         assert done.state == "succeeded"
         assert done.result == {
@@ -710,7 +715,7 @@ class TestJobs:
         submit(writer, submission(name, rows))
         held = claim(quiet.worker)
         assert held is not None
-        done = complete(quiet.worker, held, version=publication(quiet.worker, adapter, name))
+        done = complete(quiet.worker, held, version=trained(quiet.worker, adapter, name, rows))
         assert done.result is not None
         assert (done.result["ref"], done.result["existing"]) == (f"{name}@v1", True)
 
@@ -720,7 +725,7 @@ class TestJobs:
         job = submit(writer, submission(name, rows))
         held = claim(quiet.worker)
         assert held is not None
-        body = publication(quiet.worker, adapter, name)
+        body = trained(quiet.worker, adapter, name, rows)
         for wrong in ({}, {"version": body.model_copy(update={"adapter": f"{name}-b"})}, {"evaluations": []}):
             with pytest.raises(InvalidInput):
                 complete(quiet.worker, held, **wrong)
@@ -736,7 +741,7 @@ class TestJobs:
             claim=ClaimRequest(worker=worker_info("sleepy")), who=quiet.principal(Role.WORKER)
         )
         assert stale is not None
-        late = publication(worker, save_adapter(tmp_path / "late", next(SEEDS)), name)
+        late = trained(worker, save_adapter(tmp_path / "late", next(SEEDS)), name, rows)
         time.sleep(SHORT_LEASE_S + 0.05)
         held = claim(worker, name="awake")
         assert held is not None
@@ -752,7 +757,7 @@ class TestJobs:
         with pytest.raises(NotFound):
             writer.get(name)
         assert writer.job_view(job.id).worker == "awake"
-        done = complete(worker, held, version=publication(worker, save_adapter(tmp_path / "good", next(SEEDS)), name))
+        done = complete(worker, held, version=trained(worker, save_adapter(tmp_path / "good", next(SEEDS)), name, rows))
         assert done.state == "succeeded"
         with pytest.raises(StaleAttempt):
             complete(worker, stale, version=late)
@@ -765,7 +770,7 @@ class TestJobs:
         submit(writer, submission(name, rows))
         stale = services.claims.claim(claim=ClaimRequest(worker=worker_info("slow")), who=quiet.principal(Role.WORKER))
         assert stale is not None
-        body = publication(quiet.worker, adapter, name)
+        body = trained(quiet.worker, adapter, name, rows)
         publisher = services.publisher
         verify = services.artifacts.verify
 

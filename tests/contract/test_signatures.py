@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 from support import registries
-from support.adapters import base_registration, digest, lora_tensors, save_adapter
+from support.adapters import base_registration, digest, lora_tensors, save_adapter, use_of
 from support.keys import Pair, make_key
 from support.people import claim, new_adapter, new_database, submit, training
 from support.registries import World
@@ -333,7 +333,8 @@ class TestWhereKeysAreSet:
         self, strict: World, pair: Pair, tmp_path: Path, rows: Path
     ) -> None:
         name, worker = f"f-{uuid.uuid4().hex[:8]}", strict.worker
-        job = submit(strict.writer, training(name, strict.writer.add_data(rows).digest))
+        data = strict.writer.add_data(rows).digest
+        job = submit(strict.writer, training(name, data))
         assignment = claim(worker)
         assert assignment is not None
         assert assignment.job == job.id
@@ -346,7 +347,13 @@ class TestWhereKeysAreSet:
                 staging=Path(staging),
             )
             upload = worker.upload(packed.sources, "uploading adapter")
-        said = {"adapter": name, "upload": upload, "manifest": packed.manifest, "lora": packed.lora}
+        said = {
+            "adapter": name,
+            "upload": upload,
+            "manifest": packed.manifest,
+            "lora": packed.lora,
+            "dataset": use_of(data),
+        }
 
         def complete(signature: SignedManifest | None) -> JobView:
             version = Publication.model_validate({**said, "signature": signature})

@@ -264,7 +264,8 @@ def test_empty_lists_are_empty_lists(place: Place, tmp_path: Path) -> None:
     ("env", "status", "code", "said"),
     [
         ({"ADAPTERCTL_URL": "http://127.0.0.1:1"}, 9, "unavailable", "check ADAPTERCTL_URL and that the server runs"),
-        ({"ADAPTERCTL_URL": "http://no-such-host.invalid"}, 9, "unavailable", "can't be reached"),
+        ({"ADAPTERCTL_URL": "https://no-such-host.invalid"}, 9, "unavailable", "can't be reached"),
+        ({"ADAPTERCTL_URL": "http://no-such-host.invalid"}, 2, "invalid", "accept that with --insecure"),
         ({"ADAPTERCTL_URL": "registry.example"}, 2, "invalid", "write https://host"),
         ({"ADAPTERCTL_URL": "http://[::1"}, 2, "invalid", "write https://host"),
         ({"ADAPTERCTL_URL": "https://me:s3cret@host"}, 2, "invalid", "ADAPTERCTL_TOKEN"),

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sdk.schemas.catalog import BaseRegistration
+from sdk.schemas.training import DatasetUse, TrainingSpec
 
 #: Tensor name to shape (out, in), as the headers of the base's weight files say.
 BASE_TENSORS = {
@@ -19,6 +20,26 @@ BASE_TENSORS = {
     "model.embed_tokens.weight": [32, 6],
 }
 RANK = 2
+#: What a training is asked for whose result is as `save_adapter` writes it.
+SPEC = TrainingSpec(method="lora", rank=RANK, alpha=4.0, dropout=0.0, targets="q_proj,v_proj")
+
+#: What a lineage says of such a training that nobody left open.
+ASKED = {
+    "method": "lora",
+    "rank": RANK,
+    "alpha": 4.0,
+    "dropout": 0.0,
+    "targets": "q_proj,v_proj",
+    "epochs": 3.0,
+    "max_steps": None,
+    "warmup_ratio": 0.03,
+    "schedule": "cosine",
+    "lr": 2e-4,
+    "batch_size": 4,
+    "grad_accum": 4,
+    "effective_batch": 16,
+    "seed": 0,
+}
 
 
 def digest(text: str) -> str:
@@ -40,6 +61,11 @@ def base_registration(name: str = "tiny", **changed: Any) -> BaseRegistration:
         "size_bytes": 4096,
     }
     return BaseRegistration.model_validate(described | changed)
+
+
+def use_of(data: str) -> DatasetUse:
+    """Return what a worker says of the dataset that it trained on."""
+    return DatasetUse(digest=data, rows=1, supervised_tokens=3)
 
 
 def lora_tensors(seed: int = 0, *, dtype: str = "float32") -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 from sdk.stack.postgres import PostgresServer
-from support.adapters import digest, save_adapter
+from support.adapters import SPEC, digest, save_adapter
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(700_000)
@@ -53,7 +53,7 @@ def package(folder: Path, tmp_path: Path, name: str) -> Publication:
 
 def training(name: str, data: str) -> JobSubmission:
     base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
-    return JobSubmission(request=TrainingRequest(adapter=name, base=base, data=data))
+    return JobSubmission(request=TrainingRequest(adapter=name, base=base, data=data, spec=SPEC))
 
 
 def submit(client: Client, body: JobSubmission) -> JobView:

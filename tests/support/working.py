@@ -25,7 +25,7 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 from sdk.transfer import hash_file
-from support.adapters import digest
+from support.adapters import digest, use_of
 from support.people import SEEDS, new_adapter
 
 
@@ -78,6 +78,7 @@ class Held:
             upload=self.client.upload(packed.sources, "sending"),
             manifest=packed.manifest,
             lora=packed.lora,
+            dataset=use_of(request.data),
             metrics={"loss": 1.0},
         )
         body = Completion(attempt=self.assignment.attempt, version=version)

@@ -69,6 +69,7 @@ class Inputs:
             if not cache.is_unaltered(path, digest):
                 path.unlink(missing_ok=True)
                 origin = self._client.locate_data(digest)
-                fetch(origin, path, self._transfers.on_bytes("fetching data", origin.size_bytes))
+                told = self._transfers.on_bytes("fetching data", origin.size_bytes)
+                fetch(origin, path, told, links=self._client.links)
         cache.used(path)
         return path

@@ -15,6 +15,7 @@ import pytest
 
 from sdk import sending
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed
+from sdk.reach import Reach
 from sdk.schemas.artifacts import InParts, Transfer, UploadView
 from sdk.sending import send_all
 
@@ -173,8 +174,11 @@ def test_a_file_that_has_shrunk_is_said(
 def test_wrong_bytes_for_a_folder_leave_nothing(tmp_path: Path, source: Path) -> None:
     source.write_bytes(CONTENT[:-1] + b"x")
     to = Transfer(sha256=SHA256, size_bytes=len(CONTENT), url=(tmp_path / "stored").as_uri())
+    session = UploadView(id="u", put=[to])
     with pytest.raises(VerificationFailed, match=f"not {SHA256}"):
-        sent_to(to, source)
+        send_all(
+            {SHA256: source}, begin=lambda: session, ask_part=never, on_bytes=lambda _: None, reach=Reach("local:here")
+        )
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -186,13 +190,15 @@ FULL = """
 import hashlib, sys
 from pathlib import Path
 from sdk.errors import AdapterctlError
+from sdk.reach import Reach
 from sdk.schemas.artifacts import Transfer, UploadView
 from sdk.sending import send_all
 source, target = map(Path, sys.argv[1:])
 sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
 to = Transfer(sha256=sha256, size_bytes=source.stat().st_size, url=target.as_uri())
 try:
-    send_all({sha256: source}, begin=lambda: UploadView(id="u", put=[to]), ask_part=None, on_bytes=lambda _: None)
+    session, own = UploadView(id="u", put=[to]), Reach("local:here")
+    send_all({sha256: source}, begin=lambda: session, ask_part=None, on_bytes=lambda _: None, reach=own)
 except AdapterctlError as error:
     print(error.exit_code, error.message)
 """

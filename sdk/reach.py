@@ -1,0 +1,77 @@
+"""Where a registry may send its clients: said once, for whoever asks it, sends to its storage or fetches from there.
+
+A registry's answers name places that a client then writes to and reads from. A registry in a folder is this process itself,
+and may name files. Any other may name `https:` places only, since all else could be read on its way, and a file would be one
+of this machine's. Plain `http` is for this machine, or for whoever has accepted it.
+
+>>> Reach("https://registry.example").require("file:///etc/passwd")
+Traceback (most recent call last):
+sdk.errors.VerificationFailed: the registry at https://registry.example names a place on this machine for its bytes, which \
+only one in a folder (local:DIR) may; nothing was read or written. Check the registry's URL, then tell its admin
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sdk.errors import InvalidInput, VerificationFailed
+
+_ACCEPT = "accept that with --insecure, or with ADAPTERCTL_INSECURE=1"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The places that one registry may name; without arguments those of one that runs on this machine."""
+
+    #: `https://…`, `http://…`, or `local:DIR`.
+    registry: str = "http://127.0.0.1"
+    #: Whether plain http to other machines was accepted.
+    insecure: bool = False
+
+    def require(self, url: str) -> None:
+        """Raise an error where nothing may be asked at, sent to or fetched from `url`.
+
+        It is InvalidInput for the registry itself over plain http, VerificationFailed for a place that a registry named.
+        """
+        if self.registry.startswith("local:"):
+            return
+        try:
+            parts = urlsplit(url)
+            scheme, host = parts.scheme, parts.hostname or ""
+        except ValueError:
+            scheme, host = "", ""
+        own = url.startswith(f"{self.registry}/") or url == self.registry
+        if scheme == "https" or (scheme == "http" and (self.insecure or (_is_here(host) and (own or self._is_here)))):
+            return
+        if own:
+            raise InvalidInput(
+                f"{self.registry} is plain http to another machine: the token and all data could be read on their way; use "
+                f"https, or {_ACCEPT}",
+                param="url",
+            )
+        if scheme == "http":
+            raise VerificationFailed(
+                f"the registry at {self.registry} wants bytes to go over plain http to {host[:80]!a}; let it name https places "
+                f"(REGISTRY_S3_PUBLIC_ENDPOINT_URL), or {_ACCEPT}"
+            )
+        what = "on this machine" if scheme == "file" else f"of the kind {scheme[:20]!a}"
+        raise VerificationFailed(
+            f"the registry at {self.registry} names a place {what} for its bytes, which only one in a folder (local:DIR) may; "
+            "nothing was read or written. Check the registry's URL, then tell its admin"
+        )
+
+    @property
+    def _is_here(self) -> bool:
+        return _is_here(urlsplit(self.registry).hostname or "")
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a host is this machine, by its name alone: nobody is asked."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

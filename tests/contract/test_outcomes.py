@@ -1,0 +1,327 @@
+"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is marked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import ASKED, SPEC, digest, save_adapter, use_of
+from support.people import SEEDS, new_adapter, submit
+from support.registries import World
+
+from registry.auth.principal import Role
+from sdk.client import Client
+from sdk.errors import VerificationFailed
+from sdk.packing import pack_adapter
+from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
+from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.work import (
+    Assignment,
+    CheckpointRecord,
+    ClaimRequest,
+    Completion,
+    EvaluationResult,
+    MergeResult,
+    WorkerInfo,
+)
+from sdk.transfer import hash_file
+from workers.attempts.causes import of_error
+
+
+@dataclass
+class Desk:
+    """A namespace with a writer and a worker, who has one job at a time."""
+
+    writer: Client
+    worker: Client
+    space: str
+    data: str
+    tmp_path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.space}/a"
+
+    def claim(self) -> Assignment:
+        info = WorkerInfo(name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+
+    def train(self, spec: TrainingSpec = SPEC, **base: Any) -> Assignment:
+        """Submit a training and let the worker claim it."""
+        choice = BaseChoice(**{"id": "tiny", "fingerprint": digest("tiny: base"), **base})
+        request = TrainingRequest(adapter=self.name, base=choice, data=self.data, spec=spec)
+        submit(self.writer, JobSubmission(request=request))
+        return self.claim()
+
+    def publication(self, folder: Path | None = None, *, base: str = "tiny: base", **said: Any) -> Publication:
+        """Send an adapter, and say of it what a worker says."""
+        staging = self.tmp_path / f"staging-{next(SEEDS)}"
+        staging.mkdir()
+        packed = pack_adapter(
+            folder or new_adapter(self.tmp_path),
+            base_id="tiny",
+            base_revision="0" * 40,
+            base_fingerprint=digest(base),
+            staging=staging,
+        )
+        told = {
+            "adapter": self.name,
+            "upload": self.worker.upload(packed.sources, "sending"),
+            "manifest": packed.manifest,
+            "lora": packed.lora,
+            "dataset": use_of(self.data),
+            "metrics": {"loss": 1.0},
+        }
+        return Publication.model_validate({**told, **said})
+
+    def complete(self, held: Assignment, **result: Any) -> JobView:
+        body = Completion(attempt=held.attempt, **result)
+        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+    def refused(self, held: Assignment, param: str, **result: Any) -> None:
+        """Hand in what was not asked for; the job goes on, and nothing is published."""
+        with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+            self.complete(held, **result)
+        assert caught.value.param == param
+        assert self.writer.job_view(held.job).state == "running"
+        # The worker says so, and it is final.
+        assert of_error(caught.value).reason == "verification"
+
+
+@pytest.fixture
+def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Desk:
+    writer = acting(**{space: Role.WRITER})
+    data = writer.add_data(rows, namespace=space).digest
+    return Desk(writer, acting(**{space: Role.WORKER}), space, data, tmp_path)
+
+
+NF4 = QuantizationRecipe()
+
+
+class TestTrainings:
+    def test_what_was_asked_for_is_recorded_and_the_rest_is_marked(self, desk: Desk) -> None:
+        held = desk.train()
+        said = {**ASKED, "loss_on": "completion", "max_length": 256, "device": "cpu"}
+        done = desk.complete(held, version=desk.publication(training=said, libraries={"torch": "2"}))
+        assert done.result is not None
+        version = desk.writer.get(done.result["ref"]).info
+        assert (version.training, version.method) == (said, "lora")
+        assert version.reported == [
+            "dataset.rows",
+            "dataset.supervised_tokens",
+            "libraries",
+            "metrics",
+            "training.device",
+            "training.loss_on",
+            "training.max_length",
+        ]
+        assert desk.writer.versions(desk.name)[0].info == version
+
+    def test_what_a_worker_leaves_out_is_written_down_as_it_was_asked_for(self, desk: Desk) -> None:
+        spec = SPEC.model_copy(update={"loss_on": "completion", "max_steps": 7, "seed": 3})
+        done = desk.complete(desk.train(spec), version=desk.publication())
+        assert done.result is not None
+        asked = {"loss_on": "completion", "epochs": None, "max_steps": 7, "total_steps": 7, "seed": 3}
+        assert desk.writer.get(done.result["ref"]).info.training == {**ASKED, **asked}
+
+    def test_modules_of_a_preset_are_the_worker_s_word(self, desk: Desk) -> None:
+        held = desk.train(SPEC.model_copy(update={"targets": "qv"}))
+        done = desk.complete(held, version=desk.publication())
+        assert done.result is not None
+        version = desk.writer.get(done.result["ref"]).info
+        assert "lora.target_modules" in (version.reported or [])
+
+    def test_a_base_that_only_a_worker_could_fingerprint_is_taken_at_its_word(self, desk: Desk) -> None:
+        held = desk.train(id="tests/tiny", revision="0" * 40, fingerprint=None)
+        assert desk.complete(held, version=desk.publication()).state == "succeeded"
+
+    def test_what_a_pusher_says_is_marked_too(self, desk: Desk, tmp_path: Path) -> None:
+        pushed = desk.writer.push(save_adapter(tmp_path / "pushed", next(SEEDS)), desk.name, base="tiny", method="lora")
+        assert pushed.info.reported == ["method"]
+
+    @pytest.mark.parametrize(
+        ("spec", "param"),
+        [
+            ({"rank": 3}, "lora.rank"),
+            ({"alpha": 5.0}, "lora.alpha"),
+            ({"alpha": None, "rank": 1}, "lora.rank"),
+            ({"dropout": 0.1}, "lora.dropout"),
+            ({"targets": "q_proj"}, "lora.target_modules"),
+            ({"targets": "k_proj,q_proj,v_proj"}, "lora.target_modules"),
+            ({"method": "qlora"}, "method"),
+        ],
+    )
+    def test_bytes_of_another_spec_are_refused(self, desk: Desk, spec: dict[str, Any], param: str) -> None:
+        """The gate holds the record against the bytes, so a record that is as asked for can't be of other bytes."""
+        desk.refused(desk.train(TrainingSpec(**{**SPEC.model_dump(), **spec})), param, version=desk.publication())
+
+    @pytest.mark.parametrize(
+        "said", [{"lr": 1e-3}, {"seed": 1}, {"epochs": 1.0}, {"batch_size": 8}, {"method": "qlora"}]
+    )
+    def test_a_report_of_another_spec_is_refused(self, desk: Desk, said: dict[str, Any]) -> None:
+        (param,) = said
+        desk.refused(desk.train(), param, version=desk.publication(training={**ASKED, **said}))
+
+    @pytest.mark.parametrize("length", [0, -1, 1025, 1.5, "1024", None])
+    def test_rows_are_not_longer_than_was_asked_for(self, desk: Desk, length: Any) -> None:
+        desk.refused(desk.train(), "max_length", version=desk.publication(training={"max_length": length}))
+
+    def test_another_dataset_or_none_is_refused(self, desk: Desk) -> None:
+        held = desk.train()
+        for dataset in (use_of(digest("another")), None):
+            desk.refused(held, "dataset", version=desk.publication(dataset=dataset))
+
+    def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
+        from support.adapters import base_registration
+
+        people.writer.register_base(base_registration("other"))
+        desk.refused(desk.train(), "base", version=desk.publication(base="other: base"))
+
+    def test_what_nobody_asked_for_is_refused(self, desk: Desk, tmp_path: Path) -> None:
+        parent = desk.writer.push(save_adapter(tmp_path / "parent", next(SEEDS)), desk.name, base="tiny")
+        held = desk.train()
+        for name, said in {
+            "parents": [Parent(ref=parent.ref, relation="continued-from")],
+            "tags": {"approved": "yes"},
+            "description": "the best of all",
+            "unknown": ["dataset"],
+        }.items():
+            desk.refused(held, name, version=desk.publication(**{name: said}))
+        desk.refused(held, "method", version=desk.publication(quantization=NF4, method="qlora"))
+        folder = save_adapter(tmp_path / "rslora", next(SEEDS), use_rslora=True)
+        desk.refused(held, "lora.use_rslora", version=desk.publication(folder))
+
+    def test_a_record_that_is_not_that_of_the_bytes_is_refused_by_the_gate(self, desk: Desk, tmp_path: Path) -> None:
+        held = desk.train(SPEC.model_copy(update={"alpha": 32.0}))
+        honest = desk.publication()
+        body = honest.model_copy(update={"lora": honest.lora.model_copy(update={"alpha": 32.0})})
+        with pytest.raises(VerificationFailed, match="disagree on alpha"):
+            desk.complete(held, version=body)
+
+
+class TestCheckpoints:
+    def record(self, desk: Desk, held: Assignment, *, base: str = "tiny: base", **said: Any) -> CheckpointView:
+        given = desk.publication(base=base)
+        told = {
+            "lora": given.lora,
+            "quantization": None,
+            "rows": 1,
+            "supervised_tokens": 1,
+            "training": dict(ASKED),
+            "metrics": {"loss": 1.0},
+            "libraries": {},
+        }
+        body = CheckpointRecord(
+            attempt=held.attempt,
+            step=1,
+            total=2,
+            upload=str(given.upload),
+            manifest=given.manifest.model_copy(update={"kind": "checkpoint"}),
+            report=TrainingReport(**{**told, **said}),
+        )
+        return desk.worker.call("POST", f"/jobs/{held.job}/checkpoints", CheckpointView, body=body)
+
+    def test_one_of_another_training_is_neither_kept_nor_published(self, desk: Desk) -> None:
+        held = desk.train()
+        wrong: list[dict[str, Any]] = [
+            {"training": {**ASKED, "lr": 1.0}},
+            {"quantization": NF4},
+            {"base": "another base"},
+        ]
+        for said in wrong:
+            with pytest.raises(VerificationFailed, match="not what its job asked for"):
+                self.record(desk, held, **said)
+        assert desk.writer.checkpoints(held.job) == []
+        assert self.record(desk, held).step == 1
+
+    def test_one_that_an_earlier_release_kept_is_looked_at_when_it_is_published(
+        self, people: World, desk: Desk
+    ) -> None:
+        from registry.jobs.models import Checkpoint
+
+        held = desk.train()
+        self.record(desk, held)
+        with people.services.db.write() as session:
+            row = session.get_one(Checkpoint, (held.job, 1))
+            row.report = {**row.report, "training": {"lr": 1.0}}
+        path = f"/jobs/{held.job}/checkpoints/1/publish"
+        with pytest.raises(VerificationFailed, match=r"lr is 1\.0, not 0\.0002"):
+            desk.writer.call("POST", path, Published, body=CheckpointPublication())
+
+
+class TestMerges:
+    def merged(
+        self, desk: Desk, *, base: str = "tiny: base", path: str = "model.safetensors", **said: Any
+    ) -> MergeResult:
+        model = desk.tmp_path / f"model-{next(SEEDS)}"
+        model.write_bytes(str(next(SEEDS)).encode())
+        sha256, size = hash_file(model)
+        return MergeResult(
+            manifest=Manifest(
+                kind="merged",
+                base_fingerprint=digest(base),
+                files=[ManifestFile(path=path, size_bytes=size, sha256=sha256)],
+            ),
+            upload=desk.worker.upload({sha256: model}, "sending"),
+            report=MergeReport(**{"onto": "original", "dtype": "float16", "metrics": {"kl": 0.0}, **said}),
+        )
+
+    def test_one_over_another_base_or_made_otherwise_is_refused(self, desk: Desk, tmp_path: Path) -> None:
+        version = desk.writer.push(save_adapter(tmp_path / "merged", next(SEEDS)), desk.name, base="tiny")
+        desk.writer.submit_merge(version.ref, onto="original", dtype="float16")
+        held = desk.claim()
+        desk.refused(held, "base", merge=self.merged(desk, base="another base"))
+        desk.refused(held, "onto", merge=self.merged(desk, onto="dequantized"))
+        desk.refused(held, "dtype", merge=self.merged(desk, dtype="float32"))
+        with pytest.raises(VerificationFailed, match="runs when it is loaded"):
+            desk.complete(held, merge=self.merged(desk, path="modeling.py"))
+        done = desk.complete(held, merge=self.merged(desk))
+        assert done.result is not None
+        assert done.result["reported"] == ["report.libraries", "report.metrics"]
+
+
+class TestEvaluations:
+    def scores(self, desk: Desk, held: Assignment, **said: Any) -> list[EvaluationResult]:
+        report = EvaluationReport(**{"metrics": {"loss": 1.0}, "precision": "float32", **said})
+        return [
+            EvaluationResult(
+                label=target.label, digest=target.digest, base_fingerprint=digest("tiny: base"), report=report
+            )
+            for target in held.targets
+        ]
+
+    def evaluate(self, desk: Desk, rows: Path, recipe: QuantizationRecipe | None, precision: str) -> Assignment:
+        adapter = save_adapter(desk.tmp_path / f"scored-{next(SEEDS)}", next(SEEDS))
+        version = desk.writer.push(adapter, desk.name, base="tiny", quantization=recipe)
+        desk.writer.submit_evaluation([version.ref, "base:tiny"], data=rows, precision=precision, keep_samples=1)
+        return desk.claim()
+
+    @pytest.mark.parametrize(
+        ("recipe", "asked", "right", "wrong"),
+        [
+            (None, "native", "bfloat16", "nf4"),
+            (NF4, "native", "float32", "nf4"),
+            (NF4, "as-trained", "nf4", "float32"),
+            (None, "as-trained", "float16", "nf4"),
+            (NF4, "nf4", "nf4", "fp4"),
+        ],
+    )
+    def test_scores_at_another_precision_are_refused(
+        self, desk: Desk, rows: Path, recipe: QuantizationRecipe | None, asked: str, right: str, wrong: str
+    ) -> None:
+        held = self.evaluate(desk, rows, recipe, asked)
+        label = held.targets[0].label
+        desk.refused(held, f"precision of {label}", evaluations=self.scores(desk, held, precision=wrong))
+        assert desk.complete(held, evaluations=self.scores(desk, held, precision=right)).state == "succeeded"
+
+    def test_more_samples_than_were_asked_for_are_refused(self, desk: Desk, rows: Path) -> None:
+        held = self.evaluate(desk, rows, None, "native")
+        samples = [Sample(prompt="a", reference="b", completion="b")] * 2
+        label = held.targets[0].label
+        desk.refused(held, f"keep_samples of {label}", evaluations=self.scores(desk, held, samples=samples))

@@ -7,6 +7,9 @@ Layout under `ADAPTERCTL_CACHE`::
     refs/…                    what refs named when they were pulled, by registry
     bases/FINGERPRINT/        a base that a worker fetched
     hashes/…                  SHA-256 of local files by path, size, times and inode
+    jobs/…                    what attempts of a worker work with
+
+It is its owner's alone: versions, rows and bases may be private, however open their user's other files are.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +36,8 @@ from sdk.transfer import OnBytes, hash_file, place
 MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
+_PRIVATE = 0o700
+_PARTS = ("bases", "blobs", "hashes", "jobs", "locks", "refs", "versions")
 
 
 class Cache:
@@ -41,6 +47,7 @@ class Cache:
         self.root = root or cache_path()
         #: Digests of blobs that this process has just fetched, and hashed as they came.
         self.fresh: set[str] = set()
+        self._is_private = False
 
     def blob(self, sha256: str) -> Path:
         """Where a blob lies, or will."""
@@ -85,7 +92,23 @@ class Cache:
             finally:
                 os.close(file)
 
+    def keep_private(self) -> None:
+        """See to it, before something is written, that only the owner can look into the cache.
+
+        A new one is made so. One that others can look into, of an earlier release or in a folder that was given, gets parts
+        into which they can't; what belongs to another user is left as it is.
+        """
+        if self._is_private:
+            return
+        with disk_explained("preparing the cache"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            if stat.S_IMODE(self.root.stat().st_mode) & ~_PRIVATE:
+                for part in _PARTS:
+                    _close(self.root / part)
+        self._is_private = True
+
     def _lock_file(self, name: str) -> int:
+        self.keep_private()
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / hashlib.sha256(name.encode()).hexdigest()[:32], os.O_RDWR | os.O_CREAT, 0o600)
@@ -155,6 +178,7 @@ class Cache:
         if _identity(path) != known:
             # It was written to meanwhile: what was hashed is neither the old file nor the new one.
             return sha256
+        self.keep_private()
         with disk_explained("remembering a file's digest"):
             entry.parent.mkdir(parents=True, exist_ok=True)
             partial = entry.with_name(f"{entry.name}.partial-{os.urandom(4).hex()}")
@@ -167,6 +191,16 @@ class Cache:
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
 
 
+def _close(folder: Path) -> None:
+    """Make a folder that is its owner's alone, or make one so that is ours."""
+    # Another user's cache may be read and not written to.
+    with contextlib.suppress(PermissionError):
+        folder.mkdir(exist_ok=True, mode=_PRIVATE)
+        found = folder.stat()
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+            folder.chmod(_PRIVATE)
+
+
 def _try_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,11 +211,11 @@ def _try_lock(file: int) -> bool:
 
 def _identity(path: Path) -> dict[str, str | int]:
     """What a file's hash is remembered by. The change time is of it: a copy may set any other time back."""
-    stat = path.stat()
+    found = path.stat()
     return {
         "path": str(path),
-        "size": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "ctime_ns": stat.st_ctime_ns,
-        "inode": stat.st_ino,
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "inode": found.st_ino,
     }

@@ -12,6 +12,7 @@ from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
 from sdk.schemas.work import BaseSource
 from sdk.transfer import OnBytes, folder_whole
+from workers.settings import WorkerSettings
 
 _PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
@@ -65,15 +66,17 @@ def _fetch(client: Client, source: BaseSource, fingerprint: str) -> Path:
 
 
 def _from_hub(source: BaseSource) -> Path:
-    """Fetch a commit of a hub's model, with this node's own token."""
+    """Fetch a commit of a hub's model, with this node's own token where that is for whoever asks."""
     hub: Any = importlib.import_module("huggingface_hub")
     errors: Any = importlib.import_module("huggingface_hub.errors")
     try:
-        return Path(hub.snapshot_download(source.id, revision=source.revision, allow_patterns=_PATTERNS))
+        # None lets the library find the node's token; False sends none.
+        token = None if WorkerSettings.from_env().may_use_hub_token(source.id) else False
+        return Path(hub.snapshot_download(source.id, revision=source.revision, token=token, allow_patterns=_PATTERNS))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise NotFound(
             f"the model hub has no {source.id} at {source.revision} that this worker may read; "
-            "check the name, or give the worker a hub token"
+            "check the name; for a gated one name it in the worker's ADAPTER_WORKER_HUB_REPOSITORIES and give it a hub token"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise Unavailable(

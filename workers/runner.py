@@ -42,6 +42,7 @@ class Worker:
         self._shutdown = shutdown
         self._transfers = Transfers()
         self._client = Client(on_transfer=self._transfers)
+        self._client.cache.keep_private()
         self._folders = Folders(self._client.cache.root / "jobs")
         self.spare = Spare(warm=settings.warm)
         #: The key of the last claim, until it is answered.

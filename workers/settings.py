@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -17,6 +19,7 @@ LogFormat = Literal["text", "json"]
 #: The queues that there are; a worker listens to one or both.
 QUEUES: tuple[QueueName, ...] = get_args(QueueName)
 _GRACE_S = 30.0
+_REPOSITORY = re.compile(r"\*|[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class WorkerSettings:
     broker_url: str | None = field(default=None, repr=False)
     #: Folders that clients see under the same path.
     shared_paths: tuple[str, ...] = ()
+    #: Repositories of a model hub for which this node's hub token is used, with `*` for any text: `meta-llama/*`, or `*`.
+    hub_repositories: tuple[str, ...] = ()
     #: Which jobs it takes.
     queues: tuple[QueueName, ...] = QUEUES
     #: Pause between two questions for work without a broker, in seconds.
@@ -57,12 +62,29 @@ class WorkerSettings:
             name=os.environ.get("ADAPTER_WORKER_NAME") or f"{socket.gethostname()}-{os.getpid()}",
             broker_url=broker,
             shared_paths=tuple(path for path in shared.split(os.pathsep) if path),
+            hub_repositories=_repositories(os.environ.get("ADAPTER_WORKER_HUB_REPOSITORIES", "")),
             queues=parse_queues(os.environ.get("ADAPTER_WORKER_QUEUES") or ",".join(QUEUES)),
             grace_s=_seconds("ADAPTER_WORKER_GRACE_S", _GRACE_S),
             warm=_one_of("ADAPTER_WORKER_WARM", ("1", "0")) == "1",
             log_level=_one_of("ADAPTER_WORKER_LOG_LEVEL", ("INFO", "DEBUG", "WARNING")),
             log_format=cast("LogFormat", _one_of("ADAPTER_WORKER_LOG_FORMAT", get_args(LogFormat))),
             stop_file=Path(stop_file) if stop_file else None,
+        )
+
+    def may_use_hub_token(self, repository: str) -> bool:
+        """Tell whether this node's hub token may be used to fetch a repository: anybody may ask for any.
+
+        >>> settings = WorkerSettings("gpu-1", hub_repositories=("meta-llama/*", "org/base"))
+        >>> [settings.may_use_hub_token(name) for name in ("meta-llama/x", "org/base", "org/other", "meta-llama/x/y")]
+        [True, True, False, False]
+        """
+        if "*" in self.hub_repositories:
+            return True
+        parts = repository.split("/")
+        # Part by part, since `*` would else mean a "/" as well.
+        return any(
+            len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
+            for wanted in (pattern.split("/") for pattern in self.hub_repositories)
         )
 
     def hand_down(self) -> None:
@@ -87,6 +109,18 @@ def parse_queues(text: str) -> tuple[QueueName, ...]:
             f"there is no queue {', '.join(unknown) or '(none)'}; choose among {', '.join(QUEUES)}", param="queue"
         )
     return tuple(queue for queue in QUEUES if queue in chosen)
+
+
+def _repositories(text: str) -> tuple[str, ...]:
+    found = tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+    for pattern in found:
+        if not _REPOSITORY.fullmatch(pattern):
+            raise InvalidInput(
+                f"ADAPTER_WORKER_HUB_REPOSITORIES has {pattern[:80]!a}, which names no repositories of a model hub; write "
+                "org/name, org/*, or * for all, separated by commas",
+                param="ADAPTER_WORKER_HUB_REPOSITORIES",
+            )
+    return found
 
 
 def _seconds(name: str, default: float) -> float:

@@ -170,6 +170,8 @@ class WorkerProcess(LocalProcess):
             "REGISTRY_BROKER_URL": self._valkey.url,
             # Clients are on this machine too: they see every folder under the same path.
             "ADAPTER_WORKER_SHARED_PATHS": os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "/"),
+            # Their hub token is that of the user who started this.
+            "ADAPTER_WORKER_HUB_REPOSITORIES": os.environ.get("ADAPTER_WORKER_HUB_REPOSITORIES", "*"),
             **({"ADAPTERCTL_CACHE": cache} if cache else {}),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ class Slow(FileClient):
 
 sha256, size = hash_file(source)
 manifest = Manifest(base_fingerprint="f" * 64, files=[ManifestFile(path="file", size_bytes=size, sha256=sha256)])
-client = Slow(Transport(Config("http://unused.invalid")), Cache(root), None)
+client = Slow(Transport(Config("local:unused")), Cache(root), None)
 print(client.fill_cache(manifest))
 client.check_cached(manifest)
 """
@@ -85,6 +86,48 @@ def test_what_the_cache_takes(tmp_path: Path) -> None:
     with folder_whole(cache.version("a" * 64)) as partial:
         (partial / "file").write_bytes(b"x" * 1000)
     assert cache.size_bytes() == 1000
+
+
+class TestPrivacy:
+    """Whatever the umask says, and an earlier release left: nobody else looks into the cache."""
+
+    @pytest.fixture(autouse=True)
+    def _open_handed(self) -> Iterator[None]:
+        before = os.umask(0)
+        yield
+        os.umask(before)
+
+    def test_a_new_one_is_its_owner_s_alone(self, tmp_path: Path) -> None:
+        cache = Cache(tmp_path / "deep" / "cache")
+        with cache.lock("something"):
+            assert mode(cache.root) == 0o700
+        (tmp_path / "rows").write_text("x")
+        other = Cache(tmp_path / "other")
+        other.sha256_of(tmp_path / "rows")
+        assert mode(other.root) == 0o700
+
+    def test_one_that_was_open_is_closed_when_it_is_used(self, tmp_path: Path) -> None:
+        root = tmp_path / "cache"
+        for part in ("blobs", "versions"):
+            (root / part / "x").mkdir(parents=True)
+        assert {mode(root), mode(root / "blobs")} == {0o777}
+        with Cache(root).lock("something"):
+            closed = {path.name for path in root.iterdir() if mode(path) == 0o700}
+        assert closed == {"bases", "blobs", "hashes", "jobs", "locks", "refs", "versions"}
+        # It may be anybody's folder, with other things in it.
+        assert mode(root) == 0o777
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+    def test_another_user_s_is_left_as_it_is(self, tmp_path: Path) -> None:
+        root = tmp_path / "cache"
+        (root / "blobs").mkdir(parents=True)
+        os.chown(root / "blobs", 12345, 12345)
+        Cache(root).keep_private()
+        assert mode(root / "blobs") == 0o777
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 class Shop:

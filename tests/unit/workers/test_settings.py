@@ -17,7 +17,17 @@ from sdk.errors import InvalidInput
 from workers import machine
 from workers.settings import WorkerSettings, parse_queues
 
-VARIABLES = ("NAME", "QUEUES", "GRACE_S", "WARM", "LOG_LEVEL", "LOG_FORMAT", "STOP_FILE", "SHARED_PATHS")
+VARIABLES = (
+    "NAME",
+    "QUEUES",
+    "GRACE_S",
+    "WARM",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "STOP_FILE",
+    "SHARED_PATHS",
+    "HUB_REPOSITORIES",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +68,9 @@ def test_what_is_handed_down_is_read_again(monkeypatch: pytest.MonkeyPatch) -> N
         ("ADAPTER_WORKER_LOG_LEVEL", "LOUD"),
         ("ADAPTER_WORKER_QUEUES", "gpu,tpu"),
         ("ADAPTER_WORKER_QUEUES", ","),
+        ("ADAPTER_WORKER_HUB_REPOSITORIES", "meta-llama"),
+        ("ADAPTER_WORKER_HUB_REPOSITORIES", "org/a/b"),
+        ("ADAPTER_WORKER_HUB_REPOSITORIES", "org/*, ;"),
         ("REGISTRY_BROKER_URL", "amqp://user:hunter2@host"),
     ],
 )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, wait_exponential, wait_random
 
 from sdk.client import Client
 from sdk.errors import Unavailable, disk_explained
@@ -133,7 +133,7 @@ def hand_in(client: Client, stopping: Stopping, path: str, body: Wire, *, timeou
     """Post something until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
     patience = Retrying(
         retry=retry_if_exception_type(Unavailable),
-        wait=wait_exponential_jitter(initial=0.5, max=5),
+        wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),
         stop=lambda state: (state.seconds_since_start or 0) >= stopping.patience_s(PATIENCE_S),
         reraise=True,
     )

@@ -66,6 +66,10 @@ _STATEMENTS = (
     "manifest_digest, created_by, created_at) SELECT 'base-' || i, revision, encode(sha256(('base' || i)::bytea), 'hex'), "
     "encode(sha256(('weights' || i)::bytea), 'hex'), architecture, NULL, config, tensors, size_bytes, NULL, 'seed', now() "
     f"FROM bases, generate_series(1, {BASES}) i WHERE pk = CAST(:base AS integer)",
+    "INSERT INTO named_bases (namespace, base_pk, id, revision, location, manifest_digest, weights_digest, architecture, "
+    "config, tensors, size_bytes, facts, created_by, created_at, named_at, edition) SELECT '*', pk, id, revision, location, "
+    "NULL, weights_digest, architecture, config, tensors, size_bytes, 'claimed', created_by, created_at, created_at, 0 "
+    "FROM bases WHERE created_by = 'seed'",
     "INSERT INTO blobs (sha256, size_bytes, created_at) "
     f"SELECT encode(sha256(('blob' || i)::bytea), 'hex'), 1000, now() FROM generate_series(1, {_BLOBS}) i",
     "INSERT INTO adapters (name, namespace, last_number, latest_number, ready_versions, size_bytes, created_by, created_at, "
@@ -80,9 +84,10 @@ _STATEMENTS = (
     "INSERT INTO manifest_blobs (manifest_digest, sha256) SELECT digest, encode(sha256(('blob' || (1 + (i + k) % "
     f"{_BLOBS}))::bytea), 'hex') FROM seeded, generate_series(1, 2) k",
     "INSERT INTO manifest_access (manifest_digest, namespace) SELECT digest, namespace FROM seeded",
-    "INSERT INTO versions (adapter_pk, number, digest, manifest_digest, state, kind, base_pk, lora, rank, method, "
+    "INSERT INTO versions (adapter_pk, number, digest, manifest_digest, state, kind, base_pk, base_id, base_revision, "
+    "base_weights_digest, base_architecture, lora, rank, method, "
     "quantization, tags, description, unknown, created_by, created_at, moved_at) "
-    "SELECT s.adapter_pk, s.number, s.digest, s.digest, 'ready', 'adapter', b.pk, CAST(:lora AS json), "
+    "SELECT s.adapter_pk, s.number, s.digest, s.digest, 'ready', 'adapter', b.pk, b.id, b.revision, b.weights_digest, b.architecture, CAST(:lora AS json), "
     f"(ARRAY[{', '.join(map(str, RANKS))}])[1 + (s.i % {len(RANKS)})], 'qlora', NULL, "
     "json_build_object('language', 'l' || (s.i % 100)), '', '[]', 'user-' || (s.i % 500), "
     "now() - (interval '1 second' * (2000000 - s.i)), now() "

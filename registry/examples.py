@@ -54,6 +54,8 @@ BODIES: dict[str, Any] = {
         "tensors": {"model.layers.0.self_attn.q_proj.weight": [576, 576]},
         "size_bytes": 269_060_552,
     },
+    "fix_base": {"name": _FINGERPRINT[:12], "namespace": "team", "id": "HuggingFaceTB/SmolLM2-135M-Instruct"},
+    "remove_base": {"name": "HuggingFaceTB/SmolLM2-135M-Instruct", "namespace": "team"},
     "begin_upload": {"blobs": [_CONFIG_BLOB, _WEIGHTS_BLOB]},
     "ask_parts": {"sha256": _WEIGHTS, "parts": [{"number": 1, "sha256": _ROWS}]},
     "publish_version": _PUBLICATION,

@@ -12,7 +12,7 @@ from registry.artifacts.uploads import Uploads
 from registry.audit.service import Audit
 from registry.auth.service import Tokens
 from registry.catalog.aliases import Aliases
-from registry.catalog.bases import Bases
+from registry.catalog.bases.service import Bases
 from registry.catalog.moves import Moves
 from registry.catalog.publish import Publisher
 from registry.catalog.service import Catalog

@@ -1,7 +1,6 @@
 """What a base is: its files, its fingerprint, its tensors' shapes, read from a folder without torch.
 
-The fingerprint is the SHA-256 over the canonical config (without `transformers_version` and `_name_or_path`), the
-tokenizer files, the chat template, and the weight files' own SHA-256. The weights' digest is kept apart.
+How the fingerprint comes of them, and which files a base has, `sdk.formats.base_files` says.
 """
 
 from __future__ import annotations
@@ -17,29 +16,25 @@ from typing import Any
 from sdk.cache import Cache
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.formats.base_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    OTHER_FILES,
+    SINGLE_FILE,
+    TOKENIZER_FILES,
+    BadBaseError,
+    check_files,
+    check_index,
+    identify,
+    read_config,
+    read_index,
+    weight_map,
+)
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.wire import digest_of
-from sdk.transfer import OnBytes, read_json
+from sdk.transfer import OnBytes
 
-#: Files that say how text becomes tokens.
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-_OTHER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
-_UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 
@@ -48,24 +43,35 @@ class ScannedBase:
     """A base in a folder."""
 
     folder: Path
+    #: With the manifest of exactly the files that were hashed, which proves the fingerprint.
     registration: BaseRegistration
-    #: Path within the base to SHA-256 and size, of every file that belongs to it.
-    files: dict[str, tuple[str, int]]
 
+    @property
     def manifest(self) -> Manifest:
-        """The manifest under which its files are uploaded."""
-        return Manifest(
-            kind="base",
-            base_fingerprint=self.registration.fingerprint,
-            files=[
-                ManifestFile(path=path, size_bytes=size, sha256=sha256) for path, (sha256, size) in self.files.items()
-            ],
-        )
+        """Exactly the files that belong to the base; whatever else lies in the folder is nobody's to load."""
+        assert self.registration.manifest is not None
+        return self.registration.manifest
 
 
 def base_id_of(folder: Path) -> str:
-    """The id that a folder has where none is given: its own name, of the characters that ids have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:200].strip(".-_") or "base"
+    """The id that a folder has where none is given: its own name, of the characters that ids have.
+
+    A hub's cache names a snapshot by its commit, and the model two folders above.
+    """
+    name = folder.resolve().name
+    if (model := _hub_model(folder)) is not None:
+        return model
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:190].strip(".-_") or "base"
+    # Digits alone would be read as a fingerprint.
+    return f"base-{plain}" if re.fullmatch(r"[0-9a-f]{12,}", plain) else plain
+
+
+def _hub_model(folder: Path) -> str | None:
+    """ORG/NAME of `…/models--ORG--NAME/snapshots/COMMIT`, or None for another folder."""
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - a link's own place, not what it leads to
+    kind, *parts = whole.parent.parent.name.split("--")
+    model = "/".join(parts)
+    return model if whole.parent.name == "snapshots" and kind == "models" and _ID.fullmatch(model) else None
 
 
 def scan_base(
@@ -91,81 +97,90 @@ def scan_base(
         )
     config = _read_config(folder)
     weights = _weight_files(folder)
-    names = [*TOKENIZER_FILES, *_OTHER_FILES, *weights]
-    files = {
-        name: (cache.sha256_of(path.absolute(), on_bytes), path.stat().st_size)
-        for name in sorted(set(names))
-        if (path := folder / name).is_file()
-    }
+    names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
+    present = sorted(name for name in names if (folder / name).is_file())
     tensors: dict[str, list[int]] = {}
+    held: dict[str, list[str]] = {}
     for name in weights:
-        tensors.update(_shapes(folder / name))
-    stable = {key: value for key, value in config.items() if key not in _UNSTABLE_CONFIG_KEYS}
-    weight_digests = {name: files[name][0] for name in weights}
-    tokenizer = {name: files[name][0] for name in TOKENIZER_FILES if name in files}
-    architectures = config.get("architectures")
-    architecture = (
-        architectures[0] if isinstance(architectures, list) and architectures else config.get("model_type", "")
-    )
+        shapes = _shapes(folder / name)
+        held[name] = list(shapes)
+        tensors.update(shapes)
+    digests = {name: cache.sha256_of((folder / name).absolute(), on_bytes) for name in present}
+    try:
+        check_files(present)
+        if INDEX_FILE in digests:
+            check_index(read_index((folder / INDEX_FILE).read_bytes()), held)
+        identity = identify(config, digests)
+    except BadBaseError as error:
+        raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
+    files = [
+        ManifestFile(path=name, size_bytes=(folder / name).stat().st_size, sha256=sha256)
+        for name, sha256 in digests.items()
+    ]
+    manifest = Manifest(kind="base", base_fingerprint=identity.fingerprint, files=files)
     return ScannedBase(
         folder=folder,
-        files=files,
         registration=BaseRegistration(
             id=base_id or base_id_of(folder),
             revision=revision,
-            fingerprint=digest_of(
-                {"config": stable, "tokenizer": tokenizer, "weights": sorted(weight_digests.values())}
-            ),
-            weights_digest=digest_of(sorted(weight_digests.values())),
-            architecture=str(architecture)[:200],
+            fingerprint=identity.fingerprint,
+            weights_digest=identity.weights_digest,
+            architecture=identity.architecture,
             location=location or folder.resolve().as_uri(),
             config=config,
             tensors=tensors,
-            size_bytes=sum(size for _, size in files.values()),
+            size_bytes=manifest.size_bytes,
+            manifest=manifest,
         ),
     )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise NotFound(
             f"{folder} has no config.json, so it is no base; give the folder that save_pretrained wrote", param="base"
         )
     try:
-        config = read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidBase(f"{path} can't be read as JSON; download or save the base again", param="base") from error
-    if not isinstance(config, dict):
-        raise InvalidBase(f"{path} holds no object; download or save the base again", param="base")
-    return config
+        return read_config(path.read_bytes())
+    except (OSError, BadBaseError) as error:
+        raise InvalidBase(
+            f"{path} can't be read as a model's config ({error}); download or save the base again", param="base"
+        ) from error
 
 
 def _weight_files(folder: Path) -> list[str]:
     """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that is missing."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.is_file():
         try:
-            names = sorted(set(map(str, read_json(index)["weight_map"].values())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidBase(f"{index} can't be read; download or save the base again", param="base") from error
-        missing = [name for name in names if not _FILE_NAME.fullmatch(name) or not (folder / name).is_file()]
-        if missing or not names:
+            names = sorted(set(weight_map(read_index(index.read_bytes())).values()))
+        except (OSError, BadBaseError) as error:
             raise InvalidBase(
-                f"{folder} lacks the weight file {ascii(missing[0][:200]) if missing else 'of its index'}; download or save the base again",
+                f"{index} can't be read ({error}); download or save the base again", param="base"
+            ) from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InvalidBase(
+                f"{folder} lacks the weight file {missing[0]} of its index; download or save the base again",
+                param="base",
+            )
+        if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
+            raise InvalidBase(
+                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so what is loaded depends on who "
+                "loads it; remove one of the two",
                 param="base",
             )
         return names
-    names = sorted(path.name for path in folder.glob("*.safetensors") if path.name.startswith("model"))
-    if not names:
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        hint = (
-            f"only {pickled[0]}, which is pickled and is not read; save it again with safe_serialization=True"
-            if pickled
-            else "no model*.safetensors; give the folder that save_pretrained wrote"
-        )
-        raise InvalidBase(f"{folder} has no weights: {hint}", param="base")
-    return names
+    if (folder / SINGLE_FILE).is_file():
+        return [SINGLE_FILE]
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    hint = (
+        f"only {pickled[0]}, which is pickled and is not read; save it again with safe_serialization=True"
+        if pickled
+        else f"no {SINGLE_FILE} and no {INDEX_FILE}; give the folder that save_pretrained wrote"
+    )
+    raise InvalidBase(f"{folder} has no weights: {hint}", param="base")
 
 
 def _shape(value: Any) -> list[int]:

@@ -37,7 +37,16 @@ from sdk.packing import pack_adapter, read_origin
 from sdk.people import PeopleClient
 from sdk.removal import RemovalClient
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
-from sdk.schemas.catalog import BaseView, Method, Publication, Published, VersionView
+from sdk.schemas.catalog import (
+    BaseFix,
+    BaseRegistration,
+    BaseSelector,
+    BaseView,
+    Method,
+    Publication,
+    Published,
+    VersionView,
+)
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.jobs import (
     BaseChoice,
@@ -50,10 +59,12 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.refs import is_folder, looks_like_digest, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
-from sdk.schemas.wire import Wire
 from sdk.terms import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
 from sdk.tracking import TrackingClient
 from sdk.transport import Transport
+
+#: A registration with the shapes of more tensors would be longer than the body that a registry takes.
+_MOST_SHAPES_BYTES = 3_500_000
 
 
 class PushReport(NamedTuple):
@@ -87,38 +98,73 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
 
     # Bases and datasets.
 
-    def add_base(self, folder: str | Path, *, id: str | None = None, upload: bool = False) -> BaseView:  # noqa: A002
+    def add_base(
+        self,
+        folder: str | Path,
+        *,
+        id: str | None = None,  # noqa: A002
+        upload: bool = False,
+        namespace: str | None = None,
+    ) -> BaseView:
         """Register the base in a folder; with `upload` its files go to the registry's storage for workers elsewhere.
 
-        Raises NotFound, InvalidBase for a folder without safetensors weights, InvalidInput for a link that leads out of it.
+        It is a base of `namespace` ("-": of names without one, "*": of all). Without one it is for all, where this client
+        may write in all namespaces, and else of the first in which it may. Raises NotFound, InvalidBase for a folder without
+        safetensors weights, InvalidInput for a link that leads out of it, NotAllowed.
         """
-        return self._register(self._scan(folder, id=id), upload=upload)
+        return self._register(self._scan(folder, id=id), upload=upload, namespace=namespace)
 
     def _scan(self, folder: str | Path, *, id: str | None = None) -> ScannedBase:  # noqa: A002
         found = scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
-        for name in found.files:
+        for name in (file.path for file in found.manifest.files):
             transfer.require_inside(found.folder, name)
         return found
 
-    def _register(self, scanned: ScannedBase, *, upload: bool = False) -> BaseView:
-        body = scanned.registration
+    def _register(self, scanned: ScannedBase, *, namespace: str | None, upload: bool = False) -> BaseView:
+        body = scanned.registration.model_copy(update={"namespace": namespace})
         if upload:
-            manifest = scanned.manifest()
-            sources = {file.sha256: scanned.folder / file.path for file in manifest.files}
-            body = body.model_copy(update={"manifest": manifest, "upload": self.upload(sources, "uploading base")})
-        return self.call("POST", "/bases", BaseView, body=body, timeout_s=3600)
+            sources = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
+            # What their headers say of the tensors, the registry reads there.
+            body = body.model_copy(update={"tensors": {}, "upload": self.upload(sources, "uploading base")})
+        return self.register_base(body)
 
-    def register_base(self, registration: Wire) -> BaseView:
+    def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base that was scanned already."""
-        return self.call("POST", "/bases", BaseView, body=registration)
+        if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
+            # Longer than a body may be; the files themselves say it where they are uploaded.
+            registration = registration.model_copy(update={"tensors": {}})
+        return self.call("POST", "/bases", BaseView, body=registration, timeout_s=3600)
 
     def bases(self) -> list[BaseView]:
-        """All bases, the newest first."""
+        """The bases that may be used, the newest first."""
         return list(self.pages("/bases", BaseView))
 
-    def base(self, name: str) -> BaseView:
-        """A base by id or fingerprint, with its config."""
-        return self.call("GET", "/base", BaseView, params={"name": name})
+    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
+        """A base by id or fingerprint, with its config: what the name means in `namespace`, or in any that may be seen.
+
+        Raises NotFound, InvalidInput where it means different bases in several namespaces.
+        """
+        return self.call("GET", "/base", BaseView, params={"name": name, "namespace": namespace})
+
+    def remove_base(self, name: str, *, namespace: str | None = None) -> None:
+        """Take a base away from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
+        self.call("POST", "/base/remove", type(None), body=build(BaseSelector, name=name, namespace=namespace))
+
+    def fix_base(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        id: str | None = None,  # noqa: A002
+        location: str | None = None,
+        forget_files: bool = False,
+    ) -> BaseView:
+        """Correct what a namespace calls a base, or where it lies ("": nowhere), or let its files be sent anew.
+
+        Raises NotFound, NotAllowed, InvalidInput.
+        """
+        body = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
+        return self.call("POST", "/base/fix", BaseView, body=body)
 
     def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
@@ -197,7 +243,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
         request = TrainingRequest(
             adapter=adapter,
-            base=self._choose_base(base, targets=checked.targets),
+            base=self._choose_base(base, namespace, targets=checked.targets),
             data=self._send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._send_data(held_out, namespace).digest,
             spec=checked,
@@ -218,16 +264,18 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
         checked = build(EvaluationSpec, **spec)
         rows = check_data(data)
-        targets = []
-        namespace: str | None = None
-        for ref in [refs] if isinstance(refs, str) else refs:
-            if ref.startswith("base:"):
-                targets.append(EvaluationTarget(base=self._choose_base(ref.removeprefix("base:"))))
-            else:
-                targets.append(EvaluationTarget(ref=str(parse_ref(ref))))
-                namespace = namespace or namespace_of(parse_ref(ref).adapter) or "-"
-        if not targets:
+        given = [refs] if isinstance(refs, str) else list(refs)
+        if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
+        versions = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
+        # A bare base beside them is what their namespace calls so.
+        namespace = next((namespace_of(ref.adapter) or "-" for ref in versions.values()), None)
+        targets = [
+            EvaluationTarget(ref=str(versions[ref]))
+            if ref in versions
+            else EvaluationTarget(base=self._choose_base(ref.removeprefix("base:"), namespace))
+            for ref in given
+        ]
         request = build(EvaluationRequest, targets=targets, data=self._send_data(rows, namespace).digest, spec=checked)
         return self._submit(request, idempotency_key, priority=priority)
 
@@ -244,22 +292,22 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         submission = build(JobSubmission, request=request, **terms)
         return Job(self.call("POST", "/jobs", JobView, body=submission, headers=headers), self)
 
-    def _registered(self, base: str | Path) -> BaseView:
+    def _registered(self, base: str | Path, namespace: str) -> BaseView:
         """The base that an adapter is pushed over: a folder, which is registered, or one that is registered already."""
         if isinstance(base, Path) or is_folder(base):
-            return self._register(self._scan(base))
-        return self.base(base)
+            return self._register(self._scan(base), namespace=namespace)
+        return self.base(base, namespace=namespace)
 
-    def _choose_base(self, base: str | Path, *, targets: str | None = None) -> BaseChoice:
+    def _choose_base(self, base: str | Path, namespace: str | None, *, targets: str | None = None) -> BaseChoice:
         if isinstance(base, Path) or is_folder(base):
             scanned = self._scan(base)
             if targets is not None:
                 check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
-            view = self._register(scanned)
+            view = self._register(scanned, namespace=namespace)
             return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
         name, _, revision = base.partition("@")
         try:
-            view = self.base(name)
+            view = self.base(name, namespace=namespace)
         except NotFound:
             if name.count("/") != 1:
                 hint = (
@@ -352,7 +400,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         named, revision = read_origin(folder)
         if base is None and named is None:
             raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
-        trained_over = self._registered(base or named or "")
+        trained_over = self._registered(base or named or "", namespace_of(adapter) or "-")
         if trained_over.revision is None and revision is None and base_revision is None and ask_revision is not None:
             base_revision = ask_revision(trained_over.id)
         with tempfile.TemporaryDirectory() as staging:
@@ -396,7 +444,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
             scanned = self._scan(base).registration
             name, weights = scanned.id, scanned.weights_digest
         else:
-            view = self.base(base)
+            view = self.base(base, namespace=namespace_of(version.info.adapter) or "-")
             name, weights = view.id, view.weights_digest
         ours = version.info.base
         if weights != ours.weights_digest:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from sdk.schemas.canonical import canonical_json
+from sdk.formats.canonical_json import canonical_json
 from sdk.schemas.paths import check_path
 
 FORMAT = "adapterctl.manifest.v1"

@@ -120,7 +120,10 @@ class Worker:
         try:
             require_pinned(assignment)
             made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
-            with made as folder, Inputs(self._client, self._transfers) as inputs:
+            with (
+                made as folder,
+                Inputs(self._client, self._transfers, folder=folder, namespace=assignment.namespace) as inputs,
+            ):
                 attempt = Attempt(
                     self._client,
                     assignment,

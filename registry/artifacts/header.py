@@ -34,6 +34,20 @@ _MAX_METADATA_BYTES = 1024 * 1024
 _MAX_METADATA = 1024
 _MAX_DIMENSIONS = 8
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+#: Of the types that a base may have beside those, in bits.
+_OTHER_BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    "U16": 16,
+    "I16": 16,
+    "U32": 32,
+    "I32": 32,
+    "U64": 64,
+    "I64": 64,
+    "C64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
 
 # The grammar. Repetitions are possessive: nothing is ever tried a second way, so that time grows with the length alone.
@@ -70,7 +84,9 @@ class Kind(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Of one tensor."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        if self.dtype in ITEM_BYTES:
+            return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return -(-math.prod(self.shape) * _OTHER_BITS[self.dtype] // 8)
 
 
 @dataclass
@@ -115,6 +131,8 @@ class _Found:
     """What was read so far, in the order of the header."""
 
     data_bytes: int
+    #: Whether tensors may be of any type that there is, as those of a base.
+    any_dtype: bool = False
     kinds: dict[Kind, int] = field(default_factory=dict)
     name_at: array[int] = field(default_factory=lambda: array("I"))
     name_length: array[int] = field(default_factory=lambda: array("H"))
@@ -131,10 +149,10 @@ class _Found:
         self.hashes.append(hash(name))
 
 
-def read_header(file: IO[bytes], size_bytes: int) -> Header:
+def read_header(file: IO[bytes], size_bytes: int, *, any_dtype: bool = False) -> Header:
     """Read the header of a file of `size_bytes`, which is left at the first byte of the data.
 
-    Raises Verification where the file is not one contiguous, fully described block of floating-point tensors.
+    An adapter has floating-point tensors; those of a base, with `any_dtype`, may be of every type. Raises Verification where the file is not one contiguous, fully described block of floating-point tensors.
     """
     prefix = read_exactly(file, 8)
     (length,) = struct.unpack("<Q", prefix)
@@ -147,7 +165,7 @@ def read_header(file: IO[bytes], size_bytes: int) -> Header:
         )
     raw = read_exactly(file, length)
     _require_utf8(raw)
-    found = _parse(raw, size_bytes - 8 - length)
+    found = _parse(raw, _Found(size_bytes - 8 - length, any_dtype))
     _refuse_duplicates(raw, found)
     found.hashes = array("q")
     return _ordered(raw, found)
@@ -180,11 +198,10 @@ def _no_json() -> Verification:
     return Verification("adapter_model.safetensors has a header that is no JSON object; it is no safetensors file")
 
 
-def _parse(raw: bytes, data_bytes: int) -> _Found:
+def _parse(raw: bytes, found: _Found) -> _Found:
     """Read all entries, each by one match."""
     if not raw.startswith(b"{"):
         raise _no_json()
-    found = _Found(data_bytes)
     position, seen_metadata = 1, False
     if (end := _BETWEEN.match(raw, position)) and end[1] == b"}":
         return _finished(raw, end.end(), found)
@@ -239,7 +256,7 @@ def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) 
         position = match.end()
     else:
         (dtype, shape, begin, end), position = _read_fields(raw, name, position)
-    kind = _kind(name, dtype, shape)
+    kind = _kind(name, dtype, shape, any_dtype=found.any_dtype)
     first, last = int(begin), int(end)
     if last - first != kind.size_bytes or last > found.data_bytes:
         raise Verification(
@@ -273,12 +290,14 @@ def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, .
     return complete, closed.end()
 
 
-def _kind(name: bytes, dtype: bytes, shape: bytes) -> Kind:
+def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     known = dtype.decode()
-    if known not in ITEM_BYTES:
+    if known not in ITEM_BYTES and not (any_dtype and known in _OTHER_BITS):
         raise Verification(
             f"tensor {name.decode()!r} has the type {known!a}; an adapter has floating-point tensors only"
         )
+    if any_dtype and not shape:
+        return Kind(known, ())
     if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
         raise Verification(f"tensor {name.decode()!r} has an impossible shape; save the adapter again with PEFT")
     numbers = tuple(map(int, shape.split(b",")))

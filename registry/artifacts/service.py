@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypedDict
 
 from sqlalchemy import select, update
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.reach import storage_explained, transfer_of
-from registry.artifacts.reading import Facts, Inspection, read_blob
+from registry.artifacts.reading import Facts, Inspection, Passing, read_blob
 from registry.artifacts.stored import STORED, Readable, Stored, find_stored
 from registry.artifacts.uploads import Uploads, announced, leave_places, owner_of, sent_to
 from registry.auth.principal import Principal
@@ -216,7 +217,15 @@ class Artifacts:
             leave_places(session, [stored_as])
         self.storage.delete(stored_as)
 
-    # Fetching.
+    # Reading and fetching.
+
+    @contextmanager
+    def reading(self, sha256: str) -> Iterator[Passing]:
+        """Read a verified blob from its beginning, as far as is wanted. Raises Verification where it is gone, Unavailable."""
+        with self._db.read() as session:
+            name = _names_of(session, {sha256}).get(sha256, sha256)
+        with storage_explained(), self.storage.open(name) as chunks:
+            yield Passing(chunks)
 
     def download(self, digest: str, *, who: Principal) -> list[Transfer]:
         """Say where the files of the manifest `digest` are, each blob once. Raises NotFound."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifests
 from registry.auth.principal import SYSTEM, Principal
-from registry.catalog.bases import brief_base
+from registry.catalog.bases.finding import base_of
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.resolve import exact_ref, space_of
 from registry.db import append, upsert
@@ -55,7 +55,7 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
             version,
             Surroundings(
                 adapter=version.adapter.name,
-                base=brief_base(version.base),
+                base=base_of(version),
                 origin=origins.get(version.pk),
                 aliases=aliases.get(version.pk, []),
                 notes=notes.get(version.pk, []),

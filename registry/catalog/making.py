@@ -16,7 +16,7 @@ from registry.artifacts.service import Bytes
 from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import SYSTEM, Principal
-from registry.catalog.bases import KnownBase, KnownBases
+from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.describe import Surroundings, parents_of, refresh_document, view_version
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
@@ -93,7 +93,7 @@ class Making:
 
     def begin(self, session: Session) -> Ground:
         """Find what the version stands on. Raises NotFound."""
-        base = self._bases.find(session, self._publication.manifest.base_fingerprint)
+        base = self._bases.find(session, self._publication.manifest.base_fingerprint, self._space)
         # Found now: once this version is ready, its adapter's `latest` is the version itself.
         parents = [
             _Edge(find_version(session, parse_ref(parent.ref), self._who).pk, parent.relation, parent.weight)
@@ -199,7 +199,16 @@ class Making:
         return self._find(session, counters) or self._unwritten(counters, ground), counters
 
     def _unwritten(self, counters: Counters, ground: Ground) -> Version:
-        keys = {"adapter_pk": counters.adapter_pk, "base_pk": ground.base.pk, "digest": self._digest}
+        base = ground.base.brief
+        keys = {
+            "adapter_pk": counters.adapter_pk,
+            "digest": self._digest,
+            "base_pk": ground.base.pk,
+            "base_id": base.id,
+            "base_revision": base.revision,
+            "base_weights_digest": base.weights_digest,
+            "base_architecture": base.architecture,
+        }
         return Version(state=VersionState.PENDING, created_at=utc_now(), **keys)
 
     def _ref(self, version: Version) -> str:

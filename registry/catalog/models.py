@@ -15,7 +15,11 @@ LIVE_ROWS = text("state IN ('pending', 'ready', 'quarantined', 'archived')")
 
 
 class BaseModelRow(Model):
-    """A base model; one row a fingerprint."""
+    """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
+
+    Until `derived_at` nothing else of it counts: what somebody says of a base is in `NamedBase`, with its names, locations
+    and files. Columns for those are here for the release before, which knew no others.
+    """
 
     __tablename__ = "bases"
 
@@ -33,6 +37,41 @@ class BaseModelRow(Model):
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: When config, shapes and size were derived from stored bytes; None where nobody has sent these yet.
+    derived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class NamedBase(Model):
+    """A base as one namespace knows it: what it calls it, where it lies, and what is said of it there."""
+
+    __tablename__ = "named_bases"
+    __table_args__ = (UniqueConstraint("namespace", "base_pk"), Index("ix_named_bases_id_namespace", "id", "namespace"))
+
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    #: A namespace, "-" for none, or "*": published for all of them.
+    namespace: Mapped[str] = mapped_column(String(64))
+    base_pk: Mapped[int] = mapped_column(ForeignKey("bases.pk"), index=True)
+    id: Mapped[str] = mapped_column(String(200))
+    revision: Mapped[str | None] = mapped_column(String(100))
+    location: Mapped[str | None] = mapped_column(Text)
+    #: Its files in storage, set once.
+    manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"), index=True)
+    weights_digest: Mapped[str] = mapped_column(String(64))
+    architecture: Mapped[str] = mapped_column(String(200))
+    config: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    #: {} where the registry has derived them, or nobody has said them.
+    tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON, deferred=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: "claimed" by whoever registered it, "hashed" by a worker of the namespace, or "derived" by the registry.
+    facts: Mapped[str] = mapped_column(String(10))
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: When it got its id; of several bases with one id the last one is meant.
+    named_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: Raised with each change, so that what was read of it can be kept until then.
+    edition: Mapped[int] = mapped_column(default=0)
+
+    base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class Adapter(Model):
@@ -89,6 +128,11 @@ class Version(Model):
     state: Mapped[str] = mapped_column(String(20))
     kind: Mapped[str] = mapped_column(String(20))
     base_pk: Mapped[int] = mapped_column(ForeignKey("bases.pk"))
+    #: What its namespace said of the base when it was published: a name may be given to another base later.
+    base_id: Mapped[str] = mapped_column(String(200), server_default="")
+    base_revision: Mapped[str | None] = mapped_column(String(100))
+    base_weights_digest: Mapped[str] = mapped_column(String(64), server_default="")
+    base_architecture: Mapped[str] = mapped_column(String(200), server_default="")
     lora: Mapped[dict[str, Any]] = mapped_column(JSON)
     rank: Mapped[int]
     method: Mapped[str] = mapped_column(String(20))

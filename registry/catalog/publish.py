@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
 from registry.auth.principal import Principal
-from registry.catalog.bases import KnownBases
+from registry.catalog.bases.finding import KnownBases
 from registry.catalog.making import Making, require_files
 from registry.catalog.resolve import space_of
 from registry.db import Database

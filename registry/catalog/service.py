@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.auth.principal import Principal
 from registry.catalog.describe import view_version, view_versions
 from registry.catalog.lifecycle import PULLABLE, VersionState
-from registry.catalog.models import Adapter, BaseModelRow, Version, VersionDocument
+from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.resolve import find_adapter, find_version, parse_ref
 from registry.db import Database
 from registry.errors import InvalidName
@@ -79,12 +79,10 @@ def _checked(namespace: str) -> str:
 
 
 def _adapter_views(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
-    query = (
-        select(Version.adapter_pk, BaseModelRow.id)
-        .join(BaseModelRow, BaseModelRow.pk == Version.base_pk)
-        .where(tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters]))
+    query = select(Version.adapter_pk, Version.base_id).where(
+        tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters])
     )
-    bases = {row.adapter_pk: row.id for row in session.execute(query)}
+    bases = {row.adapter_pk: row.base_id for row in session.execute(query)}
     return [
         AdapterView(
             adapter=adapter.name,

@@ -19,7 +19,9 @@ from sdk.schemas.aliases import (
 from sdk.schemas.catalog import (
     AdapterView,
     Annotation,
+    BaseFix,
     BaseRegistration,
+    BaseSelector,
     BaseView,
     Publication,
     Published,
@@ -41,14 +43,34 @@ async def register_base(body: BaseRegistration, services: Given, who: Sender) ->
 
 @router.get("/bases")
 def list_bases(services: Given, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
-    """All bases, the newest first."""
-    return services.bases.list(cursor=cursor, limit=limit)
+    """The bases that the caller may use, the newest first."""
+    return services.bases.list(cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/base")
-def get_base(name: Annotated[str, Query(max_length=300)], services: Given, who: Reader) -> BaseView:
+def get_base(
+    name: Annotated[str, Query(max_length=300)],
+    services: Given,
+    who: Reader,
+    namespace: Annotated[
+        str | None, Query(max_length=64, description="Whose base is meant; left out: any that the token may see.")
+    ] = None,
+) -> BaseView:
     """One base, by id or fingerprint, with its config."""
-    return services.bases.get(name)
+    return services.bases.get(name, namespace=namespace, who=who)
+
+
+@router.post("/base/remove", status_code=204)
+def remove_base(body: BaseSelector, services: Given, who: Admin) -> Response:
+    """Take a base away from a namespace; its versions stay."""
+    services.bases.remove(name=body, who=who)
+    return Response(status_code=204)
+
+
+@router.post("/base/fix")
+def fix_base(body: BaseFix, services: Given, who: Admin) -> BaseView:
+    """Correct what a namespace calls a base and where it lies, or let its files be sent anew."""
+    return services.bases.fix(fix=body, who=who)
 
 
 @router.get("/resolve")

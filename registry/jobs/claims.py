@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
 from registry.auth.principal import SYSTEM, Principal
-from registry.catalog.bases import find_base, source_of
+from registry.catalog.bases.finding import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.finding import find_for_job
 from registry.db import Database, db_epoch_s, utc_now
@@ -157,17 +157,18 @@ class Claims:
         targets: list[TargetSource] = []
         digests: list[str] = []
         if isinstance(request, TrainingRequest):
-            base = _source(session, request.base)
+            base = _source(session, request.base, job.namespace)
             digests = [digest for digest in (request.data, request.eval_data) if digest is not None]
         elif isinstance(request, MergeRequest):
-            targets = [_target(session, request.ref, None)]
+            targets = [_target(session, request.ref, None, job.namespace)]
         else:
-            targets = [_target(session, target.ref, target.base) for target in request.targets]
+            targets = [_target(session, target.ref, target.base, job.namespace) for target in request.targets]
             digests = [request.data]
         return Assignment(
             job=job.id,
             attempt=job.attempt,
             lease_s=self._lease_s,
+            namespace=job.namespace,
             request=request,
             base=base,
             targets=targets,
@@ -273,14 +274,14 @@ def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
     return kinds[job.kind].model_validate(job.request)
 
 
-def _source(session: Session, choice: BaseChoice) -> BaseSource:
+def _source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:
     if choice.fingerprint is None:
         location = f"hf://{choice.id}@{choice.revision}"
         return BaseSource(id=choice.id, revision=choice.revision, fingerprint=None, location=location)
-    return source_of(session, find_base(session, choice.fingerprint))
+    return source_of(session, find_base(session, choice.fingerprint, namespace))
 
 
-def _target(session: Session, ref: str | None, base: BaseChoice | None) -> TargetSource:
+def _target(session: Session, ref: str | None, base: BaseChoice | None, namespace: str) -> TargetSource:
     if ref is not None:
         version = find_version(session, parse_ref(ref), SYSTEM)
         recipe = version.quantization
@@ -288,11 +289,11 @@ def _target(session: Session, ref: str | None, base: BaseChoice | None) -> Targe
             label=exact_ref(version),
             digest=version.digest,
             manifest=read_manifest(session, version.digest),
-            base=source_of(session, version.base),
+            base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
             quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
         )
     if base is None:
         raise Invalid("an evaluation target without ref and base")
     return TargetSource(
-        label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base), quantization=None
+        label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base, namespace), quantization=None
     )

@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import BaseModelRow
+from registry.catalog.models import NamedBase
 from registry.db import utc_now
 from registry.jobs.models import Job, Worker
 from sdk.schemas.jobs import EvaluationRequest, JobState, MergeRequest, Needs, QueueName, TrainingRequest
@@ -26,7 +26,7 @@ def queue_of(request: TrainingRequest | EvaluationRequest | MergeRequest) -> Que
     return "cpu" if isinstance(request, MergeRequest) else "gpu"
 
 
-def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: BaseModelRow | None) -> Needs:
+def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: NamedBase | None) -> Needs:
     """What a job surely needs: the base's weights as it holds them, and the process. Not what it would like.
 
     NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are. A merge goes tensor by tensor.
@@ -36,7 +36,8 @@ def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: Ba
     quantised = (
         request.spec.method == "qlora" if isinstance(request, TrainingRequest) else (request.spec.precision == "nf4")
     )
-    weights = base.size_bytes * 0.3 if quantised else base.size_bytes
+    size_bytes = base.size_bytes if base.base.derived_at is None else base.base.size_bytes
+    weights = size_bytes * 0.3 if quantised else size_bytes
     return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
 
 

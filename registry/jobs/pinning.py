@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
-from registry.catalog.bases import find_base
-from registry.catalog.models import BaseModelRow
+from registry.catalog.bases.finding import find_base
+from registry.catalog.models import NamedBase, Version
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.datasets.finding import find_dataset
 from registry.db import utc_now
@@ -35,12 +35,12 @@ class Pinned:
     #: What it is about, for lists.
     subject: str
     #: The base that a worker will need, where it is known; the first one of an evaluation.
-    base: BaseModelRow | None
+    base: NamedBase | None
 
     @property
     def base_fingerprint(self) -> str | None:
         """The fingerprint of the base."""
-        return None if self.base is None else self.base.fingerprint
+        return None if self.base is None else self.base.base.fingerprint
 
 
 def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -> Pinned:
@@ -58,54 +58,67 @@ def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -
             for name, digest in (("data", request.data), ("eval_data", request.eval_data))
             if digest is not None
         }
-        choice, row = _pin_base(session, request.base, embedded)
+        choice, row = _pin_base(session, request.base, namespace, embedded)
         exact = request.model_copy(update={"base": choice, **digests})
         return Pinned(exact, namespace, request.adapter, row)
     if isinstance(request, MergeRequest):
         version = find_version(session, parse_ref(request.ref), who, action="write")
-        _require_reachable(session, version.base, embedded)
+        base = _base_of(session, version, embedded)
         ref = exact_ref(version)
         merge = request.model_copy(update={"ref": ref})
-        return Pinned(merge, version.adapter.namespace, ref, version.base)
+        return Pinned(merge, version.adapter.namespace, ref, base)
     return _pin_evaluation(session, request, who, embedded)
 
 
 def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned:
     data = find_dataset(session, request.data, who).digest
-    targets, namespaces = [], []
-    bases: list[BaseModelRow] = []
-    for target in request.targets:
-        if target.ref is not None:
-            version = find_version(session, parse_ref(target.ref), who, action="write")
-            _require_reachable(session, version.base, embedded)
-            targets.append(EvaluationTarget(ref=exact_ref(version)))
-            namespaces.append(version.adapter.namespace)
-            bases.append(version.base)
-        elif target.base is not None:
-            choice, row = _pin_base(session, target.base, embedded)
-            targets.append(EvaluationTarget(base=choice))
-            bases.extend([] if row is None else [row])
-    if len(set(namespaces)) > 1:
+    versions = {
+        target.ref: find_version(session, parse_ref(target.ref), who, action="write")
+        for target in request.targets
+        if target.ref is not None
+    }
+    namespaces = {version.adapter.namespace for version in versions.values()}
+    if len(namespaces) > 1:
         # Whoever may see one of them would see the others' names in the job.
         raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
+    namespace = namespaces.pop() if namespaces else who.home()
+    targets: list[EvaluationTarget] = []
+    bases: list[NamedBase] = []
+    for target in request.targets:
+        if target.ref is not None:
+            bases.append(_base_of(session, versions[target.ref], embedded))
+            targets.append(EvaluationTarget(ref=exact_ref(versions[target.ref])))
+        elif target.base is not None:
+            choice, row = _pin_base(session, target.base, namespace, embedded)
+            targets.append(EvaluationTarget(base=choice))
+            bases.extend([] if row is None else [row])
     return Pinned(
         request.model_copy(update={"targets": targets, "data": data}),
-        namespaces[0] if namespaces else who.home(),
+        namespace,
         " ".join(target.label for target in targets)[:300],
         bases[0] if bases else None,
     )
 
 
-def _pin_base(session: Session, choice: BaseChoice, embedded: bool) -> tuple[BaseChoice, BaseModelRow | None]:
+def _base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
+    """The base of a version, as its namespace knows it. Raises NotFound where it was taken away, InvalidBase."""
+    base = find_base(session, version.base.fingerprint, version.adapter.namespace)
+    _require_reachable(session, base, embedded)
+    return base
+
+
+def _pin_base(
+    session: Session, choice: BaseChoice, namespace: str, embedded: bool
+) -> tuple[BaseChoice, NamedBase | None]:
     if choice.fingerprint is None and choice.revision is not None:
         # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
         return choice, None
-    row = find_base(session, choice.fingerprint or choice.id)
+    row = find_base(session, choice.fingerprint or choice.id, namespace)
     _require_reachable(session, row, embedded)
-    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.fingerprint), row
+    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint), row
 
 
-def _require_reachable(session: Session, base: BaseModelRow, embedded: bool) -> None:
+def _require_reachable(session: Session, base: NamedBase, embedded: bool) -> None:
     """Raise InvalidBase where the base is a folder that no worker shares and whose files were not uploaded."""
     if embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
         return

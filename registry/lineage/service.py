@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
-from registry.catalog.bases import find_base
+from registry.catalog.bases.finding import find_visible
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
 from registry.catalog.resolve import find_version, parse_ref
@@ -34,7 +34,7 @@ class Lineages:
             walk = Walk(session, who)
             kind, colon, name = of.partition(":")
             if colon and kind == "base":
-                unfollowed = _from_base(session, walk, name, direction, depth)
+                unfollowed = _from_base(session, walk, name, direction, depth, who)
             elif colon and kind == "data":
                 unfollowed = _from_dataset(session, walk, name, direction, depth, who)
             else:
@@ -46,8 +46,8 @@ class Lineages:
             return walk.graph.view(direction, depth, aliases=walk.aliases(), unfollowed=unfollowed)
 
 
-def _from_base(session: Session, walk: Walk, name: str, direction: Direction, depth: int) -> int:
-    base = find_base(session, name)
+def _from_base(session: Session, walk: Walk, name: str, direction: Direction, depth: int, who: Principal) -> int:
+    base = find_visible(session, name, who).base
     walk.add_base(base)
     return 0 if direction == "up" else _go(walk.below_base(base), walk.below, depth - 1)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, case, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
 
-from registry.auth.principal import Principal
-from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionParent
+from registry.auth.principal import EVERYWHERE, Principal
+from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionParent
 from registry.catalog.resolve import exact_ref
 from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 _BRIEF = (
     contains_eager(Version.adapter).load_only(Adapter.name),
     raiseload(Version.base),
-    load_only(Version.number, Version.digest, Version.state, Version.rank, Version.method, Version.base_pk),
+    load_only(
+        Version.number,
+        Version.digest,
+        Version.state,
+        Version.rank,
+        Version.method,
+        Version.base_pk,
+        Version.base_id,
+        Version.base_revision,
+    ),
 )
 
 
@@ -81,7 +90,8 @@ class Walk:
 
     def above(self, versions: Sequence[Version]) -> list[Version]:
         """Take in what versions came from; return those that are versions."""
-        bases = self._add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}))
+        called = {version.base_pk: (version.base_id, version.base_revision) for version in versions if version.base_id}
+        bases = self._add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}), called)
         for version in versions:
             self.graph.link(exact_ref(version), bases[version.base_pk], "trained-over")
         self._add_makings(versions)
@@ -107,12 +117,23 @@ class Walk:
 
     # What a step is made of.
 
-    def _add_bases(self, condition: ColumnElement[bool]) -> dict[int, str]:
-        columns = (BaseModelRow.pk, BaseModelRow.id, BaseModelRow.revision, BaseModelRow.fingerprint)
-        keys = {}
-        for row in self._rows(select(*columns).where(condition)):
-            keys[row.pk] = f"base:{row.fingerprint}"
-            self.graph.add(BaseNode(key=keys[row.pk], id=row.id, revision=row.revision, fingerprint=row.fingerprint))
+    def _add_bases(
+        self, condition: ColumnElement[bool], called: Mapping[int, tuple[str, str | None]] | None = None
+    ) -> dict[int, str]:
+        """Take bases in, by the names that the reader has for them, or else those that versions `called` them by."""
+        rows = self._rows(select(BaseModelRow.pk, BaseModelRow.fingerprint).where(condition))
+        keys = {row.pk: f"base:{row.fingerprint}" for row in rows}
+        columns = (NamedBase.base_pk, NamedBase.id, NamedBase.revision)
+        named = select(*columns).where(NamedBase.base_pk.in_(keys), self._who.within(NamedBase.namespace))
+        names = dict(called or {})
+        # What is published for all comes first here, and is replaced by what a namespace calls it itself.
+        for name in self._rows(
+            named.order_by(case((NamedBase.namespace == EVERYWHERE, 0), else_=1), NamedBase.pk.desc())
+        ):
+            names[name.base_pk] = (name.id, name.revision)
+        for row in rows:
+            base_id, revision = names.get(row.pk, (row.fingerprint[:12], None))
+            self.graph.add(BaseNode(key=keys[row.pk], id=base_id, revision=revision, fingerprint=row.fingerprint))
         return keys
 
     def _add_versions(self, *conditions: ColumnElement[bool]) -> list[Version]:

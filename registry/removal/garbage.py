@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import JSON
 
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob
 from registry.catalog.lifecycle import LIVE, VersionState
-from registry.catalog.models import BaseModelRow, Version
+from registry.catalog.models import NamedBase, Version
 from registry.datasets.models import Dataset
 from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState
@@ -68,7 +68,7 @@ class Rules:
         # They count as given up just now, which is long enough ago only where there is no grace.
         if self.given_up_before >= self.now:
             holds = and_(holds, ~self.is_doomed(dialect))
-        uploaded = select(BaseModelRow.manifest_digest).where(BaseModelRow.manifest_digest.is_not(None))
+        uploaded = select(NamedBase.manifest_digest).where(NamedBase.manifest_digest.is_not(None))
         return and_(
             ManifestRow.collected_at.is_(None),
             ManifestRow.created_at <= self.given_up_before,

@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.auth.principal import Principal
 from registry.catalog.lifecycle import PULLABLE, VersionState
-from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionTag, VersionTarget
+from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionTag, VersionTarget
 from registry.datasets.finding import known_to
 from registry.datasets.models import DatasetAccess
 from registry.errors import Forbidden
@@ -105,7 +105,8 @@ class _Compiler:
             return self._compare(plain, given)
         match given.field.word:
             case "base":
-                return self._one_of_keys(Version.base_pk, BaseModelRow.pk, self._compare(BaseModelRow.id, given))
+                called = and_(self._who.within(NamedBase.namespace), self._compare(NamedBase.id, given))
+                return self._one_of_keys(Version.base_pk, NamedBase.base_pk, called)
             case "base.fingerprint":
                 begins = _begins(BaseModelRow.fingerprint, given.values)
                 return self._one_of_keys(Version.base_pk, BaseModelRow.pk, begins)

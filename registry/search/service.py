@@ -55,6 +55,8 @@ _COLUMNS = (
     Version.state,
     Version.kind,
     Version.base_pk,
+    Version.base_id,
+    Version.base_revision,
     Version.lora,
     Version.rank,
     Version.method,
@@ -119,11 +121,9 @@ def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
     named = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)
     for alias in session.execute(named):
         aliases.setdefault(alias.version_pk, []).append(alias.name)
-    over = select(BaseModelRow.pk, BaseModelRow.id, BaseModelRow.revision, BaseModelRow.fingerprint)
-    bases = {
-        base.pk: BaseName(id=base.id, revision=base.revision, fingerprint=base.fingerprint)
-        for base in session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
-    }
+    over = select(BaseModelRow.pk, BaseModelRow.fingerprint)
+    found = session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
+    fingerprints = {base.pk: base.fingerprint for base in found}
     return [
         VersionBrief(
             ref=f"{row.adapter}@{f'sha256:{row.digest}' if row.number is None else f'v{row.number}'}",
@@ -136,7 +136,7 @@ def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
             tags=row.tags,
             created_by=row.created_by,
             created_at=row.created_at,
-            base=bases[row.base_pk],
+            base=BaseName(id=row.base_id, revision=row.base_revision, fingerprint=fingerprints[row.base_pk]),
             lora=LoraSize(rank=row.rank, alpha=row.lora["alpha"], target_modules=row.lora["target_modules"]),
             method=row.method,
             metrics=metrics.get(row.pk, {}),

@@ -17,9 +17,12 @@ BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-
 
 
 class BaseRegistration(Wire):
-    """A base as its finder describes it. Two with the same fingerprint are one base."""
+    """A base as its finder describes it, for a namespace. Two with the same fingerprint are one base."""
 
     id: BaseId
+    #: A namespace, "-" for names without one, "*" for all. None: all, where the caller may write in all of them; else the
+    #: first in which the caller may write.
+    namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     #: The hub's commit, or None for a folder.
     revision: Annotated[str, Field(max_length=100)] | None = None
     fingerprint: Sha256
@@ -28,28 +31,54 @@ class BaseRegistration(Wire):
     #: `file:///…`, or `hf://org/name@commit`; None where only uploaded files are to be used.
     location: Annotated[str, Field(max_length=4000)] | None = None
     #: The base's config.json.
-    config: dict[str, Any]
-    #: Tensor name to shape, as the weight files' headers say.
+    config: dict[str, Any] = {}
+    #: Tensor name to shape, as the weight files' headers say. Not asked for where the files are sent: these say it.
     tensors: dict[str, list[int]] = {}
     size_bytes: Annotated[int, Field(ge=0)] = 0
-    #: All files, where they were uploaded.
+    #: Exactly the files that were hashed: with the config they prove the fingerprint.
     manifest: Manifest | None = None
+    #: The session in which these files were sent; None where they stay where they are.
     upload: str | None = None
 
 
 class BaseView(Wire):
-    """A base as the registry holds it."""
+    """A base as a namespace knows it."""
 
     id: str
+    #: Whose base it is: a namespace, "-" for none, "*" for one that is published for all.
+    namespace: str = "*"
     revision: str | None
     fingerprint: str
     weights_digest: str
     architecture: str
     location: str | None
     uploaded: bool
+    #: Who says what its config and shapes are: "claimed" by whoever registered it, "hashed" by a worker, or "derived" from
+    #: its bytes by the registry.
+    facts: str = "claimed"
     size_bytes: int
     created_at: datetime
     config: dict[str, Any] | None = None
+    #: The fingerprint that had this id in the namespace until now.
+    replaces: str | None = None
+
+
+class BaseSelector(Wire):
+    """One base of a namespace, by its id or 12 digits and more of its fingerprint."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    #: None: the one namespace that has it and that the caller may read.
+    namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+
+class BaseFix(BaseSelector):
+    """What an admin corrects of a base; what is left out stays as it is."""
+
+    id: BaseId | None = None
+    #: "" takes it away.
+    location: Annotated[str, Field(max_length=4000)] | None = None
+    #: Let other files be sent for it.
+    forget_files: bool = False
 
 
 class BaseBrief(Wire):

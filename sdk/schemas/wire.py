@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from sdk.schemas.canonical import canonical_json as canonical_json
-from sdk.schemas.canonical import digest_of as digest_of
+from sdk.formats.canonical_json import canonical_json as canonical_json
+from sdk.formats.canonical_json import digest_of as digest_of
 
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

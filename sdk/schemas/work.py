@@ -50,6 +50,10 @@ class BaseSource(Wire):
     location: str | None
     #: The uploaded files, where there are any; `manifest_digest` finds their locations.
     manifest: Manifest | None = None
+    #: Whether a worker or the registry has read what is said of it; if not, whoever hashes it tells.
+    hashed: bool = True
+    #: Whose base it is; "*" for one that is published for all.
+    namespace: str | None = None
 
 
 class TargetSource(Wire):
@@ -78,6 +82,8 @@ class Assignment(Wire):
     job: str
     attempt: int
     lease_s: float
+    #: Whose job it is; what the worker registers for it is of this namespace.
+    namespace: str | None = None
     request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
     #: The base of a training.
     base: BaseSource | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
-from support.adapters import ASKED, BASE_TENSORS, SPEC, digest, save_adapter, use_of
+from support.adapters import ASKED, SPEC, base_registration, digest, save_adapter, use_of
 from support.people import SEEDS, new_adapter
 from support.registries import SHORT_LEASE_S, World
 from support.statements import sent
@@ -304,22 +304,7 @@ class TestRouting:
 
     def test_a_base_is_reckoned_with(self, crew: Crew) -> None:
         size = 40 * 2**30
-        with crew.world.services.db.write() as session:
-            from registry.catalog.models import BaseModelRow
-
-            large = {
-                "id": f"large-{crew.space}",
-                "revision": "0" * 40,
-                "fingerprint": digest(crew.space),
-                "weights_digest": digest(f"w {crew.space}"),
-                "architecture": "LlamaForCausalLM",
-                "location": f"hf://tests/large@{'0' * 40}",
-                "config": {},
-                "tensors": {name: list(shape) for name, shape in BASE_TENSORS.items()},
-                "size_bytes": size,
-                "created_by": "x",
-            }
-            session.add(BaseModelRow(**large))
+        crew.world.writer.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
         over_four_bits = crew.submit(base=f"large-{crew.space}")
         over_sixteen = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec(method="lora"))
         needs = [crew.view(job.id).needs.memory_bytes or 0 for job in (over_four_bits, over_sixteen)]

@@ -468,6 +468,7 @@ def write_versions(world: World, count: int, name: str, parent: str | None = Non
         said = {
             "adapter_pk": adapter.pk,
             "base_pk": base.pk,
+            "base_id": base.id,
             "state": "ready",
             "kind": "adapter",
             "lora": {},

@@ -23,6 +23,7 @@ from support.adapters import base_registration, digest, lora_tensors, save_adapt
 from support.fixtures import S3Place
 from support.registries import World
 from support.schemas import rows_of
+from support.small import write_base
 from support.soak import scale
 from support.stored import lose, names_of
 
@@ -46,7 +47,7 @@ from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, Verificatio
 from sdk.objects import Version
 from sdk.packing import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
-from sdk.schemas.catalog import BaseView, Publication, Published
+from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcReport, GcRequest
 from sdk.transfer import hash_file
@@ -433,16 +434,14 @@ class TestBlobs:
         assert is_stored(world, data.digest)
 
     def test_bases_hold_their_files(self, world: World, admin: Client, tmp_path: Path) -> None:
-        path = tmp_path / "model.safetensors"
-        path.write_bytes(b"weights")
-        sha256, size = hash_file(path)
-        files = [ManifestFile(path=path.name, size_bytes=size, sha256=sha256)]
-        manifest = Manifest(kind="base", base_fingerprint=digest("tiny: base"), files=files)
-        upload = world.writer.upload({sha256: path}, "uploading")
-        body = base_registration().model_copy(update={"manifest": manifest, "upload": upload})
-        assert world.writer.call("POST", "/bases", BaseView, body=body).uploaded
+        folder = write_base(tmp_path / "base", value=0.875)
+        assert world.writer.add_base(folder, upload=True).uploaded
         assert nothing(admin.gc(dry_run=False, grace_hours=0))
-        assert is_stored(world, sha256)
+        assert is_stored(world, hash_file(folder / "model.safetensors")[0])
+        # Taken away by every namespace that had it, its files go.
+        admin.remove_base("base")
+        assert admin.gc(dry_run=False, grace_hours=0).blobs == 3
+        assert not is_stored(world, hash_file(folder / "model.safetensors")[0])
 
     def test_merged_models_are_kept_until_somebody_says_for_how_long(
         self, world: World, admin: Client, tmp_path: Path

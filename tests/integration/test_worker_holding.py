@@ -300,7 +300,10 @@ class TestCheckpoints:
     @pytest.fixture
     def sending(self, client: Client, held: Held, base: BaseView, tmp_path: Path) -> Iterator[Sending]:
         transfers = Transfers()
-        with held.by(client) as holder, Inputs(client, transfers) as inputs:
+        with (
+            held.by(client) as holder,
+            Inputs(client, transfers, folder=tmp_path / "attempt", namespace=None) as inputs,
+        ):
             stopping = Stopping(holder, Shutdown(grace_s=30), grace_s=30, timeout_s=None)
             attempt = Attempt(
                 client,

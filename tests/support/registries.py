@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from registry.app import create_app
 from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
-from registry.catalog.bases import KnownBases
+from registry.catalog.bases.finding import KnownBases
 from registry.catalog.making import Making
 from registry.queue import NoQueue
 from registry.services import Services, build

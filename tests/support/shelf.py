@@ -7,12 +7,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestRow
-from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version, VersionTag, VersionTarget
+from registry.catalog.models import (
+    Adapter,
+    Alias,
+    BaseModelRow,
+    NamedBase,
+    Origin,
+    Version,
+    VersionTag,
+    VersionTarget,
+)
 from registry.catalog.resolve import space_of
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db import Database, Model
@@ -103,7 +113,7 @@ class Shelf:
         """Write versions, in this order."""
         with self._db.write() as session:
             adapters, bases = _adapters(session, versions), _bases(session, {made.base for made in versions})
-            rows = [_version(made, adapters[made.adapter].pk, bases[made.base].pk) for made in versions]
+            rows = [_version(made, adapters[made.adapter].pk, bases[made.base]) for made in versions]
             # Their keys are given in this order, which is that of their making.
             session.add_all(rows)
             session.flush()
@@ -162,14 +172,18 @@ class Shelf:
             )
 
 
-def _version(made: Made, adapter_pk: int, base_pk: int) -> Version:
+def _version(made: Made, adapter_pk: int, base: BaseModelRow) -> Version:
     return Version(
         adapter_pk=adapter_pk,
         number=made.number,
         digest=made.digest,
         state=made.state,
         kind="adapter",
-        base_pk=base_pk,
+        base_pk=base.pk,
+        base_id=base.id,
+        base_revision=base.revision,
+        base_weights_digest=base.weights_digest,
+        base_architecture=base.architecture,
         lora={"rank": made.rank, "alpha": made.alpha, "target_modules": list(made.targets)},
         rank=made.rank,
         method=made.method,
@@ -213,9 +227,29 @@ def _bases(session: Session, names: set[str]) -> dict[str, BaseModelRow]:
             size_bytes=1,
             created_by="ci",
         )
+    new = names - {name.id for name in session.scalars(select(NamedBase).where(NamedBase.id.in_(names)))}
     session.add_all(bases.values())
     session.flush()
+    session.add_all(named(bases[name]) for name in sorted(new))
+    session.flush()
     return bases
+
+
+def named(base: BaseModelRow, **said: Any) -> NamedBase:
+    """What all namespaces call a base, after its own row."""
+    same = (
+        "id",
+        "revision",
+        "location",
+        "weights_digest",
+        "architecture",
+        "config",
+        "tensors",
+        "size_bytes",
+        "created_by",
+    )
+    values = {name: getattr(base, name) for name in same}
+    return NamedBase(**{"namespace": "*", "base_pk": base.pk, "facts": "claimed", **values, **said})
 
 
 def _adapters(session: Session, versions: Sequence[Made]) -> dict[str, Adapter]:

@@ -5,12 +5,14 @@ What a job was pinned to is what it is given: wherever a file comes from, also f
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from sdk.bases import ScannedBase
 from sdk.client import Client
+from sdk.errors import NotAllowed
 from sdk.fetching import fetch
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
@@ -21,8 +23,12 @@ from workers.transfers import Transfers
 class Inputs:
     """The bases, versions and datasets of one attempt."""
 
-    def __init__(self, client: Client, transfers: Transfers) -> None:
+    def __init__(self, client: Client, transfers: Transfers, *, folder: Path, namespace: str | None) -> None:
         self._client = client
+        #: The attempt's own, where bases are laid out.
+        self._folder = folder
+        #: Whose job it is.
+        self._namespace = namespace
         self._transfers = transfers
         #: What of the cache nobody may prune meanwhile.
         self._kept = ExitStack()
@@ -36,13 +42,18 @@ class Inputs:
         self._kept.__exit__(kind, error, at)
 
     def base(self, source: BaseSource) -> ScannedBase:
-        """Obtain a base; register one that is new, from a hub."""
+        """Obtain a base; tell the registry of one that is new, from a hub, or of which nobody has read the files yet."""
         found = next((base for base in self._bases if base.registration.fingerprint == source.fingerprint), None)
         if found is not None:
             return found
-        scanned = bases.obtain(self._client, source, self._transfers.on_bytes("hashing base", 0))
+        view = self._folder / "bases" / str(len(self._bases))
+        scanned = bases.obtain(self._client, source, view, self._transfers.on_bytes("hashing base", 0))
         if source.fingerprint is None:
-            self._client.register_base(scanned.registration)
+            self._client.register_base(scanned.registration.model_copy(update={"namespace": self._namespace}))
+        elif not source.hashed:
+            # Of what is published for all, not every worker may speak.
+            with contextlib.suppress(NotAllowed):
+                self._client.register_base(scanned.registration.model_copy(update={"namespace": source.namespace}))
         self._bases.append(scanned)
         self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
         return scanned

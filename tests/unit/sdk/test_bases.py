@@ -146,7 +146,7 @@ def test_a_hub_caches_folder_of_links_is_a_base(base: Path, cache: Cache, tmp_pa
         (snapshot / path.name).symlink_to(f"../../blobs/blob-of-{path.name}")
     linked, plain = scan(snapshot, cache), scan(base, cache)
     assert linked.registration.fingerprint == plain.registration.fingerprint
-    assert linked.manifest() == plain.manifest()
+    assert linked.manifest == plain.manifest
 
 
 def _without(name: str) -> Callable[[Path], None]:
@@ -188,16 +188,33 @@ def _cut(base: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1])
 
 
+def _single_beside_shards(base: Path) -> None:
+    write_safetensors(base / "model-00001-of-00001.safetensors", TENSORS, value=0.75)
+    _index({"weight_map": dict.fromkeys(TENSORS, "model-00001-of-00001.safetensors")})(base)
+
+
+def _shard_without_index(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
+
+
+def _index_that_lies(base: Path) -> None:
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    for name in names:
+        write_safetensors(base / name, {f"{name}.weight": [2]})
+    (base / "model.safetensors").unlink()
+    _index({"weight_map": {f"{names[0]}.weight": names[1], f"{names[1]}.weight": names[0]}})(base)
+
+
 @pytest.mark.parametrize(
     ("damage", "cls", "said"),
     [
         (_without("config.json"), NotFound, "has no config.json"),
-        (_without("model.safetensors"), InvalidBase, r"no model\*.safetensors"),
+        (_without("model.safetensors"), InvalidBase, "no model.safetensors and no model.safetensors.index.json"),
         (_only_pickled, InvalidBase, "only pytorch_model.bin, which is pickled"),
-        (_config("{"), InvalidBase, "can't be read as JSON"),
-        (_config('{"x": NaN}'), InvalidBase, "can't be read as JSON"),
-        (_config('{"x": "\\ud800"}'), InvalidBase, "can't be read as JSON"),
-        (_config("[" * 100_000), InvalidBase, "can't be read as JSON"),
+        (_config("{"), InvalidBase, "can't be read as a model's config"),
+        (_config('{"x": NaN}'), InvalidBase, "can't be read as a model's config"),
+        (_config('{"x": "\\ud800"}'), InvalidBase, "can't be read as a model's config"),
+        (_config("[" * 100_000), InvalidBase, "can't be read as a model's config"),
         (_config("[]"), InvalidBase, "holds no object"),
         (_weights(b""), InvalidBase, "no whole safetensors file"),
         (_weights(b"PK\x03\x04" + b"x" * 60), InvalidBase, "no whole safetensors file"),
@@ -210,12 +227,18 @@ def _cut(base: Path) -> None:
         (_header({"a": {"shape": [1], "data_offsets": [0]}}), InvalidBase, "no whole safetensors file"),
         (_index({}), InvalidBase, "index.json can't be read"),
         (_index({"weight_map": []}), InvalidBase, "index.json can't be read"),
-        (_index({"weight_map": {}}), InvalidBase, "lacks the weight file of its index"),
-        (_index({"weight_map": {"a": "model-2.safetensors"}}), InvalidBase, "lacks the weight file 'model-2.saf"),
-        (_index({"weight_map": {"a": "../other/model.safetensors"}}), InvalidBase, "lacks the weight file"),
-        (_index({"weight_map": {"a": "/etc/passwd"}}), InvalidBase, "lacks the weight file"),
-        (_index({"weight_map": {"a": ".."}}), InvalidBase, "lacks the weight file"),
-        (_index({"weight_map": {"a": 7, "b": "x\u001b[0m"}}), InvalidBase, "lacks the weight file"),
+        (_index({"weight_map": {}}), InvalidBase, "has no weight_map of names"),
+        (_index({"weight_map": {"a": "model-2.safetensors"}}), InvalidBase, "lacks the weight file model-2.saf"),
+        (_index({"weight_map": {"a": "../other/model.safetensors"}}), InvalidBase, "is no weight file"),
+        (_index({"weight_map": {"a": "/etc/passwd"}}), InvalidBase, "is no weight file"),
+        (_index({"weight_map": {"a": ".."}}), InvalidBase, "is no weight file"),
+        (_index({"weight_map": {"a": "adapter_model.safetensors"}}), InvalidBase, "is no weight file"),
+        (_config('{"a": 1, "a": 2}'), InvalidBase, "key twice"),
+        (_config('{"a": "\\u0000"}'), InvalidBase, "NUL"),
+        (_single_beside_shards, InvalidBase, "what is loaded depends on who loads it"),
+        (_shard_without_index, InvalidBase, "no model.safetensors and no"),
+        (_index_that_lies, InvalidBase, "disagree on the tensor"),
+        (_index({"weight_map": {"a": 7, "b": "x\u001b[0m"}}), InvalidBase, "no weight_map of names"),
     ],
 )
 def test_what_is_no_base_is_refused(
@@ -244,7 +267,14 @@ def test_an_id_is_plain(base_id: str, base: Path, cache: Cache) -> None:
 
 @pytest.mark.parametrize(
     ("name", "base_id"),
-    [("SmolLM2-135M", "SmolLM2-135M"), ("my base (1)", "my-base-1"), ("...", "base"), ("\u00e4", "base"), ("_x_", "x")],
+    [
+        ("c" * 40, "base-" + "c" * 40),
+        ("SmolLM2-135M", "SmolLM2-135M"),
+        ("my base (1)", "my-base-1"),
+        ("...", "base"),
+        ("\u00e4", "base"),
+        ("_x_", "x"),
+    ],
 )
 def test_a_folders_own_name_becomes_an_id(name: str, base_id: str, tmp_path: Path) -> None:
     (tmp_path / "parent").mkdir()
@@ -252,3 +282,9 @@ def test_a_folders_own_name_becomes_an_id(name: str, base_id: str, tmp_path: Pat
     if name != "...":
         folder.mkdir()
     assert base_id_of(folder) == base_id
+
+
+def test_a_snapshot_of_a_hubs_cache_is_called_as_its_model(tmp_path: Path) -> None:
+    folder = tmp_path / "models--HuggingFaceTB--SmolLM2-135M" / "snapshots" / ("c" * 40)
+    folder.mkdir(parents=True)
+    assert base_id_of(folder) == "HuggingFaceTB/SmolLM2-135M"

@@ -1,0 +1,98 @@
+"""What the registry finds out about a base by itself, from bytes that it has verified.
+
+The small files are read whole, of the weights the headers alone: their gigabytes were hashed once, when they arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import IO, Any, NamedTuple, cast
+
+from registry.artifacts.header import read_header
+from registry.artifacts.service import Artifacts
+from registry.errors import Verification
+from sdk.formats.base_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
+    BadBaseError,
+    BaseIdentity,
+    check_files,
+    check_index,
+    identify,
+    read_config,
+    read_index,
+    weight_files,
+)
+from sdk.schemas.manifest import Manifest, ManifestFile
+
+#: A header of many megabytes is many times that in memory, so one base is looked into at a time.
+_one_at_a_time = Lock()
+
+
+class Derived(NamedTuple):
+    """What is true of a fingerprint, whoever asks."""
+
+    config: dict[str, Any]
+    #: Name to shape of each tensor.
+    tensors: dict[str, list[int]]
+    size_bytes: int
+
+
+def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str) -> BaseIdentity:
+    """Return what a manifest and a config prove. Raises Verification where it is another base than they say."""
+    digests = {file.path: file.sha256 for file in manifest.files}
+    try:
+        check_files(digests)
+        identity = identify(config, digests)
+    except BadBaseError as error:
+        raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
+    if identity.fingerprint != fingerprint or manifest.base_fingerprint != fingerprint:
+        raise Verification(
+            f"these files have the fingerprint {identity.fingerprint[:12]}, not {fingerprint[:12]}; add the base again",
+            param="fingerprint",
+        )
+    return identity
+
+
+def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
+    """Read what a base's verified files say of it. Raises Verification, also for an index that its headers contradict."""
+    files = {file.path: file for file in manifest.files}
+    with _one_at_a_time:
+        try:
+            # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
+            check_files(files)
+            config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
+            held = {name: _shapes(artifacts, files[name]) for name in weight_files(files)}
+            if INDEX_FILE in files:
+                check_index(read_index(_whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)), held)
+        except BadBaseError as error:
+            raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
+    tensors = {name: shape for shapes in held.values() for name, shape in shapes.items()}
+    check_proof(manifest, config, manifest.base_fingerprint)
+    return Derived(config, tensors, manifest.size_bytes)
+
+
+def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
+    """Return a small file's bytes, hashed as they come. Raises Verification."""
+    if file.size_bytes > most_bytes:
+        raise Verification(f"{file.path} is longer than {most_bytes // 1024} KiB; no base has such a file")
+    with artifacts.reading(file.sha256) as passing:
+        raw = passing.read(file.size_bytes + 1)
+    if len(raw) != file.size_bytes or passing.sha256 != file.sha256:
+        raise Verification(f"{file.path} can't be read from storage as it was sent; add the base again")
+    return raw
+
+
+def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
+    """Name to shape of each tensor of a weight file, from its header. Raises Verification."""
+    try:
+        with artifacts.reading(file.sha256) as passing:
+            header = read_header(cast(IO[bytes], passing), file.size_bytes, any_dtype=True)
+    except Verification as error:
+        raise Verification(
+            f"{file.path} is no whole safetensors file of a model's weights; download or save the base again"
+        ) from error
+    return {header.name(index): list(header.kinds[int(kind)].shape) for index, kind in enumerate(header.kind_of)}

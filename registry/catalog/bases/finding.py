@@ -1,0 +1,203 @@
+"""From a name to a base, as one namespace knows it.
+
+An id is looked up in the namespace that the work is for, then among those published for all; never among those of
+another tenant. A fingerprint is an identity, and is still found only where the base was registered or published.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
+
+from sqlalchemy import Select, bindparam, case, select
+from sqlalchemy.orm import Session, defaultload, undefer
+
+from registry.artifacts.manifests import read_manifest
+from registry.auth.principal import EVERYWHERE, Principal
+from registry.catalog.models import BaseModelRow, NamedBase, Version
+from registry.errors import Invalid, NotFound
+from sdk.schemas.catalog import BaseBrief
+from sdk.schemas.work import BaseSource
+
+_FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
+_WHOLE = (
+    undefer(NamedBase.config),
+    undefer(NamedBase.tensors),
+    defaultload(NamedBase.base).undefer(BaseModelRow.config),
+    defaultload(NamedBase.base).undefer(BaseModelRow.tensors),
+)
+#: What a namespace says itself goes before what is published for all; of several with one id the last named is meant.
+_NEAREST = (case((NamedBase.namespace == EVERYWHERE, 1), else_=0), NamedBase.named_at.desc(), NamedBase.pk.desc())
+#: More than any one name means in the namespaces that somebody may read.
+_MOST = 100
+
+
+def is_digits(name: str) -> bool:
+    """Whether a name would be read as a fingerprint, or as the first digits of one."""
+    return _FINGERPRINT.fullmatch(name) is not None or _SHORTENED.fullmatch(name) is not None
+
+
+def find_base(session: Session, name: str, namespace: str, *, whole: bool = False) -> NamedBase:
+    """Return the base that `name`, an id or 12 digits and more of a fingerprint, means in `namespace`.
+
+    With `whole` its config and shapes are read too. Raises NotFound, Invalid for digits that fit several.
+    """
+    query = _named(name).where(NamedBase.namespace.in_((namespace, EVERYWHERE)))
+    rows = session.scalars((query.options(*_WHOLE) if whole else query).limit(2)).all()
+    if not rows:
+        where = "" if namespace in (EVERYWHERE, "-") else f" --namespace {namespace}"
+        raise NotFound(
+            f"there is no base {name[:200]!a}{' in this namespace' if where else ''}; "
+            f"add it with: adapterctl base add FOLDER{where}",
+            param="base",
+        )
+    _require_one_fingerprint(name, rows)
+    return rows[0]
+
+
+def find_visible(
+    session: Session, name: str, who: Principal, *, namespace: str | None = None, whole: bool = False
+) -> NamedBase:
+    """Return the base that `name` means to somebody who looks: in `namespace`, else wherever they may read.
+
+    Raises NotFound, Invalid where it means different bases in several namespaces.
+    """
+    if namespace is not None:
+        who.require("read", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
+        return find_base(session, name, namespace, whole=whole)
+    query = _named(name).where(who.within(NamedBase.namespace))
+    rows = session.scalars((query.options(*_WHOLE) if whole else query).limit(_MOST)).all()
+    if not rows:
+        raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
+    _require_one_fingerprint(name, rows)
+    own = [row for row in rows if row.namespace != EVERYWHERE]
+    spaces = sorted({row.namespace for row in own})
+    if len(spaces) > 1 and len({row.base_pk for row in own}) > 1:
+        raise Invalid(
+            f"{name[:200]!a} means different bases in the namespaces {', '.join(spaces[:5])}; say which with --namespace",
+            param="namespace",
+        )
+    return rows[0]
+
+
+def _named(name: str) -> Select[NamedBase]:
+    query = select(NamedBase).order_by(*_NEAREST)
+    if is_digits(name):
+        of = BaseModelRow.fingerprint
+        # A range of the index; "g" comes after every digit.
+        within = of == name if _FINGERPRINT.fullmatch(name) else of.between(name, f"{name}g")
+        return query.where(NamedBase.base_pk.in_(select(BaseModelRow.pk).where(within)))
+    return query.where(NamedBase.id == name)
+
+
+def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
+    """Raise Invalid for digits that fit several bases."""
+    if _SHORTENED.fullmatch(name) and len({row.base_pk for row in rows}) > 1:
+        raise Invalid(f"{name} fits more than one base; write more digits", param="base")
+
+
+def tensors_of(row: NamedBase) -> dict[str, list[int]]:
+    """Name to shape of each tensor of a base that was found whole: derived from bytes, or else as the namespace says."""
+    return row.base.tensors if row.base.derived_at is not None else row.tensors
+
+
+def config_of(row: NamedBase) -> dict[str, object]:
+    """The config of a base that was found whole, likewise."""
+    return row.base.config if row.base.derived_at is not None else row.config
+
+
+class KnownBase(NamedTuple):
+    """What a publication needs of a base."""
+
+    pk: int
+    brief: BaseBrief
+    #: Name to shape of each tensor.
+    tensors: dict[str, list[int]]
+
+
+#: What says whether something of a base has changed since it was read.
+_STAMP = (
+    select(NamedBase.pk, NamedBase.edition, BaseModelRow.derived_at)
+    .join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
+    .where(
+        BaseModelRow.fingerprint == bindparam("fingerprint"),
+        NamedBase.namespace.in_(bindparam("namespaces", expanding=True)),
+    )
+    .order_by(*_NEAREST)
+    .limit(1)
+)
+
+
+class KnownBases:
+    """The bases that publications named last: the names of thousands of tensors are read once, not for each of them."""
+
+    def __init__(self, *, keep: int = 16) -> None:
+        self._keep = keep
+        self._known: dict[tuple[object, ...], KnownBase] = {}
+        self._guard = Lock()
+
+    def find(self, session: Session, fingerprint: str, namespace: str) -> KnownBase:
+        """Return the base with a whole fingerprint, as `namespace` knows it. Raises NotFound."""
+        said = {"fingerprint": fingerprint, "namespaces": [namespace, EVERYWHERE]}
+        found = session.execute(_STAMP, said).first()
+        stamp = None if found is None else tuple(found)
+        with self._guard:
+            known = None if stamp is None else self._known.pop(stamp, None)
+        if known is None or stamp is None:
+            row = find_base(session, fingerprint, namespace, whole=True)
+            known = KnownBase(row.base_pk, brief_base(row), tensors_of(row))
+            stamp = (row.pk, row.edition, row.base.derived_at)
+        with self._guard:
+            # The one named last stands at the end.
+            self._known[stamp] = known
+            while len(self._known) > self._keep:
+                del self._known[next(iter(self._known))]
+        return known
+
+
+def source_of(session: Session, row: NamedBase) -> BaseSource:
+    """Say where a worker finds a base, as its namespace says."""
+    manifest = None if row.manifest_digest is None else read_manifest(session, row.manifest_digest)
+    return BaseSource(
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        location=row.location,
+        manifest=manifest,
+        hashed=row.facts != "claimed",
+        namespace=row.namespace,
+    )
+
+
+def brief_base(row: NamedBase) -> BaseBrief:
+    """Return a base as a version names it that is made over it now."""
+    return BaseBrief(
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
+    )
+
+
+def base_of(version: Version) -> BaseBrief:
+    """Return a version's base, as its namespace called it when the version was made."""
+    if not version.base_id:
+        # A server of the release before has written it, which knew one name for all.
+        base = version.base
+        return BaseBrief(
+            id=base.id,
+            revision=base.revision,
+            fingerprint=base.fingerprint,
+            weights_digest=base.weights_digest,
+            architecture=base.architecture,
+        )
+    return BaseBrief(
+        id=version.base_id,
+        revision=version.base_revision,
+        fingerprint=version.base.fingerprint,
+        weights_digest=version.base_weights_digest,
+        architecture=version.base_architecture,
+    )

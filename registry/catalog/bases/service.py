@@ -1,0 +1,310 @@
+"""Bases: registering them, showing them, and what admins may mend.
+
+A namespace says what it calls a base and where it lies. What the bytes say is derived from them, and never taken from
+anybody; of a base whose bytes are not here, the rest is a claim of its namespace until a worker has hashed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import blobs_of, record_manifest
+from registry.artifacts.models import ManifestAccess
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
+from registry.audit.service import record
+from registry.auth.principal import EVERYWHERE, LOCAL, Principal
+from registry.catalog.bases.deriving import Derived, check_proof, derive
+from registry.catalog.bases.finding import config_of, find_base, find_visible, is_digits
+from registry.catalog.models import BaseModelRow, NamedBase
+from registry.db import Database, insert_if_new, utc_now
+from registry.errors import Conflict, Invalid, NotFound
+from registry.paging import Paged, page_of
+from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
+
+#: What a namespace knows of a base, from the least to the most certain.
+_CERTAINTY = ("claimed", "hashed", "derived")
+
+
+class Bases:
+    """The service over the tables of bases."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._artifacts = artifacts
+
+    def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
+        """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
+
+        Raises Verification where its files are not of its fingerprint, or their bytes say something else; Conflict for
+        other files or weights than the namespace has; NotFound, Forbidden.
+        """
+        namespace = _home(base, who)
+        if is_digits(base.id):
+            raise Invalid(f"{base.id[:80]!a} would be read as a fingerprint; give the base another --id", param="id")
+        derived = self._derive(base, who)
+        if base.manifest is not None:
+            config = base.config if derived is None else derived.config
+            identity = check_proof(base.manifest, config, base.fingerprint)
+            # Whatever else was said of these is no longer asked.
+            base = base.model_copy(update={"config": config, **identity._asdict()})
+        with self._db.write() as session:
+            facts = _facts_row(session, base, derived, who)
+            row, moved = _named_row(session, base, facts, namespace, who)
+            if derived is None:
+                # Workers and admins answer for a namespace's hashes; its writers for what they claim.
+                _take_claims(row, base, "hashed" if who.may("work", namespace) else "claimed")
+            elif base.manifest is not None:
+                _take_files(session, row, base, who)
+            session.flush()
+            return view_base(row, replaces=moved)
+
+    def _derive(self, base: BaseRegistration, who: Principal) -> Derived | None:
+        """Make sure of the files that were sent, and read what they say; None where none were sent."""
+        if base.upload is None:
+            return None
+        if base.manifest is None or base.manifest.kind != "base":
+            raise Invalid(
+                "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
+            )
+        self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
+        return derive(self._artifacts, base.manifest)
+
+    def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
+        """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
+
+        def views(rows: Sequence[NamedBase]) -> list[BaseView]:
+            return [view_base(row) for row in rows]
+
+        query = select(NamedBase).where(who.within(NamedBase.namespace))
+        with self._db.read() as session:
+            return page_of(session, query, NamedBase.pk, cursor=cursor, limit=limit, views=views, newest_first=True)
+
+    def get(self, name: str, *, who: Principal, namespace: str | None = None) -> BaseView:
+        """Return a base by id (the last named), or 12 digits and more of its fingerprint. Raises NotFound, Invalid."""
+        with self._db.read() as session:
+            return view_base(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
+
+    def remove(self, *, name: BaseSelector, who: Principal) -> None:
+        """Take a base away from a namespace: its versions stay, and no new one is made over it there.
+
+        Its files go with the next collection, if no other namespace has them. Raises NotFound, Forbidden.
+        """
+        with self._db.write() as session:
+            row = _of_admin(session, name, who)
+            if row.manifest_digest is not None:
+                _close_files(session, row)
+            record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
+            session.delete(row)
+
+    def fix(self, *, fix: BaseFix, who: Principal) -> BaseView:
+        """Correct what a namespace says of a base: its id, where it lies; or forget its files, so that others can be sent.
+
+        Raises NotFound, Forbidden, Invalid.
+        """
+        with self._db.write() as session:
+            row = _of_admin(session, fix, who)
+            before = _said(row)
+            moved = None
+            if fix.id is not None:
+                if is_digits(fix.id):
+                    raise Invalid(f"{fix.id[:80]!a} would be read as a fingerprint; choose another id", param="id")
+                moved = _holder(session, row.namespace, fix.id, but=row.base_pk)
+                row.id, row.named_at = fix.id, utc_now()
+            if fix.location is not None:
+                # "" takes it away.
+                row.location = fix.location or None
+            if fix.forget_files and row.manifest_digest is not None:
+                _close_files(session, row)
+                row.manifest_digest = None
+            row.edition += 1
+            record(session, who, "base.fix", row.namespace, row.base.fingerprint, before=before, after=_said(row))
+            session.flush()
+            return view_base(row, replaces=moved)
+
+
+def _home(base: BaseRegistration, who: Principal) -> str:
+    """The namespace that a base is registered for. Raises NotFound, Forbidden.
+
+    Without one: for all, where the caller may write in all, and else the first in which they may. Without tokens there is
+    one user, whose bases are good for each of their namespaces.
+    """
+    if who == LOCAL:
+        return EVERYWHERE
+    if base.namespace is None:
+        return EVERYWHERE if who.namespaces("write") is None else who.home("send")
+    if base.namespace == EVERYWHERE:
+        who.require_everywhere("send")
+    else:
+        missing = f"there is no namespace {base.namespace!r} that this token may see"
+        who.require("send", base.namespace, missing=missing, param="namespace")
+    return base.namespace
+
+
+def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None, who: Principal) -> BaseModelRow:
+    """The one row of a fingerprint; what was derived from bytes now is written there, once."""
+    insert_if_new(
+        session,
+        BaseModelRow,
+        id=base.id,
+        revision=base.revision,
+        fingerprint=base.fingerprint,
+        weights_digest=base.weights_digest,
+        architecture=base.architecture,
+        config={},
+        tensors={},
+        size_bytes=0,
+        created_by=who.name,
+    )
+    query = select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint).with_for_update()
+    row = session.scalars(query).one()
+    if derived is not None and row.derived_at is None:
+        row.weights_digest, row.architecture = base.weights_digest, base.architecture
+        row.config, row.tensors, row.size_bytes = derived.config, derived.tensors, derived.size_bytes
+        row.derived_at = utc_now()
+        session.flush()
+    return row
+
+
+def _named_row(
+    session: Session, base: BaseRegistration, facts: BaseModelRow, namespace: str, who: Principal
+) -> tuple[NamedBase, str | None]:
+    """What a namespace says of a fingerprint, made where it is new; and the fingerprint that had its id until now.
+
+    Raises Conflict where the namespace has other weights under the fingerprint.
+    """
+    there = select(NamedBase.pk).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
+    if namespace == EVERYWHERE and session.scalars(there).first() is None:
+        # A worker of all namespaces may say what it has hashed, and publishes nothing.
+        who.require_everywhere("write")
+    moved = _holder(session, namespace, base.id, but=facts.pk)
+    new = insert_if_new(
+        session,
+        NamedBase,
+        namespace=namespace,
+        base_pk=facts.pk,
+        id=base.id,
+        revision=base.revision,
+        location=base.location,
+        weights_digest=base.weights_digest,
+        architecture=base.architecture,
+        config={},
+        tensors={},
+        size_bytes=0,
+        facts="claimed",
+        created_by=who.name,
+    )
+    query = select(NamedBase).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
+    row = session.scalars(query.with_for_update(of=NamedBase)).one()
+    if row.weights_digest != base.weights_digest:
+        raise Conflict(
+            f"base {row.id} is registered with other weights under this fingerprint; an admin may take it away with: "
+            f"adapterctl base rm {base.fingerprint[:12]}",
+            param="weights_digest",
+        )
+    if new:
+        after = _said(row) if moved is None else {**_said(row), "replaces": moved}
+        record(session, who, "base.register", namespace, base.fingerprint, after=after)
+        return row, moved
+    if base.location is not None and base.location != row.location and who.may("write", namespace):
+        before, row.location = _said(row), base.location
+        row.edition += 1
+        record(session, who, "base.move", namespace, base.fingerprint, before=before, after=_said(row))
+    return row, None
+
+
+def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str | None:
+    """The fingerprint that an id means in a namespace now, if that is another base."""
+    query = select(NamedBase.base_pk, BaseModelRow.fingerprint).join(BaseModelRow)
+    query = query.where(NamedBase.namespace == namespace, NamedBase.id == base_id)
+    row = session.execute(query.order_by(NamedBase.named_at.desc(), NamedBase.pk.desc()).limit(1)).first()
+    return None if row is None or row.base_pk == but else row.fingerprint
+
+
+def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
+    """Keep what somebody says of a base, unless what is known is as certain already."""
+    known = bool(row.edition or row.config or row.tensors)
+    if known and _CERTAINTY.index(certainty) <= _CERTAINTY.index(row.facts):
+        return
+    row.config, row.size_bytes, row.facts = base.config, base.size_bytes, certainty
+    # Derived shapes need not be kept a second time.
+    row.tensors = {} if row.base.derived_at is not None else base.tensors
+    row.architecture = base.architecture
+    row.edition += 1
+
+
+def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: Principal) -> None:
+    """Let a namespace have a base's files, which were verified. Raises Conflict where it has others."""
+    assert base.manifest is not None
+    digest = base.manifest.digest
+    finish_upload(session, base.upload)
+    if row.manifest_digest not in (None, digest):
+        raise Conflict(
+            f"base {row.id} has its files already, and these are others; an admin may let them be sent anew with: "
+            f"adapterctl base fix {base.fingerprint[:12]} --forget-files",
+            param="manifest",
+        )
+    before = _said(row)
+    record_manifest(session, base.manifest, namespace=row.namespace)
+    row.manifest_digest, row.facts = digest, "derived"
+    row.config, row.tensors, row.size_bytes = base.config, {}, base.manifest.size_bytes
+    row.architecture = base.architecture
+    row.edition += 1
+    if before != (after := _said(row)):
+        record(session, who, "base.move", row.namespace, base.fingerprint, before=before, after=after)
+
+
+def _close_files(session: Session, row: NamedBase) -> None:
+    """Let a namespace's readers no longer fetch a base's files by the right of that namespace."""
+    session.execute(
+        delete(ManifestAccess).where(
+            ManifestAccess.manifest_digest == row.manifest_digest, ManifestAccess.namespace == row.namespace
+        )
+    )
+
+
+def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
+    """The very base that an admin means. Raises NotFound, Forbidden, Invalid."""
+    namespace = name.namespace
+    if namespace is None:
+        namespace = find_visible(session, name.name, who).namespace
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    else:
+        missing = f"there is no namespace {namespace!r} that this token may see"
+        who.require("admin", namespace, missing=missing, param="namespace")
+    row = find_base(session, name.name, namespace)
+    if row.namespace != namespace:
+        raise NotFound(
+            f"the base {name.name[:200]!a} is not one of this namespace but published for all; say --namespace '*'",
+            param="base",
+        )
+    return row
+
+
+def _said(row: NamedBase) -> Mapping[str, Any]:
+    return {"id": row.id, "location": row.location, "manifest": row.manifest_digest}
+
+
+def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
+    """Return a base as it travels; with its config where `whole`."""
+    derived = row.base.derived_at is not None
+    return BaseView(
+        id=row.id,
+        namespace=row.namespace,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
+        location=row.location,
+        uploaded=row.manifest_digest is not None,
+        facts=row.facts,
+        size_bytes=row.base.size_bytes if derived else row.size_bytes,
+        created_at=row.created_at,
+        config=config_of(row) if whole else None,
+        replaces=replaces,
+    )

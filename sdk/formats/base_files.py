@@ -1,0 +1,186 @@
+"""What a base consists of, and its fingerprint, which registry, client and worker compute by this one arithmetic.
+
+The fingerprint is the SHA-256 over the canonical config (without `transformers_version` and `_name_or_path`), the
+SHA-256 of each tokenizer file, the chat template among them, and the SHA-256 of the weight files, sorted. So whoever
+shows a config and these digests has proven which fingerprint they have; the weights need not be read again.
+
+>>> files = {"config.json": "c" * 64, "model.safetensors": "d" * 64}
+>>> identity = identify({"model_type": "llama", "transformers_version": "5.0"}, files)
+>>> identity == identify({"model_type": "llama", "_name_or_path": "/home/me"}, files)
+True
+>>> identity.architecture
+'llama'
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sdk.formats.canonical_json import digest_of
+
+CONFIG_FILE = "config.json"
+INDEX_FILE = "model.safetensors.index.json"
+#: What a model's weights are called that lie in one file: transformers prefers it to an index.
+SINGLE_FILE = "model.safetensors"
+#: Files that say how text becomes tokens.
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+#: Everything else that a base may have beside its weights.
+OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
+
+_UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
+_WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
+#: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.
+_ADAPTER_FILE = "adapter_model.safetensors"
+#: A config of more is no model's; transformers' own are a few kilobytes.
+MAX_CONFIG_BYTES = 1024 * 1024
+#: That of the largest published mixtures of experts has a line for each of 140,000 tensors.
+MAX_INDEX_BYTES = 24 * 1024 * 1024
+_MAX_DEPTH = 64
+
+
+class BadBaseError(ValueError):
+    """A base's files contradict each other, or are none that a base has. The message is for people."""
+
+
+class BaseIdentity(NamedTuple):
+    """What a base's small files and the digests of its weights prove."""
+
+    fingerprint: str
+    #: SHA-256 over the weight files' digests alone: another tokenizer or template leaves it as it is.
+    weights_digest: str
+    architecture: str
+
+
+def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentity:
+    """Return what a config and the SHA-256 of each file, by its name, say of a base.
+
+    Raises BadBaseError where there are no weights, or the config can't be written canonically.
+    """
+    weights = sorted(files[name] for name in weight_files(files))
+    if not weights:
+        raise BadBaseError("a base needs its weights in *.safetensors files")
+    stable = {key: value for key, value in config.items() if key not in _UNSTABLE_CONFIG_KEYS}
+    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    try:
+        fingerprint = digest_of({"config": stable, "tokenizer": tokenizer, "weights": weights})
+    except ValueError as error:
+        raise BadBaseError(f"{CONFIG_FILE} holds NaN, an infinity or half a character") from error
+    return BaseIdentity(fingerprint, digest_of(weights), _architecture(config))
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else config.get("model_type", "")
+    return str(architecture)[:200]
+
+
+def weight_files(names: Collection[str]) -> list[str]:
+    """Those of a base's files that hold weights, sorted."""
+    return sorted(name for name in names if name.endswith(".safetensors"))
+
+
+def check_files(names: Collection[str]) -> None:
+    """Raise BadBaseError unless these are files that a base has, the config and weights among them, and no others."""
+    for name in sorted(names):
+        if name == _ADAPTER_FILE or name.startswith("adapter_"):
+            raise BadBaseError(f"{name} is an adapter's file; a library would load it on top of the base")
+        if name not in TOKENIZER_FILES and name not in OTHER_FILES and not _WEIGHT_FILE.fullmatch(name):
+            raise BadBaseError(f"{name[:80]!a} is no file of a base: it has its config, tokenizer and weights alone")
+    if CONFIG_FILE not in names:
+        raise BadBaseError(f"a base needs its {CONFIG_FILE}")
+    weights = weight_files(names)
+    if not weights:
+        raise BadBaseError("a base needs its weights in *.safetensors files")
+    if INDEX_FILE in names and SINGLE_FILE in weights and len(weights) > 1:
+        raise BadBaseError(
+            f"there is {SINGLE_FILE} and an index of other files, so what is loaded depends on who loads it"
+        )
+    if INDEX_FILE not in names and weights != [SINGLE_FILE]:
+        raise BadBaseError(f"the weights lie in {weights[0][:80]} and no {INDEX_FILE} says so")
+
+
+def check_index(index: Any, tensors_by_file: Mapping[str, Collection[str]]) -> None:
+    """Raise BadBaseError unless an index says of each tensor what the weight files' headers say.
+
+    `tensors_by_file` are the names of the tensors in each weight file.
+    """
+    where = weight_map(index)
+    held: dict[str, str] = {}
+    for file, tensors in tensors_by_file.items():
+        for tensor in tensors:
+            if held.setdefault(tensor, file) != file:
+                raise BadBaseError(f"the tensor {tensor[:80]!a} is in {held[tensor][:80]} and in {file[:80]}")
+    if where != held:
+        differing = sorted(name for name in {*where, *held} if where.get(name) != held.get(name))
+        raise BadBaseError(f"{INDEX_FILE} and the weight files disagree on the tensor {differing[0][:80]!a}")
+
+
+def weight_map(index: Any) -> dict[str, str]:
+    """Return the name of the weight file of each tensor, as an index says. Raises BadBaseError."""
+    found = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(found, dict) or not found or not all(type(name) is str for name in found.values()):
+        raise BadBaseError(f"{INDEX_FILE} has no weight_map of names")
+    for name in found.values():
+        if not _WEIGHT_FILE.fullmatch(name) or name == _ADAPTER_FILE:
+            raise BadBaseError(f"{INDEX_FILE} names {name[:80]!a}, which is no weight file")
+    return found
+
+
+def read_index(raw: bytes) -> Any:
+    """Return the value of an index. Raises BadBaseError."""
+    return _parsed(raw, INDEX_FILE, MAX_INDEX_BYTES)
+
+
+def read_config(raw: bytes) -> dict[str, Any]:
+    """Return the object in a `config.json`. Raises BadBaseError for what is none, or could not be kept and sent again."""
+    config = _parsed(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
+    if not isinstance(config, dict):
+        raise BadBaseError(f"{CONFIG_FILE} holds no object")
+    try:
+        # An escape may spell half a surrogate pair, which has no bytes in UTF-8.
+        json.dumps(config, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except ValueError as error:
+        raise BadBaseError(f"{CONFIG_FILE} holds half a character, or a number that is none") from error
+    if _unfit(config, _MAX_DEPTH):
+        raise BadBaseError(f"{CONFIG_FILE} holds the character NUL, or is nested more than {_MAX_DEPTH} deep")
+    return config
+
+
+def _parsed(raw: bytes, name: str, most_bytes: int) -> Any:
+    if len(raw) > most_bytes:
+        raise BadBaseError(f"{name} is longer than {most_bytes // 1024} KiB")
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise BadBaseError(f"{name} is no JSON, or has a key twice") from error
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _unfit(value: Any, depth: int) -> bool:
+    """Whether a value is nested deeper, or holds a NUL, which PostgreSQL keeps in no text."""
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return depth == 0 or any("\0" in key or _unfit(item, depth - 1) for key, item in value.items())
+    return isinstance(value, list) and (depth == 0 or any(_unfit(item, depth - 1) for item in value))

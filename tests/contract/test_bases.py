@@ -1,0 +1,383 @@
+"""Bases between tenants: what is derived is one truth, names and files belong to a namespace, nobody replaces another's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import digest
+from support.registries import World
+from support.small import TENSORS, write_adapter, write_base, write_safetensors
+from support.working import Held
+
+from registry.auth.principal import LOCAL, Role
+from sdk.bases import ScannedBase, scan_base
+from sdk.cache import Cache
+from sdk.client import Client
+from sdk.errors import Conflict, InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
+from sdk.schemas.catalog import BaseRegistration, BaseView
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.work import BaseSource, WorkerInfo
+from sdk.transfer import hash_file
+from workers.bases import obtain
+
+#: Each base of the run has weights of its own.
+VALUES = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Somebody with a namespace, in which nobody else may read."""
+
+    client: Client
+    space: str
+    folder: Path
+
+    def base(self, name: str = "base", *, like: Path | None = None, **config: Any) -> Path:
+        """A base of a folder of this tenant's: new, or the bytes of another."""
+        folder = self.folder / f"{next(VALUES)}" / name
+        if like is None:
+            return write_base(folder, value=next(VALUES) / 1000, **config)
+        folder.mkdir(parents=True)
+        for path in like.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        return folder
+
+    def scan(self, folder: Path) -> ScannedBase:
+        """What a folder holds."""
+        return scan_base(folder, cache=Cache(self.folder / "cache"))
+
+    def register(self, folder: Path, *, upload: bool = False, client: Client | None = None, **said: Any) -> BaseView:
+        """Register a base, with what is said of it changed."""
+        scanned = self.scan(folder)
+        said = {"namespace": self.space, **said}
+        if upload:
+            manifest: Manifest = said.get("manifest", scanned.manifest)
+            at = {path.name: path for path in folder.iterdir()}
+            said |= {"upload": self.client.upload({file.sha256: at[file.path] for file in manifest.files}, "sending")}
+        body = BaseRegistration.model_validate(scanned.registration.model_dump() | said)
+        return (client or self.client).register_base(body)
+
+
+@pytest.fixture
+def join(people: World, tmp_path: Path) -> Iterator[Callable[..., Tenant]]:
+    """Return a function that lets somebody in, with a role in a new namespace."""
+    opened: list[Client] = []
+
+    def let_in(space: str = "", role: Role = Role.WRITER, **more: Role) -> Tenant:
+        space = space or f"team-{uuid.uuid4().hex[:12]}"
+        name = f"ci-{uuid.uuid4().hex[:8]}"
+        token = people.services.tokens.create(name=name, grants={space: role, **more}, who=LOCAL)
+        opened.append(Client(people.url, token.secret, cache=tmp_path / f"cache-{name}"))
+        return Tenant(opened[-1], space, tmp_path / name)
+
+    yield let_in
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def ours(join: Callable[..., Tenant]) -> Tenant:
+    return join()
+
+
+@pytest.fixture
+def theirs(join: Callable[..., Tenant]) -> Tenant:
+    return join()
+
+
+class TestNames:
+    def test_an_id_means_what_its_own_namespace_says(self, ours: Tenant, theirs: Tenant, admin: Client) -> None:
+        mine, published, hostile = ours.base(), ours.base(), theirs.base()
+        admin.add_base(published, id="llama", namespace="*")
+        shared = admin.base("llama", namespace=ours.space)
+        assert shared.namespace == "*"
+        assert ours.register(mine, id="llama").fingerprint != shared.fingerprint
+        theirs.register(hostile, id="llama")
+        assert ours.client.base("llama").fingerprint == ours.scan(mine).registration.fingerprint
+        assert {base.namespace for base in ours.client.bases()} == {ours.space, "*"}
+        with pytest.raises(NotFound):
+            ours.client.base(theirs.scan(hostile).registration.fingerprint)
+
+    def test_an_id_moves_only_within_its_namespace_and_says_so(self, ours: Tenant, theirs: Tenant) -> None:
+        first = ours.register(ours.base(), id="llama")
+        assert first.replaces is None
+        assert theirs.register(theirs.base(), id="llama").replaces is None
+        assert ours.client.base("llama").fingerprint == first.fingerprint
+        second = ours.register(ours.base(), id="llama")
+        assert second.replaces == first.fingerprint
+        assert ours.client.base("llama").fingerprint == second.fingerprint
+
+    def test_nobody_registers_for_another_or_for_all(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
+        for namespace, refused in ((ours.space, NotFound), ("*", NotAllowed)):
+            with pytest.raises(refused):
+                theirs.register(theirs.base(), namespace=namespace)
+        reader = join(ours.space, Role.READER)
+        with pytest.raises(NotAllowed):
+            reader.register(reader.base())
+        # A worker of all namespaces tells what it has hashed, and publishes nothing.
+        worker = join("*", Role.WORKER)
+        with pytest.raises(NotAllowed):
+            worker.register(worker.base(), namespace="*")
+
+    def test_a_version_keeps_what_its_base_was_called(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
+        folder = ours.base()
+        ours.register(folder, id="first")
+        theirs.register(theirs.base(like=folder), id="evil")
+        pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base="first")
+        theirs.register(theirs.base(), id="first")
+        again = ours.client.get(pushed.ref).info
+        assert (pushed.info.base.id, again.base.id) == ("first", "first")
+        assert [found.base.id for found in ours.client.search("base = first")] == ["first"]
+        nodes = ours.client.lineage(pushed.ref).model_dump()["nodes"]
+        assert {node["id"] for node in nodes if node["kind"] == "base"} == {"first"}
+        assert not theirs.client.search("base = first")
+
+    def test_nothing_is_made_over_another_tenants_base(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
+        fingerprint = ours.register(ours.base()).fingerprint
+        with pytest.raises(NotFound):
+            theirs.client.push(write_adapter(tmp_path / "a"), f"{theirs.space}/x", base=fingerprint)
+
+    def test_admins_mend_and_take_away(self, ours: Tenant, join: Any, admin: Client, tmp_path: Path) -> None:
+        view = ours.register(ours.base(), id="typo", location="file:///wrong")
+        with pytest.raises(NotAllowed):
+            ours.client.fix_base("typo", namespace=ours.space, id="right")
+        boss = join(ours.space, Role.ADMIN)
+        fixed = boss.client.fix_base("typo", namespace=ours.space, id="right", location="file:///right")
+        assert (fixed.id, fixed.location, fixed.fingerprint) == ("right", "file:///right", view.fingerprint)
+        pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base="right")
+        with pytest.raises(NotAllowed):
+            ours.client.remove_base("right", namespace=ours.space)
+        boss.client.remove_base("right")
+        assert ours.client.get(pushed.ref).info.base.id == "right"
+        with pytest.raises(NotFound, match="adapterctl base add"):
+            ours.client.push(write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/x", base=view.fingerprint)
+        actions = [entry.action for entry in admin.audit(namespace=ours.space)]
+        assert {"base.register", "base.fix", "base.remove"} <= set(actions)
+
+
+class TestFacts:
+    def test_what_is_sent_says_itself_what_it_is(self, ours: Tenant) -> None:
+        folder = ours.base()
+        view = ours.register(
+            folder, upload=True, tensors={"a": [1]}, config={"model_type": "lie"}, architecture="Lie", size_bytes=1
+        )
+        true = ours.scan(folder).registration
+        shown = ours.client.base(view.fingerprint)
+        assert (shown.facts, shown.uploaded) == ("derived", True)
+        assert (shown.config, shown.architecture, shown.size_bytes) == (true.config, true.architecture, true.size_bytes)
+        assert shown.weights_digest == true.weights_digest
+
+    def test_the_first_to_claim_fixes_nothing_for_others(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
+        folder = ours.base()
+        wrong = {name: [3, 3] for name in TENSORS}
+        lie = {"tensors": wrong, "weights_digest": digest("lie"), "architecture": "Lie", "manifest": None}
+        assert theirs.register(theirs.base(like=folder), **lie).facts == "claimed"
+        assert ours.register(folder).architecture == "LlamaForCausalLM"
+        pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base=folder)
+        assert ours.client.get(pushed.ref).info.base.weights_digest == ours.scan(folder).registration.weights_digest
+
+    @pytest.mark.parametrize("changed", ["config", "fingerprint", "tokenizer", "weights"])
+    def test_files_that_are_not_of_the_fingerprint_are_refused(self, ours: Tenant, changed: str) -> None:
+        folder, other = ours.base(), ours.base(rope_theta=7.0)
+        (other / "tokenizer.json").write_text('{"version": "2.0"}')
+        true, false = ours.scan(folder), ours.scan(other)
+        said: dict[str, Any] = {}
+        if changed == "config":
+            said["config"] = false.registration.config
+        elif changed == "fingerprint":
+            said["fingerprint"] = false.registration.fingerprint
+        else:
+            name = {"tokenizer": "tokenizer.json", "weights": "model.safetensors"}[changed]
+            of_other = next(file for file in false.manifest.files if file.path == name)
+            files = [of_other if file.path == name else file for file in true.manifest.files]
+            said["manifest"] = true.manifest.model_copy(update={"files": files})
+        with pytest.raises(VerificationFailed, match="fingerprint"):
+            ours.register(folder, **said)
+
+    def test_a_worker_that_has_hashed_a_base_says_what_it_is(self, ours: Tenant, join: Any) -> None:
+        folder = ours.base()
+        view = ours.register(folder, tensors={"a": [1]})
+        assert view.facts == "claimed"
+        worker = join(ours.space, Role.WORKER)
+        assert worker.register(folder, id="other", location="file:///elsewhere").facts == "hashed"
+        shown = ours.client.base(view.fingerprint)
+        # What it is called, and where it lies, a worker does not say.
+        assert (shown.id, shown.location, shown.facts) == (view.id, view.location, "hashed")
+        assert ours.register(folder, tensors={"a": [1]}).facts == "hashed"
+
+
+def _add(folder: Path, name: str, content: bytes) -> ManifestFile:
+    (folder / name).write_bytes(content)
+    sha256, size = hash_file(folder / name)
+    return ManifestFile(path=name, size_bytes=size, sha256=sha256)
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        "name",
+        ["adapter_model.safetensors", "adapter_config.json", "modeling_llama.py", "pytorch_model.bin", "README.md"],
+    )
+    def test_a_base_holds_files_of_a_base_alone(self, ours: Tenant, name: str) -> None:
+        folder = ours.base()
+        manifest = ours.scan(folder).manifest
+        extra = _add(folder, name, b"{}")
+        with pytest.raises(VerificationFailed, match="this is no base"):
+            ours.register(folder, upload=True, manifest=manifest.model_copy(update={"files": [*manifest.files, extra]}))
+
+    def test_an_index_says_what_the_headers_say(self, ours: Tenant) -> None:
+        folder = ours.base()
+        (folder / "model.safetensors").unlink()
+        shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+        for number, shard in enumerate(shards):
+            write_safetensors(folder / shard, {f"{number}.weight": [2]}, value=next(VALUES) / 1000)
+        true = {"weight_map": {"0.weight": shards[0], "1.weight": shards[1]}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(true))
+        manifest = ours.scan(folder).manifest
+        false = {"weight_map": {"0.weight": shards[1], "1.weight": shards[0]}}
+        index = _add(folder, "model.safetensors.index.json", json.dumps(false).encode())
+        files = [index if file.path == index.path else file for file in manifest.files]
+        lying = manifest.model_copy(update={"files": files})
+        (folder / "model.safetensors.index.json").write_text(json.dumps(true))
+        scanned = ours.scan(folder)
+        at = {path.name: path for path in folder.iterdir()}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(false))
+        upload = ours.client.upload({file.sha256: at[file.path] for file in files}, "sending")
+        body = scanned.registration.model_copy(update={"manifest": lying, "upload": upload, "namespace": ours.space})
+        with pytest.raises(VerificationFailed, match="disagree on the tensor"):
+            ours.client.register_base(body)
+
+    def test_a_base_with_one_file_and_an_index_of_others_is_refused(self, ours: Tenant) -> None:
+        folder = ours.base()
+        manifest = ours.scan(folder).manifest
+        shard = "model-00001-of-00001.safetensors"
+        write_safetensors(folder / shard, TENSORS, value=next(VALUES) / 1000)
+        content = (folder / shard).read_bytes()
+        index = json.dumps({"weight_map": dict.fromkeys(TENSORS, shard)}).encode()
+        more = [_add(folder, shard, content), _add(folder, "model.safetensors.index.json", index)]
+        with pytest.raises(InvalidInput, match="what is loaded depends on who loads it"):
+            ours.client.add_base(folder, upload=True)
+        (folder / "model.safetensors.index.json").unlink()
+        scanned = ours.scan(folder)
+        (folder / "model.safetensors.index.json").write_bytes(index)
+        both = manifest.model_copy(update={"files": [*manifest.files, *more]})
+        at = {path.name: path for path in folder.iterdir()}
+        upload = ours.client.upload({file.sha256: at[file.path] for file in both.files}, "sending")
+        body = scanned.registration.model_copy(update={"manifest": both, "upload": upload, "namespace": ours.space})
+        with pytest.raises(VerificationFailed, match="what is loaded depends on who loads it"):
+            ours.client.register_base(body)
+
+    def test_files_are_set_once_and_by_their_own_namespace(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
+        folder = ours.base()
+        view = ours.register(folder, upload=True)
+        (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+        with pytest.raises(Conflict, match="has its files already"):
+            ours.register(folder, upload=True)
+        other = theirs.register(theirs.base(like=folder), upload=True)
+        assert (other.fingerprint, other.namespace) == (view.fingerprint, theirs.space)
+        with pytest.raises(NotFound):
+            theirs.client.locate(_without(folder, ours).digest)
+        boss = join(ours.space, Role.ADMIN)
+        assert not boss.client.fix_base(view.fingerprint, namespace=ours.space, forget_files=True).uploaded
+        assert ours.register(folder, upload=True).uploaded
+
+    def test_a_job_is_given_the_files_of_its_own_namespace(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
+        folder, rows = ours.base(), ours.folder / "rows.jsonl"
+        ours.register(folder, upload=True)
+        mine = ours.scan(folder).manifest
+        twin = theirs.base(like=folder)
+        (twin / "generation_config.json").write_text('{"eos_token_id": 7}')
+        theirs.register(twin, upload=True)
+        rows.write_text('{"prompt": "a", "completion": "b"}\n')
+        job = ours.client.submit_training(f"{ours.space}/x", base=mine.base_fingerprint, data=rows)
+        worker = join(ours.space, Role.WORKER)
+        assignment = Held.claim(worker.client, ours.folder).assignment
+        assert assignment.job == job.id
+        assert assignment.base is not None
+        assert assignment.base.manifest == mine
+        assert assignment.namespace == ours.space
+
+
+def _without(folder: Path, tenant: Tenant) -> Manifest:
+    """The manifest of a base before its generation config was added."""
+    manifest = tenant.scan(folder).manifest
+    files = [file for file in manifest.files if file.path != "generation_config.json"]
+    return manifest.model_copy(update={"files": files})
+
+
+class TestOnANode:
+    """What a worker loads: exactly the files that were hashed, whatever lies beside them."""
+
+    @pytest.fixture
+    def source(self, ours: Tenant, join: Any) -> Callable[..., tuple[Client, BaseSource]]:
+        """Return a function that registers a base and returns a worker, and what that is told of the base."""
+
+        def given(folder: Path, *, upload: bool, **said: Any) -> tuple[Client, BaseSource]:
+            ours.register(folder, upload=upload, **said)
+            rows = ours.folder / f"{uuid.uuid4().hex}.jsonl"
+            rows.write_text(json.dumps({"prompt": rows.name, "completion": "b"}))
+            worker = join(ours.space, Role.WORKER)
+            shared = {"shared_paths": [str(ours.folder)]}
+            worker.client.call("POST", "/workers/hello", type(None), body=_info(**shared))
+            fingerprint = ours.scan(folder).registration.fingerprint
+            ours.client.submit_training(f"{ours.space}/x", base=fingerprint, data=rows)
+            assignment = Held.claim(worker.client, ours.folder, **shared).assignment
+            assert assignment.base is not None
+            return worker.client, assignment.base
+
+        return given
+
+    def test_what_lies_beside_a_base_is_not_loaded(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
+        folder = ours.base()
+        client, told = source(folder, upload=False)
+        write_safetensors(folder / "adapter_model.safetensors", {"x": [2]})
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "model.fp16.safetensors").write_bytes(b"")
+        found = obtain(client, told, tmp_path / "view", lambda _count: None)
+        assert sorted(path.name for path in (tmp_path / "view").iterdir()) == [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ]
+        assert found.folder == tmp_path / "view"
+        write_safetensors(folder / "model.safetensors", TENSORS, value=0.123)
+        with pytest.raises(InvalidBase, match="its files were changed"):
+            obtain(client, told, tmp_path / "again", lambda _count: None)
+
+    def test_a_cache_that_was_altered_is_fetched_anew(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
+        folder = ours.base()
+        client, told = source(folder, upload=True, location=None)
+        first = obtain(client, told, tmp_path / "1", lambda _count: None)
+        weights = (first.folder / "model.safetensors").resolve()
+        before = weights.read_bytes()
+        weights.chmod(0o600)
+        weights.write_bytes(before[:-4] + b"evil")
+        again = obtain(client, told, tmp_path / "2", lambda _count: None)
+        assert (again.folder / "model.safetensors").read_bytes() == before
+
+    def test_a_cache_of_another_tenants_base_gives_ones_own_files(
+        self, ours: Tenant, theirs: Tenant, source: Any, tmp_path: Path
+    ) -> None:
+        folder = ours.base()
+        (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+        client, told = source(folder, upload=True, location=None)
+        # A node that serves both: the other's base of the same weights is in its cache already.
+        twin = theirs.base(like=folder)
+        (twin / "generation_config.json").write_text('{"eos_token_id": 7}')
+        cached = client.cache.base(told.fingerprint)
+        cached.mkdir(parents=True)
+        for path in twin.iterdir():
+            (cached / path.name).write_bytes(path.read_bytes())
+        found = obtain(client, told, tmp_path / "view", lambda _count: None)
+        assert (found.folder / "generation_config.json").read_text() == '{"eos_token_id": 2}'
+        assert found.manifest == ours.scan(folder).manifest
+
+
+def _info(**said: Any) -> WorkerInfo:
+    return WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, **said)

@@ -44,8 +44,8 @@ def node(people: World, tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.fixture
-def inputs(node: Client) -> Iterator[Inputs]:
-    with Inputs(node, Transfers()) as inputs:
+def inputs(node: Client, tmp_path: Path) -> Iterator[Inputs]:
+    with Inputs(node, Transfers(), folder=tmp_path / "attempt", namespace=None) as inputs:
         yield inputs
 
 
@@ -97,10 +97,10 @@ def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
     folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
     view = people.writer.add_base(folder, upload=True)
     shutil.rmtree(folder)
-    from registry.catalog.bases import find_base, source_of
+    from registry.catalog.bases.finding import find_base, source_of
 
     with people.services.db.read() as session:
-        return source_of(session, find_base(session, view.fingerprint))
+        return source_of(session, find_base(session, view.fingerprint, view.namespace))
 
 
 class Liar(Transport):

@@ -59,19 +59,33 @@ def _from_registry(
     client: Client, source: BaseSource, fingerprint: str, manifest: Manifest, on_bytes: OnBytes
 ) -> ScannedBase:
     """The base from the cache, or fetched into it; what was altered in the cache is fetched anew, once."""
-    folder = client.cache.base(fingerprint)
-    with disk_explained(f"fetching base {source.id}"), client.cache.lock(f"base-{fingerprint}"):
-        if folder.is_dir():
-            with contextlib.suppress(InvalidBase, NotFound):
-                scanned = _scan(client, source, folder, on_bytes)
-                if not _is_other(scanned, source):
-                    client.cache.used(folder)
-                    return scanned
-            _log.warning("the cached base %s is not what its name says; it is fetched anew", fingerprint[:12])
-            client.cache.remove_folder(folder)
-        with folder_whole(folder) as partial:
-            client.fetch_manifest(manifest, partial)
-        return _scan(client, source, folder, on_bytes)
+    folder, name = client.cache.base(fingerprint), f"base-{fingerprint}"
+    with disk_explained(f"fetching base {source.id}"):
+        # Attempts share it as long as they last, so it is held alone only where something is to be fetched.
+        with client.cache.lock(name, shared=True):
+            if (found := _cached(client, source, folder, on_bytes)) is not None:
+                return found
+        with client.cache.lock(name):
+            if (found := _cached(client, source, folder, on_bytes)) is not None:
+                return found
+            if folder.is_dir():
+                _log.warning("the cached base %s is not what its name says; it is fetched anew", fingerprint[:12])
+                client.cache.remove_folder(folder)
+            with folder_whole(folder) as partial:
+                client.fetch_manifest(manifest, partial)
+            return _scan(client, source, folder, on_bytes)
+
+
+def _cached(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -> ScannedBase | None:
+    """The base in its folder of the cache; None where that is missing, or was altered."""
+    if not folder.is_dir():
+        return None
+    with contextlib.suppress(InvalidBase, NotFound):
+        scanned = _scan(client, source, folder, on_bytes)
+        if not _is_other(scanned, source):
+            client.cache.used(folder)
+            return scanned
+    return None
 
 
 def _lay_out(client: Client, scanned: ScannedBase, manifest: Manifest, view: Path) -> ScannedBase:

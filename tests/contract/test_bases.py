@@ -6,6 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,14 @@ class TestOnANode:
         weights.write_bytes(before[:-4] + b"evil")
         again = obtain(client, told, tmp_path / "2", lambda _count: None)
         assert (again.folder / "model.safetensors").read_bytes() == before
+
+    def test_workers_that_share_a_cache_use_one_base_at_once(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
+        client, told = source(ours.base(), upload=True, location=None)
+        obtain(client, told, tmp_path / "1", lambda _count: None)
+        # As an attempt holds it that trains meanwhile.
+        with client.cache.lock(f"base-{told.fingerprint}", shared=True), ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(obtain, client, told, tmp_path / "2", lambda _count: None)
+            assert waiting.result(timeout=30).folder == tmp_path / "2"
 
     def test_a_cache_of_another_tenants_base_gives_ones_own_files(
         self, ours: Tenant, theirs: Tenant, source: Any, tmp_path: Path

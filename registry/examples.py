@@ -113,7 +113,7 @@ BODIES: dict[str, Any] = {
             "files": [
                 {"path": "adapter_config.json", **_CONFIG_BLOB},
                 {"path": "adapter_model.safetensors", **_WEIGHTS_BLOB},
-                {"path": "optimizer.pt", "sha256": _ROWS, "size_bytes": 3_714_640},
+                {"path": "optimizer.safetensors", "sha256": _ROWS, "size_bytes": 3_714_640},
             ],
         },
         "report": {

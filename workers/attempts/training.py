@@ -21,6 +21,8 @@ from workers.stopping import Stopped, Why
 
 #: The reason of a child that can't go on from the checkpoint that it was given.
 _UNUSABLE = "checkpoint"
+#: How files of checkpoints end that torch pickled, as earlier releases did.
+_PICKLES = (".pt", ".pth")
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ def _fetch_checkpoint(attempt: Attempt) -> str | None:
     """Fetch the checkpoint to go on from, if there is one; one that is damaged or gone is no reason to fail."""
     source = attempt.assignment.checkpoint
     if source is None:
+        return None
+    if any(file.path.endswith(_PICKLES) for file in source.manifest.files):
+        _start_over(attempt, "an earlier release wrote it, with pickles in it, which are no longer read")
         return None
     folder = attempt.folder / "resume"
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sdk.schemas.peft import MAX_CONFIG_BYTES, hazard
@@ -17,6 +19,7 @@ from workers.pipelines.errors import PipelineError, Reason
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+_OS_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")
 
 
 def write_adapter(
@@ -60,7 +63,19 @@ def write_adapter(
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     (out / CONFIG_NAME).write_bytes(text.encode("utf-8"))
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_file(stored, out / WEIGHTS_NAME, metadata={"format": "pt"})
+    save_tensors(stored, out / WEIGHTS_NAME)
+
+
+def save_tensors(tensors: dict[str, Any], path: Path) -> None:
+    """Write tensors of the CPU as safetensors. Raises OSError where the disk is full."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library only writes out the error of the system.
+        if said := _OS_ERROR.search(str(error)):
+            number = int(said[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:

@@ -9,37 +9,35 @@ The folder's name appears by one rename after every byte is on disk:
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy
-import torch
 from pydantic import Field, model_validator
 
 from sdk.schemas.training import JsonScalar, TrainingReport
 from sdk.schemas.wire import Sha256, Wire, digest_of
-from workers.pipelines.adapters import CONFIG_NAME, WEIGHTS_NAME
+from workers.pipelines.adapters import CONFIG_NAME, WEIGHTS_NAME, save_tensors
 from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.states import Standing, States
 
-OPTIMIZER_NAME = "optimizer.pt"
-SCHEDULER_NAME = "scheduler.pt"
-GENERATORS_NAME = "rng_state.pth"
+OPTIMIZER_NAME = "optimizer.safetensors"
+GENERATORS_NAME = "generators.safetensors"
+PROGRESS_NAME = "progress.json"
 STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
-#: All that a checkpoint's folder holds. What stands in pickles is plain values and tensors.
+#: All that a checkpoint's folder holds: tensors and JSON.
 FILES = frozenset(
     {
         CONFIG_NAME,
         WEIGHTS_NAME,
         OPTIMIZER_NAME,
-        SCHEDULER_NAME,
         GENERATORS_NAME,
+        PROGRESS_NAME,
         STATE_NAME,
         REPORT_NAME,
         RECORD_NAME,
@@ -113,6 +111,7 @@ class Resumed:
 
     folder: Path
     record: Record
+    standing: Standing
 
 
 class Pace:
@@ -146,34 +145,18 @@ def broken_checkpoint(what: str) -> PipelineError:
     )
 
 
-def generator_states() -> dict[str, Any]:
-    """Return the states of all random generators, without drawing from any, as the trainer's own reader takes them."""
-    twister: Any = numpy.random.get_state()
-    kind, keys, *rest = twister
-    states = {
-        "python": random.getstate(),
-        # A list can be read back without building any numpy object.
-        "numpy": (kind, keys.tolist(), *rest),
-        "cpu": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
 def write_checkpoint(
     folder: Path,
     *,
     record: Record,
     report: TrainingReport,
-    states: dict[str, Any],
+    states: States,
     write_adapter: Callable[[Path], None],
     write_trainer_state: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint's files aside, bring them to disk, and give them their name in `folder`; return its path.
 
-    `states` are what the three pickled files hold, by file name. An earlier checkpoint of the same step is replaced.
-    Raises OSError where the disk is full; then nothing is left.
+    An earlier checkpoint of the same step is replaced. Raises OSError where the disk is full; then nothing is left.
     """
     name = checkpoint_name(record.step)
     partial, target = folder / f".partial-{name}", folder / name
@@ -182,8 +165,9 @@ def write_checkpoint(
     partial.mkdir()
     try:
         write_adapter(partial)
-        for file, state in states.items():
-            _save(state, partial / file)
+        save_tensors(states.optimizer, partial / OPTIMIZER_NAME)
+        save_tensors(states.generators, partial / GENERATORS_NAME)
+        (partial / PROGRESS_NAME).write_text(states.standing.model_dump_json(), encoding="utf-8")
         write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
@@ -195,17 +179,6 @@ def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
-
-
-def _save(state: Any, path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            torch.save(state, file)
-    except RuntimeError as error:
-        # torch says only that a position is wrong when the file could not be written on.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def _sync(path: Path) -> None:

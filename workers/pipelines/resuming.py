@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerState
 
@@ -20,16 +21,17 @@ from workers.pipelines.checkpoints import (
     FILES,
     GENERATORS_NAME,
     OPTIMIZER_NAME,
+    PROGRESS_NAME,
     RECORD_NAME,
     REPORT_NAME,
-    SCHEDULER_NAME,
     STATE_NAME,
     Record,
     Resumed,
     broken_checkpoint,
 )
 from workers.pipelines.errors import PipelineError, Reason
-from workers.pipelines.trainer import Schedule, optimizer_and_scheduler
+from workers.pipelines.states import Standing, numpy_state, python_state
+from workers.pipelines.trainer import Schedule
 
 #: What a configuration calls things, in words; settings of the spec are their own words.
 _WORDS = {
@@ -44,8 +46,18 @@ _WORDS = {
 #: Digests, which tell nobody anything.
 _UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data"})
 _MOST_DIFFERENCES = 5
-#: Words in the state of numpy's generator, a Mersenne twister.
-_TWISTER_WORDS = 624
+#: Of each JSON file, for some hundred bytes are written of each step; a stranger's may be as long as it likes.
+_MAX_JSON_BYTES = 64 * 1024 * 1024
+#: Files of the releases that kept the optimiser's state in pickles.
+_PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth"})
+#: What AdamW keeps of each matrix.
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+#: As safetensors names them.
+_DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
+#: No adapter has as many matrices, with three tensors of each.
+_MOST_TENSORS = 1_000_000
+#: It has 16 bytes, and may have more one day.
+_MAX_CUDA_STATE_BYTES = 8192
 
 
 def read_checkpoint(
@@ -53,8 +65,8 @@ def read_checkpoint(
 ) -> Resumed:
     """Check a checkpoint whole, and that it is one of the training that `configuration` describes.
 
-    Its pickled files are read by torch's restricted reader, which builds tensors and plain values and runs nothing.
-    Raises PipelineError ("checkpoint").
+    It holds tensors and JSON only. Sizes, types and names are looked at before values are. Raises PipelineError
+    ("checkpoint").
     """
     check_files(folder)
     record = _read_record(folder)
@@ -66,8 +78,7 @@ def read_checkpoint(
         )
     if record.total != schedule.total_steps:
         raise broken_checkpoint(f"{RECORD_NAME} counts {record.total} steps in all, not {schedule.total_steps}")
-    _check_states(folder, record, spec, schedule)
-    return Resumed(folder, record)
+    return Resumed(folder, record, _check_states(folder, record, spec, schedule))
 
 
 def check_files(folder: Path) -> None:
@@ -76,12 +87,19 @@ def check_files(folder: Path) -> None:
         found = {path.name: path for path in folder.iterdir()}
     except OSError as error:
         raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
+    if found.keys() & _PICKLES:
+        raise broken_checkpoint("an earlier release wrote it, with pickles in it, which are no longer read")
     odd = sorted(found.keys() ^ FILES)
     if odd:
         raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")
     linked = sorted(name for name, path in found.items() if path.is_symlink() or not path.is_file())
     if linked:
         raise broken_checkpoint(f"{linked[0]} is no plain file")
+    long = sorted(
+        name for name, path in found.items() if path.suffix == ".json" and path.stat().st_size > _MAX_JSON_BYTES
+    )
+    if long:
+        raise broken_checkpoint(f"{long[0]} is longer than {_MAX_JSON_BYTES // 1024**2} MiB")
 
 
 def _read_record(folder: Path) -> Record:
@@ -92,86 +110,90 @@ def _read_record(folder: Path) -> Record:
     return record
 
 
-def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Schedule) -> None:
+def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Schedule) -> Standing:
     with _read(CONFIG_NAME):
         _require(isinstance(json.loads((folder / CONFIG_NAME).read_bytes()), dict), "it is no JSON object")
     with _read(WEIGHTS_NAME):
-        adapter = load_file(folder / WEIGHTS_NAME)
-        for name, tensor in adapter.items():
-            _check_tensor(name, tensor, tensor.shape)
-    optimizer, scheduler = optimizer_and_scheduler([torch.nn.Parameter(torch.zeros(1))], spec, schedule)
+        shapes = _shapes(folder / WEIGHTS_NAME, torch.float32)
+        _check_finite(folder / WEIGHTS_NAME)
     # A gradient scaler skips steps; without one each step was taken.
     fewest = record.step if record.scaler is None else 0
-    with _read(SCHEDULER_NAME):
-        state = _load(folder / SCHEDULER_NAME)
-        _check_scheduler(state, scheduler, [spec.lr * schedule.share(state["last_epoch"])])
-        _require(fewest <= state["last_epoch"] <= record.step, f"it stands at step {state['last_epoch']}")
+    with _read(PROGRESS_NAME):
+        standing = Standing.model_validate_json((folder / PROGRESS_NAME).read_bytes())
+        _require(fewest <= standing.last_epoch <= record.step, f"the schedule stands at step {standing.last_epoch}")
+        _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's rate is another")
+        _check_twisters(standing)
     with _read(OPTIMIZER_NAME):
-        shapes = sorted(tuple(tensor.shape) for tensor in adapter.values())
-        steps = _check_optimizer(_load(folder / OPTIMIZER_NAME), optimizer, shapes, state["_last_lr"][0])
+        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()))
         _require(all(fewest <= step <= record.step for step in steps), f"it stands at other steps than {record.step}")
     with _read(GENERATORS_NAME):
-        _check_generators(_load(folder / GENERATORS_NAME))
+        _check_generators(folder / GENERATORS_NAME)
     with _read(STATE_NAME):
         trainer = TrainerState.load_from_json(str(folder / STATE_NAME))
         _require((trainer.global_step, trainer.max_steps) == (record.step, record.total), "it stands at another step")
         _require(trainer.best_model_checkpoint is None, "it names another checkpoint")
+    return standing
 
 
-def _check_scheduler(state: Any, fresh: Any, rates: list[float]) -> None:
-    """Check a scheduler's state, which becomes its attributes as it is, against that of a fresh one."""
-    unknown = sorted(state.keys() - fresh.state_dict().keys())
-    _require(not unknown, f"{''.join(unknown[:1])} is no part of it")
-    for name in ("base_lrs", "lr_lambdas"):
-        _require(state[name] == fresh.state_dict()[name], f"{name} differ")
-    _require(type(state["last_epoch"]) is int and state["_last_lr"] == rates, "its rate is another")
-
-
-def _check_optimizer(state: Any, fresh: Any, shapes: list[tuple[int, ...]], rate: float) -> list[float]:
-    """Check the state of AdamW over matrices of `shapes`; return the steps that it counts."""
-    _require(state.keys() == {"state", "param_groups"}, "it is no optimiser's")
-    (group,) = state["param_groups"]
-    (wanted,) = fresh.state_dict()["param_groups"]
-    wanted = {**wanted, "params": list(range(len(shapes))), "lr": rate}
-    odd = sorted(name for name in group.keys() | wanted.keys() if group.get(name) != wanted.get(name))
-    _require(not odd, f"{''.join(odd[:1])} differs")
-    moments = state["state"]
-    _require(not moments or list(moments) == wanted["params"], f"it is of {len(moments)} matrices")
-    for number, kept in moments.items():
-        _require(kept.keys() == {"step", "exp_avg", "exp_avg_sq"}, f"matrix {number} has {sorted(kept)}")
-        _check_tensor("step", kept["step"], ())
-        for name in ("exp_avg", "exp_avg_sq"):
-            _check_tensor(name, kept[name], kept["exp_avg"].shape)
-    found = sorted(tuple(kept["exp_avg"].shape) for kept in moments.values())
-    _require(not moments or found == shapes, "its matrices have other shapes")
-    return [float(kept["step"]) for kept in moments.values()]
-
-
-def _check_generators(states: Any) -> None:
+def _check_twisters(standing: Standing) -> None:
     """Check the states of the random generators by giving them to others of the same kind."""
-    _require(states.keys() - {"cuda"} == {"python", "numpy", "cpu"}, "it names other generators")
-    random.Random().setstate(states["python"])  # noqa: S311  # nothing is drawn
-    numpy.random.RandomState().set_state(states["numpy"])
-    # numpy itself would read on past the end.
-    _require(0 <= states["numpy"][2] <= _TWISTER_WORDS, "numpy's stands outside of its state")
+    random.Random().setstate(python_state(standing.python))  # noqa: S311  # nothing is drawn
+    numpy.random.RandomState().set_state(numpy_state(standing.numpy))
+
+
+def _check_moments(path: Path, matrices: list[tuple[int, ...]]) -> list[float]:
+    """Check the moments of AdamW over matrices of these shapes; return the steps that it counts."""
+    found = _shapes(path, torch.float32)
+    if not found:
+        # No step was taken yet: a gradient scaler left out each.
+        return []
+    wanted = {f"{number}.{name}" for number in range(len(matrices)) for name in _MOMENTS}
+    odd = sorted(found.keys() ^ wanted)
+    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'no part of it'}")
+    for number in range(len(matrices)):
+        _require(found[f"{number}.step"] == (), f"{number}.step has another shape")
+        _require(found[f"{number}.exp_avg"] == found[f"{number}.exp_avg_sq"], f"{number}.exp_avg_sq has another shape")
+    moments = sorted(found[f"{number}.exp_avg"] for number in range(len(matrices)))
+    _require(moments == sorted(matrices), "its matrices have other shapes")
+    _check_finite(path)
+    with safe_open(path, framework="pt") as file:
+        return [float(file.get_tensor(f"{number}.step")) for number in range(len(matrices))]
+
+
+def _check_generators(path: Path) -> None:
+    """Check the states of torch's random generators by giving them to others of the same kind."""
+    own = torch.Generator().get_state()
+    found = _shapes(path, torch.uint8)
+    _require(found.keys() - {"cuda"} == {"cpu"}, "it names other generators")
+    _require(found["cpu"] == tuple(own.shape), "cpu has another size")
+    _require(math.prod(found.get("cuda", ())) <= _MAX_CUDA_STATE_BYTES, "cuda has another size")
+    states = load_file(path)
     torch.Generator().set_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.Generator("cuda").set_state(states["cuda"])
 
 
-def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
-    kind = (tensor.dtype, tensor.layout, tuple(tensor.shape))
-    _require(kind == (torch.float32, torch.strided, tuple(shape)), f"{name} has another type or shape")
-    _require(bool(tensor.isfinite().all()), f"{name} is not finite")
+def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a file, whose values are not read. Raises ValueError for another type."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        _require(len(names) <= _MOST_TENSORS, "it holds too many tensors")
+        slices = {name: file.get_slice(name) for name in names}
+        for name, part in slices.items():
+            _require(part.get_dtype() == _DTYPES[dtype], f"{name} has another type")
+        return {name: tuple(part.get_shape()) for name, part in slices.items()}
+
+
+def _check_finite(path: Path) -> None:
+    """Look at each tensor of a file by itself."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no mapping
+            _require(bool(file.get_tensor(name).isfinite().all()), f"{name} is not finite")
 
 
 def _require(condition: bool, otherwise: str) -> None:
     if not condition:
         raise ValueError(otherwise)
-
-
-def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _differences(theirs: Mapping[str, JsonScalar], ours: Mapping[str, JsonScalar]) -> str:

@@ -23,13 +23,12 @@ from workers.pipelines.batches import loss_sum, micro_batches, supervised_tokens
 from workers.pipelines.checkpoints import (
     GENERATORS_NAME,
     OPTIMIZER_NAME,
-    SCHEDULER_NAME,
     Resumed,
     broken_checkpoint,
-    generator_states,
 )
 from workers.pipelines.device import Device
 from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.states import States, restore_generators, restore_optimizer, restore_schedule, states_of
 
 #: AdamW's other numbers, as common practice has them.
 BETAS = (0.9, 0.999)
@@ -134,13 +133,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
             # The trainer itself knows no training without a step, and would take one more.
             self._load_from_checkpoint(str(resumed.folder))
 
-    def states(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the optimiser, the schedule and the random generators, by file name."""
-        return {
-            OPTIMIZER_NAME: self.optimizer.state_dict(),
-            SCHEDULER_NAME: self.lr_scheduler.state_dict(),
-            GENERATORS_NAME: generator_states(),
-        }
+    def states(self) -> States:
+        """Return what a checkpoint keeps of the optimiser, the schedule and the random generators."""
+        return states_of(self.optimizer, self.lr_scheduler)
 
     def unreached(self) -> list[str]:
         """Return the names of the adapter matrices that no gradient has reached yet."""
@@ -158,6 +153,17 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
             raise broken_checkpoint(f"the matrices in {WEIGHTS_NAME} are not those of this adapter")
         for name, matrix in matrices.items():
             matrix.copy_(stored[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called by the trainer before the first step: its own reader would take pickles."""
+        if checkpoint is not None and self._resumed is not None:
+            restore_optimizer(self._resumed.standing, load_file(Path(checkpoint) / OPTIMIZER_NAME), self.optimizer)
+            restore_schedule(self._resumed.standing, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called by the trainer once the rows that were trained on are skipped."""
+        if checkpoint is not None and self._resumed is not None:
+            restore_generators(self._resumed.standing, load_file(Path(checkpoint) / GENERATORS_NAME))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Called by the trainer before the first step: our own record keeps the gradient scaler."""

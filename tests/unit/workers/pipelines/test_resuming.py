@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ from workers.pipelines.errors import PipelineError
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
+ROOT = Path(__file__).parents[4]
 SPEC = TrainingSpec(method="lora", rank=4, max_steps=3, lr=0.01, batch_size=4, grad_accum=1)
 
 
@@ -137,24 +138,18 @@ class Malicious:
         return (os.mkdir, (str(self._path),))
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["zipped", "plain"])
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_no_pickle_is_executed(
-    training: Training, copy: Path, refusal: Callable[[], str], tmp_path: Path, name: str, plain: bool
+@pytest.mark.parametrize("zipped", [True, False], ids=["zipped", "plain"])
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_no_pickle_is_read(
+    training: Training, copy: Path, refusal: Callable[[], str], tmp_path: Path, name: str, zipped: bool
 ) -> None:
     trap = tmp_path / "executed"
-    state = torch.load(copy / name, weights_only=True)
-    state["extra"] = Malicious(trap)
-    if plain:
-        (copy / name).write_bytes(pickle.dumps(state))
-    else:
-        torch.save(state, copy / name)
+    pickled = tmp_path / "pickled.pt"
+    torch.save({"0.step": Malicious(trap)}, pickled, _use_new_zipfile_serialization=zipped)
     # The trap is a real one.
-    if plain:
-        pickle.loads((copy / name).read_bytes())
-    else:
-        torch.load(copy / name, weights_only=False)
+    torch.load(pickled, weights_only=False)
     trap.rmdir()
+    pickled.rename(copy / name)
 
     assert refusal().startswith(f"{name} can't be read back (")
     with pytest.raises(PipelineError, match="The checkpoint is broken"):
@@ -162,11 +157,32 @@ def test_no_pickle_is_executed(
     assert not trap.exists()
 
 
-def _saved(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_of_an_earlier_release_is_told_as_one(copy: Path, refusal: Callable[[], str], name: str) -> None:
+    (copy / "progress.json").unlink()
+    (copy / name).write_bytes(b"PK")
+    assert refusal() == "an earlier release wrote it, with pickles in it, which are no longer read"
+
+
+def test_our_code_unpickles_only_where_it_converts() -> None:
+    callers = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("sdk", "registry", "workers")
+        for path in (ROOT / room).rglob("*.py")
+        if re.search(
+            r"torch\.load\(|pickle\.loads?\(|^\s*(import|from) (c?[pP]ickle|joblib|dill|shelve)\b",
+            path.read_text(),
+            re.M,
+        )
+    }
+    assert callers == {"workers/pipelines/convert.py"}
+
+
+def _in_tensors(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        state = torch.load(folder / name, weights_only=True)
-        change(state)
-        torch.save(state, folder / name)
+        tensors = load_file(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name)
 
     return apply
 
@@ -179,72 +195,88 @@ def _in_json(name: str, **values: Any) -> Callable[[Path], None]:
     return apply
 
 
-def _in_adapter(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        tensors = load_file(folder / "adapter_model.safetensors")
-        change(tensors)
-        save_file(tensors, folder / "adapter_model.safetensors")
-
-    return apply
-
-
+WEIGHTS = "adapter_model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+GENERATORS = "generators.safetensors"
 MATRIX = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a matrix that is not finite": (
-        _in_adapter(lambda tensors: tensors[MATRIX][0, 0].fill_(float("nan"))),
+        _in_tensors(WEIGHTS, lambda tensors: tensors[MATRIX][0, 0].fill_(float("nan"))),
         f"adapter_model.safetensors can't be read back ({MATRIX} is not finite)",
     ),
     "a matrix in 16 bit": (
-        _in_adapter(lambda tensors: tensors.update({MATRIX: tensors[MATRIX].bfloat16()})),
-        f"adapter_model.safetensors can't be read back ({MATRIX} has another type or shape)",
+        _in_tensors(WEIGHTS, lambda tensors: tensors.update({MATRIX: tensors[MATRIX].bfloat16()})),
+        f"{WEIGHTS} can't be read back ({MATRIX} has another type)",
     ),
     "a moment that is not finite": (
-        _saved("optimizer.pt", lambda state: state["state"][3]["exp_avg_sq"][0].fill_(float("inf"))),
-        "optimizer.pt can't be read back (exp_avg_sq is not finite)",
+        _in_tensors(OPTIMIZER, lambda tensors: tensors["3.exp_avg_sq"][0].fill_(float("inf"))),
+        f"{OPTIMIZER} can't be read back (3.exp_avg_sq is not finite)",
     ),
     "a moment of another shape": (
-        _saved("optimizer.pt", lambda state: state["state"][3].update(exp_avg_sq=torch.zeros(1))),
-        "optimizer.pt can't be read back (exp_avg_sq has another type or shape)",
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.exp_avg_sq": torch.zeros(1)})),
+        f"{OPTIMIZER} can't be read back (3.exp_avg_sq has another shape)",
+    ),
+    "a moment of another type": (
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.exp_avg": tensors["3.exp_avg"].double()})),
+        f"{OPTIMIZER} can't be read back (3.exp_avg has another type)",
+    ),
+    "a moment too few": (
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.pop("3.exp_avg")),
+        f"{OPTIMIZER} can't be read back (3.exp_avg is missing)",
+    ),
+    "a moment too many": (
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.max_exp_avg_sq": torch.zeros(1)})),
+        f"{OPTIMIZER} can't be read back (3.max_exp_avg_sq is no part of it)",
     ),
     "moments of other matrices": (
-        _in_adapter(lambda tensors: tensors.pop(MATRIX)),
-        "optimizer.pt can't be read back (params differs)",
+        _in_tensors(WEIGHTS, lambda tensors: tensors.pop(MATRIX)),
+        f"{OPTIMIZER} can't be read back (15.exp_avg is no part of it)",
     ),
-    "another weight decay": (
-        _saved("optimizer.pt", lambda state: state["param_groups"][0].update(weight_decay=0.5)),
-        "optimizer.pt can't be read back (weight_decay differs)",
+    "moments of matrices of other shapes": (
+        _in_tensors(WEIGHTS, lambda tensors: tensors.update({MATRIX: tensors[MATRIX][:, 1:].contiguous()})),
+        f"{OPTIMIZER} can't be read back (its matrices have other shapes)",
     ),
     "an optimiser of another step": (
-        _saved("optimizer.pt", lambda state: state["state"][3].update(step=torch.tensor(1.0))),
-        "optimizer.pt can't be read back (it stands at other steps than 2)",
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.step": torch.tensor(1.0)})),
+        f"{OPTIMIZER} can't be read back (it stands at other steps than 2)",
     ),
-    "no optimiser at all": (
-        lambda folder: torch.save([1, 2], folder / "optimizer.pt"),
-        "optimizer.pt can't be read back ('list' object has no attribute 'keys')",
-    ),
-    "a method of the scheduler": (
-        _saved("scheduler.pt", lambda state: state.update(step=5)),
-        "scheduler.pt can't be read back (step is no part of it)",
+    "steps of several numbers": (
+        _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.step": torch.tensor([2.0, 2.0])})),
+        f"{OPTIMIZER} can't be read back (3.step has another shape)",
     ),
     "a schedule at another step": (
-        _saved("scheduler.pt", lambda state: state.update(last_epoch=1, _last_lr=[0.01])),
-        "scheduler.pt can't be read back (it stands at step 1)",
+        _in_json("progress.json", last_epoch=1, rate=0.01),
+        "progress.json can't be read back (the schedule stands at step 1)",
     ),
     "another rate": (
-        _saved("scheduler.pt", lambda state: state.update(_last_lr=[0.5])),
-        "scheduler.pt can't be read back (its rate is another)",
+        _in_json("progress.json", rate=0.5),
+        "progress.json can't be read back (the schedule's rate is another)",
     ),
+    "a rate that is none": (_in_json("progress.json", rate=float("nan")), "progress.json can't be read back ("),
+    "a field too many": (_in_json("progress.json", step=5), "progress.json can't be read back ("),
     "a generator outside of its state": (
-        _saved("rng_state.pth", lambda state: state.update(numpy=(*state["numpy"][:2], 10_000, 0, 0.0))),
-        "rng_state.pth can't be read back (numpy's stands outside of its state)",
-    ),
-    "a generator too few": (
-        _saved("rng_state.pth", lambda state: state.pop("cpu")),
-        "rng_state.pth can't be read back (it names other generators)",
+        _in_json("progress.json", numpy={"words": [1] * 624, "position": 10_000, "spare": None}),
+        "progress.json can't be read back (",
     ),
     "a generator's state cut short": (
-        _saved("rng_state.pth", lambda state: state.update(cpu=state["cpu"][:10])),
-        "rng_state.pth can't be read back (",
+        _in_json("progress.json", python={"words": [1] * 600, "position": 1, "spare": None}),
+        "progress.json can't be read back (",
+    ),
+    "a generator's words that are none": (
+        _in_json("progress.json", python={"words": [2**32] * 624, "position": 1, "spare": None}),
+        "progress.json can't be read back (",
+    ),
+    "a generator too few": (
+        _in_tensors(GENERATORS, lambda tensors: tensors.update(other=tensors.pop("cpu"))),
+        f"{GENERATORS} can't be read back (it names other generators)",
+    ),
+    "torch's generator cut short": (
+        _in_tensors(GENERATORS, lambda tensors: tensors.update(cpu=tensors["cpu"][:10].clone())),
+        f"{GENERATORS} can't be read back (cpu has another size)",
+    ),
+    "a generator as large as memory": (
+        _in_tensors(GENERATORS, lambda tensors: tensors.update(cuda=torch.zeros(10_000, dtype=torch.uint8))),
+        f"{GENERATORS} can't be read back (cuda has another size)",
     ),
     "a trainer at another step": (
         _in_json("trainer_state.json", global_step=1),
@@ -271,8 +303,17 @@ def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], 
     assert refusal().startswith(said)
 
 
+def test_a_json_file_without_end_is_not_read(
+    copy: Path, refusal: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.pipelines.resuming._MAX_JSON_BYTES", 1024**2)
+    with (copy / "trainer_state.json").open("ab") as file:
+        file.truncate(1024**2 + 1)
+    assert refusal() == "trainer_state.json is longer than 1 MiB"
+
+
 def test_matrices_of_other_modules_are_refused(training: Training, copy: Path) -> None:
-    _in_adapter(lambda tensors: tensors.update({MATRIX.replace("q_proj", "gate"): tensors.pop(MATRIX)}))(copy)
+    _in_tensors(WEIGHTS, lambda tensors: tensors.update({MATRIX.replace("q_proj", "gate"): tensors.pop(MATRIX)}))(copy)
     with pytest.raises(PipelineError, match="are not those of this adapter") as caught:
         training.resume(copy)
     assert caught.value.reason == "checkpoint"

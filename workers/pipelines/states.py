@@ -1,0 +1,117 @@
+"""What a checkpoint keeps of the optimiser, the schedule and the random generators: tensors and numbers, no pickles."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy
+import torch
+from pydantic import Field
+
+from sdk.schemas.wire import Wire
+
+#: Of what `random.getstate()` returns.
+_PYTHON_VERSION = 3
+
+
+class Twister(Wire):
+    """The state of a Mersenne twister, which Python's and numpy's random generators are."""
+
+    #: 32 bits each.
+    words: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=624, max_length=624)]
+    #: The word that is next; 624: new ones are made first.
+    position: Annotated[int, Field(ge=0, le=624)]
+    #: The second number of a pair from a normal distribution, where one is left over.
+    spare: float | None
+
+
+class Standing(Wire):
+    """Where the schedule and the random generators stand."""
+
+    #: Steps of the optimiser, of which a gradient scaler may have left out some.
+    last_epoch: Annotated[int, Field(ge=0)]
+    #: Of the next step.
+    rate: Annotated[float, Field(ge=0)]
+    python: Twister
+    numpy: Twister
+
+
+@dataclass(frozen=True)
+class States:
+    """What a checkpoint keeps of the optimiser, the schedule and the random generators."""
+
+    standing: Standing
+    #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters.
+    optimizer: dict[str, torch.Tensor]
+    #: "cpu", and "cuda" where there is one: torch's own generators.
+    generators: dict[str, torch.Tensor]
+
+
+def states_of(optimizer: Any, scheduler: Any) -> States:
+    """Return the states of AdamW, of its schedule and of all random generators, without drawing from any."""
+    kept = optimizer.state_dict()["state"]
+    moments = {
+        f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
+        for number, parts in kept.items()
+        for name, value in parts.items()
+    }
+    schedule = scheduler.state_dict()
+    version, words, spare = random.getstate()
+    twister: Any = numpy.random.get_state()
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    if version != _PYTHON_VERSION or len(schedule["_last_lr"]) != 1:
+        raise ValueError("Python's generator or the schedule is of a kind that no checkpoint can hold")
+    standing = Standing(
+        last_epoch=schedule["last_epoch"],
+        rate=schedule["_last_lr"][0],
+        python=Twister(words=list(words[:-1]), position=words[-1], spare=spare),
+        numpy=Twister(words=twister[1].tolist(), position=twister[2], spare=twister[4] if twister[3] else None),
+    )
+    return States(standing, moments, generators)
+
+
+def restore_schedule(standing: Standing, scheduler: Any) -> None:
+    """Put a schedule where a checkpoint left it."""
+    scheduler.load_state_dict(
+        {
+            **scheduler.state_dict(),
+            "last_epoch": standing.last_epoch,
+            "_step_count": standing.last_epoch + 1,
+            "_last_lr": [standing.rate],
+        }
+    )
+
+
+def restore_optimizer(standing: Standing, moments: dict[str, torch.Tensor], optimizer: Any) -> None:
+    """Give AdamW the moments and the rate of a checkpoint; all else of it is as the training's settings have it."""
+    now = optimizer.state_dict()
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in moments.items():
+        number, _, part = name.partition(".")
+        kept.setdefault(int(number), {})[part] = value
+    groups = [{**group, "lr": standing.rate} for group in now["param_groups"]]
+    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+
+
+def restore_generators(standing: Standing, generators: dict[str, torch.Tensor]) -> None:
+    """Put all random generators where a checkpoint left them."""
+    random.setstate(python_state(standing.python))
+    numpy.random.set_state(numpy_state(standing.numpy))
+    torch.set_rng_state(generators["cpu"])
+    if "cuda" in generators and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generators["cuda"])
+
+
+def python_state(twister: Twister) -> tuple[Any, ...]:
+    """Return a state as Python's generator takes it."""
+    return (_PYTHON_VERSION, (*twister.words, twister.position), twister.spare)
+
+
+def numpy_state(twister: Twister) -> tuple[Any, ...]:
+    """Return a state as numpy's generator takes it."""
+    words = numpy.array(twister.words, dtype=numpy.uint32)
+    return ("MT19937", words, twister.position, int(twister.spare is not None), twister.spare or 0.0)

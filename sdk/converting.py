@@ -1,7 +1,8 @@
 """Pickled adapter weights to safetensors, read by a child process that runs nothing of what is in them.
 
-A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, and none of this
-process's tokens; what it writes becomes a folder by one rename, or nothing does.
+A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network where the
+system allows to take it away, and none of this process's tokens; what it writes becomes a folder by one rename, or
+nothing does.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Converted:
     folder: Path
     tensors: int
     size_bytes: int
+    #: Whether the child that read the pickle had no network.
+    offline: bool
 
 
 def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
@@ -80,7 +83,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
             _publish(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return Converted(target, tensors=said["tensors"], size_bytes=said["size_bytes"])
+    return Converted(target, said["tensors"], said["size_bytes"], offline=said.get("offline") is True)
 
 
 def _require_torch() -> None:

@@ -24,6 +24,11 @@ def convert_command(folder: str, output: str | None, style: str) -> None:
     """
     converted = convert_adapter(user_path(folder), None if output is None else user_path(output))
     path = str(converted.folder)
+    if not converted.offline:
+        say(
+            "the pickle was read by a process that could reach the network, for this system lets no user take that away "
+            "(user namespaces); convert what you do not trust on another machine"
+        )
     if style == "json":
         print_json({"path": path, "tensors": converted.tensors, "size_bytes": converted.size_bytes})
         return

@@ -1,8 +1,9 @@
 """Pickled weights to safetensors, in a process of its own: `python -m workers.pipelines.convert SOURCE TARGET`.
 
 The pickle is read by torch's restricted reader, which builds tensors and runs nothing, and within limits of memory,
-processor time and file size, for a crafted file may still ask for more than there is. The last line of standard output
-is one JSON object, `{"tensors", "size_bytes"}` or `{"refused"}`, a sentence.
+processor time and file size, for a crafted file may still ask for more than there is. Where the system allows it the
+process has no network, so that a hole in the reader is no way out. The last line of standard output is one JSON object,
+`{"tensors", "size_bytes", "offline"}` or `{"refused"}`, a sentence.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import resource
 import sys
 from pathlib import Path
 from typing import Any
+
+from workers.pipelines.sandbox import leave_network
 
 #: Beside what the process had with its libraries loaded; the file is held twice, once read and once to be written.
 _SPARE_BYTES = 512 * 1024 * 1024
@@ -88,6 +91,8 @@ def _lower(which: int, limit: int) -> None:
 def main() -> int:
     """Convert the file that is the first argument to the one that is the second."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    # Before torch, which starts threads.
+    offline = leave_network()
     import safetensors.torch  # noqa: F401 - loaded before the limits are set
     import torch
 
@@ -95,7 +100,7 @@ def main() -> int:
     torch.set_num_threads(1)
     _limit(source.stat().st_size)
     try:
-        said: dict[str, Any] = dict(convert(source, target))
+        said: dict[str, Any] = {**convert(source, target), "offline": offline}
     except RefusedError as error:
         said = {"refused": str(error)}
     except (MemoryError, RuntimeError) as error:

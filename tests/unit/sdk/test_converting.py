@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 import zipfile
@@ -202,6 +203,49 @@ def test_the_child_gets_no_token_and_imports_nothing_from_where_one_stands(
         convert_adapter(folder)
     assert "PATH" in caught.value.message
     assert "TOKEN" not in caught.value.message
+
+
+#: What takes the place of the reader where a pickle has found a hole in it: it tries to reach this machine's own port.
+ESCAPED = """
+import socket
+import workers.pipelines.convert as child
+port = {port}
+if not {allowed}:
+    import workers.pipelines.sandbox as sandbox
+    sandbox._CLONE_NEWUSER = sandbox._CLONE_NEWNET = 0x7FFFFFFF
+def convert(source, target):
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError as error:
+        said = error.strerror
+    else:
+        said = "connected"
+    target.write_bytes(said.encode())
+    return {{"tensors": 1, "size_bytes": len(said)}}
+child.convert = convert
+child.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_reader_that_is_broken_into_reaches_no_network(
+    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        escaped = ESCAPED.format(port=listener.getsockname()[1], allowed=allowed)
+        (tmp_path / "escaped.py").write_text(escaped)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setattr(sdk.converting, "_CHILD", "escaped")
+        converted = convert_adapter(pickled(tmp_path / "old", tensors()), tmp_path / "new")
+        said = (tmp_path / "new/adapter_model.safetensors").read_text()
+        if allowed and not converted.offline:
+            pytest.skip("this system gives no namespaces")
+        assert (converted.offline, said) == ((True, "Network is unreachable") if allowed else (False, "connected"))
+        if allowed:
+            with pytest.raises(BlockingIOError):
+                listener.accept()
 
 
 def test_the_command_says_where_the_folder_is(tmp_path: Path) -> None:

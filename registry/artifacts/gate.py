@@ -12,8 +12,9 @@ registry.errors.Verification: adapter_config.json and the version's record disag
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from registry.artifacts.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.artifacts.pairs import Module, judge_module
@@ -36,6 +37,14 @@ _TOKENS = ".token_adapter.trainable_tokens_delta"
 _EMBEDDINGS = ("embed_tokens", "embed_in", "embed_out", "lm_head", "tok_embeddings", "word_embeddings", "wte")
 #: No model has as many.
 _MOST_LAYERS, _MOST_SAVED = 10_000, 256
+#: Weights of models are about 0.01 to 1, and what a training adds to them is smaller: nothing as large as this is meant.
+_HUGE = 1e4
+#: Added to a weight of 0.01, what is smaller is lost in float32. With the smallest rates in use, 1e-6, AdamW's first step
+#: alone makes a number of B 1e-6, and one of s·B·A 1e-8.
+_FAINT = 1e-12
+_HUGE_EXPONENT, _FAINT_EXPONENT = math.log2(_HUGE), math.log2(_FAINT)
+#: float16 ends at 65,504.
+_FLOAT16_EXPONENT = 16
 #: What a warning names at most.
 _MOST_NAMED = 5
 
@@ -47,7 +56,8 @@ def judge(
 
     A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
     Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
-    that says something else than the record, a foreign key, a missing half, a wrong shape, or B zero throughout.
+    that says something else than the record, a foreign key, a missing half, a wrong shape, and where s·B·A is zero, or too
+    small or too large to be meant.
     """
     _judge_config(config, lora)
     base = BaseShapes(base_tensors, _layers(lora))
@@ -57,12 +67,37 @@ def judge(
     ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), set(lora.target_modules), _owners(lora)
     for name, module in sorted(modules.items()):
         judge_module(name, module, config, base, ranks, targets, parameters)
-    idle = sorted(name for name, module in modules.items() if module.idle)
-    if len(idle) == len(modules):
+    warnings = _judge_effects(modules, config, lora, ranks)
+    beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
+    return [*warnings, *_warn_beyond(beyond), *_warn_unused(targets, modules), *_warn_sizes(sizes)]
+
+
+def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks) -> list[str]:
+    """Look at how much each module changes. Raises Verification where none does, or one far too much."""
+    untrained = sorted(name for name, module in modules.items() if module.untrained)
+    if len(untrained) == len(modules):
         raise Verification(
             "every lora_B is zero: this adapter's LoRA changes nothing. Train it, or push the trained one"
         )
-    return [*_warn_idle(idle), *_warn_unused(targets, modules), *_warn_sizes(sizes)]
+    alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
+    effects = {}
+    for name, module in sorted(modules.items()):
+        plain = name.replace(".base_layer", "")
+        effects[name] = module.effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+    huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
+    if huge:
+        raise Verification(
+            f"s·B·A reaches beyond {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
+            "is wrong. Lower the learning rate and train again"
+        )
+    faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
+    if len(faint) == len(modules):
+        raise Verification(
+            f"no number of s·B·A reaches {_FAINT:g}: this adapter's LoRA changes nothing. Train it, or push the trained one"
+        )
+    too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
+    faint = [name for name in faint if name not in set(untrained)]
+    return [*_warn_idle(untrained), *_warn_faint(faint), *_warn_too_large(too_large)]
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
@@ -214,6 +249,30 @@ def _warn_idle(idle: Sequence[str]) -> list[str]:
     if not idle:
         return []
     return [f"lora_B is zero in {_named(idle)}: nothing was learned there; see whether these modules were trained"]
+
+
+def _warn_faint(faint: Sequence[str]) -> list[str]:
+    if not faint:
+        return []
+    return [f"no number of s·B·A reaches {_FAINT:g} in {_named(faint)}: nothing was learned there that has an effect"]
+
+
+def _warn_too_large(modules: Sequence[str]) -> list[str]:
+    if not modules:
+        return []
+    return [
+        f"s·B·A may reach beyond 65504, where float16 ends, in {_named(modules)}: use the adapter over a base in bfloat16 or "
+        "float32, and see whether its training diverged"
+    ]
+
+
+def _warn_beyond(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"there are numbers beyond 65504, where float16 ends, in {_named(names)}: use the adapter over a base in bfloat16 or "
+        "float32, and see whether its training diverged"
+    ]
 
 
 def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
 
 What is wrong whatever the version says (a malformed header, NaN, a key that is no setting) raises Verification here.
-Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and two numbers.
+Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
 
 >>> import io
 >>> facts = inspect_config(io.BytesIO(b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}'))
@@ -59,6 +59,8 @@ class TensorFacts(NamedTuple):
     shape: tuple[int, ...]
     #: Whether each of its values is zero.
     zero: bool
+    #: The largest magnitude among its values lies below two to this power, and not below half of that.
+    exponent: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -82,7 +84,7 @@ class WeightFacts(_Facts):
     """
 
     kind: Literal["weights"] = "weights"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     #: In the order of their bytes, a newline after each.
     names: str
     kinds: list[KindFacts]
@@ -90,10 +92,14 @@ class WeightFacts(_Facts):
     kind_of: list[int]
     #: The tensors of which each value is zero, by index.
     zero: list[int]
+    #: By tensor.
+    exponents: list[int]
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
         count = len(self.kind_of)
+        if len(self.exponents) != count:
+            raise ValueError("there is another number of exponents than of tensors")
         if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
             raise ValueError("there is another number of names than of tensors")
         if count and not (min(self.kind_of) >= 0 and max(self.kind_of) < len(self.kinds)):
@@ -111,6 +117,7 @@ class WeightFacts(_Facts):
                 "kinds": [{"dtype": dtype, "shape": list(shape)} for dtype, shape in kinds],
                 "kind_of": [kinds[tensor.dtype, tensor.shape] for tensor in listed],
                 "zero": [index for index, tensor in enumerate(listed) if tensor.zero],
+                "exponents": [tensor.exponent for tensor in listed],
             }
         )
 
@@ -119,7 +126,7 @@ class WeightFacts(_Facts):
         zero = set(self.zero)
         kinds = [(kind.dtype, tuple(kind.shape)) for kind in self.kinds]
         for index, (name, kind) in enumerate(zip(self.names.split("\n")[:-1], self.kind_of, strict=True)):
-            yield TensorFacts(name, *kinds[kind], zero=index in zero)
+            yield TensorFacts(name, *kinds[kind], zero=index in zero, exponent=self.exponents[index])
 
 
 class ConfigFacts(_Facts):
@@ -152,7 +159,8 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
     Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
     """
     header = read_header(file, size_bytes)
-    zero = _zero(file, header)
+    greatest = _greatest(file, header)
+    zero, exponents = np.flatnonzero(greatest == 0), _exponents(greatest, header)
     names = header.names()
     kinds, kind_of = header.kinds, header.kind_of
     # The header is as long as the names at least, and no longer needed.
@@ -162,18 +170,33 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
         kinds=[KindFacts.model_validate({"dtype": kind.dtype, "shape": list(kind.shape)}) for kind in kinds],
         kind_of=kind_of.tolist(),
         zero=zero.tolist(),
+        exponents=exponents.tolist(),
     )
 
 
-def _zero(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
-    """Return the indices of the tensors of which each value is zero; raises Verification for NaN and infinity.
+def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
+    """Return the power of two below which the magnitude with these bits lies, by tensor."""
+    dtypes = np.array([kind.dtype for kind in header.kinds], dtype="U4")[header.kind_of]
+    found = np.zeros(len(greatest), dtype=np.int16)
+    for dtype in set(dtypes.tolist()):
+        which = dtypes == dtype
+        bits = greatest[which].astype(f"<u{ITEM_BYTES[dtype]}")
+        # bfloat16 is the upper half of a float32.
+        values = (bits.astype("<u4") << 16).view("<f4") if dtype == "BF16" else bits.view(f"<f{ITEM_BYTES[dtype]}")
+        # In float64 no value of the others is subnormal.
+        found[which] = np.frexp(values.astype("<f8"))[1]
+    return found
+
+
+def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
+    """Return the bits of each tensor's largest magnitude; raises Verification for NaN and infinity.
 
     A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
     all. Neighbours of one item size are read together, however small each is.
     """
     item_of = np.array([ITEM_BYTES[kind.dtype] for kind in header.kinds], dtype=np.uint8)
     limit_of = np.array([_LIMITS[kind.dtype] for kind in header.kinds], dtype=np.uint64)
-    nonzero = np.zeros(len(header), dtype=bool)
+    found = np.zeros(len(header), dtype=np.uint64)
     room = np.empty(_CHUNK_BYTES, dtype=np.uint8)
     items = item_of[header.kind_of]
     edges = np.concatenate(([0], np.flatnonzero(items[1:] != items[:-1]) + 1, [len(header)])) if len(header) else items
@@ -197,9 +220,10 @@ def _zero(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
                     f"tensor {header.name(first + low + int(wrong.argmax()))!r} holds NaN or infinity; the training diverged. "
                     "Lower the learning rate and train again"
                 )
-            nonzero[first + low : first + high] |= greatest != 0
+            part = found[first + low : first + high]
+            np.maximum(part, greatest, out=part)
             position += len(raw)
-    return np.flatnonzero(~nonzero)
+    return found
 
 
 def inspect_config(file: IO[bytes]) -> ConfigFacts:

@@ -8,7 +8,7 @@
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
->>> Module({"B": b}).idle
+>>> Module({"B": b}).untrained
 True
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from registry.artifacts.inspection import ConfigFacts, TensorFacts
 from registry.artifacts.shapes import BaseShapes, Ranks
@@ -41,11 +42,36 @@ class Module:
         self.parts[part] = tensor
 
     @property
-    def idle(self) -> bool:
+    def untrained(self) -> bool:
         """Whether the half that training starts from zero is zero: B, but A of an embedding; and so is B's bias."""
         start = self.parts.get("B") or self.parts["embedding_A"]
         bias = self.parts.get("B.bias")
         return start.zero and (bias is None or bias.zero)
+
+    def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
+        """Say how large ΔW = s·B·A may be, and B's bias, from the largest magnitudes of A and B alone."""
+        a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
+        bias = self.parts.get("B.bias")
+        scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
+        if scale == 0 or a.zero or b.zero:
+            least = most = -math.inf
+        else:
+            # Each number of B·A is a sum of r products: one alone may be as large as the largest of B times the largest
+            # of A, and none is larger than r times that.
+            exponents = math.log2(scale) + a.exponent + b.exponent
+            least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
+        if bias is not None and not bias.zero:
+            most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
+        return Effect(least, most)
+
+
+class Effect(NamedTuple):
+    """The size of ΔW in powers of two."""
+
+    #: A product of one number of B and one of A is at least as large.
+    product: float
+    #: No number of ΔW is larger.
+    most: float
 
 
 def judge_module(

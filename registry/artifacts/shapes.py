@@ -74,21 +74,22 @@ def _tail(name: str) -> str:
 
 
 class Ranks:
-    """The rank of each module, as PEFT finds it by `rank_pattern`, within a budget of steps for a file's patterns."""
+    """The rank of each module, or its alpha, as PEFT finds it by a pattern, within a budget of steps for the pattern."""
 
-    def __init__(self, patterns: Mapping[str, int | float], default: int) -> None:
+    def __init__(self, patterns: Mapping[str, int | float], default: float, *, key: str = "rank_pattern") -> None:
+        self._key = key
         try:
             self._values = ModuleValues(patterns, default, Budget(_PATTERN_STEPS))
         except ExpressionError as error:
             raise Verification(
-                f"rank_pattern has an expression that can't be tried, for {error}; write module names and push again"
+                f"{key} has an expression that can't be tried, for {error}; write module names and push again"
             ) from error
 
     def of(self, module: str) -> int | float:
-        """Return a module's rank. Raises Verification where the patterns take too long."""
+        """Return a module's rank or alpha. Raises Verification where the patterns take too long."""
         try:
             return self._values.of(module)
         except BudgetError as error:
             raise Verification(
-                "rank_pattern takes too long to try; write module names in place of patterns and push again"
+                f"{self._key} takes too long to try; write module names in place of patterns and push again"
             ) from error

@@ -15,6 +15,7 @@ from support.weights import (
     PREFIX,
     QA,
     QB,
+    VA,
     VB,
     Tensors,
     agreeing,
@@ -181,6 +182,98 @@ class TestWeights:
         started = time.thread_time()
         assert judge(WeightFacts.of(tensors), agreeing(lora), lora=lora, base_tensors=base) == []
         assert time.thread_time() - started < 5
+
+
+class TestEffect:
+    """How much s·B·A changes, by the largest magnitudes of A and B."""
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize(
+        ("a", "b", "said"),
+        [
+            # As trainings leave them, and as their first steps do.
+            (0.05, 0.02, None),
+            (0.05, 1e-6, None),
+            (6e-5, 6e-5, None),
+            # As PiSSA and OLoRA do over a base of large singular values.
+            (16.0, 16.0, None),
+            (200.0, 200.0, r"s·B·A reaches beyond 10000 in model\.layers\.0\.self_attn\.q_proj, model"),
+            (1e-30, 1e-10, "no number of s·B·A reaches 1e-12: this adapter's LoRA changes nothing"),
+            (1e16, 1e16, "reaches beyond 10000"),
+            (1e-42, 0.02, "changes nothing"),
+            (0.05, 1e-42, "changes nothing"),
+            (1e32, 1e-3, "reaches beyond 10000"),
+            (1e-3, 1e32, "reaches beyond 10000"),
+        ],
+    )
+    def test_what_is_too_small_or_too_large_to_be_meant_is_refused(
+        self, a: float, b: float, said: str | None, dtype: str
+    ) -> None:
+        if dtype == "float16" and not all(5e-8 < value < 65504 for value in (a, b)):
+            pytest.skip("float16 holds no such number")
+        raw = scaled(a, b, dtype)
+        if said is None:
+            assert check(raw) == []
+        else:
+            with pytest.raises(Verification, match=said):
+                check(raw)
+
+    def test_the_scale_counts(self) -> None:
+        raw = scaled(0.05, 0.02, "float32")
+        for alpha, said in ((1e9, "or alpha is wrong"), (1e-12, "changes nothing"), (0.0, "changes nothing")):
+            with pytest.raises(Verification, match=said):
+                check(raw, LORA.model_copy(update={"alpha": alpha}))
+            one = LORA.model_copy(update={"alpha_pattern": {"q_proj": alpha}})
+            if alpha > 1:
+                with pytest.raises(Verification, match=r"in model\.layers\.0\.self_attn\.q_proj, where"):
+                    check(raw, one)
+            else:
+                assert check(raw, one) == [
+                    "no number of s·B·A reaches 1e-12 in model.layers.0.self_attn.q_proj: nothing was learned there that has "
+                    "an effect"
+                ]
+        # α/√r is 32 times α/r.
+        shapes = {QA: (1024, 6), QB: (8, 1024), VA: (1024, 6), VB: (4, 1024)}
+        wide = save({name: np.full(shape, 0.5, "float32") for name, shape in shapes.items()})
+        lora = LORA.model_copy(update={"rank": 1024, "alpha": 2.0**22})
+        assert "may reach beyond 65504" in check(wide, lora)[0]
+        with pytest.raises(Verification, match="reaches beyond 10000"):
+            check(wide, lora.model_copy(update={"use_rslora": True}), use_rslora=True)
+
+    def test_a_bias_alone_is_an_effect(self) -> None:
+        lora = LORA.model_copy(update={"lora_bias": True})
+        raw = changed(
+            lambda tensors: tensors.update(
+                {
+                    QB: np.full((8, 2), 1e-40, "float32"),
+                    VB: np.full((4, 2), 1e-40, "float32"),
+                    QB.replace("weight", "bias"): np.full(8, 0.1, "float32"),
+                }
+            )
+        )
+        assert "in model.layers.0.self_attn.v_proj:" in check(raw, lora)[0]
+
+    def test_numbers_that_float16_can_not_hold_are_warned_of(self) -> None:
+        lora = LORA.model_copy(update={"modules_to_save": ["lm_head"]})
+        head = {"base_model.model.lm_head.weight": np.full((32, 6), 1e5, "float32")}
+        base = BASE_TENSORS | {"lm_head.weight": [32, 6]}
+        warnings = check(save(lora_tensors() | head), lora, base)
+        assert "numbers beyond 65504, where float16 ends, in base_model.model.lm_head.weight: use" in warnings[0]
+        # B makes up for A, and neither is a number in float16.
+        assert "lora_A.weight" in check(scaled(1e6, 1e-8, "float32"))[0]
+
+
+def scaled(a: float, b: float, dtype: str) -> bytes:
+    """Return weights whose A and B have these largest magnitudes, in a type of safetensors."""
+    import torch
+    from safetensors.torch import save as save_torch
+
+    tensors = {}
+    for name, values in lora_tensors().items():
+        size = a if "lora_A" in name else b
+        unit = torch.from_numpy(values / np.abs(values).max()).to(torch.float64)
+        tensors[name] = (unit * size).to(getattr(torch, dtype))
+    return save_torch(tensors)
 
 
 class TestTransposed:

@@ -35,7 +35,8 @@ class TestFacts:
         facts = weight_facts(raw)
         assert list(facts.tensors()) == [
             TensorFacts(name=QA, dtype="F32", shape=(2, 1), zero=True),
-            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False),
+            # 0x0101 in float16 is 257 · 2⁻²⁴.
+            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False, exponent=-15),
         ]
         assert [tensor.size_bytes for tensor in facts.tensors()] == [8, 12]
         assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
@@ -81,6 +82,35 @@ class TestFacts:
                 zero = [number for number, (_, _, what) in enumerate(tensors) if what[0] in "0 "]
                 assert weight_facts(packed(header, data)).zero == zero
 
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
+                st.lists(st.floats(-65504, 65504, width=16), min_size=1, max_size=5),
+                st.integers(-40, 20),
+            ),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def test_the_largest_magnitude_of_each_tensor_is_told_by_its_exponent(
+        self, tensors: list[tuple[str, list[float], int]]
+    ) -> None:
+        import torch
+        from safetensors.torch import save as save_torch
+
+        stored = {
+            f"t{number}": (torch.tensor(values, dtype=torch.float64) * 2.0**power).to(getattr(torch, dtype))
+            for number, (dtype, values, power) in enumerate(tensors)
+        }
+        stored = {name: values for name, values in stored.items() if bool(values.isfinite().all())}
+        facts = weight_facts(save_torch(stored))
+        for tensor in facts.tensors():
+            largest = float(stored[tensor.name].double().abs().max())
+            assert tensor.zero is (largest == 0)
+            assert largest == 0 or 2.0 ** (tensor.exponent - 1) <= largest < 2.0**tensor.exponent
+
     def test_the_weights_are_read_once_from_end_to_end(self) -> None:
         class Counted(io.BytesIO):
             taken = 0
@@ -116,7 +146,7 @@ class TestFacts:
 
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
-        assert (weights["kind"], weights["version"]) == ("weights", 2)
+        assert (weights["kind"], weights["version"]) == ("weights", 3)
         assert (config["kind"], config["version"]) == ("config", 3)
         wrong = (
             {"version": 1},
@@ -125,6 +155,8 @@ class TestFacts:
             {"kind_of": [9] * 4},
             {"kind_of": [-1] * 4},
             {"zero": "0"},
+            {"exponents": [0]},
+            {"exponents": [0.5] * 4},
         )
         for other in (None, {}, config, *(weights | change for change in wrong)):
             assert WeightFacts.from_json(other) is None

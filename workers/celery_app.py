@@ -17,6 +17,7 @@ from kombu import Exchange, Queue
 
 from sdk.config import cache_path
 from workers import logs
+from workers.privacy import keep_to_itself
 from workers.settings import QUEUES as QUEUES
 from workers.settings import WorkerSettings
 from workers.shutdown import Shutdown, pass_on, withdraw
@@ -103,4 +104,6 @@ def _end_main(**_: Any) -> None:
 def _begin_pool_process(**_: Any) -> None:
     from workers.tasks import begin
 
+    # It is a program of its own, with the same environment.
+    keep_to_itself()
     begin()

@@ -11,6 +11,7 @@ from sdk.config import load
 from sdk.errors import AdapterctlError, InvalidInput
 from sdk.transport import VERSION
 from workers import logs
+from workers.privacy import keep_to_itself
 from workers.settings import WorkerSettings, parse_queues
 
 
@@ -44,6 +45,7 @@ def start(queues: str, name: str | None, log_level: str) -> None:
       ADAPTERCTL_URL=https://registry.example ADAPTERCTL_TOKEN=… \\
       REGISTRY_BROKER_URL=redis://broker:6379/0 adapter-worker start --name gpu-1
     """
+    keep_to_itself()
     chosen = WorkerSettings.from_env()
     settings = replace(chosen, name=name or chosen.name, queues=parse_queues(queues), log_level=log_level)
     logs.configure(settings)

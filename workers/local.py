@@ -18,6 +18,7 @@ from pathlib import Path
 from sdk import config
 from sdk.errors import AdapterctlError
 from workers import logs
+from workers.privacy import keep_to_itself
 from workers.runner import Worker
 from workers.service import drain
 from workers.settings import WorkerSettings
@@ -49,6 +50,7 @@ def _only_runner(home: Path) -> Iterator[bool]:
 
 def main() -> int:
     """Work until there is no work, or a signal ends this."""
+    keep_to_itself()
     # A home has one runner at a time, which has ended before the next begins: no spare would live to see its job.
     settings = replace(WorkerSettings.from_env(), name="local", warm=False)
     logs.configure(settings)

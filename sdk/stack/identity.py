@@ -63,7 +63,18 @@ class Identity:
         """Kill every process that carries the mark, and return how many there were."""
         if not self.mark:
             return 0
-        return sum(_send(pid, signal.SIGKILL, functools.partial(_is_marked, pid, self.mark)) for pid in _pids())
+        return sum(_send(pid, signal.SIGKILL, functools.partial(self._left, pid)) for pid in _pids())
+
+    def _left(self, pid: int) -> bool:
+        """Whether this process left another one behind."""
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except PermissionError:
+            # Another user's, or a worker's, which shows its environment to nobody: it is in the session that was begun.
+            return _is_in_session(pid, self.pid, self.started_at)
+        except OSError:
+            return False
+        return f"{MARK_VARIABLE}={self.mark}".encode() in environment.split(b"\0")
 
 
 def new_mark() -> str:
@@ -116,10 +127,16 @@ def _pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
 
 
-def _is_marked(pid: int, mark: str) -> bool:
+def _is_in_session(pid: int, session: int, not_before: str) -> bool:
+    """Whether a process of this user is in a session, and began after the process that the session is named by."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        # Gone, or another user's.
         return False
-    return f"{MARK_VARIABLE}={mark}".encode() in environment.split(b"\0")
+    fields = stat.rpartition(")")[2].split()
+    (user,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:")]
+    began_at = not_before.rpartition("/")[2]
+    return (
+        user == os.getuid() and int(fields[3]) == session and began_at.isdecimal() and int(fields[19]) >= int(began_at)
+    )

@@ -13,7 +13,7 @@ from sdk.config import user_path
 from sdk.contents import HasFiles
 from sdk.errors import VerificationFailed, disk_explained
 from sdk.fetching import fetch
-from sdk.folders import require_free, verify_folder
+from sdk.folders import refuse_hazard, require_free, verify_folder
 from sdk.links import Links
 from sdk.pulling import OnTransfer as OnTransfer
 from sdk.pulling import fill, located, watching
@@ -58,7 +58,10 @@ class FileClient:
         return fill(self.cache, manifest, self.locate, self.links, self._on_transfer, checked=checked)
 
     def check_cached(self, manifest: HasFiles) -> Manifest:
-        """Hash the cache's folder of a manifest again; return the manifest. Raises VerificationFailed."""
+        """Hash the cache's folder of a manifest again; return the manifest.
+
+        Raises VerificationFailed, also for an adapter whose config no library should be given.
+        """
         folder = self.fill_cache(manifest)
         try:
             found = verify_folder(folder)
@@ -68,6 +71,7 @@ class FileClient:
             ) from error
         if found.digest != manifest.digest:
             raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")
+        refuse_hazard(folder, found)
         return found
 
     def save_manifest(self, manifest: Manifest, to: Path) -> Path:

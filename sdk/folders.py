@@ -251,11 +251,9 @@ def verify_folder(folder: Path) -> Manifest:
     """Hash a pulled folder again and hold it against its manifest; return that.
 
     Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
-    renamed, for a link in its place, and for an adapter whose tensors can't be read or whose config no library should be
-    given.
+    renamed, for a link in its place, and for an adapter whose tensors can't be read.
     """
     from sdk.schemas.manifest import Manifest
-    from sdk.schemas.peft import hazard
     from sdk.tensors import read_header
 
     if not folder.is_dir():
@@ -285,11 +283,18 @@ def verify_folder(folder: Path) -> Manifest:
             raise VerificationFailed(f"{path} has the SHA-256 {sha256}, not {file.sha256}; pull again")
         if manifest.kind == "adapter" and name.endswith(".safetensors"):
             read_header(path)
-        if manifest.kind == "adapter" and name == CONFIG_FILE and (said := hazard(path.read_bytes())):
-            raise VerificationFailed(
-                f"{path} is the version's, but {said}; push the adapter again with: adapterctl push --expand-patterns"
-            )
     return Manifest.model_validate_json(manifest.canonical())
+
+
+def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
+    """Raise VerificationFailed for an adapter whose config no library should be given, though it is the version's."""
+    from sdk.schemas.peft import hazard
+
+    path = folder / CONFIG_FILE
+    if manifest.kind == "adapter" and path.is_file() and (said := hazard(path.read_bytes())):
+        raise VerificationFailed(
+            f"{path} is the version's, but {said}; push the adapter again with: adapterctl push --expand-patterns"
+        )
 
 
 def _marked(folder: Path, present: dict[str, bool]) -> Contents:

@@ -27,7 +27,7 @@ from sdk.errors import (
     disk_explained,
 )
 from sdk.fetching import fetch
-from sdk.folders import MARKER_FOLDER, SIGNATURES, replace_folder, require_free, verify_folder
+from sdk.folders import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.links import Links
 from sdk.pins import Pins, require_pinned
 from sdk.ranges import Location, Relocate
@@ -343,6 +343,7 @@ def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> 
 def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
     """Hash a pulled folder again; with `key`, a signature in it must be by that public key. Raises VerificationFailed."""
     manifest = verify_folder(folder)
+    refuse_hazard(folder, manifest)
     if key is not None:
         check_signed(manifest, read_signatures(folder), key)
     return manifest

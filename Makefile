@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 # torch on a machine without a card need not bring CUDA; PIP_INSTALL can be replaced to choose an index.
 PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # So many tests run at once: most of them wait for other processes. Each of them computes in one thread, because
-# threads of several trainings that wait for each other's cores make a tiny one ten times as long.
+# threads of several trainings that wait for each other's cores make a tiny one ten times as long. All find the same tests,
+# also where their names come from a set.
 TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -q
-PYTEST_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
+PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
 .PHONY: help demo test quick soak check bench lock audit dist clean format
 

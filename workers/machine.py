@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdk.cache import Cache
-from sdk.schemas.work import WorkerInfo
+from sdk.schemas.work import MOST_CACHED, WorkerInfo
 from sdk.transport import VERSION
 from workers.settings import WorkerSettings
 
@@ -25,7 +25,7 @@ def describe(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         device="cpu" if card is None else "cuda",
         memory_bytes=total,
         free_memory_bytes=free,
-        cached_bases=cached,
+        cached_bases=cached[:MOST_CACHED],
         shared_paths=list(settings.shared_paths),
         queues=list(settings.queues),
         version=VERSION,

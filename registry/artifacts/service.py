@@ -13,7 +13,7 @@ from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload,
 from registry.artifacts.reach import storage_explained, transfer_of
 from registry.artifacts.reading import Facts, Inspection, Passing, read_blob
 from registry.artifacts.stored import STORED, Readable, Stored, find_stored
-from registry.artifacts.uploads import Uploads, announced, leave_places, owner_of, sent_to
+from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to
 from registry.auth.principal import Principal
 from registry.db import Database, hold_blobs, insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
@@ -194,7 +194,7 @@ class Artifacts:
             kept = row.stored_as
             if kept != sent.stored_as:
                 # The same bytes lie elsewhere already. From now on this sender counts as having sent those.
-                mine = select(Upload.id).where(Upload.owner == owner_of(who))
+                mine = select(Upload.id).where(Upload.owner == who.owner)
                 same = (UploadBlob.stored_as == sent.stored_as, UploadBlob.upload_id.in_(mine))
                 session.execute(update(UploadBlob).where(*same).values(stored_as=kept))
         if kept != sent.stored_as:

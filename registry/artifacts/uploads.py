@@ -48,7 +48,7 @@ class Uploads:
             stored = find_stored(session, wanted, who, self._readable)
             readable = {sha256: row.stored_as for sha256, row in stored.items() if row.readable}
             begun = _begun(session, wanted, who)
-            session.add(Upload(id=upload_id, created_by=who.name, owner=owner_of(who), expires_at=utc_now() + _SESSION))
+            session.add(Upload(id=upload_id, created_by=who.name, owner=who.owner, expires_at=utc_now() + _SESSION))
             session.flush()
             rows = []
             # What may be read now counts as sent, even where it may no longer be read when the session is used.
@@ -190,17 +190,12 @@ def sent_to(session: Session, sent: UploadBlob) -> str | None:
     return session.scalar(select(UploadBlob.stored_as).where(*of))
 
 
-def owner_of(who: Principal) -> str:
-    """Whose an upload session is: one token's. Names can be given twice, and are then no proof of anything."""
-    return f"name:{who.name}" if who.token_id is None else f"token:{who.token_id}"
-
-
 def announced(session: Session, upload: str, who: Principal) -> dict[str, UploadBlob]:
     """The blobs of an upload session. Raises NotFound for one of somebody else's."""
     query = (
         select(UploadBlob)
         .join(Upload, Upload.id == UploadBlob.upload_id)
-        .where(Upload.id == upload, Upload.owner == owner_of(who), Upload.expires_at >= utc_now())
+        .where(Upload.id == upload, Upload.owner == who.owner, Upload.expires_at >= utc_now())
     )
     blobs = {blob.sha256: blob for blob in session.scalars(query)}
     if not blobs:
@@ -215,7 +210,7 @@ def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> 
         .join(Upload, Upload.id == UploadBlob.upload_id)
         .where(
             UploadBlob.sha256.in_(wanted),
-            Upload.owner == owner_of(who),
+            Upload.owner == who.owner,
             Upload.finished_at.is_(None),
             Upload.expires_at >= utc_now(),
         )

@@ -46,6 +46,11 @@ _MAY: dict[str, frozenset[Role]] = {
 }
 
 
+def roles_of(action: str) -> list[str]:
+    """The roles that allow `action`."""
+    return sorted(role.value for role in _MAY[action])
+
+
 @dataclass(frozen=True)
 class Principal:
     """Who is asking: a name, and a role for each namespace ("-": names without one, "*": all)."""
@@ -53,6 +58,14 @@ class Principal:
     name: str
     grants: Mapping[str, Role] = field(default_factory=dict)
     token_id: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose claims, idempotency keys, upload sessions and workers these are: one token's, whatever it is called.
+
+        Rights belong to namespaces, and names are only shown. No token has the owner of a principal without one.
+        """
+        return f"name:{self.name}" if self.token_id is None else f"token:{self.token_id}"
 
     def may(self, action: str, namespace: str) -> bool:
         """Tell whether `action` is allowed in `namespace`; what belongs to the whole registry is read by everybody."""
@@ -109,7 +122,7 @@ class Principal:
 
 
 def _forbidden(action: str, namespace: str) -> Forbidden:
-    allowed = ", ".join(sorted(role.value for role in _MAY[action]))
+    allowed = ", ".join(roles_of(action))
     where = "" if namespace == EVERYWHERE else f" in the namespace {namespace!r}"
     return Forbidden(f"this token may not do this{where}; use one with a role of: {allowed}")
 

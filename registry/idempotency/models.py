@@ -15,7 +15,7 @@ class KeyedRequest(Model):
 
     __tablename__ = "keyed_requests"
 
-    #: SHA-256 of the caller's name and rights.
+    #: SHA-256 of the caller's token and rights.
     owner: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
     #: SHA-256 over method, path, query and body; "claim" of those, which are the same whatever a worker says of itself.

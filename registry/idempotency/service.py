@@ -98,8 +98,8 @@ class KeyedRequests:
 
 
 def owner_of(who: Principal) -> str:
-    """Whose keys they are: names are given out by the admins of each namespace, so a name alone would not do."""
-    return hashlib.sha256(json.dumps([who.name, sorted(who.grants.items())]).encode()).hexdigest()
+    """Whose keys they are: one token's, for as long as it may do the same. An answer may hold what it no longer sees."""
+    return hashlib.sha256(json.dumps([who.owner, sorted(who.grants.items())]).encode()).hexdigest()
 
 
 def keep(session: Session, request: Keyed, body: str) -> None:

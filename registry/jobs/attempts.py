@@ -1,16 +1,18 @@
 """How an attempt begins and ends. Whoever does not hold the job any more changes nothing.
 
-An attempt is held by its number: each move first takes the lock of the job's row, and looks whether the job still runs as
-that attempt.
+An attempt is held by its number and by the token that claimed it: each move first takes the lock of the job's row, and
+looks whether the job still runs as that attempt. Others who may work in the namespace can't speak for it, and a worker
+whose token was replaced has lost its attempt as one that fell silent has.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.orm import Session
 
+from registry.auth.principal import SYSTEM, Principal
 from registry.db import db_epoch_s, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
@@ -23,42 +25,52 @@ from sdk.schemas.jobs import JobState
 _COUNTED = ("failed", "lost")
 
 
-def held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
-    """The condition that a job runs as this attempt."""
-    return Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt == attempt
+def held(job_id: str, attempt: int, who: Principal) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a job runs as this attempt, which the caller has claimed."""
+    return Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt == attempt, claimed_by(who)
+
+
+def claimed_by(who: Principal) -> ColumnElement[bool]:
+    """The condition that the last attempt of a job is the caller's; for the registry itself each one is."""
+    if who == SYSTEM:
+        return true()
+    # What a server of the release before has given out has no owner, and is known by its number alone.
+    others = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.owner != who.owner)
+    return ~others.correlate(Job)
 
 
 def stale(job_id: str, attempt: int) -> StaleAttempt:
-    """The error of a worker that is too late."""
-    return StaleAttempt(f"attempt {attempt} no longer holds job {job_id}; this worker must drop it")
+    """The error of a worker that is too late, or of one whose attempt it is not."""
+    return StaleAttempt(f"attempt {attempt} no longer holds job {job_id} with this token; this worker must drop it")
 
 
-def hold(session: Session, job_id: str, attempt: int) -> Job:
-    """Lock and return a job that runs as this attempt. Raises StaleAttempt."""
-    query = select(Job).where(*held(job_id, attempt)).with_for_update()
+def hold(session: Session, job_id: str, attempt: int, who: Principal) -> Job:
+    """Lock and return a job that runs as this attempt of the caller's. Raises StaleAttempt."""
+    query = select(Job).where(*held(job_id, attempt, who)).with_for_update()
     job = session.scalars(query.execution_options(populate_existing=True)).first()
     if job is None:
         raise stale(job_id, attempt)
     return job
 
 
-def begin(session: Session, job: Job, worker: str) -> None:
+def begin(session: Session, job: Job, worker: str, who: Principal) -> None:
     """Write down that a worker has claimed a job."""
-    session.add(Attempt(job_id=job.id, attempt=job.attempt, worker=worker, state="running"))
+    row = Attempt(job_id=job.id, attempt=job.attempt, worker=worker, owner=who.owner, state="running")
+    session.add(row)
     count(session, "attempts", kind=job.kind)
     events.record_state(session, job, f"attempt {job.attempt} on {worker}")
 
 
-def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any]) -> None:
+def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any], *, who: Principal) -> None:
     """End a job well. Raises StaleAttempt, which rolls back what the caller made of it."""
-    job = hold(session, job_id, attempt)
+    job = hold(session, job_id, attempt, who)
     job.result = result
     _end(session, job, JobState.SUCCEEDED)
 
 
-def release(session: Session, job_id: str, attempt: int) -> Job:
+def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> Job:
     """Queue a job again whose worker shuts down; it stands where it stood. Raises StaleAttempt."""
-    job = hold(session, job_id, attempt)
+    job = hold(session, job_id, attempt, who)
     if job.cancel_requested:
         job.reason = "cancelled"
         _end(session, job, JobState.CANCELLED)
@@ -68,17 +80,19 @@ def release(session: Session, job_id: str, attempt: int) -> Job:
     return job
 
 
-def cancel(session: Session, job_id: str, attempt: int, message: str) -> Job:
+def cancel(session: Session, job_id: str, attempt: int, message: str, *, who: Principal) -> Job:
     """End a job that was cancelled, once its processes are gone. Raises StaleAttempt."""
-    job = hold(session, job_id, attempt)
+    job = hold(session, job_id, attempt, who)
     job.reason, job.message = "cancelled", message
     _end(session, job, JobState.CANCELLED)
     return job
 
 
-def fail(session: Session, job_id: str, attempt: int, reason: str, message: str, *, max_attempts: int) -> Job:
+def fail(
+    session: Session, job_id: str, attempt: int, reason: str, message: str, *, who: Principal, max_attempts: int
+) -> Job:
     """End an attempt without a result: the job is tried again where that may help. Raises StaleAttempt."""
-    job = hold(session, job_id, attempt)
+    job = hold(session, job_id, attempt, who)
     job.failures += 1
     earlier = select(func.count()).where(
         Attempt.job_id == job_id, Attempt.reason == reason, Attempt.state.in_(_COUNTED)
@@ -106,12 +120,13 @@ def _final(job: Job, reason: str, message: str, tries: int) -> str:
 
 def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:
     """End an attempt whose worker fell silent. Raises StaleAttempt where its lease is not over any more."""
-    hold(session, job_id, attempt)
+    hold(session, job_id, attempt, SYSTEM)
     # Looked at under the lock: a heartbeat may have come in between.
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.lease_until_s < db_epoch_s())) is None:
         raise stale(job_id, attempt)
     count(session, "lease_losses")
-    return fail(session, job_id, attempt, WORKER_LOST, "its worker fell silent", max_attempts=max_attempts)
+    message = "its worker fell silent"
+    return fail(session, job_id, attempt, WORKER_LOST, message, who=SYSTEM, max_attempts=max_attempts)
 
 
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:

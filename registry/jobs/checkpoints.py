@@ -50,12 +50,12 @@ class Checkpoints:
             raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
         with self._db.read() as session:
             request = TrainingRequest.model_validate(find_job(session, job_id, who, action="work").request)
-            if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt))) is None:
+            if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt, who))) is None:
                 raise attempts.stale(job_id, record.attempt)
         require_asked(request, manifest, record.report)
         self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
         with self._db.write() as session:
-            job = attempts.hold(session, job_id, record.attempt)
+            job = attempts.hold(session, job_id, record.attempt, who)
             digest = record_manifest(session, manifest, namespace=job.namespace)
             finish_upload(session, record.upload)
             values = {

@@ -77,8 +77,8 @@ class Claims:
         self.requeue_expired()
         with self._db.write() as session:
             earlier = None if request is None else kept(session, request)
-            again = None if earlier is None else self._given(session, *json.loads(earlier))
-            remember(session, claim.worker)
+            again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
+            remember(session, claim.worker, who)
             if earlier is not None:
                 return again
             while (job_id := self._best(session, claim, who)) is not None:
@@ -99,25 +99,25 @@ class Claims:
                 if won is None:
                     continue
                 job = session.get_one(Job, job_id, populate_existing=True)
-                attempts.begin(session, job, claim.worker.name)
+                attempts.begin(session, job, claim.worker.name, who)
                 try:
                     assignment = self._assignment(session, job)
                 except RegistryError as error:
                     # What it needs is gone since it was submitted. Left in the queue, it would stop every worker.
-                    attempts.fail(session, job.id, job.attempt, "gone", error.message, max_attempts=1)
+                    attempts.fail(session, job.id, job.attempt, "gone", error.message, who=who, max_attempts=1)
                     continue
                 if request is not None:
                     keep(session, request, json.dumps([job.id, job.attempt]))
                 return assignment
         return None
 
-    def _given(self, session: Session, job_id: str, attempt: int) -> Assignment | None:
+    def _given(self, session: Session, job_id: str, attempt: int, *, who: Principal) -> Assignment | None:
         """What an earlier sending of a claim was given, if it is held still.
 
         Its lease is not renewed: a worker that never understands the answer would else hold the job for ever.
         """
         try:
-            job = attempts.hold(session, job_id, attempt)
+            job = attempts.hold(session, job_id, attempt, who)
         except StaleAttempt:
             return None
         left_s = (job.lease_until_s or 0.0) - session.execute(select(db_epoch_s())).scalar_one()
@@ -126,7 +126,7 @@ class Claims:
         try:
             return self._assignment(session, job).model_copy(update={"lease_s": left_s})
         except RegistryError as error:
-            attempts.fail(session, job_id, attempt, "gone", error.message, max_attempts=1)
+            attempts.fail(session, job_id, attempt, "gone", error.message, who=who, max_attempts=1)
             return None
 
     def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
@@ -188,13 +188,13 @@ class Claims:
             if progress is not None:
                 values["progress"] = progress.model_dump(exclude_none=True)
             held = session.execute(
-                update(Job).where(*attempts.held(job_id, beat.attempt)).values(**values).returning(Job.id)
+                update(Job).where(*attempts.held(job_id, beat.attempt, who)).values(**values).returning(Job.id)
             ).first()
             if held is None:
                 raise attempts.stale(job_id, beat.attempt)
             job = session.get_one(Job, job_id, populate_existing=True)
             _require_worker(job, who)
-            seen(session, job.worker)
+            seen(session, job.worker, who)
             events.record(session, job, beat.events)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
@@ -202,15 +202,18 @@ class Claims:
         """Record an attempt's result and make its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
         with self._db.read() as session:
             job = find_job(session, job_id, who, action="work")
-            if job.state == JobState.SUCCEEDED and job.attempt == completion.attempt:
+            mine = session.scalar(select(Job.id).where(Job.id == job_id, attempts.claimed_by(who))) is not None
+            if not mine or job.attempt != completion.attempt:
+                raise attempts.stale(job_id, completion.attempt)
+            if job.state == JobState.SUCCEEDED:
                 # The first answer was lost on its way; the work is done.
                 return view(job)
-            if job.state != JobState.RUNNING or job.attempt != completion.attempt:
+            if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
             present = view(job)
 
         def succeed(session: Session, result: dict[str, Any]) -> None:
-            attempts.succeed(session, job_id, completion.attempt, result)
+            attempts.succeed(session, job_id, completion.attempt, result, who=who)
 
         self._effects[present.kind](job=present, completion=completion, who=who, succeed=succeed)
         with self._db.read() as session:
@@ -222,10 +225,10 @@ class Claims:
             find_job(session, job_id, who, action="work")
             reason, message = failure.reason, failure.message
             if reason == "cancelled":
-                job = attempts.cancel(session, job_id, failure.attempt, message)
+                job = attempts.cancel(session, job_id, failure.attempt, message, who=who)
             else:
                 limit = self._max_attempts
-                job = attempts.fail(session, job_id, failure.attempt, reason, message, max_attempts=limit)
+                job = attempts.fail(session, job_id, failure.attempt, reason, message, who=who, max_attempts=limit)
             again, found = job.state == JobState.QUEUED, view(job)
         if again:
             self._queue.remind([(job_id, found.kind)])
@@ -235,7 +238,7 @@ class Claims:
         """Queue a job again whose worker shuts down, as if it had not been claimed. Raises NotFound, StaleAttempt."""
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
-            found = view(attempts.release(session, job_id, release.attempt))
+            found = view(attempts.release(session, job_id, release.attempt, who=who))
         if found.state == JobState.QUEUED:
             self._queue.remind([(job_id, found.kind)])
         return found

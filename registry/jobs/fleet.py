@@ -13,25 +13,25 @@ router = room("", "jobs")
 
 @router.get("/workers")
 def list_workers(services: Given, who: Reader) -> list[WorkerView]:
-    """The workers that were heard of in the last week, by name."""
+    """The workers of the last week that work where the caller reads, by name."""
     return services.workers.list(who=who)
 
 
 @router.get("/capacity")
 def read_capacity(services: Given, who: Reader) -> list[QueueCapacity]:
     """Each queue as it is now: what waits, what runs, and who could take it."""
-    return services.workers.capacity()
+    return services.workers.capacity(who=who)
 
 
 @router.post("/workers/hello", status_code=204)
 def greet(body: WorkerInfo, services: Given, who: WorkerToken) -> Response:
     """Say that a worker is there and has nothing to do."""
-    services.workers.hello(body)
+    services.workers.hello(body, who=who)
     return Response(status_code=204)
 
 
 @router.post("/workers/leave", status_code=204)
 def leave(body: Farewell, services: Given, who: WorkerToken) -> Response:
     """Say that a worker takes no more jobs."""
-    services.workers.leave(body.worker)
+    services.workers.leave(body.worker, who=who)
     return Response(status_code=204)

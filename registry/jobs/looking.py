@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from registry.auth.principal import Principal
 from registry.db import db_epoch_s
 from registry.errors import NotFound
+from registry.jobs.at_hand import running_on, workers_at_hand
 from registry.jobs.models import Attempt, Checkpoint, Job
-from registry.jobs.needs import queue_order, why_waiting, workers_at_hand
-from registry.jobs.workers import busy_workers
+from registry.jobs.needs import queue_order, why_waiting
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
 
@@ -69,7 +69,7 @@ def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     if queued:
         for queue in {job.queue for job in queued}:
             places |= {job_id: place for place, job_id in enumerate(queue_order(session, queue, _PLACES))}
-        workers, busy = workers_at_hand(session), busy_workers(session)
+        workers, busy = workers_at_hand(session), running_on(session)
         now_s = session.scalar(select(db_epoch_s())) or 0.0
         for job in queued:
             waits[job.id] = why_waiting(job, workers, busy=busy, ahead=places.get(job.id), now_s=now_s)

@@ -17,6 +17,7 @@ class Job(Model):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
+        Index("uq_jobs_owner_submit_key", "owner", "submit_key", unique=True),
         # The order in which jobs are given out.
         Index("ix_jobs_state_priority_created_at", "state", "priority", "created_at"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
@@ -33,7 +34,11 @@ class Job(Model):
     subject: Mapped[str] = mapped_column(String(300))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     request_digest: Mapped[str] = mapped_column(String(64))
+    #: Of jobs from before schema 0008, whose keys belong to the name of a token; later ones have a `submit_key`.
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    submit_key: Mapped[str | None] = mapped_column(String(200))
+    #: `Principal.owner` of who submitted it, whose keys are their own; None from before schema 0008.
+    owner: Mapped[str | None] = mapped_column(String(120))
     priority: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
     #: "any" or "cuda".
@@ -71,6 +76,8 @@ class Attempt(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str] = mapped_column(String(200))
+    #: `Principal.owner` of who claimed it and alone speaks for it; None where a server from before schema 0008 gave it out.
+    owner: Mapped[str | None] = mapped_column(String(120))
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
     state: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str | None] = mapped_column(String(40))
@@ -117,10 +124,12 @@ class JobEvent(Model):
 
 
 class Worker(Model):
-    """A worker as it described itself when it last asked for work."""
+    """A worker as it described itself when it last asked for work. Two tokens' workers of one name are two."""
 
     __tablename__ = "workers"
 
+    #: `Principal.owner` of its token; "" where a server from before schema 0008 wrote it.
+    owner: Mapped[str] = mapped_column(String(120), primary_key=True, server_default="")
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(20))
     memory_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Container, Sequence
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase
-from registry.db import utc_now
-from registry.jobs.models import Job, Worker
+from registry.jobs.at_hand import AtHand
+from registry.jobs.models import Job
 from sdk.schemas.jobs import EvaluationRequest, JobState, MergeRequest, Needs, QueueName, TrainingRequest
 from sdk.schemas.work import WorkerInfo
-
-#: A worker of which nothing was heard for so long is not counted on.
-SILENT_AFTER = timedelta(seconds=90)
 
 #: Interpreter and libraries, without any weights.
 _PROCESS_BYTES = 512 * 2**20
@@ -54,15 +50,9 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def workers_at_hand(session: Session) -> Sequence[Worker]:
-    """The workers that were heard of lately and take jobs."""
-    query = select(Worker).where(Worker.seen_at > utc_now() - SILENT_AFTER, Worker.draining.is_(False))
-    return session.scalars(query.order_by(Worker.name)).all()
-
-
-def obstacle(job: Job, workers: Sequence[Worker]) -> str | None:
+def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
     """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
-    listening = [worker for worker in workers if job.queue in worker.queues]
+    listening = [worker for worker in workers if worker.takes(job)]
     if not listening:
         return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
     if job.needs_device == "cuda":
@@ -76,15 +66,17 @@ def obstacle(job: Job, workers: Sequence[Worker]) -> str | None:
     return None
 
 
-def why_waiting(job: Job, workers: Sequence[Worker], *, busy: set[str], ahead: int | None, now_s: float) -> str:
-    """Say in one sentence why a queued job waits."""
+def why_waiting(
+    job: Job, workers: Sequence[AtHand], *, busy: Container[tuple[str, str]], ahead: int | None, now_s: float
+) -> str:
+    """Say in one sentence why a queued job waits; `busy` are owner and name of the workers that hold a job."""
     if job.not_before_s is not None and job.not_before_s > now_s:
         return f"it failed and is tried again in {job.not_before_s - now_s:.0f} s"
     if (found := obstacle(job, workers)) is not None:
         return found
     if ahead:
         return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
-    if all(worker.name in busy for worker in workers if job.queue in worker.queues):
+    if all((worker.owner, worker.name) in busy for worker in workers if worker.takes(job)):
         return "every worker that it may go to is busy"
     return "a worker is about to take it"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from urllib.parse import urlsplit
 
 from sqlalchemy import select
@@ -16,11 +15,9 @@ from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_o
 from registry.datasets.finding import find_dataset
 from registry.db import utc_now
 from registry.errors import Invalid, InvalidBase
+from registry.jobs.at_hand import FORGOTTEN_AFTER, works_in
 from registry.jobs.models import Worker
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, MergeRequest, TrainingRequest
-
-#: A worker that was not heard of for so long does not vouch for its shared paths any more.
-_WORKER_MEMORY = timedelta(days=7)
 
 Request = TrainingRequest | EvaluationRequest | MergeRequest
 
@@ -103,7 +100,7 @@ def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal
 def _base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
     """The base of a version, as its namespace knows it. Raises NotFound where it was taken away, InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)
-    _require_reachable(session, base, embedded)
+    _require_reachable(session, base, version.adapter.namespace, embedded)
     return base
 
 
@@ -114,16 +111,16 @@ def _pin_base(
         # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
         return choice, None
     row = find_base(session, choice.fingerprint or choice.id, namespace)
-    _require_reachable(session, row, embedded)
+    _require_reachable(session, row, namespace, embedded)
     return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint), row
 
 
-def _require_reachable(session: Session, base: NamedBase, embedded: bool) -> None:
-    """Raise InvalidBase where the base is a folder that no worker shares and whose files were not uploaded."""
+def _require_reachable(session: Session, base: NamedBase, namespace: str, embedded: bool) -> None:
+    """Raise InvalidBase where the base is a folder that no worker of the namespace shares, and was not uploaded."""
     if embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
         return
     folder = urlsplit(base.location).path
-    recent = select(Worker.shared_paths).where(Worker.seen_at > utc_now() - _WORKER_MEMORY)
+    recent = select(Worker.shared_paths).where(Worker.seen_at > utc_now() - FORGOTTEN_AFTER, works_in([namespace]))
     for paths in session.scalars(recent):
         if any(folder == path or folder.startswith(path.rstrip("/") + "/") for path in paths):
             return

@@ -15,6 +15,7 @@ from registry.errors import RegistryError
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
+from registry.jobs.workers import Workers
 
 #: Held by the one process that sweeps.
 LEADER_LOCK = 0x6164617073776570
@@ -25,18 +26,20 @@ _log = logging.getLogger(__name__)
 class Reconciler:
     """Sweeps. Several at once do no harm, since each move is conditional; one is enough."""
 
-    def __init__(self, db: Database, claims: Claims, jobs: Jobs, checkpoints: Checkpoints) -> None:
+    def __init__(self, db: Database, claims: Claims, jobs: Jobs, checkpoints: Checkpoints, workers: Workers) -> None:
         self._db = db
         self._claims = claims
         self._jobs = jobs
         self._checkpoints = checkpoints
+        self._workers = workers
 
     def sweep(self) -> dict[str, int]:
-        """Queue again what expired, remind the queue of what waits, forget old checkpoints; return how many of each."""
+        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each."""
         return {
             "requeued": self._claims.requeue_expired(),
             "announced": self._jobs.remind(),
             "expired_checkpoints": self._checkpoints.expire(),
+            "forgotten_workers": self._workers.forget(),
         }
 
     def run(self, *, every_s: float, stop: threading.Event) -> None:

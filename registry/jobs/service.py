@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -73,11 +73,9 @@ class Jobs:
     def _insert(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
             if key is not None:
-                earlier = session.scalars(
-                    select(Job).where(Job.created_by == who.name, Job.idempotency_key == key)
-                ).first()
+                earlier = _submitted(session, key, who)
                 if earlier is not None:
-                    if earlier.request_digest != asked:
+                    if earlier.request_digest != asked or not who.may("read", earlier.namespace):
                         raise Conflict(
                             "this idempotency key was used for another request; use a new key", param="idempotency_key"
                         )
@@ -98,7 +96,7 @@ class Jobs:
                 subject=pinned.subject,
                 request=request.model_dump(mode="json"),
                 request_digest=asked,
-                idempotency_key=key,
+                submit_key=key,
                 priority=submission.priority,
                 queue=queue_of(request),
                 needs_device=needs.device,
@@ -111,7 +109,7 @@ class Jobs:
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded."""
         _require_room(session, values["namespace"])
-        job = Job(id=secrets.token_hex(6), state=JobState.QUEUED, created_by=who.name, **values)
+        job = Job(id=secrets.token_hex(6), state=JobState.QUEUED, created_by=who.name, owner=who.owner, **values)
         session.add(job)
         session.flush()
         events.record_state(session, job)
@@ -225,6 +223,15 @@ class Jobs:
             unfinished = session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first()
         if unfinished is not None:
             self._queue.revive()
+
+
+def _submitted(session: Session, key: str, who: Principal) -> Job | None:
+    """The job that the caller has submitted with a key."""
+    mine = and_(Job.owner == who.owner, Job.submit_key == key)
+    # Jobs of the release before know the name of their token alone. It proves nothing, so of these only such are found
+    # as the caller may change anyway.
+    named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
+    return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
 
 
 def unfinished(session: Session, namespace: str) -> int:

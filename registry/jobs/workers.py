@@ -1,25 +1,29 @@
-"""The workers that were heard of, and what the fleet has room for."""
+"""The workers that were heard of, and what the fleet has room for.
+
+A worker is a token and a name: whoever speaks for one speaks for a worker of their own token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session, defer
 
 from registry.auth.principal import Principal
 from registry.db import Database, insert_if_new, utc_now
+from registry.errors import QuotaExceeded
+from registry.jobs.at_hand import FORGOTTEN_AFTER, SILENT_AFTER, running_on, seen_by, spaces_of, workers_at_hand
 from registry.jobs.models import Job, Worker
-from registry.jobs.needs import SILENT_AFTER, obstacle, workers_at_hand
+from registry.jobs.needs import obstacle
 from sdk.schemas.jobs import JobState, QueueCapacity, WorkerView
 from sdk.schemas.work import WorkerInfo
 
 QUEUES = ("gpu", "cpu")
 #: How exactly it is known when a busy worker was last heard of.
 _NOTED_EVERY = timedelta(seconds=10)
-#: A worker of which nothing was heard for so long is not listed any more.
-_FORGOTTEN_AFTER = timedelta(days=7)
+#: Workers of one token that are remembered at once.
+MOST_WORKERS = 1000
 #: Jobs of a queue that are held against the fleet one by one.
 _LOOKED_AT = 1000
 
@@ -30,20 +34,26 @@ class Workers:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def hello(self, worker: WorkerInfo) -> None:
-        """Note what a worker says of itself while it has nothing to do."""
+    def hello(self, worker: WorkerInfo, *, who: Principal) -> None:
+        """Note what a worker of the caller's says of itself while it has nothing to do. Raises QuotaExceeded."""
         with self._db.write() as session:
-            remember(session, worker)
+            remember(session, worker, who)
 
-    def leave(self, name: str) -> None:
-        """Note that a worker takes no more jobs."""
+    def leave(self, name: str, *, who: Principal) -> None:
+        """Note that a worker of the caller's takes no more jobs."""
         with self._db.write() as session:
-            session.execute(update(Worker).where(Worker.name == name).values(draining=True, seen_at=utc_now()))
+            session.execute(update(Worker).where(*_one(name, who)).values(draining=True, seen_at=utc_now()))
 
-    def capacity(self) -> list[QueueCapacity]:
-        """Each queue as it is now: numbers only, of all namespaces."""
+    def forget(self) -> int:
+        """Forget the workers of which nothing was heard for a week; return how many."""
+        with self._db.write() as session:
+            gone = delete(Worker).where(Worker.seen_at < utc_now() - FORGOTTEN_AFTER).returning(Worker.name)
+            return len(session.execute(gone).all())
+
+    def capacity(self, *, who: Principal) -> list[QueueCapacity]:
+        """Each queue as it is now: numbers only, of the jobs of all namespaces and of the workers that the caller may see."""
         with self._db.read() as session:
-            workers = workers_at_hand(session)
+            workers, visible = workers_at_hand(session), workers_at_hand(session, who)
             counts = {
                 (state, queue): number
                 for state, queue, number in session.execute(
@@ -52,10 +62,10 @@ class Workers:
                     .group_by(Job.state, Job.queue)
                 )
             }
-            busy = busy_workers(session)
+            busy = running_on(session)
             found = []
             for queue in QUEUES:
-                listening = [worker for worker in workers if queue in worker.queues]
+                listening = [worker for worker in visible if queue in worker.queues]
                 waiting = select(Job).where(Job.state == JobState.QUEUED, Job.queue == queue)
                 oldest = session.scalar(waiting.with_only_columns(func.min(Job.created_at)))
                 looked_at = session.scalars(waiting.order_by(Job.priority.desc(), Job.created_at).limit(_LOOKED_AT))
@@ -65,7 +75,7 @@ class Workers:
                         queued=counts.get((JobState.QUEUED, queue), 0),
                         running=counts.get((JobState.RUNNING, queue), 0),
                         workers=len(listening),
-                        idle=sum(worker.name not in busy for worker in listening),
+                        idle=sum((worker.owner, worker.name) not in busy for worker in listening),
                         oldest_s=None if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()),
                         unfit=sum(obstacle(job, workers) is not None for job in looked_at),
                     )
@@ -73,38 +83,40 @@ class Workers:
             return found
 
     def list(self, *, who: Principal) -> list[WorkerView]:
-        """The workers of the last week, by name. A job that the caller may not see is not named."""
+        """The workers of the last week that work where the caller reads, by name.
+
+        What they hold of other namespaces is not told: neither a job there, nor which bases are cached.
+        """
         with self._db.read() as session:
-            workers = session.scalars(
-                select(Worker).where(Worker.seen_at > utc_now() - _FORGOTTEN_AFTER).order_by(Worker.name).limit(1000)
-            ).all()
-            running = session.execute(
-                select(Job.worker, Job.id, Job.namespace).where(Job.state == JobState.RUNNING)
-            ).all()
-        jobs = {row.worker: row for row in running}
-        found = []
+            lately = (Worker.seen_at > utc_now() - FORGOTTEN_AFTER, seen_by(who))
+            query = select(Worker).options(defer(Worker.shared_paths)).where(*lately)
+            workers = session.scalars(query.order_by(Worker.name, Worker.owner).limit(1000)).all()
+            spaces = spaces_of(session, {worker.owner for worker in workers})
+            running = running_on(session)
+        found, reads = [], who.namespaces()
         for worker in workers:
-            job = jobs.get(worker.name)
-            visible = job is not None and who.may("read", job.namespace)
+            job, namespace = running.get((worker.owner, worker.name), (None, ""))
+            elsewhere = reads is not None and not spaces[worker.owner] <= set(reads)
             found.append(
                 WorkerView(
                     name=worker.name,
+                    token=worker.owner.partition("token:")[2] or None,
                     device=worker.device,
                     memory_bytes=worker.memory_bytes,
                     free_memory_bytes=worker.free_memory_bytes,
-                    cached_bases=worker.cached_bases,
+                    cached_bases=[] if elsewhere else worker.cached_bases,
                     queues=worker.queues,
                     version=worker.version,
                     state=_state_of(worker, busy=job is not None),
-                    job=job.id if job is not None and visible else None,
+                    job=job if job is not None and who.may("read", namespace) else None,
                     seen_at=worker.seen_at,
                 )
             )
         return found
 
 
-def remember(session: Session, worker: WorkerInfo) -> None:
-    """Write down a worker as it describes itself; it takes jobs."""
+def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
+    """Write down a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
     values = {
         "device": worker.device,
         "memory_bytes": worker.memory_bytes,
@@ -116,20 +128,37 @@ def remember(session: Session, worker: WorkerInfo) -> None:
         "version": worker.version,
         "seen_at": utc_now(),
     }
-    if not insert_if_new(session, Worker, name=worker.name, **values):
-        session.execute(update(Worker).where(Worker.name == worker.name).values(**values))
+    if insert_if_new(session, Worker, owner=who.owner, name=worker.name, **values):
+        _keep_within(session, who, MOST_WORKERS)
+    else:
+        session.execute(update(Worker).where(*_one(worker.name, who)).values(**values))
 
 
-def seen(session: Session, name: str | None) -> None:
-    """Note that a worker was heard of, not oftener than anybody looks."""
-    long_ago = (Worker.name == name, Worker.seen_at < utc_now() - _NOTED_EVERY)
-    session.execute(update(Worker).where(*long_ago).values(seen_at=utc_now()))
+def seen(session: Session, name: str | None, who: Principal) -> None:
+    """Note that a worker of the caller's was heard of, not oftener than anybody looks."""
+    long_ago = Worker.seen_at < utc_now() - _NOTED_EVERY
+    session.execute(update(Worker).where(*_one(name, who), long_ago).values(seen_at=utc_now()))
 
 
-def busy_workers(session: Session) -> set[str]:
-    """The names of the workers that hold a job."""
-    running: Iterable[str | None] = session.scalars(select(Job.worker).where(Job.state == JobState.RUNNING))
-    return {name for name in running if name is not None}
+def _one(name: str | None, who: Principal) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a worker is the caller's of this name."""
+    return Worker.owner == who.owner, Worker.name == name
+
+
+def _keep_within(session: Session, who: Principal, most: int) -> None:
+    """Forget the workers of the caller's that were silent for longest, beyond `most`. Raises QuotaExceeded."""
+    ours = Worker.owner == who.owner
+    over = (session.scalar(select(func.count()).select_from(Worker).where(ours)) or 0) - most
+    if over <= 0:
+        return
+    silent = select(Worker.name).where(ours, Worker.seen_at < utc_now() - SILENT_AFTER).order_by(Worker.seen_at)
+    names = session.scalars(silent.limit(over)).all()
+    if len(names) < over:
+        raise QuotaExceeded(
+            f"this token has {most} workers already; give the others a token of their own: "
+            "adapterctl token create NAME --role worker"
+        )
+    session.execute(delete(Worker).where(ours, Worker.name.in_(names)))
 
 
 def _state_of(worker: Worker, *, busy: bool) -> str:

@@ -223,12 +223,15 @@ class CheckpointPublication(Wire):
 
 
 class WorkerView(Wire):
-    """A worker as the registry knows it."""
+    """A worker as the registry knows it. Two tokens' workers of one name are two."""
 
     name: str
+    #: The id of its token; None where the registry asks for none.
+    token: str | None = None
     device: str
     memory_bytes: int
     free_memory_bytes: int
+    #: Fingerprints; none of a worker that also works where the caller does not read.
     cached_bases: list[str]
     queues: list[str]
     version: str

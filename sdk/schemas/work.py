@@ -10,26 +10,30 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, QueueName, TrainingRequest
+from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
+
+#: Bases of its cache that a worker names at once; beyond them it is only less often given what it has.
+MOST_CACHED = 256
 
 
 class WorkerInfo(Wire):
     """What a worker is and has; the registry chooses by it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: WorkerName
     device: Literal["cpu", "cuda"]
     #: Of the card, or of the machine where there is none.
-    memory_bytes: Annotated[int, Field(ge=0)]
-    free_memory_bytes: Annotated[int, Field(ge=0)]
+    memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
+    free_memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
     #: Fingerprints of bases that lie in the node's cache.
-    cached_bases: list[Sha256] = []
+    cached_bases: Annotated[list[Sha256], Field(max_length=MOST_CACHED)] = []
     #: Folders that clients and this worker both see.
-    shared_paths: list[str] = []
-    kinds: list[JobKind] = ["training", "evaluation", "merge"]
+    shared_paths: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)] = []
+    kinds: Annotated[list[JobKind], Field(max_length=16)] = ["training", "evaluation", "merge"]
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
-    version: str = ""
+    version: Annotated[str, Field(max_length=40)] = ""
 
 
 class ClaimRequest(Wire):
@@ -37,7 +41,7 @@ class ClaimRequest(Wire):
 
     worker: WorkerInfo
     #: The job that a message named; only a hint.
-    hint: str | None = None
+    hint: Annotated[str, Field(max_length=64)] | None = None
 
 
 class BaseSource(Wire):
@@ -131,7 +135,7 @@ class Release(Wire):
 class Farewell(Wire):
     """A worker takes no more jobs."""
 
-    worker: Annotated[str, Field(min_length=1, max_length=200)]
+    worker: WorkerName
 
 
 class EvaluationResult(Wire):

@@ -1,0 +1,41 @@
+"""Names that people choose freely, for tokens and workers: what is shown is all that there is of them.
+
+>>> parse_label("Anaïs of team 2")
+'Anaïs of team 2'
+>>> same_label("CI  Review"), same_label("\uff43i review")
+('ci review', 'ci review')
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+#: Letters and marks that fonts show as nothing, or as a blank.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def parse_label(text: str) -> str:
+    """Return `text` unless it has signs that can't be seen, or blanks at its ends. Raises ValueError."""
+    # Control, format and direction signs, and every blank but the plain one, are not printable.
+    if not text.isprintable() or _UNSEEN.search(text) is not None:
+        raise ValueError(f"{text[:40]!a} has signs that can't be seen; use letters, digits, blanks and punctuation")
+    if not text or text != text.strip():
+        raise ValueError(f"{text[:40]!a} is empty, or begins or ends with a blank; leave the blank out")
+    return text
+
+
+def same_label(text: str) -> str:
+    """What two names have in common that people take for one: case, width and repeated blanks make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+#: The name of a token: who holds it.
+TokenName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(parse_label)]
+#: The name of a worker.
+WorkerName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(parse_label)]

@@ -152,7 +152,8 @@ def token() -> None:
 )
 @click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
 @click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
-def create(role: str, namespace: str, name: str, days: int | None) -> None:
+@click.option("--replace", is_flag=True, help="The token in use that has this name ends at once.")
+def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
     """Make a token and print it; it can't be shown again.
 
     \b
@@ -162,7 +163,8 @@ def create(role: str, namespace: str, name: str, days: int | None) -> None:
     from registry.auth.principal import SYSTEM, Role
     from registry.auth.service import Tokens
 
-    made = Tokens(_database()).create(name=name, grants={namespace: Role(role)}, days=days, who=SYSTEM)
+    grants = {namespace: Role(role)}
+    made = Tokens(_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
     click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it, it is not shown again:", err=True)
     click.echo(made.secret)
 
@@ -178,13 +180,26 @@ def list_tokens() -> None:
 
 
 @token.command()
-@click.argument("token_id")
-def revoke(token_id: str) -> None:
-    """Make a token worthless, within a second on every server process."""
+@click.argument("token_id", required=False)
+@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+def revoke(token_id: str | None, namespace: str | None) -> None:
+    """Make a token worthless, within a second on every server process.
+
+    \b
+    Examples:
+      adapter-registry token revoke 9f86d081884c7d65
+      adapter-registry token revoke --namespace team
+    """
     from registry.auth.principal import SYSTEM
     from registry.auth.service import Tokens
 
-    Tokens(_database()).revoke(token_id, who=SYSTEM)
+    if (token_id is None) == (namespace is None):
+        raise Invalid("say which: the id of a token, or --namespace NAMESPACE for all there", param="token_id")
+    tokens = Tokens(_database())
+    if token_id is not None:
+        tokens.revoke(token_id, who=SYSTEM)
+    elif namespace is not None:
+        click.echo(json.dumps(tokens.revoke_namespace(namespace, who=SYSTEM).model_dump(mode="json"), indent=2))
 
 
 @cli.command()

@@ -11,9 +11,12 @@ from sdk.schemas.pages import Page
 from sdk.schemas.people import (
     AuditView,
     GrantView,
+    NamespaceRevocation,
     NewToken,
     QuotaLimits,
     QuotaView,
+    RevocationView,
+    TokenReplacement,
     TokenRequest,
     TokenView,
     Whoami,
@@ -27,13 +30,29 @@ class PeopleClient(FileClient):
         """Who the registry takes this client for, and what it may do where."""
         return self.call("GET", "/whoami", Whoami)
 
-    def create_token(self, name: str, grants: Mapping[str, str], *, days: int | None = None) -> NewToken:
+    def create_token(
+        self,
+        name: str,
+        grants: Mapping[str, str],
+        *,
+        days: int | None = None,
+        replace: bool = False,
+        overlap_hours: int = 0,
+    ) -> NewToken:
         """Make a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
 
-        Raises InvalidInput, NotAllowed for roles that this client does not administer.
+        With `replace` the token in use that has its name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
+        name that is in use there, NotAllowed for roles that this client does not administer.
         """
         given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
-        return self.call("POST", "/tokens", NewToken, body=build(TokenRequest, name=name, grants=given, days=days))
+        about = {"name": name, "grants": given, "days": days}
+        # A server of the release before knows nothing of replacing, and refuses fields that it does not know.
+        body = (
+            build(TokenReplacement, **about, replace=True, overlap_hours=overlap_hours)
+            if replace
+            else build(TokenRequest, **about)
+        )
+        return self.call("POST", "/tokens", NewToken, body=body)
 
     def tokens(self) -> list[TokenView]:
         """The tokens that this client administers, the newest first, without secrets."""
@@ -42,6 +61,13 @@ class PeopleClient(FileClient):
     def revoke_token(self, token_id: str) -> TokenView:
         """Make a token worthless, within a second on every server process. Raises NotFound."""
         return self.call("POST", f"/tokens/{segment(token_id)}/revoke", TokenView)
+
+    def revoke_namespace(self, namespace: str) -> RevocationView:
+        """Take from every token the role that it has in a namespace; those that have none beside it are revoked.
+
+        This client's own token keeps it, and so do those with a role in all namespaces. Raises InvalidName, NotAllowed.
+        """
+        return self.call("POST", "/tokens/revoke", RevocationView, body=build(NamespaceRevocation, namespace=namespace))
 
     def quota(self, namespace: str = "-") -> QuotaView:
         """The limits of a namespace ("-": names without one), and what is used of them."""
@@ -63,6 +89,7 @@ class PeopleClient(FileClient):
         self,
         *,
         actor: str | None = None,
+        token: str | None = None,
         action: str | None = None,
         subject: str | None = None,
         namespace: str | None = None,
@@ -76,6 +103,7 @@ class PeopleClient(FileClient):
         """
         params = {
             "actor": actor,
+            "token": token,
             "action": action,
             "subject": subject,
             "namespace": namespace,

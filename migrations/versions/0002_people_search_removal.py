@@ -74,20 +74,20 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go down: each token keeps the role that it has everywhere, or else its lowest."""
+    """Go down: a token keeps the role that it has everywhere. What can't be said below is revoked for good."""
     _unguard_audit()
     for name, table, _ in reversed(_INDEXES):
         op.drop_index(name, table)
     op.create_index(op.f("ix_versions_base_pk"), "versions", ["base_pk"])
     op.create_index(op.f("ix_alias_moves_adapter_pk"), "alias_moves", ["adapter_pk"])
-    op.add_column("tokens", sa.Column("role", sa.String(length=20), nullable=False, server_default="reader"))
+    op.add_column("tokens", sa.Column("role", sa.String(length=20), nullable=False, server_default=""))
+    # A token of one namespace would be one of all of them, and a worker may write below. These keep no role, so that they
+    # have none when they come up again either.
     op.execute(
-        "UPDATE tokens SET role = coalesce((SELECT role FROM grants WHERE token_id = tokens.id AND namespace = '*'), 'reader')"
+        "UPDATE tokens SET role = coalesce((SELECT role FROM grants "
+        "WHERE token_id = tokens.id AND namespace = '*' AND role <> 'worker'), '')"
     )
-    # A token of one namespace would be one of all of them.
-    op.execute(
-        "UPDATE tokens SET revoked_at = created_at WHERE id NOT IN (SELECT token_id FROM grants WHERE namespace = '*')"
-    )
+    op.execute("UPDATE tokens SET revoked_at = coalesce(revoked_at, created_at) WHERE role = ''")
     for table in _NEW_TABLES:
         op.drop_table(table)
     _forget_collected()
@@ -275,7 +275,7 @@ def _fill() -> None:
         "UPDATE adapters SET updated_at = "
         "coalesce((SELECT max(created_at) FROM versions WHERE adapter_pk = adapters.pk), created_at)",
         "UPDATE versions SET moved_at = created_at",
-        "INSERT INTO grants (token_id, namespace, role) SELECT id, '*', role FROM tokens",
+        "INSERT INTO grants (token_id, namespace, role) SELECT id, '*', role FROM tokens WHERE role <> ''",
         "INSERT INTO manifest_access (manifest_digest, namespace) SELECT DISTINCT v.manifest_digest, a.namespace "
         "FROM versions v JOIN adapters a ON a.pk = v.adapter_pk "
         "WHERE v.manifest_digest IS NOT NULL AND v.state IN ('ready', 'archived', 'quarantined')",

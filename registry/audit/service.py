@@ -50,6 +50,7 @@ class Audit:
         *,
         who: Principal,
         actor: str | None = None,
+        token: str | None = None,
         action: str | None = None,
         subject: str | None = None,
         namespace: str | None = None,
@@ -65,6 +66,8 @@ class Audit:
         query = select(AuditEntry).where(who.within(AuditEntry.namespace, "admin"))
         if actor is not None:
             query = query.where(AuditEntry.actor == actor)
+        if token is not None:
+            query = query.where(AuditEntry.token_id == token)
         if action is not None and action.endswith(".*"):
             query = query.where(AuditEntry.action.startswith(action[:-1], autoescape=True))
         elif action is not None:

@@ -39,6 +39,7 @@ def list_audit(
     services: Given,
     who: Admin,
     actor: Annotated[str | None, Query(max_length=100)] = None,
+    token: Annotated[str | None, Query(max_length=64, description="The id of a token, whatever it is called.")] = None,
     action: Annotated[str | None, Query(max_length=40, description="Whole, or `alias.*`.")] = None,
     subject: Annotated[str | None, Query(max_length=300, description="Whole, or an adapter's name.")] = None,
     namespace: Annotated[str | None, Query(max_length=64)] = None,
@@ -51,6 +52,7 @@ def list_audit(
     return services.audit.list(
         who=who,
         actor=actor,
+        token=token,
         action=action,
         subject=subject,
         namespace=namespace,

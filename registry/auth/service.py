@@ -1,21 +1,34 @@
-"""Making, checking and revoking tokens."""
+"""Making, checking, replacing and revoking tokens.
+
+A name says who acted, so two tokens in use have different ones wherever both have a role. Nothing else hangs on it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select, text
+from sqlalchemy.orm import Session
 
 from registry.audit.service import record
 from registry.auth.models import Grant, Token
-from registry.auth.principal import EVERYWHERE, Principal, Role
+from registry.auth.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from registry.db import Database, utc_now
-from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
-from sdk.schemas.people import GrantView, NewToken, TokenView
+from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
+from sdk.schemas.labels import parse_label, same_label
+from sdk.schemas.people import GrantView, LostGrant, NewToken, RevocationView, TokenView
 from sdk.schemas.refs import BadNameError, parse_namespace
+
+#: Names under which histories show the registry itself, and logs whoever has no token.
+_OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "adapterctl"})
+#: Names that promise more than the role of a token in some namespaces.
+_ADMINS = frozenset({"admin", "administrator", "root"})
+_MOST_NAME_CHARS = 100
+#: Held by whoever makes a token: two at once could take one name.
+_TOKENS_LOCK = 0x6164617074746F6B
 
 
 class Tokens:
@@ -24,11 +37,23 @@ class Tokens:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def create(self, *, name: str, grants: Mapping[str, Role], days: int | None = None, who: Principal) -> NewToken:
+    def create(
+        self,
+        *,
+        name: str,
+        grants: Mapping[str, Role],
+        days: int | None = None,
+        replace: bool = False,
+        overlap_hours: int = 0,
+        who: Principal,
+    ) -> NewToken:
         """Make a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        Raises Forbidden where the caller administers less than that, InvalidName for what is no namespace.
+        With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
+        caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
+        told from another, Conflict where a token in use has it.
         """
+        _check_name(name, who)
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
         for namespace in grants:
@@ -46,6 +71,11 @@ class Tokens:
             grants=[Grant(namespace=namespace, role=role.value) for namespace, role in sorted(grants.items())],
         )
         with self._db.write() as session:
+            _alone(session)
+            for earlier in _namesakes(session, name, grants):
+                if not replace or not _administers(who, earlier):
+                    raise _taken(name, earlier, who)
+                _end(session, earlier, token, after=timedelta(hours=overlap_hours), who=who)
             session.add(token)
             view = _view(token)
             # The admins of each namespace see in their trail who got a role there.
@@ -65,6 +95,34 @@ class Tokens:
                 for grant in token.grants:
                     record(session, who, "token.revoke", grant.namespace, token_id, before={"name": token.name})
             return _view(token)
+
+    def revoke_namespace(self, namespace: str, *, who: Principal) -> RevocationView:
+        """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
+
+        The caller's own keeps it, and so do those with a role in all namespaces, which a grant of this one is not.
+        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace.
+        """
+        _check_namespace(namespace, param="namespace")
+        _require_admin(who, namespace)
+        lost, everywhere = [], 0
+        with self._db.write() as session:
+            _alone(session)
+            for token in _in_use(session, {namespace, EVERYWHERE}):
+                grants = {grant.namespace: grant for grant in token.grants}
+                everywhere += EVERYWHERE in grants and namespace != EVERYWHERE
+                if namespace not in grants or token.id == who.token_id:
+                    continue
+                role = grants[namespace].role
+                if len(grants) == 1:
+                    # Its grant stays, for whoever looks up what it was.
+                    token.revoked_at = utc_now()
+                else:
+                    token.grants.remove(grants[namespace])
+                lost.append(LostGrant(token=token.id, name=token.name, role=Role(role).value, revoked=len(grants) == 1))
+                action = "token.revoke" if len(grants) == 1 else "token.narrow"
+                record(session, who, action, namespace, token.id, before={"name": token.name, "role": role})
+        kept = who.token_id if namespace in who.grants else None
+        return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
 
     def list(self, *, who: Principal) -> list[TokenView]:
         """The tokens that the caller administers, the newest first, without secrets."""
@@ -94,13 +152,71 @@ def secret_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-def _check_namespace(namespace: str) -> None:
+def _check_name(name: str, who: Principal) -> None:
+    try:
+        label = same_label(parse_label(name))
+    except ValueError as error:
+        raise Invalid(f"the name of a token: {error}", param="name") from None
+    if len(name) > _MOST_NAME_CHARS:
+        raise Invalid(f"a token's name has at most {_MOST_NAME_CHARS} characters; choose a shorter one", param="name")
+    if label in _OURS:
+        raise Invalid(f"{name!a} stands for the registry itself in histories; choose another name", param="name")
+    if label in _ADMINS and who.grants.get(EVERYWHERE) is not Role.ADMIN:
+        raise Invalid(f"{name!a} is given out by admins of all namespaces alone; choose another name", param="name")
+
+
+def _alone(session: Session) -> None:
+    """Until the transaction ends, nobody else makes a token. On SQLite a transaction that writes is alone already."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
+
+
+def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[Token]:
+    """The tokens that are neither revoked nor expired, the oldest first; those with a role in one of these namespaces."""
+    query = select(Token).where(
+        Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > utc_now())
+    )
+    if namespaces is not None:
+        query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
+    return session.scalars(query.order_by(Token.created_at, Token.id)).all()
+
+
+def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Token]:
+    """The tokens in use that act under this name where a token with `grants` would."""
+    # A role in all namespaces is one in each.
+    there = None if EVERYWHERE in grants else {*grants, EVERYWHERE}
+    return [token for token in _in_use(session, there) if same_label(token.name) == same_label(name)]
+
+
+def _taken(name: str, token: Token, who: Principal) -> Conflict:
+    if not _administers(who, token):
+        return Conflict(f"a token that is in use here is called {name!a} already; choose another name", param="name")
+    return Conflict(
+        f"token {token.id}, which is in use here, is called {token.name!a} already; choose another name, "
+        "or let the new one take its place with --replace",
+        param="name",
+    )
+
+
+def _end(session: Session, token: Token, successor: Token, *, after: timedelta, who: Principal) -> None:
+    """Let a token end in favour of another of its name."""
+    end = utc_now() + after
+    if after:
+        token.expires_at = end if token.expires_at is None else min(end, token.expires_at)
+    else:
+        token.revoked_at = end
+    told = {"replaced_by": successor.id, "expires_at": end.isoformat()}
+    for grant in token.grants:
+        record(session, who, "token.replace", grant.namespace, token.id, before={"name": token.name}, after=told)
+
+
+def _check_namespace(namespace: str, *, param: str = "grants") -> None:
     if namespace in (EVERYWHERE, "-"):
         return
     try:
         parse_namespace(namespace)
     except BadNameError as error:
-        raise InvalidName(f"{error}; or '*' for all, '-' for names without a namespace", param="grants") from None
+        raise InvalidName(f"{error}; or '*' for all, '-' for names without a namespace", param=param) from None
 
 
 def _require_admin(who: Principal, namespace: str) -> None:
@@ -113,7 +229,9 @@ def _require_admin(who: Principal, namespace: str) -> None:
 def _administers(who: Principal, token: Token) -> bool:
     """Whether everything that a token allows lies where the caller is an admin."""
     namespaces = who.namespaces("admin")
-    return namespaces is None or all(grant.namespace in namespaces for grant in token.grants)
+    # One that came down to schema 0001 and up again may have nothing left.
+    within = bool(token.grants) and namespaces is not None and all(one.namespace in namespaces for one in token.grants)
+    return namespaces is None or within
 
 
 def _view(token: Token) -> TokenView:

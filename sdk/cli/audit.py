@@ -15,6 +15,7 @@ from sdk.cli.values import take_moment
 
 @click.command(name="audit")
 @click.option("--actor", help="Only changes by the holder of this name.")
+@click.option("--token", metavar="ID", help="Only changes with this token, whatever it is called.")
 @click.option("--action", help="Only this action, or all of a kind: 'alias.*'.")
 @click.option("--subject", metavar="NAME|REF", help="Only of this; of an adapter: with all its versions and aliases.")
 @click.option("--namespace", help="Only in this one; '-' for names without one, '*' for what is of no namespace.")
@@ -26,6 +27,7 @@ from sdk.cli.values import take_moment
 @format_option
 def audit_command(
     actor: str | None,
+    token: str | None,
     action: str | None,
     subject: str | None,
     namespace: str | None,
@@ -45,6 +47,7 @@ def audit_command(
     with open_client() as client:
         entries = client.audit(
             actor=actor,
+            token=token,
             action=action,
             subject=subject,
             namespace=namespace,
@@ -54,10 +57,18 @@ def audit_command(
         )
     rows = [entry.model_dump(mode="json") for entry in entries]
     if style == "table":
-        rows = [{**row, "time": row["at"], "change": brief(row["before"], row["after"])} for row in rows]
+        rows = [
+            {**row, "actor": _whom(row), "time": row["at"], "change": brief(row["before"], row["after"])}
+            for row in rows
+        ]
     columns = ["time", "actor", "action", "subject", "change"]
     empty = "there is no such change that you may see"
     print_rows(style, rows, columns, key="id", empty=empty, cut="change")
+
+
+def _whom(row: Mapping[str, Any]) -> str:
+    """Return the name and the beginning of the token's id, since a name may have been another's before."""
+    return f"{row['actor']} ({row['token'][:8]})" if row["token"] else str(row["actor"])
 
 
 #: Words of an entry that its row says already, or that nobody looks for in a table.

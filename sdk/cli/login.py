@@ -80,4 +80,5 @@ def whoami_command(style: str) -> None:
     elif style == "quiet":
         click.echo(who.name)
     else:
-        print_facts([("registry", url), ("name", who.name), ("roles", in_words(who.grants))])
+        token = [] if who.token is None else [("token", who.token)]
+        print_facts([("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))])

@@ -8,6 +8,7 @@ from typing import get_args
 
 import click
 
+from sdk.cli.confirm import confirm, yes_option
 from sdk.cli.output import format_option, print_json, print_rows, say
 from sdk.cli.session import open_client
 from sdk.errors import InvalidInput
@@ -38,11 +39,28 @@ def token_command() -> None:
     help="A namespace with a role of its own; may be given again.",
 )
 @click.option("--days", type=click.IntRange(1, 3650), help="It expires after so many days. [default: never]")
+@click.option("--replace", is_flag=True, help="The token in use that has this name ends.")
+@click.option(
+    "--overlap-hours",
+    type=click.IntRange(0, 720),
+    default=0,
+    show_default=True,
+    help="The replaced one ends so much later.",
+)
 @format_option
 def token_create(
-    name: str, role: str | None, namespaces: tuple[str, ...], grants: tuple[str, ...], days: int | None, style: str
+    name: str,
+    role: str | None,
+    namespaces: tuple[str, ...],
+    grants: tuple[str, ...],
+    days: int | None,
+    replace: bool,
+    overlap_hours: int,
+    style: str,
 ) -> None:
     """Make a token for NAME, who is shown in histories; print its secret, which can't be shown again.
+
+    Where two tokens in use have a role in the same namespace, they have different names.
 
     A reader reads; a writer also pushes, submits jobs, moves aliases and archives; a promoter also moves
     protected aliases; a worker takes jobs and nothing else; an admin does everything.
@@ -52,10 +70,13 @@ def token_create(
       adapterctl token create ci --role writer --namespace team --days 90 > ci.token
       adapterctl token create ana --grant team=promoter --grant -=reader
       adapterctl token create gpu-1 --role worker
+      adapterctl token create ci --role writer --namespace team --replace --overlap-hours 24
     """
     wanted = _wanted(role, namespaces, grants)
+    if overlap_hours and not replace:
+        raise InvalidInput("--overlap-hours says when the replaced token ends; add --replace", param="overlap_hours")
     with open_client() as client:
-        made = client.create_token(name, wanted, days=days)
+        made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
     if style == "json":
         print_json(made.model_dump(mode="json"))
         return
@@ -115,15 +136,27 @@ def _state(token: TokenView) -> str:
 
 
 @token_command.command(name="revoke")
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", required=False)
+@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+@yes_option
 @format_option
-def token_revoke(token_id: str, style: str) -> None:
+def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: str) -> None:
     """Make the token ID worthless, within a second on every server; again is harmless.
 
+    With --namespace every token loses the role that it has there, and those without another role are revoked. Your own
+    keeps it, and so do tokens with a role in all namespaces; both are said.
+
     \b
-    Example:
+    Examples:
       adapterctl token revoke 9f86d081884c7d65
+      adapterctl token revoke --namespace team --yes
     """
+    if (token_id is None) == (namespace is None):
+        raise InvalidInput("say which: the ID of a token, or --namespace NAMESPACE for all there", param="token_id")
+    if namespace is not None:
+        _revoke_namespace(namespace, yes, style)
+        return
+    assert token_id is not None
     with open_client() as client:
         token = client.revoke_token(token_id)
     if style == "json":
@@ -131,6 +164,25 @@ def token_revoke(token_id: str, style: str) -> None:
         return
     say(f"the token of {token.name} is worthless from now on")
     click.echo(token.id)
+
+
+def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
+    confirm(f"Take the roles in {namespace} from every token?", yes=yes)
+    with open_client() as client:
+        done = client.revoke_namespace(namespace)
+    rows = [one.model_dump(mode="json") for one in done.lost]
+    if style == "json":
+        print_json(done.model_dump(mode="json"))
+        return
+    print_rows(
+        style, rows, ["token", "name", "role", "revoked"], key="token", empty=f"no token had a role in {namespace}"
+    )
+    if done.kept is not None:
+        say(f"your own keeps its role; when you are done: adapterctl token revoke {done.kept}")
+    if done.everywhere:
+        say(
+            f"tokens with a role in all namespaces, which act here still: {done.everywhere}; see: adapterctl token list"
+        )
 
 
 def in_words(grants: Sequence[GrantView]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sdk.schemas.labels import TokenName
 from sdk.schemas.wire import Wire
 
 RoleName = Literal["reader", "writer", "promoter", "worker", "admin"]
@@ -26,10 +27,46 @@ class TokenRequest(Wire):
     """A token to be made."""
 
     #: Who will hold it; shown in histories and the audit trail.
-    name: Annotated[str, Field(min_length=1, max_length=100, examples=["ci-review"])]
+    name: Annotated[TokenName, Field(examples=["ci-review"])]
     grants: Annotated[list[GrantView], Field(min_length=1, max_length=100)]
     #: It expires after so many days; None: never.
     days: Annotated[int, Field(ge=1, le=3650)] | None = None
+
+
+class TokenReplacement(TokenRequest):
+    """A token to be made, maybe in the place of the one that has its name."""
+
+    #: Whether the tokens end that are called so in these namespaces, all of which the caller administers.
+    replace: bool = False
+    #: They end after so many hours; 0: at once.
+    overlap_hours: Annotated[int, Field(ge=0, le=720)] = 0
+
+
+class NamespaceRevocation(Wire):
+    """A namespace of which all tokens are to lose their roles."""
+
+    namespace: Where
+
+
+class LostGrant(Wire):
+    """A token that has lost its role in a namespace."""
+
+    token: str
+    name: str
+    role: RoleName
+    #: Whether that was all that it had, so that the token is revoked.
+    revoked: bool
+
+
+class RevocationView(Wire):
+    """What became of the tokens of a namespace."""
+
+    namespace: str
+    lost: list[LostGrant]
+    #: The caller's own token, which keeps its role.
+    kept: str | None
+    #: How many tokens with a role in all namespaces go on to have it here.
+    everywhere: int
 
 
 class TokenView(Wire):
@@ -60,6 +97,8 @@ class Whoami(Wire):
 
     name: str
     grants: list[GrantView]
+    #: The id of the token; None where the registry asks for none.
+    token: str | None = None
 
 
 class QuotaLimits(Wire):

@@ -117,7 +117,7 @@ class RegistryServer(LocalServer):
         return self.directory / "tokens.json"
 
     def _make_token(self, role: str) -> None:
-        secret = self._run("token", "create", "--role", role, "--name", role).strip()
+        secret = self._run("token", "create", "--role", role, "--name", role, "--replace").strip()
         write_private(self._tokens_path, json.dumps({**self.tokens, role: secret}) + "\n")
 
     def _run(self, *arguments: str) -> str:

@@ -37,11 +37,11 @@ def admin(people: World) -> Iterator[Client]:
 
 @pytest.fixture
 def acting(people: World) -> Iterator[Callable[..., Client]]:
-    """Return a function that opens a client with a new token of roles by namespace."""
+    """Return a function that opens a client with a new token of roles by namespace, called "ci" where that is free."""
     opened: list[Client] = []
 
     def open_client(**grants: Role) -> Client:
-        made = people.services.tokens.create(name="ci", grants=grants, who=LOCAL)
+        made = registries.named_anew(people.services.tokens, "ci", grants, who=LOCAL)
         opened.append(Client(people.url, made.secret, cache=people.folder / "cache"))
         return opened[-1]
 

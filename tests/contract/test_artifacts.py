@@ -24,7 +24,7 @@ from support.fixtures import S3Place
 from support.keys import make_key
 from support.payloads import Payload, make_payload
 from support.people import new_adapter
-from support.registries import World
+from support.registries import World, named_anew
 from support.schemas import downgrade
 from support.stored import lose, names_of
 
@@ -334,9 +334,8 @@ class TestSignatures:
     ) -> None:
         monkeypatch.delenv("ADAPTERCTL_SIGNING_KEY", raising=False)
         ours, theirs = make_key(tmp_path / "ours"), make_key(tmp_path / "theirs")
-        token = world.services.tokens.create(
-            name="mallory", grants={"team": Role.READER, "else": Role.WRITER}, who=world.principal(Role.ADMIN)
-        )
+        grants = {"team": Role.READER, "else": Role.WRITER}
+        token = named_anew(world.services.tokens, "mallory", grants, who=world.principal(Role.ADMIN))
         mallory = Client(world.url, token.secret, cache=tmp_path / "cache-m")
         version = world.writer.push(new_adapter(tmp_path), "team/a", base="tiny", sign=ours.private)
         (genuine,) = world.writer.signatures(version.digest)

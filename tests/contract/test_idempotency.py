@@ -182,7 +182,7 @@ class TestSameAnswer:
             # A name proves nothing: another token called so, with the same rights, is another caller.
             ("alice", "*", Role.WRITER),
         ):
-            token = world.services.tokens.create(name=name, grants={namespace: role}, who=SYSTEM).secret
+            token = world.services.tokens.create(name=name, grants={namespace: role}, replace=True, who=SYSTEM).secret
             with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
                 answers.append(send(http, "POST", "/bases", BASE, key))
         assert [answer.status_code for answer in answers] == [201, 201, 201, 403, 201]

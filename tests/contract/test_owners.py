@@ -57,6 +57,8 @@ class Team:
 
     world: World
     space: str
+    #: A namespace of strangers.
+    other: str
     writer: Client
     worker: Client
     data: str
@@ -71,7 +73,8 @@ class Team:
 @pytest.fixture
 def team(people: World, acting: Callable[..., Client], space: str, rows: Path) -> Iterator[Team]:
     writer = acting(**{space: Role.WRITER})
-    yield Team(people, space, writer, acting(**{space: Role.WORKER}), writer.add_data(rows, namespace=space).digest)
+    data = writer.add_data(rows, namespace=space).digest
+    yield Team(people, space, f"not-{space}", writer, acting(**{space: Role.WORKER}), data)
     with people.services.db.write() as session:
         # No later test of this module finds this one's workers or jobs.
         session.execute(delete(Worker))
@@ -88,16 +91,17 @@ class TestKeysOfJobs:
     def test_another_tenants_token_of_the_same_name_finds_no_job(
         self, team: Team, acting: Callable[..., Client], key: str
     ) -> None:
-        stranger = acting(elsewhere=Role.WRITER)
+        stranger = acting(**{team.other: Role.WRITER})
         job = submit(team.writer, team.body(), key)
+        assert stranger.whoami().name == team.writer.whoami().name
         # The very same request, of which the stranger may see neither adapter nor dataset.
         with pytest.raises(NotFound):
             submit(stranger, team.body(), key)
         assert submit(team.writer, team.body(), key).id == job.id
 
     def test_nor_takes_the_key_away(self, team: Team, acting: Callable[..., Client], rows: Path, key: str) -> None:
-        stranger = acting(elsewhere=Role.WRITER)
-        taken = submit(stranger, training("elsewhere/a", stranger.add_data(rows, namespace="elsewhere").digest), key)
+        stranger = acting(**{team.other: Role.WRITER})
+        taken = submit(stranger, training(f"{team.other}/a", stranger.add_data(rows, namespace=team.other).digest), key)
         job = submit(team.writer, team.body(), key)
         assert job.id != taken.id
         assert submit(team.writer, team.body(), key).id == job.id
@@ -108,11 +112,16 @@ class TestKeysOfJobs:
         self, team: Team, acting: Callable[..., Client], key: str
     ) -> None:
         job = submit(team.writer, team.body(), key)
-        rotated = acting(**{team.space: Role.WRITER})
+        tokens = team.world.services.tokens
+        grants = {team.space: Role.WRITER}
+        made = tokens.create(name="ci", grants=grants, replace=True, overlap_hours=1, who=SYSTEM)
+        rotated = Client(team.world.url, made.secret, cache=team.world.folder / "cache")
+        assert rotated.whoami().name == team.writer.whoami().name
         again = submit(rotated, team.body(), key)
         assert again.id != job.id
         # What the namespace has is the namespace's: the new token may do to the job what the old one could.
         assert rotated.cancel_job(job.id).state == "cancelled"
+        rotated.close()
 
     def test_a_job_is_not_found_by_its_key_where_its_namespace_is_not_read_any_more(self, team: Team, key: str) -> None:
         services = team.world.services
@@ -133,7 +142,7 @@ class TestKeysOfJobs:
             session.execute(update(Job).where(Job.id == job.id).values(**old))
         assert submit(team.writer, team.body(), key).id == job.id
         with pytest.raises(NotFound):
-            submit(acting(elsewhere=Role.WRITER), team.body(), key)
+            submit(acting(**{team.other: Role.WRITER}), team.body(), key)
 
 
 class TestAttempts:
@@ -209,7 +218,7 @@ class TestAttempts:
 class TestWorkers:
     def test_two_of_one_name_are_two(self, team: Team, acting: Callable[..., Client]) -> None:
         hello(team.worker, version="1")
-        stranger = acting(elsewhere=Role.WORKER)
+        stranger = acting(**{team.other: Role.WORKER})
         hello(stranger, version="2", cached_bases=["0" * 64], shared_paths=["/"])
         stranger.call("POST", "/workers/leave", None, body=Farewell(worker="gpu-1"))
         # What the stranger says is said of a worker of their own.
@@ -222,7 +231,7 @@ class TestWorkers:
     def test_one_that_works_for_a_stranger_is_not_busy_with_ours(
         self, team: Team, acting: Callable[..., Client], tmp_path: Path
     ) -> None:
-        stranger = acting(elsewhere=Role.WORKER)
+        stranger = acting(**{team.other: Role.WORKER})
         hello(stranger)
         job = team.submit()
         Held.claim(team.worker, tmp_path, name="gpu-1")
@@ -230,8 +239,8 @@ class TestWorkers:
         assert (workers(stranger)["gpu-1"].state, workers(stranger)["gpu-1"].job) == ("idle", None)
 
     def test_they_are_seen_where_they_work(self, team: Team, acting: Callable[..., Client], admin: Client) -> None:
-        stranger, everywhere = acting(elsewhere=Role.WORKER), acting(**{"*": Role.WORKER})
-        both = acting(elsewhere=Role.WORKER, **{team.space: Role.READER})
+        stranger, everywhere = acting(**{team.other: Role.WORKER}), acting(**{"*": Role.WORKER})
+        both = acting(**{team.other: Role.WORKER, team.space: Role.READER})
         hello(team.worker, "ours", cached_bases=["1" * 64])
         hello(stranger, "theirs", cached_bases=["2" * 64])
         hello(everywhere, "everybody's", cached_bases=["3" * 64])
@@ -250,7 +259,7 @@ class TestWorkers:
         self, team: Team, acting: Callable[..., Client]
     ) -> None:
         job = team.submit()
-        hello(acting(elsewhere=Role.WORKER), "theirs")
+        hello(acting(**{team.other: Role.WORKER}), "theirs")
         assert (team.writer.job_view(job.id).waits or "").startswith("no worker listens to the queue gpu")
         hello(team.worker, "ours")
         assert team.writer.job_view(job.id).waits == "a worker is about to take it"
@@ -263,7 +272,7 @@ class TestWorkers:
         team.writer.register_base(shown)
         request = TrainingRequest(adapter=f"{space}/a", base=BaseChoice(id=space), data=team.data)
         wanted = JobSubmission(request=request)
-        for client, shares in ((acting(elsewhere=Role.WORKER), False), (team.worker, True)):
+        for client, shares in ((acting(**{team.other: Role.WORKER}), False), (team.worker, True)):
             hello(client, shared_paths=["/models"])
             if shares:
                 assert team.writer.call("POST", "/jobs", JobView, body=wanted).state == "queued"
@@ -334,7 +343,7 @@ def test_a_strangers_many_workers_hide_nobody_elses(
     team: Team, acting: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hello(team.worker, "zz")
-    stranger = acting(elsewhere=Role.WORKER)
+    stranger = acting(**{team.other: Role.WORKER})
     owner = team.world.services.tokens.check(stranger.config.token).owner
     rows = [{**info(f"a{number}").model_dump(exclude={"kinds"}), "owner": owner} for number in range(1001)]
     with team.world.services.db.write() as session:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,8 +24,9 @@ from support.registries import World
 from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.auth.service import Tokens
 from registry.db import Database
+from registry.errors import Conflict
 from sdk.client import Client
-from sdk.errors import AdapterctlError, NotAllowed, NotFound, Unauthenticated
+from sdk.errors import AdapterctlError, InvalidInput, NotAllowed, NotFound, Unauthenticated
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, MergeRequest
 
@@ -93,15 +95,15 @@ class TestRevocation:
         self, people: World, acting: Callable[..., Client], space: str
     ) -> None:
         ours = acting(**{space: Role.ADMIN})
-        made = ours.create_token("ci", {space: "writer"}, days=3)
+        made = ours.create_token("two", {space: "writer"}, days=3)
         assert made.secret.startswith("actl_")
-        assert [token.id for token in ours.tokens() if token.name == "ci" and token.expires_at] == [made.id]
+        assert [token.id for token in ours.tokens() if token.name == "two" and token.expires_at] == [made.id]
         for grants in ({"*": "reader"}, {"-": "reader"}, {space: "reader", "other": "reader"}):
             with pytest.raises(NotAllowed):
-                ours.create_token("ci", grants)
+                ours.create_token("three", grants)
         made_client = Client(people.url, made.secret)
         who = made_client.whoami()
-        assert (who.name, [(grant.namespace, grant.role) for grant in who.grants]) == ("ci", [(space, "writer")])
+        assert (who.name, [(grant.namespace, grant.role) for grant in who.grants]) == ("two", [(space, "writer")])
         ours.revoke_token(made.id)
         time.sleep(SOON_S)
         with pytest.raises(Unauthenticated):
@@ -149,8 +151,11 @@ ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
     "protect": (ADMIN, lambda client, place: client.protect_alias(place.name, "stable")),
     "unprotect": (ADMIN, lambda client, place: client.unprotect_alias(f"{place.space}/*", "production")),
     "delete": (ADMIN, lambda client, place: client.delete(f"{place.name}@v2")),
-    "give out": (ADMIN, lambda client, place: client.create_token("ci", {place.space: "reader"})),
-    "give out everywhere": (NOBODY, lambda client, place: client.create_token("ci", {"*": "reader"})),
+    "give out": (ADMIN, lambda client, place: client.create_token(f"new {uuid.uuid4().hex}", {place.space: "reader"})),
+    "give out everywhere": (
+        NOBODY,
+        lambda client, place: client.create_token(f"new {uuid.uuid4().hex}", {"*": "reader"}),
+    ),
     "set a quota": (NOBODY, lambda client, place: client.set_quota(place.space, max_jobs=1000)),
     "collect garbage": (
         NOBODY,
@@ -383,3 +388,40 @@ def test_nobody_learns_whether_a_name_that_they_may_not_see_is_taken(
         assert status in expected, (asked, body)
     assert admin.get(secret.name).info.aliases == ["production"]
     assert admin.get(secret.name).info.digest == secret.publication.manifest.digest
+
+
+class TestNames:
+    """Over HTTP and on both databases; what else holds of names is in `unit/registry/test_token_names.py`."""
+
+    def test_of_many_that_take_a_name_at_once_one_has_it(self, people: World, space: str) -> None:
+        def take(number: int) -> bool:
+            try:
+                grants = {space: Role.READER, f"{space}-{number}": Role.READER}
+                people.services.tokens.create(name="mine", grants=grants, who=SYSTEM)
+            except Conflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(take, range(16))) == 1
+
+    def test_one_that_can_not_be_seen_is_refused_by_its_field(self, admin: Client, space: str) -> None:
+        for name in ("ci\u202e", " ci", "registry", "n" * 101):
+            with pytest.raises(InvalidInput) as caught:
+                admin.create_token(name, {space: "reader"})
+            assert caught.value.param == "name"
+
+    def test_a_namespace_is_shut_within_a_second(
+        self, people: World, admin: Client, acting: Callable[..., Client], space: str
+    ) -> None:
+        writer, guest = acting(**{space: Role.WRITER}), acting(**{space: Role.READER, f"{space}-2": Role.READER})
+        for client in (writer, guest):
+            client.whoami()
+        done = admin.revoke_namespace(space)
+        assert [one.revoked for one in done.lost] == [True, False]
+        time.sleep(SOON_S)
+        with pytest.raises(Unauthenticated):
+            writer.whoami()
+        assert [grant.namespace for grant in guest.whoami().grants] == [f"{space}-2"]
+        with pytest.raises(NotAllowed):
+            guest.revoke_namespace(space)

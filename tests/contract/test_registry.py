@@ -437,7 +437,7 @@ class TestVersions:
         with pytest.raises(InvalidInput, match="neither announced"):
             publish(writer, body.model_copy(update={"upload": other}))
         if world.has_roles:
-            other_writer = world.services.tokens.create(name="another", grants={"*": Role.WRITER}, who=SYSTEM).secret
+            other_writer = world.token(Role.WRITER)
             client = Client(world.url, other_writer)
             with pytest.raises(NotFound, match="upload session"):
                 publish(client, body)

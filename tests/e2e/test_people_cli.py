@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import select
 from support import processes
 from support.adapters import base_registration, save_adapter
-from support.registries import World, served
+from support.registries import World, named_anew, served
 
 from registry.auth.principal import SYSTEM, Role
 from registry.catalog.describe import refresh_document
@@ -132,7 +132,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
-    made = world.services.tokens.create(name="ops", grants={"*": Role.ADMIN}, who=SYSTEM)
+    made = named_anew(world.services.tokens, "ops", {"*": Role.ADMIN}, who=SYSTEM)
     client = Client(world.url, made.secret, cache=tmp_path / "other-cache")
     yield Desk(world, tmp_path, made.secret, client)
     client.close()
@@ -236,10 +236,9 @@ class TestTokens:
         assert re.fullmatch(r"actl_[\w-]{43}", secret)
         assert secret not in done.stderr
         assert "ci-review: writer in team, until " in done.stderr
-        assert desk.ok("whoami", ADAPTERCTL_TOKEN=secret).splitlines()[1:] == [
-            "name      ci-review",
-            "roles     writer in team",
-        ]
+        facts = desk.ok("whoami", ADAPTERCTL_TOKEN=secret).splitlines()[1:]
+        assert [facts[0], facts[2]] == ["name      ci-review", "roles     writer in team"]
+        assert facts[1].split()[1] in done.stderr
         assert desk.ok("whoami", "--format", "quiet", ADAPTERCTL_TOKEN=secret) == "ci-review"
 
     def test_roles_by_namespace(self, desk: Desk) -> None:
@@ -284,6 +283,37 @@ class TestTokens:
         assert "revoked" in desk.refused(5, "whoami", ADAPTERCTL_TOKEN=made["secret"])
         assert {row["id"]: row["state"] for row in desk.json("token", "list")}[made["id"]] == "revoked"
         assert "token list" in desk.refused(3, "token", "revoke", "nobody")
+
+    def test_one_takes_the_place_of_another(self, desk: Desk) -> None:
+        make = ("token", "create", "nightly", "--role", "writer", "--namespace", "night")
+        first = desk.json(*make)
+        assert "--replace" in desk.refused(4, *make)
+        assert "add --replace" in desk.refused(2, *make, "--overlap-hours", "1")
+        second = desk.json(*make, "--replace", "--overlap-hours", "1")
+        assert {row["id"]: row["state"] for row in desk.json("token", "list")}[first["id"]] == "active"
+        third = desk.json(*make, "--replace")
+        states = {row["id"]: row["state"] for row in desk.json("token", "list")}
+        assert [states[token["id"]] for token in (first, second, third)] == ["revoked", "revoked", "active"]
+
+    def test_a_whole_namespace_is_shut(self, desk: Desk) -> None:
+        ours = desk.json("token", "create", "ours", "--role", "writer", "--namespace", "shut")
+        both = desk.json("token", "create", "both", "--grant", "shut=admin", "--grant", "open=reader")
+        assert "--yes" in desk.refused(2, "token", "revoke", "--namespace", "shut")
+        assert "say which" in desk.refused(2, "token", "revoke")
+        done = desk.run("token", "revoke", "--namespace", "shut", "--yes", ADAPTERCTL_TOKEN=both["secret"])
+        assert [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()[1:]] == [
+            [ours["id"], "ours", "writer", "yes"]
+        ]
+        assert f"adapterctl token revoke {both['id']}" in done.stderr
+        assert "act here still: " in done.stderr
+        shown = desk.json("token", "revoke", "--namespace", "shut", "--yes")
+        assert [(one["token"], one["revoked"]) for one in shown["lost"]] == [(both["id"], False)]
+        assert (shown["kept"], shown["everywhere"] > 0) == (None, True)
+        assert "open" in desk.ok("whoami", ADAPTERCTL_TOKEN=both["secret"])
+        told = desk.ok("audit", "--namespace", "shut", "--action", "token.*")
+        assert f"both ({both['id'][:8]})" in told
+        by_token = desk.json("audit", "--token", both["id"])
+        assert [(entry["action"], entry["subject"]) for entry in by_token] == [("token.revoke", ours["id"])]
 
     def test_an_admin_of_a_namespace_gives_out_only_there(self, desk: Desk) -> None:
         admin = desk.world.token(Role.ADMIN, namespace="team")

@@ -269,12 +269,12 @@ class TestSchema0002:
         downgrade(services.db, "0001")
         below = rows_of(services.db)
         assert {row["name"]: (row["role"], row["revoked_at"] is None) for row in below["tokens"]} == {
-            # A role in one namespace would be one in all of them.
-            "ana": ("reader", False),
-            "bo": ("reader", False),
+            # A role in one namespace would be one in all of them, and a worker may write there.
+            "ana": ("", False),
+            "bo": ("", False),
             "ci": ("writer", True),
-            "gpu-1": ("worker", True),
-            "left": ("reader", False),
+            "gpu-1": ("", False),
+            "left": ("", False),
         }
         assert len(below["datasets"]) == 1
         assert len(below["versions"]) == 5
@@ -283,6 +283,17 @@ class TestSchema0002:
         assert len(below["blobs"]) == 6
         services.db.upgrade()
         assert drift(services.db) == []
+        above = {token.name: token for token in services.tokens.list(who=SYSTEM)}
+        assert {name: [(one.namespace, one.role) for one in token.grants] for name, token in above.items()} == {
+            "ana": [],
+            "bo": [],
+            "ci": [("*", "writer")],
+            "gpu-1": [],
+            "left": [],
+        }
+        assert [name for name, token in above.items() if token.revoked_at is None] == ["ci"]
+        # Those that have nothing left are everybody's to see no more than before.
+        assert services.tokens.list(who=OF_ANOTHER) == []
         assert services.catalog.resolve(f"{ADAPTER}@production", who=OF_TEAM).number == 1
         with pytest.raises(NotFound):
             services.artifacts.download(deleted, who=OF_TEAM)

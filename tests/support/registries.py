@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +18,10 @@ from fastapi import FastAPI
 
 from registry.app import create_app
 from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
+from registry.auth.service import Tokens
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.making import Making
+from registry.errors import Conflict
 from registry.queue import NoQueue
 from registry.services import Services, build
 from registry.settings import Settings
@@ -27,6 +30,7 @@ from sdk.client import Client
 from sdk.config import Config
 from sdk.embedded import EmbeddedTransport
 from sdk.schemas.catalog import Publication
+from sdk.schemas.people import NewToken
 from sdk.transport import VERSION, VERSION_HEADER, Transport
 
 #: A lease that a test can see the end of, in seconds.
@@ -96,9 +100,8 @@ class World:
         return Client(self.url, self.token(role, namespace=namespace), cache=cache)
 
     def token(self, role: Role, *, namespace: str = "*") -> str:
-        """Make a token of `role`; return its secret."""
-        grants = {namespace: role}
-        return self.services.tokens.create(name=f"some {role.value}", grants=grants, who=SYSTEM).secret
+        """Make a token of `role`, called "some writer" or "some writer 2"; return its secret."""
+        return named_anew(self.services.tokens, f"some {role.value}", {namespace: role}, who=SYSTEM).secret
 
     def principal(self, role: Role) -> Principal:
         """Whom the services take `writer` or `worker` for, or somebody of another role."""
@@ -127,6 +130,16 @@ class World:
             self.impatient.db.close()
         self.services.db.close()
         self.services.artifacts.storage.close()
+
+
+def named_anew(tokens: Tokens, name: str, grants: Mapping[str, Role], *, who: Principal) -> NewToken:
+    """Make a token with this name, or with a number behind it where one in use has it already."""
+    for number in itertools.count(2):
+        try:
+            return tokens.create(name=name if number == 2 else f"{name} {number - 1}", grants=grants, who=who)
+        except Conflict:
+            continue
+    raise AssertionError("numbers end")
 
 
 @contextmanager

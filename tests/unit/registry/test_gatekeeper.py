@@ -209,7 +209,7 @@ class TestRate:
 
     def test_each_token_has_a_rate_of_its_own(self, tokens: Counting) -> None:
         door = Door(tokens, rate=1)
-        mine, other = secret_of(tokens), secret_of(tokens)
+        mine, other = secret_of(tokens), secret_of(tokens, "other")
         assert [door.ask(mine).status for _ in range(3)] == [200, 200, 429]
         assert door.ask(other).status == 200
 

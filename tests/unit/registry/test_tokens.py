@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from datetime import timedelta
@@ -21,9 +22,13 @@ from sdk.schemas.people import GrantView, NewToken
 TEAM_ADMIN = Principal("ana", {"team": Role.ADMIN, "-": Role.READER}, "t1")
 
 
-def make(db: Database, name: str = "ci", *, days: int | None = None, **grants: Role) -> NewToken:
+#: Names that no other token has.
+NAMES = (f"ci-{number}" for number in itertools.count())
+
+
+def make(db: Database, name: str | None = None, *, days: int | None = None, **grants: Role) -> NewToken:
     """A token of `grants` (namespace=role), given out by an admin of all."""
-    return Tokens(db).create(name=name, grants=grants or {"*": Role.READER}, days=days, who=LOCAL)
+    return Tokens(db).create(name=name or next(NAMES), grants=grants or {"*": Role.READER}, days=days, who=LOCAL)
 
 
 def trail(db: Database) -> list[AuditEntry]:
@@ -51,7 +56,7 @@ def test_the_secret_is_nowhere_at_rest(db: Database, tmp_path: Path) -> None:
 
 
 def test_a_token_says_who_holds_it(db: Database) -> None:
-    made = make(db, team=Role.PROMOTER, other=Role.READER, days=1)
+    made = make(db, "ci", team=Role.PROMOTER, other=Role.READER, days=1)
     assert Tokens(db).check(made.secret) == Principal("ci", {"team": Role.PROMOTER, "other": Role.READER}, made.id)
     (listed,) = Tokens(db).list(who=LOCAL)
     assert (listed.id, listed.name, listed.created_by, listed.revoked_at) == (made.id, "ci", "local", None)

@@ -47,7 +47,7 @@ NAMES = {
     "unprotect_alias", "begin_upload", "ask_parts", "locate_files", "register_dataset", "list_datasets", "locate_dataset",
     "remove_dataset", "submit_job", "list_jobs", "get_job", "read_job_events", "cancel_job", "claim_job", "hold_job",
     "complete_job", "fail_job", "list_evaluations", "trace_lineage", "whoami", "create_token", "list_tokens",
-    "revoke_token", "get_quota", "set_quota", "list_audit", "get_retention", "set_retention", "clear_retention",
+    "revoke_token", "revoke_namespace", "get_quota", "set_quota", "list_audit", "get_retention", "set_retention", "clear_retention",
     "collect_garbage", "search_versions", "sign_manifest", "list_signatures", "healthz", "readyz", "stream_job_events", "read_metrics",
 }  # fmt: skip
 #: Keys of requests that no other has.

@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import update
 from support import processes
 from support.adapters import base_registration
-from support.registries import World, named_anew, served
+from support.registries import World, served
 from support.working import Held, line, progress
 
 from registry.auth.principal import SYSTEM, Role
@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    made = named_anew(world.services.tokens, "ops", {"*": Role.ADMIN}, who=SYSTEM)
+    made = world.services.tokens.create(name="ops", grants={"*": Role.ADMIN}, replace=True, who=SYSTEM)
     client = Client(world.url, made.secret, cache=tmp_path / "other-cache")
     yield Desk(world, tmp_path, client, made.secret)
     client.close()

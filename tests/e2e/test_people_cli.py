@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import select
 from support import processes
 from support.adapters import base_registration, save_adapter
-from support.registries import World, named_anew, served
+from support.registries import World, served
 
 from registry.auth.principal import SYSTEM, Role
 from registry.catalog.describe import refresh_document
@@ -132,7 +132,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
-    made = named_anew(world.services.tokens, "ops", {"*": Role.ADMIN}, who=SYSTEM)
+    made = world.services.tokens.create(name="ops", grants={"*": Role.ADMIN}, replace=True, who=SYSTEM)
     client = Client(world.url, made.secret, cache=tmp_path / "other-cache")
     yield Desk(world, tmp_path, made.secret, client)
     client.close()
@@ -375,7 +375,7 @@ class TestAudit:
         subject = f"{versions}@audited"
         header, last, first = desk.ok("audit", "--subject", subject).splitlines()
         assert header.split() == ["TIME", "ACTOR", "ACTION", "SUBJECT", "CHANGE"]
-        assert re.search(rf"  ops    alias\.set  {subject}  v1→v2, reas", last), last
+        assert re.search(rf"  ops \([0-9a-f]{{8}}\)  alias\.set  {subject}  v1→v2, reas", last), last
         assert first.endswith("-→v1")
         documents = desk.json("audit", "--subject", subject)
         assert [(entry["before"], entry["after"]) for entry in documents] == [
@@ -406,7 +406,7 @@ class TestAudit:
 
 class TestLogin:
     def test_a_token_is_kept_and_says_who_it_is(self, desk: Desk) -> None:
-        made = desk.client.create_token("ci-review", {"team": "writer", "-": "reader"})
+        made = desk.client.create_token("ci-review", {"team": "writer", "-": "reader"}, replace=True)
         done = desk.run("login", f"{desk.world.url}/", "--token-stdin", stdin=f"{made.secret}\n", ADAPTERCTL_TOKEN="")
         assert done.returncode == 0, done.stderr
         assert done.stdout == "ci-review: writer in team, reader in -\n"

@@ -23,7 +23,7 @@ from sdk.schemas.people import GrantView, LostGrant, NewToken, RevocationView, T
 from sdk.schemas.refs import BadNameError, parse_namespace
 
 #: Names under which histories show the registry itself, and logs whoever has no token.
-_OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "adapterctl"})
+_OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})
 #: Names that promise more than the role of a token in some namespaces.
 _ADMINS = frozenset({"admin", "administrator", "root"})
 _MOST_NAME_CHARS = 100
@@ -53,12 +53,12 @@ class Tokens:
         caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
         told from another, Conflict where a token in use has it.
         """
-        _check_name(name, who)
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
         for namespace in grants:
             _check_namespace(namespace)
             _require_admin(who, namespace)
+        _check_name(name, who)
         token_id = secrets.token_hex(8)
         secret = f"actl_{secrets.token_urlsafe(32)}"
         token = Token(

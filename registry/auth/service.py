@@ -112,15 +112,16 @@ class Tokens:
                 everywhere += EVERYWHERE in grants and namespace != EVERYWHERE
                 if namespace not in grants or token.id == who.token_id:
                     continue
-                role = grants[namespace].role
-                if len(grants) == 1:
+                role, last = grants[namespace].role, len(grants) == 1
+                before = {"name": token.name, "role": role}
+                if last:
                     # Its grant stays, for whoever looks up what it was.
                     token.revoked_at = utc_now()
+                    record(session, who, "token.revoke", namespace, token.id, before=before)
                 else:
                     token.grants.remove(grants[namespace])
-                lost.append(LostGrant(token=token.id, name=token.name, role=Role(role).value, revoked=len(grants) == 1))
-                action = "token.revoke" if len(grants) == 1 else "token.narrow"
-                record(session, who, action, namespace, token.id, before={"name": token.name, "role": role})
+                    record(session, who, "token.narrow", namespace, token.id, before=before)
+                lost.append(LostGrant(token=token.id, name=token.name, role=Role(role).value, revoked=last))
         kept = who.token_id if namespace in who.grants else None
         return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
 

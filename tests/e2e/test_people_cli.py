@@ -375,7 +375,7 @@ class TestAudit:
         subject = f"{versions}@audited"
         header, last, first = desk.ok("audit", "--subject", subject).splitlines()
         assert header.split() == ["TIME", "ACTOR", "ACTION", "SUBJECT", "CHANGE"]
-        assert re.search(rf"  ops \([0-9a-f]{{8}}\)  alias\.set  {subject}  v1→v2, reas", last), last
+        assert re.search(rf"  ops \([0-9a-f]{{8}}\)  alias\.set  {versions}@aud\S+  v1→v2, reas", last), last
         assert first.endswith("-→v1")
         documents = desk.json("audit", "--subject", subject)
         assert [(entry["before"], entry["after"]) for entry in documents] == [

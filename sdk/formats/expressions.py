@@ -2,28 +2,20 @@ r"""Regular expressions that a stranger wrote, tried without backtracking and wi
 
 Python's `re` may take a time without bound for a short expression: `(a+)+b` doubles it with each letter. Here an
 expression becomes a set of states that move on together, letter by letter, so the steps are at most letters × states.
-What `re` itself would do with an expression is estimated by `tries`, which refuses all but plain ones.
 
 >>> budget = Budget(10_000)
 >>> Automaton([r"(a+)+b", r"layers\.\d+"]).first("a" * 60, budget) is None
 True
 >>> Automaton([r"(a+)+b", r"layers\.\d+"]).first("layers.12", budget)
 1
->>> tries(r".*\.layers\.\d+\.(q|k)_proj")
-132
->>> tries(r"(a+)+b")
-Traceback (most recent call last):
-sdk.formats.expressions.ExpressionError: it repeats a group
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from math import factorial
-from typing import Any, Final
+from typing import Any
 
 # The library's own parser, so that what is understood here is what `re` understands: public only under a name that warns.
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
@@ -31,18 +23,14 @@ from re import _parser  # type: ignore[attr-defined]  # isort: skip
 
 #: No expression in a configuration comes near.
 MAX_CHARACTERS = 1000
-#: The name for which tries are counted; names of modules have up to about 80 characters.
-NAME_CHARACTERS: Final = 64
-
 _MAX_STATES = 4000
-_MAX_DEPTH = 30
+#: Of groups in one another.
+MAX_DEPTH = 30
 #: States that are kept from one name to the next, all lists of them together.
 _MAX_KEPT = 500_000
 
-_Node = tuple[Any, Any]
-#: One bit for each ASCII character, and one for all others.
-_OTHERS = 1 << 128
-_ALL = (1 << 129) - 1
+#: What it is, by the constants of the library, and what belongs to it.
+Node = tuple[Any, Any]
 
 
 class ExpressionError(ValueError):
@@ -66,137 +54,46 @@ class Budget:
             raise BudgetError
 
 
-@lru_cache(maxsize=1024)
-def _parsed(expression: str) -> list[_Node]:
+@lru_cache(maxsize=64)
+def parsed(expression: str) -> list[Node]:
+    """Return an expression as the library's parser understands it. Raises ExpressionError."""
     if len(expression) > MAX_CHARACTERS:
         raise ExpressionError(f"it is longer than {MAX_CHARACTERS} characters")
+    if _nests_sets(expression):
+        raise ExpressionError("it seems to nest sets of characters")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            parsed = _parser.parse(expression)
+        found = _parser.parse(expression)
     except (re.error, OverflowError, RecursionError) as error:
         raise ExpressionError("it is no regular expression") from error
-    if parsed.state.flags & ~re.UNICODE:
+    if found.state.flags & ~re.UNICODE:
         raise ExpressionError("it sets flags")
-    return list(parsed)
+    return list(found)
 
 
-# --- What `re` would take ---
-
-
-@lru_cache(maxsize=4096)
-def tries(expression: str) -> int:
-    """Return how often `re` may try to go on, at most and roughly, on a name of NAME_CHARACTERS.
-
-    Plain expressions only: single characters and sets, repeated or not, groups that are not repeated, alternatives, and
-    the anchors ^ and $. Raises ExpressionError for all else.
-    """
-    repeats, ways, length = _ways(_parsed(expression), 0)
-    # Positions of so many repetitions, one after the other; each try compares some characters.
-    positions: int = NAME_CHARACTERS**repeats // factorial(repeats)
-    return max(1, positions * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
-
-
-def _ways(nodes: Sequence[_Node], depth: int) -> tuple[int, int, int]:
-    """Return the repetitions without a bound on one way through, the ways otherwise, and the characters on one."""
-    if depth > _MAX_DEPTH:
-        raise ExpressionError("its groups are nested too deeply")
-    repeats, ways, length = 0, 1, 0
-    for position, (op, argument) in enumerate(nodes):
-        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            length += 1
-        elif op is _re.AT and argument in (_re.AT_BEGINNING, _re.AT_END):
-            pass
-        elif op is _re.SUBPATTERN or op is _re.BRANCH:
-            alternatives = argument[1] if op is _re.BRANCH else [_group(argument)]
-            parts = [_ways(list(part), depth + 1) for part in alternatives]
-            repeats += max(part[0] for part in parts)
-            ways *= _overlap(alternatives) * max(part[1] for part in parts)
-            length += max(part[2] for part in parts)
-        elif op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
-            low, high, body = argument
-            if len(body) == 1 and body[0][0] in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-                follows, may_end = _begins(nodes[position + 1 :])
-                # Where what follows can't be what is repeated, or is the end of the name, there is one way to go on.
-                if (may_end and depth) or follows & _letters(body[0]):
-                    spread = min(int(high), NAME_CHARACTERS) - min(int(low), NAME_CHARACTERS)
-                    if spread < 8:
-                        ways *= spread + 1
-                    else:
-                        repeats += 1
-                length += NAME_CHARACTERS
-            elif (int(low), int(high)) == (0, 1):
-                inner = _ways(list(body), depth + 1)
-                repeats, ways, length = repeats + inner[0], ways * 2 * inner[1], length + inner[2]
-            else:
-                raise ExpressionError("it repeats a group")
+def _nests_sets(expression: str) -> bool:
+    """Whether `re` would warn that a set may mean something else one day: "[[", or "--", "&&", "~~" or "||" in a set."""
+    inside = empty = False
+    before = ""
+    letters = iter(expression)
+    for letter in letters:
+        if letter == "\\":
+            next(letters, None)
+            before, empty = "", False
+        elif not inside:
+            inside = empty = letter == "["
+            before = ""
+        elif letter == "[" or (letter in "-&~|" and letter == before):
+            return True
+        elif letter == "]" and not empty:
+            inside = False
         else:
-            raise ExpressionError("it looks ahead or back, refers back, or has parts that are seldom used")
-        # Nothing is won by counting further.
-        if repeats > 6 or ways > 1_000_000:
-            raise ExpressionError("it can be tried in too many ways")
-    return repeats, ways, length
+            # A bracket that comes first, perhaps after ^, does not close the set.
+            empty = empty and letter == "^" and before == ""
+            before = letter
+    return False
 
 
-def _group(argument: Any) -> list[_Node]:
-    _, added, removed, body = argument
-    if added or removed:
-        raise ExpressionError("it sets flags")
-    return list(body)
-
-
-def _overlap(alternatives: Iterable[Iterable[_Node]]) -> int:
-    """Return how many of some alternatives can begin with the same character, at most."""
-    begins = [_begins(list(part)) for part in alternatives]
-    bits = [_ALL if may_end else letters for letters, may_end in begins]
-    return max(1, max(sum(mask >> bit & 1 for mask in bits) for bit in range(129)))
-
-
-def _begins(nodes: Sequence[_Node]) -> tuple[int, bool]:
-    """Return the characters with which a sequence can begin, and whether it can be empty and something else follow."""
-    found = 0
-    for op, argument in nodes:
-        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            return found | _letters((op, argument)), False
-        if op is _re.AT and argument is _re.AT_END:
-            # Nothing comes after it: whatever follows a repetition is not what is repeated.
-            return found, False
-        if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
-            low, _, body = argument
-            letters, may_end = _begins(list(body))
-            may_end = may_end or int(low) == 0
-        elif op is _re.SUBPATTERN:
-            letters, may_end = _begins(list(argument[3]))
-        elif op is _re.BRANCH:
-            parts = [_begins(list(part)) for part in argument[1]]
-            letters, may_end = 0, any(part[1] for part in parts)
-            for part in parts:
-                letters |= part[0]
-        else:
-            letters, may_end = 0, True
-        found |= letters
-        if not may_end:
-            return found, False
-    return found, True
-
-
-@lru_cache(maxsize=1024)
-def _mask(op: Any, argument: Any) -> int:
-    test = _test((op, list(argument) if op is _re.IN else argument))
-    return sum(1 << code for code in range(128) if test(chr(code))) | _OTHERS
-
-
-def _letters(node: _Node) -> int:
-    op, argument = node
-    if op is _re.LITERAL:
-        return 1 << argument if argument < 128 else _OTHERS
-    return _mask(op, tuple(argument) if op is _re.IN else argument)
-
-
-# --- Trying them here ---
-
-
-def _test(node: _Node) -> Callable[[str], bool]:
+def character_test(node: Node) -> Callable[[str], bool]:
     """Return what tells whether one character is meant."""
     op, argument = node
     if op is _re.LITERAL:
@@ -222,7 +119,7 @@ _NOT_CATEGORIES = {
 }
 
 
-def _part(part: _Node) -> Callable[[str], bool]:
+def _part(part: Node) -> Callable[[str], bool]:
     kind, value = part
     if kind is _re.LITERAL:
         return chr(value).__eq__
@@ -241,6 +138,14 @@ def _is_word(text: str, at: int) -> bool:
     return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
 
 
+def group_of(argument: Any) -> list[Node]:
+    """Return what is in a group. Raises ExpressionError for one that sets flags."""
+    _, added, removed, body = argument
+    if added or removed:
+        raise ExpressionError("it sets flags")
+    return list(body)
+
+
 class Automaton:
     """Several expressions as one machine, which says which of them is the first to be all of a text.
 
@@ -257,7 +162,7 @@ class Automaton:
         begins = []
         for number, expression in enumerate(expressions):
             first = len(self._what)
-            begins.append(self._sequence(_parsed(expression), self._add(number, ()), first, 0))
+            begins.append(self._sequence(parsed(expression), self._add(number, ()), first, 0))
         start = tuple(begins)
         if after_dot:
             # (.*\.)? before each.
@@ -364,9 +269,9 @@ class Automaton:
         self._next.append(to)
         return len(self._what) - 1
 
-    def _sequence(self, nodes: Sequence[_Node], after: int, first: int, depth: int) -> int:
+    def _sequence(self, nodes: Sequence[Node], after: int, first: int, depth: int) -> int:
         """Add states for a sequence that goes on at the state `after`; return where it begins."""
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise ExpressionError("its groups are nested too deeply")
         for node in reversed(nodes):
             if len(self._what) - first > _MAX_STATES:
@@ -374,12 +279,12 @@ class Automaton:
             after = self._node(node, after, first, depth)
         return after
 
-    def _node(self, node: _Node, after: int, first: int, depth: int) -> int:
+    def _node(self, node: Node, after: int, first: int, depth: int) -> int:
         op, argument = node
         if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            return self._add(_test(node), (after,))
+            return self._add(character_test(node), (after,))
         if op is _re.SUBPATTERN:
-            return self._sequence(_group(argument), after, first, depth + 1)
+            return self._sequence(group_of(argument), after, first, depth + 1)
         if op is _re.BRANCH:
             parts = [self._sequence(list(part), after, first, depth + 1) for part in argument[1]]
             return self._add(None, tuple(parts))

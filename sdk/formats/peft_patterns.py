@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError, tries
+from sdk.formats.expression_cost import tries
+from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError
 
 __all__ = [
     "Budget",
@@ -43,7 +44,9 @@ SELECTION_KEYS: Final = ("exclude_modules", "target_modules")
 MAX_VALUES: Final = 1024
 #: Of all their names and expressions together.
 MAX_VALUE_CHARACTERS: Final = 64 * 1024
-#: What all expressions of a config may take together on one module's name, as `expressions.tries` counts. At the
+#: Of all expressions of a config together.
+MAX_EXPRESSION_CHARACTERS: Final = 16 * 1024
+#: What all expressions of a config may take together on one module's name, as `expression_cost.tries` counts. At the
 #: 0.1 µs that a try was seen to take, that is a hundredth of a second.
 MAX_TRIES: Final = 100_000
 #: An expression of VALUE_KEYS is tried after each dot of a name.
@@ -80,8 +83,14 @@ def suffixes(name: str) -> Iterator[str]:
 
 def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
     """Find the expressions of a config that it can't hold; values of another kind than PEFT writes are passed over."""
-    left = MAX_TRIES
+    left, characters = MAX_TRIES, 0
     for key, expression, factor in _expressions(config):
+        characters += len(expression)
+        if characters > MAX_EXPRESSION_CHARACTERS:
+            yield Unfit(
+                key, expression, f"it and those before it are longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB"
+            )
+            break
         try:
             left -= tries(expression) * factor
         except ExpressionError as error:

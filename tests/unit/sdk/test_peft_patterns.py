@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.soak import scale
 
-from sdk.formats.expressions import MAX_CHARACTERS, Automaton, Budget, BudgetError, ExpressionError, tries
+from sdk.formats.expression_cost import tries
+from sdk.formats.expressions import MAX_CHARACTERS, Automaton, Budget, BudgetError, ExpressionError
 from sdk.formats.peft_patterns import MAX_TRIES, MAX_VALUES, ModuleValues, Targets, unfit
 
 #: Few letters, so that names and expressions meet often.
@@ -212,6 +213,28 @@ class TestBounds:
         for name in names:
             compiled.fullmatch(name)
         assert (time.thread_time() - started) * most / len(names) < 0.2
+
+    def test_long_expressions_are_weighed_in_a_moment(self) -> None:
+        parts = ["|".join(f"{first}{number}" for number in range(240)) for first in "abcdefghijklmnopqrstuvwxyz"]
+        long = {f"({part}){number}": 4 for number in range(10) for part in parts}
+        started = time.thread_time()
+        assert {found.reason for found in unfit({"rank_pattern": long})} & {
+            "it and those before it are longer than 16 KiB",
+            "trying it, and those before it, takes too long",
+        }
+        assert time.thread_time() - started < 2
+
+    @pytest.mark.parametrize("expression", ["[[a]b]", "[a--b]", "[a&&b]", "[a~~b]", "[a||b]", "[]--a]", "[^]&&a]"])
+    def test_sets_that_may_mean_something_else_one_day_are_refused(self, expression: str) -> None:
+        assert [found.reason for found in unfit({"exclude_modules": expression})] == [
+            "it seems to nest sets of characters"
+        ]
+
+    @pytest.mark.parametrize(
+        "expression", ["a--b", "(a||b)", "[a-c][-a]", r"[\[a]", "[]a]", "[^]]x", "[a^]x--y", r"\[[a]"]
+    )
+    def test_other_sets_are_plain(self, expression: str) -> None:
+        assert not list(unfit({"exclude_modules": expression}))
 
     def test_a_budget_ends(self) -> None:
         values = ModuleValues({f".*{number}.*x": 4 for number in range(50)}, 8, Budget(100_000))

@@ -1,0 +1,129 @@
+r"""What Python's `re` may take to try an expression on a name, estimated from above without trying it.
+
+Only plain expressions have such an estimate: what repeats a group, looks about or refers back may take a time without bound.
+
+>>> tries(r".*\.layers\.\d+\.(q|k)_proj")
+320
+>>> tries(r"(a+)+b")
+Traceback (most recent call last):
+sdk.formats.expressions.ExpressionError: it repeats a group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import factorial
+from typing import Any, Final
+
+from sdk.formats.expressions import MAX_DEPTH, ExpressionError, Node, character_test, group_of, parsed
+
+from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
+
+#: The name for which tries are counted; names of modules have up to about 80 characters.
+NAME_CHARACTERS: Final = 64
+#: One bit for each ASCII character, and one for all others.
+_OTHERS = 1 << 128
+_ALL = (1 << 129) - 1
+
+
+@lru_cache(maxsize=1024)
+def tries(expression: str) -> int:
+    """Return how often `re` may try to go on, at most and roughly, on a name of NAME_CHARACTERS.
+
+    Plain expressions only: single characters and sets, repeated or not, groups that are not repeated, alternatives, and
+    the anchors ^ and $. Raises ExpressionError for all else.
+    """
+    repeats, ways, length = _ways(parsed(expression), 0)
+    # Positions of so many repetitions, one after the other; each try compares some characters.
+    positions: int = NAME_CHARACTERS**repeats // factorial(repeats)
+    return max(1, positions * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
+
+
+def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
+    """Return the repetitions without a bound on one way through, the ways otherwise, and the characters on one."""
+    if depth > MAX_DEPTH:
+        raise ExpressionError("its groups are nested too deeply")
+    repeats, ways, length = 0, 1, 0
+    for position, (op, argument) in enumerate(nodes):
+        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
+            length += 1
+        elif op is _re.AT and argument in (_re.AT_BEGINNING, _re.AT_END):
+            pass
+        elif op is _re.SUBPATTERN or op is _re.BRANCH:
+            alternatives = argument[1] if op is _re.BRANCH else [group_of(argument)]
+            parts = [_ways(list(part), depth + 1) for part in alternatives]
+            repeats += max(part[0] for part in parts)
+            ways *= _overlap(alternatives) * max(part[1] for part in parts)
+            length += max(part[2] for part in parts)
+        elif op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
+            low, high, body = argument
+            if len(body) == 1 and body[0][0] in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
+                follows, may_end = _begins(nodes[position + 1 :])
+                # Where what follows can't be what is repeated, or is the end of the name, there is one way to go on.
+                if (may_end and depth) or follows & _letters(body[0]):
+                    spread = min(int(high), NAME_CHARACTERS) - min(int(low), NAME_CHARACTERS)
+                    if spread < 8:
+                        ways *= spread + 1
+                    else:
+                        repeats += 1
+                length += NAME_CHARACTERS
+            elif (int(low), int(high)) == (0, 1):
+                inner = _ways(list(body), depth + 1)
+                repeats, ways, length = repeats + inner[0], ways * 2 * inner[1], length + inner[2]
+            else:
+                raise ExpressionError("it repeats a group")
+        else:
+            raise ExpressionError("it looks ahead or back, refers back, or has parts that are seldom used")
+        # Nothing is won by counting further.
+        if repeats > 6 or ways > 1_000_000:
+            raise ExpressionError("it can be tried in too many ways")
+    return repeats, ways, length
+
+
+def _overlap(alternatives: Iterable[Iterable[Node]]) -> int:
+    """Return how many of some alternatives can begin with the same character, at most."""
+    begins = [_begins(list(part)) for part in alternatives]
+    bits = [_ALL if may_end else letters for letters, may_end in begins]
+    return max(1, max(sum(mask >> bit & 1 for mask in bits) for bit in range(129)))
+
+
+def _begins(nodes: Sequence[Node]) -> tuple[int, bool]:
+    """Return the characters with which a sequence can begin, and whether it can be empty and something else follow."""
+    found = 0
+    for op, argument in nodes:
+        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
+            return found | _letters((op, argument)), False
+        if op is _re.AT and argument is _re.AT_END:
+            # Nothing comes after it: whatever follows a repetition is not what is repeated.
+            return found, False
+        if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
+            low, _, body = argument
+            letters, may_end = _begins(list(body))
+            may_end = may_end or int(low) == 0
+        elif op is _re.SUBPATTERN:
+            letters, may_end = _begins(list(argument[3]))
+        elif op is _re.BRANCH:
+            parts = [_begins(list(part)) for part in argument[1]]
+            letters, may_end = 0, any(part[1] for part in parts)
+            for part in parts:
+                letters |= part[0]
+        else:
+            letters, may_end = 0, True
+        found |= letters
+        if not may_end:
+            return found, False
+    return found, True
+
+
+@lru_cache(maxsize=128)
+def _mask(op: Any, argument: Any) -> int:
+    test = character_test((op, list(argument) if op is _re.IN else argument))
+    return sum(1 << code for code in range(128) if test(chr(code))) | _OTHERS
+
+
+def _letters(node: Node) -> int:
+    op, argument = node
+    if op is _re.LITERAL:
+        return 1 << argument if argument < 128 else _OTHERS
+    return _mask(op, tuple(argument) if op is _re.IN else argument)

@@ -9,10 +9,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 
 from registry import openapi
 from registry.artifacts import views as artifacts
@@ -23,6 +27,7 @@ from registry.bodies import StrictBodies
 from registry.catalog import views as catalog
 from registry.catalog.hot import HotResolve
 from registry.datasets import views as datasets
+from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
 from registry.health import add_health
 from registry.http import VERSION, SayVersion, install_error_handlers
@@ -32,8 +37,11 @@ from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.metrics import views as metrics
+from registry.metrics.service import Metrics
 from registry.queue import Queue
 from registry.quotas import views as quotas
+from registry.readonly.middleware import KeepReadOnly
+from registry.refusals import REFUSALS
 from registry.removal import views as removal
 from registry.search import views as search
 from registry.services import build
@@ -42,6 +50,11 @@ from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
+
+#: How often a process adds what it refused to what is counted, in seconds.
+_KEEP_REFUSALS_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 #: Every room that answers requests.
 ROOMS = (
@@ -70,7 +83,11 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
-            yield
+            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop everybody.
+            document = asyncio.create_task(run_in_threadpool(app.openapi))
+            async with _keeping_refusals(services.metrics):
+                yield
+            document.cancel()
 
     app = FastAPI(
         lifespan=sweeping,
@@ -88,10 +105,12 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)
     app.add_middleware(StrictBodies, besides=BLOBS_PATH)
     app.add_middleware(HotResolve, lookups=services.lookups)
+    app.add_middleware(KeepReadOnly, switch=services.read_only)
     app.add_middleware(
         Gatekeeper,
         tokens=None if settings.auth == "none" else services.tokens,
         rate_limit_per_s=settings.rate_limit_per_s,
+        failed_logins_per_minute=settings.failed_logins_per_minute,
         besides=BLOBS_PATH,
     )
     app.add_middleware(SayVersion)
@@ -102,3 +121,30 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app.include_router(metrics.router)
     add_health(app, services)
     return app
+
+
+@asynccontextmanager
+async def _keeping_refusals(metrics: Metrics) -> AsyncIterator[None]:
+    """Add what this process refuses to the counters that all share, every few seconds and at its end."""
+
+    async def keep() -> None:
+        counted = REFUSALS.drain()
+        if not counted:
+            return
+        try:
+            await run_in_threadpool(metrics.add_refusals, counted)
+        except (RegistryError, SQLAlchemyError) as error:
+            REFUSALS.restore(counted)
+            _log.debug("refusals are counted later: %s", type(error).__name__)
+
+    async def keep_on() -> None:
+        while True:
+            await asyncio.sleep(_KEEP_REFUSALS_S)
+            await keep()
+
+    keeping = asyncio.create_task(keep_on(), name="refusals")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await keep()

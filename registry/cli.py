@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +18,13 @@ from registry.db import Database
 from registry.errors import Invalid, RegistryError, Unavailable
 from registry.settings import Settings
 
+if TYPE_CHECKING:
+    from registry.serving.limits import Limits
+
+#: What a server process opens beside its connections: the database, the store, its own libraries.
+_OTHER_FILES = 300
+#: Characters of a reason to be read-only.
+_MAX_REASON = 1000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -47,6 +57,9 @@ def serve(host: str, port: int, workers: int) -> None:
     """
     import uvicorn
 
+    from registry.serving.limits import Limits
+    from registry.serving.protocol import BoundedHttp
+
     os.environ.setdefault("REGISTRY_PUBLIC_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")  # noqa: S104
     settings = Settings.from_env()
     if settings.auth == "none" and host not in _LOOPBACK:
@@ -54,8 +67,10 @@ def serve(host: str, port: int, workers: int) -> None:
             "REGISTRY_AUTH=none is for loopback only; bind to 127.0.0.1 or set REGISTRY_AUTH=token",
             param="REGISTRY_AUTH",
         )
+    limits = Limits.of(settings)
     _database_of(settings).require_current()
     _require_free(host, port)
+    limits = _within_files(limits)
     uvicorn.run(
         "registry.cli:app_from_env",
         factory=True,
@@ -63,7 +78,13 @@ def serve(host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]
+        # No other protocol than the one that is bounded.
+        ws="none",
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
+        # Who is asking is said by the connection, and by a proxy only where the settings name it.
+        proxy_headers=bool(limits.trusted),
+        forwarded_allow_ips=[str(network) for network in limits.trusted],
         # Request lines of blob routes hold signatures, which are credentials.
         access_log=False,
         log_level="info",
@@ -82,6 +103,25 @@ def app_from_env() -> Any:
     collect()
     freeze()
     return app
+
+
+def _within_files(limits: Limits) -> Limits:
+    """Let this process and its children open as many files as its connections need, or lower the limit to what it may.
+
+    A server that runs out of files can neither accept a connection nor open its database.
+    """
+    beside = limits.reserve + _OTHER_FILES
+    wanted = limits.connections + beside
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limits
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return limits
+    possible = max(1, allowed - beside)
+    click.echo(f"{possible} connections instead of {limits.connections}: the system allows {hard} open files", err=True)
+    return replace(limits, connections=possible)
 
 
 def _require_free(host: str, port: int) -> None:
@@ -202,6 +242,34 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
         click.echo(json.dumps(tokens.revoke_namespace(namespace, who=SYSTEM).model_dump(mode="json"), indent=2))
 
 
+@cli.command(name="read-only")
+@click.argument("to", type=click.Choice(["on", "off", "show"]))
+@click.option("--reason", default="an emergency", show_default=True, help="What whoever is refused is told.")
+def read_only(to: str, reason: str) -> None:
+    """Let nothing be changed for now, on every server within a second; reading goes on.
+
+    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold by their heartbeats, and
+    are given no new ones; nothing is queued again. A result waits as long as its worker has patience, and a job that
+    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one process.
+
+    \b
+    Example:
+      adapter-registry read-only on --reason "moving the database"
+    """
+    from registry.auth.principal import SYSTEM
+    from registry.readonly.service import ReadOnlySwitch
+
+    if len(reason) > _MAX_REASON:
+        raise Invalid(f"the reason is longer than {_MAX_REASON} characters; shorten it", param="reason")
+    switch = ReadOnlySwitch(_database())
+    if to == "on":
+        switch.turn_on(reason=reason, who=SYSTEM)
+    elif to == "off":
+        switch.turn_off(who=SYSTEM)
+    found = switch.reason()
+    click.echo("off" if found is None else f"on: {found}")
+
+
 @cli.command()
 @click.option("--once", is_flag=True, help="Look once, print what was found as JSON, and end.")
 def reconcile(once: bool) -> None:
@@ -256,6 +324,8 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
 
     services = build(_settings_at_home())
     services.db.require_current()
+    if not dry_run:
+        services.read_only.require_off()
     request = GcRequest(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
     report = services.removal.collect(request=request, who=SYSTEM)
     click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
@@ -315,7 +385,7 @@ def main() -> None:
         cli(standalone_mode=False)
     except RegistryError as error:
         click.echo(f"error: {error.message}", err=True)
-        sys.exit({"unavailable": 9, "not_found": 3}.get(error.code.value, 2))
+        sys.exit({"unavailable": 9, "read_only": 9, "not_found": 3}.get(error.code.value, 2))
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -8,7 +8,8 @@
     │   ├── InvalidRef      a ref outside the grammar
     │   ├── InvalidBase     a base without usable weights
     │   ├── InvalidData     a dataset that can't be trained or scored on
-    │   └── TooLarge        a body that is longer than any that is read
+    │   ├── TooLarge        a body that is longer than any that is read
+    │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
     ├── Conflict            another state than the caller assumed
     │   └── StaleAttempt    a worker that no longer holds its job
@@ -16,8 +17,10 @@
     ├── Forbidden           a token whose role does not allow it
     │   └── QuotaExceeded   a namespace that has all that it may have
     ├── Verification        bytes or structure that are not what they must be
+    ├── TooSlow             a request that did not come in in time
     └── Unavailable         storage, database or broker can't be reached, or a disk is full
-        └── RateLimited     more requests than this token may send
+        ├── RateLimited     more requests than this token may send
+        └── ReadOnly        a change while the registry takes none
 
 Each class has one code; `STATUS` says which HTTP status a code becomes. A test holds the two together.
 """
@@ -43,7 +46,10 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.VERIFICATION: 422,
     ErrorCode.QUOTA_EXCEEDED: 403,
     ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.READ_ONLY: 503,
     ErrorCode.TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.TIMEOUT: 408,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.INTERNAL: 500,
 }
@@ -110,6 +116,12 @@ class TooLarge(Invalid):
     code = ErrorCode.TOO_LARGE
 
 
+class WrongMediaType(Invalid):
+    """A body that is not called JSON."""
+
+    code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
+
+
 class NotFound(RegistryError):  # noqa: N818
     """Nothing of that name."""
 
@@ -152,6 +164,12 @@ class Verification(RegistryError):  # noqa: N818
     code = ErrorCode.VERIFICATION
 
 
+class TooSlow(RegistryError):  # noqa: N818
+    """A request that did not come in in time."""
+
+    code = ErrorCode.TIMEOUT
+
+
 class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
@@ -169,3 +187,11 @@ class RateLimited(Unavailable):
     """More requests than this token may send."""
 
     code = ErrorCode.RATE_LIMITED
+
+
+class ReadOnly(Unavailable):
+    """A change while the registry takes none."""
+
+    code = ErrorCode.READ_ONLY
+    #: An emergency lasts longer than a moment.
+    retry_after_s = 30

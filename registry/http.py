@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
@@ -14,13 +15,16 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth.principal import Principal
-from registry.errors import STATUS, RegistryError, Unavailable
+from registry.bodies import PARSED, Parsed, sized
+from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
+from registry.refusals import REFUSALS
 from registry.services import Services
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 
@@ -34,8 +38,10 @@ _SAYS = {
     401: "No token, or one that is unknown, expired or revoked.",
     403: "The token's role does not allow this there, or a quota is used up.",
     404: "Nothing of that name, or nothing that the token may see.",
+    408: "A request that did not come in in time.",
     409: "Another state than the request assumes.",
     413: "A body that is longer than any that is read.",
+    415: "A body that is not called `application/json`.",
     422: "A value that no rule accepts, or bytes that are not what they must be.",
     429: "More requests than this token may send.",
     500: "A fault of the server; its log has the details.",
@@ -112,9 +118,54 @@ def written(answer: BaseModel, status: int) -> Response:
     return Response(answer.model_dump_json(by_alias=True), status, media_type="application/json")
 
 
+#: Faults of a body that are still told one by one. To write half a million of them down takes seconds.
+_TOLD_FAULTS = 1000
+
+
+class _CheckedRequest(Request):
+    """A request whose body is what was checked, and nothing that is read again."""
+
+    async def json(self) -> Any:
+        return self.scope[PARSED].value
+
+
+class StrictRoute(APIRoute):
+    """A route that takes the value of `body` from the strict parser, and checks it against its type once."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's way to let a route read requests differently."""
+        handle = super().get_route_handler()
+        taken = get_type_hints(self.endpoint, include_extras=True).get("body")
+        checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
+
+        async def strictly(request: Request) -> Response:
+            parsed: Parsed | None = request.scope.get(PARSED)
+            if parsed is None or checker is None:
+                return await handle(request)
+            # What FastAPI is given is an instance of the type already, so it checks nothing more.
+            checked = await sized(parsed.size_bytes, _checked, checker, parsed.value)
+            request.scope[PARSED] = parsed._replace(value=checked)
+            return await handle(_CheckedRequest(request.scope, request.receive))
+
+        return strictly
+
+
+def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return checker.validate_python(value)
+    except ValidationError as error:
+        if error.error_count() > _TOLD_FAULTS:
+            raise Invalid(
+                f"the body breaks its schema in {error.error_count()} places; see /docs for it, and send less at once to "
+                "be told where"
+            ) from None
+        faults = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
+
+
 def room(path: str, tag: str) -> APIRouter:
     """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
-    return APIRouter(prefix=f"/api/v1{path}", tags=[tag], responses=ERRORS)
+    return APIRouter(prefix=f"/api/v1{path}", tags=[tag], responses=ERRORS, route_class=StrictRoute)
 
 
 class SayVersion:
@@ -134,10 +185,18 @@ class SayVersion:
         await self._app(scope, receive, say if scope["type"] == "http" else send)
 
 
+def _patterns(app: FastAPI) -> list[tuple[re.Pattern[str], list[str]]]:
+    """Every path that is documented, as a pattern, and its methods; made once."""
+    found: list[tuple[re.Pattern[str], list[str]]] | None = getattr(app.state, "patterns", None)
+    if found is None:
+        found = [(compile_path(path)[0], list(methods)) for path, methods in app.openapi()["paths"].items()]
+        app.state.patterns = found
+    return found
+
+
 def _documented_methods(request: Request) -> str:
     """The methods of all routes that a path is one of."""
-    paths = request.app.openapi()["paths"].items()
-    found = [methods for path, methods in paths if compile_path(path)[0].match(request.url.path)]
+    found = [methods for pattern, methods in _patterns(request.app) if pattern.match(request.url.path)]
     return ", ".join(sorted({method.upper() for methods in found for method in methods}))
 
 
@@ -146,11 +205,23 @@ def _reply(status: int, code: ErrorCode, message: str, param: str | None = None)
     return JSONResponse(body.model_dump(), status_code=status)
 
 
+def _note_forbidden(request: Request, error: Forbidden) -> None:
+    who: Principal | None = request.scope.get("principal")
+    name, token_id = ("nobody", None) if who is None else (who.name, who.token_id)
+    # The path without its query, which may hold a signature.
+    asked = f"{request.method} {request.url.path[:200]!a}"
+    REFUSALS.note(
+        "forbidden", f"{token_id}", "%s was refused to %a (token %s): %s", asked, name, token_id, error.message
+    )
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Let every error leave as `{"error": {"code", "message", "param"}}`."""
 
     @app.exception_handler(RegistryError)
-    async def _refused(_request: Request, error: RegistryError) -> JSONResponse:
+    async def _refused(request: Request, error: RegistryError) -> JSONResponse:
+        if isinstance(error, Forbidden):
+            _note_forbidden(request, error)
         return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)

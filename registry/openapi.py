@@ -35,7 +35,8 @@ to do next, and `param` the field that it is about.
 
 **Lists** come in pages: `next` of a page is the `cursor` of the one after it, and null on the last.
 
-**Bodies** are JSON in UTF-8 and strict: unknown fields, coerced types, NaN and keys that stand twice are refused.
+**Bodies** are JSON in UTF-8, sent as `application/json`, and strict: unknown fields, coerced types, NaN and keys that stand
+twice are refused.
 
 **Files** do not pass through the API. `POST /uploads` says where each is to be sent with PUT, and which are stored already;
 `GET /manifests/{digest}/files` says where each is fetched from.

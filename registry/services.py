@@ -27,6 +27,7 @@ from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
+from registry.jobs.watchers import Watchers
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.lookups import Lookups
@@ -34,6 +35,7 @@ from registry.metrics.service import Metrics
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
+from registry.readonly.service import ReadOnlySwitch
 from registry.removal.service import Removal
 from registry.search.service import Search
 from registry.settings import Settings
@@ -66,6 +68,8 @@ class Services:
     claims: Claims
     checkpoints: Checkpoints
     workers: Workers
+    watchers: Watchers
+    read_only: ReadOnlySwitch
     reconciler: Reconciler
     metrics: Metrics
     evaluations: Evaluations
@@ -96,6 +100,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None)
     claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
     workers = Workers(db)
+    read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
     return Services(
         settings=settings,
@@ -117,7 +122,9 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         claims=claims,
         checkpoints=checkpoints,
         workers=workers,
-        reconciler=Reconciler(db, claims, jobs, checkpoints, workers),
+        watchers=Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token),
+        read_only=read_only,
+        reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only),
         metrics=Metrics(db, workers),
         evaluations=evaluations,
         search=Search(db),

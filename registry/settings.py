@@ -40,7 +40,21 @@ _NUMBERS = {
     "storage_stall_s": float,
     "gc_statement_s": float,
     "migration_s": float,
+    "max_connections": int,
+    "max_connections_per_address": int,
+    "max_head_bytes": int,
+    "max_headers": int,
+    "max_url_bytes": int,
+    "head_timeout_s": float,
+    "body_grace_s": float,
+    "min_bytes_per_s": float,
+    "keep_alive_s": float,
+    "failed_logins_per_minute": int,
+    "max_streams": int,
+    "max_streams_per_token": int,
 }
+#: Where 0 means: no limit, or never.
+_MAY_BE_ZERO = ("rate_limit_per_s", "reconcile_s", "min_bytes_per_s")
 #: Of what S3 takes in one request.
 _LEAST_PART_BYTES, _MOST_PART_BYTES = 5 * 1024**2, 5 * 1024**3
 
@@ -104,6 +118,29 @@ class Settings:
     checkpoint_hours: float = 168.0
     #: Requests that one token may send in a second to one server process, twice as many at once; 0: no limit.
     rate_limit_per_s: float = 0.0
+    #: Connections of one server process, in all and from one address.
+    max_connections: int = 2000
+    max_connections_per_address: int = 256
+    #: Of a request's line and headers together, in bytes; how many headers; and the URL alone, in bytes.
+    max_head_bytes: int = 32 * 1024
+    max_headers: int = 100
+    max_url_bytes: int = 16 * 1024
+    #: How long a request's headers may take to come in, in seconds.
+    head_timeout_s: float = 10.0
+    #: How long a body may take to begin, in seconds, and how fast it must come from then on; 0: as slowly as it likes.
+    body_grace_s: float = 10.0
+    min_bytes_per_s: float = 1024.0
+    #: How long a connection on which nothing is asked is kept, in seconds.
+    keep_alive_s: float = 5.0
+    #: Addresses and networks, separated by commas, of proxies whose `X-Forwarded-For` says who is asking.
+    trusted_proxies: str | None = None
+    #: Wrong tokens that one address may send in a minute before its failures are answered with 429.
+    failed_logins_per_minute: int = 20
+    #: Streams and long polls of one server process, in all and of one token.
+    max_streams: int = 1000
+    max_streams_per_token: int = 32
+    #: Whether this process changes nothing, whatever the switch in the database says.
+    read_only: bool = False
     #: Home folder of an embedded registry; None behind HTTP.
     embedded_home: str | None = None
 
@@ -147,6 +184,9 @@ class Settings:
                 raise Invalid(
                     f"{variable}={given[name]!r} is none of {', '.join(choices)}; set it to one of them", param=variable
                 )
+        if given.get("read_only", "0") not in ("0", "1"):
+            raise Invalid("REGISTRY_READ_ONLY is neither 0 nor 1; set it to one of them", param="REGISTRY_READ_ONLY")
+        read_only = given.pop("read_only", "0") == "1"
         numbers: dict[str, float] = {}
         for name, kind in _NUMBERS.items():
             if name in given:
@@ -155,9 +195,7 @@ class Settings:
                     number = kind(given.pop(name))
                 except ValueError:
                     raise Invalid(f"{variable} is no number; set it to one", param=variable) from None
-                # A limit of nothing is none.
-                least_is_zero = name in ("rate_limit_per_s", "reconcile_s")
-                if not (0 < number < math.inf or (least_is_zero and number == 0)):
+                if not (0 < number < math.inf or (name in _MAY_BE_ZERO and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number
         if not _LEAST_PART_BYTES <= numbers.get("part_bytes", _LEAST_PART_BYTES) <= _MOST_PART_BYTES:
@@ -165,4 +203,4 @@ class Settings:
                 "REGISTRY_PART_BYTES is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between",
                 param="REGISTRY_PART_BYTES",
             )
-        return cls(**given, **numbers)  # type: ignore[arg-type]
+        return cls(**given, **numbers, read_only=read_only)  # type: ignore[arg-type]

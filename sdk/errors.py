@@ -9,7 +9,8 @@
     │   ├── InvalidData                      a dataset that is empty, of unknown shape, or has bad rows
     │   ├── InvalidTargets
     │   ├── InvalidBase
-    │   └── TooLarge                         a request that is longer than any that is read
+    │   ├── TooLarge                         a request that is longer than any that is read
+    │   └── UnsupportedMediaType             a request whose body is not called JSON
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
     │   └── StaleAttempt
@@ -22,7 +23,8 @@
     ├── TimedOut                    exit 8
     └── Unavailable                 exit 9   no server, no storage, full disk, missing extra
         ├── Incompatible                     client and server too far apart
-        └── RateLimited                      more requests than this token may send
+        ├── RateLimited                      more requests than this token may send
+        └── ReadOnly                         a change while the registry takes none
 
 >>> raise_for("not_found", "there is no adapter 'x'")
 Traceback (most recent call last):
@@ -101,6 +103,12 @@ class TooLarge(InvalidInput):
     """A request that is longer than any that is read."""
 
     code = ErrorCode.TOO_LARGE
+
+
+class UnsupportedMediaType(InvalidInput):
+    """A request whose body is not called JSON."""
+
+    code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
 
 
 class NotFound(AdapterctlError):  # noqa: N818
@@ -190,6 +198,12 @@ class RateLimited(Unavailable):
     """More requests than this token may send."""
 
     code = ErrorCode.RATE_LIMITED
+
+
+class ReadOnly(Unavailable):
+    """A change while the registry takes none: an admin has made it read-only."""
+
+    code = ErrorCode.READ_ONLY
 
 
 def _all(root: type[AdapterctlError]) -> list[type[AdapterctlError]]:

@@ -1,4 +1,4 @@
-"""The door of the API: who is asking, before anything else of a request is read; and how often they may ask."""
+"""The door of the API: who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from registry.auth.failures import FailedLogins
 from registry.auth.principal import LOCAL, Principal
 from registry.auth.service import Tokens, secret_digest
 from registry.errors import RateLimited, RegistryError, Unauthenticated
+from registry.refusals import REFUSALS
+from registry.serving.addresses import neighbourhood
 
 #: How long an answer of the database on a token is believed, in seconds: so soon does a revoked one fail everywhere.
 TRUST_S = 0.5
@@ -19,6 +22,24 @@ TRUST_S = 0.5
 _MOST = 10_000
 
 _PREFIX = "/api/v1/"
+#: The one address outside the API that wants a token.
+_METRICS = "/metrics"
+
+
+class _TooManyFailuresError(RateLimited):
+    """A wrong token from an address that has sent too many."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(
+            "too many wrong tokens came from this address, and this is another; set ADAPTERCTL_TOKEN to one that is valid, "
+            f"then try again in {wait_s:.0f} s"
+        )
+        self._wait_s = wait_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When it is worth another try."""
+        return {"Retry-After": str(round(self._wait_s + 0.5))}
 
 
 class Gatekeeper:
@@ -34,6 +55,7 @@ class Gatekeeper:
         tokens: Tokens | None,
         rate_limit_per_s: float,
         besides: str,
+        failed_logins_per_minute: int = 20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -41,6 +63,7 @@ class Gatekeeper:
         self._rate = rate_limit_per_s
         self._besides = f"{besides}/"
         self._clock = clock
+        self._failures = FailedLogins(per_minute=failed_logins_per_minute, clock=clock)
         self._known: dict[str, tuple[float, Principal]] = {}
         #: Token's id to what is left of its requests, and when that was counted.
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -48,7 +71,8 @@ class Gatekeeper:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
+        guarded = path == _METRICS or (path.startswith(_PREFIX) and not path.startswith(self._besides))
+        if scope["type"] != "http" or not guarded:
             await self._app(scope, receive, send)
             return
         try:
@@ -74,11 +98,30 @@ class Gatekeeper:
         known = self._known.get(key)
         if known is not None and now - known[0] < TRUST_S:
             return known[1]
-        principal = await run_in_threadpool(tokens.check, secret)
+        if not secret:
+            return tokens.check(None)
+        principal = await self._look_up(scope, tokens, secret, key)
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key] = (now, principal)
         return principal
+
+    async def _look_up(self, scope: Scope, tokens: Tokens, secret: str, key: str) -> Principal:
+        """Ask the database who holds a secret. Raises Unauthenticated, or RateLimited after too many failures."""
+        client = scope.get("client")
+        address = neighbourhood(client[0]) if client else "unknown"
+        try:
+            if self._failures.has_failed(address, key):
+                raise Unauthenticated("the token has failed before")
+            async with self._failures.turn(address):
+                return await run_in_threadpool(tokens.check, secret)
+        except Unauthenticated:
+            wait_s = self._failures.wait_s(address)
+            self._failures.note(address, key)
+            REFUSALS.note("log_in", address, "a token was refused: address=%s token=%s", address, _shown(secret))
+            if wait_s > 0:
+                raise _TooManyFailuresError(wait_s) from None
+            raise
 
     def _wait_s(self, principal: Principal) -> float:
         """Take one request from the token's bucket; return how long to wait where it is empty."""
@@ -103,6 +146,13 @@ class Gatekeeper:
 
 def _answer(error: RegistryError, headers: dict[str, str]) -> JSONResponse:
     return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=headers)
+
+
+def _shown(secret: str) -> str:
+    """As much of a secret as tells tokens apart and is of no use to anybody."""
+    if secret.startswith("actl_") and len(secret) > 20 and secret.isascii():
+        return ascii(f"{secret[:9]}…")
+    return "of another form"
 
 
 def _bearer(scope: Scope) -> str:

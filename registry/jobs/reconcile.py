@@ -16,6 +16,7 @@ from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
+from registry.readonly.service import ReadOnlySwitch
 
 #: Held by the one process that sweeps.
 LEADER_LOCK = 0x6164617073776570
@@ -26,21 +27,36 @@ _log = logging.getLogger(__name__)
 class Reconciler:
     """Sweeps. Several at once do no harm, since each move is conditional; one is enough."""
 
-    def __init__(self, db: Database, claims: Claims, jobs: Jobs, checkpoints: Checkpoints, workers: Workers) -> None:
+    def __init__(
+        self,
+        db: Database,
+        claims: Claims,
+        jobs: Jobs,
+        checkpoints: Checkpoints,
+        workers: Workers,
+        read_only: ReadOnlySwitch,
+    ) -> None:
         self._db = db
         self._claims = claims
         self._jobs = jobs
         self._checkpoints = checkpoints
         self._workers = workers
+        self._read_only = read_only
 
     def sweep(self) -> dict[str, int]:
-        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each."""
-        return {
-            "requeued": self._claims.requeue_expired(),
-            "announced": self._jobs.remind(),
-            "expired_checkpoints": self._checkpoints.expire(),
-            "forgotten_workers": self._workers.forget(),
+        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each.
+
+        Nothing of it is done while the registry is read-only.
+        """
+        steps = {
+            "requeued": self._claims.requeue_expired,
+            "announced": self._jobs.remind,
+            "expired_checkpoints": self._checkpoints.expire,
+            "forgotten_workers": self._workers.forget,
         }
+        if self._read_only.reason() is not None:
+            return dict.fromkeys(steps, 0)
+        return {name: step() for name, step in steps.items()}
 
     def run(self, *, every_s: float, stop: threading.Event) -> None:
         """Sweep every so many seconds while this process leads, until `stop` is set. Nothing that fails ends it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from fastapi import Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from registry.auth.principal import Principal
 from registry.errors import RegistryError
@@ -55,9 +57,20 @@ _EVENT = {
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events."""
+    """Server-sent events. However the request ends, `leave` is called, also where nothing of it was sent."""
 
     media_type = "text/event-stream"
+
+    #: Set by the view: FastAPI reads the constructor's signature.
+    leave: Callable[[], None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self.leave is not None:
+                self.leave()
 
 
 @router.get("/{job_id}/events")
@@ -73,7 +86,9 @@ async def read_job_events(
 ) -> list[Event]:
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
-    with tail_of(services.db).watch(job_id) as bell:
+    # Who does not wait is counted by no one.
+    counted = services.watchers.entered(who) if wait_s else nullcontext()
+    with counted, tail_of(services.db).watch(job_id) as bell:
         while True:
             bell.silence()
             found, state = await run_in_threadpool(
@@ -130,7 +145,9 @@ async def stream_job_events(
     # What is refused is so before the stream begins.
     await run_in_threadpool(events.read, services.db, job_id=job_id, after=after, limit=1, who=who)
     deadline = None if for_s is None else time.monotonic() + for_s
-    return EventStream(_stream(reader, deadline), headers=_HEADERS)
+    stream = EventStream(_stream(reader, deadline), headers=_HEADERS)
+    stream.leave = services.watchers.enter(who)
+    return stream
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -15,7 +15,8 @@ from registry.auth.principal import SYSTEM
 from registry.db import Database, utc_now
 from registry.jobs.models import Job
 from registry.jobs.workers import QUEUES, Workers
-from registry.metrics.models import BUCKETS_S, Counter
+from registry.metrics.models import BUCKETS_S, Counter, count
+from registry.refusals import WHYS
 from sdk.schemas.jobs import JobKind, JobState
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         return generate_latest(registry)
+
+    def add_refusals(self, counted: Mapping[str, int]) -> None:
+        """Add what a process has refused since the last time, by reason."""
+        with self._db.write() as session:
+            for why, number in counted.items():
+                count(session, "refused", number, why=why)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics one by one, as a collector of `prometheus_client` gives them."""
@@ -127,7 +134,15 @@ def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator
         finished.add_metric([labels["kind"], labels["state"], labels["reason"]], value)
     losses = CounterMetricFamily("adapterctl_lease_losses", "Attempts that ended because their worker fell silent.")
     losses.add_metric([], sum(value for _, value in counters.get("lease_losses", [])))
-    yield from (attempts, finished, losses)
+    refused = CounterMetricFamily(
+        "adapterctl_requests_refused",
+        "Requests and connections that were refused before a route was asked, or for want of a role.",
+        labels=["why"],
+    )
+    by_why = {labels["why"]: value for labels, value in counters.get("refused", [])}
+    for why in WHYS:
+        refused.add_metric([why], by_why.get(why, 0))
+    yield from (attempts, finished, losses, refused)
 
 
 def _durations(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Metric:

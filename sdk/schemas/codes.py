@@ -28,7 +28,8 @@ def explain_validation(errors: list[Any]) -> tuple[str, str | None]:
     parts = []
     first: str | None = None
     for error in errors[:5]:
-        where = ".".join(str(piece) for piece in error["loc"] if piece not in ("body", "query"))
+        # Names of fields come from whoever sent them, and may be as long as a whole body.
+        where = ".".join(str(piece)[:100] for piece in error["loc"][:12] if piece not in ("body", "query"))
         if first is None and where:
             first = where
         message = error["msg"].removeprefix("Value error, ")

@@ -37,15 +37,19 @@ class ErrorCode(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     #: More requests than this token may send.
     RATE_LIMITED = "rate_limited"
+    #: The registry takes no changes for now: an admin has made it read-only.
+    READ_ONLY = "read_only"
     #: A body that is longer than any that is read.
     TOO_LARGE = "too_large"
+    #: A body that is not called JSON.
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     #: A job ended without a result.
     JOB_FAILED = "job_failed"
     #: A job was cancelled.
     JOB_CANCELLED = "job_cancelled"
     #: Bytes, structure or signature are not what they must be.
     VERIFICATION = "verification"
-    #: It took longer than the caller allows.
+    #: It took longer than the caller allows, or a request came in more slowly than the server waits for.
     TIMEOUT = "timeout"
     #: A server, a storage, a disk or an installed extra is missing.
     UNAVAILABLE = "unavailable"

@@ -25,6 +25,7 @@ from registry.jobs import events as stored
 from registry.jobs import watching
 from registry.jobs.models import Job, Worker
 from registry.jobs.tail import LOOK_S, TICK_S
+from registry.jobs.watchers import Watchers
 from sdk.client import Client
 from sdk.objects import Job as SdkJob
 from sdk.schemas.events import Event, NewEvent, Progress
@@ -351,3 +352,50 @@ class TestStream:
         held.fail()
         found = [message.data["message"] for message in read(http, job.id) if message.kind == "log"]
         assert found == [str(number) for number in range(50)]
+
+
+class TestHowMany:
+    """Each who watches holds a connection and asks the database: so many of a token, and so many in all."""
+
+    @pytest.fixture
+    def few(self, people: World, monkeypatch: pytest.MonkeyPatch) -> Watchers:
+        watchers = people.services.watchers
+        monkeypatch.setattr(watchers, "_most_of_token", 2)
+        monkeypatch.setattr(watchers, "_most", 3)
+        return watchers
+
+    def test_a_token_watches_so_many_at_once_and_another_may_still(
+        self, people: World, job: SdkJob, http: httpx.Client, acting: Callable[..., Client], space: str, few: Watchers
+    ) -> None:
+        stream, poll = f"/api/v1/jobs/{job.id}/events/stream", f"/api/v1/jobs/{job.id}/events"
+        other = acting(**{space: Role.READER})
+        with http.stream("GET", stream) as one, http.stream("GET", stream) as two:
+            # Both have begun.
+            assert next(one.iter_bytes())
+            assert next(two.iter_bytes())
+            for path in (stream, f"{poll}?after=1000000&wait_s=5"):
+                answer = http.get(path)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+                assert answer.headers["retry-after"] == "1"
+            # Who does not wait holds nothing.
+            assert http.get(poll).status_code == 200
+            with bare_http(people.url, other.config.token or "") as theirs, theirs.stream("GET", stream) as third:
+                assert next(third.iter_bytes())
+                refused = theirs.get(stream)
+                assert "3 streams are open already" in refused.text
+        deadline = time.monotonic() + PATIENCE_S
+        while few._by_token:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert http.get(f"{stream}?for_s=0.01").status_code == 200
+
+    def test_a_poll_that_is_over_is_not_counted(self, job: SdkJob, http: httpx.Client, few: Watchers) -> None:
+        for _ in range(4):
+            assert http.get(f"/api/v1/jobs/{job.id}/events?after=1000000&wait_s=0.01").status_code == 200
+        assert not few._by_token
+
+    def test_what_is_refused_is_not_counted(self, http: httpx.Client, few: Watchers) -> None:
+        for path in ("events?wait_s=1", "events/stream"):
+            for _ in range(4):
+                assert http.get(f"/api/v1/jobs/none/{path}").status_code == 404
+        assert not few._by_token

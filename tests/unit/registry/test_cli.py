@@ -169,3 +169,18 @@ def test_a_server_answers_and_ends_when_told(migrated: dict[str, str], tmp_path:
         processes.wait_until_healthy(f"http://127.0.0.1:{port}", log=log)
     assert process.returncode in (0, -15)
     assert "Traceback" not in log.read_text()
+
+
+def test_the_registry_is_made_read_only_and_told_so(migrated: dict[str, str]) -> None:
+    def read_only(*arguments: str) -> str:
+        done = adapter_registry("read-only", *arguments, **migrated)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert read_only("show") == "off"
+    assert read_only("on", "--reason", "moving the database") == "on: moving the database"
+    collected = adapter_registry("gc", **migrated)
+    assert collected.returncode == 9
+    assert "read-only" in collected.stderr
+    assert adapter_registry("gc", "--dry-run", **migrated).returncode == 0
+    assert read_only("off") == "off"

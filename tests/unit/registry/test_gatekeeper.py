@@ -68,12 +68,25 @@ class Door:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"in"})
 
-    def ask(self, secret: str | None = None, path: str = "/api/v1/whoami", *, header: bytes | None = None) -> Answer:
+    def ask(
+        self,
+        secret: str | None = None,
+        path: str = "/api/v1/whoami",
+        *,
+        header: bytes | None = None,
+        client: str = "192.0.2.7",
+    ) -> Answer:
         """Send a request whose body never ends: whoever waits for it waits until the test's patience ends."""
         self.answer = Answer()
         given = header if header is not None or secret is None else f"Bearer {secret}".encode()
         headers = [] if given is None else [(b"authorization", given)]
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "headers": headers,
+            "client": (client, 1),
+        }
 
         async def receive() -> Message:
             await asyncio.sleep(0)
@@ -138,7 +151,8 @@ def test_signed_paths_and_what_is_no_api_are_let_through(tokens: Counting) -> No
     # What only begins like them is not.
     for path in (f"{BLOBS}", f"{BLOBS}x/0123", "/api/v1/", "/api/v1/whoami"):
         assert door.ask(path=path).status == 401
-    assert tokens.asked == 4
+    assert door.ask(path="/metrics").status == 401
+    assert door.ask(secret_of(tokens), path="/metrics").status == 200
 
 
 class TestTrust:
@@ -228,3 +242,98 @@ class TestRate:
     def test_without_a_limit_nothing_is_counted(self, tokens: Counting) -> None:
         door, secret = Door(tokens), secret_of(tokens)
         assert {door.ask(secret).status for _ in range(50)} == {200}
+
+
+class TestFailures:
+    """Twenty wrong tokens of one address are answered at once; what fails beyond costs patience, and what is right never."""
+
+    def fail(self, door: Door, times: int, *, client: str = "192.0.2.7", prefix: str = "actl_guess") -> list[int]:
+        return [door.ask(f"{prefix}{number}", client=client).status for number in range(times)]
+
+    def test_more_wrong_tokens_than_a_minute_has_are_429(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        assert self.fail(door, 22) == [401] * 20 + [429] * 2
+        refused = door.ask("actl_another")
+        assert (refused.status, refused.code) == (429, "rate_limited")
+        assert "wrong tokens" in json.loads(refused.body)["error"]["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 4
+        # It refills, one in three seconds.
+        door.clock.now += 3
+        assert self.fail(door, 2, prefix="actl_more") == [401, 429]
+
+    def test_a_right_token_is_let_in_however_many_failed_beside_it(self, tokens: Counting) -> None:
+        door, secret, fresh = Door(tokens), secret_of(tokens), secret_of(tokens)
+        self.fail(door, 50)
+        for right in (secret, fresh):
+            assert door.ask(right).status == 200
+        door.clock.now += TRUST_S
+        self.fail(door, 50)
+        assert door.ask(secret).status == 200
+
+    def test_the_same_wrong_token_is_not_looked_up_again(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        self.fail(door, 20)
+        assert door.ask("actl_worn").status == 429
+        asked = tokens.asked
+        assert {door.ask("actl_worn").status for _ in range(10)} == {429}
+        assert tokens.asked == asked
+
+    def test_no_other_address_pays_for_it(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        self.fail(door, 30)
+        assert self.fail(door, 3, client="192.0.2.8") == [401] * 3
+
+    def test_the_addresses_of_one_machine_are_one(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        answers = [door.ask(f"actl_{number}", client=f"2001:db8::{number:x}").status for number in range(22)]
+        assert answers[-2:] == [429, 429]
+        assert door.ask("actl_x", client="2001:db8:0:1::1").status == 401
+
+    def test_no_token_at_all_is_no_failure_and_asks_nobody(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        assert {door.ask().status for _ in range(30)} == {401}
+        assert tokens.asked == 0
+
+    def test_look_ups_after_too_many_failures_are_made_one_at_a_time(self, tokens: Counting) -> None:
+        door = Door(tokens)
+        self.fail(door, 20)
+        at_once, most = 0, 0
+        ask = tokens.check
+
+        def check(secret: str | None) -> Principal:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return ask(secret)
+            finally:
+                at_once -= 1
+
+        tokens.check = check  # type: ignore[method-assign]
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/whoami", "client": ("192.0.2.7", 1)}
+        statuses: list[int] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def receive() -> Message:
+            raise AssertionError
+
+        async def run() -> None:
+            headers = [[(b"authorization", f"Bearer actl_many{number}".encode())] for number in range(40)]
+            await asyncio.gather(*(door.gatekeeper({**scope, "headers": each}, receive, send) for each in headers))
+
+        asyncio.run(run())
+        assert statuses == [429] * 40
+        assert most == 1
+
+    def test_a_failure_is_told_without_the_token(self, tokens: Counting, caplog: pytest.LogCaptureFixture) -> None:
+        door = Door(tokens)
+        secret = "actl_" + "Xy7" * 14
+        for number, wrong in enumerate((secret, "hunter2-which-is-a-password")):
+            door.ask(wrong, client=f"198.51.100.{number}")
+        assert "address=198.51.100.0" in caplog.text
+        assert "actl_Xy7X" in caplog.text
+        assert secret[:12] not in caplog.text
+        assert "hunter2" not in caplog.text

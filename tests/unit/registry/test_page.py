@@ -13,10 +13,11 @@ from registry.app import create_app
 from registry.artifacts import uploads
 from registry.auth import principal
 from registry.auth.principal import Role
-from registry.bodies import MAX_BODY_BYTES, MAX_DEPTH
+from registry.bodies import MAX_BODY_BYTES
 from registry.catalog.lifecycle import MOVES, VersionState
 from registry.errors import STATUS
 from registry.settings import Settings
+from registry.strictjson import MAX_DEPTH
 from sdk.errors import CLASS_OF
 from sdk.schemas.removal import GcRequest
 

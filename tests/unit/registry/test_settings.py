@@ -12,7 +12,7 @@ from registry.patience import Patience
 from registry.postgres import parameters
 from registry.queue import NoQueue, open_queue
 from registry.services import build
-from registry.settings import Settings
+from registry.settings import _NUMBERS, Settings
 
 ENV = {"REGISTRY_DATABASE_URL": "sqlite:////tmp/none.sqlite3", "REGISTRY_STORAGE_URL": "s3://bucket/prefix"}
 
@@ -47,12 +47,11 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 
 def test_every_setting_but_the_home_can_be_set() -> None:
-    names = ("lease_s", "max_attempts", "rate_limit_per_s", "reconcile_s", "checkpoint_hours")
-    limits = {field.name for field in fields(Settings) if field.name.endswith("_s")}
-    numbers = dict.fromkeys({*names, *limits}, "3")
+    numbers = dict.fromkeys(set(_NUMBERS) - {"part_bytes"}, "3")
     chosen = {
         "part_bytes": "10000000",
         "gate": "quarantine",
+        "read_only": "1",
         "s3_addressing_style": "auto",
         "s3_checksum_mode": "when_supported",
         "s3_encryption": "AES256",
@@ -81,6 +80,9 @@ def test_what_is_missing_is_named_with_an_example(name: str) -> None:
     [
         ("REGISTRY_AUTH", "off"),
         ("REGISTRY_AUTH", "None"),
+        ("REGISTRY_READ_ONLY", "yes"),
+        ("REGISTRY_MAX_CONNECTIONS", "0"),
+        ("REGISTRY_MAX_HEADERS", "2.5"),
         ("REGISTRY_LEASE_S", "soon"),
         ("REGISTRY_LEASE_S", "nan"),
         ("REGISTRY_LEASE_S", "inf"),

@@ -1,0 +1,79 @@
+"""Wrong tokens: how many an address may send before its failures cost it patience.
+
+A right token is never refused for what others at its address send: it is always looked up, if need be after them, one at
+a time. Only what has failed is answered with 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+#: Addresses that are remembered at once, and wrong tokens of each.
+_ADDRESSES, _TOKENS = 10_000, 100
+_WINDOW_S = 60.0
+
+
+@dataclass
+class _Address:
+    """What is remembered of one address."""
+
+    #: Failures that it may still send before it has sent too many, and when that was counted.
+    left: float
+    counted_at: float
+    #: Digests of the tokens that failed last. A wrong one never becomes right: secrets are made up anew each time.
+    wrong: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class FailedLogins:
+    """Failures by address, of one process."""
+
+    def __init__(self, *, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._allowed = float(per_minute)
+        self._clock = clock
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+
+    def wait_s(self, address: str) -> float:
+        """How long until one more failure of an address is allowed; 0 where it is now."""
+        found = self._addresses.get(address)
+        if found is None:
+            return 0.0
+        left = self._left(found)
+        return 0.0 if left >= 1 else (1 - left) * _WINDOW_S / self._allowed
+
+    def has_failed(self, address: str, digest: str) -> bool:
+        """Whether this token was among the last wrong ones of an address that has sent too many."""
+        found = self._addresses.get(address)
+        return found is not None and self._left(found) < 1 and digest in found.wrong
+
+    def note(self, address: str, digest: str) -> None:
+        """Remember a failure."""
+        found = self._addresses.pop(address, None) or _Address(self._allowed, self._clock())
+        self._addresses[address] = found
+        if len(self._addresses) > _ADDRESSES:
+            self._addresses.popitem(last=False)
+        found.left = max(0.0, self._left(found) - 1)
+        found.counted_at = self._clock()
+        found.wrong[digest] = None
+        found.wrong.move_to_end(digest)
+        if len(found.wrong) > _TOKENS:
+            found.wrong.popitem(last=False)
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Wait until nobody else's token is looked up for this address, where it has sent too many wrong ones."""
+        found = self._addresses.get(address)
+        if found is None or self._left(found) >= 1:
+            yield
+            return
+        async with found.turn:
+            yield
+
+    def _left(self, found: _Address) -> float:
+        passed_s = self._clock() - found.counted_at
+        return min(self._allowed, found.left + passed_s * self._allowed / _WINDOW_S)

@@ -1,0 +1,79 @@
+"""What was refused before a route was asked, or for want of a role: counted for `/metrics`, and told in the log in few lines.
+
+>>> refusals = Refusals()
+>>> refusals.note("log_in", "192.0.2.7", "a token of %s was refused", "192.0.2.7")
+>>> refusals.drain()
+{'log_in': 1}
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Literal, get_args
+
+#: Why something was refused; the label `why` of the metric.
+Why = Literal["forbidden", "log_in", "malformed", "not_taken", "too_large", "too_many", "too_slow"]
+WHYS: tuple[str, ...] = get_args(Why)
+
+#: In so many seconds, at most so many lines are written for each reason, and one for each whom it is about.
+_WINDOW_S, _LINES = 5.0, 10
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Window:
+    """What was told in the present stretch of time."""
+
+    began: float
+    about: set[str] = field(default_factory=set)
+    untold: int = 0
+
+
+class Refusals:
+    """Counts of one process. Whoever is refused often fills neither the log nor the disk that it is on."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._counted: Counter[str] = Counter()
+        self._windows: dict[str, _Window] = {}
+
+    def note(self, why: Why, about: str, message: str, *args: object) -> None:
+        """Count a refusal, and log it unless enough was said of its kind, or of whom it is about, a moment ago."""
+        now = self._clock()
+        with self._lock:
+            self._counted[why] += 1
+            window = self._windows.get(why)
+            untold = 0
+            if window is None or now - window.began >= _WINDOW_S:
+                untold = 0 if window is None else window.untold
+                window = self._windows[why] = _Window(now)
+            if about in window.about or len(window.about) >= _LINES:
+                window.untold += 1
+                return
+            window.about.add(about)
+        if untold:
+            _log.warning("%s more refusals of the kind %s were not told one by one", untold, why)
+        _log.warning(message, *args)
+
+    def drain(self) -> dict[str, int]:
+        """What was counted since the last time, by reason."""
+        with self._lock:
+            counted = dict(self._counted)
+            self._counted.clear()
+        return counted
+
+    def restore(self, counted: Mapping[str, int]) -> None:
+        """Take back what was drained and could not be kept."""
+        with self._lock:
+            self._counted.update(counted)
+
+
+#: Of this process: connections are refused before any application is asked.
+REFUSALS = Refusals()

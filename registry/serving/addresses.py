@@ -1,0 +1,50 @@
+"""Who is at the other end, as far as limits go.
+
+>>> neighbourhood("192.0.2.7"), neighbourhood("2001:db8::7")
+('192.0.2.7', '2001:db8::/64')
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from registry.errors import Invalid
+
+Network = IPv4Network | IPv6Network
+
+
+@lru_cache(4096)
+def neighbourhood(address: str) -> str:
+    """The addresses that one limit is for: one of IPv4, and the 2^64 of IPv6 that any one machine may give itself."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return ascii(address[:100])
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def parse_proxies(text: str | None) -> tuple[Network, ...]:
+    """The networks of proxies that a setting names, separated by commas. Raises Invalid."""
+    try:
+        return tuple(ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise Invalid(
+            f"REGISTRY_TRUSTED_PROXIES names no address or network ({error}); set it like 10.0.0.5,10.1.0.0/16",
+            param="REGISTRY_TRUSTED_PROXIES",
+        ) from None
+
+
+def is_within(address: str, networks: tuple[Network, ...]) -> bool:
+    """Whether an address lies in one of the networks."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in networks)

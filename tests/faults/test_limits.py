@@ -1,0 +1,254 @@
+"""What one server takes from the network: heads, bodies, times, connections. Each limit is met by a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.wire import Line, Served, serving
+
+HEAD_S = 1.5
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(
+        tmp_path_factory.mktemp("limits"),
+        max_connections="40",
+        max_connections_per_address="12",
+        max_head_bytes="8192",
+        max_headers="20",
+        max_url_bytes="2048",
+        head_timeout_s=f"{HEAD_S}",
+        body_grace_s="1",
+        min_bytes_per_s="1000",
+        keep_alive_s="2",
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def line(served: Served) -> Iterator[Line]:
+    with served.line() as found:
+        yield found
+
+
+def test_plain_requests_are_answered_one_after_the_other(line: Line) -> None:
+    for _ in range(3):
+        line.send(HEALTHZ)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 200
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        ("head", "status", "code"),
+        [
+            (b"GET /healthz?" + b"a" * 3000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "too_large"),
+            (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "too_large"),
+            (b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 21 + b"\r\n", 431, "too_large"),
+            (b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 20 + b"\r\n", 200, None),
+            # Not whole, and already too long.
+            (b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 200_000, 431, "too_large"),
+            (b"GET /" + b"a" * 200_000, 414, "too_large"),
+            (b"hello\r\n\r\n", 400, "invalid"),
+            (b"GET /healthz\r\n\r\n", 400, "invalid"),
+            (b"GET /\xff HTTP/1.1\r\n\r\n", 400, "invalid"),
+            (b"CONNECT a:1 HTTP/1.1\r\n\r\n", 400, "invalid"),
+        ],
+        ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
+    )
+    def test_what_is_too_long_or_no_request_is_refused(
+        self, line: Line, head: bytes, status: int, code: str | None
+    ) -> None:
+        line.send(head)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == status
+        if code is not None:
+            assert answer.code == code
+            assert line.ends()
+
+    @pytest.mark.parametrize(
+        "head", [b"", b"GET", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: a\r\n", b"\r\n"]
+    )
+    def test_a_head_that_does_not_end_is_waited_for_no_longer_than_the_limit(self, line: Line, head: bytes) -> None:
+        began = time.monotonic()
+        if head:
+            line.send(head)
+        answer = line.answer()
+        assert answer is not None
+        assert (answer.status, answer.code) == (408, "timeout")
+        assert line.ends()
+        assert HEAD_S <= time.monotonic() - began < HEAD_S + 4
+
+    def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for_longer(self, line: Line) -> None:
+        began = time.monotonic()
+        line.socket.settimeout(0.1)
+        while time.monotonic() - began < HEAD_S + 5:
+            try:
+                line.send(b"a")
+                if not line.socket.recv(10_000):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+            else:
+                break
+        assert time.monotonic() - began < HEAD_S + 4
+
+    def test_line_feeds_between_requests_keep_no_connection(self, line: Line) -> None:
+        line.send(HEALTHZ)
+        assert line.answer() is not None
+        line.send(b"\r\n")
+        assert line.ends()
+
+    def test_an_idle_connection_is_closed(self, line: Line) -> None:
+        line.send(HEALTHZ)
+        assert line.answer() is not None
+        began = time.monotonic()
+        assert line.ends()
+        assert time.monotonic() - began < 6
+
+    def test_headers_after_the_body_are_not_read_as_headers(self, served: Served, line: Line) -> None:
+        line.send(
+            b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+            b"\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer " + served.token.encode() + b"\r\n\r\n"
+        )
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 401
+
+    def test_many_requests_at_once_on_one_connection_are_refused(self, line: Line) -> None:
+        line.send(HEALTHZ * 1000)
+        assert line.ends()
+        assert line._held.count(b"HTTP/1.1 200") < 20
+
+    def test_no_other_protocol_is_spoken(self, line: Line) -> None:
+        line.send(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + HEALTHZ
+        )
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 200
+        assert line.ends()
+
+
+class TestBodies:
+    def begin(self, served: Served, line: Line, size: int = 100_000, path: str = "/api/v1/uploads") -> None:
+        line.send(
+            f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+
+    def test_a_body_that_stops_is_given_up(self, served: Served, line: Line) -> None:
+        began = time.monotonic()
+        self.begin(served, line)
+        line.send(b"{")
+        answer = line.answer()
+        assert answer is not None
+        assert (answer.status, answer.code) == (408, "timeout")
+        assert line.ends()
+        assert 1 <= time.monotonic() - began < 6
+
+    def test_a_body_that_comes_slowly_but_fast_enough_is_read(self, served: Served, line: Line) -> None:
+        body = b'{"blobs": []}'.rjust(6000)
+        self.begin(served, line, len(body))
+        # 2,000 bytes a second, for longer than the grace.
+        for at in range(0, len(body), 500):
+            line.send(body[at : at + 500])
+            time.sleep(0.25)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 422
+
+    def test_a_body_without_end_is_not_read_for_nobody(self, line: Line) -> None:
+        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        try:
+            while sent < 2**26:
+                line.send(b"10000\r\n" + b"a" * 2**16 + b"\r\n")
+                sent += 2**16
+        except ConnectionError:
+            pass
+        # What is on its way in both systems' buffers comes on top of what is read.
+        assert sent < 2**24
+
+    def test_a_body_behind_an_answer_is_read_so_that_the_answer_arrives(self, line: Line) -> None:
+        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        line.send(b"a" * 100_000)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 401
+        line.send(HEALTHZ)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 200
+
+
+class TestConnections:
+    def test_one_address_has_so_many_and_others_are_served(self, served: Served) -> None:
+        with ExitStack() as stack:
+            lines = [stack.enter_context(served.line(source="127.0.0.2")) for _ in range(12)]
+            for line in lines:
+                line.send(HEALTHZ[:-2])
+            crowded = stack.enter_context(served.line(source="127.0.0.2"))
+            crowded.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = crowded.answer()
+            assert answer is not None
+            assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "rate_limited", "1")
+            assert crowded.ends()
+            assert served.healthy_s() < 1
+            lines.pop().close()
+        with served.line(source="127.0.0.2") as line:
+            line.send(HEALTHZ)
+            assert line.answer() is not None
+
+    def test_a_full_server_lets_go_of_who_says_nothing(self, served: Served) -> None:
+        with ExitStack() as stack:
+            lines = [
+                stack.enter_context(served.line(source=f"127.0.0.{number}"))
+                for number in (20, 21, 22, 23)
+                for _ in range(10)
+            ]
+            for line in lines:
+                line.send(HEALTHZ[:-2])
+            with served.line(source="127.0.0.30") as line:
+                line.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: a\r\n\r\n")
+                answer = line.answer()
+                assert answer is not None
+                assert answer.status == 401
+            assert served.healthy_s() < 1
+
+    def test_what_is_refused_is_told_in_few_lines(self, served: Served) -> None:
+        before = served.log.read_text().count("\n")
+        for _ in range(200):
+            with served.line(source="127.0.0.40") as line:
+                line.send(b"nonsense\r\n\r\n")
+                line.answer()
+        told = served.log.read_text()
+        assert told.count("\n") - before < 20
+        assert "127.0.0.40" in told or "more of this kind" in told
+
+
+def test_the_servers_own_log_has_no_secret(served: Served) -> None:
+    assert served.token not in served.log.read_text()
+    assert json.loads(served.ask("GET", "/api/v1/bases").content)["items"] == []
+
+
+def test_two_processes_have_the_same_limits(tmp_path: Path) -> None:
+    with serving(tmp_path, "--workers", "2", max_headers="20") as served:
+        for _ in range(8):
+            with served.line() as line:
+                line.send(b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 21 + b"\r\n")
+                answer = line.answer()
+                assert answer is not None
+                assert answer.status == 431

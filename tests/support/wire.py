@@ -1,0 +1,152 @@
+"""A served registry as a process, and connections to it that send whatever bytes a test likes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from registry.auth.principal import SYSTEM, Role
+from registry.auth.service import Tokens
+from registry.db import Database
+from support.processes import environment, free_port, running, wait_until_healthy
+
+
+@dataclass
+class Answer:
+    """What came back on a connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The error's stable code."""
+        found: str = json.loads(self.body)["error"]["code"]
+        return found
+
+
+class Line:
+    """One connection, from an address of loopback."""
+
+    def __init__(self, port: int, *, source: str = "127.0.0.1", timeout_s: float = 20) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s, source_address=(source, 0))
+        self._held = b""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def answer(self) -> Answer | None:
+        """Read one answer with a Content-Length; None where the connection ends before it."""
+        try:
+            while b"\r\n\r\n" not in self._held:
+                if not self._more():
+                    return None
+            head, _, self._held = self._held.partition(b"\r\n\r\n")
+            first, *lines = head.decode("latin-1").split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            size = int(headers.get("content-length", 0))
+            while len(self._held) < size:
+                if not self._more():
+                    return None
+        except ConnectionError:
+            return None
+        body, self._held = self._held[:size], self._held[size:]
+        return Answer(int(first.split()[1]), headers, body)
+
+    def ends(self) -> bool:
+        """Read until the other side closes; say whether it did before the time-out."""
+        try:
+            while self._more():
+                pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        return True
+
+    def _more(self) -> bool:
+        data = self.socket.recv(65_536)
+        self._held += data
+        return bool(data)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.socket.close()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class Served:
+    """A registry that `adapter-registry serve` runs."""
+
+    port: int
+    pid: int
+    token: str
+    log: Path
+    database: Database
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Who is asking: an admin."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def line(self, **given: Any) -> Line:
+        """Connect."""
+        return Line(self.port, **given)
+
+    def healthy_s(self) -> float:
+        """How long another client waits for `/healthz`, in seconds."""
+        began = time.monotonic()
+        # From another address, as another client is.
+        with self.line(source="127.0.0.9") as line:
+            line.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = line.answer()
+        assert answer is not None
+        assert answer.status == 200
+        return time.monotonic() - began
+
+    def resident_bytes(self) -> int:
+        """The memory of the server's process."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
+
+    def ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        """A whole request by an admin."""
+        return httpx.request(method, f"{self.url}{path}", headers=self.headers, timeout=30, **given)
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[Served]:
+    """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
+    database = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
+    database.upgrade()
+    token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
+    env = environment(
+        REGISTRY_DATABASE_URL=database.url,
+        REGISTRY_STORAGE_URL=(folder / "artifacts").as_uri(),
+        **{f"REGISTRY_{name.upper()}": value for name, value in settings.items()},
+    )
+    port, log = free_port(), folder / "serve.log"
+    with running("adapter-registry", "serve", "--port", str(port), *arguments, env=env, log=log) as process:
+        wait_until_healthy(f"http://127.0.0.1:{port}", log=log, timeout_s=60)
+        yield Served(port, process.pid, token, log, database)
+    database.close()

@@ -75,6 +75,8 @@ def registry_server(database_url: str | None = None, **settings: str) -> Iterato
                 "REGISTRY_DATABASE_URL": database_url or f"sqlite:///{folder / 'registry.sqlite3'}",
                 "REGISTRY_STORAGE_URL": (folder / "artifacts").as_uri(),
                 "REGISTRY_AUTH": "token",
+                # All who watch have one token here.
+                "REGISTRY_MAX_STREAMS_PER_TOKEN": "1000",
                 **settings,
             }
         )

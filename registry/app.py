@@ -104,8 +104,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     # The last is the outermost: nothing of a request is read before its token was looked at.
     app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)
     app.add_middleware(StrictBodies, besides=BLOBS_PATH)
-    app.add_middleware(HotResolve, lookups=services.lookups)
     app.add_middleware(KeepReadOnly, switch=services.read_only)
+    app.add_middleware(HotResolve, lookups=services.lookups)
     app.add_middleware(
         Gatekeeper,
         tokens=None if settings.auth == "none" else services.tokens,

@@ -38,10 +38,11 @@ class Limit(NamedTuple):
 
 
 _USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
-#: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the samples of an evaluation.
+#: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
+#: the samples of an evaluation.
 LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
     (re.compile(r"/api/v1/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
-    (re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/checkpoints)"), Limit(4 * _MIB, MAX_VALUES)),
+    (re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|heartbeat))"), Limit(4 * _MIB, MAX_VALUES)),
     (re.compile(r"/api/v1/jobs/[^/]+/complete"), Limit(8 * _MIB, MAX_VALUES)),
 )
 #: What bodies that are read or worked on may take, in all and of one token's: as they came, and as values.

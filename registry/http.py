@@ -137,6 +137,8 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         taken = get_type_hints(self.endpoint, include_extras=True).get("body")
         checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
+        if checker is None and self.body_field is not None:
+            raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
 
         async def strictly(request: Request) -> Response:
             parsed: Parsed | None = request.scope.get(PARSED)

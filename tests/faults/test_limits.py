@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from support.wire import Line, Served, serving
 
-HEAD_S = 1.5
+HEAD_S = 1.0
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -242,6 +243,36 @@ class TestConnections:
 def test_the_servers_own_log_has_no_secret(served: Served) -> None:
     assert served.token not in served.log.read_text()
     assert json.loads(served.ask("GET", "/api/v1/bases").content)["items"] == []
+
+
+class TestProxies:
+    """Whose failures they are: a proxy's word counts where the settings name it, and nobody else's."""
+
+    def fail(self, served: Served, forwarded: str, times: int) -> list[int]:
+        headers = {"X-Forwarded-For": forwarded}
+        return [
+            httpx.get(
+                f"{served.url}/api/v1/bases", headers={**headers, "Authorization": f"Bearer actl_{n}"}
+            ).status_code
+            for n in range(times)
+        ]
+
+    def test_nobodys_word_counts_where_no_proxy_is_named(self, served: Served) -> None:
+        assert [self.fail(served, f"192.0.2.{n}", 1) for n in range(25)][-1] == [429]
+
+    def test_a_named_proxy_says_whose_it_is(self, tmp_path: Path) -> None:
+        with serving(tmp_path, trusted_proxies="127.0.0.0/8", max_connections_per_address="1") as served:
+            assert self.fail(served, "192.0.2.1, 192.0.2.7", 21)[-1] == 429
+            # Who is named first was said by the client.
+            assert self.fail(served, "192.0.2.1, 192.0.2.8", 1) == [401]
+            # And the proxy itself has as many connections as it needs.
+            with ExitStack() as stack:
+                for line in [stack.enter_context(served.line()) for _ in range(5)]:
+                    line.send(HEALTHZ)
+                    answer = line.answer()
+                    assert answer is not None
+                    assert answer.status == 200
+            assert "192.0.2.7" in served.log.read_text()
 
 
 def test_two_processes_have_the_same_limits(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class TestValues:
 #: What a hostile document of about so many bytes is made of, each a way to make a parser slow.
 HOSTILE: dict[str, Callable[[int], str]] = {
     "one key many times": lambda size: "{" + ",".join(['"k":0'] * (size // 6)) + "}",
-    "the last key twice": lambda size: "{" + ",".join(f'"{n:08}":0' for n in range(size // 13)) + ',"00000000":0}',
+    "the last key twice": lambda size: "{" + ",".join(f'"{n:08}":0' for n in range(size // 13)) + ',"x":0,"x":0}',
     "many objects with a key twice": lambda size: "[" + ",".join(['{"k":0,"k":0}'] * (size // 14)) + "]",
     "digits": lambda size: f"[{'9' * size}]",
     "digits after the point": lambda size: f"[0.{'9' * size}]",
@@ -112,17 +112,18 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 }
 
 
-@pytest.mark.alone
+@pytest.mark.parametrize("max_values", [1, 10**9])
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
-def test_the_time_grows_no_faster_than_the_length(make: Callable[[int], str]) -> None:
+def test_the_time_grows_no_faster_than_the_length(make: Callable[[int], str], max_values: int) -> None:
     def takes_s(size: int) -> float:
         body = make(size).encode()
         best = float("inf")
         for _ in range(3):
-            began = time.perf_counter()
+            # The processor's time, which others at work on the machine do not shift.
+            began = time.process_time()
             with contextlib.suppress(Invalid):
-                parse_strictly(body, max_values=10**9)
-            best = min(best, time.perf_counter() - began)
+                parse_strictly(body, max_values=max_values)
+            best = min(best, time.process_time() - began)
         return best
 
     small, large = takes_s(2**15), takes_s(2**19)

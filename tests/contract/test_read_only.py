@@ -93,7 +93,7 @@ def test_it_is_over_when_it_is_turned_off_and_both_are_in_the_trail(people: Worl
     switch.turn_off(who=SYSTEM)
     admin.set_quota("team", max_jobs=1)
     with people.services.db.read() as session:
-        query = select(AuditEntry.action).where(AuditEntry.action.like("readonly.%")).order_by(AuditEntry.id)
+        query = select(AuditEntry.action).where(AuditEntry.action.like("readonly.%")).order_by(AuditEntry.pk)
         assert session.scalars(query).all()[-2:] == ["readonly.set", "readonly.clear"]
 
 

@@ -70,7 +70,10 @@ def watching(served: Served) -> Iterator[Watch]:
     def look() -> None:
         while not ended.wait(0.05):
             watch.memory_bytes.append(served.resident_bytes() - rest_bytes)
-            watch.health_s.append(served.healthy_s())
+            delayed_s = served.delayed_s()
+            took_s = served.healthy_s()
+            # What other processes took of the machine meanwhile is not the server's doing.
+            watch.health_s.append(took_s - (served.delayed_s() - delayed_s))
 
     thread = threading.Thread(target=look)
     thread.start()

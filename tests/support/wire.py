@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,14 @@ class Served:
     def resident_bytes(self) -> int:
         """The memory of the server's process."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
+
+    def delayed_s(self) -> float:
+        """How long the server's threads have stood in line for a processor, in seconds: what others at work cost it."""
+        waited_ns = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):
+                waited_ns += int((task / "schedstat").read_text().split()[1])
+        return waited_ns / 1e9
 
     def ask(self, method: str, path: str, **given: Any) -> httpx.Response:
         """A whole request by an admin."""

@@ -198,4 +198,5 @@ def _error_of(error: StorageError) -> JSONResponse:
 
 def _error(status: int, code: ErrorCode, message: str) -> JSONResponse:
     reply = ErrorReply(error=ErrorBody(code=code, message=message))
-    return JSONResponse(reply.model_dump(mode="json"), status_code=status)
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse(reply.model_dump(mode="json"), status_code=status, headers=headers)

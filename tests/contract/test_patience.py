@@ -8,21 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import bindparam, literal, select, text
+from support import registries
+from support.adapters import base_registration, save_adapter
 
 from registry.auth.models import Token
 from registry.db import Database
 from registry.errors import Unavailable
 from registry.lookups import Lookups
 from registry.patience import Patience
+from sdk.errors import Unavailable as ClientUnavailable
 
 pytestmark = pytest.mark.alone
 
@@ -189,3 +195,33 @@ class TestTooLong:
             with db.read() as session:
                 assert session.scalar(text("SHOW statement_timeout")) == said
             db.close()
+
+
+class TestThreads:
+    def test_who_needs_no_database_is_served_while_every_thread_waits_for_it(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+        with ExitStack() as stack:
+            storage = (tmp_path / "artifacts").as_uri()
+            world = stack.enter_context(registries.served(tmp_path / "served", database_url=url, storage_url=storage))
+            world.writer.register_base(base_registration())
+            version = world.writer.push(save_adapter(tmp_path / "adapter", 1), "a", base="tiny")
+            (file, *_) = world.writer.locate(version.digest)
+            holder = sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None)
+            stack.callback(holder.close)
+            pool = stack.enter_context(ThreadPoolExecutor(60))
+            holder.execute("BEGIN IMMEDIATE")
+            try:
+                # More than there are threads for all routes.
+                moves = [pool.submit(world.writer.set_alias, "a", f"alias-{number}", 1) for number in range(60)]
+                time.sleep(0.5)
+                assert not any(move.done() for move in moves)
+                for path in (f"{world.url}/healthz", file.url):
+                    began = time.monotonic()
+                    assert httpx.get(path, timeout=30).status_code == 200
+                    assert time.monotonic() - began < 1
+            finally:
+                holder.execute("ROLLBACK")
+            refused = [error for move in moves if (error := move.exception()) is not None]
+            # What finds no connection of the database soon is told so; the rest was done.
+            assert all(isinstance(error, ClientUnavailable) for error in refused)
+            assert len(refused) < len(moves)

@@ -57,11 +57,12 @@ Numbers = tuple[str, ...]
 
 
 def numbers(state: Numbers, call: Call) -> Any:
-    """`publish(content)` answers with the number and whether it was there; `latest()` with the number; `list()` with all."""
+    """`publish(content)` answers with the number and whether it was there; `latest()` with the number; `list()` with
+    all, each with its number."""
     if call.op == "latest":
         return _read(state, call, len(state))
     if call.op == "list":
-        return _read(state, call, state)
+        return _read(state, call, tuple(enumerate(state, start=1)))
     (content,) = call.args
     if content in state:
         return _read(state, call, (state.index(content) + 1, True))

@@ -22,7 +22,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 from support import processes
-from support.adapters import base_registration
+from support.adapters import SPEC, base_registration
 from support.registries import World, served
 from support.working import Held, line, progress
 
@@ -71,7 +71,8 @@ class Desk:
         return json.loads(self.ok(*args, "--format", "json"))
 
     def submit(self, name: str = "sql", **terms: Any) -> str:
-        return self.client.submit_training(name, base="tiny", data=self.folder / "rows.jsonl", rank=2, **terms).id
+        given = {**SPEC.model_dump(), **terms}
+        return self.client.submit_training(name, base="tiny", data=self.folder / "rows.jsonl", **given).id
 
     def claim(self, **about: Any) -> Held:
         return Held.claim(self.client, self.folder, **about)
@@ -337,7 +338,7 @@ class TestWatch:
         with processes.running(*serve, env=env, log=tmp_path / "first.log") as server:
             _until_ready(env["ADAPTERCTL_URL"])
             client.register_base(base_registration())
-            job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", rank=2).id
+            job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", **SPEC.model_dump()).id
             held = Held.claim(client, tmp_path)
             watch = subprocess.Popen(
                 [str(processes.BIN / "adapterctl"), "jobs", "watch", job],
@@ -415,8 +416,9 @@ class TestTrain:
         held.checkpoint(10, 30)
         config = desk.folder / "sql.yaml"
         config.write_text(
-            f"base: tiny\ndata: {desk.folder / 'rows.jsonl'}\nrank: 2\ncheckpoint-every: 90s\nfrom-checkpoint: {first}@10\n"
+            f"base: tiny\ndata: {desk.folder / 'rows.jsonl'}\ncheckpoint-every: 90s\nfrom-checkpoint: {first}@10\n"
             "timeout: 3600\nmemory: 2GiB\n"
+            "method: lora\nrank: 2\nalpha: 4\ndropout: 0\ntargets: q_proj,v_proj\n"
         )
         shown = desk.json("jobs", "show", desk.json("train", "sql", "--config", str(config), "--detach")["job"])
         assert shown["request"]["checkpoint"]["every_minutes"] == 1.5

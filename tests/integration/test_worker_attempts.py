@@ -179,7 +179,7 @@ def _leave_nonsense(client: Client, job: str, attempt: int, fingerprint: str, fo
     report = TrainingReport.model_validate_json(
         json.dumps(
             {
-                "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["q_proj"]},
+                "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.05, "target_modules": ["q_proj"]},
                 "quantization": None,
                 "rows": 1,
                 "supervised_tokens": 1,

@@ -14,7 +14,7 @@ import pytest
 from faults.plans import Head
 from faults.proxy import FaultProxy
 from support import processes, registries
-from support.adapters import base_registration, save_adapter
+from support.adapters import SPEC, base_registration, save_adapter
 from support.registries import World
 from support.workplace import wait_until
 
@@ -106,6 +106,7 @@ def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterat
         adapter="held",
         base=BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint),
         data=world.writer.add_data(rows, namespace="-").digest,
+        spec=SPEC,
         checkpoint=CheckpointPolicy(),
     )
     job = world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request)).id

@@ -14,7 +14,7 @@ from faults.jobs.parts import tree
 from faults.jobs.stack import STEPS, Stack
 from faults.plans import Head
 from sqlalchemy import select
-from support.adapters import base_registration, digest
+from support.adapters import SPEC, base_registration, digest
 from support.soak import scale
 from support.working import Held
 from support.workplace import is_alive, wait_until
@@ -67,7 +67,7 @@ def test_each_call_of_each_stale_attempt_is_refused(stack: Stack, worker: Client
 
 def _submit(stack: Stack, adapter: str) -> str:
     base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
-    request = TrainingRequest(adapter=adapter, base=base, data=stack.data)
+    request = TrainingRequest(adapter=adapter, base=base, data=stack.data, spec=SPEC)
     body = JobSubmission(request=request, needs=Needs(memory_bytes=MEMORY_BYTES))
     return stack.client.call("POST", "/jobs", JobView, body=body).id
 

@@ -13,7 +13,7 @@ from support.adapters import base_registration, digest
 
 from registry.artifacts.models import Blob
 from registry.auth.principal import LOCAL
-from registry.datasets.models import Dataset
+from registry.datasets.models import Dataset, DatasetAccess
 from registry.db import head_revision
 from registry.embedded import open_embedded
 from registry.errors import Unavailable
@@ -60,6 +60,8 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
             session.add(Blob(sha256=digest("rows"), size_bytes=1))
             session.flush()
             session.add(Dataset(digest=digest("rows"), size_bytes=1, format="jsonl", created_by="x"))
+            session.flush()
+            session.add(DatasetAccess(digest=digest("rows"), namespace="-"))
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
         request = TrainingRequest(adapter="a", base=base, data=digest("rows"))
         # The runner that this starts finds the lock taken.

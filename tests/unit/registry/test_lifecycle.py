@@ -14,7 +14,7 @@ from registry.auth.principal import LOCAL
 from registry.catalog import lifecycle as versions
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version
-from registry.datasets.models import Dataset
+from registry.datasets.models import Dataset, DatasetAccess
 from registry.errors import StaleAttempt
 from registry.jobs import events, lifecycle
 from registry.jobs.models import Job
@@ -64,6 +64,8 @@ def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int)
         session.add(Blob(sha256=data, size_bytes=1))
         session.flush()
         session.add(Dataset(digest=data, size_bytes=1, format="jsonl", created_by="x"))
+        session.flush()
+        session.add(DatasetAccess(digest=data, namespace="-"))
     base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
     body = JobSubmission(request=TrainingRequest(adapter="a", base=base, data=data))
     worker = WorkerInfo(name="w", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)

@@ -100,7 +100,7 @@ def _lay_out(client: Client, scanned: ScannedBase, manifest: Manifest, view: Pat
             if file.sha256 in have:
                 (view / file.path).symlink_to(have[file.sha256].resolve())
             elif file.sha256 in origins:
-                fetch(origins[file.sha256], view / file.path, lambda _count: None)
+                fetch(origins[file.sha256], view / file.path, links=client.links)
             else:
                 raise InvalidBase(f"the registry has no {file.path} of this base; add it again with --upload")
     registration = scanned.registration.model_copy(update={"manifest": manifest})

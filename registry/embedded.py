@@ -38,4 +38,6 @@ def open_embedded(home: Path) -> FastAPI:
     services: Services = app.state.services
     services.db.upgrade()
     services.jobs.revive()
+    # No process sweeps here: whichever call comes first on a day does it.
+    services.expiry.run_if_due()
     return app

@@ -17,6 +17,7 @@ import registry.jobs.models
 import registry.metrics.models
 import registry.quotas.models
 import registry.readonly.models
+import registry.removal.models
 import registry.signatures.models  # noqa: F401 - imported for their tables
 from registry.db import Database, Model, allow
 

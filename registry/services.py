@@ -36,6 +36,7 @@ from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
 from registry.readonly.service import ReadOnlySwitch
+from registry.removal.expiry import Expiry
 from registry.removal.service import Removal
 from registry.search.service import Search
 from registry.settings import Settings
@@ -76,6 +77,7 @@ class Services:
     search: Search
     lineages: Lineages
     removal: Removal
+    expiry: Expiry
     signatures: Signatures
 
 
@@ -102,6 +104,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     workers = Workers(db)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
+    expiry = Expiry(db, settings.lifetimes)
     return Services(
         settings=settings,
         db=db,
@@ -130,6 +133,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),
+        expiry=expiry,
         signatures=Signatures(db, trust),
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from registry.errors import Invalid
+from registry.lifetimes import Lifetimes
 from registry.patience import Patience
 
 _CHOICES = {
@@ -25,6 +26,11 @@ _CHOICES = {
 }
 _NUMBERS = {
     "lease_s": float,
+    "keep_events_days": float,
+    "keep_attempts_days": float,
+    "keep_failed_days": float,
+    "keep_tokens_days": float,
+    "keep_audit_days": float,
     "max_attempts": int,
     "reconcile_s": float,
     "checkpoint_hours": float,
@@ -116,6 +122,15 @@ class Settings:
     reconcile_s: float = 5.0
     #: How long a checkpoint is kept after a later one of its job, in hours. The last is kept.
     checkpoint_hours: float = 168.0
+    #: How many days the events and the attempts of a job are kept after its end, pushes that failed, the rights of tokens
+    #: that are over, and entries of the audit trail, which go only where `audit_folder` has them.
+    keep_events_days: float = 90.0
+    keep_attempts_days: float = 365.0
+    keep_failed_days: float = 30.0
+    keep_tokens_days: float = 90.0
+    keep_audit_days: float = 400.0
+    #: Where old entries of the audit trail are written before they leave the database; None: they stay in it.
+    audit_folder: str | None = None
     #: Requests that one token may send in a second to one server process, twice as many at once; 0: no limit.
     rate_limit_per_s: float = 0.0
     #: Connections of one server process, in all and from one address.
@@ -157,6 +172,18 @@ class Settings:
         }
         known = {name: seconds for name, seconds in given.items() if seconds is not None}
         return Patience(**known, migration_s=self.migration_s, tells=self.database_startup_options == "send")
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long rows are kept."""
+        return Lifetimes(
+            events_days=self.keep_events_days,
+            attempts_days=self.keep_attempts_days,
+            failed_days=self.keep_failed_days,
+            tokens_days=self.keep_tokens_days,
+            audit_days=self.keep_audit_days,
+            audit_folder=self.audit_folder,
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

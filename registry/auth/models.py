@@ -34,5 +34,7 @@ class Token(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    #: When it was long over: since then it has no rights and is in no list, and only says whose an old record is.
+    forgotten_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     grants: Mapped[list[Grant]] = relationship(lazy="selectin", cascade="all, delete-orphan")

@@ -88,7 +88,7 @@ class Tokens:
         """Make a token worthless at once; again is harmless. Raises NotFound for one that the caller may not see."""
         with self._db.write() as session:
             token = session.get(Token, token_id, with_for_update=True)
-            if token is None or not _administers(who, token):
+            if token is None or token.forgotten_at is not None or not _administers(who, token):
                 raise NotFound(f"there is no token {token_id[:40]!a}; list them with: adapterctl token list")
             if token.revoked_at is None:
                 token.revoked_at = utc_now()
@@ -128,7 +128,8 @@ class Tokens:
     def list(self, *, who: Principal) -> list[TokenView]:
         """The tokens that the caller administers, the newest first, without secrets."""
         with self._db.read() as session:
-            found = session.scalars(select(Token).order_by(Token.created_at.desc(), Token.id))
+            known = select(Token).where(Token.forgotten_at.is_(None))
+            found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))
             return [_view(token) for token in found if _administers(who, token)]
 
     def check(self, secret: str | None) -> Principal:

@@ -108,7 +108,7 @@ class TestSchema0001:
         assert second.dataset is not None
         assert second.dataset.digest == services.datasets.list(cursor=None, limit=1, who=SYSTEM).items[0].digest
         assert second.base == services.catalog.resolve("team/code-review@v1", who=SYSTEM).base
-        assert second.base.id == services.bases.get("tiny").id
+        assert second.base.id == services.bases.get("tiny", who=SYSTEM).id
         assert second.manifest.digest == second.digest
         with services.db.read() as session:
             moves = session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.pk)).all()

@@ -72,7 +72,9 @@ def test_every_error_is_named_with_its_status_and_exit() -> None:
 def test_the_actions_of_the_audit_trail_are_those_that_are_recorded() -> None:
     shown = {action for row in table("actions", "are") for action in re.findall(r"[a-z]+\.[a-z]+", row[0])}
     code = "\n".join(path.read_text() for path in Path(principal.__file__).parents[1].rglob("*.py"))
-    written = set(re.findall(r'who,\s*"([a-z]+\.[a-z]+)"', code)) | set(re.findall(r'"(retention\.[a-z]+)"', code))
+    written = set(re.findall(r'(?:who|SYSTEM),\s*"([a-z]+\.[a-z]+)"', code)) | set(
+        re.findall(r'"(retention\.[a-z]+)"', code)
+    )
     # Those of which only the noun is a literal.
     verbs = {f"version.{verb}" for verb in ("archive", "restore", "delete")}
     kinds = {f"alias.{kind}" for kind in ("set", "rollback", "remove")}

@@ -1,0 +1,25 @@
+"""How long the database keeps rows that nobody needs for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long rows are kept, in days."""
+
+    #: What happened to a job that has ended.
+    events_days: float = 90.0
+    #: Who tried a job that has ended.
+    attempts_days: float = 365.0
+    #: Pushes that failed.
+    failed_days: float = 30.0
+    #: The rights of tokens that were revoked or have expired.
+    tokens_days: float = 90.0
+    #: Answers to requests that carried a key.
+    keyed_days: float = 7.0
+    #: Entries of the audit trail, once they lie in a file.
+    audit_days: float = 400.0
+    #: Where these files go; None: every entry stays in the database.
+    audit_folder: str | None = None

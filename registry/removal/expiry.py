@@ -1,0 +1,279 @@
+"""Rows that have had their time, removed once a day: what happened to old jobs, failed pushes, ended sessions, old answers.
+
+Nothing goes that a later reader needs: alias moves, scores, lineage and its jobs, numbers of deleted versions, and the
+name behind a token's id stay. Each batch is a transaction of its own, so a run may be killed at any moment and goes on
+the next day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import Upload, UploadBlob, UploadPart
+from registry.audit.models import AuditEntry
+from registry.audit.service import record
+from registry.auth.models import Grant, Token
+from registry.auth.principal import EVERYWHERE, SYSTEM
+from registry.catalog.lifecycle import VersionState
+from registry.catalog.models import Version
+from registry.db import Database, db_epoch_s, insert_if_new, utc_now
+from registry.errors import RegistryError, Unavailable
+from registry.idempotency.models import KeyedRequest
+from registry.jobs.lifecycle import FINAL
+from registry.jobs.models import Attempt, Job, JobEvent
+from registry.lifetimes import Lifetimes
+from registry.removal.models import AuditExport, DailyWork
+
+#: What one transaction removes: nobody waits for more than that.
+_BATCH = 500
+#: Entries of one file of the audit trail.
+_MOST_EXPORTED = 20_000
+_DAY_S = 86_400.0
+
+_log = logging.getLogger(__name__)
+
+
+class Expiry:
+    """The service that removes what has had its time."""
+
+    def __init__(self, db: Database, lifetimes: Lifetimes) -> None:
+        self._db = db
+        self._lifetimes = lifetimes
+
+    def run_if_due(self) -> dict[str, int] | None:
+        """Run, unless somebody has begun to within a day; return how many rows of each kind went, or None."""
+        of = DailyWork.name == "expiry"
+        due = DailyWork.begun_at_s <= db_epoch_s() - _DAY_S
+        with self._db.read() as session:
+            known = session.execute(select(due).where(of)).first()
+            if known is not None and not known[0]:
+                return None
+        with self._db.write() as session:
+            if known is None:
+                insert_if_new(session, DailyWork, name="expiry", begun_at_s=0.0)
+            begun = update(DailyWork).where(of, due).values(begun_at_s=db_epoch_s()).returning(DailyWork.name)
+            if session.execute(begun).first() is None:
+                return None
+        return self.run()
+
+    def run(self) -> dict[str, int]:
+        """Remove all that is due; return how many rows of each kind went. One kind that fails keeps no other waiting."""
+        steps: dict[str, Callable[[], int]] = {
+            "job_events": self._events,
+            "job_attempts": self._attempts,
+            "failed_versions": self._failed,
+            "tokens": self._tokens,
+            "keyed_requests": self._keyed,
+            "uploads": self._uploads,
+            "audit_entries": self._audit,
+        }
+        gone = {}
+        for name, step in steps.items():
+            try:
+                gone[name] = step()
+            except RegistryError as error:
+                _log.warning(
+                    "expired rows of %s could not be removed, the next run tries again: %s", name, error.message
+                )
+        if any(gone.values()):
+            _log.info(
+                "rows that had their time: %s", ", ".join(f"{count} {name}" for name, count in gone.items() if count)
+            )
+        return gone
+
+    def _before(self, days: float) -> datetime:
+        return utc_now() - timedelta(days=days)
+
+    def _in_batches(self, batch: Callable[[Session], int]) -> int:
+        total = 0
+        while True:
+            with self._db.write() as session:
+                count = batch(session)
+            total += count
+            if count < _BATCH:
+                return total
+
+    def _events(self) -> int:
+        """In the order in which they came, which is that of their key: what is young ends the search."""
+        before = self._before(self._lifetimes.events_days)
+        over = exists().where(Job.id == JobEvent.job_id, Job.state.in_(FINAL), Job.finished_at < before)
+        after = 0
+        total = 0
+        while True:
+            old = select(JobEvent.seq, JobEvent.at, over.label("over")).where(JobEvent.seq > after)
+            with self._db.read() as session:
+                rows = session.execute(old.order_by(JobEvent.seq).limit(_BATCH)).all()
+            gone = [row.seq for row in rows if row.over and row.at < before]
+            if gone:
+                with self._db.write() as session:
+                    session.execute(delete(JobEvent).where(JobEvent.seq.in_(gone)))
+            total += len(gone)
+            if len(rows) < _BATCH or rows[-1].at >= before:
+                return total
+            after = rows[-1].seq
+
+    def _attempts(self) -> int:
+        before = self._before(self._lifetimes.attempts_days)
+        over = exists().where(Job.id == Attempt.job_id, Job.state.in_(FINAL), Job.finished_at < before)
+        key = tuple_(Attempt.job_id, Attempt.attempt)
+
+        def batch(session: Session) -> int:
+            query = select(Attempt.job_id, Attempt.attempt).where(Attempt.finished_at < before, over)
+            rows = session.execute(query.order_by(Attempt.finished_at).limit(_BATCH)).all()
+            if rows:
+                session.execute(delete(Attempt).where(key.in_([tuple(row) for row in rows])))
+            return len(rows)
+
+        return self._in_batches(batch)
+
+    def _failed(self) -> int:
+        """Failed pushes have no number, no files and nothing that names them; their bytes went with a collection."""
+        before = self._before(self._lifetimes.failed_days)
+        stale = Version.state.in_((VersionState.FAILED, VersionState.PENDING))
+
+        def batch(session: Session) -> int:
+            query = select(Version.pk).where(stale, Version.number.is_(None), Version.created_at < before)
+            pks = session.scalars(query.order_by(Version.pk).limit(_BATCH)).all()
+            if pks:
+                session.execute(delete(Version).where(Version.pk.in_(pks)))
+            return len(pks)
+
+        return self._in_batches(batch)
+
+    def _tokens(self) -> int:
+        """Their rights go, and no list shows them; whom an old record means by an id stays known."""
+        before = self._before(self._lifetimes.tokens_days)
+        ended = (Token.expires_at < before) | (Token.revoked_at < before)
+
+        def batch(session: Session) -> int:
+            ids = session.scalars(select(Token.id).where(ended, Token.forgotten_at.is_(None)).limit(_BATCH)).all()
+            if ids:
+                session.execute(delete(Grant).where(Grant.token_id.in_(ids)))
+                session.execute(update(Token).where(Token.id.in_(ids)).values(forgotten_at=utc_now()))
+            return len(ids)
+
+        return self._in_batches(batch)
+
+    def _keyed(self) -> int:
+        before = self._before(self._lifetimes.keyed_days)
+        key = tuple_(KeyedRequest.owner, KeyedRequest.key)
+
+        def batch(session: Session) -> int:
+            query = select(KeyedRequest.owner, KeyedRequest.key).where(KeyedRequest.created_at < before)
+            rows = session.execute(query.order_by(KeyedRequest.created_at).limit(_BATCH)).all()
+            if rows:
+                session.execute(delete(KeyedRequest).where(key.in_([tuple(row) for row in rows])))
+            return len(rows)
+
+        return self._in_batches(batch)
+
+    def _uploads(self) -> int:
+        """Sessions that are over; what they have sent and nothing names goes with the next collection."""
+
+        def batch(session: Session) -> int:
+            ids = session.scalars(select(Upload.id).where(Upload.expires_at <= utc_now()).limit(_BATCH)).all()
+            if ids:
+                session.execute(delete(Upload).where(Upload.id.in_(ids)))
+            else:
+                left = ~exists().where(UploadBlob.stored_as == UploadPart.stored_as)
+                session.execute(delete(UploadPart).where(left))
+            return len(ids)
+
+        return self._in_batches(batch)
+
+    # The audit trail.
+
+    def _audit(self) -> int:
+        """Write old entries to files, and remove from the trail what lies in one."""
+        folder = self._lifetimes.audit_folder
+        if folder is None:
+            return 0
+        # Also what a run that was killed has written and not yet removed.
+        total = self._drop_exported()
+        before = self._before(self._lifetimes.audit_days)
+        # One moment for all files: that something was written out is told by an entry, too.
+        while self._export(Path(folder), before):
+            total += self._drop_exported()
+        return total
+
+    def _export(self, folder: Path, before: datetime) -> bool:
+        """Write the oldest entries that are due to one file; say whether there were any. Raises Unavailable."""
+        with self._db.read() as session:
+            # Entries carry several servers' clocks: a file ends before the first that is young, and skips none.
+            young = session.scalar(select(func.min(AuditEntry.pk)).where(AuditEntry.at >= before))
+            query = select(AuditEntry) if young is None else select(AuditEntry).where(AuditEntry.pk < young)
+            rows = session.scalars(query.order_by(AuditEntry.pk).limit(_MOST_EXPORTED)).all()
+            content = "".join(_line(row) for row in rows).encode()
+        if not rows:
+            return False
+        first, last = rows[0].pk, rows[-1].pk
+        file = f"audit-{first:012d}-{last:012d}.jsonl"
+        _keep(folder / file, content)
+        export = {"first_pk": first, "last_pk": last, "entries": len(rows), "file": file}
+        export |= {"sha256": hashlib.sha256(content).hexdigest()}
+        with self._db.write() as session:
+            if insert_if_new(session, AuditExport, **export, exported_at=utc_now()):
+                record(session, SYSTEM, "audit.export", EVERYWHERE, file, after=export)
+        return True
+
+    def _drop_exported(self) -> int:
+        with self._db.read() as session:
+            last = session.scalar(select(func.max(AuditExport.last_pk)))
+        if last is None:
+            return 0
+
+        def batch(session: Session) -> int:
+            query = select(AuditEntry.pk).where(AuditEntry.pk <= last).order_by(AuditEntry.pk)
+            pks = session.scalars(query.limit(_BATCH)).all()
+            if pks:
+                session.execute(delete(AuditEntry).where(AuditEntry.pk.in_(pks)))
+            return len(pks)
+
+        return self._in_batches(batch)
+
+
+def _line(row: AuditEntry) -> str:
+    values: dict[str, Any] = {
+        "pk": row.pk,
+        "at": row.at.isoformat(),
+        "actor": row.actor,
+        "token_id": row.token_id,
+        "action": row.action,
+        "namespace": row.namespace,
+        "subject": row.subject,
+        "before": row.before,
+        "after": row.after,
+    }
+    return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file whole, and make sure that it lies on the disk. Raises Unavailable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_name(f"{path.name}.partial")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise Unavailable(
+            f"the audit trail can't be written to {path.parent} ({error.strerror}); nothing was removed. "
+            "Set REGISTRY_AUDIT_FOLDER to a folder that can be written to"
+        ) from error

@@ -1,0 +1,36 @@
+"""What is remembered of work that is done now and then, and of what was written out of the audit trail."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Float, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.db import Model, UtcDateTime, utc_now
+
+
+class DailyWork(Model):
+    """Work that one process does once a day, and when it was last begun, on the database's clock."""
+
+    __tablename__ = "daily_work"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    begun_at_s: Mapped[float] = mapped_column(Float)
+
+
+class AuditExport(Model):
+    """A run of audit entries that lies in a file. Only what is in one may be removed from the trail: triggers see to it."""
+
+    __tablename__ = "audit_exports"
+
+    #: The first and last entry of the file.
+    first_pk: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
+    )
+    last_pk: Mapped[int] = mapped_column(BigInteger)
+    entries: Mapped[int]
+    #: Its name within `REGISTRY_AUDIT_FOLDER`.
+    file: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    exported_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

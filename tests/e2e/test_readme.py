@@ -18,7 +18,7 @@ from sdk.cli import cli as adapterctl_cli
 from workers.cli import cli as worker_cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PROGRAMS: dict[str, click.Group] = {
     "adapterctl": adapterctl_cli,
     "adapter-registry": registry_cli,

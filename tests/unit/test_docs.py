@@ -10,10 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "SECURITY.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
-    named = set(re.findall(r"`((?:tests|benchmarks|examples|sdk|registry|workers)/[\w/.]+\.\w+)`", text))
+    named = set(re.findall(r"`((?:tests|benchmarks|examples|sdk|registry|workers)/[\w/.]+)`", text))
     linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text)}
     missing = {name for name in named if not (ROOT / name).exists()}
     missing |= {name for name in linked if name and not (page.parent / name).exists()}

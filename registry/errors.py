@@ -12,7 +12,8 @@
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
     ├── Conflict            another state than the caller assumed
-    │   └── StaleAttempt    a worker that no longer holds its job
+    │   ├── StaleAttempt    a worker that no longer holds its job
+    │   └── Unreadable      a stored record that this release can't read
     ├── Unauthenticated     no valid token
     ├── Forbidden           a token whose role does not allow it
     │   └── QuotaExceeded   a namespace that has all that it may have
@@ -41,6 +42,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.STALE_ATTEMPT: 409,
+    ErrorCode.UNREADABLE: 409,
     ErrorCode.UNAUTHENTICATED: 401,
     ErrorCode.FORBIDDEN: 403,
     ErrorCode.VERIFICATION: 422,
@@ -138,6 +140,12 @@ class StaleAttempt(Conflict):
     """A worker that no longer holds its job."""
 
     code = ErrorCode.STALE_ATTEMPT
+
+
+class Unreadable(Conflict):
+    """A stored record that this release can't read."""
+
+    code = ErrorCode.UNREADABLE
 
 
 class Unauthenticated(RegistryError):  # noqa: N818

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TooLarge,
         Unauthenticated,
         Unavailable,
+        Unreadable,
         UnsupportedMediaType,
         VerificationFailed,
     )
@@ -73,6 +74,7 @@ _HOME_OF = {
             "TooLarge",
             "Unauthenticated",
             "Unavailable",
+            "Unreadable",
             "UnsupportedMediaType",
             "VerificationFailed",
         ),
@@ -127,6 +129,7 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "Unreadable",
     "UnsupportedMediaType",
     "Version",
     "VerificationFailed",

@@ -13,7 +13,8 @@
     │   └── UnsupportedMediaType             a request whose body is not called JSON
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
-    │   └── StaleAttempt
+    │   ├── StaleAttempt
+    │   └── Unreadable                       what another release stored, and this one can't read
     ├── NotAllowed                  exit 5
     │   ├── Unauthenticated
     │   └── QuotaExceeded                    a namespace that has all that it may have
@@ -129,6 +130,12 @@ class StaleAttempt(Conflict):
     """A worker that no longer holds its job."""
 
     code = ErrorCode.STALE_ATTEMPT
+
+
+class Unreadable(Conflict):
+    """A stored record that the registry's release can't read."""
+
+    code = ErrorCode.UNREADABLE
 
 
 class NotAllowed(AdapterctlError):  # noqa: N818

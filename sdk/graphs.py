@@ -66,7 +66,7 @@ class _Graph:
         self.nodes: dict[str, Node] = {node.key: node for node in lineage.nodes}
         self.above: dict[str, list[Edge]] = {}
         self.below: dict[str, list[Edge]] = {}
-        for edge in lineage.edges:
+        for edge in _edges(lineage):
             self.above.setdefault(edge.source, []).append(edge)
             self.below.setdefault(edge.target, []).append(edge)
 
@@ -122,7 +122,8 @@ def _told(graph: _Graph, edge: Edge, *, up: bool) -> str:
         return f"scored{_ends(graph, node, edge.target)}  {', '.join([*_scores(node), node.precision])}"
     weight = "" if edge.weight is None else f" {edge.weight:g} ×"
     attempt = "" if edge.attempt is None else f", attempt {edge.attempt}"
-    return f"{(_UP if up else _DOWN)[edge.relation]}{weight} {_label(node)}{attempt}"
+    said = (_UP if up else _DOWN).get(edge.relation, edge.relation.replace("-", " "))
+    return f"{said}{weight} {_label(node)}{attempt}"
 
 
 def _ends(graph: _Graph, node: EvaluationNode, but: str) -> str:
@@ -156,10 +157,16 @@ def dot(lineage: Lineage) -> str:
     for node in lineage.nodes:
         label = "\\n".join(_escaped(part) for part in _label(node).split("  ", 1))
         lines.append(f'  {names[node.key]} [label="{label}"];')
-    for edge in lineage.edges:
+    for edge in _edges(lineage):
         weight = "" if edge.weight is None else f" {edge.weight:g}"
         lines.append(f'  {names[edge.source]} -> {names[edge.target]} [label="{_escaped(edge.relation + weight)}"];')
     return "\n".join([*lines, "}"])
+
+
+def _edges(lineage: Lineage) -> list[Edge]:
+    """The edges between nodes that are there: those of a kind that only a newer registry knows were left out."""
+    keys = {node.key for node in lineage.nodes}
+    return [edge for edge in lineage.edges if edge.source in keys and edge.target in keys]
 
 
 def _escaped(text: str) -> str:

@@ -137,7 +137,10 @@ class Job:
         return self
 
     def cancel(self) -> Job:
-        """Ask for its end; a running one stops at its worker's next heartbeat."""
+        """Ask for its end; a running one stops at its worker's next heartbeat.
+
+        Raises Conflict for one that has succeeded or failed, NotAllowed.
+        """
         self._view = self._client.cancel_job(self.id)
         return self
 

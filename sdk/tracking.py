@@ -46,7 +46,7 @@ class TrackingClient(CatalogClient):
         )
 
     def cancel_job(self, job_id: str) -> JobView:
-        """Cancel a job. Raises NotFound, NotAllowed."""
+        """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
         return self.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
     def retry_job(self, job_id: str) -> Job:

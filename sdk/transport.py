@@ -8,14 +8,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sdk.answers import VERSION as VERSION
 from sdk.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.answers import check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable, raise_for
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Wire, read_json
 
 if TYPE_CHECKING:
     import httpx
@@ -44,12 +44,12 @@ class Transport:
     ) -> T:
         """Send a request to `/api/v1` + `path` and parse the answer as `reply`.
 
-        Fields of a newer server that this client does not know are passed over. Raises the error that the
+        Fields and members of a newer server that this client does not know are passed over. Raises the error that the
         registry's code stands for, Unavailable where nothing answers, Incompatible where versions are far apart.
         """
         raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
         try:
-            return TypeAdapter(reply).validate_json(raw or b"null", extra="ignore")
+            return read_json(reply, raw or b"null", open_ended=True)
         except ValidationError as error:
             raise Incompatible(
                 f"the registry at {self.config.url} answers in a way that version {VERSION} does not understand; upgrade both"

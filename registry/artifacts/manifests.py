@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
 from registry.db import connection_of, hold_blobs, insert_if_new
-from registry.errors import Invalid, NotFound, Verification
+from registry.errors import Invalid, NotFound, Unreadable, Verification
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.manifest import Manifest
@@ -55,17 +56,31 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
 
 
 def read_manifest(session: Session, digest: str) -> Manifest:
-    """Return a recorded manifest. Raises NotFound."""
-    found = read_manifests(session, {digest}).get(digest)
-    if found is None:
+    """Return a recorded manifest. Raises NotFound, Unreadable."""
+    body = session.scalar(select(ManifestRow.body).where(ManifestRow.digest == digest))
+    if body is None:
         raise NotFound(f"there is no manifest {digest[:12]}; see what there is with: adapterctl list")
-    return found
+    return manifest_of(digest, body)
 
 
 def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Manifest]:
-    """Return recorded manifests by digest."""
+    """Return recorded manifests by digest, those that this release can read."""
     query = select(ManifestRow.digest, ManifestRow.body).where(ManifestRow.digest.in_(digests))
-    return {digest: Manifest.model_validate_json(body) for digest, body in session.execute(query)}
+    found = {}
+    for digest, body in session.execute(query):
+        with suppress(Unreadable):
+            found[digest] = manifest_of(digest, body)
+    return found
+
+
+def manifest_of(digest: str, body: str) -> Manifest:
+    """Return the manifest of a row. Nothing of it is passed over, since its digest is of every field. Raises Unreadable."""
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        raise Unreadable(
+            f"the manifest {digest[:12]} is of a form that this release can't read; upgrade the registry"
+        ) from error
 
 
 def blobs_of(manifest: Manifest) -> list[BlobSpec]:

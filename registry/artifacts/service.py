@@ -9,6 +9,7 @@ from typing import NamedTuple, TypedDict
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.reach import storage_explained, transfer_of
 from registry.artifacts.reading import Facts, Inspection, Passing, read_blob
@@ -20,7 +21,6 @@ from registry.errors import Invalid, NotFound, Verification
 from registry.storage import Storage
 from registry.storage.errors import BlobCorrupt, BlobMissing
 from sdk.schemas.artifacts import BlobSpec, Transfer
-from sdk.schemas.manifest import Manifest
 
 
 class _Held(NamedTuple):
@@ -241,7 +241,7 @@ class Artifacts:
                 raise NotFound(
                     f"the files of {digest[:12]} were removed, since no version has them any more; push them again"
                 )
-            files = Manifest.model_validate_json(row.body).files
+            files = manifest_of(digest, row.body).files
             names = _names_of(session, {file.sha256 for file in files})
         sizes = {file.sha256: file.size_bytes for file in files}
         return [self._locate(sha256, size, names.get(sha256, sha256)) for sha256, size in sizes.items()]

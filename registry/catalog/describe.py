@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -14,9 +16,15 @@ from registry.catalog.bases.finding import base_of
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.resolve import exact_ref, space_of
 from registry.db import append, upsert
+from registry.errors import Unreadable
+from registry.stored import salvage, table
 from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
 from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
+
+M = TypeVar("M", bound=BaseModel)
+
+_log = logging.getLogger(__name__)
 
 
 class Surroundings(NamedTuple):
@@ -28,14 +36,26 @@ class Surroundings(NamedTuple):
     aliases: list[str]
     notes: list[NoteView]
     parents: list[Parent]
-    files: list[ManifestFile]
+    #: None where this release can't read the manifest.
+    files: list[ManifestFile] | None
 
 
 def view_versions(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
     """Return versions as they travel, with what belongs to each read in five queries, not five a version.
 
-    Parents in namespaces that the caller may not read are left out.
+    Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
+    it takes to show them.
     """
+    views = []
+    for view in _views(session, versions, who):
+        if isinstance(view, Unreadable):
+            _log.warning("a version is left out of a list: %s", view)
+        else:
+            views.append(view)
+    return views
+
+
+def _views(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
     pks = [version.pk for version in versions]
     origins: dict[int, Origin] = {}
     for origin in session.scalars(select(Origin).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())):
@@ -51,7 +71,7 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
     parents = parents_of(session, pks, who)
     manifests = read_manifests(session, {version.digest for version in versions})
     return [
-        _view(
+        _attempted(
             version,
             Surroundings(
                 adapter=version.adapter.name,
@@ -60,7 +80,7 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
                 aliases=aliases.get(version.pk, []),
                 notes=notes.get(version.pk, []),
                 parents=parents.get(version.pk, []),
-                files=manifests[version.digest].files,
+                files=manifests[version.digest].files if version.digest in manifests else None,
             ),
         )
         for version in versions
@@ -81,42 +101,77 @@ def parents_of(session: Session, pks: Collection[int], who: Principal) -> dict[i
     return found
 
 
+def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadable:
+    try:
+        return _view(version, around)
+    except Unreadable as error:
+        return error
+
+
 def _view(version: Version, around: Surroundings) -> VersionView:
-    made, recipe = around.origin, version.quantization
-    return VersionView(
-        ref=exact_ref(version, around.adapter),
-        adapter=around.adapter,
-        number=version.number,
-        digest=version.digest,
-        state=version.state,
-        kind=version.kind,
-        aliases=around.aliases,
-        tags=version.tags,
-        description=version.description,
-        notes=around.notes,
-        created_by=version.created_by,
-        created_at=version.created_at,
-        base=around.base,
-        lora=LoraConfig.model_validate(version.lora),
-        method=version.method,
-        quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
-        dataset=None if made is None or made.dataset is None else DatasetUse.model_validate(made.dataset),
-        training=None if made is None else made.training,
-        metrics={} if made is None else made.metrics,
-        parents=around.parents,
-        job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
-        libraries={} if made is None else made.libraries,
-        reported=None if made is None else made.reported,
-        unknown=version.unknown,
-        warnings=version.warnings or [],
-        refusal=version.refusal,
-        files=around.files,
-    )
+    """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
+
+    Raises Unreadable where nothing is left that could be shown.
+    """
+    made, left_out = around.origin, []
+
+    def of(name: str, kind: type[M], value: Any) -> M | None:
+        if value is None:
+            return None
+        found, faults = salvage(kind, value)
+        left_out.extend([name] if found is None else [f"{name}.{path}" for path in faults])
+        return found
+
+    lora = of("lora", LoraConfig, version.lora)
+    recipe = of("quantization", QuantizationRecipe, version.quantization)
+    dataset = None if made is None else of("dataset", DatasetUse, made.dataset)
+    said = {
+        "ref": exact_ref(version, around.adapter),
+        "adapter": around.adapter,
+        "number": version.number,
+        "digest": version.digest,
+        "state": version.state,
+        "kind": version.kind,
+        "aliases": around.aliases,
+        "tags": table(version.tags),
+        "description": version.description,
+        "notes": around.notes,
+        "created_by": version.created_by,
+        "created_at": version.created_at,
+        "base": around.base,
+        "lora": lora,
+        "method": version.method,
+        "quantization": recipe,
+        "dataset": dataset,
+        "training": None if made is None else made.training,
+        "metrics": {} if made is None else table(made.metrics),
+        "parents": around.parents,
+        "job": None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
+        "libraries": {} if made is None else table(made.libraries),
+        "reported": None if made is None else made.reported,
+        "unknown": version.unknown,
+        "warnings": version.warnings or [],
+        "refusal": version.refusal,
+        "files": around.files,
+    }
+    view, faults = salvage(VersionView, said)
+    left_out += faults
+    if view is None:
+        raise Unreadable(
+            f"{said['ref']} is of a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
+        )
+    if left_out:
+        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade it to see that"
+        return view.model_copy(update={"warnings": [*view.warnings, warning]})
+    return view
 
 
 def view_version(session: Session, version: Version, who: Principal) -> VersionView:
-    """Return one version as it travels."""
-    return view_versions(session, [version], who)[0]
+    """Return one version as it travels. Raises Unreadable."""
+    (view,) = _views(session, [version], who)
+    if isinstance(view, Unreadable):
+        raise view
+    return view
 
 
 def refresh_document(

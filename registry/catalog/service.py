@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
@@ -17,6 +18,7 @@ from registry.errors import InvalidName
 from registry.paging import Paged, page_of
 from sdk.schemas.catalog import AdapterView, VersionView
 from sdk.schemas.refs import BadNameError, parse_namespace
+from sdk.schemas.wire import read_json
 
 
 class Catalog:
@@ -33,7 +35,11 @@ class Catalog:
             document = session.get(VersionDocument, version.pk)
             if document is None or (document.foreign and who.namespaces() is not None):
                 return view_version(session, version, who)
-            return VersionView.model_validate_json(document.body)
+            try:
+                return read_json(VersionView, document.body, open_ended=True)
+            except ValidationError:
+                # It was written by another release; what it is made of may be readable still.
+                return view_version(session, version, who)
 
     def versions(
         self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,8 +19,10 @@ from registry.jobs.claims import Succeed
 from registry.jobs.models import Job
 from registry.jobs.outcomes import require_scored
 from registry.paging import Paged, page_of
+from registry.stored import read_stored, readable
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView, JobView
 from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.wire import Wire
 from sdk.schemas.work import Completion, EvaluationResult
 
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
@@ -34,7 +37,7 @@ class Evaluations:
 
     def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
         """Append one row a target, in the transaction in which the job succeeds."""
-        request = EvaluationRequest.model_validate(job.request)
+        request = read_stored(EvaluationRequest, job.request, of=f"the request of job {job.id}")
         results = completion.evaluations
         expected = [target.label for target in request.targets]
         if results is None or [result.label for result in results] != expected:
@@ -94,7 +97,7 @@ class Evaluations:
                 Evaluation.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda rows: [_view(row) for row in rows],
+                views=lambda rows: [view for row in rows if (view := _view(row)) is not None],
             )
 
 
@@ -136,21 +139,32 @@ def _require_asked(session: Session, request: EvaluationRequest, results: Sequen
                 param="base_fingerprint",
             )
         recipe = first if version is None else version.quantization
-        trained = None if recipe is None else QuantizationRecipe.model_validate(recipe)
+        trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
         require_scored(target.label, request.spec, trained, result.report)
 
 
-def _view(row: Evaluation) -> EvaluationView:
-    return EvaluationView(
-        id=row.id,
-        ref=row.label,
-        digest=row.digest,
-        base_fingerprint=row.base_fingerprint,
-        dataset=row.dataset_digest,
-        grader=row.grader,
-        precision=row.precision,
-        metrics=row.metrics,
-        samples=row.samples,
-        job=row.job_id,
-        created_at=row.created_at,
+class _Found(Wire):
+    """What may be missing where a row can't be read whole."""
+
+    metrics: dict[str, float] = Field(default_factory=dict)
+    samples: list[dict[str, str]] = Field(default_factory=list)
+
+
+def _view(row: Evaluation) -> EvaluationView | None:
+    found = readable(_Found, {"metrics": row.metrics, "samples": row.samples}) or _Found()
+    return readable(
+        EvaluationView,
+        {
+            "id": row.id,
+            "ref": row.label,
+            "digest": row.digest,
+            "base_fingerprint": row.base_fingerprint,
+            "dataset": row.dataset_digest,
+            "grader": row.grader,
+            "precision": row.precision,
+            "metrics": found.metrics,
+            "samples": found.samples,
+            "job": row.job_id,
+            "created_at": row.created_at,
+        },
     )

@@ -16,6 +16,7 @@ from registry.datasets.models import DatasetAccess
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
+from registry.stored import readable, table
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.jobs import JobState
 from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, MergedNode
@@ -186,6 +187,8 @@ class Walk:
         )
         query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
         for row in self._rows(query):
+            if row.digest is None:
+                continue
             node = MergedNode(key=f"merged:{row.digest}", digest=row.digest, onto=row.onto, job=row.id)
             self.graph.add(node)
             self.graph.link(node.key, subjects[row.subject], "merged-from")
@@ -216,7 +219,8 @@ class Walk:
         named = select(DatasetAccess.digest, DatasetAccess.name)
         named = named.where(DatasetAccess.digest.in_(digests), spoken_for(self._who))
         names = {row.digest: row.name for row in self._rows(named)}
-        return [row for row in rows if self.graph.add(_evaluation(row, names.get(row.dataset_digest, "")))]
+        nodes = [(row, _evaluation(row, names.get(row.dataset_digest, ""))) for row in rows]
+        return [row for row, node in nodes if node is not None and self.graph.add(node)]
 
     def _link_scores(self, scores: Sequence[_AnyRow], versions: Sequence[Version]) -> None:
         refs: dict[str, list[str]] = {}
@@ -233,14 +237,17 @@ class Walk:
         return rows[:most]
 
 
-def _evaluation(row: _AnyRow, dataset_name: str) -> EvaluationNode:
-    return EvaluationNode(
-        key=f"evaluation:{row.id}",
-        id=row.id,
-        dataset=row.dataset_digest,
-        dataset_name=dataset_name,
-        grader=row.grader,
-        precision=row.precision,
-        metrics={name: value for name, value in row.metrics.items() if is_score(name)},
-        job=row.job_id,
+def _evaluation(row: _AnyRow, dataset_name: str) -> EvaluationNode | None:
+    return readable(
+        EvaluationNode,
+        {
+            "key": f"evaluation:{row.id}",
+            "id": row.id,
+            "dataset": row.dataset_digest,
+            "dataset_name": dataset_name,
+            "grader": row.grader,
+            "precision": row.precision,
+            "metrics": {name: value for name, value in table(row.metrics).items() if is_score(name)},
+            "job": row.job_id,
+        },
     )

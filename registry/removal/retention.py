@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
@@ -15,7 +17,10 @@ from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.moves import move_version
 from registry.catalog.resolve import exact_ref
 from registry.db import Database
+from registry.errors import Unreadable
 from sdk.schemas.removal import RetentionRule
+
+_log = logging.getLogger(__name__)
 
 #: Versions that are given up in one transaction.
 _BATCH = 100
@@ -29,8 +34,26 @@ class Outside(NamedTuple):
 
 
 def rule_of(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None where all of its versions are kept."""
-    return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
+    """Return an adapter's rule, or None where all of its versions are kept.
+
+    Nothing of it is passed over: that might be what keeps a version. Raises Unreadable.
+    """
+    try:
+        return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
+    except ValidationError as error:
+        raise Unreadable(
+            f"the retention rule of {adapter.name} is of a form that this release can't read; upgrade the registry, or set it anew: "
+            f"adapterctl retention set {adapter.name}"
+        ) from error
+
+
+def _rule_to_apply(adapter: Adapter) -> RetentionRule | None:
+    """Return an adapter's rule, or None where nothing is to be deleted by it: there is none, or it can't be read."""
+    try:
+        return rule_of(adapter)
+    except Unreadable as error:
+        _log.warning("nothing is deleted: %s", error)
+        return None
 
 
 def find_outside(db: Database, *, now: datetime) -> list[Outside]:
@@ -39,7 +62,7 @@ def find_outside(db: Database, *, now: datetime) -> list[Outside]:
     for adapter_pk in _ruled(db):
         with db.read() as session:
             adapter = session.get_one(Adapter, adapter_pk)
-            rule = rule_of(adapter)
+            rule = _rule_to_apply(adapter)
             if rule is not None:
                 versions = session.scalars(_outside(session, adapter, rule, now))
                 found += [Outside(version.pk, exact_ref(version)) for version in versions]
@@ -71,7 +94,7 @@ def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -
         # Under the adapter's lock no alias moves and no version comes or goes.
         locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
         adapter = session.scalars(locked).one()
-        rule = rule_of(adapter)
+        rule = _rule_to_apply(adapter)
         if rule is None:
             return []
         versions = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()

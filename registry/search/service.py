@@ -16,7 +16,8 @@ from registry.errors import Invalid
 from registry.paging import Paged, read_cursor, write_cursor
 from registry.search.compile import condition_of
 from registry.search.grammar import parse
-from sdk.schemas.search import BaseName, LoraSize, SortKey, VersionBrief
+from registry.stored import readable, table
+from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 
 
@@ -122,24 +123,27 @@ def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
     for alias in session.execute(named):
         aliases.setdefault(alias.version_pk, []).append(alias.name)
     over = select(BaseModelRow.pk, BaseModelRow.fingerprint)
-    found = session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
-    fingerprints = {base.pk: base.fingerprint for base in found}
-    return [
-        VersionBrief(
-            ref=f"{row.adapter}@{f'sha256:{row.digest}' if row.number is None else f'v{row.number}'}",
-            adapter=row.adapter,
-            number=row.number,
-            digest=row.digest,
-            state=row.state,
-            kind=row.kind,
-            aliases=aliases.get(row.pk, []),
-            tags=row.tags,
-            created_by=row.created_by,
-            created_at=row.created_at,
-            base=BaseName(id=row.base_id, revision=row.base_revision, fingerprint=fingerprints[row.base_pk]),
-            lora=LoraSize(rank=row.rank, alpha=row.lora["alpha"], target_modules=row.lora["target_modules"]),
-            method=row.method,
-            metrics=metrics.get(row.pk, {}),
-        )
-        for row in rows
-    ]
+    bases = session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
+    fingerprints = {base.pk: base.fingerprint for base in bases}
+    found = []
+    for row in rows:
+        lora = table(row.lora)
+        size = {"rank": row.rank, "alpha": lora.get("alpha"), "target_modules": lora.get("target_modules")}
+        brief = {
+            "ref": f"{row.adapter}@{f'sha256:{row.digest}' if row.number is None else f'v{row.number}'}",
+            "adapter": row.adapter,
+            "number": row.number,
+            "digest": row.digest,
+            "state": row.state,
+            "kind": row.kind,
+            "aliases": aliases.get(row.pk, []),
+            "tags": table(row.tags),
+            "created_by": row.created_by,
+            "created_at": row.created_at,
+            "base": BaseName(id=row.base_id, revision=row.base_revision, fingerprint=fingerprints[row.base_pk]),
+            "lora": size,
+            "method": row.method,
+            "metrics": table(metrics.get(row.pk)),
+        }
+        found.append(readable(VersionBrief, brief))
+    return [brief for brief in found if brief is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.audit.service import record
 from registry.auth.principal import Principal
@@ -13,7 +14,6 @@ from registry.errors import Conflict, Forbidden, NotFound
 from registry.signatures.models import Signature
 from registry.signatures.trust import Trust
 from sdk.schemas.artifacts import SignatureView, SignedManifest
-from sdk.schemas.manifest import Manifest
 
 #: Signatures that are added to one manifest, so that a list of them stays short.
 MAX_SIGNATURES = 50
@@ -36,7 +36,7 @@ class Signatures:
             writable = _writable(session, digest, who)
         if not writable:
             raise Forbidden("this token may only read this version; use one with a role of: admin, promoter, writer")
-        self._trust.check(Manifest.model_validate_json(row.body), signed)
+        self._trust.check(manifest_of(digest, row.body), signed)
         with self._db.write() as session:
             _find(session, digest, who)
             others = (

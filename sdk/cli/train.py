@@ -58,8 +58,14 @@ _JOB_KEYS = (
 @click.option(
     "--from-checkpoint", metavar="JOB[@STEP]", help="Go on where a training of the same base, data and options was."
 )
-@click.option("--priority", type=int, help="From -100 to 100; higher goes first. [default: 0]")
-@click.option("--timeout", metavar="90s|10m|2h", help="One attempt that runs longer fails. [default: no limit]")
+@click.option(
+    "--priority",
+    type=int,
+    help="From -100; higher goes first. Writers up to 10, promoters 50, admins 100. [default: 0]",
+)
+@click.option(
+    "--timeout", metavar="90s|10m|2h", help="One attempt that runs longer fails. [default: what the registry says, 24h]"
+)
 @click.option("--device", type=click.Choice(["any", "cuda"]), help="What its worker must have. [default: any]")
 @click.option("--memory", metavar="SIZE", help="What its worker must have free: 16GB. [default: what the base needs]")
 @click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")

@@ -11,7 +11,7 @@ from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.refs import parse_name
 from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
@@ -95,7 +95,7 @@ class Parent(Wire):
     """A version that another one was made from."""
 
     ref: str
-    relation: Literal["continued-from", "combined-from", "merged-from"]
+    relation: Annotated[Literal["continued-from", "combined-from", "merged-from"], Open]
     weight: float | None = None
 
 

@@ -29,6 +29,8 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     #: A worker's claim that is no longer the current one.
     STALE_ATTEMPT = "stale_attempt"
+    #: A stored record that this release of the registry can't read.
+    UNREADABLE = "unreadable"
     #: No token, or one that is unknown, expired or revoked.
     UNAUTHENTICATED = "unauthenticated"
     #: The token's role does not allow this.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Open, Wire
 
 
 class Progress(Wire):
@@ -17,7 +17,7 @@ class Progress(Wire):
     phase: str
     step: int | None = None
     total: int | None = None
-    unit: Literal["steps", "rows", "tensors", "bytes"] = "steps"
+    unit: Annotated[Literal["steps", "rows", "tensors", "bytes"], Open] = "steps"
     loss: float | None = None
     lr: float | None = None
     tokens_per_s: float | None = None
@@ -30,7 +30,7 @@ class Progress(Wire):
 class NewEvent(Wire):
     """An event as a worker reports it."""
 
-    kind: Literal["state", "progress", "log"]
+    kind: Annotated[Literal["state", "progress", "log"], Open]
     progress: Progress | None = None
     message: Annotated[str, Field(max_length=4000)] | None = None
 

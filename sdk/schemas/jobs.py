@@ -13,7 +13,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.refs import Ref, parse_name
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire
 
 JobKind = Literal["training", "evaluation", "merge"]
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
@@ -51,7 +51,7 @@ class BaseChoice(Wire):
 class Needs(Wire):
     """What a worker must have for a job to be given to it."""
 
-    device: Literal["any", "cuda"] = "any"
+    device: Annotated[Literal["any", "cuda"], Open] = "any"
     #: Free memory, of the card or of the machine; None where it is not known beforehand.
     memory_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
 
@@ -136,11 +136,12 @@ class JobSubmission(Wire):
     """A job as submitted. References are pinned when it is accepted."""
 
     request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
-    #: Higher goes first.
+    #: Higher goes first within the namespace. A writer gives up to 10, a promoter or an admin of the namespace up to 50; above
+    #: that, which an admin of all gives, it goes before the jobs of every namespace, and below 0 after them.
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     #: None: what the registry reckons from kind and base.
     needs: Needs | None = None
-    #: How long one attempt may run, in seconds; then the job fails with the reason "timeout".
+    #: How long one attempt may run, in seconds; then the job fails with the reason "timeout". None: the registry's default.
     timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
 
 
@@ -162,11 +163,11 @@ class JobView(Wire):
 
     id: str
     kind: str
-    state: JobState
+    state: Annotated[JobState, Open]
     #: The adapter or ref that it is about, for lists.
     subject: str
     attempt: int
-    #: Why it failed: "data", "base", "targets", "diverged", "oom", "worker_lost", "internal", …
+    #: Why it failed: "data", "base", "targets", "diverged", "oom", "worker_lost", "unreadable", "internal", …
     reason: str | None
     message: str | None
     cancel_requested: bool

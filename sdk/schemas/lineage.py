@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Known, Open, Wire
 
 #: Up: what it came from. Down: what came of it.
 Direction = Literal["up", "down", "both"]
@@ -123,7 +123,7 @@ class Edge(Wire):
     source: str
     #: Key of a node.
     target: str
-    relation: Relation
+    relation: Annotated[Relation, Open]
     #: Of a parent in a combination.
     weight: float | None = None
     #: Of the job that made the version.
@@ -138,7 +138,7 @@ class Lineage(Wire):
     direction: Direction
     #: How many steps were gone from the root.
     depth: int
-    nodes: list[Node]
+    nodes: Annotated[list[Node], Known]
     edges: list[Edge]
     #: Whether nodes or edges were left out, since there are too many.
     truncated: bool

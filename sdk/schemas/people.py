@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sdk.schemas.labels import TokenName
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Open, Wire
 
 RoleName = Literal["reader", "writer", "promoter", "worker", "admin"]
 
@@ -20,7 +20,7 @@ class GrantView(Wire):
     """A role in a namespace."""
 
     namespace: Where
-    role: RoleName
+    role: Annotated[RoleName, Open]
 
 
 class TokenRequest(Wire):

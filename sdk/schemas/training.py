@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Open, Wire
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -87,7 +87,7 @@ class LoraConfig(Wire):
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
     modules_to_save: list[str] = []
-    bias: Literal["none", "all", "lora_only"] = "none"
+    bias: Annotated[Literal["none", "all", "lora_only"], Open] = "none"
     init: JsonScalar = True
     use_rslora: bool = False
     use_dora: bool = False
@@ -119,10 +119,10 @@ class LoraConfig(Wire):
 class QuantizationRecipe(Wire):
     """How the base was quantised while the adapter was trained; needed to merge it rightly."""
 
-    method: Literal["bitsandbytes"] = "bitsandbytes"
-    type: Literal["nf4", "fp4"] = "nf4"
+    method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
+    type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
     double_quant: bool = True
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    compute_dtype: Annotated[Literal["bfloat16", "float16", "float32"], Open] = "bfloat16"
     #: Weights that share one scale.
     block_size: Annotated[int, Field(ge=1)] = 64
     skipped_modules: list[str] = []

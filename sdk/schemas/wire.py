@@ -1,19 +1,129 @@
-"""The common base of everything that travels as JSON."""
+"""The common base of everything that travels as JSON.
+
+What is sent to a registry is strict. What somebody else wrote, perhaps a newer release, is read by `read` and `read_json`:
+unknown fields are passed over. To show it, it is read `open_ended`: where a field is `Open`, a member that only the writer
+knows stays the text that it is. Whoever acts by what they read leaves that out, and is told that they don't understand it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Hashable
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from sdk.formats.canonical_json import canonical_json as canonical_json
 from sdk.formats.canonical_json import digest_of as digest_of
 
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+#: The context in which something is read to be shown.
+_OPEN_ENDED = {"open_ended": True}
 
 
 class Wire(BaseModel):
     """A strict, frozen record: unknown fields and coerced types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast("Any", kind))
+
+
+def read(kind: type[T], value: Any, *, open_ended: bool = False) -> T:
+    """Return the record of a plain value that somebody else wrote. Raises ValidationError."""
+    found: T = _adapter(cast("Hashable", kind)).validate_python(
+        value, extra="ignore", context=_OPEN_ENDED if open_ended else None
+    )
+    return found
+
+
+def read_json(kind: type[T], text: str | bytes, *, open_ended: bool = False) -> T:
+    """Return the record of a JSON text that somebody else wrote. Raises ValidationError."""
+    found: T = _adapter(cast("Hashable", kind)).validate_json(
+        text, extra="ignore", context=_OPEN_ENDED if open_ended else None
+    )
+    return found
+
+
+def _is_open_ended(info: ValidationInfo) -> bool:
+    return info.context is _OPEN_ENDED
+
+
+class Open:
+    """Marks an enumeration that a newer release may know more members of, as in `Annotated[Literal["a", "b"], Open]`."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The enumeration's own schema, and what is done with another member."""
+
+        def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+            try:
+                return known(value)
+            except ValidationError:
+                if not isinstance(value, str) or not _is_open_ended(info):
+                    raise
+                return member_of(source, value) if isinstance(source, type) else value
+
+        # An unknown member is written as it was read.
+        written = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.with_info_wrap_validator_function(validate, handler(source), serialization=written)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        """The known members."""
+        return handler(schema["schema"])
+
+
+class Known:
+    """Marks a list of which a reader leaves out what only a newer release can read, as in `Annotated[list[Node], Known]`."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The list's own schema, tried for one item after the other where it doesn't hold for all."""
+
+        def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+            try:
+                return known(value)
+            except ValidationError:
+                if not isinstance(value, list) or not _is_open_ended(info):
+                    raise
+                return [item for each in value for item in _readable(known, each)]
+
+        return core_schema.with_info_wrap_validator_function(validate, handler(source))
+
+
+def _readable(known: ValidatorFunctionWrapHandler, item: Any) -> Any:
+    try:
+        return known([item])
+    except ValidationError:
+        return []
+
+
+def member_of(kind: type[E], text: str) -> E:
+    """Return the member of an enumeration with this text; for one that it doesn't have, one that is equal to no other."""
+    try:
+        return kind(text)
+    except ValueError:
+        made = str.__new__(kind, text)
+        made._name_, made._value_ = text.upper(), text
+        return made

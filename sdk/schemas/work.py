@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -31,7 +31,10 @@ class WorkerInfo(Wire):
     cached_bases: Annotated[list[Sha256], Field(max_length=MOST_CACHED)] = []
     #: Folders that clients and this worker both see.
     shared_paths: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)] = []
-    kinds: Annotated[list[JobKind], Field(max_length=16)] = ["training", "evaluation", "merge"]
+    #: Also those that only a newer release than the registry's knows.
+    kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(
+        get_args(JobKind)
+    )
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
 

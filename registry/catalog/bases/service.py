@@ -24,6 +24,7 @@ from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Conflict, Invalid, NotFound
 from registry.paging import Paged, page_of
+from registry.stored import table
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 
 #: What a namespace knows of a base, from the least to the most certain.
@@ -305,6 +306,6 @@ def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = Non
         facts=row.facts,
         size_bytes=row.base.size_bytes if derived else row.size_bytes,
         created_at=row.created_at,
-        config=config_of(row) if whole else None,
+        config=table(config_of(row)) if whole else None,
         replaces=replaces,
     )

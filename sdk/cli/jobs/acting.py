@@ -13,7 +13,7 @@ from sdk.cli.values import take_tags
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_cancel(job_id: str, style: str) -> None:
-    """Cancel a job; a running one stops within seconds.
+    """Cancel a job; a running one stops within seconds. One that has succeeded or failed stays so (exit code 4).
 
     \b
     Example:

@@ -27,6 +27,7 @@ EXIT_OF = {
     ErrorCode.NOT_FOUND: 3,
     ErrorCode.CONFLICT: 4,
     ErrorCode.STALE_ATTEMPT: 4,
+    ErrorCode.UNREADABLE: 4,
     ErrorCode.FORBIDDEN: 5,
     ErrorCode.UNAUTHENTICATED: 5,
     ErrorCode.QUOTA_EXCEEDED: 5,

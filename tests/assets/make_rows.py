@@ -1,0 +1,77 @@
+"""Make `rows_0.1.json`: what this release stores as JSON of a job of each kind, every field with it.
+
+    python tests/assets/make_rows.py
+
+A later release reads it, and adds a recording of its own: see `tests/contract/test_stored_rows.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent)]
+
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec  # noqa: E402
+from sdk.schemas.events import Progress  # noqa: E402
+from sdk.schemas.jobs import (  # noqa: E402
+    BaseChoice,
+    CheckpointRef,
+    EvaluationRequest,
+    EvaluationTarget,
+    MergeRequest,
+    TrainingRequest,
+)
+from sdk.schemas.training import LoraConfig, LossPoint, QuantizationRecipe, TrainingReport, TrainingSpec  # noqa: E402
+from sdk.schemas.wire import Wire  # noqa: E402
+from sdk.version import VERSION  # noqa: E402
+
+_DIGEST = "ab" * 32
+_BASE = BaseChoice(id="tiny", revision="0" * 40, fingerprint="cd" * 32)
+
+
+def rows() -> dict[str, Wire]:
+    """A record of everything that is stored of jobs."""
+    return {
+        "training": TrainingRequest(
+            adapter="team/code-review",
+            base=_BASE,
+            data=_DIGEST,
+            eval_data=_DIGEST,
+            spec=TrainingSpec(alpha=16.0, loss_on="completion", max_steps=2),
+            from_checkpoint=CheckpointRef(job="3f1c2a9b7d20", step=10),
+        ),
+        "evaluation": EvaluationRequest(
+            targets=[EvaluationTarget(ref="team/code-review@v1"), EvaluationTarget(base=_BASE)],
+            data=_DIGEST,
+            spec=EvaluationSpec(loss_on="all"),
+        ),
+        "merge": MergeRequest(ref="team/code-review@v1", spec=MergeSpec(onto="original", dtype="bfloat16")),
+        "progress": Progress(
+            phase="train", step=1, total=2, loss=1.5, lr=0.1, tokens_per_s=9.5, memory_bytes=1, eta_s=2.0
+        ),
+        "report": TrainingReport(
+            lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05, target_modules=["q_proj", "v_proj"]),
+            quantization=QuantizationRecipe(library_version="0.50"),
+            rows=1,
+            supervised_tokens=7,
+            training={"lr": 0.1, "max_steps": 2},
+            metrics={"loss": 1.5},
+            libraries={"torch": "2"},
+            curve=[LossPoint(step=1, loss=1.5, lr=0.1)],
+        ),
+    }
+
+
+def main() -> None:
+    """Write the file."""
+    recorded: dict[str, Any] = {name: row.model_dump(mode="json") for name, row in rows().items()}
+    target = HERE / f"rows_{VERSION.rpartition('.')[0]}.json"
+    target.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from sdk.config import cache_path
-from workers import logs
+from workers import hints, logs
 from workers.privacy import keep_to_itself
 from workers.settings import QUEUES as QUEUES
 from workers.settings import WorkerSettings
@@ -29,6 +29,7 @@ _SOFT_SHUTDOWN_S = 20.0
 def make_app() -> Celery:
     """Build the application from the environment."""
     settings = WorkerSettings.from_env()
+    hints.install()
     app = Celery("adapterctl-worker", broker=settings.broker_url, include=["workers.tasks"])
     app.conf.update(
         task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],

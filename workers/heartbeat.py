@@ -10,7 +10,7 @@ import threading
 import time
 
 from sdk.client import Client
-from sdk.errors import AdapterctlError, InvalidInput, NotFound, StaleAttempt
+from sdk.errors import InvalidInput, NotFound, StaleAttempt
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
@@ -128,8 +128,8 @@ class Holder:
                 # Better to lose a line than the job.
                 _log.warning("the registry takes these events not, they are left out: %s", error)
                 return False
-            except AdapterctlError as error:
-                _log.warning("heartbeat failed: %s", error)
+            except Exception as error:  # noqa: BLE001 - this thread is all that holds the job
+                _log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
                 with self._guard:
                     self._news = [*news, *self._news][-_MAX_EVENTS:]
                 return False

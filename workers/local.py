@@ -20,7 +20,7 @@ from sdk.errors import AdapterctlError
 from workers import logs
 from workers.privacy import keep_to_itself
 from workers.runner import Worker
-from workers.service import drain
+from workers.service import drain, pause_s, tell
 from workers.settings import WorkerSettings
 from workers.shutdown import Shutdown
 
@@ -28,6 +28,9 @@ from workers.shutdown import Shutdown
 LOCK_FILE = "runner.lock"
 _TRIES = 5
 _TRY_EVERY_S = 0.1
+#: So often in a row may asking for work go wrong, and the first pause after it in seconds.
+_FAILURES = 5
+_AGAIN_S = 0.25
 
 _log = logging.getLogger("workers.local")
 
@@ -78,12 +81,27 @@ def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
             if not alone:
                 return 0
             worker.sweep()
-            worked = drain(worker, shutdown)
+            worked = _drain(worker, shutdown)
             if shutdown.asked:
                 worker.leave()
                 return 0
         if not worked:
             return 0
+
+
+def _drain(worker: Worker, shutdown: Shutdown) -> int:
+    """Work off what there is. Raises what goes wrong `_FAILURES` times in a row; the next command starts another runner."""
+    failures = 0
+    while True:
+        try:
+            return drain(worker, shutdown)
+        except Exception as error:
+            failures += 1
+            if failures >= _FAILURES:
+                raise
+            tell(error)
+            if shutdown.wait(pause_s(_AGAIN_S, failures)):
+                return 0
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import time
 
 from sdk.client import Client
 from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
-from sdk.schemas.jobs import MergeRequest, TrainingRequest
-from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release, WorkerInfo
+from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
+from sdk.schemas.work import Assignment, Failure, Farewell, Release
+from sdk.version import VERSION
 from workers import logs, machine
 from workers.attempts import causes
 from workers.attempts.attempt import Attempt, hand_in
@@ -20,6 +21,7 @@ from workers.attempts.inputs import Inputs
 from workers.attempts.merging import merge
 from workers.attempts.pins import require_pinned
 from workers.attempts.training import train
+from workers.claiming import Misunderstood, claim
 from workers.connections import apart
 from workers.heartbeat import Holder
 from workers.settings import WorkerSettings
@@ -52,7 +54,11 @@ class Worker:
         """Claim one job and carry it out; return whether there was one. What goes wrong with it is reported, not raised."""
         if self._shutdown.asked:
             return False
-        assignment, claimed_at = self._ask(hint)
+        try:
+            assignment, claimed_at = self._ask(hint)
+        except Misunderstood as error:
+            self._give_up(error)
+            return True
         if assignment is None:
             return False
         with logs.about(assignment.job, assignment.attempt):
@@ -86,6 +92,9 @@ class Worker:
             claimed_at = time.monotonic()
             try:
                 assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint, key=key)
+            except Misunderstood:
+                self._unanswered = None
+                raise
             except (Unavailable, Conflict) as error:
                 if isinstance(error, (Incompatible, RateLimited)):
                     # An answer it was. What was given with one that can't be understood is for another worker.
@@ -99,6 +108,17 @@ class Worker:
             else:
                 self._unanswered = None
                 return assignment, claimed_at
+
+    def _give_up(self, given: Misunderstood) -> None:
+        """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
+        _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
+        message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
+        failed = AttemptFailed("unsupported", message)
+        try:
+            self._client.call("POST", f"/jobs/{given.job}/fail", JobView, body=_failure(given.attempt, failed))
+        except AdapterctlError as error:
+            # Its lease will run out.
+            _log.warning("not reported: %s", error)
 
     def _hold(self, assignment: Assignment, claimed_at: float) -> None:
         with apart(self._client) as connection, Holder(connection, assignment, claimed_at=claimed_at) as holder:
@@ -163,19 +183,12 @@ class Worker:
             _log.info("given back, since this worker shuts down")
         else:
             failed = ended if isinstance(ended, AttemptFailed) else _of_stop(why, assignment)
-            verb, body = "fail", _failure(assignment, failed)
+            verb, body = "fail", _failure(assignment.attempt, failed)
             _log.info("%s: %s", failed.reason, failed)
         try:
             hand_in(self._client, stopping, f"/jobs/{assignment.job}/{verb}", body)
         except AdapterctlError as error:
             _log.warning("not reported: %s", error)
-
-
-def claim(client: Client, worker: WorkerInfo, hint: str | None = None, *, key: str | None = None) -> Assignment | None:
-    """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held."""
-    headers = None if key is None else {"Idempotency-Key": key}
-    body = ClaimRequest(worker=worker, hint=hint)
-    return client.call("POST", "/jobs/claim", Assignment | None, body=body, headers=headers)  # type: ignore[arg-type]
 
 
 def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:
@@ -188,7 +201,7 @@ def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:
     return AttemptFailed("cancelled", "it was cancelled")
 
 
-def _failure(assignment: Assignment, failed: AttemptFailed) -> Failure:
+def _failure(attempt: int, failed: AttemptFailed) -> Failure:
     # What a library says may quote the bytes that it choked on.
     message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
-    return Failure(attempt=assignment.attempt, reason=failed.reason, message=message)
+    return Failure(attempt=attempt, reason=failed.reason, message=message)

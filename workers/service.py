@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sdk.client import Client
-from sdk.errors import AdapterctlError, Conflict, Unavailable
+from sdk.errors import AdapterctlError
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Farewell
 from workers import machine
@@ -23,6 +23,8 @@ _HELLO_EVERY_S = 30.0
 _TIMEOUT_S = 10.0
 #: How long the end of the process waits for the farewell.
 _LEAVE_S = 5.0
+#: The longest pause after failures in a row, in seconds.
+_LONGEST_PAUSE_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -44,19 +46,39 @@ def ask_forever(settings: WorkerSettings) -> None:
     with shutdown.on_signals(signal.SIGTERM, signal.SIGINT), present(settings, shutdown):
         worker.spare.prepare()
         try:
-            while not shutdown.asked:
-                if not _worked(worker):
-                    shutdown.wait(settings.ask_every_s)
+            ask(worker, shutdown, every_s=settings.ask_every_s)
         finally:
             worker.end()
 
 
-def _worked(worker: Worker) -> bool:
-    try:
-        return worker.work_once()
-    except (Unavailable, Conflict) as error:
+def ask(worker: Worker, shutdown: Shutdown, *, every_s: float) -> None:
+    """Ask for work at intervals until this is to end. No answer of the registry ends it."""
+    failures = 0
+    while not shutdown.asked:
+        try:
+            worked, failures = worker.work_once(), 0
+        except Exception as error:  # noqa: BLE001 - a fleet does not end because a registry answers oddly
+            worked, failures = False, failures + 1
+            tell(error)
+        if not worked:
+            shutdown.wait(pause_s(every_s, failures))
+
+
+def pause_s(every_s: float, failures: int) -> float:
+    """How long a worker waits before it asks again, in seconds: twice as long after each failure in a row.
+
+    >>> [pause_s(2.0, failures) for failures in (0, 1, 2, 9)]
+    [2.0, 4.0, 8.0, 60.0]
+    """
+    return max(every_s, min(every_s * 2.0 ** min(failures, 16), _LONGEST_PAUSE_S))
+
+
+def tell(error: Exception) -> None:
+    """Log what went wrong outside of any job."""
+    if isinstance(error, AdapterctlError):
         _log.warning("%s", error)
-        return False
+    else:
+        _log.error("unexpected error", exc_info=error)
 
 
 @contextmanager
@@ -86,5 +108,5 @@ def _speak(settings: WorkerSettings, shutdown: Shutdown, over: threading.Event) 
 def _say(client: Client, path: str, body: Wire) -> None:
     try:
         client.call("POST", path, type(None), body=body, timeout_s=_TIMEOUT_S)
-    except AdapterctlError as error:
+    except Exception as error:  # noqa: BLE001 - it is said again, and this thread is all that says it
         _log.warning("the registry was not told (%s): %s", path, error)

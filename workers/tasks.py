@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import signal
 
-from sdk.errors import AdapterctlError
 from workers import service
 from workers.celery_app import app
+from workers.hints import TASK
 from workers.runner import Worker
 from workers.settings import WorkerSettings
 from workers.shutdown import Shutdown
-
-_log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -35,7 +32,7 @@ def begin() -> None:
     _worker().spare.prepare()
 
 
-@app.task(name="adapterctl.work")  # type: ignore[untyped-decorator]
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
 def work(hint: str) -> None:
     """Work off what there is, beginning with the hinted job."""
     shutdown = _shutdown()
@@ -43,9 +40,9 @@ def work(hint: str) -> None:
     with shutdown.on_signals(signal.SIGTERM):
         try:
             service.drain(_worker(), shutdown, hint)
-        except AdapterctlError as error:
+        except Exception as error:  # noqa: BLE001 - the pool process is there for the next message
             # The job still waits, and the registry will say so again.
-            _log.warning("%s", error)
+            service.tell(error)
     if shutdown.by_signal_alone:
         # Somebody wants this process replaced; only now may it end.
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,89 @@
+"""What comes from the broker: hints of the registry, and nothing else. What is none is dropped before Celery sees it.
+
+Celery would take it for a task: some of it raises in its event loop and ends the worker, the rest stays unacknowledged and,
+with one message at a time, keeps the next from coming.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+from workers.settings import QUEUES
+
+#: As the registry names the one task.
+TASK = "adapterctl.work"
+#: A hint holds an id.
+_MOST_BYTES = 16_384
+
+_log = logging.getLogger(__name__)
+
+
+def is_hint(message: Any) -> bool:
+    """Tell whether a message is one that the registry sends: the task, and a job's id for now."""
+    try:
+        headers, properties, body = message["headers"], message["properties"], message["body"]
+        args, kwargs, embed = _decoded(body, properties["body_encoding"])
+        (hint,) = args
+        return (
+            message["content-type"] == "application/json"
+            and headers["task"] == TASK
+            and all(isinstance(text, str) for text in (hint, headers["id"], properties["delivery_tag"]))
+            and isinstance(properties["delivery_info"], dict)
+            and kwargs == {}
+            and not any((embed or {}).values())
+            and not any(headers.get(name) for name in ("eta", "expires", "group", "compression", "stamps"))
+            and not any(headers.get("timelimit") or ())
+        )
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        return False
+
+
+def _decoded(body: Any, encoding: Any) -> Any:
+    if not isinstance(body, str) or len(body) > _MOST_BYTES or encoding != "base64":
+        raise ValueError("no body of a hint")
+    return json.loads(base64.b64decode(body, validate=True))
+
+
+class HintChannel(redis.Channel):  # type: ignore[misc]
+    """A channel that goes on after a message that is no message."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        return self._but_for_garbage(super()._brpop_read, **options)
+
+    def _receive_one(self, c: Any) -> Any:
+        return self._but_for_garbage(super()._receive_one, c)
+
+    def _but_for_garbage(self, take: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        """Take a message. It is gone from the broker before it is looked into, so nothing brings a bad one back."""
+        try:
+            return take(*given, **options)
+        except (Empty, *self.connection_errors):
+            raise
+        except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
+            _log.warning("dropped what the broker gave, since it is no message: %s", type(error).__name__)
+            return True
+
+
+class HintTransport(redis.Transport):  # type: ignore[misc]
+    """Redis, of whose messages in the queues of jobs only hints are delivered."""
+
+    Channel = HintChannel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        if queue in QUEUES and not is_hint(message):
+            _log.warning("dropped a message in the queue %s, since it is none of the registry's", queue)
+            return
+        super()._deliver(message, queue)
+
+
+def install() -> None:
+    """Let every connection of this process to Redis deliver hints only."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{HintTransport.__name__}"

@@ -24,6 +24,7 @@ from sqlalchemy import (
     MetaData,
     insert,
     inspect,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -81,7 +82,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def utc_now() -> datetime:
-    """Return the present moment, for records; leases use the database's own clock."""
+    """Return the present moment by this server's clock, for records that nothing is compared with."""
     return datetime.now(UTC)
 
 
@@ -100,6 +101,14 @@ def _epoch_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
 @compiles(db_epoch_s, "postgresql")
 def _epoch_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
+
+
+def db_now(session: Session) -> datetime:
+    """Return the present moment by the database's clock, for what several servers compare: theirs may be minutes apart."""
+    if session.get_bind().dialect.name == "sqlite":
+        # It runs in this process, and counts by the millisecond only.
+        return utc_now()
+    return datetime.fromtimestamp(session.execute(select(db_epoch_s())).scalar_one(), UTC)
 
 
 def migrations_folder() -> Path:

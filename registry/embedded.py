@@ -13,6 +13,8 @@ from registry.settings import Settings
 
 #: Registry and runner share a machine and a clock, so a runner that was killed is replaced soon.
 _LEASE_S = 20.0
+#: Nobody waits for a laptop but its owner, and a CPU may train for days.
+_TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 
 
 def open_embedded(home: Path) -> FastAPI:
@@ -33,6 +35,8 @@ def open_embedded(home: Path) -> FastAPI:
         auth="none",
         embedded_home=str(home),
         lease_s=_LEASE_S,
+        job_timeout_default_s=_TIMEOUT_S,
+        job_timeout_max_s=_LONGEST_TIMEOUT_S,
     )
     app = create_app(settings)
     services: Services = app.state.services

@@ -25,6 +25,7 @@ from registry.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims, Effect
 from registry.jobs.effects import KeepMerged, PublishVersion
+from registry.jobs.limits import TimeLimits
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
 from registry.jobs.watchers import Watchers
@@ -99,8 +100,9 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         "merge": KeepMerged(db, artifacts),
         "evaluation": evaluations,
     }
-    jobs = Jobs(db, queue, embedded=settings.embedded_home is not None)
-    claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+    limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
+    jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
+    claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
     workers = Workers(db)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)

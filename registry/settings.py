@@ -32,6 +32,8 @@ _NUMBERS = {
     "keep_tokens_days": float,
     "keep_audit_days": float,
     "max_attempts": int,
+    "job_timeout_default_s": float,
+    "job_timeout_max_s": float,
     "reconcile_s": float,
     "checkpoint_hours": float,
     "rate_limit_per_s": float,
@@ -118,6 +120,10 @@ class Settings:
     lease_s: float = 60.0
     #: Attempts after which a job whose workers vanish is given up.
     max_attempts: int = 3
+    #: How long one attempt at a job may run that was submitted without a timeout, in seconds.
+    job_timeout_default_s: float = 86_400.0
+    #: The longest timeout that a job may be submitted with, in seconds.
+    job_timeout_max_s: float = 604_800.0
     #: How often a server process looks for silent workers and forgotten jobs, in seconds; 0: never, another process does.
     reconcile_s: float = 5.0
     #: How long a checkpoint is kept after a later one of its job, in hours. The last is kept.

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.auth.models import Grant, Token
 from registry.auth.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, roles_of
-from registry.db import utc_now
+from registry.db import db_now
 from registry.jobs.models import Attempt, Job, Worker
 from sdk.schemas.jobs import JobState
 
@@ -38,6 +38,7 @@ class AtHand:
     #: 0 where its system does not say.
     memory_bytes: int
     queues: list[str]
+    version: str
     #: The namespaces in which its token may work; "*" is all of them.
     spaces: frozenset[str]
 
@@ -60,8 +61,10 @@ def seen_by(who: Principal) -> ColumnElement[bool]:
 
 def workers_at_hand(session: Session, who: Principal = SYSTEM) -> list[AtHand]:
     """The workers that were heard of lately, take jobs, and may be known to somebody."""
-    columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues)
-    query = select(*columns).where(Worker.seen_at > utc_now() - SILENT_AFTER, Worker.draining.is_(False), seen_by(who))
+    columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues, Worker.version)
+    query = select(*columns).where(
+        Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who)
+    )
     rows = session.execute(query.order_by(Worker.name, Worker.owner)).all()
     spaces = spaces_of(session, {row.owner for row in rows})
     return [AtHand(*row, spaces=spaces[row.owner]) for row in rows]

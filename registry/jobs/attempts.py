@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import SYSTEM, Principal
-from registry.db import db_epoch_s, utc_now
+from registry.db import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
 from registry.jobs.models import Attempt, Job
@@ -129,9 +129,20 @@ def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> J
     return fail(session, job_id, attempt, WORKER_LOST, message, who=SYSTEM, max_attempts=max_attempts)
 
 
+def overrun(session: Session, job_id: str, attempt: int) -> Job:
+    """End an attempt that its worker did not end in time. Raises StaleAttempt where it is another one by now."""
+    hold(session, job_id, attempt, SYSTEM)
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.deadline_s < db_epoch_s())) is None:
+        raise stale(job_id, attempt)
+    message = (
+        f"its worker did not end it in time; try it again from its last checkpoint with: adapterctl jobs retry {job_id}"
+    )
+    return fail(session, job_id, attempt, "timeout", message, who=SYSTEM, max_attempts=1)
+
+
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:
     job.state = JobState.QUEUED
-    job.worker = job.lease_until_s = None
+    job.worker = job.lease_until_s = job.deadline_s = None
     job.not_before_s = None if pause_s == 0 else session.scalar(select(db_epoch_s() + pause_s))
     session.flush()
     events.record_state(session, job, message)
@@ -139,8 +150,8 @@ def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> No
 
 def _end(session: Session, job: Job, state: JobState) -> None:
     job.state = state
-    job.lease_until_s = None
-    job.finished_at = utc_now()
+    job.lease_until_s = job.deadline_s = None
+    job.finished_at = db_now(session)
     ended = "lost" if job.reason == WORKER_LOST else str(state)
     _close(session, job, ended, job.reason, job.message)
     session.flush()

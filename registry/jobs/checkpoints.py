@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from pydantic import Field
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
@@ -13,20 +15,23 @@ from registry.artifacts.uploads import finish_upload
 from registry.auth.principal import Principal
 from registry.catalog.making import CONFIG_FILE, WEIGHTS_FILE
 from registry.catalog.publish import Publisher
-from registry.db import Database, upsert, utc_now
+from registry.db import Database, db_now, upsert, utc_now
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
 from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.outcomes import require_asked, settle
+from registry.stored import read_stored, readable
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import DatasetUse, TrainingReport
+from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
-#: The last checkpoint of a job is the one that was recorded last: whoever begins anew comes by the steps again.
-NEWEST_FIRST = (Checkpoint.created_at.desc(), Checkpoint.step.desc())
+#: The last checkpoint of a job is the one that was recorded last: whoever begins anew comes by the steps again. Their times
+#: say nothing about that, since each is of the clock of the server that recorded it.
+NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
 
 class Checkpoints:
@@ -49,7 +54,8 @@ class Checkpoints:
         if manifest.kind != "checkpoint" or not {CONFIG_FILE, WEIGHTS_FILE} <= paths:
             raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
         with self._db.read() as session:
-            request = TrainingRequest.model_validate(find_job(session, job_id, who, action="work").request)
+            found = find_job(session, job_id, who, action="work")
+            request = read_stored(TrainingRequest, found.request, of=f"the request of job {job_id}")
             if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt, who))) is None:
                 raise attempts.stale(job_id, record.attempt)
         require_asked(request, manifest, record.report)
@@ -58,7 +64,10 @@ class Checkpoints:
             job = attempts.hold(session, job_id, record.attempt, who)
             digest = record_manifest(session, manifest, namespace=job.namespace)
             finish_upload(session, record.upload)
+            # Under the lock of the job's row.
+            last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
             values = {
+                "seq": last + 1,
                 "total": record.total,
                 "attempt": record.attempt,
                 "manifest_digest": digest,
@@ -72,7 +81,7 @@ class Checkpoints:
             # Also those of later steps: whoever could not go on from them has begun anew.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
-            session.execute(update(Checkpoint).where(*others, *due).values(expires_at=utc_now() + self._kept))
+            session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
             return _view(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
@@ -91,8 +100,8 @@ class Checkpoints:
             job = find_job(session, job_id, who)
             row = _find(session, CheckpointRef(job=job_id, step=step))
             manifest = read_manifest(session, row.manifest_digest)
-            request = TrainingRequest.model_validate(job.request)
-            report = TrainingReport.model_validate(row.report)
+            request = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+            report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
             made = JobRef(id=job.id, attempt=row.attempt)
         files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE)]
         use = DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens)
@@ -116,7 +125,7 @@ class Checkpoints:
     def expire(self) -> int:
         """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
         with self._db.write() as session:
-            over = delete(Checkpoint).where(Checkpoint.expires_at < utc_now()).returning(Checkpoint.step)
+            over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session)).returning(Checkpoint.step)
             return len(session.execute(over).all())
 
 
@@ -145,7 +154,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
         return request
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = _find(session, request.from_checkpoint)
-    theirs = TrainingRequest.model_validate(earlier.request)
+    theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
     others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
     ours_spec, their_spec = request.spec.model_dump(), theirs.spec.model_dump()
     others += [name for name, value in ours_spec.items() if their_spec[name] != value]
@@ -172,6 +181,17 @@ def _find(session: Session, ref: CheckpointRef) -> Checkpoint:
     return row
 
 
+class _Scores(Wire):
+    """What lists say of a report."""
+
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+def _metrics_of(report: Any) -> dict[str, float]:
+    scores = readable(_Scores, report)
+    return {} if scores is None else scores.metrics
+
+
 def _view(row: Checkpoint) -> CheckpointView:
     return CheckpointView(
         job=row.job_id,
@@ -180,7 +200,7 @@ def _view(row: Checkpoint) -> CheckpointView:
         attempt=row.attempt,
         digest=row.manifest_digest,
         size_bytes=row.size_bytes,
-        metrics=row.report.get("metrics", {}),
+        metrics=_metrics_of(row.report),
         created_at=row.created_at,
         expires_at=row.expires_at,
     )

@@ -6,10 +6,12 @@ A job is given by one conditional UPDATE, which raises its attempt number; whoev
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from sqlalchemy import case, or_, select, update
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
@@ -17,16 +19,18 @@ from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases.finding import find_base, source_of
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.datasets.finding import find_for_job
-from registry.db import Database, db_epoch_s, utc_now
-from registry.errors import Invalid, RegistryError, StaleAttempt
+from registry.db import Database, db_epoch_s, db_now
+from registry.errors import Invalid, RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.checkpoints import resume_point
+from registry.jobs.limits import TimeLimits
 from registry.jobs.looking import find_job, view
 from registry.jobs.models import Job
-from registry.jobs.needs import fits
+from registry.jobs.turns import find_next, take_turn
 from registry.jobs.workers import remember, seen
 from registry.queue import Queue
+from registry.stored import read_stored
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import (
@@ -48,6 +52,9 @@ _CLAIM = "claim"
 Succeed = Callable[[Session, dict[str, Any]], None]
 
 
+_log = logging.getLogger(__name__)
+
+
 class Effect(Protocol):
     """What a job's completion does in another room. It must call `succeed` in the transaction that does it."""
 
@@ -59,13 +66,21 @@ class Claims:
     """The service over the table of jobs, for workers."""
 
     def __init__(
-        self, db: Database, queue: Queue, effects: Mapping[str, Effect], *, lease_s: float, max_attempts: int
+        self,
+        db: Database,
+        queue: Queue,
+        effects: Mapping[str, Effect],
+        *,
+        lease_s: float,
+        max_attempts: int,
+        limits: TimeLimits,
     ) -> None:
         self._db = db
         self._queue = queue
         self._effects = effects
         self._lease_s = lease_s
         self._max_attempts = max_attempts
+        self._limits = limits
 
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
         """Give a worker the job that suits it best, or None where there is none for it.
@@ -81,7 +96,7 @@ class Claims:
             remember(session, claim.worker, who)
             if earlier is not None:
                 return again
-            while (job_id := self._best(session, claim, who)) is not None:
+            while (job_id := find_next(session, claim, who)) is not None:
                 won = session.execute(
                     update(Job)
                     .where(Job.id == job_id, Job.state == JobState.QUEUED)
@@ -90,8 +105,9 @@ class Claims:
                         attempt=Job.attempt + 1,
                         worker=claim.worker.name,
                         lease_until_s=db_epoch_s() + self._lease_s,
+                        deadline_s=self._limits.deadline_of(Job.timeout_s),
                         not_before_s=None,
-                        started_at=utc_now(),
+                        started_at=db_now(session),
                         progress=None,
                     )
                     .returning(Job.id)
@@ -100,12 +116,10 @@ class Claims:
                     continue
                 job = session.get_one(Job, job_id, populate_existing=True)
                 attempts.begin(session, job, claim.worker.name, who)
-                try:
-                    assignment = self._assignment(session, job)
-                except RegistryError as error:
-                    # What it needs is gone since it was submitted. Left in the queue, it would stop every worker.
-                    attempts.fail(session, job.id, job.attempt, "gone", error.message, who=who, max_attempts=1)
+                assignment = self._assignment_or_end(session, job, who)
+                if assignment is None:
                     continue
+                take_turn(session, job)
                 if request is not None:
                     keep(session, request, json.dumps([job.id, job.attempt]))
                 return assignment
@@ -123,33 +137,28 @@ class Claims:
         left_s = (job.lease_until_s or 0.0) - session.execute(select(db_epoch_s())).scalar_one()
         if left_s <= 0:
             return None
-        try:
-            return self._assignment(session, job).model_copy(update={"lease_s": left_s})
-        except RegistryError as error:
-            attempts.fail(session, job_id, attempt, "gone", error.message, who=who, max_attempts=1)
-            return None
+        assignment = self._assignment_or_end(session, job, who)
+        return None if assignment is None else assignment.model_copy(update={"lease_s": left_s})
 
-    def _best(self, session: Session, claim: ClaimRequest, who: Principal) -> str | None:
-        """The fitting job with the highest priority; among those one whose base is cached, the hinted one, the oldest.
+    def _assignment_or_end(self, session: Session, job: Job, who: Principal) -> Assignment | None:
+        """What a worker is told of a job, or None where nobody could be: then the job has failed.
 
-        Workers that ask at once are given different ones.
+        Left in the queue, it would stop every worker.
         """
-        now = or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
-        waiting = select(Job.id).where(Job.state == JobState.QUEUED, now, *fits(claim.worker))
-        # The first of them in one order by the index; the others' turn comes.
-        first = (
-            waiting.where(who.within(Job.namespace, "work")).order_by(Job.priority.desc(), Job.created_at).limit(200)
-        ).cte("first")
-        # Else PostgreSQL may look for them anew for each job that waits, since it expects hardly any to wait.
-        first = first.prefix_with("MATERIALIZED", dialect="postgresql")
-        order = (
-            Job.priority.desc(),
-            case((Job.base_fingerprint.in_(claim.worker.cached_bases), 0), else_=1),
-            case((Job.id == claim.hint, 0), else_=1),
-            Job.created_at,
-        )
-        best = select(Job.id).where(Job.id.in_(select(first.c.id)), Job.state == JobState.QUEUED)
-        return session.scalars(best.order_by(*order).limit(1).with_for_update(skip_locked=True)).first()
+        try:
+            return self._assignment(session, job)
+        except (SQLAlchemyError, Unavailable):
+            raise
+        except Unreadable as error:
+            reason, message = "unreadable", error.message
+        except RegistryError as error:
+            # What it needs is gone since it was submitted.
+            reason, message = "gone", error.message
+        except Exception:  # noqa: BLE001 - whatever is wrong with one row, the others are to be given out
+            _log.exception("job %s can't be given out", job.id)
+            reason, message = "unreadable", "this release can't make anything of what is stored of it; submit it again"
+        attempts.fail(session, job.id, job.attempt, reason, message, who=who, max_attempts=1)
+        return None
 
     def _assignment(self, session: Session, job: Job) -> Assignment:
         request = _request(job)
@@ -177,7 +186,7 @@ class Claims:
                 for digest in digests
             },
             checkpoint=resume_point(session, job, request) if isinstance(request, TrainingRequest) else None,
-            timeout_s=job.timeout_s,
+            timeout_s=self._limits.of_job(job.timeout_s),
         )
 
     def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
@@ -215,7 +224,10 @@ class Claims:
         def succeed(session: Session, result: dict[str, Any]) -> None:
             attempts.succeed(session, job_id, completion.attempt, result, who=who)
 
-        self._effects[present.kind](job=present, completion=completion, who=who, succeed=succeed)
+        effect = self._effects.get(present.kind)
+        if effect is None:
+            raise Unreadable(f"this release knows no jobs of the kind {present.kind!a}; upgrade the registry")
+        effect(job=present, completion=completion, who=who, succeed=succeed)
         with self._db.read() as session:
             return view(session.get_one(Job, job_id))
 
@@ -244,18 +256,30 @@ class Claims:
         return found
 
     def requeue_expired(self) -> int:
-        """Queue again each job whose worker fell silent, give up those with too many attempts; return how many."""
-        overdue = select(Job.id, Job.attempt).where(Job.state == JobState.RUNNING, Job.lease_until_s < db_epoch_s())
+        """End each attempt whose worker fell silent or overran its time, and queue the job again where that may help.
+
+        Return how many.
+        """
+        silent, overran = Job.lease_until_s < db_epoch_s(), Job.deadline_s < db_epoch_s()
+        overdue = select(Job.id, Job.attempt, silent).where(Job.state == JobState.RUNNING, or_(silent, overran))
         with self._db.read() as session:
             expired = session.execute(overdue.limit(1000)).all()
         moved = 0
-        for job_id, attempt in expired:
+        for job_id, attempt, is_silent in expired:
             try:
                 with self._db.write() as session:
-                    job = attempts.lose(session, job_id, attempt, max_attempts=self._max_attempts)
+                    if is_silent:
+                        job = attempts.lose(session, job_id, attempt, max_attempts=self._max_attempts)
+                    else:
+                        job = attempts.overrun(session, job_id, attempt)
                     again, kind = job.state == JobState.QUEUED, job.kind
             except StaleAttempt:
                 # A heartbeat, a result or another look has come in between.
+                continue
+            except Unavailable:
+                raise
+            except Exception:  # noqa: BLE001 - one row must not keep the others from being looked at
+                _log.exception("job %s can't be queued again", job_id)
                 continue
             moved += 1
             if again:
@@ -274,7 +298,9 @@ def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
         "evaluation": EvaluationRequest,
         "merge": MergeRequest,
     }
-    return kinds[job.kind].model_validate(job.request)
+    if job.kind not in kinds:
+        raise Unreadable(f"this release knows no jobs of the kind {job.kind!a}; upgrade the registry")
+    return read_stored(kinds[job.kind], job.request, of=f"the request of job {job.id}")
 
 
 def _source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:
@@ -293,7 +319,9 @@ def _target(session: Session, ref: str | None, base: BaseChoice | None, namespac
             digest=version.digest,
             manifest=read_manifest(session, version.digest),
             base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
-            quantization=None if recipe is None else QuantizationRecipe.model_validate(recipe),
+            quantization=None
+            if recipe is None
+            else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
         )
     if base is None:
         raise Invalid("an evaluation target without ref and base")

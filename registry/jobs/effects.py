@@ -15,6 +15,7 @@ from registry.db import Database
 from registry.errors import Invalid
 from registry.jobs.claims import Succeed
 from registry.jobs.outcomes import require_merged, settle
+from registry.stored import read_stored
 from sdk.schemas.catalog import JobRef, Published
 from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
 from sdk.schemas.work import Completion
@@ -36,7 +37,9 @@ class PublishVersion:
             raise Invalid("the completion of a training holds a version", param="version")
         if publication.adapter != job.subject:
             raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
-        settled, reported = settle(TrainingRequest.model_validate(job.request), publication)
+        settled, reported = settle(
+            read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}"), publication
+        )
 
         def finish(session: Session, published: Published) -> None:
             version = published.version
@@ -71,7 +74,7 @@ class KeepMerged:
         if merge is None or merge.manifest.kind != "merged":
             raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
         refuse_code(merge.manifest)
-        request = MergeRequest.model_validate(job.request)
+        request = read_stored(MergeRequest, job.request, of=f"the request of job {job.id}")
         with self._db.read() as session:
             base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
         require_merged(request.spec, base, merge.manifest, merge.report)

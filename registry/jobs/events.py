@@ -11,8 +11,10 @@ from registry.auth.principal import Principal
 from registry.db import Database, utc_now
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent
+from registry.stored import readable
 from sdk.schemas.events import Event, NewEvent, Progress
 from sdk.schemas.jobs import JobState
+from sdk.schemas.wire import member_of
 
 #: Progress within one phase is stored no oftener than this. A job's row always has the newest.
 PROGRESS_EVERY = timedelta(seconds=1)
@@ -61,7 +63,9 @@ def _worth_keeping(session: Session, job: Job, newest: dict[str, Progress]) -> d
     last = session.scalars(query.order_by(JobEvent.seq.desc()).limit(1)).first()
     if last is None or last.progress is None or abs(utc_now() - last.at) >= PROGRESS_EVERY:
         return newest
-    before = Progress.model_validate(last.progress)
+    before = readable(Progress, last.progress)
+    if before is None:
+        return newest
     return {
         phase: progress
         for phase, progress in newest.items()
@@ -95,8 +99,9 @@ def read(
             rows = session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
         else:
             rows = session.scalars(query.order_by(JobEvent.seq.desc()).limit(last)).all()[::-1]
-        events = [
-            Event.model_validate(
+        found = [
+            readable(
+                Event,
                 {
                     "seq": row.seq,
                     "at": row.at,
@@ -105,8 +110,8 @@ def read(
                     "state": row.state,
                     "progress": row.progress,
                     "message": row.message,
-                }
+                },
             )
             for row in rows
         ]
-        return events, JobState(job.state)
+        return [event for event in found if event is not None], member_of(JobState, job.state)

@@ -12,9 +12,12 @@ from registry.db import db_epoch_s
 from registry.errors import NotFound
 from registry.jobs.at_hand import running_on, workers_at_hand
 from registry.jobs.models import Attempt, Checkpoint, Job
-from registry.jobs.needs import queue_order, why_waiting
+from registry.jobs.needs import why_waiting
+from registry.jobs.turns import places
+from registry.stored import readable, table
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
+from sdk.schemas.wire import member_of
 
 #: Jobs of a queue that have a place in it; those behind them wait long in any case.
 _PLACES = 1000
@@ -35,19 +38,19 @@ def view(job: Job) -> JobView:
     return JobView(
         id=job.id,
         kind=job.kind,
-        state=JobState(job.state),
+        state=member_of(JobState, job.state),
         subject=job.subject,
         attempt=job.attempt or 0,
         reason=job.reason,
         message=job.message,
         cancel_requested=bool(job.cancel_requested),
-        progress=None if job.progress is None else Progress.model_validate(job.progress),
-        result=job.result,
-        request=job.request,
+        progress=None if job.progress is None else readable(Progress, job.progress),
+        result=job.result if isinstance(job.result, dict) else None,
+        request=table(job.request),
         worker=job.worker,
         priority=job.priority,
         queue=job.queue,
-        needs=Needs.model_validate({"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}),
+        needs=readable(Needs, {"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}) or Needs(),
         failures=job.failures or 0,
         retry_of=job.retry_of,
         created_at=job.created_at,
@@ -60,24 +63,26 @@ def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
     of_these = Checkpoint.job_id.in_([job.id for job in jobs])
     recorded = (
-        select(Checkpoint.job_id, Checkpoint.step).where(of_these).order_by(Checkpoint.created_at, Checkpoint.step)
+        # The last of a job overwrites those before it.
+        select(Checkpoint.job_id, Checkpoint.step).where(of_these).order_by(Checkpoint.seq, Checkpoint.created_at)
     )
     steps: dict[str, int] = dict(session.execute(recorded).all())
     queued = [job for job in jobs if job.state == JobState.QUEUED]
-    places: dict[str, int] = {}
+    ahead: dict[str, int] = {}
     waits: dict[str, str] = {}
     if queued:
         for queue in {job.queue for job in queued}:
-            places |= {job_id: place for place, job_id in enumerate(queue_order(session, queue, _PLACES))}
+            namespaces = {job.namespace for job in queued if job.queue == queue}
+            ahead |= places(session, queue, namespaces, most=_PLACES)
         workers, busy = workers_at_hand(session), running_on(session)
         now_s = session.scalar(select(db_epoch_s())) or 0.0
         for job in queued:
-            waits[job.id] = why_waiting(job, workers, busy=busy, ahead=places.get(job.id), now_s=now_s)
+            waits[job.id] = why_waiting(job, workers, busy=busy, ahead=ahead.get(job.id), now_s=now_s)
     return [
         view(job).model_copy(
             update={
                 "checkpoint_step": steps.get(job.id),
-                "ahead": places.get(job.id),
+                "ahead": ahead.get(job.id),
                 "waits": waits.get(job.id),
             }
         )

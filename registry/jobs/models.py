@@ -21,6 +21,8 @@ class Job(Model):
         # The order in which jobs are given out.
         Index("ix_jobs_state_priority_created_at", "state", "priority", "created_at"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
+        # Which namespaces have jobs, and the next one of each.
+        Index("ix_jobs_next", "state", "queue", "namespace", "priority", "created_at"),
         # What was made of a version. Without the state, SQLite would rather go through every job that succeeded.
         Index("ix_jobs_kind_subject_state", "kind", "subject", "state"),
     )
@@ -44,6 +46,8 @@ class Job(Model):
     #: "any" or "cuda".
     needs_device: Mapped[str] = mapped_column(String(10), server_default="any")
     needs_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: The least release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
+    needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
     #: Of a queued job that is tried again: on the database's clock, as the lease.
@@ -56,6 +60,8 @@ class Job(Model):
     attempt: Mapped[int] = mapped_column(default=0)
     #: End of the lease on the database's clock, in seconds since 1970; None unless running.
     lease_until_s: Mapped[float | None] = mapped_column(Float)
+    #: When the present attempt is ended whatever its worker says, on the database's clock; None unless running.
+    deadline_s: Mapped[float | None] = mapped_column(Float)
     worker: Mapped[str | None] = mapped_column(String(200))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
@@ -93,6 +99,8 @@ class Checkpoint(Model):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
+    #: Counts the checkpoints of a job as they are recorded, under the lock of its row: no clock orders them.
+    seq: Mapped[int] = mapped_column(default=0, server_default="0")
     total: Mapped[int]
     attempt: Mapped[int]
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), index=True)
@@ -121,6 +129,29 @@ class JobEvent(Model):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     message: Mapped[str | None] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class Turn(Model):
+    """When a namespace was last given a worker of a queue."""
+
+    __tablename__ = "job_turns"
+
+    queue: Mapped[str] = mapped_column(String(10), primary_key=True)
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: On the database's clock, in seconds since 1970.
+    served_at_s: Mapped[float] = mapped_column(Float)
+
+
+class Sweeper(Model):
+    """A process that sweeps: on PostgreSQL the one that leads, on SQLite each."""
+
+    __tablename__ = "job_sweepers"
+
+    #: Host and process id.
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    #: Both on the database's clock, in seconds since 1970.
+    since_s: Mapped[float] = mapped_column(Float)
+    swept_at_s: Mapped[float] = mapped_column(Float)
 
 
 class Worker(Model):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import get_args
 
-from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, or_
 
 from registry.catalog.models import NamedBase
 from registry.jobs.at_hand import AtHand
 from registry.jobs.models import Job
-from sdk.schemas.jobs import EvaluationRequest, JobState, MergeRequest, Needs, QueueName, TrainingRequest
+from registry.jobs.releases import OURS, name_of, number_of
+from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, Needs, QueueName, TrainingRequest
 from sdk.schemas.work import WorkerInfo
 
 #: Interpreter and libraries, without any weights.
@@ -38,13 +39,13 @@ def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: Na
 
 
 def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
-    """The condition that a queued job may be given to a worker."""
+    """The condition that a queued job of a queue that a worker listens to may be given to it."""
     devices = ["any", "cuda"] if worker.device == "cuda" else ["any"]
     enough = or_(Job.needs_memory_bytes.is_(None), Job.needs_memory_bytes <= worker.free_memory_bytes)
     return (
         Job.kind.in_(worker.kinds),
-        Job.queue.in_(worker.queues),
         Job.needs_device.in_(devices),
+        Job.needs_release <= min(OURS, number_of(worker.version)),
         # A system that does not say how much memory it has is taken at its word that it is a worker.
         *([enough] if worker.memory_bytes else []),
     )
@@ -52,6 +53,10 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
 
 def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
     """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
+    if job.kind not in get_args(JobKind):
+        return f"this registry knows no jobs of the kind {job.kind!a}; upgrade it"
+    if job.needs_release > OURS:
+        return f"it asks for what release {name_of(job.needs_release)} can do, and this registry is {name_of(OURS)}; upgrade it"
     listening = [worker for worker in workers if worker.takes(job)]
     if not listening:
         return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
@@ -59,6 +64,11 @@ def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
         listening = [worker for worker in listening if worker.device == "cuda"]
         if not listening:
             return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
+    listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
+    if not listening:
+        return (
+            f"it asks for what workers of release {name_of(job.needs_release)} can do, and there is none; upgrade them"
+        )
     most = max(worker.memory_bytes or 2**63 for worker in listening)
     if job.needs_memory_bytes is not None and job.needs_memory_bytes > most:
         wanted, had = (f"{size / 2**30:.1f} GiB" for size in (job.needs_memory_bytes, most))
@@ -79,9 +89,3 @@ def why_waiting(
     if all((worker.owner, worker.name) in busy for worker in workers if worker.takes(job)):
         return "every worker that it may go to is busy"
     return "a worker is about to take it"
-
-
-def queue_order(session: Session, queue: str, limit: int) -> list[str]:
-    """The ids of a queue's first waiting jobs, in the order in which they are given out."""
-    waiting = select(Job.id).where(Job.state == JobState.QUEUED, Job.queue == queue)
-    return list(session.scalars(waiting.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(limit)))

@@ -13,7 +13,7 @@ from registry.catalog.bases.finding import find_base
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.datasets.finding import find_dataset
-from registry.db import utc_now
+from registry.db import db_now
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.at_hand import FORGOTTEN_AFTER, works_in
 from registry.jobs.models import Worker
@@ -120,7 +120,9 @@ def _require_reachable(session: Session, base: NamedBase, namespace: str, embedd
     if embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
         return
     folder = urlsplit(base.location).path
-    recent = select(Worker.shared_paths).where(Worker.seen_at > utc_now() - FORGOTTEN_AFTER, works_in([namespace]))
+    recent = select(Worker.shared_paths).where(
+        Worker.seen_at > db_now(session) - FORGOTTEN_AFTER, works_in([namespace])
+    )
     for paths in session.scalars(recent):
         if any(folder == path or folder.startswith(path.rstrip("/") + "/") for path in paths):
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from registry.errors import RegistryError
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
+from registry.jobs.sweepers import note_sweep
 from registry.jobs.workers import Workers
 from registry.readonly.service import ReadOnlySwitch
 
@@ -37,39 +40,66 @@ class Reconciler:
         read_only: ReadOnlySwitch,
     ) -> None:
         self._db = db
-        self._claims = claims
-        self._jobs = jobs
-        self._checkpoints = checkpoints
-        self._workers = workers
         self._read_only = read_only
+        #: What a sweep does, and under which name it is reported.
+        self._steps: dict[str, Callable[[], int]] = {
+            "requeued": claims.requeue_expired,
+            "announced": jobs.remind,
+            "expired_checkpoints": checkpoints.expire,
+            "forgotten_workers": workers.forget,
+        }
 
     def sweep(self) -> dict[str, int]:
         """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each.
 
-        Nothing of it is done while the registry is read-only.
+        Every step is taken, whatever becomes of the others; none is while the registry is read-only. Raises what the first that
+        failed has raised.
         """
-        steps = {
-            "requeued": self._claims.requeue_expired,
-            "announced": self._jobs.remind,
-            "expired_checkpoints": self._checkpoints.expire,
-            "forgotten_workers": self._workers.forget,
-        }
+        done, failure = dict.fromkeys(self._steps, 0), None
         if self._read_only.reason() is not None:
-            return dict.fromkeys(steps, 0)
-        return {name: step() for name, step in steps.items()}
+            return done
+        for name, step in self._steps.items():
+            try:
+                done[name] = step()
+            except Exception as error:  # noqa: BLE001 - the other steps have nothing to do with it
+                _log.warning("a step of the reconciler failed (%s): %s", name, type(error).__name__)
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return done
 
     def run(self, *, every_s: float, stop: threading.Event) -> None:
         """Sweep every so many seconds while this process leads, until `stop` is set. Nothing that fails ends it."""
         while not stop.is_set():
             try:
                 with self._leading() as leads:
+                    led = False
                     while not stop.is_set():
                         if leads():
-                            self.sweep()
+                            self._swept(led)
+                            led = True
                         stop.wait(every_s)
-            except (RegistryError, SQLAlchemyError, OSError) as error:
-                _log.warning("the reconciler goes on after an error: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else sweeps for this registry
+                # What a driver says may quote rows, so a fault of the program alone is told in full.
+                known = isinstance(error, (RegistryError, SQLAlchemyError, OSError))
+                _log.warning(
+                    "the reconciler goes on after an error: %s", type(error).__name__, exc_info=None if known else error
+                )
                 stop.wait(every_s)
+
+    def _swept(self, led: bool) -> None:
+        """Sweep, and say for monitoring that this process did; `led` says whether it has done so before."""
+        if self._read_only.reason() is not None:
+            return
+        try:
+            self.sweep()
+        finally:
+            with self._db.write() as session:
+                note_sweep(session, self._name, led=led, alone=self._db.engine.dialect.name == "postgresql")
+
+    @property
+    def _name(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}"[:200]
 
     @contextmanager
     def _leading(self) -> Iterator[Callable[[], bool]]:

@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+#: The reason of an attempt whose worker does not understand what is asked for: another one may.
+UNSUPPORTED = "unsupported"
+
 #: Attempts in all that may end for a reason. What is not here will not go better on another try.
-_TRIES = {"oom": 2, "crashed": 2, "unavailable": 5}
+_TRIES = {"oom": 2, "crashed": 2, "unavailable": 5, UNSUPPORTED: 8}
 #: The first pause, in seconds, before a job is tried again that failed for want of something outside; then twice as long.
 _FIRST_PAUSE_S = 5.0
 
@@ -22,4 +25,4 @@ def verdict(reason: str, tries: int, *, max_attempts: int) -> float | None:
     cap = max_attempts if reason == WORKER_LOST else _TRIES.get(reason, 1)
     if tries >= cap:
         return None
-    return _FIRST_PAUSE_S * 2 ** (tries - 1) if reason == "unavailable" else 0.0
+    return _FIRST_PAUSE_S * 2 ** (tries - 1) if reason in ("unavailable", UNSUPPORTED) else 0.0

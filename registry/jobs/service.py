@@ -5,26 +5,30 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.audit.service import record
 from registry.auth.principal import Principal
-from registry.db import Database, db_epoch_s, utc_now
+from registry.db import Database, db_now
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
 from registry.jobs.checkpoints import NEWEST_FIRST, pin_checkpoint
 from registry.jobs.lifecycle import FINAL
+from registry.jobs.limits import TimeLimits
 from registry.jobs.looking import attempts_of, described, find_job, view
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.needs import queue_of, reckon
 from registry.jobs.pinning import pin
+from registry.jobs.releases import needed_by
+from registry.jobs.turns import due, most_priority, require_priority
 from registry.jobs.workers import QUEUES
 from registry.paging import Paged, page_of
 from registry.queue import Queue
 from registry.quotas.limits import limits_of, require_room
+from registry.stored import table
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.wire import digest_of
 
@@ -36,10 +40,10 @@ _REPEATED = (
     "kind",
     "subject",
     "request_digest",
-    "priority",
     "queue",
     "needs_device",
     "needs_memory_bytes",
+    "needs_release",
     "timeout_s",
     "base_fingerprint",
 )
@@ -48,9 +52,10 @@ _REPEATED = (
 class Jobs:
     """The service over the table of jobs, for clients."""
 
-    def __init__(self, db: Database, queue: Queue, *, embedded: bool) -> None:
+    def __init__(self, db: Database, queue: Queue, *, embedded: bool, limits: TimeLimits) -> None:
         self._db = db
         self._queue = queue
+        self._limits = limits
         #: In embedded mode client and worker share one machine, so every folder is a shared path.
         self._embedded = embedded
 
@@ -82,6 +87,7 @@ class Jobs:
                     return view(earlier), False
             pinned = pin(session, submission.request, who, embedded=self._embedded)
             request = pinned.request
+            require_priority(submission.priority, pinned.namespace, who)
             if isinstance(request, TrainingRequest):
                 request = pin_checkpoint(session, request, who)
             needs = reckon(request, pinned.base)
@@ -99,9 +105,10 @@ class Jobs:
                 submit_key=key,
                 priority=submission.priority,
                 queue=queue_of(request),
+                needs_release=needed_by(request),
                 needs_device=needs.device,
                 needs_memory_bytes=needs.memory_bytes,
-                timeout_s=submission.timeout_s,
+                timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
             )
             return view(job), True
@@ -109,7 +116,14 @@ class Jobs:
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded."""
         _require_room(session, values["namespace"])
-        job = Job(id=secrets.token_hex(6), state=JobState.QUEUED, created_by=who.name, owner=who.owner, **values)
+        job = Job(
+            id=secrets.token_hex(6),
+            state=JobState.QUEUED,
+            created_by=who.name,
+            owner=who.owner,
+            created_at=db_now(session),
+            **values,
+        )
         session.add(job)
         session.flush()
         events.record_state(session, job)
@@ -128,7 +142,7 @@ class Jobs:
                 raise Conflict(
                     f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
                 )
-            request = earlier.request
+            request = table(earlier.request)
             last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST).limit(1)
             if (checkpoint := session.scalars(last).first()) is not None:
                 checkpoint.kept = True
@@ -138,6 +152,8 @@ class Jobs:
                 who,
                 request=request,
                 retry_of=job_id,
+                # Somebody else may have given it a higher one than the caller may.
+                priority=min(earlier.priority, most_priority(earlier.namespace, who)),
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
             found = view(job)
@@ -178,39 +194,47 @@ class Jobs:
             )
 
     def cancel(self, job_id: str, *, who: Principal) -> JobView:
-        """Cancel a queued job at once; ask the worker of a running one to stop. A final job stays as it is."""
+        """Cancel a queued job at once; ask the worker of a running one to stop. A cancelled one stays as it is.
+
+        Raises NotFound, and Conflict for one that has ended otherwise.
+        """
+        waits = Job.state == JobState.QUEUED
         with self._db.write() as session:
             before = find_job(session, job_id, who, action="write").state
-            cancelled = session.execute(
+            # One statement, since a worker may give the job back at this moment: as two, each would miss it in turn.
+            moved = session.execute(
                 update(Job)
-                .where(Job.id == job_id, Job.state == JobState.QUEUED)
-                .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=utc_now(), reason="cancelled")
-                .returning(Job.id)
-            ).first()
-            asked = session.execute(
-                update(Job)
-                .where(Job.id == job_id, Job.state == JobState.RUNNING)
-                .values(cancel_requested=True)
+                .where(Job.id == job_id, Job.state.not_in(FINAL))
+                .values(
+                    cancel_requested=True,
+                    state=case((waits, JobState.CANCELLED), else_=Job.state),
+                    finished_at=case((waits, db_now(session)), else_=Job.finished_at),
+                    reason=case((waits, "cancelled"), else_=Job.reason),
+                )
                 .returning(Job.id)
             ).first()
             job = session.get_one(Job, job_id, populate_existing=True)
-            if cancelled is not None:
+            if moved is None and job.state != JobState.CANCELLED:
+                raise Conflict(
+                    f"job {job_id} has {job.state} and can't be cancelled; see what came of it: adapterctl jobs show {job_id}",
+                    param="job",
+                )
+            if moved is not None and job.state == JobState.CANCELLED:
                 events.record_state(session, job)
                 count_end(session, job)
-            if cancelled is not None or asked is not None:
+            if moved is not None:
                 record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
             return view(job)
 
     def remind(self) -> int:
         """Tell the queue once more of the first waiting jobs, where it may have forgotten them; return how many."""
         with self._db.read() as session:
-            due = or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
             first = [
                 row
                 for queue in QUEUES
                 for row in session.execute(
                     select(Job.id, Job.kind)
-                    .where(Job.state == JobState.QUEUED, Job.queue == queue, due)
+                    .where(Job.state == JobState.QUEUED, Job.queue == queue, due())
                     .order_by(Job.priority.desc(), Job.created_at)
                     .limit(_REMINDERS)
                 )

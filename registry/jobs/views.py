@@ -68,7 +68,7 @@ def get_job(job_id: JobId, services: Given, who: Reader) -> JobView:
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: JobId, services: Given, who: Writer) -> JobView:
-    """Cancel a job."""
+    """Cancel a job that waits or runs; one that was cancelled stays as it is."""
     return services.jobs.cancel(job_id, who=who)
 
 

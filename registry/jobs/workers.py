@@ -5,17 +5,18 @@ A worker is a token and a name: whoever speaks for one speaks for a worker of th
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, defer
 
 from registry.auth.principal import Principal
-from registry.db import Database, insert_if_new, utc_now
+from registry.db import Database, db_now, insert_if_new
 from registry.errors import QuotaExceeded
 from registry.jobs.at_hand import FORGOTTEN_AFTER, SILENT_AFTER, running_on, seen_by, spaces_of, workers_at_hand
 from registry.jobs.models import Job, Worker
 from registry.jobs.needs import obstacle
+from registry.stored import readable
 from sdk.schemas.jobs import JobState, QueueCapacity, WorkerView
 from sdk.schemas.work import WorkerInfo
 
@@ -42,17 +43,18 @@ class Workers:
     def leave(self, name: str, *, who: Principal) -> None:
         """Note that a worker of the caller's takes no more jobs."""
         with self._db.write() as session:
-            session.execute(update(Worker).where(*_one(name, who)).values(draining=True, seen_at=utc_now()))
+            session.execute(update(Worker).where(*_one(name, who)).values(draining=True, seen_at=db_now(session)))
 
     def forget(self) -> int:
         """Forget the workers of which nothing was heard for a week; return how many."""
         with self._db.write() as session:
-            gone = delete(Worker).where(Worker.seen_at < utc_now() - FORGOTTEN_AFTER).returning(Worker.name)
+            gone = delete(Worker).where(Worker.seen_at < db_now(session) - FORGOTTEN_AFTER).returning(Worker.name)
             return len(session.execute(gone).all())
 
     def capacity(self, *, who: Principal) -> list[QueueCapacity]:
         """Each queue as it is now: numbers only, of the jobs of all namespaces and of the workers that the caller may see."""
         with self._db.read() as session:
+            now = db_now(session)
             workers, visible = workers_at_hand(session), workers_at_hand(session, who)
             counts = {
                 (state, queue): number
@@ -76,7 +78,7 @@ class Workers:
                         running=counts.get((JobState.RUNNING, queue), 0),
                         workers=len(listening),
                         idle=sum((worker.owner, worker.name) not in busy for worker in listening),
-                        oldest_s=None if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()),
+                        oldest_s=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
                         unfit=sum(obstacle(job, workers) is not None for job in looked_at),
                     )
                 )
@@ -88,7 +90,8 @@ class Workers:
         What they hold of other namespaces is not told: neither a job there, nor which bases are cached.
         """
         with self._db.read() as session:
-            lately = (Worker.seen_at > utc_now() - FORGOTTEN_AFTER, seen_by(who))
+            now = db_now(session)
+            lately = (Worker.seen_at > now - FORGOTTEN_AFTER, seen_by(who))
             query = select(Worker).options(defer(Worker.shared_paths)).where(*lately)
             workers = session.scalars(query.order_by(Worker.name, Worker.owner).limit(1000)).all()
             spaces = spaces_of(session, {worker.owner for worker in workers})
@@ -97,22 +100,21 @@ class Workers:
         for worker in workers:
             job, namespace = running.get((worker.owner, worker.name), (None, ""))
             elsewhere = reads is not None and not spaces[worker.owner] <= set(reads)
-            found.append(
-                WorkerView(
-                    name=worker.name,
-                    token=worker.owner.partition("token:")[2] or None,
-                    device=worker.device,
-                    memory_bytes=worker.memory_bytes,
-                    free_memory_bytes=worker.free_memory_bytes,
-                    cached_bases=[] if elsewhere else worker.cached_bases,
-                    queues=worker.queues,
-                    version=worker.version,
-                    state=_state_of(worker, busy=job is not None),
-                    job=job if job is not None and who.may("read", namespace) else None,
-                    seen_at=worker.seen_at,
-                )
-            )
-        return found
+            shown = {
+                "name": worker.name,
+                "token": worker.owner.partition("token:")[2] or None,
+                "device": worker.device,
+                "memory_bytes": worker.memory_bytes,
+                "free_memory_bytes": worker.free_memory_bytes,
+                "cached_bases": [] if elsewhere else worker.cached_bases,
+                "queues": worker.queues,
+                "version": worker.version,
+                "state": _state_of(worker, now, busy=job is not None),
+                "job": job if job is not None and who.may("read", namespace) else None,
+                "seen_at": worker.seen_at,
+            }
+            found.append(readable(WorkerView, shown))
+        return [worker for worker in found if worker is not None]
 
 
 def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
@@ -126,7 +128,7 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
         "queues": list(worker.queues),
         "draining": False,
         "version": worker.version,
-        "seen_at": utc_now(),
+        "seen_at": db_now(session),
     }
     if insert_if_new(session, Worker, owner=who.owner, name=worker.name, **values):
         _keep_within(session, who, MOST_WORKERS)
@@ -136,8 +138,9 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
 
 def seen(session: Session, name: str | None, who: Principal) -> None:
     """Note that a worker of the caller's was heard of, not oftener than anybody looks."""
-    long_ago = Worker.seen_at < utc_now() - _NOTED_EVERY
-    session.execute(update(Worker).where(*_one(name, who), long_ago).values(seen_at=utc_now()))
+    now = db_now(session)
+    long_ago = Worker.seen_at < now - _NOTED_EVERY
+    session.execute(update(Worker).where(*_one(name, who), long_ago).values(seen_at=now))
 
 
 def _one(name: str | None, who: Principal) -> tuple[ColumnElement[bool], ...]:
@@ -151,7 +154,7 @@ def _keep_within(session: Session, who: Principal, most: int) -> None:
     over = (session.scalar(select(func.count()).select_from(Worker).where(ours)) or 0) - most
     if over <= 0:
         return
-    silent = select(Worker.name).where(ours, Worker.seen_at < utc_now() - SILENT_AFTER).order_by(Worker.seen_at)
+    silent = select(Worker.name).where(ours, Worker.seen_at < db_now(session) - SILENT_AFTER).order_by(Worker.seen_at)
     names = session.scalars(silent.limit(over)).all()
     if len(names) < over:
         raise QuotaExceeded(
@@ -161,8 +164,8 @@ def _keep_within(session: Session, who: Principal, most: int) -> None:
     session.execute(delete(Worker).where(ours, Worker.name.in_(names)))
 
 
-def _state_of(worker: Worker, *, busy: bool) -> str:
-    if worker.seen_at < utc_now() - SILENT_AFTER:
+def _state_of(worker: Worker, now: datetime, *, busy: bool) -> str:
+    if worker.seen_at < now - SILENT_AFTER:
         return "silent"
     if worker.draining:
         return "draining"

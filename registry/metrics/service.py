@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -12,8 +12,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import SYSTEM
-from registry.db import Database, utc_now
+from registry.db import Database, db_now
 from registry.jobs.models import Job
+from registry.jobs.sweepers import sweepers
 from registry.jobs.workers import QUEUES, Workers
 from registry.metrics.models import BUCKETS_S, Counter, count
 from registry.refusals import WHYS
@@ -35,6 +36,8 @@ class _Numbers:
     queued: dict[tuple[str, str], tuple[int, float]]
     #: Queue → how many run.
     running: dict[str, int]
+    #: Who sweeps, since when, and when last, in seconds since 1970.
+    sweepers: Sequence[tuple[str, float, float]]
     #: Name of a counter → its labels and values.
     counters: dict[str, list[tuple[dict[str, str], float]]]
 
@@ -66,6 +69,7 @@ class Metrics:
         with self._db.read() as session:
             numbers = _read(session)
         yield from _waiting_and_running(numbers)
+        yield from _sweeping(numbers)
         yield from _totals(numbers.counters)
         yield _durations(numbers.counters)
         yield self._fleet()
@@ -81,7 +85,7 @@ class Metrics:
 
 
 def _read(session: Session) -> _Numbers:
-    now = utc_now()
+    now = db_now(session)
     waiting = (
         select(Job.queue, Job.kind, func.count(), func.min(Job.created_at))
         .where(Job.state == JobState.QUEUED)
@@ -97,6 +101,7 @@ def _read(session: Session) -> _Numbers:
             for queue, kind, number, oldest in session.execute(waiting)
         },
         running=dict(session.execute(running).all()),
+        sweepers=sweepers(session),
         counters=counters,
     )
 
@@ -116,6 +121,23 @@ def _waiting_and_running(numbers: _Numbers) -> Iterator[Metric]:
         ages = [age for (where, _), (_, age) in numbers.queued.items() if where == queue]
         oldest.add_metric([queue], max(ages, default=0.0))
     yield from (queued, running, oldest)
+
+
+def _sweeping(numbers: _Numbers) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    leader = GaugeMetricFamily(
+        "adapterctl_reconciler_leader_since_seconds",
+        "Since when a process leads the reconciling, as Unix time; `name` is its host and process id.",
+        labels=["name"],
+    )
+    swept = GaugeMetricFamily(
+        "adapterctl_reconciler_swept_at_seconds", "When it last swept, as Unix time.", labels=["name"]
+    )
+    for name, since_s, swept_at_s in numbers.sweepers:
+        leader.add_metric([name], since_s)
+        swept.add_metric([name], swept_at_s)
+    yield from (leader, swept)
 
 
 def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator[Metric]:

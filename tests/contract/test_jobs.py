@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,9 @@ from support.statements import sent
 from registry.artifacts.models import ManifestRow
 from registry.auth.principal import LOCAL, Role
 from registry.db import append, db_epoch_s, utc_now
-from registry.jobs.models import Checkpoint, Job, Worker
+from registry.jobs.models import Checkpoint, Job, Sweeper, Worker
 from registry.jobs.reconcile import in_background
+from registry.jobs.sweepers import note_sweep, sweepers
 from registry.queue import NoQueue
 from registry.services import Services, build
 from sdk.client import Client
@@ -701,3 +704,60 @@ def test_a_claim_looks_through_a_long_queue_once(crew: Crew) -> None:
     assert rows_of(plan[0]["Plan"]) < 10 * 300, plan
     with db.write() as session:
         session.execute(delete(Job).where(Job.id.like("succeeded-%") | Job.id.like("queued-%")))
+
+
+def test_a_step_that_fails_stops_no_other_and_no_sweep(crew: Crew) -> None:
+    services = crew.services()
+    taken: list[str] = []
+
+    def fails() -> int:
+        taken.append("failing")
+        raise ValueError("one row of it is odd")
+
+    def works() -> int:
+        taken.append("working")
+        return 1
+
+    services.reconciler._steps = {"failing": fails, "working": works}
+    with in_background(services.reconciler, every_s=0.01):
+        deadline = time.monotonic() + 30
+        while taken.count("working") < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert taken[:4] == ["failing", "working"] * 2
+
+
+def test_monitoring_is_told_who_leads_and_since_when(crew: Crew) -> None:
+    services = crew.services()
+    name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def told() -> dict[str, float]:
+        shown = crew.world.services.metrics.exposition().decode()
+        return {
+            line.partition("{")[0]: float(line.rpartition(" ")[2])
+            for line in shown.splitlines()
+            if f'name="{name}"' in line
+        }
+
+    with services.db.write() as session:
+        # Those of earlier tests.
+        session.execute(delete(Sweeper))
+    assert told() == {}
+    with in_background(services.reconciler, every_s=0.01):
+        deadline = time.monotonic() + 30
+        swept = "adapterctl_reconciler_swept_at_seconds"
+        first: dict[str, float] = {}
+        while not (first and told()[swept] > first[swept]) and time.monotonic() < deadline:
+            first = first or told()
+            time.sleep(0.01)
+        last = told()
+    since = "adapterctl_reconciler_leader_since_seconds"
+    assert first[since] == last[since] <= first[swept] < last[swept]
+    assert abs(time.time() - last[since]) < 60
+    with services.db.write() as session:
+        # Another process has come to lead since.
+        note_sweep(session, "elsewhere:1", led=False, alone=services.db.engine.dialect.name == "postgresql")
+        leaders = [row[0] for row in sweepers(session)]
+    expected = ["elsewhere:1"] if services.db.engine.dialect.name == "postgresql" else sorted(["elsewhere:1", name])
+    assert leaders == expected
+    with services.db.write() as session:
+        session.execute(delete(Sweeper))

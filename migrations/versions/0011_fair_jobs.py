@@ -1,0 +1,59 @@
+"""Jobs: fair turns of namespaces, releases that a job needs, deadlines, an order of checkpoints; who sweeps.
+
+Checkpoints are numbered in the order that they had. Those that a server of the release before records while it is replaced
+get no number, and count as the oldest ones of their job.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+_NEXT = "ix_jobs_next"
+
+
+def upgrade() -> None:
+    """Add columns, tables, and the index by which each namespace's next job is found."""
+    op.add_column("jobs", sa.Column("needs_release", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("deadline_s", sa.Float))
+    op.create_index(_NEXT, "jobs", ["state", "queue", "namespace", "priority", "created_at"])
+    op.add_column("job_checkpoints", sa.Column("seq", sa.Integer, nullable=False, server_default="0"))
+    # A step is recorded once a job, so each row is numbered by those of its job that are not newer.
+    op.execute(
+        """
+        UPDATE job_checkpoints SET seq = (
+            SELECT count(*) FROM job_checkpoints AS earlier
+            WHERE earlier.job_id = job_checkpoints.job_id AND (
+                earlier.created_at < job_checkpoints.created_at
+                OR (earlier.created_at = job_checkpoints.created_at AND earlier.step <= job_checkpoints.step)
+            )
+        )
+        """
+    )
+    op.create_table(
+        "job_turns",
+        sa.Column("queue", sa.String(10), primary_key=True),
+        sa.Column("namespace", sa.String(64), primary_key=True),
+        sa.Column("served_at_s", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "job_sweepers",
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("since_s", sa.Float, nullable=False),
+        sa.Column("swept_at_s", sa.Float, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    """Take them away; what waits is given out by priority and age again."""
+    op.drop_table("job_sweepers")
+    op.drop_table("job_turns")
+    op.drop_column("job_checkpoints", "seq")
+    op.drop_index(_NEXT, table_name="jobs")
+    op.drop_column("jobs", "deadline_s")
+    op.drop_column("jobs", "needs_release")

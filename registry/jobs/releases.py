@@ -1,0 +1,49 @@
+"""Which release understands what a job asks for. A release is counted as 1000 · major + minor.
+
+A field that is added to a request is entered in `_SINCE`. A job that uses it is then given out only by servers, and only to
+workers, that know it: an earlier release passes over fields that it does not know, and would do something else than was asked
+for. A job that leaves the field at its default goes to any.
+
+>>> number_of("0.4.2"), number_of("2.11"), number_of("")
+(4, 2011, 0)
+>>> name_of(2011)
+'2.11'
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sdk.schemas.jobs import EvaluationRequest, MergeRequest, TrainingRequest
+from sdk.version import VERSION
+
+#: Path within a request, what it is where nobody uses it, and the release that understands it first.
+_SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = ()
+
+
+def number_of(version: str) -> int:
+    """Return the number of the release that a version belongs to; 0 for what is no version."""
+    match = re.match(r"(\d{1,6})\.(\d{1,3})", version)
+    return int(match[1]) * 1000 + int(match[2]) if match else 0
+
+
+def name_of(release: int) -> str:
+    """Return a release as people write it."""
+    return f"{release // 1000}.{release % 1000}"
+
+
+#: The release that this is.
+OURS = number_of(VERSION)
+
+
+def needed_by(request: TrainingRequest | EvaluationRequest | MergeRequest) -> int:
+    """Return the least release that understands all that a request asks for; 0: any."""
+    said = request.model_dump()
+    return max((release for path, default, release in _SINCE if _at(said, path) not in (default, None)), default=0)
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,210 @@
+"""No job runs for ever, none that is cancelled comes back, and no server's clock decides: on both databases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text, update
+from support.adapters import SPEC
+from support.registries import World
+from support.working import Held
+
+import registry.db
+from registry.auth.principal import LOCAL, SYSTEM, Role
+from registry.db import db_epoch_s
+from registry.jobs import attempts
+from registry.jobs.limits import OVERTIME_S, TimeLimits
+from registry.jobs.models import Checkpoint, Job
+from registry.queue import NoQueue
+from registry.services import Services, build
+from registry.settings import Settings
+from sdk.client import Client
+from sdk.errors import Conflict, InvalidInput
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+
+
+class Desk:
+    """Who submits in a namespace of their own, and their worker."""
+
+    def __init__(self, world: World, space: str, writer: Client, worker: Client, data: str, tmp_path: Path) -> None:
+        self.world, self.space, self.writer, self.worker = world, space, writer, worker
+        self.data, self.tmp_path = data, tmp_path
+
+    def submit(self, timeout_s: float | None = None) -> str:
+        request = TrainingRequest(adapter=f"{self.space}/a", base=BaseChoice(id="tiny"), data=self.data, spec=SPEC)
+        body = JobSubmission(request=request, timeout_s=timeout_s)
+        return self.writer.call("POST", "/jobs", JobView, body=body).id
+
+    def hold(self) -> Held:
+        return Held.claim(self.worker, self.tmp_path)
+
+    def set(self, job: str, **values: object) -> None:
+        with self.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == job).values(**values))
+
+    def row(self, job: str) -> Job:
+        with self.world.services.db.read() as session:
+            return session.get_one(Job, job)
+
+
+@pytest.fixture
+def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Iterator[Desk]:
+    writer = acting(**{space: Role.WRITER})
+    data = writer.add_data(rows, namespace=space).digest
+    yield Desk(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
+    with people.services.db.write() as session:
+        unfinished = (Job.namespace == space, Job.state.in_(["queued", "running"]))
+        session.execute(update(Job).where(*unfinished).values(state="failed", lease_until_s=None))
+
+
+class TestTimeLimits:
+    def test_a_job_without_a_timeout_has_the_default(self, desk: Desk) -> None:
+        desk.submit()
+        assert desk.hold().assignment.timeout_s == Settings.job_timeout_default_s == 86_400
+
+    def test_a_job_that_asks_for_more_than_is_allowed_is_refused(self, desk: Desk) -> None:
+        desk.submit(timeout_s=Settings.job_timeout_max_s)
+        with pytest.raises(InvalidInput, match="longer than the 604800 s that this registry allows") as caught:
+            desk.submit(timeout_s=Settings.job_timeout_max_s + 1)
+        assert caught.value.param == "timeout_s"
+
+    def test_one_of_the_release_before_has_a_limit_too(self, desk: Desk) -> None:
+        for stored, given in ((None, 86_400), (10**9, 604_800), (60.0, 60.0)):
+            desk.set(desk.submit(), timeout_s=stored)
+            assert desk.hold().assignment.timeout_s == given
+
+    def test_an_attempt_that_its_worker_does_not_end_is_ended(self, desk: Desk) -> None:
+        job = desk.submit(timeout_s=60.0)
+        held = desk.hold()
+        with desk.world.services.db.read() as session:
+            left_s = session.scalar(select(Job.deadline_s - db_epoch_s()).where(Job.id == job)) or 0.0
+        assert left_s == pytest.approx(60.0 + OVERTIME_S, abs=30)
+        assert desk.world.services.claims.requeue_expired() == 0
+        desk.set(job, deadline_s=1.0)
+        held.report()
+        assert desk.world.services.claims.requeue_expired() == 1
+        view = desk.writer.job_view(job)
+        assert (view.state, view.reason) == ("failed", "timeout")
+        assert f"adapterctl jobs retry {job}" in (view.message or "")
+        assert desk.row(job).deadline_s is None
+        with pytest.raises(Conflict):
+            held.report()
+
+    def test_what_is_queued_again_has_no_deadline(self, desk: Desk) -> None:
+        job = desk.submit()
+        desk.hold().release()
+        assert desk.row(job).deadline_s is None
+
+    def test_a_default_above_the_most_is_the_most(self) -> None:
+        limits = TimeLimits(default_s=100.0, most_s=10.0)
+        assert (limits.of_submission(None), limits.of_job(None), limits.of_job(50.0)) == (10.0, 10.0, 10.0)
+
+
+class TestCancel:
+    def test_what_has_ended_otherwise_is_not_cancelled(self, desk: Desk) -> None:
+        done, failed = desk.submit(), desk.submit()
+        desk.hold().complete()
+        desk.hold().fail("data")
+        for job, state in ((done, "succeeded"), (failed, "failed")):
+            with pytest.raises(Conflict, match=f"job {job} has {state} and can't be cancelled; .*jobs show {job}"):
+                desk.writer.cancel_job(job)
+            assert desk.writer.job_view(job).cancel_requested is False
+
+    def test_what_is_cancelled_already_stays_so(self, desk: Desk) -> None:
+        job = desk.submit()
+        assert [desk.writer.cancel_job(job).state for _ in range(2)] == ["cancelled", "cancelled"]
+        assert [event.state for event in desk.writer.job_events(job)] == ["queued", "cancelled"]
+
+    def test_a_cancel_while_the_job_is_given_back_is_not_lost(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.hold()
+        db = desk.world.services.db
+        cancelled: list[JobView] = []
+        cancelling = threading.Thread(target=lambda: cancelled.append(desk.writer.cancel_job(job)))
+        with db.write() as session:
+            attempts.release(session, job, held.assignment.attempt, who=SYSTEM)
+            session.flush()
+            cancelling.start()
+            if db.engine.dialect.name == "postgresql":
+                wait_for_lock(desk.world.services)
+        cancelling.join(30)
+        assert [view.state for view in cancelled] == ["cancelled"]
+        assert desk.writer.job_view(job).state == "cancelled"
+
+
+def wait_for_lock(services: Services) -> None:
+    """Wait until some statement of this database waits for a row."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 30
+    with services.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.scalar(query) == 0:
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.01)
+
+
+@contextmanager
+def clock_ahead(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> Iterator[None]:
+    """Requests of this process are served as by a server whose clock is ahead, or behind."""
+
+    class Skewed(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(**ahead)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.db, "datetime", Skewed)
+        yield
+
+
+class TestClocks:
+    """Servers of one registry may be minutes apart."""
+
+    def test_the_last_checkpoint_is_the_one_that_was_recorded_last(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = desk.submit()
+        held = desk.hold()
+        with clock_ahead(monkeypatch, hours=1):
+            held.checkpoint(10, 30)
+        held.checkpoint(20, 30)
+        with clock_ahead(monkeypatch, hours=-1):
+            held.checkpoint(30, 30)
+        assert [found.step for found in desk.writer.checkpoints(job)] == [30, 20, 10]
+        assert desk.writer.job_view(job).checkpoint_step == 30
+        held.release()
+        again = desk.hold().assignment.checkpoint
+        assert again is not None
+        assert again.step == 30
+
+    def test_those_of_the_release_before_keep_their_order(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.hold()
+        for step in (10, 20):
+            held.checkpoint(step, 30)
+        with desk.world.services.db.write() as session:
+            session.execute(update(Checkpoint).where(Checkpoint.job_id == job).values(seq=0))
+        assert [found.step for found in desk.writer.checkpoints(job)] == [20, 10]
+        held.checkpoint(15, 30)
+        assert [found.step for found in desk.writer.checkpoints(job)] == [15, 20, 10]
+
+    def test_workers_are_not_silent_for_a_server_that_is_ahead(
+        self, people: World, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if people.services.db.engine.dialect.name != "postgresql":
+            pytest.skip("SQLite's servers share one clock")
+        job = desk.submit()
+        other = build(people.services.settings, storage=people.services.artifacts.storage, queue=NoQueue())
+        desk.hold().release()
+        with clock_ahead(monkeypatch, minutes=10):
+            workers = other.workers.list(who=LOCAL)
+            assert {worker.name: worker.state for worker in workers}["w1"] == "idle"
+            assert other.jobs.get(job, who=LOCAL).waits == "a worker is about to take it"
+        other.db.close()

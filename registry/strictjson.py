@@ -26,9 +26,11 @@ MAX_VALUES = 100_000
 _MAX_INTEGER = 2**63 - 1
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-#: Without such, no integer has more than 18 digits, and no number more than 200 and an exponent of one digit.
-_LONG_INTEGER = re.compile(rb"[0-9]{19}")
-_MAY_OVERFLOW = re.compile(rb"[eE][+-]?[0-9]{2}|[0-9]{200}")
+#: With each digit a 0 and each E an e: without such, no number has more than 18 digits in a row, or an exponent of more
+#: than one digit. To look for them so takes a tenth of the time of a regular expression.
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG_NUMBER = b"0" * 19
+_LONG_EXPONENTS = (b"e00", b"e+00", b"e-00")
 #: Only what is escaped can be NUL or half a surrogate pair.
 _ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -44,14 +46,17 @@ def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
     """
     if most_values(body) > max_values and most_values(_TEXT.sub(b"", body)) > max_values:
         raise TooLarge(f"the body holds more than {max_values} values; send fewer at once")
+    digits = body.translate(_DIGITS)
+    long = _LONG_NUMBER in digits
+    overflows = long or any(exponent in digits for exponent in _LONG_EXPONENTS)
     try:
         value = json.loads(
             body.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             # Asked of each number only where one may be too large: most documents have none.
-            parse_float=_float if _MAY_OVERFLOW.search(body) else None,
-            parse_int=_integer if _LONG_INTEGER.search(body) else None,
+            parse_float=_float if overflows else None,
+            parse_int=_integer if long else None,
         )
     except UnicodeDecodeError as error:
         raise Invalid("the body is not UTF-8; send JSON in UTF-8") from error

@@ -130,9 +130,12 @@ class Served:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
 
     def delayed_s(self) -> float:
-        """How long the server's threads have stood in line for a processor, in seconds: what others at work cost it."""
+        """How long the server's threads and the caller have stood in line for a processor, in seconds.
+
+        It is what others at work on the machine cost them.
+        """
         waited_ns = 0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
+        for task in (*Path(f"/proc/{self.pid}/task").iterdir(), Path("/proc/thread-self")):
             with suppress(OSError):
                 waited_ns += int((task / "schedstat").read_text().split()[1])
         return waited_ns / 1e9

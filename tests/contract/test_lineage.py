@@ -579,7 +579,7 @@ def test_people_see_a_tree_within_80_columns(embedded: World, tmp_path: Path) ->
     lines = done.stdout.splitlines()
     assert (done.exit_code, done.stderr) == (0, "")
     assert max(map(len, lines)) <= 80
-    assert lines[:3] == [f"{story.first}  rank 2", "├─ came from", f"│  ├─ trained over tiny@{'0' * 12}"]
+    assert lines[:3] == [f"{story.first}  rank 2, lora", "├─ came from", f"│  ├─ trained over tiny@{'0' * 12}"]
     assert lines[3].startswith(f"│  ├─ trained on {story.rows.name}  ")
     assert f"   ├─ continued as {story.second}  rank 2, production" in lines
     merged = story.merged.removeprefix("merged:")[:12]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from contract.tenancy.child import files_of
 from contract.tenancy.history import ADMIN, ATTACKER, VICTIM, Step, draw, step
 from contract.tenancy.house import empty_database, house
 from contract.tenancy.shrinking import shrink
@@ -27,7 +28,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._universe = Universe(folder / "universe")
+        self.universe = Universe(folder / "universe")
         self._empty = empty_database(folder / "empty.sqlite3")
         self._runs = itertools.count()
         #: What comes of a history without the attacker's steps, which are left out of the shorter ones first.
@@ -36,7 +37,7 @@ class Stage:
     def play(self, history: Sequence[Step], *, with_attacker: bool) -> Transcript:
         """Play a history on a new registry."""
         folder = self._folder / f"run-{next(self._runs)}"
-        with house(folder, self._universe, empty=self._empty, with_attacker=with_attacker) as made:
+        with house(folder, self.universe, empty=self._empty, with_attacker=with_attacker) as made:
             return made.play(history)
 
     def compare(self, history: Sequence[Step]) -> list[Difference]:
@@ -128,6 +129,15 @@ SEEN = {
 def test_what_was_possible_once_makes_no_difference_now(name: str, stage: Stage) -> None:
     found = stage.compare(SEEN[name])
     assert not found, "\n".join(map(str, found))
+
+
+def test_a_history_is_a_real_one(stage: Stage) -> None:
+    # Else nothing would differ because nothing happens.
+    said = dict(stage.play([*_OPENING, *_END], with_attacker=False).answers)
+    assert said["4. victim get ref='mine/a@v1'"]["answer"]["dataset"]["digest"] == stage.universe.data_digests[0]
+    (read,) = said["what the worker read for job 0"]
+    assert read["data"] == stage.universe.data_digests[0]
+    assert read["base"] == files_of(str(stage.universe.bases[2]))
 
 
 def test_the_same_history_gives_the_same_twice(stage: Stage) -> None:

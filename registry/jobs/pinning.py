@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import select
@@ -65,6 +67,16 @@ def pin(session: Session, request: Request, who: Principal, *, embedded: bool) -
         merge = request.model_copy(update={"ref": ref})
         return Pinned(merge, version.adapter.namespace, ref, base)
     return _pin_evaluation(session, request, who, embedded)
+
+
+def require_data(session: Session, request: Mapping[str, Any], who: Principal, namespace: str) -> None:
+    """Raise NotFound where somebody who submits a stored request again may not use its rows any more.
+
+    That a stranger has the same bytes is no leave to use them, nor anybody's to know.
+    """
+    for name in ("data", "eval_data"):
+        if isinstance(digest := request.get(name), str):
+            find_dataset(session, digest, who, prefer=namespace, param=name)
 
 
 def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned:

@@ -21,7 +21,7 @@ from registry.jobs.limits import TimeLimits
 from registry.jobs.looking import attempts_of, described, find_job, view
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.needs import queue_of, reckon
-from registry.jobs.pinning import pin
+from registry.jobs.pinning import pin, require_data
 from registry.jobs.releases import needed_by
 from registry.jobs.turns import due, most_priority, require_priority
 from registry.jobs.workers import QUEUES
@@ -134,7 +134,7 @@ class Jobs:
     def retry(self, job_id: str, *, who: Principal) -> JobView:
         """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
 
-        Raises NotFound, Conflict for one that has a result or goes on, QuotaExceeded.
+        Raises NotFound, also for rows that were given up since, Conflict for one that has a result or goes on, QuotaExceeded.
         """
         with self._db.write() as session:
             earlier = find_job(session, job_id, who, action="write")
@@ -143,6 +143,7 @@ class Jobs:
                     f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
                 )
             request = table(earlier.request)
+            require_data(session, request, who, earlier.namespace)
             last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST).limit(1)
             if (checkpoint := session.scalars(last).first()) is not None:
                 checkpoint.kept = True

@@ -112,6 +112,15 @@ SEEN = {
         *_OPENING[2:],
         *_END,
     ],
+    "rows that one has given up, and another has": [
+        *_OPENING[:2],
+        step(VICTIM, "train", **{**_TRAIN, "seed": 3}),
+        step(ADMIN, "work"),
+        step(VICTIM, "data_remove", data="digest:0"),
+        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl", key=None),
+        step(VICTIM, "job_retry", job="mine:0"),
+        step(ADMIN, "work"),
+    ],
     "one's worker, taken away by another": [
         step(VICTIM, "hello", worker="gpu-1", shares="nothing"),
         step(ATTACKER, "leave", worker="gpu-1"),

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Row, bindparam, select
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select, text
 from sqlalchemy.orm import Session
 
+from registry.auth.principal import EVERYWHERE
 from registry.db import connection_of
 from registry.errors import QuotaExceeded
 from registry.quotas.models import Quota
 
-_LIMITS = (
-    select(Quota.max_adapters, Quota.max_bytes, Quota.max_jobs)
-    .where(Quota.namespace == bindparam("namespace"))
-    .with_for_update()
-)
+_COLUMNS = (Quota.max_adapters, Quota.max_bytes, Quota.max_jobs)
+_KNOWN = select(Quota.namespace, *_COLUMNS).where(Quota.namespace.in_((bindparam("namespace"), EVERYWHERE)))
+_OWN = select(*_COLUMNS).where(Quota.namespace == bindparam("namespace")).with_for_update()
+#: What a namespace without limits of its own is locked by, beside a hash of its name.
+_LOCK = 0x71756F74
 
 
-def limits_of(session: Session, namespace: str) -> Row[int | None, int | None, int | None] | None:
-    """Return the limits of a namespace, locked until the transaction ends, so that no two fill the last place at once."""
-    return connection_of(session).execute(_LIMITS, {"namespace": namespace}).first()
+def limits_of(session: Session, namespace: str) -> Row[Any] | None:
+    """Return the limits of a namespace, or else those of all, locked so that no two fill the last place at once.
+
+    The lock ends with the transaction; on SQLite that is the only one that writes.
+    """
+    connection, said = connection_of(session), {"namespace": namespace}
+    known = {row.namespace: row for row in connection.execute(_KNOWN, said)}
+    if namespace in known:
+        return connection.execute(_OWN, said).first()
+    if EVERYWHERE in known and connection.dialect.name == "postgresql":
+        # One row for all would let no two namespaces go on at once.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock, hashtext(:namespace))"), {"lock": _LOCK, **said})
+    return known.get(EVERYWHERE)
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:

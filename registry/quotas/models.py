@@ -15,7 +15,7 @@ class Quota(Model):
 
     __tablename__ = "quotas"
 
-    #: A namespace, or "-" for names without one.
+    #: A namespace, "-" for names without one, "*" for each that has no limits of its own.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
     max_adapters: Mapped[int | None]
     #: Bytes of all versions that are not deleted.

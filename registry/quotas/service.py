@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.audit.service import record
-from registry.auth.principal import Principal
+from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import Adapter
 from registry.db import Database, upsert, utc_now
 from registry.errors import InvalidName
@@ -29,7 +29,10 @@ class Quotas:
             return _view(session, namespace)
 
     def set(self, namespace: str, *, limits: QuotaLimits, who: Principal) -> QuotaView:
-        """Limit a namespace from now on; what it has already stays. Raises InvalidName, Forbidden: only admins of all may."""
+        """Limit a namespace from now on, or with "*" each that has no limits of its own; what is there already stays.
+
+        Raises InvalidName, Forbidden: only admins of all may.
+        """
         _check(namespace, who, "read")
         who.require_everywhere("admin")
         with self._db.write() as session:
@@ -43,16 +46,20 @@ class Quotas:
 
 
 def _check(namespace: str, who: Principal, action: str) -> None:
-    if namespace != "-":
+    if namespace not in ("-", EVERYWHERE):
         try:
             parse_namespace(namespace)
         except BadNameError as error:
-            raise InvalidName(f"{error}; or '-' for names without one", param="namespace") from None
+            raise InvalidName(
+                f"{error}; '-' for names without one, or '*' for all without limits of their own", param="namespace"
+            ) from None
     who.require(action, namespace, missing=f"there is no namespace {namespace!r} that this token may see")
 
 
 def _view(session: Session, namespace: str) -> QuotaView:
     row = session.get(Quota, namespace)
+    own = row is not None
+    row = row or session.get(Quota, EVERYWHERE)
     used = select(func.count(), func.coalesce(func.sum(Adapter.size_bytes), 0)).where(
         Adapter.namespace == namespace, Adapter.last_number > 0
     )
@@ -62,6 +69,7 @@ def _view(session: Session, namespace: str) -> QuotaView:
         max_adapters=None if row is None else row.max_adapters,
         max_bytes=None if row is None else row.max_bytes,
         max_jobs=None if row is None else row.max_jobs,
+        default=row is not None and not own,
         adapters=adapters,
         size_bytes=int(size_bytes),
         jobs=unfinished(session, namespace),

@@ -11,7 +11,14 @@ from sdk.schemas.people import QuotaLimits, QuotaView
 
 router = room("/quotas", "people")
 
-Namespace = Annotated[str, Query(max_length=64, description='A namespace, or "-".', examples=["team"])]
+Namespace = Annotated[
+    str,
+    Query(
+        max_length=64,
+        description='A namespace, "-" for names without one, "*" for all without limits of their own.',
+        examples=["team"],
+    ),
+]
 
 
 @router.get("")

@@ -62,12 +62,14 @@ def quota_set(
 ) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
-    A limit that is left out stays as it is; 'none' takes it away. What is there already stays there.
+    '*' limits each namespace that has no limits of its own. A limit that is left out stays as it is; 'none' takes it away.
+    What is there already stays there.
 
     \b
     Examples:
       adapterctl quota set team --max-adapters 50 --max-bytes 10GB
       adapterctl quota set team --max-bytes none
+      adapterctl quota set '*' --max-jobs 200
     """
     given = {"max_adapters": max_adapters, "max_bytes": max_bytes, "max_jobs": max_jobs}
     changed = {name: new.limit for name, new in given.items() if new is not None}
@@ -87,7 +89,10 @@ def _show(quota: QuotaView, style: str) -> None:
         most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
         print_facts(
             [
-                ("namespace", quota.namespace),
+                (
+                    "namespace",
+                    f"{quota.namespace}, as all without limits of their own" if quota.default else quota.namespace,
+                ),
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
                 ("jobs", _of(quota.jobs, quota.max_jobs)),

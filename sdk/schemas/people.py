@@ -116,6 +116,8 @@ class QuotaView(QuotaLimits):
     """The limits of a namespace, and what is used of them."""
 
     namespace: str
+    #: Whether the limits are those of all namespaces without limits of their own.
+    default: bool = False
     adapters: int
     size_bytes: int
     jobs: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from support.people import new_adapter, package, submit, training
 
 from registry.auth.principal import Role
 from sdk.client import Client
-from sdk.errors import NotFound, QuotaExceeded
+from sdk.errors import NotAllowed, NotFound, QuotaExceeded
 
 
 class TestQuotas:
@@ -117,3 +117,45 @@ class TestQuotas:
             client.quota(f"x-{space}")
         with pytest.raises(NotFound):
             client.set_quota(f"x-{space}", max_jobs=1)
+
+
+@pytest.fixture
+def for_all(admin: Client) -> Iterator[Client]:
+    yield admin
+    admin.set_quota("*")
+
+
+class TestForAll:
+    def test_a_namespace_without_limits_has_those_of_all(
+        self, for_all: Client, acting: Callable[..., Client], space: str, tmp_path: Path
+    ) -> None:
+        for_all.set_quota("*", max_adapters=1)
+        shown = for_all.quota(space)
+        assert (shown.max_adapters, shown.default) == (1, True)
+        writer = acting(**{space: Role.WRITER})
+        writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
+        with pytest.raises(QuotaExceeded, match="1 of 1 adapters"):
+            writer.push(new_adapter(tmp_path), f"{space}/b", base="tiny")
+        assert for_all.set_quota(space, max_adapters=2).default is False
+        writer.push(new_adapter(tmp_path), f"{space}/b", base="tiny")
+        with pytest.raises(NotAllowed):
+            writer.set_quota("*", max_adapters=9)
+
+    def test_of_two_at_once_one_fills_the_last_place(
+        self, for_all: Client, acting: Callable[..., Client], space: str, tmp_path: Path
+    ) -> None:
+        for_all.set_quota("*", max_adapters=1)
+        writers = [acting(**{space: Role.WRITER}) for _ in range(4)]
+        folders = [new_adapter(tmp_path) for _ in writers]
+        together = threading.Barrier(len(writers))
+
+        def push(number: int) -> bool:
+            together.wait()
+            try:
+                writers[number].push(folders[number], f"{space}/{number}", base="tiny")
+            except QuotaExceeded:
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(writers)) as pool:
+            assert sorted(pool.map(push, range(len(writers)))) == [False, False, False, True]

@@ -129,7 +129,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         workers=workers,
         watchers=Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token),
         read_only=read_only,
-        reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only),
+        reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only, expire_rows=expiry.sweep),
         metrics=Metrics(db, workers),
         evaluations=evaluations,
         search=Search(db),

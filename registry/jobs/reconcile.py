@@ -38,7 +38,10 @@ class Reconciler:
         checkpoints: Checkpoints,
         workers: Workers,
         read_only: ReadOnlySwitch,
+        *,
+        expire_rows: Callable[[], int] = lambda: 0,
     ) -> None:
+        """Once a day `expire_rows` removes rows that have had their time, and says how many."""
         self._db = db
         self._read_only = read_only
         #: What a sweep does, and under which name it is reported.
@@ -47,6 +50,7 @@ class Reconciler:
             "announced": jobs.remind,
             "expired_checkpoints": checkpoints.expire,
             "forgotten_workers": workers.forget,
+            "expired_rows": expire_rows,
         }
 
     def sweep(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,8 @@ _BATCH = 500
 #: Entries of one file of the audit trail.
 _MOST_EXPORTED = 20_000
 _DAY_S = 86_400.0
+#: A run that is due holds up whoever called for it no longer than this, and goes on so much later.
+_AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Expiry:
     def __init__(self, db: Database, lifetimes: Lifetimes) -> None:
         self._db = db
         self._lifetimes = lifetimes
+        #: By when a run has to stop, by the monotonic clock; None: once it is through.
+        self._until: float | None = None
 
     def run_if_due(self) -> dict[str, int] | None:
         """Run, unless somebody has begun to within a day; return how many rows of each kind went, or None."""
@@ -64,7 +69,22 @@ class Expiry:
             begun = update(DailyWork).where(of, due).values(begun_at_s=db_epoch_s()).returning(DailyWork.name)
             if session.execute(begun).first() is None:
                 return None
-        return self.run()
+        self._until = time.monotonic() + _AT_ONCE_S
+        try:
+            gone = self.run()
+            if self._late():
+                with self._db.write() as session:
+                    session.execute(update(DailyWork).where(of).values(begun_at_s=db_epoch_s() - _DAY_S + _GOES_ON_S))
+        finally:
+            self._until = None
+        return gone
+
+    def sweep(self) -> int:
+        """Run if due; return how many rows went."""
+        return sum((self.run_if_due() or {}).values())
+
+    def _late(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
 
     def run(self) -> dict[str, int]:
         """Remove all that is due; return how many rows of each kind went. One kind that fails keeps no other waiting."""
@@ -100,7 +120,7 @@ class Expiry:
             with self._db.write() as session:
                 count = batch(session)
             total += count
-            if count < _BATCH:
+            if count < _BATCH or self._late():
                 return total
 
     def _events(self) -> int:
@@ -118,7 +138,7 @@ class Expiry:
                 with self._db.write() as session:
                     session.execute(delete(JobEvent).where(JobEvent.seq.in_(gone)))
             total += len(gone)
-            if len(rows) < _BATCH or rows[-1].at >= before:
+            if len(rows) < _BATCH or rows[-1].at >= before or self._late():
                 return total
             after = rows[-1].seq
 
@@ -202,7 +222,7 @@ class Expiry:
         total = self._drop_exported()
         before = self._before(self._lifetimes.audit_days)
         # One moment for all files: that something was written out is told by an entry, too.
-        while self._export(Path(folder), before):
+        while not self._late() and self._export(Path(folder), before):
             total += self._drop_exported()
         return total
 

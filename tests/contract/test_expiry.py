@@ -24,6 +24,7 @@ from registry.db import Model, utc_now
 from registry.idempotency.models import KeyedRequest
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.lifetimes import Lifetimes
+from registry.removal import expiry
 from registry.removal.expiry import Expiry
 from registry.removal.models import AuditExport, DailyWork
 from sdk.client import Client
@@ -150,6 +151,24 @@ def test_it_is_done_once_a_day_by_one_of_many(people: World) -> None:
     assert one.run_if_due() is None
 
 
+def test_a_run_that_takes_long_goes_on_later(people: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with people.services.db.write() as session:
+        session.execute(delete(DailyWork))
+        at = utc_now() - OLD
+        for number in range(1200):
+            said = {"request_digest": "x", "status": 200, "body": "", "created_at": at}
+            session.add(KeyedRequest(owner="1" * 64, key=str(number), **said))
+    monkeypatch.setattr(expiry, "_AT_ONCE_S", 0.0)
+    assert people.services.reconciler.sweep()["expired_rows"] > 0
+    assert count(people, KeyedRequest, KeyedRequest.owner == "1" * 64) > 0
+    assert people.services.reconciler.sweep()["expired_rows"] == 0
+    with people.services.db.write() as session:
+        session.execute(update(DailyWork).values(begun_at_s=DailyWork.begun_at_s - 61))
+    monkeypatch.setattr(expiry, "_AT_ONCE_S", 60.0)
+    people.services.reconciler.sweep()
+    assert count(people, KeyedRequest, KeyedRequest.owner == "1" * 64) == 0
+
+
 class TestAudit:
     def test_entries_leave_the_trail_only_once_a_file_has_them(
         self, people: World, admin: Client, space: str, tmp_path: Path
@@ -160,8 +179,8 @@ class TestAudit:
         # Nobody says where to: nothing goes, however old.
         assert Expiry(people.services.db, Lifetimes(audit_days=0.0)).run()["audit_entries"] == 0
         folder = tmp_path / "trail"
-        expiry = Expiry(people.services.db, Lifetimes(audit_days=0.0, audit_folder=str(folder)))
-        gone = expiry.run()["audit_entries"]
+        writing = Expiry(people.services.db, Lifetimes(audit_days=0.0, audit_folder=str(folder)))
+        gone = writing.run()["audit_entries"]
         assert gone >= there
         written = [json.loads(text) for path in sorted(folder.iterdir()) for text in path.read_text().splitlines()]
         assert len(written) >= there
@@ -193,6 +212,6 @@ class TestAudit:
     def test_a_folder_that_can_t_be_written_to_costs_nothing(self, people: World, tmp_path: Path) -> None:
         there = count(people, AuditEntry)
         (tmp_path / "file").write_text("")
-        expiry = Expiry(people.services.db, Lifetimes(audit_days=0.0, audit_folder=str(tmp_path / "file" / "trail")))
-        assert "audit_entries" not in expiry.run()
+        writing = Expiry(people.services.db, Lifetimes(audit_days=0.0, audit_folder=str(tmp_path / "file" / "trail")))
+        assert "audit_entries" not in writing.run()
         assert count(people, AuditEntry) == there

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Row, bindparam, select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import EVERYWHERE
@@ -19,7 +19,15 @@ _OWN = select(*_COLUMNS).where(Quota.namespace == bindparam("namespace")).with_f
 _LOCK = 0x71756F74
 
 
-def limits_of(session: Session, namespace: str) -> Row[Any] | None:
+class Limits(NamedTuple):
+    """How much a namespace may have; None: as much as it likes."""
+
+    max_adapters: int | None
+    max_bytes: int | None
+    max_jobs: int | None
+
+
+def limits_of(session: Session, namespace: str) -> Limits | None:
     """Return the limits of a namespace, or else those of all, locked so that no two fill the last place at once.
 
     The lock ends with the transaction; on SQLite that is the only one that writes.
@@ -27,11 +35,13 @@ def limits_of(session: Session, namespace: str) -> Row[Any] | None:
     connection, said = connection_of(session), {"namespace": namespace}
     known = {row.namespace: row for row in connection.execute(_KNOWN, said)}
     if namespace in known:
-        return connection.execute(_OWN, said).first()
+        own = connection.execute(_OWN, said).first()
+        return None if own is None else Limits(*own)
     if EVERYWHERE in known and connection.dialect.name == "postgresql":
         # One row for all would let no two namespaces go on at once.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock, hashtext(:namespace))"), {"lock": _LOCK, **said})
-    return known.get(EVERYWHERE)
+    given = known.get(EVERYWHERE)
+    return None if given is None else Limits(given.max_adapters, given.max_bytes, given.max_jobs)
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:

@@ -41,8 +41,8 @@ test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 	$(PYTEST_PARALLEL) -m 'not alone' || failed=1; \
 	exit $$failed
 
-quick: $(VENV)/.dev ## Run the quick tests, without servers, in two or three minutes.
-	$(PYTEST_PARALLEL) -m 'not slow and not soak and not alone' -k 'not postgres and not s3' tests/unit tests/contract
+quick: $(VENV)/.dev ## Run the quick tests, over registries in process, in two or three minutes.
+	$(PYTEST_PARALLEL) -m 'not slow and not soak and not alone' -k 'unit or embedded' tests/unit tests/contract
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak

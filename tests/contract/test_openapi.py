@@ -75,7 +75,10 @@ class Seeded:
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
     folder = tmp_path_factory.mktemp("openapi")
     database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
-    with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
+    storage_url = (folder / "artifacts").as_uri()
+    # Every route is asked with wrong tokens.
+    limits = {"failed_logins_per_minute": 100_000}
+    with registries.served(folder, database_url=database_url, storage_url=storage_url, **limits) as world:
         yield _seed(world, folder)
 
 

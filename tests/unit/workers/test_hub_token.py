@@ -35,7 +35,8 @@ class _Gated(http.server.BaseHTTPRequestHandler):
     tokens: list[str | None]
 
     def do_GET(self) -> None:
-        type(self).tokens.append(self.headers.get("Authorization"))
+        if self.path.startswith("/api/models/"):
+            type(self).tokens.append(self.headers.get("Authorization"))
         self.send_response(401)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("Content-Length", "0")
@@ -71,7 +72,12 @@ def test_the_token_is_sent_for_what_is_listed(
     listed: str, repository: str, sent: bool, endpoint: str, tmp_path: Path
 ) -> None:
     env = processes.environment(
-        HF_ENDPOINT=endpoint, HF_TOKEN=TOKEN, HOME=str(tmp_path), ADAPTER_WORKER_HUB_REPOSITORIES=listed
+        HF_ENDPOINT=endpoint,
+        HF_HUB_OFFLINE="0",
+        HF_HOME=str(tmp_path / "hf-home"),
+        HF_TOKEN=TOKEN,
+        HOME=str(tmp_path),
+        ADAPTER_WORKER_HUB_REPOSITORIES=listed,
     )
     done = subprocess.run(
         [sys.executable, "-c", OBTAIN, repository], env=env, capture_output=True, text=True, check=True

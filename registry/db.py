@@ -195,7 +195,7 @@ class Database:
             explained = None if ours else _explain(str(error.orig))
             if explained is None:
                 raise
-            self._is_full |= isinstance(explained, _Full)
+            self._is_full |= _says_full(str(error.orig))
             raise explained from error
         except InterfaceError as error:
             raise Unavailable("the database can't be reached; check that it runs, then try again") from error
@@ -376,13 +376,14 @@ def hold_blobs(session: Session, *, alone: bool = False) -> None:
         session.execute(text(f"SELECT {function}(:key)"), {"key": _BLOBS_LOCK})
 
 
-class _Full(Unavailable):
-    """The disk of the database is full."""
+def _says_full(reason: str) -> bool:
+    """Whether a driver says that the disk of the database is full."""
+    return "is full" in reason or "No space left" in reason
 
 
 def _explain(reason: str) -> Unavailable | None:
-    if "is full" in reason or "No space left" in reason:
-        return _Full("the disk that holds the database is full; free some space, then try again")
+    if _says_full(reason):
+        return Unavailable("the disk that holds the database is full; free some space, then try again")
     if "readonly" in reason or "unable to open" in reason:
         return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
     if "not a database" in reason or "malformed" in reason:

@@ -182,8 +182,8 @@ class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
     code = ErrorCode.UNAVAILABLE
-    #: After how long it is worth to try again, in seconds.
-    retry_after_s: ClassVar[int] = 1
+    #: After how long it is worth to try again, in seconds; of a class, or of one error.
+    retry_after_s: int = 1
 
     @property
     def headers(self) -> dict[str, str]:

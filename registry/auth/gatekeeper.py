@@ -26,22 +26,6 @@ _PREFIX = "/api/v1/"
 _METRICS = "/metrics"
 
 
-class _TooManyFailuresError(RateLimited):
-    """A wrong token from an address that has sent too many."""
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(
-            "too many wrong tokens came from this address, and this is another; set ADAPTERCTL_TOKEN to one that is valid, "
-            f"then try again in {wait_s:.0f} s"
-        )
-        self._wait_s = wait_s
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """When it is worth another try."""
-        return {"Retry-After": str(round(self._wait_s + 0.5))}
-
-
 class Gatekeeper:
     """ASGI middleware: puts the caller's `Principal` into the scope, or answers 401 or 429.
 
@@ -120,7 +104,7 @@ class Gatekeeper:
             self._failures.note(address, key)
             REFUSALS.note("log_in", address, "a token was refused: address=%s token=%s", address, _shown(secret))
             if wait_s > 0:
-                raise _TooManyFailuresError(wait_s) from None
+                raise _too_many_failures(wait_s) from None
             raise
 
     def _wait_s(self, principal: Principal) -> float:
@@ -146,6 +130,15 @@ class Gatekeeper:
 
 def _answer(error: RegistryError, headers: dict[str, str]) -> JSONResponse:
     return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=headers)
+
+
+def _too_many_failures(wait_s: float) -> RateLimited:
+    error = RateLimited(
+        "too many wrong tokens came from this address, and this is another; set ADAPTERCTL_TOKEN to one that is valid, "
+        f"then try again in {wait_s:.0f} s"
+    )
+    error.retry_after_s = max(1, round(wait_s + 0.5))
+    return error
 
 
 def _shown(secret: str) -> str:

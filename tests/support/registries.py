@@ -168,6 +168,8 @@ def served(
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # Tests of all kinds send wrong tokens from one address.
+        changed = {"failed_logins_per_minute": 100_000, **changed}
         settings = Settings(database_url=database_url, storage_url=storage_url, auth="token", public_url=url, **changed)
         world = World(create_app(settings, storage=storage, queue=NoQueue()), url, folder)
         world.services.db.upgrade()

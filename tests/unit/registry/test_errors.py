@@ -26,7 +26,8 @@ def test_every_class_has_a_code_of_its_own_with_a_status() -> None:
 def test_the_statuses_are_of_the_codes_that_the_registry_sends() -> None:
     assert set(STATUS) == {cls.code for cls in tree(RegistryError)}
     assert all(400 <= status < 600 for status in STATUS.values())
-    assert {code for code, status in STATUS.items() if status >= 500} == {ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
+    faults = {ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE, ErrorCode.READ_ONLY}
+    assert {code for code, status in STATUS.items() if status >= 500} == faults
 
 
 def test_every_code_becomes_a_class_of_the_sdk() -> None:

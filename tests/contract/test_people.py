@@ -89,8 +89,10 @@ class TestRevocation:
             for answers in seen:
                 before = {status for began, status in answers if began < revoked - 0.3}
                 after = {status for began, status in answers if began > revoked + SOON_S}
+                assert before == {200}
                 # Whoever goes on with it is told to wait, too.
-        assert (before, after - {429}) == ({200}, {401})
+                assert after
+                assert after <= {401, 429}
 
     def test_a_token_of_a_namespace_is_made_listed_and_revoked_by_its_admin(
         self, people: World, acting: Callable[..., Client], space: str

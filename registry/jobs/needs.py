@@ -43,7 +43,8 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
     devices = ["any", "cuda"] if worker.device == "cuda" else ["any"]
     enough = or_(Job.needs_memory_bytes.is_(None), Job.needs_memory_bytes <= worker.free_memory_bytes)
     return (
-        Job.kind.in_(worker.kinds),
+        # Also where a worker of a newer release does more kinds than this registry can make an assignment of.
+        Job.kind.in_([kind for kind in worker.kinds if kind in get_args(JobKind)]),
         Job.needs_device.in_(devices),
         Job.needs_release <= min(OURS, number_of(worker.version)),
         # A system that does not say how much memory it has is taken at its word that it is a worker.

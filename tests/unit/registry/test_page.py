@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -108,5 +109,9 @@ def test_the_addresses_to_watch_want_no_token(tmp_path: Path) -> None:
     answers = {address: client.get(address).status_code for address, *_ in table("address", "answers")}
     assert answers == {"/healthz": 200, "/readyz": 503}
     app.state.services.db.upgrade()
-    assert client.get("/readyz").status_code == 200
+    # It is looked at once a second.
+    deadline = time.monotonic() + 30
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     app.state.services.db.close()

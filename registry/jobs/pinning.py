@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import Principal
-from registry.catalog.bases.finding import find_base
+from registry.catalog.bases.finding import files_of, find_base
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.datasets.finding import find_dataset
@@ -129,7 +129,7 @@ def _pin_base(
 
 def _require_reachable(session: Session, base: NamedBase, namespace: str, embedded: bool) -> None:
     """Raise InvalidBase where the base is a folder that no worker of the namespace shares, and was not uploaded."""
-    if embedded or base.manifest_digest is not None or base.location is None or base.location.startswith("hf://"):
+    if embedded or base.location is None or base.location.startswith("hf://") or files_of(session, base) is not None:
         return
     folder = urlsplit(base.location).path
     recent = select(Worker.shared_paths).where(

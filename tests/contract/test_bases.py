@@ -304,6 +304,20 @@ class TestFiles:
         assert assignment.base.manifest == mine
         assert assignment.namespace == ours.space
 
+    def test_files_that_are_published_serve_who_only_knows_the_folder(
+        self, ours: Tenant, admin: Client, join: Any
+    ) -> None:
+        folder, rows = ours.base("published"), ours.folder / "rows.jsonl"
+        rows.write_text('{"prompt": "a", "completion": "published"}\n')
+        with pytest.raises(InvalidBase, match="--upload"):
+            ours.client.submit_training(f"{ours.space}/x", base=folder, data=rows)
+        admin.add_base(folder, upload=True, namespace="*")
+        job = ours.client.submit_training(f"{ours.space}/x", base="published", data=rows)
+        assignment = Held.claim(join(ours.space, Role.WORKER).client, ours.folder).assignment
+        assert assignment.job == job.id
+        assert assignment.base is not None
+        assert assignment.base.manifest == ours.scan(folder).manifest
+
 
 def _without(folder: Path, tenant: Tenant) -> Manifest:
     """The manifest of a base before its generation config was added."""

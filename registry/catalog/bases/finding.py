@@ -157,9 +157,18 @@ class KnownBases:
         return known
 
 
+def files_of(session: Session, row: NamedBase) -> str | None:
+    """The digest of the manifest of a base's files in storage: its namespace's, or else those published for all."""
+    if row.manifest_digest is not None or row.namespace == EVERYWHERE:
+        return row.manifest_digest
+    published = (NamedBase.namespace == EVERYWHERE, NamedBase.base_pk == row.base_pk)
+    return session.scalars(select(NamedBase.manifest_digest).where(*published)).first()
+
+
 def source_of(session: Session, row: NamedBase) -> BaseSource:
     """Say where a worker finds a base, as its namespace says."""
-    manifest = None if row.manifest_digest is None else read_manifest(session, row.manifest_digest)
+    digest = files_of(session, row)
+    manifest = None if digest is None else read_manifest(session, digest)
     return BaseSource(
         id=row.id,
         revision=row.revision,

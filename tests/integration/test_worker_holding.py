@@ -384,12 +384,12 @@ class TestCheckpoints:
         let_go.set()
 
     def test_of_an_attempt_that_no_longer_holds_the_job_none_is_stored(
-        self, world: World, sending: Sending, held: Held, stored: Callable[[], list[int]]
+        self, world: World, client: Client, sending: Sending, held: Held, stored: Callable[[], list[int]]
     ) -> None:
         # Another worker's attempt, as after a lease that ran out.
-        world.services.claims.release(
-            job_id=held.job, release=Release(attempt=held.assignment.attempt), who=world.principal(Role.WORKER)
-        )
+        release = Release(attempt=held.assignment.attempt)
+        who = world.services.tokens.check(client.config.token)
+        world.services.claims.release(job_id=held.job, release=release, who=who)
         sending.write(1)
         wait_until(lambda: sending.holder.lost, lambda: "it is still held", timeout_s=60)
         sending.sender.finish(60)

@@ -126,7 +126,7 @@ class Holder:
                 return False
             except InvalidInput as error:
                 # Better to lose a line than the job.
-                _log.warning("the registry takes these events not, they are left out: %s", error)
+                _log.warning("the registry refused these events; skipping them: %s", error)
                 return False
             except Exception as error:  # noqa: BLE001 - this thread is all that holds the job
                 _log.warning("heartbeat failed: %s: %s", type(error).__name__, error)

@@ -26,7 +26,15 @@ from registry.audit.service import record
 from registry.auth.models import Grant, Token
 from registry.auth.principal import EVERYWHERE, SYSTEM
 from registry.catalog.lifecycle import VersionState
-from registry.catalog.models import Version
+from registry.catalog.models import (
+    Origin,
+    Version,
+    VersionDocument,
+    VersionNote,
+    VersionParent,
+    VersionTag,
+    VersionTarget,
+)
 from registry.db import Database, db_epoch_s, insert_if_new, utc_now
 from registry.errors import RegistryError, Unavailable
 from registry.idempotency.models import KeyedRequest
@@ -42,6 +50,9 @@ _MOST_EXPORTED = 20_000
 _DAY_S = 86_400.0
 #: A run that is due holds up whoever called for it no longer than this, and goes on so much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
+
+#: Where something may be said of a version; publishing writes these together with it.
+_PARTS_OF_VERSION = (Origin, VersionDocument, VersionNote, VersionParent, VersionTag, VersionTarget)
 
 _log = logging.getLogger(__name__)
 
@@ -101,10 +112,9 @@ class Expiry:
         for name, step in steps.items():
             try:
                 gone[name] = step()
-            except RegistryError as error:
-                _log.warning(
-                    "expired rows of %s could not be removed, the next run tries again: %s", name, error.message
-                )
+            except Exception as error:  # noqa: BLE001 - whoever called first on this day has come for something else
+                why = error.message if isinstance(error, RegistryError) else type(error).__name__
+                _log.warning("expired rows of %s could not be removed, the next run tries again: %s", name, why)
         if any(gone.values()):
             _log.info(
                 "rows that had their time: %s", ", ".join(f"{count} {name}" for name, count in gone.items() if count)
@@ -157,14 +167,20 @@ class Expiry:
         return self._in_batches(batch)
 
     def _failed(self) -> int:
-        """Failed pushes have no number, no files and nothing that names them; their bytes went with a collection."""
+        """Failed pushes have no number and no files, and what was said of them goes too; their bytes went with a collection.
+
+        One that others came from stays: their lineage names it.
+        """
         before = self._before(self._lifetimes.failed_days)
         stale = Version.state.in_((VersionState.FAILED, VersionState.PENDING))
+        named = exists().where(VersionParent.parent_pk == Version.pk)
 
         def batch(session: Session) -> int:
-            query = select(Version.pk).where(stale, Version.number.is_(None), Version.created_at < before)
+            query = select(Version.pk).where(stale, Version.number.is_(None), Version.created_at < before, ~named)
             pks = session.scalars(query.order_by(Version.pk).limit(_BATCH)).all()
             if pks:
+                for part in _PARTS_OF_VERSION:
+                    session.execute(delete(part).where(part.version_pk.in_(pks)))
                 session.execute(delete(Version).where(Version.pk.in_(pks)))
             return len(pks)
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import DatabaseError
 from support.people import new_adapter, submit, training
-from support.registries import World
+from support.registries import World, embedded
 from support.working import Held, line
 
 from registry.audit.models import AuditEntry
 from registry.auth.models import Token
 from registry.auth.principal import LOCAL, Role
-from registry.catalog.models import Version
+from registry.catalog.models import Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.db import Model, utc_now
 from registry.idempotency.models import KeyedRequest
 from registry.jobs.models import Attempt, Job, JobEvent
@@ -99,7 +101,14 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
     with people.services.db.write() as session:
         row = session.scalars(select(Version).where(Version.digest == again.digest)).one()
         same = {column.key: getattr(row, column.key) for column in Version.__table__.columns if column.key != "pk"}
-        session.add(Version(**{**same, "number": None, "digest": "f" * 64, "manifest_digest": None, "state": "failed"}))
+        failed = Version(**{**same, "number": None, "digest": "f" * 64, "manifest_digest": None, "state": "failed"})
+        session.add(failed)
+        session.flush()
+        # Releases before wrote these down before the push had come to its end.
+        session.add(Origin(version_pk=failed.pk, metrics={}, libraries={}, created_by="ann"))
+        session.add(VersionTag(version_pk=failed.pk, key="team", value="a"))
+        session.add(VersionTarget(version_pk=failed.pk, module="q_proj"))
+        session.add(VersionParent(version_pk=failed.pk, parent_pk=row.pk, relation="resumed"))
     of = Version.digest == "f" * 64
     people.services.expiry.run()
     assert count(people, Version, of) == 1
@@ -108,6 +117,21 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
     people.services.expiry.run()
     assert count(people, Version, of) == 0
     assert writer.push(new_adapter(tmp_path), f"{space}/kept", base="tiny").number == 3
+
+
+def test_a_step_that_fails_keeps_neither_the_others_nor_a_home_from_being_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = tmp_path / "home"
+    with embedded(home) as world, world.services.db.write() as session:
+        session.add(KeyedRequest(owner="o", key="old", request_digest="f", created_at=utc_now() - OLD))
+        session.execute(update(DailyWork).values(begun_at_s=0.0))
+        session.execute(text("ALTER TABLE job_events RENAME TO job_events_away"))
+    with closing(Client(f"local:{home}")) as client:
+        assert client.adapters() == []
+    with closing(sqlite3.connect(home / "registry.sqlite3")) as database:
+        assert database.execute("SELECT count(*) FROM keyed_requests").fetchone() == (0,)
+    assert "expired rows of job_events could not be removed" in caplog.text
 
 
 def test_of_a_token_that_is_long_over_the_name_is_left(people: World, admin: Client, space: str) -> None:

@@ -295,7 +295,7 @@ class TestWorkers:
                 {"shared_paths": ["/a"] * 65},
                 {"shared_paths": ["/" + "a" * 1000]},
                 {"queues": ["gpu", "cpu", "gpu"]},
-                {"kinds": ["training"] * 17},
+                {"kinds": ["training"] * 33},
                 {"memory_bytes": 2**63},
             ):
                 assert greet(**changed).status_code == 422, changed

@@ -172,17 +172,21 @@ def test_what_lies_in_storage_must_be_what_was_announced(artifact: Artifact, cut
 
 def _announce_and_store(world: World, artifact: Artifact, damages: list[Damage]) -> None:
     client, name = world.writer, next(NAMES)
-    session = begin(client, artifact)
-    paths = {put.sha256: stored_path(put) for put in session.put}
     contents = {file.sha256: artifact.files[file.path] for file in artifact.manifest.files}
+    paths: dict[str, Path] = {}
     for damage in damages:
+        # What was found damaged is sent anew, to another place; all else lies where it was sent before.
+        session = begin(client, artifact)
+        paths |= {put.sha256: stored_path(put) for put in session.put}
         for sha256, path in paths.items():
             path.write_bytes(damage.of(contents[sha256]) if sha256 == damage.file.sha256 else contents[sha256])
         with pytest.raises(VerificationFailed) as caught:
             publish(client, artifact, name, session.id)
         assert damage.file.sha256[:12] in caught.value.message, damage
     assert shows_nothing(client, name)
-    # It was the damage: whole, the same bytes in the same session are a version.
+    # It was the damage: whole, the same bytes are a version.
+    session = begin(client, artifact)
+    paths |= {put.sha256: stored_path(put) for put in session.put}
     for sha256, path in paths.items():
         path.write_bytes(contents[sha256])
     assert publish(client, artifact, name, session.id).version.digest == artifact.manifest.digest

@@ -46,8 +46,14 @@ def is_well(stack: Standing) -> bool:
 def check_that_all_is_well(stack: Standing, pids: list[int]) -> None:
     wait_until(lambda: is_well(stack), lambda: stack.ask(Ask("readyz", "GET", "/readyz")).text)
     time.sleep(PAUSE_S)
-    answers = stack.ask_all(stack.every_route())
-    assert all(one.status < 500 for one in answers), explain(answers)
+    answers: list[Answer] = []
+
+    def all_answer() -> bool:
+        # Each process finds out by itself, and what was stopped has to catch up first.
+        answers[:] = stack.ask_all(stack.every_route())
+        return all(one.status < 500 for one in answers)
+
+    wait_until(all_answer, lambda: explain([one for one in answers if one.status >= 500]), timeout_s=DEADLINE_S)
     stack.push("team/afterwards")
     assert processes(stack) == pids
 

@@ -25,7 +25,8 @@ def environment(**given: str) -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_"))
+        # Tests that run side by side are told a width, which would stand for that of each terminal.
+        if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_")) and key not in ("COLUMNS", "LINES")
     }
     return {**kept, "HF_HUB_OFFLINE": "1", **given}
 

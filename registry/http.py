@@ -96,18 +96,21 @@ T = TypeVar("T")
 READING_AT_ONCE = 4
 #: Requests that wait for one of those to end. Whoever comes then does better to come again later.
 _MOST_WAITING = 64
+#: Those threads, and others for what may take minutes by itself: bases are many files.
 _reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
+_reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
 
 
-async def apart(call: Callable[..., T], **given: Any) -> T:
+async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
     """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
 
-    Raises Unavailable where too many wait already.
+    What is `long` has threads apart from those again. Raises Unavailable where too many wait already.
     """
-    limiter = _reading.get(None)
+    kept = _reading_long if long else _reading
+    limiter = kept.get(None)
     if limiter is None:
         limiter = CapacityLimiter(READING_AT_ONCE)
-        _reading.set(limiter)
+        kept.set(limiter)
     if limiter.statistics().tasks_waiting >= _MOST_WAITING:
         raise Unavailable("the registry reads as many files as it can; try again shortly")
     return await run_sync(partial(call, **given), limiter=limiter)

@@ -196,8 +196,9 @@ def _close(folder: Path) -> None:
     # Another user's cache may be read and not written to.
     with contextlib.suppress(PermissionError):
         folder.mkdir(exist_ok=True, mode=_PRIVATE)
-        found = folder.stat()
-        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+        # A link leads to a folder that somebody keeps for something else.
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
             folder.chmod(_PRIVATE)
 
 

@@ -31,6 +31,7 @@ from sdk.config import user_path
 from sdk.delivery import DeliveryClient
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.files import OnTransfer
+from sdk.formats.base_files import CONFIG_FILE
 from sdk.importing import Imported, push_tree
 from sdk.objects import Job, Version
 from sdk.packing import pack_adapter, read_origin
@@ -116,14 +117,16 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
 
     def _scan(self, folder: str | Path, *, id: str | None = None) -> ScannedBase:  # noqa: A002
         found = scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
-        for name in (file.path for file in found.manifest.files):
-            transfer.require_inside(found.folder, name)
+        # The one file whose content goes out in any case.
+        transfer.require_inside(found.folder, CONFIG_FILE)
         return found
 
     def _register(self, scanned: ScannedBase, *, namespace: str | None, upload: bool = False) -> BaseView:
         body = scanned.registration.model_copy(update={"namespace": namespace})
         if upload:
-            sources = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
+            sources = {
+                file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
+            }
             # What their headers say of the tensors, the registry reads there.
             body = body.model_copy(update={"tensors": {}, "upload": self.upload(sources, "uploading base")})
         return self.register_base(body)

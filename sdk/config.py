@@ -83,9 +83,15 @@ def load(url: str | None = None, token: str | None = None, *, insecure: bool = F
     """Return the configuration: arguments, then environment, then profile, then the default.
 
     The profile's token, and that it accepts plain http, count for the profile's own URL only. Raises InvalidInput for a URL
-    of another kind.
+    of another kind, and for a profile that can't be read where no `url` stands in for it.
     """
-    profile = _read_profile()
+    try:
+        profile = _read_profile()
+    except InvalidInput:
+        if url is None:
+            raise
+        # `login` writes it anew.
+        profile = Config("")
     chosen = check_url(url or os.environ.get("ADAPTERCTL_URL") or profile.url or DEFAULT_URL)
     own = profile.url.rstrip("/") == chosen
     token = token or os.environ.get("ADAPTERCTL_TOKEN") or (profile.token if own else None)

@@ -38,7 +38,7 @@ Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 @router.post("/bases", status_code=201)
 async def register_base(body: BaseRegistration, services: Given, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""
-    return await apart(services.bases.register, base=body, who=who)
+    return await apart(services.bases.register, long=True, base=body, who=who)
 
 
 @router.get("/bases")

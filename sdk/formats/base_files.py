@@ -48,6 +48,8 @@ _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
 _ADAPTER_FILE = "adapter_model.safetensors"
 #: A config of more is no model's; transformers' own are a few kilobytes.
 MAX_CONFIG_BYTES = 1024 * 1024
+#: The largest published models have some 200.
+MAX_WEIGHT_FILES = 1000
 #: That of the largest published mixtures of experts has a line for each of 140,000 tensors.
 MAX_INDEX_BYTES = 24 * 1024 * 1024
 _MAX_DEPTH = 64
@@ -74,13 +76,18 @@ def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentit
     weights = sorted(files[name] for name in weight_files(files))
     if not weights:
         raise BadBaseError("a base needs its weights in *.safetensors files")
-    stable = {key: value for key, value in config.items() if key not in _UNSTABLE_CONFIG_KEYS}
+    stable = stable_config(config)
     tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
     try:
         fingerprint = digest_of({"config": stable, "tokenizer": tokenizer, "weights": weights})
     except ValueError as error:
         raise BadBaseError(f"{CONFIG_FILE} holds NaN, an infinity or half a character") from error
     return BaseIdentity(fingerprint, digest_of(weights), _architecture(config))
+
+
+def stable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fingerprint covers of a config: not where its author had it, nor with which release it was saved."""
+    return {key: value for key, value in config.items() if key not in _UNSTABLE_CONFIG_KEYS}
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -106,6 +113,10 @@ def check_files(names: Collection[str]) -> None:
     weights = weight_files(names)
     if not weights:
         raise BadBaseError("a base needs its weights in *.safetensors files")
+    if len(weights) > MAX_WEIGHT_FILES:
+        raise BadBaseError(
+            f"the weights lie in {len(weights)} files; a base has at most {MAX_WEIGHT_FILES}, so save it in larger ones"
+        )
     if INDEX_FILE in names and SINGLE_FILE in weights and len(weights) > 1:
         raise BadBaseError(
             f"there is {SINGLE_FILE} and an index of other files, so what is loaded depends on who loads it"

@@ -18,10 +18,12 @@ from support.small import TENSORS, write_adapter, write_base, write_safetensors
 from support.working import Held
 
 from registry.auth.principal import LOCAL, Role
+from registry.catalog.bases import service
 from sdk.bases import ScannedBase, scan_base
 from sdk.cache import Cache
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
+from sdk.formats import base_files
 from sdk.schemas.catalog import BaseRegistration, BaseView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import BaseSource, WorkerInfo
@@ -115,6 +117,27 @@ class TestNames:
         assert second.replaces == first.fingerprint
         assert ours.client.base("llama").fingerprint == second.fingerprint
 
+    def test_an_id_that_is_said_again_means_that_base_again(self, ours: Tenant) -> None:
+        folder = ours.base()
+        first = ours.register(folder, id="llama")
+        second = ours.register(ours.base(), id="llama")
+        assert ours.client.base("llama").fingerprint == second.fingerprint
+        again = ours.register(folder, id="llama")
+        assert (again.fingerprint, again.replaces) == (first.fingerprint, second.fingerprint)
+        assert ours.client.base("llama").fingerprint == first.fingerprint
+        assert ours.register(folder, id="llama").replaces is None
+
+    def test_a_base_in_the_place_of_one_that_was_taken_away_is_itself(
+        self, ours: Tenant, admin: Client, tmp_path: Path
+    ) -> None:
+        """SQLite gives the key of the last row again once that is gone."""
+        first = ours.register(ours.base(), id="first")
+        ours.client.push(write_adapter(tmp_path / "a", value=0.25), f"{ours.space}/a", base="first")
+        admin.remove_base("first", namespace=ours.space)
+        second = ours.register(ours.base(), id="second")
+        made = ours.client.push(write_adapter(tmp_path / "b", value=0.3), f"{ours.space}/b", base="second")
+        assert made.info.base.fingerprint == second.fingerprint != first.fingerprint
+
     def test_nobody_registers_for_another_or_for_all(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
         for namespace, refused in ((ours.space, NotFound), ("*", NotAllowed)):
             with pytest.raises(refused):
@@ -201,6 +224,35 @@ class TestFacts:
             said["manifest"] = true.manifest.model_copy(update={"files": files})
         with pytest.raises(VerificationFailed, match="fingerprint"):
             ours.register(folder, **said)
+
+    def test_who_merely_claims_a_fingerprint_is_shown_what_they_said(self, ours: Tenant, theirs: Tenant) -> None:
+        folder = ours.base(_name_or_path="/home/ann/secret", transformers_version="4.99")
+        claim = {"manifest": None, "config": {"model_type": "x"}, "tensors": {"x": [1]}, "size_bytes": 1}
+        claimed = theirs.register(folder, **claim)
+        uploaded = ours.register(folder, upload=True)
+        seen = theirs.client.base(claimed.fingerprint)
+        assert (seen.facts, seen.size_bytes, seen.config) == ("claimed", 1, {"model_type": "x"})
+        # Whose files they are is told what the fingerprint covers, and that it is derived.
+        own = ours.client.base(uploaded.fingerprint)
+        assert own.facts == "derived"
+        assert own.config is not None
+        assert {"_name_or_path", "transformers_version"} & own.config.keys() == set()
+        assert own.config["model_type"] == json.loads((folder / "config.json").read_text())["model_type"]
+
+    def test_what_was_derived_once_is_not_read_again(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = ours.base()
+        first = ours.register(folder, upload=True)
+
+        def read(*_given: Any) -> Any:
+            raise AssertionError("the headers of known files were read again")
+
+        monkeypatch.setattr(service, "derive", read)
+        assert ours.register(folder, upload=True) == first
+
+    def test_so_many_files_are_no_base(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(base_files, "MAX_WEIGHT_FILES", 0)
+        with pytest.raises(InvalidBase, match="save it in larger ones"):
+            ours.scan(ours.base())
 
     def test_a_worker_that_has_hashed_a_base_says_what_it_is(self, ours: Tenant, join: Any) -> None:
         folder = ours.base()

@@ -24,11 +24,12 @@ from sdk.formats.base_files import (
     identify,
     read_config,
     read_index,
+    stable_config,
     weight_files,
 )
 from sdk.schemas.manifest import Manifest, ManifestFile
 
-#: A header of many megabytes is many times that in memory, so one base is looked into at a time.
+#: A header of many megabytes is many times that in memory, so one file is looked into at a time.
 _one_at_a_time = Lock()
 
 
@@ -60,19 +61,23 @@ def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str)
 def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
     """Read what a base's verified files say of it. Raises Verification, also for an index that its headers contradict."""
     files = {file.path: file for file in manifest.files}
-    with _one_at_a_time:
-        try:
-            # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
-            check_files(files)
-            config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
-            held = {name: _shapes(artifacts, files[name]) for name in weight_files(files)}
-            if INDEX_FILE in files:
-                check_index(read_index(_whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)), held)
-        except BadBaseError as error:
-            raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
+    try:
+        # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
+        check_files(files)
+        config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
+        check_proof(manifest, config, manifest.base_fingerprint)
+        held = {}
+        for name in weight_files(files):
+            with _one_at_a_time:
+                held[name] = _shapes(artifacts, files[name])
+        if INDEX_FILE in files:
+            raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
+            with _one_at_a_time:
+                check_index(read_index(raw), held)
+    except BadBaseError as error:
+        raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
     tensors = {name: shape for shapes in held.values() for name, shape in shapes.items()}
-    check_proof(manifest, config, manifest.base_fingerprint)
-    return Derived(config, tensors, manifest.size_bytes)
+    return Derived(stable_config(config), tensors, manifest.size_bytes)
 
 
 def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
@@ -92,7 +97,9 @@ def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
         with artifacts.reading(file.sha256) as passing:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, any_dtype=True)
     except Verification as error:
+        # The sentence was written for adapters; what it says of the tensor holds here, what it advises does not.
+        reason = error.message.partition(";")[0].replace("adapter_model.safetensors", "it")
         raise Verification(
-            f"{file.path} is no whole safetensors file of a model's weights; download or save the base again"
+            f"{file.path} is no whole safetensors file of a model's weights ({reason}); download or save the base again"
         ) from error
     return {header.name(index): list(header.kinds[int(kind)].shape) for index, kind in enumerate(header.kind_of)}

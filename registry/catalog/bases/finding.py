@@ -22,7 +22,8 @@ from sdk.schemas.catalog import BaseBrief
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
-_WHOLE = (
+#: Reads what is large of a base, too.
+WHOLE = (
     undefer(NamedBase.config),
     undefer(NamedBase.tensors),
     defaultload(NamedBase.base).undefer(BaseModelRow.config),
@@ -45,7 +46,7 @@ def find_base(session: Session, name: str, namespace: str, *, whole: bool = Fals
     With `whole` its config and shapes are read too. Raises NotFound, Invalid for digits that fit several.
     """
     query = _named(name).where(NamedBase.namespace.in_((namespace, EVERYWHERE)))
-    rows = session.scalars((query.options(*_WHOLE) if whole else query).limit(2)).all()
+    rows = session.scalars((query.options(*WHOLE) if whole else query).limit(2)).all()
     if not rows:
         where = "" if namespace in (EVERYWHERE, "-") else f" --namespace {namespace}"
         raise NotFound(
@@ -68,7 +69,7 @@ def find_visible(
         who.require("read", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         return find_base(session, name, namespace, whole=whole)
     query = _named(name).where(who.within(NamedBase.namespace))
-    rows = session.scalars((query.options(*_WHOLE) if whole else query).limit(_MOST)).all()
+    rows = session.scalars((query.options(*WHOLE) if whole else query).limit(_MOST)).all()
     if not rows:
         raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
     _require_one_fingerprint(name, rows)
@@ -103,9 +104,14 @@ def tensors_of(row: NamedBase) -> dict[str, list[int]]:
     return row.base.tensors if row.base.derived_at is not None else row.tensors
 
 
+def is_shown_derived(row: NamedBase) -> bool:
+    """Whether a namespace is shown what was derived of a base: not one that merely claims to have it."""
+    return row.base.derived_at is not None and row.facts != "claimed"
+
+
 def config_of(row: NamedBase) -> dict[str, object]:
-    """The config of a base that was found whole, likewise."""
-    return row.base.config if row.base.derived_at is not None else row.config
+    """The config of a base that was found whole, as its namespace may know it."""
+    return row.base.config if is_shown_derived(row) else row.config
 
 
 class KnownBase(NamedTuple):
@@ -117,9 +123,17 @@ class KnownBase(NamedTuple):
     tensors: dict[str, list[int]]
 
 
-#: What says whether something of a base has changed since it was read.
+#: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
+#: removed row to the next.
 _STAMP = (
-    select(NamedBase.pk, NamedBase.edition, BaseModelRow.derived_at)
+    select(
+        NamedBase.pk,
+        NamedBase.named_at,
+        NamedBase.edition,
+        BaseModelRow.pk,
+        BaseModelRow.fingerprint,
+        BaseModelRow.derived_at,
+    )
     .join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
     .where(
         BaseModelRow.fingerprint == bindparam("fingerprint"),
@@ -148,7 +162,7 @@ class KnownBases:
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
             known = KnownBase(row.base_pk, brief_base(row), tensors_of(row))
-            stamp = (row.pk, row.edition, row.base.derived_at)
+            stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint, row.base.derived_at)
         with self._guard:
             # The one named last stands at the end.
             self._known[stamp] = known

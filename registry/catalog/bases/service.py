@@ -19,13 +19,14 @@ from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, LOCAL, Principal
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import config_of, find_base, find_visible, is_digits
+from registry.catalog.bases.finding import WHOLE, config_of, find_base, find_visible, is_digits, is_shown_derived
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Conflict, Invalid, NotFound
 from registry.paging import Paged, page_of
 from registry.stored import table
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
+from sdk.schemas.manifest import Manifest
 
 #: What a namespace knows of a base, from the least to the most certain.
 _CERTAINTY = ("claimed", "hashed", "derived")
@@ -73,7 +74,20 @@ class Bases:
                 "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
             )
         self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
-        return derive(self._artifacts, base.manifest)
+        return self._derived_before(base.manifest) or derive(self._artifacts, base.manifest)
+
+    def _derived_before(self, manifest: Manifest) -> Derived | None:
+        """What these very files said when they came first, however often they are sent again."""
+        query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
+        query = query.where(
+            BaseModelRow.fingerprint == manifest.base_fingerprint,
+            BaseModelRow.derived_at.is_not(None),
+            NamedBase.manifest_digest == manifest.digest,
+            NamedBase.facts == "derived",
+        )
+        with self._db.read() as session:
+            row = session.scalars(query.options(*WHOLE).limit(1)).first()
+            return None if row is None else Derived(row.base.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
         """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
@@ -211,11 +225,20 @@ def _named_row(
         after = _said(row) if moved is None else {**_said(row), "replaces": moved}
         record(session, who, "base.register", namespace, base.fingerprint, after=after)
         return row, moved
-    if base.location is not None and base.location != row.location and who.may("write", namespace):
-        before, row.location = _said(row), base.location
+    if not who.may("write", namespace):
+        return row, None
+    before = _said(row)
+    # Another base has been called so since: who says the id again means this one.
+    moved = moved if base.id == row.id else None
+    if moved is not None:
+        row.named_at = utc_now()
+    if base.location is not None:
+        row.location = base.location
+    after = _said(row) if moved is None else {**_said(row), "replaces": moved}
+    if after != before:
         row.edition += 1
-        record(session, who, "base.move", namespace, base.fingerprint, before=before, after=_said(row))
-    return row, None
+        record(session, who, "base.move", namespace, base.fingerprint, before=before, after=after)
+    return row, moved
 
 
 def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str | None:
@@ -293,7 +316,6 @@ def _said(row: NamedBase) -> Mapping[str, Any]:
 
 def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
     """Return a base as it travels; with its config where `whole`."""
-    derived = row.base.derived_at is not None
     return BaseView(
         id=row.id,
         namespace=row.namespace,
@@ -304,7 +326,7 @@ def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = Non
         location=row.location,
         uploaded=row.manifest_digest is not None,
         facts=row.facts,
-        size_bytes=row.base.size_bytes if derived else row.size_bytes,
+        size_bytes=row.base.size_bytes if is_shown_derived(row) else row.size_bytes,
         created_at=row.created_at,
         config=table(config_of(row)) if whole else None,
         replaces=replaces,

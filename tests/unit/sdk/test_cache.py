@@ -125,6 +125,13 @@ class TestPrivacy:
         Cache(root).keep_private()
         assert mode(root / "blobs") == 0o777
 
+    def test_where_a_link_leads_is_left_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "public").mkdir()
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "blobs").symlink_to(tmp_path / "public")
+        Cache(tmp_path / "cache").keep_private()
+        assert mode(tmp_path / "public") == 0o777
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

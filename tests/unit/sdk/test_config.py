@@ -126,6 +126,8 @@ def test_a_damaged_profile_is_named_with_what_mends_it(content: str) -> None:
     path = config.profile_path()
     path.parent.mkdir(parents=True)
     path.write_text(content)
+    # With a registry of its own, as `login` is given one, it is not asked.
+    assert config.load("https://registry.example", "token").token == "token"
     with pytest.raises(InvalidInput, match=r"profile\.json can't be read; write it anew with: adapterctl login"):
         config.load()
 

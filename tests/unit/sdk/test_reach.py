@@ -316,10 +316,15 @@ class TestLinks:
         base = small.write_base(tmp_path / "base")
         (base / "tokenizer.json").unlink()
         (base / "tokenizer.json").symlink_to(secret)
-        for upload in (False, True):
-            with pytest.raises(InvalidInput, match=r"base/tokenizer\.json is a link that leads out of its folder"):
-                client.add_base(base, upload=upload)
+        with pytest.raises(InvalidInput, match=r"base/tokenizer\.json is a link that leads out of its folder"):
+            client.add_base(base, upload=True)
         assert client.bases() == []
+        # Of a base that stays where it lies, the config alone goes out.
+        assert client.add_base(base).facts == "hashed"
+        (base / "config.json").rename(tmp_path / "config.json")
+        (base / "config.json").symlink_to(tmp_path / "config.json")
+        with pytest.raises(InvalidInput, match=r"base/config\.json is a link that leads out of its folder"):
+            client.add_base(base)
 
     def test_a_hub_s_cache_is_pushed_as_it_lies(self, client: Client, tmp_path: Path) -> None:
         """Each file of `snapshots/COMMIT` is a link into the `blobs` of its own repository; another's are none of it."""

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +22,30 @@ from registry.patience import NoAnswer, Patience
 _POOL_S = 3.0
 #: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
 _SQLITE_LOCK_S = 60.0
+#: What may be half of a character, written as an escape.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(raw: str | bytes) -> Any:
+    """Return what a column of JSON holds.
+
+    Releases before took in halves of characters, which no answer could carry; each is read as U+FFFD, which stands for what
+    could not be read.
+
+    >>> ascii(read_json('["\\\\ud83d, \\\\ud83d\\\\ude00"]'))
+    "['\\\\ufffd, \\\\U0001f600']"
+    """
+    value = json.loads(raw)
+    text = raw if isinstance(raw, str) else raw.decode()
+    return _whole(value) if _HALF.search(text) else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(below) for key, below in value.items()}
+    return [_whole(below) for below in value] if isinstance(value, list) else value
 
 
 def make_engine(url: str, patience: Patience) -> Engine:
@@ -38,7 +64,9 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
         return PatientConnection.open(patience, arguments)
 
     # What a statement was given, such as digests of tokens, is nothing for logs and messages.
-    engine: Engine = create_engine(url, creator=connect, pool_timeout=_POOL_S, hide_parameters=True)
+    engine: Engine = create_engine(
+        url, creator=connect, pool_timeout=_POOL_S, hide_parameters=True, json_deserializer=read_json
+    )
 
     # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
     @event.listens_for(engine, "checkout")
@@ -57,7 +85,12 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
 
 
 def _sqlite(url: URL, patience: Patience) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": patience.lock_s or _SQLITE_LOCK_S}, hide_parameters=True)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": patience.lock_s or _SQLITE_LOCK_S},
+        hide_parameters=True,
+        json_deserializer=read_json,
+    )
 
     @event.listens_for(engine, "do_connect")
     def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: dict[str, Any]) -> None:

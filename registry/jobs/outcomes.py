@@ -50,7 +50,9 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     _require(_of_publication(request, publication))
     asked = _asked(request.spec)
     settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
-    return settled, _reported(settled, asked)
+    # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
+    of_base = ["base"] if request.base.fingerprint is None else []
+    return settled, of_base + _reported(settled, asked)
 
 
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:

@@ -80,7 +80,6 @@ def require_data(session: Session, request: Mapping[str, Any], who: Principal, n
 
 
 def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned:
-    data = find_dataset(session, request.data, who).digest
     versions = {
         target.ref: find_version(session, parse_ref(target.ref), who, action="write")
         for target in request.targets
@@ -91,6 +90,7 @@ def _pin_evaluation(session: Session, request: EvaluationRequest, who: Principal
         # Whoever may see one of them would see the others' names in the job.
         raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
     namespace = namespaces.pop() if namespaces else who.home()
+    data = find_dataset(session, request.data, who, prefer=namespace, param="data").digest
     targets: list[EvaluationTarget] = []
     bases: list[NamedBase] = []
     for target in request.targets:

@@ -127,6 +127,18 @@ class TestNames:
         assert ours.client.base("llama").fingerprint == first.fingerprint
         assert ours.register(folder, id="llama").replaces is None
 
+    def test_a_worker_moves_no_id_and_sets_no_files(self, ours: Tenant, join: Any) -> None:
+        worker = join(ours.space, Role.WORKER)
+        meant, found = ours.register(ours.base(), id="llama"), ours.base()
+        said = worker.register(found, id="llama", namespace=ours.space)
+        assert (said.replaces, said.facts) == (None, "hashed")
+        assert ours.client.base("llama").fingerprint == meant.fingerprint
+        with pytest.raises(NotAllowed, match="write"):
+            worker.register(found, id="llama", namespace=ours.space, upload=True)
+        # Whoever may write says otherwise.
+        assert ours.register(found, id="llama").replaces == meant.fingerprint
+        assert ours.client.base("llama").fingerprint == said.fingerprint
+
     def test_a_base_in_the_place_of_one_that_was_taken_away_is_itself(
         self, ours: Tenant, admin: Client, tmp_path: Path
     ) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from support.people import bare_http
 from support.registries import World
 from support.working import Held, line
+from support.workplace import wait_until
 
 from registry.audit.models import AuditEntry
 from registry.auth.principal import LOCAL, SYSTEM, Role
@@ -19,7 +20,7 @@ from registry.db import utc_now
 from registry.jobs.models import Job, Worker
 from registry.readonly.service import TRUST_S, ReadOnlySwitch
 from sdk.client import Client
-from sdk.errors import ReadOnly
+from sdk.errors import ReadOnly, Unauthenticated
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_reads_go_on_and_every_change_is_refused_with_the_reason(
         for path, operations in document["paths"].items():
             for method in set(operations) - {"get"}:
                 answer = http.request(method, path.replace("{", "").replace("}", ""), json={})
-                if path.endswith("/heartbeat"):
+                if path.endswith(("/heartbeat", "/revoke")):
                     assert answer.status_code != 503
                     continue
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_only"), path
@@ -101,3 +102,23 @@ def test_the_setting_of_a_process_goes_before_the_switch(people: World) -> None:
     forced = ReadOnlySwitch(people.services.db, forced=True)
     with pytest.raises(Exception, match="REGISTRY_READ_ONLY is set"):
         forced.require_off()
+
+
+def test_rights_can_still_be_taken_away(
+    people: World, on: Callable[[], None], acting: Callable[..., Client], admin: Client, space: str
+) -> None:
+    stranger, thief = acting(**{space: Role.WRITER}), acting(**{space: Role.ADMIN})
+    on()
+    admin.revoke_token(thief.whoami().token or "")
+    assert admin.revoke_namespace(space).lost
+    for client in (stranger, thief):
+        # A process may take a second to notice.
+        wait_until(lambda: is_refused(client), lambda: "a token that was revoked is taken")  # noqa: B023
+
+
+def is_refused(client: Client) -> bool:
+    try:
+        client.whoami()
+    except Unauthenticated:
+        return True
+    return False

@@ -7,6 +7,7 @@ anybody; of a base whose bytes are not here, the rest is a claim of its namespac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -30,6 +31,8 @@ from sdk.schemas.manifest import Manifest
 
 #: What a namespace knows of a base, from the least to the most certain.
 _CERTAINTY = ("claimed", "hashed", "derived")
+#: When a base got its id that nobody who may has given it.
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Bases:
@@ -48,7 +51,7 @@ class Bases:
         namespace = _home(base, who)
         if is_digits(base.id):
             raise Invalid(f"{base.id[:80]!a} would be read as a fingerprint; give the base another --id", param="id")
-        derived = self._derive(base, who)
+        derived = self._derive(base, namespace, who)
         if base.manifest is not None:
             config = base.config if derived is None else derived.config
             identity = check_proof(base.manifest, config, base.fingerprint)
@@ -65,10 +68,12 @@ class Bases:
             session.flush()
             return view_base(row, replaces=moved)
 
-    def _derive(self, base: BaseRegistration, who: Principal) -> Derived | None:
-        """Make sure of the files that were sent, and read what they say; None where none were sent."""
+    def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
+        """Make sure of the files that were sent, and read what they say; None where none were sent. Raises Forbidden."""
         if base.upload is None:
             return None
+        # A worker says what it has hashed; what is kept for others to load comes from who may write.
+        who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         if base.manifest is None or base.manifest.kind != "base":
             raise Invalid(
                 "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
@@ -197,6 +202,11 @@ def _named_row(
         # A worker of all namespaces may say what it has hashed, and publishes nothing.
         who.require_everywhere("write")
     moved = _holder(session, namespace, base.id, but=facts.pk)
+    if moved is not None and not who.may("write", namespace):
+        # What a worker has found under an id that means another base keeps its place behind that.
+        moved, named_at = None, _NEVER
+    else:
+        named_at = utc_now()
     new = insert_if_new(
         session,
         NamedBase,
@@ -212,6 +222,7 @@ def _named_row(
         size_bytes=0,
         facts="claimed",
         created_by=who.name,
+        named_at=named_at,
     )
     query = select(NamedBase).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
     row = session.scalars(query.with_for_update(of=NamedBase)).one()

@@ -220,12 +220,12 @@ class Expiry:
             ids = session.scalars(select(Upload.id).where(Upload.expires_at <= utc_now()).limit(_BATCH)).all()
             if ids:
                 session.execute(delete(Upload).where(Upload.id.in_(ids)))
-            else:
-                left = ~exists().where(UploadBlob.stored_as == UploadPart.stored_as)
-                session.execute(delete(UploadPart).where(left))
             return len(ids)
 
-        return self._in_batches(batch)
+        total = self._in_batches(batch)
+        with self._db.write() as session:
+            session.execute(delete(UploadPart).where(~exists().where(UploadBlob.stored_as == UploadPart.stored_as)))
+        return total
 
     # The audit trail.
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from support.registries import World
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
 from support.working import Held
 
+from registry.artifacts.reading import Passing
+from registry.artifacts.service import Artifacts
 from registry.auth.principal import LOCAL, Role
 from registry.catalog.bases import service
 from sdk.bases import ScannedBase, scan_base
@@ -250,6 +253,23 @@ class TestFacts:
         assert own.config is not None
         assert {"_name_or_path", "transformers_version"} & own.config.keys() == set()
         assert own.config["model_type"] == json.loads((folder / "config.json").read_text())["model_type"]
+
+    def test_of_weights_their_headers_alone_are_read_again(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = ours.base()
+        write_safetensors(folder / "model.safetensors", {"model.embed_tokens.weight": [4 * 2**20, 1]}, value=0.5)
+        passed: list[Passing] = []
+        reading = Artifacts.reading
+
+        @contextmanager
+        def watched(self: Artifacts, sha256: str) -> Iterator[Passing]:
+            with reading(self, sha256) as passing:
+                passed.append(passing)
+                yield passing
+
+        monkeypatch.setattr(Artifacts, "reading", watched)
+        assert ours.register(folder, upload=True).facts == "derived"
+        assert passed
+        assert max(passing.size_bytes for passing in passed) <= 2**20 < (folder / "model.safetensors").stat().st_size
 
     def test_what_was_derived_once_is_not_read_again(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = ours.base()

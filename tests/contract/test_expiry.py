@@ -18,6 +18,7 @@ from support.people import new_adapter, submit, training
 from support.registries import World, embedded
 from support.working import Held, line
 
+from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.audit.models import AuditEntry
 from registry.auth.models import Token
 from registry.auth.principal import LOCAL, Role
@@ -31,6 +32,7 @@ from registry.removal.expiry import Expiry
 from registry.removal.models import AuditExport, DailyWork
 from sdk.client import Client
 from sdk.errors import NotFound
+from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 
 OLD = timedelta(days=1000)
 
@@ -146,6 +148,27 @@ def test_of_a_token_that_is_long_over_the_name_is_left(people: World, admin: Cli
     with people.services.db.read() as session:
         row = session.get_one(Token, made.id)
         assert (row.name, row.grants) == (f"gone-{space}", [])
+
+
+def test_upload_sessions_that_are_over_go_with_all_that_was_said_in_them(
+    people: World, acting: Callable[..., Client], space: str
+) -> None:
+    writer = acting(**{space: Role.WRITER})
+    blob = BlobSpec(sha256="e" * 64, size_bytes=7)
+    over, open_one = (
+        writer.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=[blob])).id for _ in range(2)
+    )
+    with people.services.db.write() as session:
+        places = session.scalars(select(UploadBlob.stored_as).where(UploadBlob.upload_id == over)).all()
+        session.add(UploadPart(stored_as=places[0], number=1, sha256="d" * 64))
+        session.add(UploadPart(stored_as="left behind", number=1, sha256="d" * 64))
+    age(people, Upload, Upload.id == over, "created_at", "expires_at")
+    people.services.expiry.run()
+    assert (count(people, Upload, Upload.id == over), count(people, UploadBlob, UploadBlob.upload_id == over)) == (0, 0)
+    # The other session goes on at the same place.
+    assert count(people, UploadBlob, UploadBlob.upload_id == open_one) == 1
+    assert count(people, UploadPart, UploadPart.stored_as == places[0]) == 1
+    assert count(people, UploadPart, UploadPart.stored_as == "left behind") == 0
 
 
 def test_old_answers_go(people: World) -> None:

@@ -21,10 +21,12 @@ from support import processes
 from support.people import Place, bare_http, claim, furnish, new_adapter, new_database, package, submit, training
 from support.registries import World
 
+from registry import http
 from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.auth.service import Tokens
 from registry.db import Database
 from registry.errors import Conflict
+from registry.refusals import Refusals
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotAllowed, NotFound, Unauthenticated
 from sdk.schemas.catalog import Publication
@@ -223,6 +225,24 @@ class TestRoles:
             name: "not_found" if role in ASKED_WHERE.get(name, allowed) else "forbidden"
             for name, (allowed, _) in ACTIONS.items()
         }
+
+    def test_whom_a_role_stops_is_told_in_the_log_and_counted(
+        self,
+        acting: Callable[..., Client],
+        space: str,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        refusals = Refusals()
+        monkeypatch.setattr(http, "REFUSALS", refusals)
+        reader = acting(**{space: Role.READER})
+        with caplog.at_level("WARNING"), pytest.raises(NotAllowed):
+            reader.fix_base("tiny", namespace=space, id="other")
+        (told,) = [record.getMessage() for record in caplog.records if "was refused to" in record.getMessage()]
+        assert "POST '/api/v1/base/fix'" in told
+        assert str(reader.whoami().token) in told
+        assert reader.config.token not in told
+        assert refusals.drain() == {"forbidden": 1}
 
     @pytest.mark.parametrize("role", list(Role))
     def test_a_role_everywhere_holds_in_every_namespace(

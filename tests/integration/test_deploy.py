@@ -105,6 +105,13 @@ def test_a_worker_holds_no_credentials_but_its_own(services: dict[str, dict[str,
 
 
 @needs_compose
+def test_a_worker_accepts_the_plain_http_that_it_is_given(services: dict[str, dict[str, Any]]) -> None:
+    for name in WORKERS:
+        env = services[name]["environment"]
+        assert (env["ADAPTERCTL_URL"], str(env["ADAPTERCTL_INSECURE"])) == ("http://api:8080", "1")
+
+
+@needs_compose
 def test_a_worker_has_time_for_its_last_checkpoint(services: dict[str, dict[str, Any]]) -> None:
     for name in WORKERS:
         minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services[name]["stop_grace_period"]).groups("0")  # type: ignore[union-attr]

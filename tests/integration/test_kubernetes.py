@@ -106,6 +106,9 @@ def test_settings_and_secrets_go_to_whom_they_belong() -> None:
         ]
         assert f"{whose}-settings" in maps
         assert secrets[f"{whose}-secrets"] == [f"{whose}.env"]
+    # Inside the cluster the registry is asked by plain http, which nothing accepts unasked.
+    assert maps["worker-settings"]["ADAPTERCTL_URL"].startswith("http://")
+    assert maps["worker-settings"]["ADAPTERCTL_INSECURE"] == "1"
     assert not {"REGISTRY_DATABASE_URL", "REGISTRY_STORAGE_URL"} & set(maps["worker-settings"])
     assert "AWS_" not in (deployment.KUBERNETES / "worker.env.example").read_text()
     given = {**maps["registry-settings"], "REGISTRY_DATABASE_URL": "postgresql://registry@db/registry"}

@@ -134,6 +134,25 @@ def test_each_worker_keeps_its_environment_to_itself(command: tuple[str, ...], t
         process.stderr.close()
 
 
+def test_so_does_the_process_below_celery_that_starts_the_child() -> None:
+    program = """
+import ctypes
+import workers.celery_app
+import workers.tasks
+from celery import signals
+workers.tasks.begin = lambda: None
+dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+before = dumpable()
+signals.worker_process_init.send(sender=None)
+print(before, dumpable())
+"""
+    env = environment(ADAPTERCTL_URL="http://127.0.0.1:1", REGISTRY_BROKER_URL="redis://127.0.0.1:1/0")
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "1 0\n", done.stderr
+
+
 def _belongs_to_root(pid: int) -> bool:
     status = Path(f"/proc/{pid}/environ").stat()
     return (status.st_gid if os.geteuid() == 0 else status.st_uid) == 0

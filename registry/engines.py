@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -85,9 +88,10 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
 
 
 def _sqlite(url: URL, patience: Patience) -> Engine:
+    lock_s = patience.lock_s or _SQLITE_LOCK_S
     engine = create_engine(
         url,
-        connect_args={"timeout": patience.lock_s or _SQLITE_LOCK_S},
+        connect_args={"timeout": lock_s},
         hide_parameters=True,
         json_deserializer=read_json,
     )
@@ -105,11 +109,26 @@ def _sqlite(url: URL, patience: Patience) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         # FULL: else a power cut takes back what was acknowledged, and a version's number is given again to other bytes.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _when_unlocked(lambda: cursor.execute("PRAGMA journal_mode=WAL"), lock_s)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     return engine
+
+
+def _when_unlocked(call: Callable[[], object], wait_s: float) -> None:
+    """Make a call for which SQLite does not wait for others itself: the first of several that open a new file sets its mode."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            call()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _parsed(text_url: str) -> URL:

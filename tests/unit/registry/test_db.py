@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -53,6 +54,17 @@ class TestRevision:
         assert empty.revision() == head_revision()
         with empty.read() as session:
             assert session.scalar(select(func.count()).select_from(Blob)) == 1
+
+    def test_who_opens_a_new_file_that_another_begins_to_write_waits(self, empty: Database, tmp_path: Path) -> None:
+        """SQLite gives up at once where a file is not in its later mode yet and somebody is about to write."""
+        other = sqlite3.connect(tmp_path / "new.sqlite3", isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE of_another (x)")
+        done = threading.Timer(0.3, other.commit)
+        done.start()
+        assert empty.revision() is None
+        done.join()
+        other.close()
 
     def test_a_schema_of_a_newer_program_is_left_alone(self, db: Database) -> None:
         with db.write() as session:

@@ -7,7 +7,7 @@ BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -135,6 +135,8 @@ class Database:
         self.url = url
         self.patience = patience or Patience()
         self.silence = Silence("the database", Unavailable)
+        #: What each session finds in its `info`, put there by the rooms that look for it.
+        self.session_info: dict[str, Any] = {}
         self._on_close: list[Callable[[], None]] = []
         self._is_full = False
 
@@ -157,7 +159,7 @@ class Database:
         PostgreSQL may take `within_s` for its statements, where that is more than usual. Raises Unavailable beyond it.
         """
         with self._explained(), self.silence.asking(), Session(self._reader, expire_on_commit=False) as session:
-            _begin_in(session, within_s=within_s)
+            _begin_in(session, self.session_info, within_s=within_s)
             yield session
 
     @contextmanager
@@ -172,7 +174,7 @@ class Database:
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
-            _begin_in(session, to_write=True, within_s=within_s)
+            _begin_in(session, self.session_info, to_write=True, within_s=within_s)
             yield session
 
     @contextmanager
@@ -286,9 +288,12 @@ def _too_new(present: str, head: str) -> Unavailable:
     )
 
 
-def _begin_in(session: Session, *, to_write: bool = False, within_s: float | None = None) -> None:
+def _begin_in(
+    session: Session, info: Mapping[str, Any], *, to_write: bool = False, within_s: float | None = None
+) -> None:
     connection = session.connection()
     begin(connection, to_write=to_write)
+    session.info.update(info)
     session.info[_CONNECTION] = connection
     if within_s is not None:
         allow(connection, within_s)

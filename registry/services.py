@@ -35,6 +35,7 @@ from registry.lookups import Lookups
 from registry.metrics.service import Metrics
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
+from registry.quotas.limits import Limits, limit_by_default
 from registry.quotas.service import Quotas
 from registry.readonly.service import ReadOnlySwitch
 from registry.removal.expiry import Expiry
@@ -85,6 +86,9 @@ class Services:
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
     """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
     db = Database(settings.database_url, settings.patience)
+    # Whoever has a registry in a folder of their own shares it with nobody.
+    defaults = (settings.default_max_adapters, settings.default_max_bytes, settings.default_max_jobs)
+    limit_by_default(db, Limits(*defaults) if settings.embedded_home is None else Limits())
     storage = storage or storage_of(settings)
     if queue is None:
         home = settings.embedded_home
@@ -106,7 +110,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     workers = Workers(db)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
-    expiry = Expiry(db, settings.lifetimes)
+    expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
     return Services(
         settings=settings,
         db=db,

@@ -60,9 +60,14 @@ _NUMBERS = {
     "failed_logins_per_minute": int,
     "max_streams": int,
     "max_streams_per_token": int,
+    "default_max_adapters": int,
+    "default_max_bytes": int,
+    "default_max_jobs": int,
 }
 #: Where 0 means: no limit, or never.
 _MAY_BE_ZERO = ("rate_limit_per_s", "reconcile_s", "min_bytes_per_s")
+#: Where "none" means: no limit.
+_MAY_BE_NONE = ("default_max_adapters", "default_max_bytes", "default_max_jobs")
 #: Of what S3 takes in one request.
 _LEAST_PART_BYTES, _MOST_PART_BYTES = 5 * 1024**2, 5 * 1024**3
 
@@ -160,6 +165,11 @@ class Settings:
     #: Streams and long polls of one server process, in all and of one token.
     max_streams: int = 1000
     max_streams_per_token: int = 32
+    #: The limits of a namespace for which nobody has set any, nor for all: names of adapters, bytes of all kinds, jobs that
+    #: wait or run. None: no limit. An embedded registry has none.
+    default_max_adapters: int | None = 10_000
+    default_max_bytes: int | None = 1_000_000_000_000
+    default_max_jobs: int | None = 10_000
     #: Whether this process changes nothing, whatever the switch in the database says.
     read_only: bool = False
     #: Home folder of an embedded registry; None behind HTTP.
@@ -220,7 +230,8 @@ class Settings:
         if given.get("read_only", "0") not in ("0", "1"):
             raise Invalid("REGISTRY_READ_ONLY is neither 0 nor 1; set it to one of them", param="REGISTRY_READ_ONLY")
         read_only = given.pop("read_only", "0") == "1"
-        numbers: dict[str, float] = {}
+        numbers: dict[str, float | None] = {name: None for name in _MAY_BE_NONE if given.get(name) == "none"}
+        given = {name: value for name, value in given.items() if name not in numbers}
         for name, kind in _NUMBERS.items():
             if name in given:
                 variable = f"REGISTRY_{name.upper()}"
@@ -231,7 +242,7 @@ class Settings:
                 if not (0 < number < math.inf or (name in _MAY_BE_ZERO and number == 0)):
                     raise Invalid(f"{variable} is no number above 0; set it to one", param=variable)
                 numbers[name] = number
-        if not _LEAST_PART_BYTES <= numbers.get("part_bytes", _LEAST_PART_BYTES) <= _MOST_PART_BYTES:
+        if not _LEAST_PART_BYTES <= (numbers.get("part_bytes") or _LEAST_PART_BYTES) <= _MOST_PART_BYTES:
             raise Invalid(
                 "REGISTRY_PART_BYTES is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between",
                 param="REGISTRY_PART_BYTES",

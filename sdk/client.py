@@ -127,9 +127,15 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
             sources = {
                 file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
             }
+            # Without a namespace it is published for all by whoever may do that.
+            payer = namespace or ("*" if self._may_publish_for_all() else None)
             # What their headers say of the tensors, the registry reads there.
-            body = body.model_copy(update={"tensors": {}, "upload": self.upload(sources, "uploading base")})
+            body = body.model_copy(update={"tensors": {}, "upload": self.upload(sources, "uploading base", payer)})
         return self.register_base(body)
+
+    def _may_publish_for_all(self) -> bool:
+        grants = self.whoami().grants
+        return any(grant.namespace == "*" and grant.role in ("writer", "promoter", "admin") for grant in grants)
 
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base that was scanned already."""
@@ -192,7 +198,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
             shape=data.shape,
             name=name,
             namespace=namespace,
-            upload=self.upload({sha256: data.path}, "uploading dataset"),
+            upload=self.upload({sha256: data.path}, "uploading dataset", namespace),
         )
         return self.call("POST", "/datasets", DatasetView, body=body, timeout_s=600)
 
@@ -422,7 +428,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
             publication = build(
                 Publication,
                 adapter=adapter,
-                upload=self.upload(package.sources, "uploading adapter"),
+                upload=self.upload(package.sources, "uploading adapter", namespace_of(adapter) or "-"),
                 manifest=package.manifest,
                 lora=package.lora,
                 method=method,

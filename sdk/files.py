@@ -111,17 +111,20 @@ class FileClient:
             )
         return found
 
-    def upload(self, sources: Mapping[str, Path], doing: str) -> str:
+    def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.
 
-        What the registry has and this client may read is not sent; what was interrupted goes on.
+        What the registry has and this client may read is not sent; what was interrupted goes on. Room is reserved for the
+        rest where it will be used: in a namespace, "-", or "*" for what is published for all; None: the first in which this
+        client may write. Raises QuotaExceeded before anything is sent.
         """
         blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
         watch: Callable[[int], None] | None = None
 
         def begin() -> UploadView:
             nonlocal watch
-            session = self.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=blobs))
+            payer = {"namespace": namespace}
+            session = self.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=blobs), params=payer)
             if watch is None:
                 left = [min(part.part_bytes * len(part.missing), part.size_bytes) for part in session.parts]
                 watch = self._watch(doing, sum(put.size_bytes for put in session.put) + sum(left))

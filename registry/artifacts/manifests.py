@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
@@ -26,8 +27,15 @@ _THERE = select(
 ).where(ManifestRow.digest == bindparam("digest"), ManifestRow.collected_at.is_(None))
 
 
-def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> str:
-    """Record a manifest whose blobs were verified, within the caller's transaction; return its digest.
+class Recorded(NamedTuple):
+    """A manifest that is recorded, and whether the namespace's readers could not fetch its files until now."""
+
+    digest: str
+    opened: bool
+
+
+def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> Recorded:
+    """Record a manifest whose blobs were verified, within the caller's transaction.
 
     Readers of `namespace` may fetch its files. Raises Verification where a blob was removed meanwhile.
     """
@@ -50,9 +58,10 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
         for sha256 in blobs:
             insert_if_new(session, ManifestBlob, manifest_digest=digest, sha256=sha256)
         session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
-    if there is None or not there.open:
-        insert_if_new(session, ManifestAccess, manifest_digest=digest, namespace=namespace)
-    return digest
+    opened = (there is None or not there.open) and insert_if_new(
+        session, ManifestAccess, manifest_digest=digest, namespace=namespace
+    )
+    return Recorded(digest, opened)
 
 
 def read_manifest(session: Session, digest: str) -> Manifest:

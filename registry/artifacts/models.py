@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Model, UtcDateTime, utc_now
@@ -33,6 +33,7 @@ class Upload(Model):
     """A session in which one caller sends blobs."""
 
     __tablename__ = "uploads"
+    __table_args__ = (Index("ix_uploads_namespace_expires_at", "namespace", "expires_at"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     created_by: Mapped[str] = mapped_column(String(100))
@@ -40,6 +41,10 @@ class Upload(Model):
     owner: Mapped[str] = mapped_column(String(120))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    #: Who pays for what is sent: a namespace, "-", or "*" for what will be published for all.
+    namespace: Mapped[str] = mapped_column(String(64), default="-", server_default="-")
+    #: The bytes of its blobs that are `reserved`. The namespace has them for as long as the row is here and not finished.
+    reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: When something was made of its blobs: from then on that holds them, and no longer the session.
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -56,6 +61,8 @@ class UploadBlob(Model):
     stored_as: Mapped[str] = mapped_column(String(97))
     #: What the storage knows its parts by, where it is sent in parts.
     parts_id: Mapped[str | None] = mapped_column(Text)
+    #: Whether its namespace has room reserved for it by this session, and not by a later one of the same sender.
+    reserved: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class UploadPart(Model):

@@ -2,6 +2,10 @@
 
 A digest is no proof of possession: only who may read a blob already need not send it. Each upload session sends under
 a name of its own, which nobody else can fill, and a blob's row says under which name its verified bytes lie.
+
+A session is for a namespace, which has room reserved for all that is announced before anybody learns where to send what
+is missing of it. It is given back when something is made of the session, which is paid for from then on, or when the
+session's time is over.
 """
 
 from __future__ import annotations
@@ -9,22 +13,42 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.reach import storage_explained, transfer_of
 from registry.artifacts.stored import Readable, find_stored
 from registry.auth.principal import Principal
-from registry.db import Database, hold_blobs, upsert, utc_now
-from registry.errors import Invalid, NotFound, Verification
+from registry.db import Database, connection_of, hold_blobs, upsert, utc_now
+from registry.errors import Invalid, NotFound, QuotaExceeded, Verification
+from registry.quotas.charging import charge
 from registry.storage import MAX_PARTS, Storage
 from registry.storage.errors import BlobMissing
 from registry.storage.protocol import sha256_of
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 
 _SESSION = timedelta(hours=24)
+
+_FINISH = (
+    update(Upload)
+    .where(Upload.id == bindparam("upload"), Upload.finished_at.is_(None))
+    .values(finished_at=bindparam("at"))
+    .returning(Upload.namespace, Upload.reserved_bytes)
+)
+
+
+class _Opened(NamedTuple):
+    """A session that was just opened."""
+
+    upload_id: str
+    rows: list[UploadBlob]
+    #: Blobs that the caller need not send.
+    readable: Collection[str]
+    #: Those that the caller may have sent already.
+    begun: Collection[str]
 
 
 class Uploads:
@@ -35,21 +59,50 @@ class Uploads:
         self._storage = storage
         self._readable = readable
 
-    def begin(self, *, blobs: list[BlobSpec], who: Principal) -> UploadView:
+    def begin(self, *, blobs: list[BlobSpec], who: Principal, namespace: str | None = None) -> UploadView:
         """Open a session and say what is to be sent, and where to; until it ends, none of its blobs is removed.
 
         Not sent again is what the caller may read already, and what has arrived in an earlier session of the caller's
-        that came to no end: that is how an interrupted upload goes on.
+        that came to no end: that is how an interrupted upload goes on. Unless the caller may read all, room is reserved in
+        the namespace; None: the first in which the caller may write, or else send. Raises NotFound, Forbidden,
+        QuotaExceeded.
         """
-        upload_id, place = secrets.token_hex(16), secrets.token_hex(16)
+        namespace = _home(who) if namespace is None else namespace
+        missing = f"there is no namespace {namespace!r} that this token may see"
+        who.require("send", namespace, missing=missing, param="namespace")
         wanted = {blob.sha256: blob for blob in blobs}
+        try:
+            opened = self._open(wanted, namespace, who)
+        except QuotaExceeded:
+            with self._db.write() as session:
+                released = end_expired(session, namespace=namespace)
+            if not released:
+                raise
+            opened = self._open(wanted, namespace, who)
+        return self._view(opened, wanted)
+
+    def _open(self, wanted: Mapping[str, BlobSpec], namespace: str, who: Principal) -> _Opened:
+        """Write down what a new session announces, and reserve room for it. Raises QuotaExceeded."""
+        upload_id, place = secrets.token_hex(16), secrets.token_hex(16)
         with self._db.write() as session:
             hold_blobs(session)
             stored = find_stored(session, wanted, who, self._readable)
             readable = {sha256: row.stored_as for sha256, row in stored.items() if row.readable}
             begun = _begun(session, wanted, who)
-            session.add(Upload(id=upload_id, created_by=who.name, owner=who.owner, expires_at=utc_now() + _SESSION))
+            # With bytes that are new, something new will be made, and paid for whole; with none, it may be there already.
+            is_new = len(readable) < len(wanted)
+            reserved_bytes = sum(blob.size_bytes for blob in wanted.values()) if is_new else 0
+            upload = Upload(
+                id=upload_id,
+                created_by=who.name,
+                owner=who.owner,
+                namespace=namespace,
+                reserved_bytes=reserved_bytes,
+                expires_at=utc_now() + _SESSION,
+            )
+            session.add(upload)
             session.flush()
+            charge(session, namespace, reserved=reserved_bytes - (_take_over(session, upload, wanted) if is_new else 0))
             rows = []
             # What may be read now counts as sent, even where it may no longer be read when the session is used.
             begun |= {sha256: (name, None) for sha256, name in readable.items()}
@@ -62,14 +115,19 @@ class Uploads:
                         size_bytes=blob.size_bytes,
                         stored_as=stored_as,
                         parts_id=parts_id,
+                        reserved=is_new,
                     )
                 )
             session.add_all(rows)
-        view = UploadView(id=upload_id, put=[])
+        return _Opened(upload_id, rows, readable=readable, begun=begun)
+
+    def _view(self, opened: _Opened, wanted: Mapping[str, BlobSpec]) -> UploadView:
+        view = UploadView(id=opened.upload_id, put=[])
         with storage_explained():
-            for row in rows:
+            for row in opened.rows:
                 blob = wanted[row.sha256]
-                if blob.sha256 in readable or (blob.sha256 in begun and self._storage.stat(row.stored_as) is not None):
+                begun = blob.sha256 in opened.begun
+                if blob.sha256 in opened.readable or (begun and self._storage.stat(row.stored_as) is not None):
                     continue
                 if _part_bytes(self._storage, blob) is not None:
                     view.parts.append(self._in_parts(row))
@@ -167,9 +225,58 @@ def _sizes(blob: BlobSpec, part_bytes: int) -> dict[int, int]:
 
 
 def finish_upload(session: Session, upload: str | None) -> None:
-    """Note that what a session was for has been made, in the transaction that made it."""
-    if upload is not None:
-        session.execute(update(Upload).where(Upload.id == upload).values(finished_at=utc_now()))
+    """Note that what a session was for has been made, in the transaction that made it; its namespace pays for that alone."""
+    if upload is None:
+        return
+    ended = connection_of(session).execute(_FINISH, {"upload": upload, "at": utc_now()}).first()
+    # A second thing may be made of a session: its room was given back with the first.
+    if ended is not None:
+        charge(session, ended.namespace, reserved=-ended.reserved_bytes)
+
+
+def end_expired(session: Session, *, namespace: str | None = None, most: int | None = None) -> int:
+    """Remove sessions whose time is over, `most` of them at most, or those of a namespace that have room reserved.
+
+    Return how many. What they have sent and nothing names goes with the next collection.
+    """
+    over = select(Upload.id).where(Upload.expires_at <= utc_now())
+    if namespace is not None:
+        over = over.where(Upload.namespace == namespace, Upload.finished_at.is_(None), Upload.reserved_bytes > 0)
+    # Whoever ends the same ones at the same moment waits at the first of them.
+    gone = delete(Upload).where(Upload.id.in_(over.order_by(Upload.id).limit(most).with_for_update()))
+    rows = session.execute(gone.returning(Upload.namespace, Upload.reserved_bytes, Upload.finished_at)).all()
+    for row in rows:
+        if row.finished_at is None:
+            charge(session, row.namespace, reserved=-row.reserved_bytes)
+    return len(rows)
+
+
+def _home(who: Principal) -> str:
+    """Whose room is taken where nobody says: as what is made without a namespace is found, or a worker's first."""
+    return who.home("write" if who.namespaces("write") != [] else "send")
+
+
+def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
+    """Let a new session have the room that earlier ones of its sender have for these blobs there; return the bytes."""
+    wanted = (UploadBlob.sha256.in_(blobs), UploadBlob.reserved)
+    earlier = select(Upload.id).where(
+        Upload.id.in_(select(UploadBlob.upload_id).where(*wanted)),
+        Upload.owner == upload.owner,
+        Upload.namespace == upload.namespace,
+        Upload.finished_at.is_(None),
+        Upload.expires_at >= utc_now(),
+    )
+    # Their rows are locked in one order: nobody ends one of them meanwhile.
+    ids = session.scalars(earlier.order_by(Upload.id).with_for_update()).all()
+    if not ids:
+        return 0
+    of_them = (UploadBlob.upload_id.in_(ids), *wanted)
+    taken = update(UploadBlob).where(*of_them).values(reserved=False)
+    moved = session.execute(taken.returning(UploadBlob.upload_id, UploadBlob.size_bytes)).all()
+    for upload_id, size_bytes in moved:
+        less = {"reserved_bytes": Upload.reserved_bytes - size_bytes}
+        session.execute(update(Upload).where(Upload.id == upload_id).values(less))
+    return sum(size_bytes for _, size_bytes in moved)
 
 
 def leave_places(session: Session, names: Collection[str]) -> None:

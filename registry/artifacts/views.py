@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path
+from fastapi import Path, Query
 
 from registry.http import Given, Reader, Sender, room
 from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
 
 router = room("", "artifacts")
 
+#: No part of the body, so that a server of the release before passes it over.
+Payer = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=64,
+        description=(
+            'For which namespace it is sent, whose quota is held against it: "-" for names without one, "*" for what is '
+            "published for all. Left out: the first in which the caller may write, or else send."
+        ),
+        examples=["team"],
+    ),
+]
+
 
 @router.post("/uploads", status_code=201)
-def begin_upload(body: UploadRequest, services: Given, who: Sender) -> UploadView:
-    """Open an upload session; blobs that the caller may read already need not be sent."""
-    return services.uploads.begin(blobs=body.blobs, who=who)
+def begin_upload(body: UploadRequest, services: Given, who: Sender, namespace: Payer = None) -> UploadView:
+    """Open an upload session, with room reserved for it; blobs that the caller may read already need not be sent."""
+    return services.uploads.begin(blobs=body.blobs, who=who, namespace=namespace)
 
 
 @router.post("/uploads/{upload}/parts")

@@ -20,10 +20,11 @@ from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.describe import Surroundings, parents_of, refresh_document, view_version
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.catalog.numbering import Counters, give_number, lock_counters, require_room_for_kept
+from registry.catalog.numbering import Counters, give_number, lock_counters
 from registry.catalog.resolve import exact_ref, find_version, parse_ref, space_of
 from registry.db import append, connection_of, insert_if_new, put, utc_now
 from registry.errors import Invalid, RegistryError, Verification
+from registry.quotas.charging import charge
 from registry.signatures.service import record_signature
 from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
 from sdk.schemas.manifest import Manifest
@@ -124,7 +125,10 @@ class Making:
             put(session, version)
 
     def make_ready(self, session: Session, ground: Ground, warnings: list[str]) -> Published:
-        """Make verified bytes a version with a number, or find the one that they are. Raises Verification, QuotaExceeded."""
+        """Make verified bytes a version with a number, or find the one that they are. Raises Verification.
+
+        The commit raises QuotaExceeded where the namespace has no room for it.
+        """
         digest = self._record_files(session)
         version, counters = self._row(session, ground)
         new = version.state == VersionState.PENDING
@@ -135,7 +139,9 @@ class Making:
             )
         if new:
             self._say(version, VersionState.READY, manifest_digest=digest, warnings=warnings)
-            give_number(session, version, counters, self._publication.manifest.size_bytes)
+            size_bytes = self._publication.manifest.size_bytes
+            give_number(session, version, counters, size_bytes)
+            charge(session, self._space, versions=size_bytes)
             origin = self._add_parts(session, version, ground)
             about = {
                 "digest": digest,
@@ -153,16 +159,19 @@ class Making:
         return published
 
     def put_away(self, session: Session, ground: Ground, error: Verification) -> Verification:
-        """Keep what the gate refuses where only its digest leads to it; return the error that says so."""
+        """Keep what the gate refuses where only its digest leads to it; return the error that says so.
+
+        It is paid for as any version is: the commit raises QuotaExceeded where there is no room for it.
+        """
         digest = self._record_files(session)
-        version, counters = self._row(session, ground)
+        version, _ = self._row(session, ground)
         if version.state != VersionState.PENDING:
             # The same bytes have a row that is past this: ready once, or put away already.
             return error
         self._say(version, VersionState.QUARANTINED, manifest_digest=digest, refusal=error.message)
         version.moved_at = utc_now()
         put(session, version)
-        require_room_for_kept(session, counters)
+        charge(session, self._space, versions=self._publication.manifest.size_bytes)
         origin = self._add_parts(session, version, ground)
         ref = self._ref(version)
         record(session, self._who, "version.quarantine", self._space, ref, after={"refusal": error.message})
@@ -249,7 +258,7 @@ class Making:
     def _record_files(self, session: Session) -> str:
         """Record the manifest, and its signature where it has one; return the manifest's digest."""
         publication = self._publication
-        digest = record_manifest(session, publication.manifest, namespace=self._space)
+        digest = record_manifest(session, publication.manifest, namespace=self._space).digest
         if publication.signature is not None:
             record_signature(session, digest, publication.signature, self._who, namespaces=[self._space])
         finish_upload(session, publication.upload)

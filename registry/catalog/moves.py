@@ -18,6 +18,7 @@ from registry.catalog.numbering import give_number, lock_counters, recount
 from registry.catalog.resolve import exact_ref, find_version, parse_ref
 from registry.db import Database, upsert, utc_now
 from registry.errors import Conflict, Invalid
+from registry.quotas.charging import charge
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
 _MAX_TAGS = 64
@@ -54,7 +55,10 @@ class Moves:
         return self._move(move, VersionState.DELETED, who)
 
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Let a quarantined version be one, with the next number. Raises NotFound, Forbidden, Conflict."""
+        """Let a quarantined version be one, with the next number.
+
+        Raises NotFound, Forbidden, Conflict, and QuotaExceeded for a name too many.
+        """
         with self._db.write() as session:
             version = find_version(session, parse_ref(move.ref), who, action="admin", lock=True)
             before = exact_ref(version)
@@ -125,10 +129,11 @@ def move_version(
         raise Conflict(f"{ref} is {before}, so it can't be {verb}d; see: adapterctl show {ref}")
     freed = 0
     if target == VersionState.DELETED:
-        # A quarantined version was never counted.
-        if version.number is not None:
-            size = select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)
-            freed = session.scalar(size) or 0
+        size = select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)
+        size_bytes = session.scalar(size) or 0
+        charge(session, version.adapter.namespace, versions=-size_bytes)
+        # In quarantine it was none of its adapter's versions.
+        freed = 0 if version.number is None else size_bytes
         _close_files(session, version)
     adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
     recount(session, adapter, freed_bytes=freed)

@@ -10,11 +10,10 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.models import ManifestRow
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
 from registry.db import connection_of, put, utc_now
-from registry.quotas.limits import limits_of, require_room
+from registry.quotas.charging import charge
 
 
 class Counters(NamedTuple):
@@ -41,8 +40,12 @@ def lock_counters(session: Session, name: str) -> Counters | None:
 
 
 def give_number(session: Session, version: Version, counters: Counters, size_bytes: int) -> int:
-    """Give a version that becomes ready its number, the next one for ever, and write it. Raises QuotaExceeded."""
-    _require_room(session, counters, size_bytes)
+    """Give a version that becomes ready its number, the next one for ever, and write it.
+
+    A name that had none until now is charged for. The version's bytes are not: one in quarantine has paid for them.
+    """
+    if counters.last_number == 0:
+        charge(session, counters.namespace, adapters=1)
     version.number, version.moved_at = counters.last_number + 1, utc_now()
     counted = {
         "last_number": version.number,
@@ -56,11 +59,6 @@ def give_number(session: Session, version: Version, counters: Counters, size_byt
     return version.number
 
 
-def require_room_for_kept(session: Session, counters: Counters) -> None:
-    """Hold a version that was just put in quarantine against its namespace's quota. Raises QuotaExceeded."""
-    _require_room(session, counters, 0)
-
-
 def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
     """Bring the counters up to date after a version left or came back. The caller holds the adapter's lock."""
     session.flush()
@@ -70,25 +68,3 @@ def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None
     adapter.size_bytes -= freed_bytes
     adapter.updated_at = utc_now()
     session.flush()
-
-
-def _require_room(session: Session, counters: Counters, size_bytes: int) -> None:
-    namespace = counters.namespace
-    limits = limits_of(session, namespace)
-    if limits is None:
-        return
-    named = (Adapter.namespace == namespace, Adapter.last_number > 0)
-    if limits.max_adapters is not None and counters.last_number == 0:
-        there = session.scalar(select(func.count()).select_from(Adapter).where(*named)) or 0
-        require_room(namespace, "adapters", there, 1, limits.max_adapters)
-    if limits.max_bytes is not None:
-        used = session.scalar(select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(*named)) or 0
-        # What is in quarantine takes room, and has no number by which an adapter would count it.
-        kept = (
-            select(func.coalesce(func.sum(ManifestRow.size_bytes), 0))
-            .join(Version, Version.digest == ManifestRow.digest)
-            .join(Adapter, Adapter.pk == Version.adapter_pk)
-            .where(Adapter.namespace == namespace, Version.state == VersionState.QUARANTINED)
-        )
-        used += session.scalar(kept) or 0
-        require_room(namespace, "bytes", int(used), size_bytes, limits.max_bytes)

@@ -18,6 +18,7 @@ from registry.datasets.models import Dataset, DatasetAccess
 from registry.db import Database, hold_blobs, insert_if_new, utc_now
 from registry.errors import Conflict, Forbidden
 from registry.paging import Paged, page_of
+from registry.quotas.charging import charge
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 
@@ -31,8 +32,8 @@ class Datasets:
     def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
         """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
 
-        What is said of it holds in that namespace. Raises Forbidden where the caller may not write there, and what
-        `Artifacts.verify` does.
+        What is said of it holds in that namespace. Raises Forbidden where the caller may not write there, QuotaExceeded,
+        and what `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
         who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
@@ -75,6 +76,7 @@ class Datasets:
         elif not row.name:
             row.name = dataset.name
         if opened:
+            charge(session, namespace, datasets=dataset.size_bytes)
             record(session, who, "dataset.register", namespace, dataset.digest, after={"name": row.name})
         session.flush()
         return row
@@ -128,6 +130,7 @@ class Datasets:
             if session.scalars(select(DatasetAccess.namespace).where(*left).limit(1)).first() is None:
                 dataset.removed_at = now
             for row in closed:
+                charge(session, row.namespace, datasets=-dataset.size_bytes)
                 record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
 
 

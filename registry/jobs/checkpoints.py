@@ -21,6 +21,7 @@ from registry.jobs import attempts
 from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.outcomes import require_asked, settle
+from registry.quotas.charging import charge
 from registry.stored import read_stored, readable
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
@@ -47,7 +48,7 @@ class Checkpoints:
     def record(self, *, job_id: str, record: CheckpointRecord, who: Principal) -> CheckpointView:
         """Keep a checkpoint that the attempt holding the job has stored; the earlier ones begin to expire.
 
-        Raises NotFound, StaleAttempt, Verification for bytes that are not what they must be.
+        Raises NotFound, StaleAttempt, QuotaExceeded, Verification for bytes that are not what they must be.
         """
         manifest = record.manifest
         paths = {file.path for file in manifest.files}
@@ -62,7 +63,7 @@ class Checkpoints:
         self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
         with self._db.write() as session:
             job = attempts.hold(session, job_id, record.attempt, who)
-            digest = record_manifest(session, manifest, namespace=job.namespace)
+            digest = record_manifest(session, manifest, namespace=job.namespace).digest
             finish_upload(session, record.upload)
             # Under the lock of the job's row.
             last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
@@ -77,6 +78,9 @@ class Checkpoints:
                 "kept": False,
                 "expires_at": None,
             }
+            # A step that is come by again takes the place of what was recorded of it.
+            same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
+            charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
             # Also those of later steps: whoever could not go on from them has begun anew.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
@@ -125,8 +129,13 @@ class Checkpoints:
     def expire(self) -> int:
         """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
         with self._db.write() as session:
-            over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session)).returning(Checkpoint.step)
-            return len(session.execute(over).all())
+            over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
+            gone = session.execute(over.returning(Checkpoint.job_id, Checkpoint.size_bytes)).all()
+            jobs = select(Job.id, Job.namespace).where(Job.id.in_({row.job_id for row in gone}))
+            namespaces = {row.id: row.namespace for row in session.execute(jobs)} if gone else {}
+            for row in gone:
+                charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes)
+            return len(gone)
 
 
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:

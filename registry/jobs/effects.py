@@ -15,6 +15,7 @@ from registry.db import Database
 from registry.errors import Invalid
 from registry.jobs.claims import Succeed
 from registry.jobs.outcomes import require_merged, settle
+from registry.quotas.charging import charge
 from registry.stored import read_stored
 from sdk.schemas.catalog import JobRef, Published
 from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
@@ -69,7 +70,10 @@ class KeepMerged:
         self._artifacts = artifacts
 
     def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
-        """Verify and record the merged model's files. Raises Verification also where they are not what the job asked for."""
+        """Verify and record the merged model's files.
+
+        Raises Verification also where they are not what the job asked for, QuotaExceeded where its namespace has no room.
+        """
         merge = completion.merge
         if merge is None or merge.manifest.kind != "merged":
             raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
@@ -78,9 +82,12 @@ class KeepMerged:
         with self._db.read() as session:
             base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
         require_merged(request.spec, base, merge.manifest, merge.report)
+        space = space_of(job.subject.partition("@")[0])
         self._artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=who)
         with self._db.write() as session:
-            digest = record_manifest(session, merge.manifest, namespace=space_of(job.subject.partition("@")[0]))
+            digest, opened = record_manifest(session, merge.manifest, namespace=space)
+            if opened:
+                charge(session, space, merged=merge.manifest.size_bytes)
             finish_upload(session, merge.upload)
             result = {
                 "ref": job.subject,

@@ -15,3 +15,5 @@ MOVES: dict[JobState, frozenset[JobState]] = {
 
 #: States from which nothing moves.
 FINAL = tuple(state for state in JobState if state.is_final)
+#: Those of jobs that wait or run.
+UNFINISHED = tuple(state for state in JobState if not state.is_final)

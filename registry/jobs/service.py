@@ -16,7 +16,7 @@ from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
 from registry.jobs.checkpoints import NEWEST_FIRST, pin_checkpoint
-from registry.jobs.lifecycle import FINAL
+from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.limits import TimeLimits
 from registry.jobs.looking import attempts_of, described, find_job, view
 from registry.jobs.models import Checkpoint, Job
@@ -27,7 +27,7 @@ from registry.jobs.turns import due, most_priority, require_priority
 from registry.jobs.workers import QUEUES
 from registry.paging import Paged, page_of
 from registry.queue import Queue
-from registry.quotas.limits import limits_of, require_room
+from registry.quotas.limits import limits_of, require_room, submit_alone
 from registry.stored import table
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.wire import digest_of
@@ -261,11 +261,12 @@ def _submitted(session: Session, key: str, who: Principal) -> Job | None:
 
 def unfinished(session: Session, namespace: str) -> int:
     """How many jobs of a namespace wait or run."""
-    waiting = select(func.count()).select_from(Job).where(Job.namespace == namespace, Job.state.not_in(FINAL))
+    waiting = select(func.count()).select_from(Job).where(Job.namespace == namespace, Job.state.in_(UNFINISHED))
     return session.scalar(waiting) or 0
 
 
 def _require_room(session: Session, namespace: str) -> None:
-    limits = limits_of(session, namespace)
-    if limits is not None and limits.max_jobs is not None:
-        require_room(namespace, "unfinished jobs", unfinished(session, namespace), 1, limits.max_jobs)
+    limit = limits_of(session, namespace).max_jobs
+    if limit is not None:
+        submit_alone(session, namespace)
+        require_room(namespace, "unfinished jobs", unfinished(session, namespace), 1, limit)

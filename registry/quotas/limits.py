@@ -1,4 +1,4 @@
-"""Finding a namespace's limits, and holding what is to be added against them."""
+"""Finding a namespace's limits, and holding jobs that are to be added against them."""
 
 from __future__ import annotations
 
@@ -8,46 +8,66 @@ from sqlalchemy import bindparam, select, text
 from sqlalchemy.orm import Session
 
 from registry.auth.principal import EVERYWHERE
-from registry.db import connection_of
+from registry.db import Database, connection_of
 from registry.errors import QuotaExceeded
 from registry.quotas.models import Quota
 
-_COLUMNS = (Quota.max_adapters, Quota.max_bytes, Quota.max_jobs)
-_KNOWN = select(Quota.namespace, *_COLUMNS).where(Quota.namespace.in_((bindparam("namespace"), EVERYWHERE)))
-_OWN = select(*_COLUMNS).where(Quota.namespace == bindparam("namespace")).with_for_update()
-#: What a namespace without limits of its own is locked by, beside a hash of its name.
+_KNOWN = select(Quota.namespace, Quota.max_adapters, Quota.max_bytes, Quota.max_jobs).where(
+    Quota.namespace.in_((bindparam("namespace"), EVERYWHERE))
+)
+#: What a namespace that submits jobs is locked by, beside a hash of its name.
 _LOCK = 0x71756F74
+#: Under this name a session has the limits of namespaces for which nobody has set any.
+_DEFAULT = "default limits"
 
 
 class Limits(NamedTuple):
     """How much a namespace may have; None: as much as it likes."""
 
-    max_adapters: int | None
-    max_bytes: int | None
-    max_jobs: int | None
+    max_adapters: int | None = None
+    max_bytes: int | None = None
+    max_jobs: int | None = None
 
 
-def limits_of(session: Session, namespace: str) -> Limits | None:
-    """Return the limits of a namespace, or else those of all, locked so that no two fill the last place at once.
+def limit_by_default(db: Database, limits: Limits) -> None:
+    """Let these limits hold in each namespace for which nobody has set any, with this database from now on."""
+    db.session_info[_DEFAULT] = limits
 
-    The lock ends with the transaction; on SQLite that is the only one that writes.
+
+def limits_of(session: Session, namespace: str) -> Limits:
+    """Return the limits of a namespace: its own, or else those that an admin has set for all, or else the default ones.
+
+    What is published for all has none.
     """
-    connection, said = connection_of(session), {"namespace": namespace}
-    known = {row.namespace: row for row in connection.execute(_KNOWN, said)}
-    if namespace in known:
-        own = connection.execute(_OWN, said).first()
-        return None if own is None else Limits(*own)
-    if EVERYWHERE in known and connection.dialect.name == "postgresql":
-        # One row for all would let no two namespaces go on at once.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock, hashtext(:namespace))"), {"lock": _LOCK, **said})
-    given = known.get(EVERYWHERE)
-    return None if given is None else Limits(given.max_adapters, given.max_bytes, given.max_jobs)
+    if namespace == EVERYWHERE:
+        return Limits()
+    rows = connection_of(session).execute(_KNOWN, {"namespace": namespace})
+    known = {row.namespace: Limits(row.max_adapters, row.max_bytes, row.max_jobs) for row in rows}
+    return known.get(namespace) or known.get(EVERYWHERE) or default_limits(session)
+
+
+def default_limits(session: Session) -> Limits:
+    """Return the limits that hold where nobody has set any."""
+    limits: Limits = session.info.get(_DEFAULT, Limits())
+    return limits
+
+
+def submit_alone(session: Session, namespace: str) -> None:
+    """Until the transaction ends, let nobody else who calls this add jobs to the namespace.
+
+    On SQLite a transaction that writes is alone already.
+    """
+    connection = connection_of(session)
+    if connection.dialect.name == "postgresql":
+        said = {"lock": _LOCK, "namespace": namespace}
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock, hashtext(:namespace))"), said)
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:
-    """Raise QuotaExceeded where `used` and `adding` are more than `limit`."""
+    """Raise QuotaExceeded where `used` and `adding` are more than `limit`; `what` says of what these are numbers."""
     if used + adding > limit:
+        named = "" if namespace == "-" else f" {namespace}"
         raise QuotaExceeded(
             f"the namespace {namespace!r} has {used} of {limit} {what} and may not have {adding} more; "
-            "remove some, or ask an admin to raise the quota: adapterctl quota set"
+            f"remove some (adapterctl quota show{named}), or ask an admin to raise the quota: adapterctl quota set{named}"
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
-from registry.catalog.models import Adapter
 from registry.db import Database, upsert, utc_now
 from registry.errors import InvalidName
 from registry.jobs.service import unfinished
-from registry.quotas.models import Quota
+from registry.quotas.charging import BYTES, COUNTED
+from registry.quotas.limits import Limits, default_limits
+from registry.quotas.models import Quota, Usage
 from sdk.schemas.people import QuotaLimits, QuotaView
 from sdk.schemas.refs import BadNameError, parse_namespace
 
@@ -57,20 +57,17 @@ def _check(namespace: str, who: Principal, action: str) -> None:
 
 
 def _view(session: Session, namespace: str) -> QuotaView:
-    row = session.get(Quota, namespace)
-    own = row is not None
-    row = row or session.get(Quota, EVERYWHERE)
-    used = select(func.count(), func.coalesce(func.sum(Adapter.size_bytes), 0)).where(
-        Adapter.namespace == namespace, Adapter.last_number > 0
-    )
-    adapters, size_bytes = session.execute(used).one()
+    own = session.get(Quota, namespace)
+    row = own or session.get(Quota, EVERYWHERE)
+    limits = default_limits(session) if row is None else Limits(row.max_adapters, row.max_bytes, row.max_jobs)
+    row_used = session.get(Usage, namespace)
+    # A server of the release before may have taken away what it never added, until the next count.
+    used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}
     return QuotaView(
         namespace=namespace,
-        max_adapters=None if row is None else row.max_adapters,
-        max_bytes=None if row is None else row.max_bytes,
-        max_jobs=None if row is None else row.max_jobs,
-        default=row is not None and not own,
-        adapters=adapters,
-        size_bytes=int(size_bytes),
+        **limits._asdict(),
+        default=own is None and limits != Limits(),
+        size_bytes=sum(used[name] for name in BYTES),
         jobs=unfinished(session, namespace),
+        **used,
     )

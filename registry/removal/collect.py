@@ -26,6 +26,7 @@ from registry.catalog.lifecycle import LIVE
 from registry.catalog.models import Version
 from registry.catalog.resolve import exact_ref
 from registry.db import Database, hold_blobs, utc_now
+from registry.quotas.charging import charge
 from registry.removal.garbage import Rules
 from registry.storage import Storage
 from sdk.schemas.removal import MissingBlobs, StrayBlobs
@@ -125,7 +126,14 @@ class Collection:
         with self._writing() as session:
             retired = session.scalars(select(ManifestRow.digest).where(ManifestRow.digest.in_(digests), wanted)).all()
             session.execute(update(ManifestRow).where(ManifestRow.digest.in_(retired)).values(collected_at=utc_now()))
-            session.execute(delete(ManifestAccess).where(ManifestAccess.manifest_digest.in_(retired)))
+            closed = delete(ManifestAccess).where(ManifestAccess.manifest_digest.in_(retired))
+            left = session.execute(closed.returning(ManifestAccess.manifest_digest, ManifestAccess.namespace)).all()
+            # What else is retired stopped being paid for when it was given up.
+            merged = (ManifestRow.digest.in_(retired), ManifestRow.kind == "merged")
+            rows = session.execute(select(ManifestRow.digest, ManifestRow.size_bytes).where(*merged)).all()
+            sizes = {row.digest: row.size_bytes for row in rows}
+            for digest, namespace in left:
+                charge(session, namespace, merged=-sizes.get(digest, 0))
             return len(retired)
 
     def _walk(self) -> None:

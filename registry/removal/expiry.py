@@ -20,7 +20,8 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.models import Upload, UploadBlob, UploadPart
+from registry.artifacts.models import UploadBlob, UploadPart
+from registry.artifacts.uploads import end_expired
 from registry.audit.models import AuditEntry
 from registry.audit.service import record
 from registry.auth.models import Grant, Token
@@ -41,6 +42,7 @@ from registry.idempotency.models import KeyedRequest
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.lifetimes import Lifetimes
+from registry.quotas.recount import recount
 from registry.removal.models import AuditExport, DailyWork
 
 #: What one transaction removes: nobody waits for more than that.
@@ -60,8 +62,10 @@ _log = logging.getLogger(__name__)
 class Expiry:
     """The service that removes what has had its time."""
 
-    def __init__(self, db: Database, lifetimes: Lifetimes) -> None:
+    def __init__(self, db: Database, lifetimes: Lifetimes, *, statement_s: float = 60.0) -> None:
+        """The database may take `statement_s` for each transaction of a count of what namespaces have."""
         self._db = db
+        self._statement_s = statement_s
         self._lifetimes = lifetimes
         #: By when a run has to stop, by the monotonic clock; None: once it is through.
         self._until: float | None = None
@@ -107,6 +111,8 @@ class Expiry:
             "keyed_requests": self._keyed,
             "uploads": self._uploads,
             "audit_entries": self._audit,
+            # Last, and no rows: the sums of namespaces that were wrong.
+            "usage": self._usage,
         }
         gone = {}
         for name, step in steps.items():
@@ -214,18 +220,18 @@ class Expiry:
         return self._in_batches(batch)
 
     def _uploads(self) -> int:
-        """Sessions that are over; what they have sent and nothing names goes with the next collection."""
+        """Sessions that are over."""
 
         def batch(session: Session) -> int:
-            ids = session.scalars(select(Upload.id).where(Upload.expires_at <= utc_now()).limit(_BATCH)).all()
-            if ids:
-                session.execute(delete(Upload).where(Upload.id.in_(ids)))
-            return len(ids)
+            return end_expired(session, most=_BATCH)
 
         total = self._in_batches(batch)
         with self._db.write() as session:
             session.execute(delete(UploadPart).where(~exists().where(UploadBlob.stored_as == UploadPart.stored_as)))
         return total
+
+    def _usage(self) -> int:
+        return 0 if self._late() else recount(self._db, within_s=self._statement_s)
 
     # The audit trail.
 

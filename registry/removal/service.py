@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, null, select, update
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.reach import storage_explained
 from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import end_expired
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.lifecycle import VersionState
@@ -91,7 +92,7 @@ class Removal:
             blobs_without_row=collection.strays(),
             rows_without_blob=collection.missing(),
             partial_uploads=self._sweep(request),
-            expired_uploads=self._clear(Upload, Upload.expires_at <= now, rules),
+            expired_uploads=self._end_uploads(rules),
             keyed_requests=self._clear(KeyedRequest, KeyedRequest.created_at <= now - _KEYED_LIFE, rules),
         )
         if not request.dry_run:
@@ -118,6 +119,12 @@ class Removal:
             keep = {parts_id for parts_id in session.scalars(query) if parts_id is not None}
         with storage_explained():
             return self._storage.sweep(age.total_seconds(), keep=keep, dry_run=request.dry_run)
+
+    def _end_uploads(self, rules: Rules) -> int:
+        if rules.dry_run:
+            return self._clear(Upload, Upload.expires_at <= rules.now, rules)
+        with self._db.write(within_s=self._statement_s) as session:
+            return end_expired(session)
 
     def _clear(self, model: type[Model], condition: ColumnElement[bool], rules: Rules) -> int:
         within = {"within_s": self._statement_s}

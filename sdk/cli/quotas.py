@@ -43,9 +43,13 @@ def quota_command() -> None:
 def quota_show(namespace: str, style: str) -> None:
     """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
 
+    Its size is that of all that it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
+    models and checkpoints; and what is reserved for uploads under way. '*' is what is published for all, without a limit.
+
     \b
-    Example:
+    Examples:
       adapterctl quota show team
+      adapterctl quota show team --format json
     """
     with open_client() as client:
         _show(client.quota(namespace), style)
@@ -54,7 +58,7 @@ def quota_show(namespace: str, style: str) -> None:
 @quota_command.command(name="set")
 @click.argument("namespace", default="-")
 @click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
-@click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="All versions: 10GB, 500MB, or bytes.")
+@click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="Bytes of all kinds: 10GB, 500MB.")
 @click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs that wait or run.")
 @format_option
 def quota_set(
@@ -62,8 +66,8 @@ def quota_set(
 ) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
-    '*' limits each namespace that has no limits of its own. A limit that is left out stays as it is; 'none' takes it away.
-    What is there already stays there.
+    '*' limits each namespace that has no limits of its own; without it those hold that the server's settings say
+    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' takes it away. What is there already stays.
 
     \b
     Examples:
@@ -89,15 +93,26 @@ def _show(quota: QuotaView, style: str) -> None:
         most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
         print_facts(
             [
-                (
-                    "namespace",
-                    f"{quota.namespace}, as all without limits of their own" if quota.default else quota.namespace,
-                ),
+                ("namespace", quota.namespace),
+                *([("limits", "those of all without limits of their own")] if quota.default else []),
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
+                *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),
                 ("jobs", _of(quota.jobs, quota.max_jobs)),
             ]
         )
+
+
+def _by_kind(quota: QuotaView) -> dict[str, int | None]:
+    """The bytes of each kind; None where an older registry does not say."""
+    return {
+        "versions": quota.versions_bytes,
+        "datasets": quota.datasets_bytes,
+        "bases": quota.bases_bytes,
+        "merged models": quota.merged_bytes,
+        "checkpoints": quota.checkpoints_bytes,
+        "reserved": quota.reserved_bytes,
+    }
 
 
 def _of(used: object, limit: object | None) -> str:

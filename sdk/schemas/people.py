@@ -106,7 +106,7 @@ class QuotaLimits(Wire):
 
     #: Names of adapters that ever had a version.
     max_adapters: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    #: Bytes of all versions that are not deleted.
+    #: Bytes of all kinds together that a `QuotaView` counts.
     max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
     #: Jobs that wait or run.
     max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
@@ -116,10 +116,22 @@ class QuotaView(QuotaLimits):
     """The limits of a namespace, and what is used of them."""
 
     namespace: str
-    #: Whether the limits are those of all namespaces without limits of their own.
+    #: Whether the limits are those of all namespaces without limits of their own, as an admin or the server's settings say.
     default: bool = False
     adapters: int
+    #: Bytes of all kinds together. A registry of the release before counts versions alone, and says nothing of kinds.
     size_bytes: int
+    #: Versions that are not deleted.
+    versions_bytes: int | None = None
+    #: Datasets that were not given up.
+    datasets_bytes: int | None = None
+    #: Files of bases.
+    bases_bytes: int | None = None
+    #: Merged models.
+    merged_bytes: int | None = None
+    checkpoints_bytes: int | None = None
+    #: Room that is kept for uploads under way.
+    reserved_bytes: int | None = None
     jobs: int
 
 

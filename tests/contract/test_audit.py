@@ -86,7 +86,8 @@ def day(people: World, tmp_path_factory: pytest.TempPathFactory) -> Day:
         (
             "quota.set",
             space,
-            {"max_adapters": None, "max_bytes": None, "max_jobs": None},
+            # Those of a namespace for which nobody has set any.
+            {"max_adapters": 10_000, "max_bytes": 10**12, "max_jobs": 10_000},
             {"max_adapters": None, "max_bytes": None, "max_jobs": 1},
         ),
         ("job.submit", job.id, None, {"kind": "training", "about": name}),

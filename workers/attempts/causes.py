@@ -15,6 +15,7 @@ from sdk.errors import (
     InvalidBase,
     InvalidInput,
     NotFound,
+    QuotaExceeded,
     Unavailable,
     VerificationFailed,
 )
@@ -46,6 +47,7 @@ def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
         (VerificationFailed, "verification"),
         (Unavailable, "unavailable"),
         (NotFound, "missing"),
+        (QuotaExceeded, "quota"),
         (InvalidInput, "spec"),
     ]
     reason = next((reason for kind, reason in reasons if isinstance(error, kind)), "internal")

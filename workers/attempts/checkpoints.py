@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sdk.client import Client
-from sdk.errors import AdapterctlError, StaleAttempt, Unavailable, VerificationFailed
+from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
 from sdk.schemas.jobs import CheckpointView
 from sdk.schemas.training import TrainingReport
 from sdk.schemas.work import CheckpointRecord
@@ -150,6 +150,8 @@ class CheckpointSender:
         except (Unavailable, VerificationFailed) as error:
             self._tell(f"the checkpoint of step {checkpoint.step} is not sent yet, it will be tried again: {error}")
             return _Sent.NOT_YET
+        except QuotaExceeded as error:
+            self._tell(f"the checkpoint of step {checkpoint.step} is not stored, the training goes on without: {error}")
         except (AdapterctlError, OSError, ValueError) as error:
             self._tell(f"the checkpoint of step {checkpoint.step} can't be sent ({type(error).__name__}): {error}")
         else:
@@ -166,7 +168,7 @@ class CheckpointSender:
             attempt=self._attempt.assignment.attempt,
             step=checkpoint.step,
             total=checkpoint.total,
-            upload=client.upload(sources, "uploading checkpoint"),
+            upload=client.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
             manifest=manifest,
             report=report,
         )

@@ -28,6 +28,6 @@ def merge(attempt: Attempt, request: MergeRequest) -> None:
     attempt.finishing("uploading the merged model")
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)
-    upload = attempt.client.upload(sources, "storing merged model")
+    upload = attempt.client.upload(sources, "storing merged model", attempt.assignment.namespace)
     merged = MergeResult(manifest=manifest, upload=upload, report=report)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, merge=merged))

@@ -114,7 +114,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
     )
     publication = Publication(
         adapter=request.adapter,
-        upload=attempt.client.upload(package.sources, "uploading adapter"),
+        upload=attempt.client.upload(package.sources, "uploading adapter", attempt.assignment.namespace),
         manifest=package.manifest,
         lora=report.lora,
         method="lora" if report.quantization is None else "qlora",

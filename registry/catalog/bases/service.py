@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
-from registry.artifacts.models import ManifestAccess
+from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.audit.service import record
@@ -25,6 +25,7 @@ from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db import Database, insert_if_new, utc_now
 from registry.errors import Conflict, Invalid, NotFound
 from registry.paging import Paged, page_of
+from registry.quotas.charging import charge
 from registry.stored import table
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
@@ -46,7 +47,7 @@ class Bases:
         """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
 
         Raises Verification where its files are not of its fingerprint, or their bytes say something else; Conflict for
-        other files or weights than the namespace has; NotFound, Forbidden.
+        other files or weights than the namespace has; NotFound, Forbidden, QuotaExceeded for files without room.
         """
         namespace = _home(base, who)
         if is_digits(base.id):
@@ -285,6 +286,8 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
         )
     before = _said(row)
     record_manifest(session, base.manifest, namespace=row.namespace)
+    if row.manifest_digest is None:
+        charge(session, row.namespace, bases=base.manifest.size_bytes)
     row.manifest_digest, row.facts = digest, "derived"
     row.config, row.tensors, row.size_bytes = base.config, {}, base.manifest.size_bytes
     row.architecture = base.architecture
@@ -294,7 +297,9 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
 
 
 def _close_files(session: Session, row: NamedBase) -> None:
-    """Let a namespace's readers no longer fetch a base's files by the right of that namespace."""
+    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no more."""
+    size = select(ManifestRow.size_bytes).where(ManifestRow.digest == row.manifest_digest)
+    charge(session, row.namespace, bases=-(session.scalar(size) or 0))
     session.execute(
         delete(ManifestAccess).where(
             ManifestAccess.manifest_digest == row.manifest_digest, ManifestAccess.namespace == row.namespace

@@ -1,0 +1,92 @@
+"""What namespaces have, counted anew from the tables, and held against what was added up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
+from registry.catalog.lifecycle import VersionState
+from registry.catalog.models import Adapter, NamedBase, Version
+from registry.datasets.models import Dataset, DatasetAccess
+from registry.db import Database, insert_if_new
+from registry.jobs.models import Checkpoint, Job
+from registry.quotas.charging import COUNTED
+from registry.quotas.models import Usage
+
+#: Versions that are paid for.
+_KEPT = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)
+
+_log = logging.getLogger(__name__)
+
+
+def count_anew(session: Session, namespace: str | None = None) -> dict[str, dict[str, int]]:
+    """Return what each namespace has, or this one: for each that has anything, the columns of its row in `usage`."""
+    found: dict[str, dict[str, int]] = {}
+    for name, column, query in _queries():
+        chosen = query if namespace is None else query.where(column == namespace)
+        for where, count in session.execute(chosen.group_by(column)):
+            found.setdefault(where, dict.fromkeys(COUNTED, 0))[name] = int(count or 0)
+    return {where: counts for where, counts in found.items() if any(counts.values())}
+
+
+def _queries() -> Iterator[tuple[str, Any, Any]]:
+    """For each column the namespace that it is counted by, and the sum; not grouped yet."""
+    space = Adapter.namespace
+    yield "adapters", space, select(space, func.count()).where(Adapter.last_number > 0)
+    versions = select(space, func.sum(ManifestRow.size_bytes)).select_from(Version)
+    versions = versions.join(Adapter, Adapter.pk == Version.adapter_pk)
+    versions = versions.join(ManifestRow, ManifestRow.digest == Version.digest)
+    yield "versions_bytes", space, versions.where(Version.state.in_(_KEPT))
+    space = DatasetAccess.namespace
+    datasets = select(space, func.sum(Dataset.size_bytes)).join(Dataset, Dataset.digest == DatasetAccess.digest)
+    yield "datasets_bytes", space, datasets.where(DatasetAccess.removed_at.is_(None))
+    space = NamedBase.namespace
+    bases = select(space, func.sum(ManifestRow.size_bytes))
+    yield "bases_bytes", space, bases.join(ManifestRow, ManifestRow.digest == NamedBase.manifest_digest)
+    space = ManifestAccess.namespace
+    merged = select(space, func.sum(ManifestRow.size_bytes))
+    merged = merged.join(ManifestRow, ManifestRow.digest == ManifestAccess.manifest_digest)
+    yield "merged_bytes", space, merged.where(ManifestRow.kind == "merged")
+    space = Job.namespace
+    checkpoints = select(space, func.sum(Checkpoint.size_bytes)).select_from(Checkpoint)
+    yield "checkpoints_bytes", space, checkpoints.join(Job, Job.id == Checkpoint.job_id)
+    space = Upload.namespace
+    yield "reserved_bytes", space, select(space, func.sum(Upload.reserved_bytes)).where(Upload.finished_at.is_(None))
+
+
+def recount(db: Database, *, within_s: float) -> int:
+    """Set right what was added up wrongly, as by a server of the release before; return for how many namespaces.
+
+    All is read in one state of the database, in which both agree, and nobody waits meanwhile. Only a namespace where they
+    differ is counted again while nobody changes anything of it.
+    """
+    with db.read(within_s=within_s) as session:
+        added_up = _added_up(session)
+        counted = count_anew(session)
+    nothing = dict.fromkeys(COUNTED, 0)
+    differ = [name for name in {*added_up, *counted} if added_up.get(name, nothing) != counted.get(name, nothing)]
+    return sum(_mend(db, namespace, within_s) for namespace in sorted(differ))
+
+
+def _mend(db: Database, namespace: str, within_s: float) -> bool:
+    with db.write(within_s=within_s) as session:
+        insert_if_new(session, Usage, namespace=namespace)
+        row = session.get_one(Usage, namespace, with_for_update=True, populate_existing=True)
+        counted = count_anew(session, namespace).get(namespace, dict.fromkeys(COUNTED, 0))
+        wrong = {name: (getattr(row, name), count) for name, count in counted.items() if getattr(row, name) != count}
+        for name, (_, count) in wrong.items():
+            setattr(row, name, count)
+    if wrong:
+        said = ", ".join(f"{name} {was} instead of {count}" for name, (was, count) in wrong.items())
+        _log.warning("the usage of the namespace %r was added up wrongly and is set right: %s", namespace, said)
+    return bool(wrong)
+
+
+def _added_up(session: Session) -> dict[str, dict[str, int]]:
+    rows = session.execute(select(Usage.namespace, *(getattr(Usage, name) for name in COUNTED)))
+    return {row.namespace: {name: getattr(row, name) for name in COUNTED} for row in rows}

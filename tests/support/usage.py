@@ -1,0 +1,53 @@
+"""Upload sessions that are begun and left, and what is held of them and of all else that namespaces have."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+
+from registry.artifacts.models import Upload
+from registry.db import utc_now
+from registry.quotas.charging import BYTES, COUNTED
+from registry.quotas.models import Usage
+from registry.quotas.recount import count_anew
+from sdk.client import Client
+from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
+from sdk.schemas.people import QuotaView
+from support.adapters import digest
+from support.people import SEEDS
+from support.registries import World
+
+
+def begin(client: Client, namespace: str | None, *blobs: BlobSpec) -> UploadView:
+    """Open an upload session, and send nothing."""
+    body = UploadRequest(blobs=list(blobs))
+    return client.call("POST", "/uploads", UploadView, body=body, params={"namespace": namespace})
+
+
+def blob(size_bytes: int) -> BlobSpec:
+    """Bytes that nobody has."""
+    return BlobSpec(sha256=digest(f"bytes {next(SEEDS)}"), size_bytes=size_bytes)
+
+
+def end_time_of(world: World, *uploads: str) -> None:
+    """Let the time of upload sessions be over."""
+    with world.services.db.write() as session:
+        over = utc_now() - timedelta(seconds=1)
+        session.execute(update(Upload).where(Upload.id.in_(uploads)).values(expires_at=over))
+
+
+def by_kind(quota: QuotaView) -> dict[str, int]:
+    """The kinds of which there is something."""
+    return {name: size for name in BYTES if (size := getattr(quota, name))}
+
+
+def differing(world: World) -> dict[str, Any]:
+    """Where sums and tables differ, by namespace: what was added up, and what is there."""
+    with world.services.db.read() as session:
+        counted = count_anew(session)
+        rows = {row.namespace: {name: getattr(row, name) for name in COUNTED} for row in session.scalars(select(Usage))}
+    nothing = dict.fromkeys(COUNTED, 0)
+    pairs = {name: (rows.get(name, nothing), counted.get(name, nothing)) for name in {*rows, *counted}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

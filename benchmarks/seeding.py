@@ -107,6 +107,8 @@ _STATEMENTS = (
     "'seed', now() FROM versions v WHERE v.number = CAST(:each AS integer) AND v.adapter_pk IN (SELECT adapter_pk FROM seeded)",
     "INSERT INTO alias_moves (adapter_pk, alias, kind, from_number, to_number, reason, moved_by, moved_at) "
     "SELECT adapter_pk, name, 'set', NULL, CAST(:each AS integer), '', 'seed', now() FROM aliases WHERE moved_by = 'seed'",
+    "INSERT INTO usage (namespace, adapters, versions_bytes) SELECT namespace, count(*), sum(size_bytes) FROM adapters "
+    "WHERE created_by = 'seed' GROUP BY namespace",
     "INSERT INTO audit_entries (at, actor, action, namespace, subject) SELECT now(), 'seed', 'version.publish', namespace, "
     "name || '@v' || number FROM seeded ORDER BY i",
 )

@@ -44,7 +44,8 @@ def quota_show(namespace: str, style: str) -> None:
     """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
 
     Its size is that of all that it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
-    models and checkpoints; and what is reserved for uploads under way. '*' is what is published for all, without a limit.
+    models and checkpoints; and what is reserved for uploads under way. '*' shows the limits of all without limits of their
+    own, and what is published for all, which has none.
 
     \b
     Examples:

@@ -8,9 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
+from support import registries
 from support.people import new_adapter, package, submit, training
+from support.registries import World
 
 from registry.auth.principal import Role
+from registry.quotas.models import Quota
 from sdk.client import Client
 from sdk.errors import NotAllowed, NotFound, QuotaExceeded
 
@@ -162,3 +166,61 @@ class TestForAll:
 
         with ThreadPoolExecutor(len(writers)) as pool:
             assert sorted(pool.map(push, range(len(writers)))) == [False, False, False, True]
+
+
+class TestByDefault:
+    @pytest.fixture
+    def small(self, people: World, tmp_path: Path) -> Iterator[Client]:
+        """Another server of the same registry, in which nobody has set limits for all, with default limits of its own."""
+        with people.services.db.write() as session:
+            session.execute(delete(Quota).where(Quota.namespace == "*"))
+        settings = people.services.settings
+        made = registries.served(
+            tmp_path / "small",
+            database_url=settings.database_url,
+            storage_url=settings.storage_url,
+            default_max_adapters=1,
+            default_max_bytes=5000,
+            default_max_jobs=None,
+        )
+        with made as found:
+            client = found.client(Role.ADMIN)
+            yield client
+            client.close()
+
+    def test_they_hold_where_nobody_has_set_any(self, small: Client, space: str, tmp_path: Path) -> None:
+        shown = small.quota(space)
+        assert (shown.max_adapters, shown.max_bytes, shown.max_jobs, shown.default) == (1, 5000, None, True)
+        size = sum(file.size_bytes for file in small.push(new_adapter(tmp_path), f"{space}/a", base="tiny").info.files)
+        with pytest.raises(QuotaExceeded, match="1 of 1 adapters"):
+            small.push(new_adapter(tmp_path), f"{space}/b", base="tiny")
+        # What was sent for the second one, which may be tried again, has its room for a day.
+        with pytest.raises(QuotaExceeded, match=rf"of 5000 bytes \(versions {size}, uploads under way {size}\)"):
+            small.upload({"ab" * 32: large(tmp_path)}, "sending", space)
+        # Limits of its own take the place of all three, and so do those that are set for all.
+        small.set_quota(space)
+        small.push(new_adapter(tmp_path), f"{space}/b", base="tiny")
+        assert small.quota(space).default is False
+
+    def test_limits_for_all_take_their_place(self, small: Client, space: str, tmp_path: Path) -> None:
+        small.set_quota("*", max_adapters=2)
+        try:
+            shown = small.quota(space)
+            assert (shown.max_adapters, shown.max_bytes, shown.default) == (2, None, True)
+            for name in ("a", "b"):
+                small.push(new_adapter(tmp_path), f"{space}/{name}", base="tiny")
+            with pytest.raises(QuotaExceeded, match="2 of 2 adapters"):
+                small.push(new_adapter(tmp_path), f"{space}/c", base="tiny")
+        finally:
+            small.set_quota("*")
+
+    def test_a_registry_in_a_folder_has_none(self, tmp_path: Path) -> None:
+        with registries.embedded(tmp_path / "home") as world:
+            shown = world.writer.quota("team")
+            assert (shown.max_adapters, shown.max_bytes, shown.max_jobs, shown.default) == (None, None, None, False)
+
+
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large"
+    path.write_bytes(b"\0" * 5000)
+    return path

@@ -329,13 +329,27 @@ class TestTokens:
 
 class TestQuotas:
     def test_what_is_left_out_stays(self, desk: Desk, versions: str) -> None:
-        size = desk.json("quota", "show", "team")["size_bytes"]
+        size = desk.json("quota", "show", "team")["versions_bytes"]
+        desk.ok("quota", "set", "team", "--max-jobs", "none")
         shown = desk.ok("quota", "set", "team", "--max-adapters", "3", "--max-bytes", "10GB")
         assert shown.splitlines() == [
-            "namespace  team",
-            "adapters   1 of 3",
-            f"size       {size / 1000:.1f} kB of 10.0 GB",
-            "jobs       0, no limit",
+            "namespace        team",
+            "adapters         1 of 3",
+            f"size             {size / 1000:.1f} kB of 10.0 GB",
+            f"  versions       {size / 1000:.1f} kB",
+            "  datasets       0 B",
+            "  bases          0 B",
+            "  merged models  0 B",
+            "  checkpoints    0 B",
+            "  reserved       0 B",
+            "jobs             0, no limit",
+        ]
+        # A namespace for which nobody has set any has the default ones.
+        assert desk.ok("quota", "show", "other").splitlines()[:4] == [
+            "namespace        other",
+            "limits           those of all without limits of their own",
+            "adapters         0 of 10000",
+            "size             0 B of 1.0 TB",
         ]
         assert desk.json("quota", "set", "team", "--max-jobs", "0")["max_adapters"] == 3
         now = desk.json("quota", "set", "team", "--max-bytes", "none", "--max-adapters", "none")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.workplace import Running, Workplace, is_alive, opened, wait_until
 
+from registry.auth.principal import Role
 from sdk.client import Client
 from sdk.schemas.jobs import CheckpointRef, CheckpointView, JobView
 from sdk.schemas.training import TrainingReport
@@ -218,6 +219,42 @@ class TestFullDisk:
                 assert "adapterctl cache prune" in (ended.message or "")
             assert list((cache / "jobs").iterdir()) == []
         shutil.rmtree(cache)
+
+
+class TestFullQuota:
+    """A namespace without room for what its worker makes."""
+
+    @pytest.fixture
+    def admin(self, place: Workplace, tmp_path: Path) -> Iterator[Client]:
+        client = Client(place.world.url, place.world.token(Role.ADMIN), cache=tmp_path / "cache")
+        yield client
+        client.set_quota("-")
+        client.close()
+
+    def test_a_checkpoint_is_left_out_and_the_training_goes_on(self, place: Workplace, admin: Client) -> None:
+        job = place.submit(steps=40, every_steps=10, rank=64)
+        # There is room for the adapter, and none for an optimiser's state, which is twice as large.
+        size = admin.quota("-").size_bytes
+        admin.set_quota("-", max_bytes=size + 500_000)
+        with place.worker() as worker:
+            ended = place.wait_for_state(job, "succeeded")
+            assert (ended.attempt, ended.failures) == (1, 0), worker.text
+        assert place.checkpoints(job) == []
+        said = place.said(job)
+        assert "is not stored, the training goes on without: the namespace '-' has" in said
+        assert "ask an admin to raise the quota: adapterctl quota set" in said
+
+    def test_a_result_without_room_fails_its_job_at_once(self, place: Workplace, admin: Client) -> None:
+        job = place.submit(steps=1)
+        admin.set_quota("-", max_bytes=0)
+        with place.worker() as worker:
+            ended = place.wait_for_state(job, "failed")
+            assert (ended.reason, ended.attempt) == ("quota", 1), f"{ended.message}\n{worker.text}"
+            assert "of 0 bytes" in (ended.message or "")
+            assert (ended.message or "").endswith("adapterctl quota set")
+            admin.set_quota("-")
+            again = place.client.call("POST", f"/jobs/{job}/retry", JobView)
+            place.wait_for_state(again.id, "succeeded")
 
 
 class TestLoop:

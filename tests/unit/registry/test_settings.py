@@ -64,6 +64,20 @@ def test_every_setting_but_the_home_can_be_set() -> None:
     assert {field.name for field in fields(Settings) if getattr(settings, field.name) is None} == {"embedded_home"}
 
 
+def test_a_default_limit_may_be_none_and_no_other_number_may() -> None:
+    names = ("default_max_adapters", "default_max_bytes", "default_max_jobs")
+    assert [getattr(Settings.from_env(ENV), name) for name in names] == [10_000, 10**12, 10_000]
+    for name in names:
+        variable = f"REGISTRY_{name.upper()}"
+        assert getattr(Settings.from_env(ENV | {variable: "none"}), name) is None
+        assert getattr(Settings.from_env(ENV | {variable: "12"}), name) == 12
+        for wrong in ("0", "-1", "1.5", "None", "1TB"):
+            with pytest.raises(Invalid, match=variable):
+                Settings.from_env(ENV | {variable: wrong})
+    with pytest.raises(Invalid, match="REGISTRY_LEASE_S is no number"):
+        Settings.from_env(ENV | {"REGISTRY_LEASE_S": "none"})
+
+
 def test_an_empty_variable_is_not_set() -> None:
     assert Settings.from_env(ENV | {"REGISTRY_BROKER_URL": "", "REGISTRY_AUTH": ""}) == Settings.from_env(ENV)
 

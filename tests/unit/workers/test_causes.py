@@ -15,6 +15,7 @@ from sdk.errors import (
     InvalidBase,
     InvalidData,
     NotFound,
+    QuotaExceeded,
     Unavailable,
     VerificationFailed,
     disk_explained,
@@ -66,6 +67,7 @@ def test_a_child_that_could_say_why_is_believed(tmp_path: Path) -> None:
         # What the registry says of its own disk is not about this one.
         (Unavailable("the disk is full while storing"), "unavailable"),
         (NotFound("x"), "missing"),
+        (QuotaExceeded("x"), "quota"),
         (InvalidData("x"), "spec"),
         (AdapterctlError("x"), "internal"),
         (OSError(errno.EIO, "x"), "internal"),

@@ -14,19 +14,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 #: Addresses that are remembered at once, and wrong tokens of each.
-_ADDRESSES, _TOKENS = 10_000, 100
+_ADDRESSES, _TOKENS = 10_000, 32
 _WINDOW_S = 60.0
+#: So much of a token's digest is kept.
+_KEPT_BYTES = 16
 
 
-@dataclass
+@dataclass(slots=True)
 class _Address:
     """What is remembered of one address."""
 
     #: Failures that it may still send before it has sent too many, and when that was counted.
     left: float
     counted_at: float
-    #: Digests of the tokens that failed last. A wrong one never becomes right: secrets are made up anew each time.
-    wrong: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    #: Digests of the tokens that failed last, one behind the other in that order. A wrong one never becomes right:
+    #: secrets are made up anew each time.
+    wrong: bytes = b""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -49,20 +52,27 @@ class FailedLogins:
     def has_failed(self, address: str, digest: str) -> bool:
         """Whether this token was among the last wrong ones of an address that has sent too many."""
         found = self._addresses.get(address)
-        return found is not None and self._left(found) < 1 and digest in found.wrong
+        return found is not None and self._left(found) < 1 and _holds(found.wrong, _kept(digest))
 
     def note(self, address: str, digest: str) -> None:
         """Remember a failure."""
-        found = self._addresses.pop(address, None) or _Address(self._allowed, self._clock())
-        self._addresses[address] = found
-        if len(self._addresses) > _ADDRESSES:
-            self._addresses.popitem(last=False)
+        now = self._clock()
+        found = self._addresses.pop(address, None) or _Address(self._allowed, now)
         found.left = max(0.0, self._left(found) - 1)
-        found.counted_at = self._clock()
-        found.wrong[digest] = None
-        found.wrong.move_to_end(digest)
-        if len(found.wrong) > _TOKENS:
-            found.wrong.popitem(last=False)
+        found.counted_at = now
+        kept = _kept(digest)
+        if not _holds(found.wrong, kept):
+            found.wrong = (found.wrong + kept)[-_TOKENS * _KEPT_BYTES :]
+        self._addresses[address] = found
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Let go of the addresses that failed longest ago, where they are too many or may send as many as any again."""
+        while self._addresses:
+            oldest = next(iter(self._addresses.values()))
+            if len(self._addresses) <= _ADDRESSES and now - oldest.counted_at < _WINDOW_S:
+                return
+            self._addresses.popitem(last=False)
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -77,3 +87,15 @@ class FailedLogins:
     def _left(self, found: _Address) -> float:
         passed_s = self._clock() - found.counted_at
         return min(self._allowed, found.left + passed_s * self._allowed / _WINDOW_S)
+
+
+def _kept(digest: str) -> bytes:
+    return bytes.fromhex(digest)[:_KEPT_BYTES]
+
+
+def _holds(wrong: bytes, kept: bytes) -> bool:
+    at = wrong.find(kept)
+    # What ends one and begins the next is none.
+    while at % _KEPT_BYTES and at >= 0:
+        at = wrong.find(kept, at + 1)
+    return at >= 0

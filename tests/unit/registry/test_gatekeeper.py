@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from registry.auth import failures as failures_module
+from registry.auth.failures import FailedLogins
 from registry.auth.gatekeeper import TRUST_S, Gatekeeper
 from registry.auth.principal import LOCAL, Principal, Role
-from registry.auth.service import Tokens
+from registry.auth.service import Tokens, secret_digest
 from registry.db import Database
 from registry.errors import Unauthenticated
 
@@ -332,6 +335,39 @@ class TestFailures:
         asyncio.run(run())
         assert statuses == [429] * 40
         assert most == 1
+
+    def test_the_last_wrong_tokens_are_remembered_and_a_sound_digest_is_none_of_them(self) -> None:
+        clock = Clock()
+        failures = FailedLogins(per_minute=20, clock=clock)
+        digests = [secret_digest(f"actl_{number}") for number in range(40)]
+        for digest in digests:
+            failures.note("192.0.2.7", digest)
+        assert [failures.has_failed("192.0.2.7", digest) for digest in digests] == [False] * 8 + [True] * 32
+        # Bytes of two that stand one behind the other are no token's.
+        assert not failures.has_failed("192.0.2.7", digests[38][16:32] + digests[39][:16] + "0" * 32)
+        failures.note("192.0.2.7", digests[9])
+        assert failures.has_failed("192.0.2.7", digests[8])
+        failures.note("192.0.2.7", digests[0])
+        assert [failures.has_failed("192.0.2.7", digests[number]) for number in (0, 8, 9)] == [True, False, True]
+
+    def test_what_is_remembered_takes_little_and_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(failures_module, "_ADDRESSES", 1000)
+        clock = Clock()
+        failures = FailedLogins(per_minute=20, clock=clock)
+        digests = [secret_digest(f"actl_{number}") for number in range(33)]
+        tracemalloc.start()
+        try:
+            for number in range(1100):
+                for digest in digests:
+                    failures.note(f"2001:db8:{number:x}:0000::/64", digest)
+            assert tracemalloc.get_traced_memory()[0] < 1.6 * 2**20
+            clock.now += 60
+            failures.note("192.0.2.7", digests[0])
+            assert tracemalloc.get_traced_memory()[0] < 2**17
+        finally:
+            tracemalloc.stop()
+        assert failures.wait_s("2001:db8:1:0000::/64") == 0
+        assert failures._addresses.keys() == {"192.0.2.7"}
 
     def test_a_failure_is_told_without_the_token(self, tokens: Counting, caplog: pytest.LogCaptureFixture) -> None:
         door = Door(tokens)

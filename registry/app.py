@@ -41,6 +41,7 @@ from registry.metrics.service import Metrics
 from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.readonly.middleware import KeepReadOnly
+from registry.readonly.service import ReadOnlySwitch
 from registry.refusals import REFUSALS
 from registry.removal import views as removal
 from registry.search import views as search
@@ -85,7 +86,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
             # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop everybody.
             document = asyncio.create_task(run_in_threadpool(app.openapi))
-            async with _keeping_refusals(services.metrics):
+            async with _keeping_refusals(services.metrics, services.read_only):
                 yield
             document.cancel()
 
@@ -124,10 +125,15 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
 
 
 @asynccontextmanager
-async def _keeping_refusals(metrics: Metrics) -> AsyncIterator[None]:
-    """Add what this process refuses to the counters that all share, every few seconds and at its end."""
+async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
+    """Add what this process refuses to the counters that all share, every few seconds and at its end.
+
+    While the registry is read-only they are counted here alone.
+    """
 
     async def keep() -> None:
+        if await run_in_threadpool(read_only.reason) is not None:
+            return
         counted = REFUSALS.drain()
         if not counted:
             return

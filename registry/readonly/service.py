@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from registry.audit.service import record
 from registry.auth.principal import EVERYWHERE, Principal
-from registry.db import Database, utc_now
+from registry.db import Database, insert_if_new, upsert, utc_now
 from registry.errors import ReadOnly, RegistryError
 from registry.readonly.models import ReadOnlyRow
 
@@ -28,13 +28,13 @@ class ReadOnlySwitch:
 
     def turn_on(self, *, reason: str, who: Principal) -> None:
         """Let nothing be changed any more, for a reason that whoever is refused is told; again gives another reason."""
+        said = {"reason": reason, "set_by": who.name, "since": utc_now()}
         with self._db.write() as session:
-            row = session.get(ReadOnlyRow, _ROW, with_for_update=True)
-            before = None if row is None else {"reason": row.reason}
-            if row is None:
-                row = ReadOnlyRow(id=_ROW)
-                session.add(row)
-            row.reason, row.set_by, row.since = reason, who.name, utc_now()
+            before = None
+            if not insert_if_new(session, ReadOnlyRow, id=_ROW, **said):
+                row = session.get(ReadOnlyRow, _ROW, with_for_update=True)
+                before = None if row is None else {"reason": row.reason}
+                upsert(session, ReadOnlyRow, {"id": _ROW}, said)
             record(session, who, "readonly.set", EVERYWHERE, "registry", before=before, after={"reason": reason})
         self._asked_at = float("-inf")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,11 +16,15 @@ from support.registries import World
 from support.working import Held, line
 from support.workplace import wait_until
 
+from registry import app
 from registry.audit.models import AuditEntry
 from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.db import utc_now
 from registry.jobs.models import Job, Worker
+from registry.metrics.models import Counter
+from registry.readonly.models import ReadOnlyRow
 from registry.readonly.service import TRUST_S, ReadOnlySwitch
+from registry.refusals import REFUSALS
 from sdk.client import Client
 from sdk.errors import ReadOnly, Unauthenticated
 
@@ -122,3 +128,44 @@ def is_refused(client: Client) -> bool:
     except Unauthenticated:
         return True
     return False
+
+
+def test_what_is_refused_meanwhile_is_counted_once_it_is_over(
+    people: World, on: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_KEEP_REFUSALS_S", 0.02)
+    services = people.services
+
+    def count_for_a_while() -> float:
+        async def run() -> None:
+            async with app._keeping_refusals(services.metrics, services.read_only):
+                await asyncio.sleep(0.3)
+
+        asyncio.run(run())
+        with services.db.read() as session:
+            return sum(session.scalars(select(Counter.value).where(Counter.name == "refused")))
+
+    before = count_for_a_while()
+    on()
+    REFUSALS.note("forbidden", "somebody", "refused")
+    assert count_for_a_while() == before
+    services.read_only.turn_off(who=SYSTEM)
+    assert count_for_a_while() == before + 1
+
+
+def test_two_may_turn_it_on_at_once(people: World, on: Callable[[], None]) -> None:
+    switch = people.services.read_only
+    second = threading.Thread(target=switch.turn_on, kwargs={"reason": "the second", "who": SYSTEM})
+    with people.services.db.write() as session:
+        session.add(ReadOnlyRow(id=1, reason="the first", set_by="ana", since=utc_now()))
+        session.flush()
+        second.start()
+        time.sleep(0.5)
+        assert second.is_alive()
+    second.join()
+    on()
+    with people.services.db.read() as session:
+        query = select(AuditEntry).where(AuditEntry.action == "readonly.set").order_by(AuditEntry.pk.desc())
+        last, before = session.scalars(query.limit(2)).all()
+        assert (before.before, before.after) == ({"reason": "the first"}, {"reason": "the second"})
+        assert last.before == {"reason": "the second"}

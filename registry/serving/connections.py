@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from registry.refusals import REFUSALS, Why
-from registry.serving.addresses import is_within, neighbourhood
+from registry.serving.addresses import neighbourhood
 from registry.serving.limits import Limits
 from sdk.schemas.errorcodes import ErrorCode
 
@@ -63,7 +63,9 @@ class Connection(Protocol):
     waits: Waits
     #: When it began to wait for that, by the loop's clock.
     since: float
+    #: What limits are for, and whether it is a proxy's, which has none.
     address: str
+    is_trusted: bool
     transport: asyncio.Transport
     #: What of the present body has come since it was last looked at.
     body_bytes: int
@@ -105,7 +107,7 @@ class Connections:
         """
         limits, address = self._limits, connection.address
         refusal = None
-        if self._by_address[address] >= limits.connections_per_address and not is_within(address, limits.trusted):
+        if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
             refusal = CROWDED
             beyond = self._by_address[address] - limits.connections_per_address
             if beyond >= min(limits.reserve, limits.connections_per_address):

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from registry.refusals import REFUSALS
+from registry.serving.addresses import is_within
 from registry.serving.connections import (
     LONG_HEAD,
     LONG_URL,
@@ -59,7 +60,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_ended = False
         self._headers = 0
         self._header_bytes = 0
+        #: Of a body, since the last byte of it: sizes of chunks, and headers after it.
+        self._framing_bytes = 0
         self.address = ""
+        self.is_trusted = False
         self.waits: Waits = "head"
         self.since = self.loop.time()
         self.body_bytes = 0
@@ -78,6 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Let it in, if there is room for it."""
         super().connection_made(transport)
         self.address = address_of(self.client)
+        self.is_trusted = self.client is not None and is_within(self.client[0], self._limits.trusted)
         try:
             self._barred = self._all.enter(self)
         except ConnectionRefusedError:
@@ -117,11 +122,16 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
         elif self.waits == "body" and not self.drains:
+            self._framing_bytes += len(data)
             if self.cycle.response_complete:
                 self._drain()
-            else:
-                # No more is taken in than the application has asked for: it asks again for each piece.
+            elif headed or self.cycle.body:
+                # No more is taken in than the application has asked for: it asks again for each piece. It is not woken for
+                # what only frames one.
+                self._framing_bytes = 0
                 self.flow.pause_reading()
+            elif self._framing_bytes > self._limits.head_bytes:
+                self.refuse(LONG_HEAD)
         elif self.drains and self.body_bytes > self._limits.drain_bytes:
             self.transport.close()
 

@@ -37,8 +37,8 @@ class Answer:
 class Line:
     """One connection, from an address of loopback."""
 
-    def __init__(self, port: int, *, source: str = "127.0.0.1", timeout_s: float = 20) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s, source_address=(source, 0))
+    def __init__(self, port: int, *, host: str = "127.0.0.1", source: str | None = None, timeout_s: float = 20) -> None:
+        self.socket = socket.create_connection((host, port), timeout=timeout_s, source_address=(source or host, 0))
         self._held = b""
 
     def send(self, data: bytes) -> None:
@@ -99,11 +99,12 @@ class Served:
     token: str
     log: Path
     database: Database
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.port}"
+        return _url(self.host, self.port)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -112,7 +113,7 @@ class Served:
 
     def line(self, **given: Any) -> Line:
         """Connect."""
-        return Line(self.port, **given)
+        return Line(self.port, host=self.host, **given)
 
     def healthy_s(self) -> float:
         """How long another client waits for `/healthz`, in seconds."""
@@ -146,7 +147,7 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[Served]:
+def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: str) -> Iterator[Served]:
     """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
     database = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
     database.upgrade()
@@ -157,7 +158,12 @@ def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[Served]:
         **{f"REGISTRY_{name.upper()}": value for name, value in settings.items()},
     )
     port, log = free_port(), folder / "serve.log"
-    with running("adapter-registry", "serve", "--port", str(port), *arguments, env=env, log=log) as process:
-        wait_until_healthy(f"http://127.0.0.1:{port}", log=log, timeout_s=60)
-        yield Served(port, process.pid, token, log, database)
+    command = ("adapter-registry", "serve", "--host", host, "--port", str(port), *arguments)
+    with running(*command, env=env, log=log) as process:
+        wait_until_healthy(_url(host, port), log=log, timeout_s=60)
+        yield Served(port, process.pid, token, log, database, host)
     database.close()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

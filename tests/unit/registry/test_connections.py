@@ -23,7 +23,6 @@ LIMITS = Limits(
     head_s=10,
     least_bytes_per_s=100,
     grace_s=10,
-    trusted=parse_proxies("10.0.0.0/8"),
     reserve=2,
 )
 
@@ -77,6 +76,7 @@ class Connection:
     """A connection of an address, in whichever state a test wants."""
 
     address: str
+    is_trusted: bool = False
     waits: Waits = "head"
     since: float = 100.0
     body_bytes: int = 0
@@ -118,13 +118,22 @@ class TestEntering:
         assert connections.enter(Connection("192.0.2.2")) is None
 
     def test_a_proxy_has_as_many_as_there_are(self, connections: Connections) -> None:
-        assert [connections.enter(Connection("10.1.2.3", waits="answer")) for _ in range(5)] == [*[None] * 4, FULL]
+        assert [connections.enter(Connection("10.1.2.3", is_trusted=True, waits="answer")) for _ in range(5)] == [
+            *[None] * 4,
+            FULL,
+        ]
 
     def test_when_all_are_taken_the_one_that_asked_nothing_for_longest_goes(
         self, connections: Connections, loop: Loop
     ) -> None:
-        busy = [Connection("10.0.0.1", waits="answer", since=1.0), Connection("10.0.0.1", waits="body", since=2.0)]
-        silent = [Connection("10.0.0.1", waits="idle", since=4.0), Connection("10.0.0.1", waits="head", since=3.0)]
+        busy = [
+            Connection("10.0.0.1", is_trusted=True, waits="answer", since=1.0),
+            Connection("10.0.0.1", is_trusted=True, waits="body", since=2.0),
+        ]
+        silent = [
+            Connection("10.0.0.1", is_trusted=True, waits="idle", since=4.0),
+            Connection("10.0.0.1", is_trusted=True, waits="head", since=3.0),
+        ]
         for one in (*busy, *silent):
             assert connections.enter(one) is None
         assert connections.enter(Connection("192.0.2.1", waits="answer")) is None
@@ -213,7 +222,7 @@ class TestAnswers:
     def test_beyond_what_all_may_take_those_that_stand_still_longest_are_given_up(self, loop: Loop) -> None:
         connections = Connections(replace(LIMITS, unsent_bytes=250), cast(asyncio.AbstractEventLoop, loop))
         held = [
-            Connection("10.0.0.1", waits="answer", unsent_since=since, transport=Transport(unsent=100))
+            Connection("10.0.0.1", is_trusted=True, waits="answer", unsent_since=since, transport=Transport(unsent=100))
             for since in (90.0, 80.0, 85.0, 100.0)
         ]
         for one in held:
@@ -224,7 +233,9 @@ class TestAnswers:
 
     def test_what_moves_is_not_given_up_however_much_it_is(self, loop: Loop) -> None:
         connections = Connections(replace(LIMITS, unsent_bytes=50), cast(asyncio.AbstractEventLoop, loop))
-        moving = Connection("10.0.0.1", waits="answer", unsent_since=100.0, transport=Transport(unsent=100))
+        moving = Connection(
+            "10.0.0.1", is_trusted=True, waits="answer", unsent_since=100.0, transport=Transport(unsent=100)
+        )
         connections.enter(moving)
         connections.slow.add(moving)
         connections.relieve()

@@ -6,9 +6,9 @@ views get, so that no second parser with other rules ever reads it.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -21,8 +21,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth.principal import Principal
-from registry.errors import Invalid, RegistryError, TooLarge, TooSlow, WrongMediaType
+from registry.errors import Invalid, RegistryError, WrongMediaType
 from registry.held import Held
+from registry.incoming import Incoming, Room, too_large
 from registry.strictjson import MAX_VALUES, check_text, most_values, parse_strictly
 
 _MIB = 1024 * 1024
@@ -45,14 +46,20 @@ LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
     (re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|heartbeat))"), Limit(4 * _MIB, MAX_VALUES)),
     (re.compile(r"/api/v1/jobs/[^/]+/complete"), Limit(8 * _MIB, MAX_VALUES)),
 )
-#: What bodies that are read or worked on may take, in all and of one token's: as they came, and as values.
-RAW_BYTES, RAW_SHARE_BYTES = 32 * _MIB, 16 * _MIB
-VALUES_BYTES, VALUES_SHARE_BYTES = 128 * _MIB, 80 * _MIB
+#: What bodies that come in or are worked on may take, in all and for one namespace: as they came, and as values. Small
+#: ones have room of their own, and wait for no larger ones.
+APART_BYTES = 64 * 1024
+RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
+SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
+VALUES_BYTES, VALUES_SHARE_BYTES = 104 * _MIB, 72 * _MIB
+SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
+#: What pieces of bodies may take that are there and for which there is no room yet.
+_WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
 #: A value takes no more than this beside its text, and a text six times its bytes: where one character of a document
 #: needs four bytes, all of them are given four while it is parsed.
 _VALUE_BYTES, _TEXT_TIMES = 100, 6
-#: Larger bodies are parsed beside the event loop, and so many of them at a time.
-APART_BYTES, PARSED_AT_ONCE = 64 * 1024, 1
+#: Bodies that are not small are parsed beside the event loop, and so many of them at a time.
+PARSED_AT_ONCE = 1
 #: How long a body may take to come in, in seconds.
 READ_S = 60.0
 
@@ -77,7 +84,7 @@ class Parsed(NamedTuple):
 class StrictBodies:
     """ASGI middleware: refuses requests to the API whose text no rule could accept.
 
-    It stands behind the gatekeeper, since whose request it is decides how much may be held for it. Paths below `besides`
+    It stands behind the gatekeeper, since whose request it is decides for whom it is held. Paths below `besides`
     are let through unread: bytes stream there.
     """
 
@@ -85,7 +92,14 @@ class StrictBodies:
         self._app = app
         self._besides = f"{besides}/"
         self._read_s = read_s
-        self._raw = Held(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES)
+        self._incoming = Incoming(
+            small=Room(
+                total_bytes=SMALL_RAW_BYTES, share_bytes=SMALL_RAW_SHARE_BYTES, waiting_bytes=_SMALL_WAITING_BYTES
+            ),
+            large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
+            small_bytes=APART_BYTES,
+        )
+        self._small_values = Held(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
         self._values = Held(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,36 +108,40 @@ class StrictBodies:
         if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
             await self._app(scope, receive, send)
             return
-        who = _caller(scope)
+        who: Principal = scope["principal"]
         limit = _limit_of(path)
-        raw_bytes = value_bytes = 0
+        raw, body, give_values = b"", None, None
         try:
             try:
                 _check_target(scope)
-                expected_bytes = _expected(scope, limit.size_bytes)
-                if expected_bytes:
-                    await self._raw.take(who, expected_bytes)
-                    raw_bytes = expected_bytes
-                body = await _read(receive, expected_bytes, limit.size_bytes, self._read_s)
-                if body:
+                if _has_body(scope, limit.size_bytes):
+                    body = self._incoming.begin(who)
+                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes, read_s=self._read_s)
+                if raw:
                     _require_json(scope)
-                    taken_bytes = _TEXT_TIMES * len(body) + _VALUE_BYTES * min(most_values(body), limit.values)
-                    await self._values.take(who, taken_bytes)
-                    value_bytes = taken_bytes
-                    value = await sized(len(body), parse_strictly, body, max_values=limit.values)
-                    scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(body))}
+                    give_values = await self._hold_values(who, raw, limit)
+                    value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
+                    scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
             except RegistryError as error:
                 await _refusal(error)(scope, receive, send)
                 return
             except ClientDisconnect:
                 return
-            await self._app(scope, _replay(body, receive), send)
+            await self._app(scope, _replay(raw, receive), send)
         finally:
             # Held until the request has been answered: so long does the application keep both.
-            if raw_bytes:
-                self._raw.give(who, raw_bytes)
-            if value_bytes:
-                self._values.give(who, value_bytes)
+            if body is not None:
+                body.leave()
+            if give_values is not None:
+                give_values()
+
+    async def _hold_values(self, who: Principal, raw: bytes, limit: Limit) -> Callable[[], None]:
+        """Take the room for what a body becomes; return what gives it back. Raises RateLimited, Unavailable."""
+        size_bytes = _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values)
+        values = self._small_values if len(raw) <= APART_BYTES else self._values
+        holder = who.payer(values.by_holder)
+        await values.take(holder, size_bytes)
+        return partial(values.give, holder, size_bytes)
 
 
 async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: Any) -> T:
@@ -154,11 +172,6 @@ async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: A
 
 def _refusal(error: RegistryError) -> JSONResponse:
     return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
-
-
-def _caller(scope: Scope) -> str:
-    principal: Principal = scope["principal"]
-    return principal.token_id or principal.name
 
 
 def _limit_of(path: str) -> Limit:
@@ -194,40 +207,16 @@ def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
     return [*others, (b"content-type", _JSON)]
 
 
-def _expected(scope: Scope, most_bytes: int) -> int:
-    """How many bytes to keep free for a body: as many as it says, or the most where it says nothing."""
+def _has_body(scope: Scope, most_bytes: int) -> bool:
+    """Whether a body comes. Raises Invalid, and TooLarge where it says that it is."""
     lengths = _all(scope, b"content-length")
     if not lengths:
-        return most_bytes if _all(scope, b"transfer-encoding") else 0
+        return bool(_all(scope, b"transfer-encoding"))
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 20:
         raise Invalid("the Content-Length is no number; send it once, in bytes")
     if int(lengths[0]) > most_bytes:
-        raise _too_large(most_bytes)
-    return int(lengths[0])
-
-
-async def _read(receive: Receive, expected_bytes: int, most_bytes: int, read_s: float) -> bytes:
-    if not expected_bytes:
-        return b""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(read_s):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    # Nobody is left to answer, and half a body means nothing.
-                    raise ClientDisconnect
-                body += message.get("body", b"")
-                if len(body) > most_bytes:
-                    raise _too_large(most_bytes)
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise TooSlow(f"the body did not come in within {read_s:g} s; send it faster") from None
-
-
-def _too_large(most_bytes: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {most_bytes} bytes; files go to storage by an upload session")
+        raise too_large(most_bytes)
+    return int(lengths[0]) > 0
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

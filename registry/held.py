@@ -1,4 +1,4 @@
-"""How much memory requests may hold at once: in all, and for one caller.
+"""How much memory requests may hold at once: in all, and for one holder.
 
 >>> held = Held(total_bytes=100, share_bytes=60)
 >>> held.try_take("ana", 50), held.try_take("ana", 20), held.try_take("ben", 50)
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from registry.errors import RateLimited, Unavailable
@@ -28,28 +29,32 @@ class _Waiter:
 
 
 class Held:
-    """A sum of bytes that is never above `total_bytes`, of which no caller has more than `share_bytes`."""
+    """A sum of bytes that is never above `total_bytes`, of which no holder has more than `share_bytes`."""
 
     def __init__(self, *, total_bytes: int, share_bytes: int) -> None:
         self._total_bytes = total_bytes
         self._share_bytes = share_bytes
         self._taken_bytes = 0
-        self._by_caller: dict[str, int] = {}
+        self._by_holder: dict[str, int] = {}
         self._waiting: deque[_Waiter] = deque()
+
+    @property
+    def by_holder(self) -> Mapping[str, int]:
+        """How much each has, who has any."""
+        return self._by_holder
 
     def try_take(self, who: str, size_bytes: int) -> bool:
         """Take so many bytes where there is room for them now; say whether there was."""
-        mine = self._by_caller.get(who, 0) + size_bytes
-        if mine > self._share_bytes or self._taken_bytes + size_bytes > self._total_bytes:
+        if self._is_beyond_share(who, size_bytes) or self._taken_bytes + size_bytes > self._total_bytes:
             return False
-        self._by_caller[who] = mine
+        self._by_holder[who] = self._by_holder.get(who, 0) + size_bytes
         self._taken_bytes += size_bytes
         return True
 
     async def take(self, who: str, size_bytes: int, *, patience_s: float = PATIENCE_S) -> None:
         """Take so many bytes, once there is room for them.
 
-        Raises RateLimited where the caller's own requests leave no room for so long, Unavailable where everybody's do.
+        Raises RateLimited where the holder's own requests leave no room for so long, Unavailable where everybody's do.
         """
         if not self._waiting and self.try_take(who, size_bytes):
             return
@@ -57,16 +62,18 @@ class Held:
         self._waiting.append(waiter)
         self._grant()
         try:
-            await asyncio.wait_for(waiter.granted.wait(), patience_s)
+            # No `wait_for`: before Python 3.12 it swallows a cancellation that comes together with what it waits for.
+            async with asyncio.timeout(patience_s):
+                await waiter.granted.wait()
         except TimeoutError:
             if waiter.granted.is_set():
                 return
             self._waiting.remove(waiter)
-            if self._by_caller.get(who, 0) + size_bytes > self._share_bytes:
+            if self._is_beyond_share(who, size_bytes):
                 raise RateLimited(
-                    "this token's other requests hold all the memory that a token may; send fewer large bodies at once"
+                    "other requests of this namespace hold all the memory that a namespace may; send fewer bodies at once"
                 ) from None
-            raise Unavailable("the server holds as many large bodies as it can; send the same again shortly") from None
+            raise Unavailable("the server holds as many bodies as it can; send the same again shortly") from None
         except asyncio.CancelledError:
             if waiter.granted.is_set():
                 self.give(who, size_bytes)
@@ -77,11 +84,11 @@ class Held:
     def give(self, who: str, size_bytes: int) -> None:
         """Give back what was taken, and let in who waits for it."""
         self._taken_bytes -= size_bytes
-        left = self._by_caller[who] - size_bytes
+        left = self._by_holder[who] - size_bytes
         if left:
-            self._by_caller[who] = left
+            self._by_holder[who] = left
         else:
-            del self._by_caller[who]
+            del self._by_holder[who]
         self._grant()
 
     def _grant(self) -> None:
@@ -90,3 +97,9 @@ class Held:
             if self.try_take(waiter.who, waiter.size_bytes):
                 self._waiting.remove(waiter)
                 waiter.granted.set()
+            elif not self._is_beyond_share(waiter.who, waiter.size_bytes):
+                # Nobody overtakes who waits for what all have: else whoever needs much would wait for ever.
+                return
+
+    def _is_beyond_share(self, who: str, size_bytes: int) -> bool:
+        return self._by_holder.get(who, 0) + size_bytes > self._share_bytes

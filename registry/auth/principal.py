@@ -67,6 +67,16 @@ class Principal:
         """
         return f"name:{self.name}" if self.token_id is None else f"token:{self.token_id}"
 
+    def payer(self, taken: Mapping[str, int]) -> str:
+        """For whom something is counted that a server has little of: the one of its namespaces that has taken least.
+
+        Whoever administers a namespace makes as many tokens as he likes, so what many of them take is the namespace's. A
+        token for all namespaces, which only an admin of all makes, pays for itself.
+        """
+        if not self.grants or EVERYWHERE in self.grants:
+            return self.owner
+        return min(self.grants, key=lambda namespace: taken.get(namespace, 0))
+
     def may(self, action: str, namespace: str) -> bool:
         """Tell whether `action` is allowed in `namespace`; what belongs to the whole registry is read by everybody."""
         if namespace == EVERYWHERE and action == "read":

@@ -355,13 +355,13 @@ class TestStream:
 
 
 class TestHowMany:
-    """Each who watches holds a connection and asks the database: so many of a token, and so many in all."""
+    """Each who watches holds a connection and asks the database: so many of a token, of a namespace and in all."""
 
     @pytest.fixture
     def few(self, people: World, monkeypatch: pytest.MonkeyPatch) -> Watchers:
         watchers = people.services.watchers
         monkeypatch.setattr(watchers, "_most_of_token", 2)
-        monkeypatch.setattr(watchers, "_most", 3)
+        monkeypatch.setattr(watchers, "_most", 5)
         return watchers
 
     def test_a_token_watches_so_many_at_once_and_another_may_still(
@@ -383,9 +383,12 @@ class TestHowMany:
                 begun.append(third.iter_bytes())
                 assert next(begun[-1])
                 refused = theirs.get(stream)
-                assert "3 streams are open already" in refused.text
+                assert "as many jobs as they leave to all others" in refused.text
+                with bare_http(people.url, people.token(Role.READER)) as all_see, all_see.stream("GET", stream) as more:
+                    begun.append(more.iter_bytes())
+                    assert next(begun[-1])
         deadline = time.monotonic() + PATIENCE_S
-        while few._by_token:
+        while few._by_token or few._by_payer:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert http.get(stream.replace("for_s=60", "for_s=0.01")).status_code == 200

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from support.wire import Line, Served, serving
+from support.wire import Answer, Line, Served, serving
+
+from registry.auth.principal import SYSTEM, Role
+from registry.auth.service import Tokens
+from registry.bodies import RAW_BYTES
 
 HEAD_S = 1.0
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -150,6 +155,13 @@ class TestBodies:
             f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode()
         )
 
+    def begin_chunked(self, served: Served, line: Line) -> None:
+        line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.send(
+            f"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.token}\r\n"
+            f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+
     def test_a_body_that_stops_is_given_up(self, served: Served, line: Line) -> None:
         began = time.monotonic()
         self.begin(served, line)
@@ -183,6 +195,42 @@ class TestBodies:
         # What is on its way in both systems' buffers comes on top of what is read.
         assert sent < 2**24
 
+    def test_the_pieces_of_a_chunked_body_may_come_in_any_segments(self, served: Served, line: Line) -> None:
+        body = b'{"blobs": []}'
+        pieces = [
+            b"%x;a=b\r\n" % 5,
+            body[:5],
+            b"\r\n%x" % (len(body) - 5),
+            b"\r\n",
+            body[5:],
+            b"\r",
+            b"\n0\r\n",
+            b"\r\n",
+        ]
+        self.begin_chunked(served, line)
+        began = time.monotonic()
+        for piece in pieces:
+            time.sleep(0.05)
+            line.send(piece)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 422
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize("begin", [b"1;", b"1\r\na\r\n1;", b"0\r\nX: "], ids=repr)
+    def test_what_frames_a_chunked_body_and_does_not_end_is_refused(
+        self, served: Served, line: Line, begin: bytes
+    ) -> None:
+        self.begin_chunked(served, line)
+        line.send(begin)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 2**26:
+                line.send(b"a" * 2**14)
+                sent += 2**14
+        assert sent < 2**24
+        assert line.ends()
+
     def test_a_body_behind_an_answer_is_read_so_that_the_answer_arrives(self, line: Line) -> None:
         line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
         line.send(b"a" * 100_000)
@@ -193,6 +241,49 @@ class TestBodies:
         answer = line.answer()
         assert answer is not None
         assert answer.status == 200
+
+
+class TestRoom:
+    """Bodies of some namespaces take all the room that there is for them, and then stand still."""
+
+    def test_who_stands_still_makes_room_and_small_bodies_need_none(self, served: Served) -> None:
+        tokens = Tokens(served.database)
+        evil, evil2, sound = (
+            tokens.create(name=name, grants={name: Role.READER}, who=SYSTEM).secret
+            for name in ("evil", "evil2", "sound")
+        )
+        part = b" " * (RAW_BYTES // 7)
+        with ExitStack() as stack:
+            held = [stack.enter_context(served.line(source=f"127.0.0.{60 + number}")) for number in range(7)]
+            for number, line in enumerate(held):
+                # 4 of 7 parts are a namespace's whole share.
+                self.begin(line, evil if number < 4 else evil2, "jobs/x/complete", b"Transfer-Encoding: chunked")
+                line.send(b"%x\r\n" % len(part) + part + b"\r\n")
+            for body in (b"{}", b'{"a": "%s"}' % (b"a" * 900_000)):
+                began = time.monotonic()
+                line = stack.enter_context(served.line(source="127.0.0.70"))
+                self.begin(line, sound, "versions", b"Content-Length: %d" % len(body))
+                line.send(body)
+                answer = line.answer()
+                assert answer is not None
+                assert answer.status == 422
+                assert time.monotonic() - began < 5
+            refused = [answer.status for line in held if (answer := self.refusal(line)) is not None]
+            assert refused == [408]
+
+    def begin(self, line: Line, token: str, path: str, size: bytes) -> None:
+        line.send(
+            f"POST /api/v1/{path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
+            "Content-Type: application/json\r\n".encode()
+            + size
+            + b"\r\n\r\n"
+        )
+
+    def refusal(self, line: Line) -> Answer | None:
+        line.socket.settimeout(0.2)
+        with suppress(TimeoutError):
+            return line.answer()
+        return None
 
 
 class TestConnections:
@@ -273,6 +364,20 @@ class TestProxies:
                     assert answer is not None
                     assert answer.status == 200
             assert "192.0.2.7" in served.log.read_text()
+
+    def test_a_named_proxy_over_ipv6_has_as_many_connections_as_it_needs_and_no_other_has(self, tmp_path: Path) -> None:
+        for trusted, statuses in (("::1", {200}), ("2001:db8::5", {200, 429})):
+            folder = tmp_path / trusted.replace(":", "-")
+            folder.mkdir()
+            given = {"trusted_proxies": trusted, "max_connections_per_address": "1"}
+            with serving(folder, host="::1", **given) as served, ExitStack() as stack:
+                seen = set()
+                for line in [stack.enter_context(served.line()) for _ in range(2)]:
+                    line.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
+                    answer = line.answer()
+                    assert answer is not None
+                    seen.add(answer.status)
+                assert seen == statuses
 
 
 def test_two_processes_have_the_same_limits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_a_caller_has_no_more_than_its_share_and_all_no_more_than_there_is() -> 
     async def run() -> None:
         held = Held(total_bytes=100, share_bytes=60)
         await held.take("ana", 60)
-        with pytest.raises(RateLimited, match="this token's"):
+        with pytest.raises(RateLimited, match="of this namespace"):
             await held.take("ana", 1, patience_s=0.01)
         await held.take("ben", 40)
         with pytest.raises(Unavailable) as caught:
@@ -58,5 +58,47 @@ def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
             await waiting
         held.give("ana", 10)
         assert held.try_take("cid", 10)
+
+    asyncio.run(run())
+
+
+def test_nobody_overtakes_who_waits_for_room_that_all_have() -> None:
+    async def run() -> None:
+        held = Held(total_bytes=100, share_bytes=60)
+        await held.take("ana", 45)
+        await held.take("ben", 45)
+        order: list[str] = []
+
+        async def take(who: str, size_bytes: int) -> None:
+            await held.take(who, size_bytes)
+            order.append(who)
+
+        waiting = [asyncio.create_task(take("cid", 50)), asyncio.create_task(take("dan", 5))]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not order
+        held.give("ana", 45)
+        await asyncio.gather(*waiting)
+        assert order == ["cid", "dan"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cancellation_that_comes_with_the_room_is_none_the_less_one(turns: int) -> None:
+    async def run() -> None:
+        held = Held(total_bytes=10, share_bytes=10)
+        await held.take("ana", 10)
+        waiting = asyncio.create_task(held.take("ben", 10))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        held.give("ana", 10)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        has_taken = waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() is not has_taken
+        assert ("ben" in held.by_holder) is has_taken
 
     asyncio.run(run())

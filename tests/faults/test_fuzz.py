@@ -308,12 +308,26 @@ HOSTILE: dict[str, tuple[str, Callable[[int], str]]] = {
     "shapes": ("bases", lambda size: _base(tensors={f"{n}": [1, 1] for n in range(size // 16)})),
     "paths": ("versions", lambda size: _publication(size)),
     "patterns": ("versions", lambda size: _publication(200, modules=[f"m{n}" for n in range(size // 10)])),
+    "samples": ("jobs/nobody/complete", lambda size: _completion(size)),
+    "metrics": ("jobs/nobody/complete", lambda size: _completion(200, metrics={f"m{n}": 1.0 for n in range(size // 13)})),
+    "lines": ("jobs/nobody/heartbeat", lambda size: _heartbeat(size)),
 }  # fmt: skip
 
 
 def _base(config: object = None, tensors: object = None) -> str:
     facts = {"fingerprint": "a" * 64, "weights_digest": "b" * 64, "architecture": "x"}
     return json.dumps({"id": "x", **facts, "config": {"a": config}, "tensors": tensors or {}}, separators=(",", ":"))
+
+
+def _completion(size: int, metrics: object = None) -> str:
+    samples = [{"prompt": "a" * 2000, "reference": "b" * 500, "completion": "\U0001f600" * 500}] * max(1, size // 5000)
+    report = {"metrics": metrics or {"loss": 1.0}, "precision": "bfloat16", "samples": samples}
+    scored = {"label": "x/y@v1", "digest": None, "base_fingerprint": "a" * 64, "report": report}
+    return json.dumps({"attempt": 1, "evaluations": [scored]}, ensure_ascii=False)
+
+
+def _heartbeat(size: int) -> str:
+    return json.dumps({"attempt": 1, "events": [{"kind": "log", "message": "a" * 3000}] * max(1, size // 3040)})
 
 
 def _publication(size: int, modules: list[str] | None = None) -> str:

@@ -19,6 +19,8 @@ class Lifetimes:
     tokens_days: float = 90.0
     #: Answers to requests that carried a key.
     keyed_days: float = 7.0
+    #: What is known of files whose bytes were collected, and that nothing names any more.
+    collected_days: float = 30.0
     #: Entries of the audit trail, once they lie in a file.
     audit_days: float = 400.0
     #: Where these files go; None: every entry stays in the database.

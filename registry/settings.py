@@ -29,6 +29,7 @@ _NUMBERS = {
     "keep_events_days": float,
     "keep_attempts_days": float,
     "keep_failed_days": float,
+    "keep_collected_days": float,
     "keep_tokens_days": float,
     "keep_audit_days": float,
     "max_attempts": int,
@@ -138,6 +139,7 @@ class Settings:
     keep_events_days: float = 90.0
     keep_attempts_days: float = 365.0
     keep_failed_days: float = 30.0
+    keep_collected_days: float = 30.0
     keep_tokens_days: float = 90.0
     keep_audit_days: float = 400.0
     #: Where old entries of the audit trail are written before they leave the database; None: they stay in it.
@@ -196,6 +198,7 @@ class Settings:
             events_days=self.keep_events_days,
             attempts_days=self.keep_attempts_days,
             failed_days=self.keep_failed_days,
+            collected_days=self.keep_collected_days,
             tokens_days=self.keep_tokens_days,
             audit_days=self.keep_audit_days,
             audit_folder=self.audit_folder,

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.models import UploadBlob, UploadPart
+from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
 from registry.artifacts.uploads import end_expired
 from registry.audit.models import AuditEntry
 from registry.audit.service import record
@@ -28,6 +28,8 @@ from registry.auth.models import Grant, Token
 from registry.auth.principal import EVERYWHERE, SYSTEM
 from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import (
+    BaseModelRow,
+    NamedBase,
     Origin,
     Version,
     VersionDocument,
@@ -36,11 +38,13 @@ from registry.catalog.models import (
     VersionTag,
     VersionTarget,
 )
-from registry.db import Database, db_epoch_s, insert_if_new, utc_now
+from registry.datasets.models import Dataset
+from registry.db import Database, db_epoch_s, hold_blobs, insert_if_new, utc_now
 from registry.errors import RegistryError, Unavailable
+from registry.evaluations.models import Evaluation
 from registry.idempotency.models import KeyedRequest
 from registry.jobs.lifecycle import FINAL
-from registry.jobs.models import Attempt, Job, JobEvent
+from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.lifetimes import Lifetimes
 from registry.quotas.recount import recount
 from registry.removal.models import AuditExport, DailyWork
@@ -110,6 +114,8 @@ class Expiry:
             "tokens": self._tokens,
             "keyed_requests": self._keyed,
             "uploads": self._uploads,
+            "collected_manifests": self._manifests,
+            "collected_blobs": self._blobs,
             "audit_entries": self._audit,
             # Last, and no rows: the sums of namespaces that were wrong.
             "usage": self._usage,
@@ -232,6 +238,45 @@ class Expiry:
 
     def _usage(self) -> int:
         return 0 if self._late() else recount(self._db, within_s=self._statement_s)
+
+    def _manifests(self) -> int:
+        """Manifests whose files were given up, but for those by which a version, a base or scores are still known."""
+        old = ManifestRow.collected_at < self._before(self._lifetimes.collected_days)
+        named = (
+            exists().where(Version.digest == ManifestRow.digest),
+            exists().where(Version.manifest_digest == ManifestRow.digest),
+            exists().where(BaseModelRow.manifest_digest == ManifestRow.digest),
+            exists().where(NamedBase.manifest_digest == ManifestRow.digest),
+            exists().where(Checkpoint.manifest_digest == ManifestRow.digest),
+            exists().where(Evaluation.digest == ManifestRow.digest),
+        )
+
+        def batch(session: Session) -> int:
+            # Nobody records one of them meanwhile.
+            hold_blobs(session, alone=True)
+            query = select(ManifestRow.digest).where(old, *(~one for one in named))
+            digests = session.scalars(query.limit(_BATCH)).all()
+            if digests:
+                # What it consisted of, and who signed it, go with it.
+                session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(digests)))
+            return len(digests)
+
+        return self._in_batches(batch)
+
+    def _blobs(self) -> int:
+        """What is known of bytes that were given up, once no manifest and no dataset has them. Bytes of no row are strays."""
+        old = Blob.collected_at < self._before(self._lifetimes.collected_days)
+        named = (exists().where(ManifestBlob.sha256 == Blob.sha256), exists().where(Dataset.digest == Blob.sha256))
+
+        def batch(session: Session) -> int:
+            hold_blobs(session, alone=True)
+            query = select(Blob.sha256).where(old, *(~one for one in named))
+            digests = session.scalars(query.limit(_BATCH)).all()
+            if digests:
+                session.execute(delete(Blob).where(Blob.sha256.in_(digests)))
+            return len(digests)
+
+        return self._in_batches(batch)
 
     # The audit trail.
 

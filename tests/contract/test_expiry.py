@@ -18,7 +18,7 @@ from support.people import new_adapter, submit, training
 from support.registries import World, embedded
 from support.working import Held, line
 
-from registry.artifacts.models import Upload, UploadBlob, UploadPart
+from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
 from registry.audit.models import AuditEntry
 from registry.auth.models import Token
 from registry.auth.principal import LOCAL, Role
@@ -169,6 +169,30 @@ def test_upload_sessions_that_are_over_go_with_all_that_was_said_in_them(
     assert count(people, UploadBlob, UploadBlob.upload_id == open_one) == 1
     assert count(people, UploadPart, UploadPart.stored_as == places[0]) == 1
     assert count(people, UploadPart, UploadPart.stored_as == "left behind") == 0
+
+
+def test_of_files_that_were_collected_only_what_is_named_stays(
+    people: World, admin: Client, acting: Callable[..., Client], space: str, tmp_path: Path
+) -> None:
+    writer = acting(**{space: Role.WRITER})
+    pushed = writer.push(new_adapter(tmp_path), f"{space}/named", base="tiny")
+    with people.services.db.write() as session:
+        for model in (Blob, ManifestRow):
+            session.execute(update(model).where(model.collected_at.is_not(None)).values(collected_at=utc_now()))
+        for at, letter in ((utc_now() - OLD, "c"), (utc_now(), "d")):
+            session.add(Blob(sha256=letter * 64, size_bytes=1, collected_at=at))
+            session.add(ManifestRow(digest=letter * 64, kind="merged", body="{}", size_bytes=1, collected_at=at))
+            session.flush()
+            session.add(ManifestBlob(manifest_digest=letter * 64, sha256=letter * 64))
+    # As if the files of a version had been given up long ago: its history is kept.
+    admin.delete(pushed.ref)
+    age(people, ManifestRow, ManifestRow.digest == pushed.digest, "collected_at")
+    gone = people.services.expiry.run()
+    assert (gone["collected_manifests"], gone["collected_blobs"]) == (1, 1)
+    for model, key in ((Blob, Blob.sha256), (ManifestRow, ManifestRow.digest)):
+        assert (count(people, model, key == "c" * 64), count(people, model, key == "d" * 64)) == (0, 1)
+    assert count(people, ManifestRow, ManifestRow.digest == pushed.digest) == 1
+    assert writer.push(new_adapter(tmp_path), f"{space}/named", base="tiny").number == 2
 
 
 def test_old_answers_go(people: World) -> None:

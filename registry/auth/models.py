@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ColumnElement, ForeignKey, String, or_
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db import Model, UtcDateTime, utc_now
@@ -38,3 +38,8 @@ class Token(Model):
     forgotten_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     grants: Mapped[list[Grant]] = relationship(lazy="selectin", cascade="all, delete-orphan")
+
+
+def in_use() -> ColumnElement[bool]:
+    """The condition that a token is neither revoked nor expired: only then it allows anything."""
+    return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > utc_now())

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
-from sqlalchemy import or_, select, text
+from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
 from registry.audit.service import record
-from registry.auth.models import Grant, Token
+from registry.auth.models import Grant, Token, in_use
 from registry.auth.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from registry.db import Database, utc_now
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
@@ -27,7 +28,7 @@ _OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "ad
 #: Names that promise more than the role of a token in some namespaces.
 _ADMINS = frozenset({"admin", "administrator", "root"})
 _MOST_NAME_CHARS = 100
-#: Held by whoever makes a token: two at once could take one name.
+#: Held by whoever makes or revokes a token: two at once could take one name, or act by a token that is being revoked.
 _TOKENS_LOCK = 0x6164617074746F6B
 
 
@@ -51,14 +52,12 @@ class Tokens:
 
         With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
         caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
-        told from another, Conflict where a token in use has it.
+        told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
         for namespace in grants:
             _check_namespace(namespace)
-            _require_admin(who, namespace)
-        _check_name(name, who)
         token_id = secrets.token_hex(8)
         secret = f"actl_{secrets.token_urlsafe(32)}"
         token = Token(
@@ -70,8 +69,10 @@ class Tokens:
             expires_at=None if days is None else utc_now() + timedelta(days=days),
             grants=[Grant(namespace=namespace, role=role.value) for namespace, role in sorted(grants.items())],
         )
-        with self._db.write() as session:
-            _alone(session)
+        with self._alone(who) as (session, who):
+            for namespace in grants:
+                _require_admin(who, namespace)
+            _check_name(name, who)
             for earlier in _namesakes(session, name, grants):
                 if not replace or not _administers(who, earlier):
                     raise _taken(name, earlier, who)
@@ -85,8 +86,11 @@ class Tokens:
         return NewToken(**view.model_dump(), secret=secret)
 
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
-        """Make a token worthless at once; again is harmless. Raises NotFound for one that the caller may not see."""
-        with self._db.write() as session:
+        """Make a token worthless at once; again is harmless.
+
+        Raises NotFound for one that the caller may not see, Unauthenticated where the caller's own is revoked.
+        """
+        with self._alone(who) as (session, who):
             token = session.get(Token, token_id, with_for_update=True)
             if token is None or token.forgotten_at is not None or not _administers(who, token):
                 raise NotFound(f"there is no token {token_id[:40]!a}; list them with: adapterctl token list")
@@ -100,13 +104,13 @@ class Tokens:
         """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
 
         The caller's own keeps it, and so do those with a role in all namespaces, which a grant of this one is not.
-        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace.
+        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace, Unauthenticated where the
+        caller's own token is revoked.
         """
         _check_namespace(namespace, param="namespace")
-        _require_admin(who, namespace)
         lost, everywhere = [], 0
-        with self._db.write() as session:
-            _alone(session)
+        with self._alone(who) as (session, who):
+            _require_admin(who, namespace)
             for token in _in_use(session, {namespace, EVERYWHERE}):
                 grants = {grant.namespace: grant for grant in token.grants}
                 everywhere += EVERYWHERE in grants and namespace != EVERYWHERE
@@ -137,16 +141,19 @@ class Tokens:
         if not secret:
             raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
-            token = session.scalars(select(Token).where(Token.secret_sha256 == secret_digest(secret))).first()
-        if (
-            token is None
-            or token.revoked_at is not None
-            or (token.expires_at is not None and token.expires_at < utc_now())
-        ):
-            raise Unauthenticated(
-                "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
-            )
-        return Principal(token.name, {grant.namespace: Role(grant.role) for grant in token.grants}, token.id)
+            return _holder(session, Token.secret_sha256 == secret_digest(secret))
+
+    @contextmanager
+    def _alone(self, who: Principal) -> Iterator[tuple[Session, Principal]]:
+        """Until the block ends, nobody else makes or revokes a token; give who is asking, with the roles that they have now.
+
+        What was known of their token when the request came may be older than its end. Raises Unauthenticated.
+        """
+        with self._db.write() as session:
+            # On SQLite a transaction that writes is alone already.
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
+            yield session, who if who.token_id is None else _holder(session, Token.id == who.token_id)
 
 
 def secret_digest(secret: str) -> str:
@@ -167,17 +174,19 @@ def _check_name(name: str, who: Principal) -> None:
         raise Invalid(f"{name!a} is given out by admins of all namespaces alone; choose another name", param="name")
 
 
-def _alone(session: Session) -> None:
-    """Until the transaction ends, nobody else makes a token. On SQLite a transaction that writes is alone already."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
+def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
+    """Who holds a token. Raises Unauthenticated for one that is unknown, expired or revoked."""
+    token = session.scalars(select(Token).where(which, in_use())).first()
+    if token is None:
+        raise Unauthenticated(
+            "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
+        )
+    return Principal(token.name, {grant.namespace: Role(grant.role) for grant in token.grants}, token.id)
 
 
 def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[Token]:
     """The tokens that are neither revoked nor expired, the oldest first; those with a role in one of these namespaces."""
-    query = select(Token).where(
-        Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > utc_now())
-    )
+    query = select(Token).where(in_use())
     if namespaces is not None:
         query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
     return session.scalars(query.order_by(Token.created_at, Token.id)).all()

@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
-from registry.auth.models import Grant, Token
+from registry.auth.models import Grant, Token, in_use
 from registry.auth.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, roles_of
 from registry.db import db_now
 from registry.jobs.models import Attempt, Job, Worker
@@ -24,8 +24,6 @@ FORGOTTEN_AFTER = timedelta(days=7)
 _WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
 #: The id of the token of a worker, as `Principal.owner` wraps it.
 _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
-#: A token that is not revoked, and may work in the grant's namespace.
-_MAY_WORK = and_(Token.id == Grant.token_id, Token.revoked_at.is_(None), Grant.role.in_(roles_of("work")))
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class AtHand:
 
 def works_in(namespaces: Iterable[str]) -> ColumnElement[bool]:
     """The condition that a worker's token may work in one of these namespaces, or everywhere."""
-    granted = exists().where(_MAY_WORK, Grant.token_id == _TOKEN_ID, Grant.namespace.in_([*namespaces, EVERYWHERE]))
+    granted = exists().where(_may_work(), Grant.token_id == _TOKEN_ID, Grant.namespace.in_([*namespaces, EVERYWHERE]))
     return or_(Worker.owner.in_(_WITHOUT_TOKEN), granted.correlate(Worker))
 
 
@@ -74,10 +72,15 @@ def spaces_of(session: Session, owners: set[str]) -> dict[str, frozenset[str]]:
     """The namespaces in which the workers of each owner work."""
     found: dict[str, set[str]] = {owner: {EVERYWHERE} if owner in _WITHOUT_TOKEN else set() for owner in owners}
     tokens = {owner.partition(":")[2]: owner for owner in owners if owner not in _WITHOUT_TOKEN}
-    grants = select(Grant.token_id, Grant.namespace).join(Token, _MAY_WORK).where(Grant.token_id.in_(tokens))
+    grants = select(Grant.token_id, Grant.namespace).join(Token, _may_work()).where(Grant.token_id.in_(tokens))
     for token_id, namespace in session.execute(grants) if tokens else ():
         found[tokens[token_id]].add(namespace)
     return {owner: frozenset(namespaces) for owner, namespaces in found.items()}
+
+
+def _may_work() -> ColumnElement[bool]:
+    """The condition that a token is in use, and may work in the grant's namespace."""
+    return and_(Token.id == Grant.token_id, in_use(), Grant.role.in_(roles_of("work")))
 
 
 def running_on(session: Session) -> dict[tuple[str, str], tuple[str, str]]:

@@ -17,6 +17,7 @@ from support.people import bare_http, training
 from support.registries import World
 from support.working import Held, line
 
+from registry.auth.models import Token
 from registry.auth.principal import SYSTEM, Role
 from registry.db import append, db_epoch_s, utc_now
 from registry.jobs import workers as rooms
@@ -279,6 +280,19 @@ class TestWorkers:
             else:
                 with pytest.raises(Exception, match="no worker shares"):
                     team.writer.call("POST", "/jobs", JobView, body=wanted)
+
+    def test_nor_does_one_whose_token_is_over(self, team: Team, space: str) -> None:
+        team.writer.register_base(base_registration(space, location=f"file:///models/{space}"))
+        request = TrainingRequest(adapter=f"{space}/a", base=BaseChoice(id=space), data=team.data)
+        hello(team.worker, shared_paths=["/models"])
+        assert "gpu-1" in workers(team.writer)
+        assert team.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request)).state == "queued"
+        with team.world.services.db.write() as session:
+            of = Token.id == team.world.services.tokens.check(team.worker.config.token).token_id
+            session.execute(update(Token).where(of).values(expires_at=utc_now() - timedelta(seconds=1)))
+        with pytest.raises(Exception, match="no worker shares"):
+            team.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
+        assert workers(team.writer) == {}
 
     def test_what_one_says_of_itself_is_bounded(self, team: Team) -> None:
         with bare_http(team.world.url, team.worker.config.token or "") as http:

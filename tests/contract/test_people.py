@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from support.people import Place, bare_http, claim, furnish, new_adapter, new_da
 from support.registries import World
 
 from registry import http
-from registry.auth.principal import LOCAL, SYSTEM, Role
+from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
 from registry.auth.service import Tokens
 from registry.db import Database
-from registry.errors import Conflict
+from registry.errors import Conflict, Forbidden
+from registry.errors import Unauthenticated as Revoked
 from registry.refusals import Refusals
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotAllowed, NotFound, Unauthenticated
@@ -413,6 +414,58 @@ def test_nobody_learns_whether_a_name_that_they_may_not_see_is_taken(
         assert status in expected, (asked, body)
     assert admin.get(secret.name).info.aliases == ["production"]
     assert admin.get(secret.name).info.digest == secret.publication.manifest.digest
+
+
+class TestRevokedWhileAsking:
+    """Who is asking was looked up before their token was revoked: it counts no more all the same."""
+
+    @pytest.fixture
+    def stale(self, people: World, space: str) -> Principal:
+        made = people.services.tokens.create(name="eve", grants={space: Role.ADMIN}, who=SYSTEM)
+        found = people.services.tokens.check(made.secret)
+        people.services.tokens.revoke(made.id, who=SYSTEM)
+        return found
+
+    def test_nobody_makes_a_token(self, people: World, space: str, stale: Principal) -> None:
+        with pytest.raises(Revoked, match="revoked"):
+            people.services.tokens.create(name="eve-2", grants={space: Role.ADMIN}, who=stale)
+        assert [token.name for token in people.services.tokens.list(who=SYSTEM) if token.name == "eve-2"] == []
+
+    def test_nobody_revokes_one(self, people: World, space: str, stale: Principal) -> None:
+        ours = people.services.tokens.create(name="ana", grants={space: Role.READER}, who=SYSTEM)
+        with pytest.raises(Revoked):
+            people.services.tokens.revoke(ours.id, who=stale)
+        with pytest.raises(Revoked):
+            people.services.tokens.revoke_namespace(space, who=stale)
+        assert people.services.tokens.check(ours.secret).name == "ana"
+
+    def test_nobody_gives_a_role_out_that_they_have_no_more(self, people: World, space: str) -> None:
+        tokens, other = people.services.tokens, f"other-{space}"
+        made = tokens.create(name="eve", grants={space: Role.ADMIN, other: Role.ADMIN}, who=SYSTEM)
+        before = tokens.check(made.secret)
+        tokens.revoke_namespace(space, who=SYSTEM)
+        with pytest.raises(Forbidden):
+            tokens.create(name="eve-2", grants={space: Role.READER}, who=before)
+        with pytest.raises(Forbidden):
+            tokens.revoke_namespace(space, who=before)
+        assert tokens.create(name="eve-2", grants={other: Role.READER}, who=before).created_by == "eve"
+
+    def test_of_a_token_that_makes_others_while_it_is_revoked_none_is_left(self, people: World, space: str) -> None:
+        """Each that it makes is there before it is revoked, or is not made."""
+        tokens = people.services.tokens
+        eve = tokens.check(tokens.create(name="eve", grants={space: Role.ADMIN}, who=SYSTEM).secret)
+
+        def make(number: int) -> None:
+            with suppress(Revoked):
+                tokens.create(name=f"eve-{number}", grants={space: Role.ADMIN}, who=eve)
+
+        with ThreadPoolExecutor(4) as pool:
+            made = [pool.submit(make, number) for number in range(24)]
+            tokens.revoke_namespace(space, who=SYSTEM)
+            for one in made:
+                one.result()
+        left = [token for token in tokens.list(who=SYSTEM) if token.revoked_at is None]
+        assert [token.name for token in left if space in {grant.namespace for grant in token.grants}] == []
 
 
 class TestNames:

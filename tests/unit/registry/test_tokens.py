@@ -19,7 +19,8 @@ from registry.db import Database, utc_now
 from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from sdk.schemas.people import GrantView, NewToken
 
-TEAM_ADMIN = Principal("ana", {"team": Role.ADMIN, "-": Role.READER}, "t1")
+#: Whoever comes without a token is who they are said to be.
+TEAM_ADMIN = Principal("ana", {"team": Role.ADMIN, "-": Role.READER})
 
 
 #: Names that no other token has.
@@ -185,10 +186,11 @@ class TestOfANamespace:
 
 
 def test_the_trail_says_who_made_and_revoked_what_and_holds_no_secret(db: Database) -> None:
-    made = Tokens(db).create(name="ci", grants={"team": Role.WRITER}, days=1, who=TEAM_ADMIN)
+    ana = make(db, "ana", team=Role.ADMIN)
+    made = Tokens(db).create(name="ci", grants={"team": Role.WRITER}, days=1, who=Tokens(db).check(ana.secret))
     Tokens(db).revoke(made.id, who=LOCAL)
-    create, revoke = trail(db)
-    assert (create.actor, create.token_id, create.action, create.subject) == ("ana", "t1", "token.create", made.id)
+    _, create, revoke = trail(db)
+    assert (create.actor, create.token_id, create.action, create.subject) == ("ana", ana.id, "token.create", made.id)
     assert create.before is None
     assert create.after is not None
     assert (create.after["name"], create.after["grants"]) == ("ci", [{"namespace": "team", "role": "writer"}])

@@ -1,7 +1,6 @@
 """Jobs: fair turns of namespaces, releases that a job needs, deadlines, an order of checkpoints; who sweeps.
 
-Checkpoints are numbered in the order that they had. Those that a server of the release before records while it is replaced
-get no number, and count as the oldest ones of their job.
+Checkpoints are numbered in the order that they had.
 """
 
 from __future__ import annotations
@@ -20,9 +19,16 @@ _NEXT = "ix_jobs_next"
 def upgrade() -> None:
     """Add columns, tables, and the index by which each namespace's next job is found."""
     op.add_column("jobs", sa.Column("needs_release", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("jobs", sa.Column("deadline_s", sa.Float))
+    op.add_column("job_attempts", sa.Column("deadline_s", sa.Float))
     op.create_index(_NEXT, "jobs", ["state", "queue", "namespace", "priority", "created_at"])
     op.add_column("job_checkpoints", sa.Column("seq", sa.Integer, nullable=False, server_default="0"))
+    op.create_index(
+        "ix_job_checkpoints_kept",
+        "job_checkpoints",
+        ["job_id"],
+        sqlite_where=sa.text("kept = 1"),
+        postgresql_where=sa.text("kept"),
+    )
     # A step is recorded once a job, so each row is numbered by those of its job that are not newer.
     op.execute(
         """
@@ -53,7 +59,8 @@ def downgrade() -> None:
     """Take them away; what waits is given out by priority and age again."""
     op.drop_table("job_sweepers")
     op.drop_table("job_turns")
+    op.drop_index("ix_job_checkpoints_kept", table_name="job_checkpoints")
     op.drop_column("job_checkpoints", "seq")
     op.drop_index(_NEXT, table_name="jobs")
-    op.drop_column("jobs", "deadline_s")
+    op.drop_column("job_attempts", "deadline_s")
     op.drop_column("jobs", "needs_release")

@@ -17,7 +17,7 @@ from registry.db import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
 from registry.jobs.models import Attempt, Job
-from registry.jobs.retries import WORKER_LOST, verdict
+from registry.jobs.retries import WORKER_LOST, counted_as, verdict
 from registry.metrics.models import count, count_duration
 from sdk.schemas.jobs import JobState
 
@@ -39,6 +39,12 @@ def claimed_by(who: Principal) -> ColumnElement[bool]:
     return ~others.correlate(Job)
 
 
+def overdue() -> ColumnElement[bool]:
+    """The condition that the last attempt of a job is still held after its deadline."""
+    last = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.deadline_s < db_epoch_s())
+    return last.correlate(Job)
+
+
 def stale(job_id: str, attempt: int) -> StaleAttempt:
     """The error of a worker that is too late, or of one whose attempt it is not."""
     return StaleAttempt(f"attempt {attempt} no longer holds job {job_id} with this token; this worker must drop it")
@@ -53,10 +59,10 @@ def hold(session: Session, job_id: str, attempt: int, who: Principal) -> Job:
     return job
 
 
-def begin(session: Session, job: Job, worker: str, who: Principal) -> None:
-    """Write down that a worker has claimed a job."""
-    row = Attempt(job_id=job.id, attempt=job.attempt, worker=worker, owner=who.owner, state="running")
-    session.add(row)
+def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: float) -> None:
+    """Write down that a worker has claimed a job, and that its attempt is ended after so long whatever it says."""
+    said = {"worker": worker, "owner": who.owner, "deadline_s": db_epoch_s() + within_s}
+    session.add(Attempt(job_id=job.id, attempt=job.attempt, state="running", **said))
     count(session, "attempts", kind=job.kind)
     events.record_state(session, job, f"attempt {job.attempt} on {worker}")
 
@@ -130,9 +136,9 @@ def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> J
 
 
 def overrun(session: Session, job_id: str, attempt: int) -> Job:
-    """End an attempt that its worker did not end in time. Raises StaleAttempt where it is another one by now."""
+    """End an attempt that is overdue. Raises StaleAttempt where it is another one by now."""
     hold(session, job_id, attempt, SYSTEM)
-    if session.scalar(select(Job.id).where(Job.id == job_id, Job.deadline_s < db_epoch_s())) is None:
+    if session.scalar(select(Job.id).where(Job.id == job_id, overdue())) is None:
         raise stale(job_id, attempt)
     message = (
         f"its worker did not end it in time; try it again from its last checkpoint with: adapterctl jobs retry {job_id}"
@@ -142,7 +148,7 @@ def overrun(session: Session, job_id: str, attempt: int) -> Job:
 
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:
     job.state = JobState.QUEUED
-    job.worker = job.lease_until_s = job.deadline_s = None
+    job.worker = job.lease_until_s = None
     job.not_before_s = None if pause_s == 0 else session.scalar(select(db_epoch_s() + pause_s))
     session.flush()
     events.record_state(session, job, message)
@@ -150,7 +156,7 @@ def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> No
 
 def _end(session: Session, job: Job, state: JobState) -> None:
     job.state = state
-    job.lease_until_s = job.deadline_s = None
+    job.lease_until_s = None
     job.finished_at = db_now(session)
     ended = "lost" if job.reason == WORKER_LOST else str(state)
     _close(session, job, ended, job.reason, job.message)
@@ -161,7 +167,7 @@ def _end(session: Session, job: Job, state: JobState) -> None:
 
 def count_end(session: Session, job: Job) -> None:
     """Count a job that has come into a final state."""
-    count(session, "finished", kind=job.kind, state=str(job.state), reason=job.reason or "")
+    count(session, "finished", kind=job.kind, state=str(job.state), reason=counted_as(job.reason))
     if job.state == JobState.SUCCEEDED and job.started_at is not None and job.finished_at is not None:
         count_duration(session, job.kind, (job.finished_at - job.started_at).total_seconds())
 

@@ -18,6 +18,7 @@ from registry.catalog.publish import Publisher
 from registry.db import Database, db_now, upsert, utc_now
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
+from registry.jobs.lifecycle import FINAL
 from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.outcomes import require_asked, settle
@@ -129,6 +130,7 @@ class Checkpoints:
     def expire(self) -> int:
         """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
         with self._db.write() as session:
+            self._let_go(session)
             over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
             gone = session.execute(over.returning(Checkpoint.job_id, Checkpoint.size_bytes)).all()
             jobs = select(Job.id, Job.namespace).where(Job.id.in_({row.job_id for row in gone}))
@@ -136,6 +138,24 @@ class Checkpoints:
             for row in gone:
                 charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes)
             return len(gone)
+
+    def _let_go(self, session: Session) -> None:
+        """Give those an end that were kept for jobs which have ended by now. The last one of a job has none."""
+        rows = select(Checkpoint.job_id, Checkpoint.step).where(Checkpoint.kept).with_for_update()
+        kept = [tuple(row) for row in session.execute(rows)]
+        if not kept:
+            return
+        # Read under the locks: whoever names one of these has either done so, or waits.
+        job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
+        waiting = (Job.kind == "training", Job.state.not_in(FINAL), job.is_not(None))
+        named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
+        for key in kept:
+            if (key[0], str(key[1])) in named:
+                continue
+            last = select(Checkpoint.step).where(Checkpoint.job_id == key[0]).order_by(*NEWEST_FIRST).limit(1)
+            end = None if session.scalar(last) == key[1] else db_now(session) + self._kept
+            row = update(Checkpoint).where(Checkpoint.job_id == key[0], Checkpoint.step == key[1])
+            session.execute(row.values(kept=False, expires_at=end))
 
 
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
@@ -155,14 +175,14 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
 
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Make exact which checkpoint a training goes on from, and keep that one from now on.
+    """Make exact which checkpoint a training goes on from, and keep that one until the training has ended.
 
     Raises NotFound, Invalid where the earlier job trained something else: its optimiser's state means nothing here.
     """
     if request.from_checkpoint is None:
         return request
     earlier = find_job(session, request.from_checkpoint.job, who)
-    row = _find(session, request.from_checkpoint)
+    row = _find(session, request.from_checkpoint, to_keep=True)
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
     others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
     ours_spec, their_spec = request.spec.model_dump(), theirs.spec.model_dump()
@@ -177,8 +197,25 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     return request.model_copy(update={"from_checkpoint": CheckpointRef(job=row.job_id, step=row.step)})
 
 
-def _find(session: Session, ref: CheckpointRef) -> Checkpoint:
+def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
+    """Return the request of a job that is tried again: a training goes on from its last checkpoint, or where it began.
+
+    Raises NotFound where that is gone, or is of a job that the caller may not see.
+    """
+    last = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(*NEWEST_FIRST).limit(1)
+    if (row := session.scalars(last.with_for_update()).first()) is not None:
+        row.kept, row.expires_at = True, None
+        return {**request, "from_checkpoint": {"job": job.id, "step": row.step}}
+    if request.get("from_checkpoint") is None:
+        return request
+    began = read_stored(TrainingRequest, request, of=f"the request of job {job.id}")
+    return pin_checkpoint(session, began, who).model_dump(mode="json")
+
+
+def _find(session: Session, ref: CheckpointRef, *, to_keep: bool = False) -> Checkpoint:
     query = select(Checkpoint).where(Checkpoint.job_id == ref.job)
+    if to_keep:
+        query = query.with_for_update()
     if ref.step is not None:
         query = query.where(Checkpoint.step == ref.step)
     row = session.scalars(query.order_by(*NEWEST_FIRST).limit(1)).first()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from sqlalchemy import or_, select, update
@@ -24,7 +24,7 @@ from registry.errors import Invalid, RegistryError, StaleAttempt, Unavailable, U
 from registry.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.checkpoints import resume_point
-from registry.jobs.limits import TimeLimits
+from registry.jobs.limits import OVERTIME_S, TimeLimits
 from registry.jobs.looking import find_job, view
 from registry.jobs.models import Job
 from registry.jobs.turns import find_next, take_turn
@@ -47,6 +47,10 @@ from sdk.schemas.work import (
 
 #: Stands for the request where its key is kept: whatever else a claim says may have changed when it is sent again.
 _CLAIM = "claim"
+#: Jobs that can't be given out and end in one transaction: others wait for no more than that.
+_MOST_ENDED = 8
+#: Transactions of one claim. A worker that is given nothing asks again.
+_ROUNDS = 4
 
 #: Makes a job succeed within the effect's own last transaction, with this result.
 Succeed = Callable[[Session, dict[str, Any]], None]
@@ -90,40 +94,57 @@ class Claims:
         """
         request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
-        with self._db.write() as session:
-            earlier = None if request is None else kept(session, request)
-            again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
-            remember(session, claim.worker, who)
-            if earlier is not None:
-                return again
-            while (job_id := find_next(session, claim, who)) is not None:
-                won = session.execute(
-                    update(Job)
-                    .where(Job.id == job_id, Job.state == JobState.QUEUED)
-                    .values(
-                        state=JobState.RUNNING,
-                        attempt=Job.attempt + 1,
-                        worker=claim.worker.name,
-                        lease_until_s=db_epoch_s() + self._lease_s,
-                        deadline_s=self._limits.deadline_of(Job.timeout_s),
-                        not_before_s=None,
-                        started_at=db_now(session),
-                        progress=None,
-                    )
-                    .returning(Job.id)
-                ).first()
-                if won is None:
-                    continue
-                job = session.get_one(Job, job_id, populate_existing=True)
-                attempts.begin(session, job, claim.worker.name, who)
-                assignment = self._assignment_or_end(session, job, who)
-                if assignment is None:
-                    continue
-                take_turn(session, job)
-                if request is not None:
-                    keep(session, request, json.dumps([job.id, job.attempt]))
-                return assignment
+        passed_over: list[str] = []
+        for _ in range(_ROUNDS):
+            with self._db.write() as session:
+                earlier = None if request is None else kept(session, request)
+                again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
+                remember(session, claim.worker, who)
+                if earlier is not None:
+                    return again
+                found, ended = self._next(session, claim, passed_over, who)
+                if found is not None and request is not None:
+                    keep(session, request, json.dumps([found.job, found.attempt]))
+            if found is not None or len(ended) < _MOST_ENDED:
+                return found
+            # Whose jobs took up a whole transaction keeps nobody else waiting for the next ones.
+            passed_over += ended
         return None
+
+    def _next(
+        self, session: Session, claim: ClaimRequest, passed_over: Collection[str], who: Principal
+    ) -> tuple[Assignment | None, list[str]]:
+        """What a worker is given, and the namespaces of the jobs that have ended instead, since nobody could do them."""
+        ended: list[str] = []
+        while len(ended) < _MOST_ENDED:
+            job_id = find_next(session, claim, who, passed_over=passed_over)
+            if job_id is None:
+                break
+            won = session.execute(
+                update(Job)
+                .where(Job.id == job_id, Job.state == JobState.QUEUED)
+                .values(
+                    state=JobState.RUNNING,
+                    attempt=Job.attempt + 1,
+                    worker=claim.worker.name,
+                    lease_until_s=db_epoch_s() + self._lease_s,
+                    not_before_s=None,
+                    started_at=db_now(session),
+                    progress=None,
+                )
+                .returning(Job.id)
+            ).first()
+            if won is None:
+                continue
+            job = session.get_one(Job, job_id, populate_existing=True)
+            within_s = self._limits.of_job(job.timeout_s) + OVERTIME_S
+            attempts.begin(session, job, claim.worker.name, who, within_s=within_s)
+            assignment = self._assignment_or_end(session, job, who)
+            if assignment is not None:
+                take_turn(session, job)
+                return assignment, ended
+            ended.append(job.namespace)
+        return None, ended
 
     def _given(self, session: Session, job_id: str, attempt: int, *, who: Principal) -> Assignment | None:
         """What an earlier sending of a claim was given, if it is held still.
@@ -260,10 +281,12 @@ class Claims:
 
         Return how many.
         """
-        silent, overran = Job.lease_until_s < db_epoch_s(), Job.deadline_s < db_epoch_s()
-        overdue = select(Job.id, Job.attempt, silent).where(Job.state == JobState.RUNNING, or_(silent, overran))
+        silent = Job.lease_until_s < db_epoch_s()
+        ended = select(Job.id, Job.attempt, silent).where(
+            Job.state == JobState.RUNNING, or_(silent, attempts.overdue())
+        )
         with self._db.read() as session:
-            expired = session.execute(overdue.limit(1000)).all()
+            expired = session.execute(ended.limit(1000)).all()
         moved = 0
         for job_id, attempt, is_silent in expired:
             try:

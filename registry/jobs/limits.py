@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, case
-
-from registry.db import db_epoch_s
 from registry.errors import Invalid
 
 #: A worker ends its attempt by itself. One that is still held so long after its time is ended here, in seconds: by then
@@ -32,12 +29,6 @@ class TimeLimits:
                 param="timeout_s",
             )
         return asked_s
-
-    def deadline_of(self, timeout_s: SQLColumnExpression[float | None]) -> ColumnElement[float]:
-        """When an attempt that begins now is ended whatever its worker says, on the database's clock."""
-        runs_s = case((timeout_s.is_(None), self.of_job(None)), (timeout_s > self.most_s, self.most_s), else_=timeout_s)
-        deadline: ColumnElement[float] = db_epoch_s() + runs_s + OVERTIME_S
-        return deadline
 
     def of_job(self, timeout_s: float | None) -> float:
         """Return how long an attempt at a stored job may run, which may be older than the limits."""

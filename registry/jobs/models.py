@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Model, UtcDateTime, utc_now
@@ -60,8 +60,6 @@ class Job(Model):
     attempt: Mapped[int] = mapped_column(default=0)
     #: End of the lease on the database's clock, in seconds since 1970; None unless running.
     lease_until_s: Mapped[float | None] = mapped_column(Float)
-    #: When the present attempt is ended whatever its worker says, on the database's clock; None unless running.
-    deadline_s: Mapped[float | None] = mapped_column(Float)
     worker: Mapped[str | None] = mapped_column(String(200))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
@@ -84,6 +82,9 @@ class Attempt(Model):
     worker: Mapped[str] = mapped_column(String(200))
     #: `Principal.owner` of who claimed it and alone speaks for it; None where a server from before schema 0008 gave it out.
     owner: Mapped[str | None] = mapped_column(String(120))
+    #: When it is ended whatever its worker says, on the database's clock; None where a server from before schema 0011 gave
+    #: it out, which left that to the worker.
+    deadline_s: Mapped[float | None] = mapped_column(Float)
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
     state: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str | None] = mapped_column(String(40))
@@ -96,6 +97,9 @@ class Checkpoint(Model):
     """How far a training was, as a manifest of files from which any worker can go on."""
 
     __tablename__ = "job_checkpoints"
+    __table_args__ = (
+        Index("ix_job_checkpoints_kept", "job_id", sqlite_where=text("kept = 1"), postgresql_where=text("kept")),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
@@ -108,7 +112,7 @@ class Checkpoint(Model):
     #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Whether another job goes on from it.
+    #: Whether a job that has not ended goes on from it, or had not when that was last looked at.
     kept: Mapped[bool] = mapped_column(default=False)
     #: None for the last of a job, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)

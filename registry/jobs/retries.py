@@ -19,6 +19,11 @@ _FIRST_PAUSE_S = 5.0
 #: The reason of an attempt whose worker fell silent; `REGISTRY_MAX_ATTEMPTS` says how often.
 WORKER_LOST = "worker_lost"
 
+#: Reasons that are counted by their name: those that a registry and workers of this release give.
+_KNOWN = {"adapter", "base", "cancelled", "checkpoint", "crashed", "data", "disk_full", "diverged", "gone", "internal"}
+_KNOWN |= {"missing", "oom", "spec", "targets", "quota", "timeout", "unavailable", "unreadable", "untrained"}
+_KNOWN |= {UNSUPPORTED, "verification", WORKER_LOST}
+
 
 def verdict(reason: str, tries: int, *, max_attempts: int) -> float | None:
     """Say after how many seconds a job is queued again whose `tries`-th attempt ended for `reason`; None: it has failed."""
@@ -26,3 +31,8 @@ def verdict(reason: str, tries: int, *, max_attempts: int) -> float | None:
     if tries >= cap:
         return None
     return _FIRST_PAUSE_S * 2 ** (tries - 1) if reason in ("unavailable", UNSUPPORTED) else 0.0
+
+
+def counted_as(reason: str | None) -> str:
+    """Under which reason an end is counted: a worker may say any, and each that is counted stays for ever."""
+    return "" if reason is None else reason if reason in _KNOWN else "other"

@@ -15,11 +15,11 @@ from registry.db import Database, db_now
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
-from registry.jobs.checkpoints import NEWEST_FIRST, pin_checkpoint
+from registry.jobs.checkpoints import pin_again, pin_checkpoint
 from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.limits import TimeLimits
 from registry.jobs.looking import attempts_of, described, find_job, view
-from registry.jobs.models import Checkpoint, Job
+from registry.jobs.models import Job
 from registry.jobs.needs import queue_of, reckon
 from registry.jobs.pinning import pin, require_data
 from registry.jobs.releases import needed_by
@@ -134,7 +134,7 @@ class Jobs:
     def retry(self, job_id: str, *, who: Principal) -> JobView:
         """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
 
-        Raises NotFound, also for rows that were given up since, Conflict for one that has a result or goes on, QuotaExceeded.
+        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen, Conflict for one that has a result or goes on, QuotaExceeded.
         """
         with self._db.write() as session:
             earlier = find_job(session, job_id, who, action="write")
@@ -144,10 +144,7 @@ class Jobs:
                 )
             request = table(earlier.request)
             require_data(session, request, who, earlier.namespace)
-            last = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST).limit(1)
-            if (checkpoint := session.scalars(last).first()) is not None:
-                checkpoint.kept = True
-                request = {**request, "from_checkpoint": {"job": job_id, "step": checkpoint.step}}
+            request = pin_again(session, earlier, request, who)
             job = self._new(
                 session,
                 who,

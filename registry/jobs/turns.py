@@ -86,10 +86,16 @@ def due() -> ColumnElement[bool]:
     return or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
 
 
-def find_next(session: Session, claim: ClaimRequest, who: Principal) -> str | None:
-    """Lock and return the id of the job that a worker is to be given, or None. Workers that ask at once get different ones."""
+def find_next(
+    session: Session, claim: ClaimRequest, who: Principal, *, passed_over: Collection[str] = ()
+) -> str | None:
+    """Lock and return the id of the job that a worker is to be given, or None. Workers that ask at once get different ones.
+
+    It is none of the namespaces that are passed over.
+    """
     fitting = (Job.state == JobState.QUEUED, due(), *fits(claim.worker))
     found = [place for queue in claim.worker.queues for place in _in_turn(session, queue, fitting, who)]
+    found = [place for place in found if place.namespace not in passed_over]
     found.sort(key=lambda place: place.order)
     # Where all jobs of a priority are being given to others, the ones below are looked at: first those of the same class.
     for in_class in (True, False):

@@ -20,7 +20,7 @@ from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.db import db_epoch_s
 from registry.jobs import attempts
 from registry.jobs.limits import OVERTIME_S, TimeLimits
-from registry.jobs.models import Checkpoint, Job
+from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.queue import NoQueue
 from registry.services import Services, build
 from registry.settings import Settings
@@ -47,6 +47,11 @@ class Desk:
     def set(self, job: str, **values: object) -> None:
         with self.world.services.db.write() as session:
             session.execute(update(Job).where(Job.id == job).values(**values))
+
+    def end_time(self, job: str) -> None:
+        """Let the time of every attempt be over."""
+        with self.world.services.db.write() as session:
+            session.execute(update(Attempt).where(Attempt.job_id == job).values(deadline_s=1.0))
 
     def row(self, job: str) -> Job:
         with self.world.services.db.read() as session:
@@ -83,23 +88,27 @@ class TestTimeLimits:
         job = desk.submit(timeout_s=60.0)
         held = desk.hold()
         with desk.world.services.db.read() as session:
-            left_s = session.scalar(select(Job.deadline_s - db_epoch_s()).where(Job.id == job)) or 0.0
+            left_s = session.scalar(select(Attempt.deadline_s - db_epoch_s()).where(Attempt.job_id == job)) or 0.0
         assert left_s == pytest.approx(60.0 + OVERTIME_S, abs=30)
         assert desk.world.services.claims.requeue_expired() == 0
-        desk.set(job, deadline_s=1.0)
+        desk.end_time(job)
         held.report()
         assert desk.world.services.claims.requeue_expired() == 1
         view = desk.writer.job_view(job)
         assert (view.state, view.reason) == ("failed", "timeout")
         assert f"adapterctl jobs retry {job}" in (view.message or "")
-        assert desk.row(job).deadline_s is None
         with pytest.raises(Conflict):
             held.report()
 
-    def test_what_is_queued_again_has_no_deadline(self, desk: Desk) -> None:
+    def test_the_time_of_one_attempt_is_none_of_the_next(self, desk: Desk) -> None:
         job = desk.submit()
-        desk.hold().release()
-        assert desk.row(job).deadline_s is None
+        held = desk.hold()
+        desk.end_time(job)
+        held.release()
+        assert desk.world.services.claims.requeue_expired() == 0
+        desk.hold().report()
+        assert desk.world.services.claims.requeue_expired() == 0
+        assert desk.row(job).state == "running"
 
     def test_a_default_above_the_most_is_the_most(self) -> None:
         limits = TimeLimits(default_s=100.0, most_s=10.0)

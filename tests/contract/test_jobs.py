@@ -591,6 +591,57 @@ class TestCheckpoints:
         with pytest.raises(NotFound, match="no job"):
             crew.submit(from_checkpoint=CheckpointRef(job="none"))
 
+    def test_one_that_a_job_goes_on_from_is_kept_until_that_has_ended(self, crew: Crew) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        crew.checkpoint(held, 10)
+        later = crew.submit(from_checkpoint=CheckpointRef(job=job.id))
+        for step in (20, 30):
+            crew.checkpoint(held, step)
+        last = crew.submit(from_checkpoint=CheckpointRef(job=job.id))
+        services = crew.world.services
+
+        def ends() -> dict[int, bool]:
+            services.reconciler.sweep()
+            return {found.step: found.expires_at is not None for found in crew.checkpoints(job.id)}
+
+        assert ends() == {30: False, 20: True, 10: False}
+        crew.writer.cancel_job(later.id)
+        crew.writer.cancel_job(last.id)
+        # The last one needs nobody who goes on from it.
+        assert ends() == {30: False, 20: True, 10: True}
+        found = next(found for found in crew.checkpoints(job.id) if found.step == 10)
+        hours = services.settings.checkpoint_hours
+        assert found.expires_at is not None
+        assert found.expires_at - utc_now() > timedelta(hours=hours - 1)
+        # Whoever tries it again keeps it again.
+        again = crew.writer.call("POST", f"/jobs/{later.id}/retry", JobView)
+        assert again.request["from_checkpoint"] == {"job": job.id, "step": 10}
+        assert ends() == {30: False, 20: True, 10: False}
+        with services.db.read() as session:
+            assert session.get_one(Checkpoint, (job.id, 10)).kept
+
+    def test_nobody_tries_again_from_one_that_is_gone_or_not_to_be_seen(
+        self, crew: Crew, acting: Callable[..., Client], rows: Path
+    ) -> None:
+        """A reader of the namespace has started a training of their own from it, and reads there no more."""
+        job = crew.submit()
+        held = crew.hold()
+        crew.checkpoint(held, 10)
+        mine = f"mine-{crew.space}"
+        friend = acting(**{mine: Role.WRITER, crew.space: Role.READER})
+        friend.add_data(rows, namespace=mine)
+        body = crew.body(adapter=f"{mine}/a", from_checkpoint=CheckpointRef(job=job.id))
+        started = friend.call("POST", "/jobs", JobView, body=body).id
+        friend.cancel_job(started)
+        friend.cancel_job(friend.call("POST", f"/jobs/{started}/retry", JobView).id)
+        with pytest.raises(NotFound, match="no job"):
+            acting(**{mine: Role.WRITER}).call("POST", f"/jobs/{started}/retry", JobView)
+        with crew.world.services.db.write() as session:
+            session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id))
+        with pytest.raises(NotFound, match="no checkpoint"):
+            friend.call("POST", f"/jobs/{started}/retry", JobView)
+
     def test_all_but_the_last_go_in_time(self, crew: Crew) -> None:
         job = crew.submit()
         held = crew.hold()

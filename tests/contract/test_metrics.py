@@ -145,6 +145,26 @@ class TestNumbers:
         assert number(found, "lease_losses_total") == before + 1
         assert number(found, "workers", state="silent") == 1
 
+    def test_reasons_that_nobody_knows_are_counted_as_one(
+        self,
+        people: World,
+        writer: Client,
+        worker: Client,
+        space: str,
+        rows: Path,
+        tmp_path: Path,
+        numbers: Callable[[], Numbers],
+    ) -> None:
+        before = numbers()
+        for reason in ("made_up", "made_up_too"):
+            job = writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
+            Held.claim(worker, tmp_path).fail(reason)
+            assert writer.job_view(job.id).reason == reason
+        after = numbers()
+        told = {"kind": "training", "state": "failed", "reason": "other"}
+        assert number(after, "jobs_finished_total", **told) - number(before, "jobs_finished_total", **told) == 2
+        assert not any("made_up" in value for _, labels in after for _, value in labels)
+
     def test_every_server_process_says_the_same(
         self, people: World, writer: Client, space: str, rows: Path, numbers: Callable[[], Numbers]
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from support.adapters import digest
 from support.registries import World
 from support.statements import Statement, plan_of, sent
@@ -155,6 +156,44 @@ class TestTurns:
         with ThreadPoolExecutor(8) as pool:
             given = list(pool.map(lambda n: house.claim(name=f"w{n}"), range(len(jobs))))
         assert sorted(held.job for held in given if held is not None) == sorted(jobs)
+
+
+class TestGone:
+    """Jobs that can't be given out any more, since what they need was taken away."""
+
+    @pytest.fixture
+    def gone(self, house: House) -> dict[str, Any]:
+        return {"request": {**house.request, "adapter": "culprit/a", "data": "e" * 64}}
+
+    def states(self, house: House, space: str) -> Counter[tuple[str, str | None]]:
+        query = select(Job.state, Job.reason).where(Job.namespace == space)
+        with house.world.services.db.read() as session:
+            return Counter((state, reason) for state, reason in session.execute(query))
+
+    def test_many_keep_nobody_else_waiting(self, house: House, gone: dict[str, Any]) -> None:
+        house.add("culprit", count=100, **gone)
+        house.add("small", count=2)
+        assert house.take(1) == ["small"]
+        # What one transaction did, of which others wait for the end, was little.
+        assert self.states(house, "culprit")["failed", "gone"] == 8
+        assert house.take(1) == ["small"]
+        assert self.states(house, "culprit")["failed", "gone"] == 16
+
+    def test_many_of_many_tenants_are_ended_by_a_few_claims(self, house: House, gone: dict[str, Any]) -> None:
+        spaces = [f"gone-{number}" for number in range(10)]
+        for space in spaces:
+            house.add(space, count=8, **gone)
+        assert house.take(1) == []
+        assert sum((self.states(house, space) for space in spaces), Counter[Any]())["failed", "gone"] == 32
+        for _ in range(3):
+            house.take(1)
+        assert sum((self.states(house, space) for space in spaces), Counter[Any]()) == {("failed", "gone"): 80}
+
+    def test_a_few_are_passed_by_in_one_claim(self, house: House, gone: dict[str, Any]) -> None:
+        house.add("mixed", count=7, **gone)
+        house.add("mixed")
+        assert house.take(1) == ["mixed"]
+        assert self.states(house, "mixed") == {("failed", "gone"): 7, ("running", None): 1}
 
 
 class TestPlaces:

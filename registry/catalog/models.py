@@ -18,7 +18,7 @@ class BaseModelRow(Model):
     """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
 
     Until `derived_at` nothing else of it counts: what somebody says of a base is in `NamedBase`, with its names, locations
-    and files. Columns for those are here for the release before, which knew no others.
+    and files. Columns for those are here for servers of the release before, which know no others.
     """
 
     __tablename__ = "bases"

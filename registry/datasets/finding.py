@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.models import AuditEntry
 from registry.auth.principal import SYSTEM, Principal
 from registry.datasets.models import DatasetAccess
 from registry.errors import Invalid, NotFound
@@ -54,12 +55,19 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
     Raises NotFound where it was given up since: that strangers registered the same bytes is no leave to use them.
     """
     own = session.get(DatasetAccess, (digest, namespace))
-    if own is not None and own.removed_at is not None and own.removed_at >= submitted_at:
+    removed_at = _removed_at(session, digest, namespace) if own is None else own.removed_at
+    if removed_at is not None and removed_at >= submitted_at:
         raise NotFound(
             f"the dataset {digest[:12]} was given up since the job was submitted; add it again, then submit anew",
             param="data",
         )
     return find_dataset(session, digest, SYSTEM, prefer=namespace)
+
+
+def _removed_at(session: Session, digest: str, namespace: str) -> datetime | None:
+    """When a namespace gave a dataset up at a server of the release before, which leaves nothing of it but the trail."""
+    trail = select(func.max(AuditEntry.at)).where(AuditEntry.subject == digest, AuditEntry.namespace == namespace)
+    return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
 
 def _by_digest(

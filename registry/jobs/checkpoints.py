@@ -18,7 +18,7 @@ from registry.catalog.publish import Publisher
 from registry.db import Database, db_now, upsert, utc_now
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
-from registry.jobs.lifecycle import FINAL
+from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.outcomes import require_asked, settle
@@ -147,7 +147,7 @@ class Checkpoints:
             return
         # Read under the locks: whoever names one of these has either done so, or waits.
         job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
-        waiting = (Job.kind == "training", Job.state.not_in(FINAL), job.is_not(None))
+        waiting = (Job.kind == "training", Job.state.in_(UNFINISHED), job.is_not(None))
         named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
         for key in kept:
             if (key[0], str(key[1])) in named:

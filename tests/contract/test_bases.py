@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.adapters import digest
+from sqlalchemy import select
+from support.adapters import base_registration, digest
 from support.registries import World
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
 from support.working import Held
 
 from registry.artifacts.reading import Passing
 from registry.artifacts.service import Artifacts
-from registry.auth.principal import LOCAL, Role
+from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.catalog.bases import service
+from registry.catalog.models import NamedBase
 from sdk.bases import ScannedBase, scan_base
 from sdk.cache import Cache
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.formats import base_files
-from sdk.schemas.catalog import BaseRegistration, BaseView
+from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import BaseSource, WorkerInfo
 from sdk.transfer import hash_file
@@ -488,3 +490,24 @@ class TestOnANode:
 
 def _info(**said: Any) -> WorkerInfo:
     return WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, **said)
+
+
+def test_whoever_registers_and_whoever_mends_do_not_wait_for_each_other(people: World, space: str) -> None:
+    """Both write what is said of the base by its namespaces, and what servers of the release before are told."""
+    base = base_registration(space, location="hf://tests/a@1")
+    people.services.bases.register(base=base.model_copy(update={"namespace": space}), who=SYSTEM)
+
+    def act(number: int) -> None:
+        location = f"hf://tests/a@{number}"
+        if number % 2:
+            moved = base.model_copy(update={"namespace": space, "location": location})
+            people.services.bases.register(base=moved, who=SYSTEM)
+        else:
+            fix = BaseFix(name=base.fingerprint, namespace=space, location=location)
+            people.services.bases.fix(fix=fix, who=SYSTEM)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(act, range(80)))
+    with people.services.db.read() as session:
+        (row,) = session.scalars(select(NamedBase).where(NamedBase.namespace == space)).all()
+        assert row.base.location == row.location

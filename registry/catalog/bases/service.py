@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
@@ -66,7 +66,7 @@ class Bases:
                 _take_claims(row, base, "hashed" if who.may("work", namespace) else "claimed")
             elif base.manifest is not None:
                 _take_files(session, row, base, who)
-            session.flush()
+            _tell_the_release_before(session, row.base_pk)
             return view_base(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
@@ -121,6 +121,7 @@ class Bases:
                 _close_files(session, row)
             record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
             session.delete(row)
+            _tell_the_release_before(session, row.base_pk)
 
     def fix(self, *, fix: BaseFix, who: Principal) -> BaseView:
         """Correct what a namespace says of a base: its id, where it lies; or forget its files, so that others can be sent.
@@ -144,7 +145,7 @@ class Bases:
                 row.manifest_digest = None
             row.edition += 1
             record(session, who, "base.fix", row.namespace, row.base.fingerprint, before=before, after=_said(row))
-            session.flush()
+            _tell_the_release_before(session, row.base_pk)
             return view_base(row, replaces=moved)
 
 
@@ -296,6 +297,28 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
         record(session, who, "base.move", row.namespace, base.fingerprint, before=before, after=after)
 
 
+def _tell_the_release_before(session: Session, base_pk: int) -> None:
+    """Say of a base where servers of the release before look, which know one name for all, what is published or was said first.
+
+    Of one that every namespace has given up neither place nor files are left.
+    """
+    session.flush()
+    said = select(NamedBase.pk).where(NamedBase.base_pk == base_pk)
+    first = said.order_by(case((NamedBase.namespace == EVERYWHERE, 0), else_=1), NamedBase.pk).limit(1)
+    of = update(BaseModelRow).where(BaseModelRow.pk == base_pk).execution_options(synchronize_session=False)
+    speaker = session.scalar(first)
+    if speaker is None:
+        session.execute(of.values(location=None, manifest_digest=None))
+        return
+    of = of.where(NamedBase.pk == speaker, NamedBase.base_pk == BaseModelRow.pk)
+    said_of_it = ("id", "revision", "location", "manifest_digest")
+    session.execute(of.values({name: getattr(NamedBase, name) for name in said_of_it}))
+    # What was derived is true, whoever says otherwise.
+    claims = ("config", "tensors", "size_bytes")
+    of = of.where(BaseModelRow.derived_at.is_(None))
+    session.execute(of.values({name: getattr(NamedBase, name) for name in claims}))
+
+
 def _close_files(session: Session, row: NamedBase) -> None:
     """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no more."""
     size = select(ManifestRow.size_bytes).where(ManifestRow.digest == row.manifest_digest)
@@ -323,6 +346,12 @@ def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase
             f"the base {name.name[:200]!a} is not one of this namespace but published for all; say --namespace '*'",
             param="base",
         )
+    # In the order of whoever registers it, who may have taken it away or changed it until now.
+    fingerprint = row.base.fingerprint
+    session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
+    session.expire(row)
+    if find_base(session, fingerprint, namespace) is not row:
+        raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
     return row
 
 

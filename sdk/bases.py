@@ -30,6 +30,7 @@ from sdk.formats.base_files import (
     read_index,
     weight_map,
 )
+from sdk.formats.base_references import REFERRING_FILES, check_references
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import OnBytes
@@ -85,7 +86,8 @@ def scan_base(
 ) -> ScannedBase:
     """Describe the base in `folder`; its weights are hashed once and remembered.
 
-    Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights.
+    Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
+    file refers to something outside of the folder.
     """
     folder = user_path(folder)
     if not folder.is_dir():
@@ -105,9 +107,12 @@ def scan_base(
         shapes = _shapes(folder / name)
         held[name] = list(shapes)
         tensors.update(shapes)
-    digests = {name: cache.sha256_of((folder / name).absolute(), on_bytes) for name in present}
+    # By what a link leads to, so that a file is hashed once, in whichever folder it is looked at.
+    digests = {name: cache.sha256_of((folder / name).resolve(), on_bytes) for name in present}
     try:
         check_files(present)
+        for name in sorted(REFERRING_FILES.keys() & digests.keys()):
+            check_references(name, _start(folder / name, REFERRING_FILES[name] + 1))
         if INDEX_FILE in digests:
             check_index(read_index((folder / INDEX_FILE).read_bytes()), held)
         identity = identify(config, digests)
@@ -133,6 +138,12 @@ def scan_base(
             manifest=manifest,
         ),
     )
+
+
+def _start(path: Path, size_bytes: int) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(size_bytes)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

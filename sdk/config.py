@@ -65,7 +65,7 @@ def cache_path() -> Path:
     given = os.environ.get("ADAPTERCTL_CACHE")
     if given:
         return user_path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adapterctl"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "adapterctl"
 
 
 def signing_key() -> Path | None:

@@ -50,8 +50,11 @@ def main() -> int:
     pipe = _take_stdout()
     _die_with_parent()
     faulthandler.enable()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()
+    # All that it needs lies here, whatever its worker may fetch.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
+    # A bare name that a library opens leads to what is the job's own.
+    os.chdir(folder)
     order = Order.model_validate_json((folder / ORDER_FILE).read_bytes()).order
     work = _Work(folder, pipe)
     try:

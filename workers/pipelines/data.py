@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.references import require_self_contained
 from workers.pipelines.rows import Row, Shape, read_rows
 
 LossOn = Literal["completion", "assistant", "all"]
@@ -103,10 +104,11 @@ def inspect(data: Path, tokenizer_dir: Path, spec: TrainingSpec | EvaluationSpec
 def load_tokenizer(base: Path) -> Any:
     """Return the tokenizer of a base's folder, with a token for padding and without any network.
 
-    Raises PipelineError ("base") when there is none.
+    Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
+    require_self_contained(base)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

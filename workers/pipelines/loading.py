@@ -18,9 +18,12 @@ from transformers.utils import logging as transformers_logging
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.device import DTYPES, Device, DtypeName, dtype_name
 from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.references import require_self_contained
 
 #: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
 _WIDE_SHARE = 0.25
+#: Ways to compute attention that torch has itself; for others transformers may fetch code.
+_OWN_ATTENTION = ("eager", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -190,18 +193,20 @@ def deprecations_silenced() -> Iterator[None]:
         yield
 
 
-def _from_pretrained(base: Path, device: Device, dtype: DtypeName, config: Any) -> Any:
+def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any) -> Any:
+    config = _read_config(base)
     try:
         return AutoModelForCausalLM.from_pretrained(
             base,
-            quantization_config=config,
+            config=config,
+            quantization_config=quantization,
             dtype=DTYPES[dtype],
             device_map={"": device.torch_device},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise PipelineError(
             Reason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error
@@ -232,12 +237,20 @@ def _computable(dtype: DtypeName, device: Device) -> DtypeName:
 
 
 def _read_config(base: Path) -> Any:
+    """The config of a base, with an implementation of attention that is chosen here and not by the base."""
+    require_self_contained(base)
     try:
-        return AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise PipelineError(
             Reason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
         ) from error
+    # None lets the library choose what the model supports, also in the parts of a config.
+    said = config._attn_implementation
+    config._attn_implementation = said if said in _OWN_ATTENTION else None
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = None
+    return config
 
 
 def _bitsandbytes_version() -> str:

@@ -27,6 +27,7 @@ from sdk.formats.base_files import (
     stable_config,
     weight_files,
 )
+from sdk.formats.base_references import REFERRING_FILES, check_references
 from sdk.schemas.manifest import Manifest, ManifestFile
 
 #: A header of many megabytes is many times that in memory, so one file is looked into at a time.
@@ -59,13 +60,20 @@ def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str)
 
 
 def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
-    """Read what a base's verified files say of it. Raises Verification, also for an index that its headers contradict."""
+    """Read what a base's verified files say of it.
+
+    Raises Verification, also for an index that its headers contradict, or a file that refers to something outside.
+    """
     files = {file.path: file for file in manifest.files}
     try:
         # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
         check_files(files)
         config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
         check_proof(manifest, config, manifest.base_fingerprint)
+        for name in sorted(REFERRING_FILES.keys() & files.keys()):
+            raw = _whole(artifacts, files[name], REFERRING_FILES[name])
+            with _one_at_a_time:
+                check_references(name, raw)
         held = {}
         for name in weight_files(files):
             with _one_at_a_time:

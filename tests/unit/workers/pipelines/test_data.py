@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,32 @@ def test_a_base_without_a_tokenizer_is_a_base_error(tmp_path: Path) -> None:
     with pytest.raises(PipelineError) as caught:
         load_tokenizer(tmp_path)
     assert caught.value.reason == "base"
+
+
+#: Each makes transformers open a file elsewhere, whose lines become tokens.
+DOORS = [
+    ("tokenizer_config.json", lambda secret: {"vocab": secret}),
+    ("tokenizer_config.json", lambda secret: {"init_inputs": [secret]}),
+    ("special_tokens_map.json", lambda secret: {"vocab": secret}),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), DOORS)
+def test_a_tokenizer_reads_no_file_elsewhere(name: str, said: Callable[[str], Any], tmp_path: Path) -> None:
+    base, secret = tmp_path / "base", tmp_path / "profile.json"
+    base.mkdir()
+    secret.write_text("[UNK]\nadp_secret\n")
+    (base / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    written = {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]"}}
+    written[name] = {**written.get(name, {}), **said(str(secret))}
+    for file, content in written.items():
+        (base / file).write_text(json.dumps(content))
+    with pytest.raises(PipelineError, match=name) as caught:
+        load_tokenizer(base).get_vocab()
+    assert caught.value.reason == "base"
+
+
+def test_a_tokenizer_that_was_loaded_and_saved_is_loaded_again(llama_base: Path, tmp_path: Path) -> None:
+    load_tokenizer(llama_base).save_pretrained(tmp_path)
+    shutil.copy(llama_base / "config.json", tmp_path)
+    assert load_tokenizer(tmp_path).get_vocab() == load_tokenizer(llama_base).get_vocab()

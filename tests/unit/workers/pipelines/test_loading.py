@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines import loading
 from workers.pipelines.device import choose_device
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.loading import load_base, packed_modules
+from workers.pipelines.loading import load_base, packed_modules, read_blueprint
 
 
 @pytest.mark.parametrize("base", ["llama_base", "gpt2_base"])
@@ -65,4 +67,45 @@ def test_a_folder_without_weights_is_a_base_error(llama_base: Path, tmp_path: Pa
     shutil.copyfile(llama_base / "config.json", tmp_path / "config.json")
     with pytest.raises(PipelineError) as caught:
         load_base(tmp_path, choose_device(), quantization=None)
+    assert caught.value.reason == "base"
+
+
+def _copy(base: Path, to: Path, **config: Any) -> Path:
+    shutil.copytree(base, to)
+    said = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**said, **config}))
+    return to
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize(("said", "used"), [("flash_attention_2", "sdpa"), ("eager", "eager"), ("nonsense", "sdpa")])
+def test_how_attention_is_computed_is_not_the_base_s_to_say(
+    key: str, said: str, used: str, llama_base: Path, tmp_path: Path
+) -> None:
+    base = _copy(llama_base, tmp_path / "base", **{key: said})
+    assert read_blueprint(base).config._attn_implementation == used
+    model = load_base(base, choose_device(), quantization=None).model
+    assert model.config._attn_implementation == used
+    plain = load_base(llama_base, choose_device(), quantization=None).model
+    ids = torch.arange(20).view(1, 20).to(model.device)
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, plain(ids).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "said", [{"attn_implementation": "org/kernel"}, {"transformers_weights": "../other/model.safetensors"}]
+)
+def test_a_config_names_no_code_and_no_other_weights(said: dict[str, str], llama_base: Path, tmp_path: Path) -> None:
+    _copy(llama_base, tmp_path / "other")
+    base = _copy(llama_base, tmp_path / "base", **said)
+    for load in (read_blueprint, lambda folder: load_base(folder, choose_device(), quantization=None)):
+        with pytest.raises(PipelineError, match=next(iter(said))) as caught:
+            load(base)
+        assert caught.value.reason == "base"
+
+
+def test_a_quantisation_whose_library_is_missing_is_the_base_s(llama_base: Path, tmp_path: Path) -> None:
+    base = _copy(llama_base, tmp_path / "base", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(PipelineError) as caught:
+        load_base(base, choose_device(), quantization=None)
     assert caught.value.reason == "base"

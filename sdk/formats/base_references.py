@@ -1,0 +1,151 @@
+"""What a base's small files may refer to: nothing outside of its folder.
+
+A library that loads a base takes these files for arguments. transformers opens a text under `vocab` of a
+`tokenizer_config.json` as a file, wherever that lies; sets each key of a `special_tokens_map.json` as an argument as well;
+calls `from_pretrained` of whatever class is named; fetches code for an attention called `org/kernel`; takes other weights or
+another config where a file of them is named. So an author could have a worker read what lies beside the base.
+
+Which keys are opened differs by class and by release. For tokenizers the rule therefore says where a text may stand, and
+not where it may not: any under the keys of tokens and templates, which are never opened; none under those of files and
+vocabularies; elsewhere only one without a separator, which leads nowhere from an empty folder. A `config.json` becomes
+attributes that are read one by one, so that there those are named which lead anywhere. Paths are refused and not dropped:
+the files are what the fingerprint covers, and other programs load them as they are.
+
+>>> check_references("tokenizer_config.json", b'{"eos_token": "</s>", "name_or_path": "/home/me/model", "vocab": null}')
+>>> check_references("tokenizer_config.json", b'{"vocab": "/etc/passwd"}')
+Traceback (most recent call last):
+sdk.formats.base_files.BadBaseError: tokenizer_config.json names a file under 'vocab'; a base has only its own: take it out
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sdk.formats.base_files import CONFIG_FILE, MAX_CONFIG_BYTES, BadBaseError
+
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+#: The files from which a library takes arguments, and how long they may be: added tokens have some lines each.
+REFERRING_FILES = {
+    CONFIG_FILE: MAX_CONFIG_BYTES,
+    SPECIAL_TOKENS_FILE: 16 * 1024 * 1024,
+    TOKENIZER_CONFIG_FILE: 16 * 1024 * 1024,
+}
+
+_TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
+#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases; the first
+#: is replaced by the folder that is loaded, and the second is kept and never opened.
+_TEXT_KEYS = (
+    "auto_map",
+    "chat_template",
+    "name_or_path",
+    "response_schema",
+    "response_template",
+    "special_tokens_map_file",
+)
+#: A text under these is a file's name, an object or a list the vocabulary itself.
+_VOCABULARY_KEYS = ("merges", "vocab")
+_FILE_KEY = re.compile(r".*_files?|init_inputs", re.DOTALL)
+#: Others are looked up among all that the library has.
+_TOKENIZER_CLASS = re.compile(r"\w{0,100}(Tokenizer|TokenizerFast|Backend)", re.ASCII)
+_CODE_KEYS = tuple(
+    f"{prefix}{kind}_implementation{suffix}"
+    for kind in ("attn", "experts")
+    for prefix in ("", "_")
+    for suffix in ("", "_internal")
+)
+_OTHER_FILE_KEYS = ("configuration_files", "gguf_file", "transformers_weights")
+
+
+def check_references(name: str, raw: bytes) -> None:
+    """Raise BadBaseError where one of a base's small files, as a library reads it, leads out of the base's folder."""
+    if len(raw) > REFERRING_FILES[name]:
+        raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
+    try:
+        # Of a key that is there twice the last counts, as in the library.
+        found = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadBaseError(f"{name} is no JSON") from error
+    if not isinstance(found, dict):
+        raise BadBaseError(f"{name} holds no object")
+    _CHECKS[name](found)
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    for key, value in _entries(config):
+        if key in _CODE_KEYS and any("/" in text for text in _texts(value)):
+            raise BadBaseError(f"{CONFIG_FILE} names code of a model hub under {key!a}; take it out")
+        if key in _OTHER_FILE_KEYS and value:
+            raise _file_named(CONFIG_FILE, key)
+        if key == "tokenizer_class":
+            _check_class(CONFIG_FILE, value)
+
+
+def _check_tokenizer(config: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if key == "tokenizer_class":
+            _check_class(TOKENIZER_CONFIG_FILE, value)
+        elif key in _VOCABULARY_KEYS:
+            # An object with this key is made a token, which can be taken for its text.
+            if not isinstance(value, dict | list | None) or (isinstance(value, dict) and "__type" in value):
+                raise _file_named(TOKENIZER_CONFIG_FILE, key)
+        elif key not in _TEXT_KEYS and not _TOKEN_KEY.fullmatch(key):
+            _check_other(key, value)
+
+
+def _check_other(key: str, value: Any) -> None:
+    for inner, held in ((key, value), *_entries(value)):
+        if held and _FILE_KEY.fullmatch(inner):
+            raise _file_named(TOKENIZER_CONFIG_FILE, inner)
+    if any("/" in text or "\\" in text for text in _texts(value)):
+        raise _file_named(TOKENIZER_CONFIG_FILE, key)
+
+
+def _check_special_tokens(config: dict[str, Any]) -> None:
+    for key in config:
+        if not _TOKEN_KEY.fullmatch(key):
+            raise BadBaseError(f"{SPECIAL_TOKENS_FILE} says what {key[:80]!a} is, which is no token; take it out")
+
+
+def _check_class(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) and _TOKENIZER_CLASS.fullmatch(value)):
+        raise BadBaseError(f"{name} names what is no class of tokenizers under 'tokenizer_class'; correct it")
+
+
+def _file_named(name: str, key: str) -> BadBaseError:
+    return BadBaseError(f"{name} names a file under {key[:80]!a}; a base has only its own: take it out")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each key with its value, of all objects within a value, however deep."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts within a value; keys are none."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+
+
+_CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
+    CONFIG_FILE: _check_config,
+    SPECIAL_TOKENS_FILE: _check_special_tokens,
+    TOKENIZER_CONFIG_FILE: _check_tokenizer,
+}

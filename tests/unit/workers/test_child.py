@@ -1,0 +1,42 @@
+"""What a child has around it when it carries out an order: a folder of its own, and no network that it was told of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.processes import environment
+
+from workers.orders import ORDER_FILE, EvaluationOrder, Order
+
+PROGRAM = """
+import os, sys
+from workers import child
+
+def carry_out(self, order):
+    print(os.getcwd(), os.environ["HF_HUB_OFFLINE"], file=sys.stderr)
+
+child._Work.carry_out = carry_out
+sys.exit(child.main())
+"""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_bare_name_leads_into_the_job_s_folder_and_no_name_to_a_hub(warm: bool, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "job", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    order = Order(order=EvaluationOrder(items=[], data="data", spec={}))
+    (folder / ORDER_FILE).write_text(order.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *([] if warm else [str(folder)])],
+        input=f'"{folder}"\n',
+        env=environment(HF_HUB_OFFLINE="0"),
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{folder} 1" in done.stderr.splitlines(), done.stderr

@@ -1,0 +1,23 @@
+"""The last look at a base's small files, in the process that gives them to a library: whatever way they came here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdk.formats.base_files import BadBaseError
+from sdk.formats.base_references import REFERRING_FILES, check_references
+from workers.pipelines.errors import PipelineError, Reason
+
+
+def require_self_contained(base: Path) -> None:
+    """Raise PipelineError ("base") where a file of a base's folder would have a library look outside of it."""
+    for name, most_bytes in REFERRING_FILES.items():
+        try:
+            with (base / name).open("rb") as file:
+                check_references(name, file.read(most_bytes + 1))
+        except FileNotFoundError:
+            continue
+        except (OSError, BadBaseError) as error:
+            raise PipelineError(
+                Reason.BASE, f"The base is not loaded ({error}); correct the file and add the base again."
+            ) from error

@@ -167,7 +167,7 @@ class Claims:
         Left in the queue, it would stop every worker.
         """
         try:
-            return self._assignment(session, job)
+            return self._assignment(session, job, who)
         except (SQLAlchemyError, Unavailable):
             raise
         except Unreadable as error:
@@ -181,7 +181,7 @@ class Claims:
         attempts.fail(session, job.id, job.attempt, reason, message, who=who, max_attempts=1)
         return None
 
-    def _assignment(self, session: Session, job: Job) -> Assignment:
+    def _assignment(self, session: Session, job: Job, who: Principal) -> Assignment:
         request = _request(job)
         base: BaseSource | None = None
         targets: list[TargetSource] = []
@@ -200,8 +200,8 @@ class Claims:
             lease_s=self._lease_s,
             namespace=job.namespace,
             request=request,
-            base=base,
-            targets=targets,
+            base=None if base is None else _told_by(who, base),
+            targets=[target.model_copy(update={"base": _told_by(who, target.base)}) for target in targets],
             datasets={
                 digest: find_for_job(session, digest, namespace=job.namespace, submitted_at=job.created_at).format
                 for digest in digests
@@ -324,6 +324,13 @@ def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
     if job.kind not in kinds:
         raise Unreadable(f"this release knows no jobs of the kind {job.kind!a}; upgrade the registry")
     return read_stored(kinds[job.kind], job.request, of=f"the request of job {job.id}")
+
+
+def _told_by(who: Principal, base: BaseSource) -> BaseSource:
+    """A base as a worker is told of it: whose word on it would be refused is not asked for one."""
+    return (
+        base if base.namespace is None or who.may("work", base.namespace) else base.model_copy(update={"hashed": True})
+    )
 
 
 def _source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:

@@ -7,6 +7,7 @@ Layout under `ADAPTERCTL_CACHE`::
     refs/…                    what refs named when they were pulled, by registry
     bases/FINGERPRINT/        a base that a worker fetched
     hashes/…                  SHA-256 of local files by path, size, times and inode
+    hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    what attempts of a worker work with
 
 It is its owner's alone: versions, rows and bases may be private, however open their user's other files are.
@@ -37,7 +38,7 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("bases", "blobs", "hashes", "jobs", "locks", "refs", "versions")
+_PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "refs", "versions")
 
 
 class Cache:
@@ -70,6 +71,11 @@ class Cache:
     def base(self, fingerprint: str) -> Path:
         """Where a fetched base lies, or will."""
         return self.bases / parse_digest(fingerprint)
+
+    @property
+    def hub(self) -> Path:
+        """Where repositories of a model hub lie that anybody may fetch, in the hub's own layout."""
+        return self.root / "hub"
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:

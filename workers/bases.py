@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sdk.bases import ScannedBase, scan_base
 from sdk.client import Client
-from sdk.errors import InvalidBase, NotFound, Unavailable, disk_explained
+from sdk.errors import InvalidBase, NotFound, Unavailable, VerificationFailed, disk_explained
 from sdk.fetching import fetch
+from sdk.formats.base_files import OTHER_FILES, TOKENIZER_FILES, BadBaseError, check_files
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
 from sdk.transfer import OnBytes, folder_whole
@@ -23,73 +25,140 @@ _PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 _log = logging.getLogger(__name__)
 
 
-def obtain(client: Client, source: BaseSource, view: Path, on_bytes: OnBytes) -> ScannedBase:
+def obtain(
+    client: Client, source: BaseSource, view: Path, on_bytes: OnBytes, *, settings: WorkerSettings
+) -> ScannedBase:
     """Return the base that the job names, in the new folder `view`, which holds exactly its files and no others.
 
     Whatever else lies beside them on this node, a library would load it too: an adapter, a second set of weights.
     `on_bytes` is called while files are hashed. Raises NotFound where it lies nowhere that this node can reach, InvalidBase
-    where it is another one than it was.
+    where it is another one than it was, VerificationFailed where the registry lists files that are not of the base.
     """
-    scanned = _find(client, source, on_bytes)
-    if _is_other(scanned, source):
-        raise InvalidBase(
-            f"base {source.id} in {scanned.folder} has the fingerprint {scanned.registration.fingerprint[:12]}, the job "
-            f"wants {str(source.fingerprint)[:12]}: its files were changed. Restore them, or add the base again and submit anew"
+    if source.manifest is not None:
+        try:
+            check_files([file.path for file in source.manifest.files])
+        except BadBaseError as error:
+            raise _not_of_the_base(source, str(error)) from error
+    scanned = _Search(client, source, on_bytes, settings).find()
+    return _lay_out(client, source, scanned, view, on_bytes)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One base, and where this node may look for it."""
+
+    client: Client
+    source: BaseSource
+    on_bytes: OnBytes
+    settings: WorkerSettings
+
+    def find(self) -> ScannedBase:
+        """Find it in a shared folder, the registry's storage or on a model hub, in this order."""
+        location = self.source.location or ""
+        folder = _shared_folder(location, self.settings)
+        uploaded = self.source.manifest is not None and self.source.fingerprint is not None
+        if folder is not None:
+            try:
+                return self._checked(folder)
+            except (InvalidBase, NotFound) as error:
+                _log.warning("base %s in the shared folder %s: %s", self.source.id, folder, error.message)
+                if not uploaded:
+                    raise
+        if uploaded:
+            return self._from_registry()
+        if location.startswith("hf://"):
+            return self._checked(self._from_hub())
+        raise NotFound(
+            f"base {self.source.id} is not on this node; upload it with: adapterctl base add FOLDER --upload"
         )
-    return _lay_out(client, scanned, source.manifest or scanned.manifest, view)
 
-
-def _is_other(scanned: ScannedBase, source: BaseSource) -> bool:
-    return source.fingerprint is not None and scanned.registration.fingerprint != source.fingerprint
-
-
-def _find(client: Client, source: BaseSource, on_bytes: OnBytes) -> ScannedBase:
-    location = urlsplit(source.location or "")
-    folder = Path(unquote(location.path))
-    if location.scheme == "file" and folder.is_dir():
-        return _scan(client, source, folder, on_bytes)
-    if source.manifest is not None and source.fingerprint is not None:
-        return _from_registry(client, source, source.fingerprint, source.manifest, on_bytes)
-    if location.scheme == "hf":
-        return _scan(client, source, _from_hub(source), on_bytes)
-    raise NotFound(f"base {source.id} is not on this node; upload it with: adapterctl base add FOLDER --upload")
-
-
-def _from_registry(
-    client: Client, source: BaseSource, fingerprint: str, manifest: Manifest, on_bytes: OnBytes
-) -> ScannedBase:
-    """The base from the cache, or fetched into it; what was altered in the cache is fetched anew, once."""
-    folder, name = client.cache.base(fingerprint), f"base-{fingerprint}"
-    with disk_explained(f"fetching base {source.id}"):
-        # Attempts share it as long as they last, so it is held alone only where something is to be fetched.
-        with client.cache.lock(name, shared=True):
-            if (found := _cached(client, source, folder, on_bytes)) is not None:
-                return found
-        with client.cache.lock(name):
-            if (found := _cached(client, source, folder, on_bytes)) is not None:
-                return found
-            if folder.is_dir():
-                _log.warning("the cached base %s is not what its name says; it is fetched anew", fingerprint[:12])
-                client.cache.remove_folder(folder)
-            with folder_whole(folder) as partial:
-                client.fetch_manifest(manifest, partial)
-            return _scan(client, source, folder, on_bytes)
-
-
-def _cached(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -> ScannedBase | None:
-    """The base in its folder of the cache; None where that is missing, or was altered."""
-    if not folder.is_dir():
-        return None
-    with contextlib.suppress(InvalidBase, NotFound):
-        scanned = _scan(client, source, folder, on_bytes)
-        if not _is_other(scanned, source):
-            client.cache.used(folder)
+    def _checked(self, folder: Path) -> ScannedBase:
+        """The base in a folder. Raises InvalidBase where it is another than is wanted, without a word of what it is."""
+        scanned = _scan(self.client, self.source, folder, self.on_bytes)
+        found, wanted = scanned.registration.fingerprint, self.source.fingerprint
+        if wanted in (None, found):
             return scanned
-    return None
+        _log.warning("base %s in %s has the fingerprint %s", self.source.id, folder, found)
+        raise InvalidBase(
+            f"where base {self.source.id} lies is another one than the job wants ({str(wanted)[:12]}): its files were changed. "
+            "Restore them, or add the base again and submit anew"
+        )
+
+    def _from_registry(self) -> ScannedBase:
+        """The base from the cache, or fetched into it; what was altered in the cache is fetched anew, once."""
+        fingerprint, manifest, cache = self.source.fingerprint, self.source.manifest, self.client.cache
+        assert fingerprint is not None
+        assert manifest is not None
+        folder, name = cache.base(fingerprint), f"base-{fingerprint}"
+        with disk_explained(f"fetching base {self.source.id}"):
+            # Attempts share it as long as they last, so it is held alone only where something is to be fetched.
+            with cache.lock(name, shared=True):
+                if (found := self._cached(folder)) is not None:
+                    return found
+            with cache.lock(name):
+                if (found := self._cached(folder)) is not None:
+                    return found
+                if folder.is_dir():
+                    _log.warning("the cached base %s is not what its name says; it is fetched anew", fingerprint[:12])
+                    cache.remove_folder(folder)
+                with folder_whole(folder) as partial:
+                    self.client.fetch_manifest(manifest, partial)
+                return self._checked(folder)
+
+    def _cached(self, folder: Path) -> ScannedBase | None:
+        """The base in its folder of the cache; None where that is missing, or was altered."""
+        if not folder.is_dir():
+            return None
+        with contextlib.suppress(InvalidBase, NotFound):
+            scanned = self._checked(folder)
+            self.client.cache.used(folder)
+            return scanned
+        return None
+
+    def _from_hub(self) -> Path:
+        """Fetch a commit of a hub's model, with this node's own token where that is for whoever asks."""
+        repository, revision = _on_hub(self.source)
+        if self.settings.may_use_hub_token(repository):
+            # The library finds the node's token, and its cache.
+            return _snapshot(repository, revision)
+        # What was fetched with a token is not for whoever names it, so that nothing of that is in this folder.
+        with disk_explained(f"fetching base {self.source.id}"):
+            self.client.cache.keep_private()
+        return _snapshot(repository, revision, token=False, cache_dir=self.client.cache.hub)
 
 
-def _lay_out(client: Client, scanned: ScannedBase, manifest: Manifest, view: Path) -> ScannedBase:
-    """Link the files of a manifest into the new folder `view`; the few that this node has otherwise are fetched."""
+def _shared_folder(location: str, settings: WorkerSettings) -> Path | None:
+    """The folder that a `file:` location names, if clients see it as well: it and its files, wherever links lead."""
+    parts = urlsplit(location)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    folder = Path(unquote(parts.path))
+    try:
+        roots = [Path(path).resolve() for path in settings.shared_paths]
+        if not folder.is_dir():
+            return None
+        names = {*TOKENIZER_FILES, *OTHER_FILES, *(path.name for path in folder.glob("*.safetensors"))}
+        outside = sorted(name for name in names if not _is_below(folder / name, roots))
+    except (OSError, RuntimeError, ValueError):
+        # Links in a circle, or what is no path.
+        return None
+    if outside:
+        _log.warning("%s is not followed: %s leads out of the shared folders", folder, outside[0])
+        return None
+    return folder
+
+
+def _is_below(path: Path, roots: list[Path]) -> bool:
+    whole = path.resolve()
+    return any(whole.is_relative_to(root) for root in roots)
+
+
+def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Path, on_bytes: OnBytes) -> ScannedBase:
+    """Link a base's files into the new folder `view`; the few that this node has otherwise are fetched.
+
+    What lies there then is looked at once more: the registry's list may name others than were found.
+    """
+    manifest = source.manifest or scanned.manifest
     have = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
     # The weights and the tokenizer are those of the fingerprint, so this is an index or a generation config at most.
     missing = {file.sha256 for file in manifest.files} - have.keys()
@@ -103,8 +172,29 @@ def _lay_out(client: Client, scanned: ScannedBase, manifest: Manifest, view: Pat
                 fetch(origins[file.sha256], view / file.path, links=client.links)
             else:
                 raise InvalidBase(f"the registry has no {file.path} of this base; add it again with --upload")
-    registration = scanned.registration.model_copy(update={"manifest": manifest})
-    return ScannedBase(folder=view, registration=registration)
+    try:
+        laid_out = _scan(client, source, view, on_bytes)
+    except (InvalidBase, NotFound) as error:
+        raise _not_of_the_base(source, error.message.replace(f"{view}", "what it lists")) from error
+    if (
+        _digests(laid_out.manifest) != _digests(manifest)
+        or laid_out.manifest.base_fingerprint != scanned.manifest.base_fingerprint
+    ):
+        raise _not_of_the_base(source, "a library would load others")
+    return ScannedBase(
+        folder=view, registration=laid_out.registration.model_copy(update={"location": scanned.registration.location})
+    )
+
+
+def _digests(manifest: Manifest) -> dict[str, str]:
+    return {file.path: file.sha256 for file in manifest.files}
+
+
+def _not_of_the_base(source: BaseSource, why: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"the files that the registry lists of base {source.id} are not those of a base: {why}. An admin may let them be sent "
+        f"anew with: adapterctl base fix {str(source.fingerprint)[:12]} --forget-files"
+    )
 
 
 def _scan(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -> ScannedBase:
@@ -118,20 +208,26 @@ def _scan(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -
     )
 
 
-def _from_hub(source: BaseSource) -> Path:
-    """Fetch a commit of a hub's model, with this node's own token where that is for whoever asks."""
+def _on_hub(source: BaseSource) -> tuple[str, str | None]:
+    """The repository and revision of a base that lies on a hub; what it is called here may be something else by now."""
+    if source.fingerprint is None:
+        # Nothing but the name says yet which it is.
+        return source.id, source.revision
+    repository, _, revision = (source.location or "").removeprefix("hf://").partition("@")
+    return repository, revision or source.revision
+
+
+def _snapshot(repository: str, revision: str | None, **given: Any) -> Path:
     hub: Any = importlib.import_module("huggingface_hub")
     errors: Any = importlib.import_module("huggingface_hub.errors")
     try:
-        # None lets the library find the node's token; False sends none.
-        token = None if WorkerSettings.from_env().may_use_hub_token(source.id) else False
-        return Path(hub.snapshot_download(source.id, revision=source.revision, token=token, allow_patterns=_PATTERNS))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS, **given))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise NotFound(
-            f"the model hub has no {source.id} at {source.revision} that this worker may read; "
+            f"the model hub has no {repository} at {revision} that this worker may read; "
             "check the name; for a gated one name it in the worker's ADAPTER_WORKER_HUB_REPOSITORIES and give it a hub token"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise Unavailable(
-            f"{source.id} can't be fetched from the model hub ({type(error).__name__}); submit the job again later"
+            f"{repository} can't be fetched from the model hub ({type(error).__name__}); submit the job again later"
         ) from error

@@ -142,7 +142,13 @@ class Worker:
             made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
             with (
                 made as folder,
-                Inputs(self._client, self._transfers, folder=folder, namespace=assignment.namespace) as inputs,
+                Inputs(
+                    self._client,
+                    self._transfers,
+                    folder=folder,
+                    namespace=assignment.namespace,
+                    settings=self._settings,
+                ) as inputs,
             ):
                 attempt = Attempt(
                     self._client,

@@ -328,9 +328,8 @@ def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
 
 def _told_by(who: Principal, base: BaseSource) -> BaseSource:
     """A base as a worker is told of it: whose word on it would be refused is not asked for one."""
-    return (
-        base if base.namespace is None or who.may("work", base.namespace) else base.model_copy(update={"hashed": True})
-    )
+    may_say = base.namespace is None or who.may("work", base.namespace)
+    return base if may_say else base.model_copy(update={"hashed": True})
 
 
 def _source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:

@@ -65,7 +65,8 @@ class LocalQueue:
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
-        # Whoever submits jobs here is whose hub token it is.
+        # Whoever submits jobs here is whose folders and whose hub token it is.
+        environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
         with (logs / "runner.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and module

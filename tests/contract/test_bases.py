@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from support.adapters import base_registration, digest
 from support.registries import World
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
@@ -34,6 +34,7 @@ from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import BaseSource, WorkerInfo
 from sdk.transfer import hash_file
 from workers.bases import obtain
+from workers.settings import WorkerSettings
 
 #: Each base of the run has weights of its own.
 VALUES = itertools.count(1)
@@ -340,6 +341,21 @@ class TestFiles:
         with pytest.raises(VerificationFailed, match="disagree on the tensor"):
             ours.client.register_base(body)
 
+    @pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+    def test_files_that_refer_to_others_are_refused(self, ours: Tenant, name: str) -> None:
+        folder = ours.base()
+        (folder / name).write_text("{}")
+        scanned = ours.scan(folder)
+        other = _add(folder, name, b'{"vocab": "/etc/passwd"}')
+        files = [other if file.path == name else file for file in scanned.manifest.files]
+        config = scanned.registration.config
+        fingerprint = base_files.identify(config, {file.path: file.sha256 for file in files}).fingerprint
+        hostile = Manifest(kind="base", base_fingerprint=fingerprint, files=files)
+        upload = ours.client.upload({file.sha256: folder / file.path for file in files}, "sending")
+        said = {"manifest": hostile, "fingerprint": fingerprint, "upload": upload, "namespace": ours.space}
+        with pytest.raises(VerificationFailed, match=f"this is no base: {name}"):
+            ours.client.register_base(scanned.registration.model_copy(update=said))
+
     def test_a_base_with_one_file_and_an_index_of_others_is_refused(self, ours: Tenant) -> None:
         folder = ours.base()
         manifest = ours.scan(folder).manifest
@@ -404,6 +420,28 @@ class TestFiles:
         assert assignment.base is not None
         assert assignment.base.manifest == ours.scan(folder).manifest
 
+    @pytest.mark.parametrize("everywhere", [False, True])
+    def test_a_worker_is_asked_only_for_what_it_may_say(
+        self, ours: Tenant, admin: Client, join: Any, people: World, everywhere: bool
+    ) -> None:
+        published, own, rows = ours.base("published"), ours.base("own"), ours.folder / "rows.jsonl"
+        rows.write_text(json.dumps({"prompt": "a", "completion": f"asked {everywhere}"}))
+        admin.add_base(published, upload=True, namespace="*")
+        ours.register(own, upload=True)
+        with people.services.db.write() as session:
+            # As what earlier releases took unread is recorded.
+            session.execute(update(NamedBase).where(NamedBase.id.in_(("published", "own"))).values(facts="claimed"))
+        worker = join(ours.space, Role.WORKER, **({"*": Role.WORKER} if everywhere else {}))
+        asked = {}
+        for folder in (published, own):
+            fingerprint = ours.scan(folder).registration.fingerprint
+            job = ours.client.submit_training(f"{ours.space}/x", base=fingerprint, data=rows)
+            assignment = Held.claim(worker.client, ours.folder).assignment
+            assert assignment.job == job.id
+            assert assignment.base is not None
+            asked[folder.name] = not assignment.base.hashed
+        assert asked == {"published": everywhere, "own": True}
+
 
 def _without(folder: Path, tenant: Tenant) -> Manifest:
     """The manifest of a base before its generation config was added."""
@@ -440,34 +478,134 @@ class TestOnANode:
         write_safetensors(folder / "adapter_model.safetensors", {"x": [2]})
         (folder / "adapter_config.json").write_text("{}")
         (folder / "model.fp16.safetensors").write_bytes(b"")
-        found = obtain(client, told, tmp_path / "view", lambda _count: None)
+        found = _obtain(client, told, tmp_path / "view", ours.folder)
         assert sorted(path.name for path in (tmp_path / "view").iterdir()) == [
             "config.json",
             "model.safetensors",
             "tokenizer.json",
         ]
         assert found.folder == tmp_path / "view"
-        write_safetensors(folder / "model.safetensors", TENSORS, value=0.123)
+        write_safetensors(folder / "model.safetensors", TENSORS, value=-0.5)
         with pytest.raises(InvalidBase, match="its files were changed"):
-            obtain(client, told, tmp_path / "again", lambda _count: None)
+            _obtain(client, told, tmp_path / "again", ours.folder)
 
     def test_a_cache_that_was_altered_is_fetched_anew(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
         folder = ours.base()
         client, told = source(folder, upload=True, location=None)
-        first = obtain(client, told, tmp_path / "1", lambda _count: None)
+        first = _obtain(client, told, tmp_path / "1", ours.folder)
         weights = (first.folder / "model.safetensors").resolve()
         before = weights.read_bytes()
         weights.chmod(0o600)
         weights.write_bytes(before[:-4] + b"evil")
-        again = obtain(client, told, tmp_path / "2", lambda _count: None)
+        again = _obtain(client, told, tmp_path / "2", ours.folder)
         assert (again.folder / "model.safetensors").read_bytes() == before
+
+    def test_a_folder_that_is_not_shared_is_not_looked_into(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
+        folder, private = ours.base(), write_base(tmp_path / "private", value=0.9)
+        client, told = source(folder, upload=False)
+        said = []
+        for place in (private, tmp_path, tmp_path / "none", folder / ".." / ".." / ".." / private.name):
+            with pytest.raises(NotFound) as caught:
+                _obtain(client, told.model_copy(update={"location": place.as_uri()}), tmp_path / "view", ours.folder)
+            said.append(caught.value.message)
+        # One answer for all of them.
+        assert len(set(said)) == 1
+        assert str(tmp_path) not in said[0]
+        for shared in ((), (tmp_path / "elsewhere",), (Path(f"{ours.folder}-2"),)):
+            with pytest.raises(NotFound, match="is not on this node"):
+                _obtain(client, told, tmp_path / "view", *shared)
+        assert _obtain(client, told, tmp_path / "view", Path("/")).manifest == ours.scan(folder).manifest
+
+    @pytest.mark.parametrize("link", ["folder", "file"])
+    def test_no_link_leads_out_of_the_shared_folders(
+        self, ours: Tenant, source: Any, tmp_path: Path, link: str
+    ) -> None:
+        folder = ours.base()
+        client, told = source(folder, upload=False)
+        moved = tmp_path / "moved"
+        if link == "folder":
+            folder.rename(moved)
+            folder.symlink_to(moved)
+        else:
+            (folder / "tokenizer.json").rename(moved)
+            (folder / "tokenizer.json").symlink_to(moved)
+        with pytest.raises(NotFound, match="is not on this node"):
+            _obtain(client, told, tmp_path / "view", ours.folder)
+        assert _obtain(client, told, tmp_path / "view", ours.folder, moved).folder == tmp_path / "view"
+
+    def test_an_odd_location_is_no_folder(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
+        client, told = source(ours.base(), upload=False)
+        circle = ours.folder / "circle"
+        circle.symlink_to(circle)
+        shared = ours.folder.as_uri()
+        for location in (circle.as_uri(), f"{shared}/%00", f"file://elsewhere{ours.folder}", f"{shared}/{'x' * 300}"):
+            with pytest.raises(NotFound, match="is not on this node"):
+                _obtain(client, told.model_copy(update={"location": location}), tmp_path / "view", ours.folder)
+
+    @pytest.mark.parametrize("state", ["changed", "half", "gone"])
+    def test_what_is_stale_in_a_folder_is_fetched_from_the_registry(
+        self, ours: Tenant, source: Any, tmp_path: Path, state: str
+    ) -> None:
+        folder = ours.base()
+        manifest = ours.scan(folder).manifest
+        client, told = source(folder, upload=True)
+        if state == "changed":
+            write_safetensors(folder / "model.safetensors", TENSORS, value=-0.5)
+        else:
+            (folder / "model.safetensors").unlink()
+        if state == "gone":
+            for path in list(folder.iterdir()):
+                path.unlink()
+        found = _obtain(client, told, tmp_path / "view", ours.folder)
+        assert found.manifest == manifest
+        assert (found.folder / "model.safetensors").resolve().is_relative_to(client.cache.root)
+
+    def test_a_changed_folder_is_refused_without_a_word_of_what_it_is(
+        self, ours: Tenant, source: Any, tmp_path: Path
+    ) -> None:
+        folder = ours.base()
+        client, told = source(folder, upload=False)
+        write_safetensors(folder / "model.safetensors", TENSORS, value=-0.25)
+        with pytest.raises(InvalidBase, match="its files were changed") as caught:
+            _obtain(client, told, tmp_path / "view", ours.folder)
+        other = ours.scan(folder).registration.fingerprint[:12]
+        assert not {other, str(folder)} & set(caught.value.message.replace(",", " ").split())
+        assert other not in caught.value.message
+
+    @pytest.mark.parametrize("upload", [False, True])
+    @pytest.mark.parametrize("extra", ["adapter_model.safetensors", "x.json", "model-9.safetensors", "config", "index"])
+    def test_a_list_of_other_files_than_a_base_s_is_refused(
+        self, ours: Tenant, source: Any, tmp_path: Path, upload: bool, extra: str
+    ) -> None:
+        folder, shard = ours.base(), "model-1.safetensors"
+        (folder / "model.safetensors").rename(folder / shard)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(TENSORS, shard)}))
+        # What is no index until it is given the name of one.
+        (folder / "generation_config.json").write_text(json.dumps({"weight_map": {"x": shard}}))
+        client, told = source(folder, upload=upload)
+        true = ours.scan(folder).manifest
+        files = {file.path: file for file in true.files}
+        if extra == "config":
+            files["config.json"] = files["generation_config.json"].model_copy(update={"path": "config.json"})
+        elif extra == "index":
+            index = "model.safetensors.index.json"
+            files[index] = files["generation_config.json"].model_copy(update={"path": index})
+        else:
+            files[extra] = files[shard].model_copy(update={"path": extra})
+        listed = Manifest(kind="base", base_fingerprint=true.base_fingerprint, files=list(files.values()))
+        lying = told.model_copy(update={"manifest": listed})
+        assert _obtain(client, told, tmp_path / "true", ours.folder).manifest == true
+        with pytest.raises(VerificationFailed, match="are not those of a base"):
+            _obtain(client, lying, tmp_path / "view", ours.folder)
+        # What no base has is not even fetched.
+        assert (tmp_path / "view").exists() == (extra not in ("adapter_model.safetensors", "x.json"))
 
     def test_workers_that_share_a_cache_use_one_base_at_once(self, ours: Tenant, source: Any, tmp_path: Path) -> None:
         client, told = source(ours.base(), upload=True, location=None)
-        obtain(client, told, tmp_path / "1", lambda _count: None)
+        _obtain(client, told, tmp_path / "1", ours.folder)
         # As an attempt holds it that trains meanwhile.
         with client.cache.lock(f"base-{told.fingerprint}", shared=True), ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(obtain, client, told, tmp_path / "2", lambda _count: None)
+            waiting = pool.submit(_obtain, client, told, tmp_path / "2", ours.folder)
             assert waiting.result(timeout=30).folder == tmp_path / "2"
 
     def test_a_cache_of_another_tenants_base_gives_ones_own_files(
@@ -483,9 +621,15 @@ class TestOnANode:
         cached.mkdir(parents=True)
         for path in twin.iterdir():
             (cached / path.name).write_bytes(path.read_bytes())
-        found = obtain(client, told, tmp_path / "view", lambda _count: None)
+        found = _obtain(client, told, tmp_path / "view", ours.folder)
         assert (found.folder / "generation_config.json").read_text() == '{"eos_token_id": 2}'
         assert found.manifest == ours.scan(folder).manifest
+
+
+def _obtain(client: Client, told: BaseSource, view: Path, *shared: Path) -> ScannedBase:
+    """Obtain a base on a node that sees some folders."""
+    settings = WorkerSettings("w1", shared_paths=tuple(map(str, shared)))
+    return obtain(client, told, view, lambda _count: None, settings=settings)
 
 
 def _info(**said: Any) -> WorkerInfo:

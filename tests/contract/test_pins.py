@@ -32,6 +32,7 @@ from sdk.schemas.work import Assignment, BaseSource, CheckpointSource, TargetSou
 from sdk.transport import Transport
 from workers.attempts.inputs import Inputs
 from workers.attempts.pins import require_pinned
+from workers.settings import WorkerSettings
 from workers.transfers import Transfers
 
 
@@ -45,7 +46,13 @@ def node(people: World, tmp_path: Path) -> Iterator[Client]:
 
 @pytest.fixture
 def inputs(node: Client, tmp_path: Path) -> Iterator[Inputs]:
-    with Inputs(node, Transfers(), folder=tmp_path / "attempt", namespace=None) as inputs:
+    with Inputs(
+        node,
+        Transfers(),
+        folder=tmp_path / "attempt",
+        namespace=None,
+        settings=WorkerSettings("node", shared_paths=(str(tmp_path),)),
+    ) as inputs:
         yield inputs
 
 

@@ -121,6 +121,8 @@ class TestLocal:
         assert shown.split("\0")[1:3] == ["-m", RUNNER_MODULE]
         given = Path(f"/proc/{process.pid}/environ").read_text()
         assert f"ADAPTERCTL_URL=local:{tmp_path}" in given.split("\0")
+        # Folders and hub token are those of who submits.
+        assert {"ADAPTER_WORKER_SHARED_PATHS=/", "ADAPTER_WORKER_HUB_REPOSITORIES=*"} <= set(given.split("\0"))
         assert "actl_secret" not in given
         # There is no job, so it looks once and ends well.
         assert process.wait(60) == 0, (tmp_path / "logs" / "runner.log").read_text()

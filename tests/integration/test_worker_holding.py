@@ -41,6 +41,7 @@ from workers.connections import apart
 from workers.heartbeat import Holder
 from workers.orders import Written
 from workers.runner import claim
+from workers.settings import WorkerSettings
 from workers.shutdown import Shutdown
 from workers.spare import Spare
 from workers.stopping import Stopping, Why
@@ -303,7 +304,9 @@ class TestCheckpoints:
         transfers = Transfers()
         with (
             held.by(client) as holder,
-            Inputs(client, transfers, folder=tmp_path / "attempt", namespace=None) as inputs,
+            Inputs(
+                client, transfers, folder=tmp_path / "attempt", namespace=None, settings=WorkerSettings("tested")
+            ) as inputs,
         ):
             stopping = Stopping(holder, Shutdown(grace_s=30), grace_s=30, timeout_s=None)
             attempt = Attempt(

@@ -17,14 +17,18 @@ from sdk.fetching import fetch
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
 from workers import bases
+from workers.settings import WorkerSettings
 from workers.transfers import Transfers
 
 
 class Inputs:
     """The bases, versions and datasets of one attempt."""
 
-    def __init__(self, client: Client, transfers: Transfers, *, folder: Path, namespace: str | None) -> None:
+    def __init__(
+        self, client: Client, transfers: Transfers, *, folder: Path, namespace: str | None, settings: WorkerSettings
+    ) -> None:
         self._client = client
+        self._settings = settings
         #: The attempt's own, where bases are laid out.
         self._folder = folder
         #: Whose job it is.
@@ -47,7 +51,8 @@ class Inputs:
         if found is not None:
             return found
         view = self._folder / "bases" / str(len(self._bases))
-        scanned = bases.obtain(self._client, source, view, self._transfers.on_bytes("hashing base", 0))
+        told = self._transfers.on_bytes("hashing base", 0)
+        scanned = bases.obtain(self._client, source, view, told, settings=self._settings)
         if source.fingerprint is None:
             self._client.register_base(scanned.registration.model_copy(update={"namespace": self._namespace}))
         elif not source.hashed:

@@ -11,22 +11,50 @@ from pathlib import Path
 
 import pytest
 from support import processes
+from support.small import write_base
+
+from sdk.bases import scan_base
+from sdk.cache import Cache
+from sdk.schemas.work import BaseSource
 
 COMMIT = "0" * 40
 TOKEN = "hf_of-the-node"
 
 OBTAIN = """
 import sys
+from pathlib import Path
+from sdk.client import Client
 from sdk.errors import AdapterctlError
 from sdk.schemas.work import BaseSource
-from workers.bases import _from_hub
-repository = sys.argv[1]
-location = f"hf://{repository}@{'0' * 40}"
+from workers.bases import obtain
+from workers.settings import WorkerSettings
+source = BaseSource.model_validate_json(sys.argv[1])
+client = Client("https://registry.example", "adp_of-the-worker", cache=Path("cache"))
 try:
-    _from_hub(BaseSource(id=repository, revision="0" * 40, fingerprint=None, location=location))
+    obtain(client, source, Path("view"), lambda _: None, settings=WorkerSettings.from_env())
+    print("obtained", sorted(path.name for path in Path("view").iterdir()))
 except AdapterctlError as error:
-    print(error.message)
+    print(type(error).__name__, error.message)
 """
+
+
+def obtain(source: BaseSource, folder: Path, endpoint: str, **variables: str) -> str:
+    """Have a process with a hub token obtain a base; return what it says."""
+    env = processes.environment(
+        HF_ENDPOINT=endpoint,
+        HF_HUB_OFFLINE="0",
+        HF_HOME=str(folder / "hf-home"),
+        HF_TOKEN=TOKEN,
+        HOME=str(folder),
+        **variables,
+    )
+    command = [sys.executable, "-c", OBTAIN, source.model_dump_json()]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def named(repository: str, revision: str = COMMIT) -> BaseSource:
+    """A base of which only its name on a hub is known."""
+    return BaseSource(id=repository, revision=revision, fingerprint=None, location=f"hf://{repository}@{revision}")
 
 
 class _Gated(http.server.BaseHTTPRequestHandler):
@@ -71,16 +99,47 @@ def endpoint() -> Iterator[str]:
 def test_the_token_is_sent_for_what_is_listed(
     listed: str, repository: str, sent: bool, endpoint: str, tmp_path: Path
 ) -> None:
-    env = processes.environment(
-        HF_ENDPOINT=endpoint,
-        HF_HUB_OFFLINE="0",
-        HF_HOME=str(tmp_path / "hf-home"),
-        HF_TOKEN=TOKEN,
-        HOME=str(tmp_path),
-        ADAPTER_WORKER_HUB_REPOSITORIES=listed,
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", OBTAIN, repository], env=env, capture_output=True, text=True, check=True
-    )
-    assert "ADAPTER_WORKER_HUB_REPOSITORIES" in done.stdout, done.stderr
+    said = obtain(named(repository), tmp_path, endpoint, ADAPTER_WORKER_HUB_REPOSITORIES=listed)
+    assert "ADAPTER_WORKER_HUB_REPOSITORIES" in said
     assert set(_Gated.tokens) == {f"Bearer {TOKEN}" if sent else None}
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "main"])
+@pytest.mark.parametrize(("listed", "given"), [("", False), ("org/other", False), ("corp/secret", True)])
+def test_what_was_fetched_with_a_token_is_not_for_who_merely_names_it(
+    revision: str, listed: str, given: bool, endpoint: str, tmp_path: Path
+) -> None:
+    _fill_hub_cache(tmp_path, "corp/secret")
+    said = obtain(named("corp/secret", revision), tmp_path, endpoint, ADAPTER_WORKER_HUB_REPOSITORIES=listed)
+    assert said.startswith("obtained" if given else "NotFound"), said
+
+
+@pytest.mark.parametrize("revision", [COMMIT, None])
+def test_a_base_that_was_renamed_is_fetched_from_where_it_lies(
+    revision: str | None, endpoint: str, tmp_path: Path
+) -> None:
+    folder = _fill_hub_cache(tmp_path, "org/base")
+    scanned = scan_base(folder, cache=Cache(tmp_path / "scanned"))
+    source = BaseSource(
+        id="corp/smol",
+        revision=revision,
+        fingerprint=scanned.registration.fingerprint,
+        location=f"hf://org/base@{COMMIT}",
+    )
+    # By the name of the repository, and not by what the base is called here.
+    said = obtain(source, tmp_path, endpoint, ADAPTER_WORKER_HUB_REPOSITORIES="org/base")
+    assert said.startswith("obtained ['config.json', 'model.safetensors', 'tokenizer.json']"), said
+    assert obtain(source, tmp_path, endpoint, ADAPTER_WORKER_HUB_REPOSITORIES="corp/smol").startswith("NotFound")
+
+
+def test_what_is_no_name_of_a_repository_is_not_found(endpoint: str, tmp_path: Path) -> None:
+    source = named("a/b/c").model_copy(update={"fingerprint": "0" * 64, "location": "hf://../../etc@main"})
+    assert obtain(source, tmp_path, endpoint).startswith("NotFound the model hub has no ../../etc at main")
+
+
+def _fill_hub_cache(folder: Path, repository: str) -> Path:
+    """Put a base into the hub's own cache, as a download with the node's token leaves it; return its snapshot."""
+    root = folder / "hf-home" / "hub" / f"models--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    return write_base(root / "snapshots" / COMMIT)

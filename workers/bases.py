@@ -55,7 +55,7 @@ class _Search:
     def find(self) -> ScannedBase:
         """Find it in a shared folder, the registry's storage or on a model hub, in this order."""
         location = self.source.location or ""
-        folder = _shared_folder(location, self.settings)
+        folder = _shared_folder(location, self.settings, self.client.cache.root)
         uploaded = self.source.manifest is not None and self.source.fingerprint is not None
         if folder is not None:
             try:
@@ -127,8 +127,11 @@ class _Search:
         return _snapshot(repository, revision, token=False, cache_dir=self.client.cache.hub)
 
 
-def _shared_folder(location: str, settings: WorkerSettings) -> Path | None:
-    """The folder that a `file:` location names, if clients see it as well: it and its files, wherever links lead."""
+def _shared_folder(location: str, settings: WorkerSettings, cache: Path) -> Path | None:
+    """The folder that a `file:` location names, if clients see it as well: it and its files, wherever links lead.
+
+    The cache holds what belongs to others, and is not shared whatever lies around it.
+    """
     parts = urlsplit(location)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
@@ -138,7 +141,8 @@ def _shared_folder(location: str, settings: WorkerSettings) -> Path | None:
         if not folder.is_dir():
             return None
         names = {*TOKENIZER_FILES, *OTHER_FILES, *(path.name for path in folder.glob("*.safetensors"))}
-        outside = sorted(name for name in names if not _is_below(folder / name, roots))
+        own = [cache.resolve()]
+        outside = sorted(name for name in names if not _is_below(folder / name, roots) or _is_below(folder / name, own))
     except (OSError, RuntimeError, ValueError):
         # Links in a circle, or what is no path.
         return None

@@ -515,6 +515,13 @@ class TestOnANode:
             with pytest.raises(NotFound, match="is not on this node"):
                 _obtain(client, told, tmp_path / "view", *shared)
         assert _obtain(client, told, tmp_path / "view", Path("/")).manifest == ours.scan(folder).manifest
+        # What lies in the cache is another tenant's, perhaps, and a fingerprint is no secret.
+        assert told.fingerprint is not None
+        cached = client.cache.base(told.fingerprint)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(cached)
+        with pytest.raises(NotFound, match="is not on this node"):
+            _obtain(client, told.model_copy(update={"location": cached.as_uri()}), tmp_path / "again", Path("/"))
 
     @pytest.mark.parametrize("link", ["folder", "file"])
     def test_no_link_leads_out_of_the_shared_folders(

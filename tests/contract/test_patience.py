@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +165,7 @@ class TestTooLong:
         def stand_still() -> None:
             with db.write() as session:
                 session.execute(text("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE"))
-                with Database(db.url).read() as other:
+                with closing(Database(db.url)) as another, another.read() as other:
                     # Waits for as long as the first is let stand.
                     other.execute(select(Token.id))
                 session.execute(text("SELECT 1"))

@@ -184,7 +184,8 @@ def test_a_terminal_that_goes_away_loses_nothing(home: Home) -> None:
     job = terminal.wait_for(r"job (\w+) trains hung-up")[1]
     terminal.wait_for("load")
     terminal.hang_up()
-    assert terminal.status(20) == -signal.SIGHUP
+    # It may be about to draw when nothing can be drawn on any more, and find that out before the signal comes.
+    assert terminal.status(20) in (-signal.SIGHUP, 1)
     assert home.run("jobs", "wait", job, "--timeout", "90").returncode == 0
     assert home.json("show", "hung-up")["job"] == {"id": job, "attempt": 1}
 

@@ -171,7 +171,10 @@ class TestSameAnswer:
                 "param": "idempotency_key",
             }
         assert replayed(send(world.http, "PUT", "/quotas", limits, key, namespace="team"))
-        assert world.http.get("/api/v1/quotas", params={"namespace": "other"}).json()["max_jobs"] == Settings.default_max_jobs
+        assert (
+            world.http.get("/api/v1/quotas", params={"namespace": "other"}).json()["max_jobs"]
+            == Settings.default_max_jobs
+        )
 
     def test_a_key_is_of_one_caller_and_of_what_it_may_do(self, world: World, key: str) -> None:
         answers = []

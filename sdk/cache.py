@@ -73,6 +73,11 @@ class Cache:
         return self.bases / parse_digest(fingerprint)
 
     @property
+    def parts(self) -> list[Path]:
+        """The folders that hold what was fetched, and what is known of it; whatever else lies in the root is somebody's own."""
+        return [self.root / part for part in _PARTS]
+
+    @property
     def hub(self) -> Path:
         """Where repositories of a model hub lie that anybody may fetch, in the hub's own layout."""
         return self.root / "hub"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class _Search:
     def find(self) -> ScannedBase:
         """Find it in a shared folder, the registry's storage or on a model hub, in this order."""
         location = self.source.location or ""
-        folder = _shared_folder(location, self.settings, self.client.cache.root)
+        folder = _shared_folder(location, self.settings, self.client.cache.parts)
         uploaded = self.source.manifest is not None and self.source.fingerprint is not None
         if folder is not None:
             try:
@@ -127,10 +128,10 @@ class _Search:
         return _snapshot(repository, revision, token=False, cache_dir=self.client.cache.hub)
 
 
-def _shared_folder(location: str, settings: WorkerSettings, cache: Path) -> Path | None:
+def _shared_folder(location: str, settings: WorkerSettings, cached: Sequence[Path]) -> Path | None:
     """The folder that a `file:` location names, if clients see it as well: it and its files, wherever links lead.
 
-    The cache holds what belongs to others, and is not shared whatever lies around it.
+    What is in the cache may be another tenant's, and is not shared whatever lies around it.
     """
     parts = urlsplit(location)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
@@ -141,7 +142,7 @@ def _shared_folder(location: str, settings: WorkerSettings, cache: Path) -> Path
         if not folder.is_dir():
             return None
         names = {*TOKENIZER_FILES, *OTHER_FILES, *(path.name for path in folder.glob("*.safetensors"))}
-        own = [cache.resolve()]
+        own = [path.resolve() for path in cached]
         outside = sorted(name for name in names if not _is_below(folder / name, roots) or _is_below(folder / name, own))
     except (OSError, RuntimeError, ValueError):
         # Links in a circle, or what is no path.
@@ -152,7 +153,7 @@ def _shared_folder(location: str, settings: WorkerSettings, cache: Path) -> Path
     return folder
 
 
-def _is_below(path: Path, roots: list[Path]) -> bool:
+def _is_below(path: Path, roots: Sequence[Path]) -> bool:
     whole = path.resolve()
     return any(whole.is_relative_to(root) for root in roots)
 

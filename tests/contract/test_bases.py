@@ -522,6 +522,9 @@ class TestOnANode:
         folder.rename(cached)
         with pytest.raises(NotFound, match="is not on this node"):
             _obtain(client, told.model_copy(update={"location": cached.as_uri()}), tmp_path / "again", Path("/"))
+        # What somebody keeps beside its parts is their own.
+        beside = cached.rename(client.cache.root / "mine")
+        assert _obtain(client, told.model_copy(update={"location": beside.as_uri()}), tmp_path / "again", Path("/"))
 
     @pytest.mark.parametrize("link", ["folder", "file"])
     def test_no_link_leads_out_of_the_shared_folders(

@@ -60,3 +60,15 @@ def test_another_digest_and_another_one_of_two_ids_are_differences() -> None:
     assert len(list(differences(said("ab" * 32), said("ac" * 32)))) == 1
     assert len(list(differences(said("0" * 12, "0" * 12), said("0" * 12, "1" * 12)))) == 1
     assert len(list(differences(said(), said("extra")))) == 1
+
+
+def test_a_graph_is_the_same_in_whatever_order_it_is_told_and_a_list_is_not() -> None:
+    def said(key: str, *values: str) -> Transcript:
+        found = Transcript(set(), lambda digits: f"jobs {digits[0]}")
+        found.add("1. all", {key: [{"key": value} for value in values]})
+        return found
+
+    jobs = ("0123456789ab", "1123456789ab")
+    assert list(differences(said("nodes", *jobs), said("nodes", *reversed(jobs)))) == []
+    assert len(list(differences(said("nodes", *jobs), said("nodes", jobs[0])))) == 1
+    assert len(list(differences(said("items", *jobs), said("items", *reversed(jobs))))) == 1

@@ -22,6 +22,9 @@ LEFT_OUT = {
     "lease_s": "what is left of a lease, where a claim is sent again",
 }
 
+#: Lists whose order says nothing: a graph's nodes and edges, which come by random ids where nothing else tells them apart.
+UNORDERED = ("nodes", "edges")
+
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
 _SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
 _HEX = re.compile(r"(?<![0-9a-zA-Z_])[0-9a-f]{12,64}(?![0-9a-zA-Z_])")
@@ -43,11 +46,15 @@ class Transcript:
 
     def _mapped(self, value: Any, others: dict[str, str]) -> Any:
         if isinstance(value, dict):
-            return {
+            mapped = {
                 self._text(key, others): self._mapped(inner, others)
                 for key, inner in value.items()
                 if key not in LEFT_OUT and not (key == "id" and isinstance(inner, int))
             }
+            for key in UNORDERED:
+                if isinstance(mapped.get(key), list):
+                    mapped[key].sort(key=lambda one: json.dumps(one, sort_keys=True))
+            return mapped
         if isinstance(value, list):
             return [self._mapped(inner, others) for inner in value]
         return self._text(value, others) if isinstance(value, str) else value

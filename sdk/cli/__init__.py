@@ -9,7 +9,7 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -138,8 +138,22 @@ def _stand_in_for_closed_streams() -> None:
 
 
 def main() -> None:
-    """The entry point: every error becomes one line, or one JSON document, and an exit code."""
+    """The entry point: every error becomes one line, or one JSON document, and an exit code.
+
+    Where that can't be written, since the terminal is gone, the process ends as by SIGHUP.
+    """
     _stand_in_for_closed_streams()
+    try:
+        _run()
+    except OSError as error:
+        from sdk.cli.hangup import hang_up, lost_terminal
+
+        if not lost_terminal(error):
+            raise
+        hang_up()
+
+
+def _run() -> NoReturn:
     try:
         result: Any = cli.main(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from sdk.cli.hangup import hang_up, lost_terminal
 from sdk.cli.output import plain
 from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unavailable
 
@@ -29,6 +30,8 @@ def leave(error: Exception) -> NoReturn:
         # The reader of our output has gone; that is its right, and Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    if lost_terminal(error):
+        hang_up()
     known = _translate(error)
     if os.environ.get("ADAPTERCTL_DEBUG"):
         traceback.print_exception(error)

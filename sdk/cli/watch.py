@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from sdk.cli.hangup import hang_up_in_threads
 from sdk.cli.output import human_bytes, plain, say
 from sdk.following import follow
 from sdk.objects import Job
@@ -164,6 +165,8 @@ class _Live:
         from rich.live import Live
         from rich.spinner import Spinner
 
+        # A thread of rich's draws, too.
+        hang_up_in_threads()
         self._jobs = jobs
         self._spinner = Spinner("dots")
         #: Job → its phase or state, and what is said of it.

@@ -43,8 +43,10 @@ _USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
 #: the samples of an evaluation.
 LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
     (re.compile(r"/api/v1/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
-    (re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|heartbeat))"), Limit(4 * _MIB, MAX_VALUES)),
-    (re.compile(r"/api/v1/jobs/[^/]+/complete"), Limit(8 * _MIB, MAX_VALUES)),
+    (
+        re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
+        Limit(4 * _MIB, MAX_VALUES),
+    ),
 )
 #: What bodies that come in or are worked on may take, in all and for one namespace: as they came, and as values. Small
 #: ones have room of their own, and wait for no larger ones.

@@ -7,6 +7,7 @@ from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Completion, EvaluationResult
 from workers.attempts.attempt import Attempt
 from workers.attempts.causes import AttemptFailed
+from workers.attempts.samples import within
 from workers.orders import EvaluationItem, EvaluationOrder
 
 _NF4 = QuantizationRecipe()
@@ -34,6 +35,6 @@ def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         EvaluationResult(
             label=target.label, digest=target.digest, base_fingerprint=base.registration.fingerprint, report=report
         )
-        for target, base, report in zip(targets, scanned, reports, strict=True)
+        for target, base, report in zip(targets, scanned, within(reports), strict=True)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))

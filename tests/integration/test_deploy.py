@@ -133,6 +133,28 @@ def test_the_registry_reads_what_the_compose_file_gives_it(services: dict[str, d
     assert services["s3"]["networks"]["storage"]["aliases"] == ["adapters.example"]
 
 
+@needs_compose
+def test_whoever_may_lead_keeps_the_audit_trail_in_one_volume(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("api", "reconciler"):
+        settings = Settings.from_env(services[name]["environment"])
+        assert settings.reconcile_s > 0
+        (volume,) = services[name]["volumes"]
+        assert (volume["type"], volume["source"], volume["target"]) == ("volume", "audit", settings.audit_folder)
+        assert not volume.get("read_only"), name
+    assert "audit" in deployment.compose_file()["volumes"]
+
+
+def test_the_image_has_the_folder_of_the_audit_trail_for_its_user() -> None:
+    steps = deployment.stages()["registry"]
+    (made,) = [
+        found for name, rest in steps if name == "RUN" for found in re.findall(r"install --directory ([^&]+)", rest)
+    ]
+    *options, folder = made.split()
+    user, _, group = deployment.only(steps, "USER").partition(":")
+    assert options == [f"--owner={user}", f"--group={group}", "--mode=0700"]
+    assert folder == deployment.compose_file()["services"]["reconciler"]["environment"]["REGISTRY_AUDIT_FOLDER"]
+
+
 def test_every_variable_that_is_named_is_one_that_a_program_reads() -> None:
     read = {f"REGISTRY_{field.name.upper()}" for field in fields(Settings) if field.name != "embedded_home"}
     for source in ("workers/settings.py", "sdk/config.py"):

@@ -115,6 +115,31 @@ def test_settings_and_secrets_go_to_whom_they_belong() -> None:
     assert Settings.from_env(given).storage_url == "s3://adapters/prod"
 
 
+def test_whoever_reconciles_keeps_the_audit_trail_in_a_volume_of_its_user() -> None:
+    (claim,) = of_kind("PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    pod, api = deployment.pods()["reconciler"], deployment.pods()["api"]
+    (container,) = pod["containers"]
+    env = {given["name"]: given["value"] for given in container["env"]}
+    given = {
+        **env,
+        "REGISTRY_DATABASE_URL": "postgresql://registry@db/registry",
+        "REGISTRY_STORAGE_URL": "s3://adapters",
+    }
+    folder = Settings.from_env(given).audit_folder
+    (volume,) = [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert {"name": volume["name"], "mountPath": folder} in container["volumeMounts"]
+    user, _, group = deployment.only(deployment.stages()["registry"], "USER").partition(":")
+    assert str(pod["securityContext"]["fsGroup"]) == user == group
+    # The volume is on one node at a time, so no second pod waits for it while the first is there,
+    (reconciler,) = [document for document in of_kind("Deployment") if document["metadata"]["name"] == "reconciler"]
+    assert (reconciler["spec"]["replicas"], reconciler["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    # and nobody else does that work: without the volume, whoever leads would keep every entry in the database.
+    (container,) = api["containers"]
+    assert {"name": "REGISTRY_RECONCILE_S", "value": "0"} in container["env"]
+
+
 def test_the_api_is_never_all_away() -> None:
     (api,) = [document for document in of_kind("Deployment") if document["metadata"]["name"] == "adapter-registry"]
     (budget,) = of_kind("PodDisruptionBudget")

@@ -110,7 +110,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         """Register the base in a folder; with `upload` its files go to the registry's storage for workers elsewhere.
 
         It is a base of `namespace` ("-": of names without one, "*": of all). Without one it is for all, where this client
-        may write in all namespaces, and else of the first in which it may. Raises NotFound, InvalidBase for a folder without
+        is an admin of all namespaces, and else of names without one, or of the first in which it may write. Raises NotFound, InvalidBase for a folder without
         safetensors weights, InvalidInput for a link that leads out of it, NotAllowed.
         """
         return self._register(self._scan(folder, id=id), upload=upload, namespace=namespace)
@@ -135,7 +135,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
 
     def _may_publish_for_all(self) -> bool:
         grants = self.whoami().grants
-        return any(grant.namespace == "*" and grant.role in ("writer", "promoter", "admin") for grant in grants)
+        return any(grant.namespace == "*" and grant.role == "admin" for grant in grants)
 
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base that was scanned already."""

@@ -27,7 +27,8 @@ _namespace = click.option("--namespace", help="Whose base it is: a namespace, '-
 def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | None, style: str) -> None:
     """Register the base in FOLDER: fingerprint, config, tensor shapes.
 
-    Without --namespace it is for all where the token may write everywhere, else for the first namespace of the token.
+    Without --namespace it is for all where the token is an admin's of all namespaces, which '*' needs. Else it is for
+    names without a namespace, or where the token may not write those, for its first namespace.
 
     \b
     Example:

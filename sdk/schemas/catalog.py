@@ -20,8 +20,8 @@ class BaseRegistration(Wire):
     """A base as its finder describes it, for a namespace. Two with the same fingerprint are one base."""
 
     id: BaseId
-    #: A namespace, "-" for names without one, "*" for all. None: all, where the caller may write in all of them; else the
-    #: first in which the caller may write.
+    #: A namespace, "-" for names without one, "*" for all. None: all, where the caller is an admin of all; else "-",
+    #: or the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     #: The hub's commit, or None for a folder.
     revision: Annotated[str, Field(max_length=100)] | None = None

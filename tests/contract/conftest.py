@@ -24,7 +24,7 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         url = stack.enter_context(new_database(request.param, folder, request))
         storage = (folder / "artifacts").as_uri()
         found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 

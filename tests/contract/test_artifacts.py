@@ -63,7 +63,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         storage_url=(tmp_path / "artifacts").as_uri(),
         part_bytes=PART_BYTES,
     ) as found:
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 
@@ -297,7 +297,7 @@ def strict(tmp_path: Path) -> Iterator[World]:
         storage_url=(tmp_path / "strict-artifacts").as_uri(),
         gate="quarantine",
     ) as found:
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 

@@ -168,6 +168,23 @@ class TestNames:
         with pytest.raises(NotAllowed):
             worker.register(worker.base(), namespace="*")
 
+    @pytest.mark.parametrize("role", [Role.WRITER, Role.PROMOTER])
+    @pytest.mark.parametrize("upload", [False, True])
+    def test_who_may_write_everywhere_publishes_nothing_for_all(
+        self, join: Any, admin: Client, role: Role, upload: bool
+    ) -> None:
+        writer = join("*", role)
+        folder = writer.base()
+        for client, wanted, found in ((writer.client, None, "-"), (writer.client, "team", "team"), (admin, None, "*")):
+            assert client.add_base(folder, id="everyones", upload=upload, namespace=wanted).namespace == found
+        for place, location in ((folder, None), (writer.base(), "file:///elsewhere")):
+            with pytest.raises(NotAllowed, match="register it for one with: --namespace") as caught:
+                writer.register(place, id="everyones", location=location, upload=upload, namespace="*")
+            assert caught.value.param == "namespace"
+        published = admin.base("everyones", namespace="*")
+        assert (published.fingerprint, published.uploaded) == (writer.scan(folder).registration.fingerprint, upload)
+        assert published.location == admin.base("everyones", namespace="team").location
+
     def test_a_version_keeps_what_its_base_was_called(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
         folder = ours.base()
         ours.register(folder, id="first")

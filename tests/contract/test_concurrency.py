@@ -66,7 +66,7 @@ def world(
     if request.param == "postgres":
         url = postgres_server.create_database("concurrency")
     with registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri()) as world:
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         yield world
     if request.param == "postgres":
         postgres_server.drop_database("concurrency")

@@ -50,7 +50,7 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         storage = (folder / "artifacts").as_uri()
         made = registries.served(folder, database_url=url, storage_url=storage, gate="quarantine")
         found = stack.enter_context(made)
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 

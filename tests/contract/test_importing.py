@@ -19,7 +19,7 @@ from sdk.errors import InvalidInput, NotFound, Unavailable
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with registries.embedded(tmp_path / "home") as world:
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         yield world
 
 

@@ -307,7 +307,7 @@ class TestRouting:
 
     def test_a_base_is_reckoned_with(self, crew: Crew) -> None:
         size = 40 * 2**30
-        crew.world.writer.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
+        crew.world.admin.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
         over_four_bits = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec())
         over_sixteen = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec(method="lora"))
         needs = [crew.view(job.id).needs.memory_bytes or 0 for job in (over_four_bits, over_sixteen)]

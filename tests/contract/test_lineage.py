@@ -62,7 +62,7 @@ def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: Pos
 def world(request: pytest.FixtureRequest) -> World:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, World)
-    found.writer.register_base(base_registration())
+    found.admin.register_base(base_registration())
     return found
 
 
@@ -370,7 +370,7 @@ class TestNamespaces:
 
     @pytest.fixture
     def guarded(self, http_postgres: World) -> World:
-        http_postgres.writer.register_base(base_registration())
+        http_postgres.admin.register_base(base_registration())
         return http_postgres
 
     def client(self, world: World, token: str) -> closing[Client]:
@@ -548,7 +548,7 @@ class TestBounds:
         }
 
     def test_every_look_up_is_by_an_index(self, embedded: World, tmp_path: Path) -> None:
-        embedded.writer.register_base(base_registration())
+        embedded.admin.register_base(base_registration())
         story = tell(embedded, Maker(embedded, tmp_path), "")
         with sent(embedded.services.db) as seen:
             for of in (story.first, "base:tiny", story.data, f"data:{story.rows.name}"):
@@ -572,7 +572,7 @@ class TestBounds:
 
 
 def test_people_see_a_tree_within_80_columns(embedded: World, tmp_path: Path) -> None:
-    embedded.writer.register_base(base_registration())
+    embedded.admin.register_base(base_registration())
     story = tell(embedded, Maker(embedded, tmp_path), "a-team-with-a-long-name/")
     runner = CliRunner(env={"ADAPTERCTL_URL": embedded.url, "HOME": str(tmp_path)})
     done = runner.invoke(cli, ["lineage", story.first])

@@ -180,7 +180,7 @@ class TestTrainings:
     def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
         from support.adapters import base_registration
 
-        people.writer.register_base(base_registration("other"))
+        people.admin.register_base(base_registration("other"))
         desk.refused(desk.train(), "base", version=desk.publication(base="other: base"))
 
     def test_what_nobody_asked_for_is_refused(self, desk: Desk, tmp_path: Path) -> None:

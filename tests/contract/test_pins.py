@@ -102,7 +102,7 @@ class TestCache:
 def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
     """A base whose files are in the registry's storage only."""
     folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
-    view = people.writer.add_base(folder, upload=True)
+    view = people.admin.add_base(folder, upload=True)
     shutil.rmtree(folder)
     from registry.catalog.bases.finding import find_base, source_of
 

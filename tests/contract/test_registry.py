@@ -116,7 +116,7 @@ def http_postgres_s3(
 def world(request: pytest.FixtureRequest) -> World:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, World)
-    found.writer.register_base(base_registration())
+    found.admin.register_base(base_registration())
     return found
 
 
@@ -335,7 +335,7 @@ class TestVersions:
     ) -> None:
         # A store in S3 refuses such bytes itself; a folder is open to whoever may write there.
         world: World = request.getfixturevalue(kind)
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         body = publication(world.writer, adapter, name)
         storage = world.services.artifacts.storage
         assert isinstance(storage, FolderStorage)
@@ -533,10 +533,8 @@ class TestBasesAndData:
         with pytest.raises(Conflict, match="other weights"):
             writer.register_base(registration.model_copy(update={"weights_digest": digest("others")}))
 
-    def test_of_the_bases_that_publications_named_last_nothing_is_read_again(
-        self, world: World, writer: Client, name: str
-    ) -> None:
-        bases = [writer.register_base(base_registration(f"{name}-{number}")) for number in range(3)]
+    def test_of_the_bases_that_publications_named_last_nothing_is_read_again(self, world: World, name: str) -> None:
+        bases = [world.admin.register_base(base_registration(f"{name}-{number}")) for number in range(3)]
         known, read = KnownBases(keep=2), []
         for number in (0, 1, 0, 2, 0, 1):
             with world.services.db.read() as session:
@@ -553,7 +551,7 @@ class TestBasesAndData:
         self, world: World, quiet: World, writer: Client, rows: DatasetView, name: str
     ) -> None:
         folder = f"/srv/{name}"
-        writer.register_base(base_registration(name, location=f"file://{folder}/base"))
+        world.admin.register_base(base_registration(name, location=f"file://{folder}/base"))
         body = submission(name, rows, base=name)
         if world.has_roles:
             with pytest.raises(InvalidBase, match="--upload"):
@@ -892,7 +890,7 @@ class TestJobs:
     def test_a_claim_prefers_priority_then_cached_base_then_hint_then_age(
         self, quiet: World, writer: Client, rows: DatasetView, name: str
     ) -> None:
-        writer.register_base(base_registration("cached"))
+        quiet.admin.register_base(base_registration("cached"))
         old = submit(writer, submission(name, rows))
         hinted = submit(writer, submission(name, rows))
         cached = submit(writer, submission(name, rows, base="cached"))
@@ -1252,7 +1250,7 @@ class TestStrictness:
 
 class TestRoles:
     def test_a_reader_reads_and_no_more(self, guarded: World, adapter: Path, name: str) -> None:
-        guarded.writer.register_base(base_registration())
+        guarded.admin.register_base(base_registration())
         reader = guarded.client(Role.READER)
         version = guarded.writer.push(adapter, name, base="tiny")
         assert reader.get(name).digest == version.digest
@@ -1317,7 +1315,7 @@ class TestRoles:
         assert stored.size_bytes == size
 
     def test_signed_urls_are_the_only_way_to_bytes(self, guarded: World, adapter: Path, name: str) -> None:
-        guarded.writer.register_base(base_registration())
+        guarded.admin.register_base(base_registration())
         version = guarded.writer.push(adapter, name, base="tiny")
         for origin in guarded.writer.locate(version.digest):
             assert origin.url.startswith("http://127.0.0.1:")

@@ -80,7 +80,7 @@ def world(request: pytest.FixtureRequest) -> World:
     """A registry that holds one base and nothing else."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, World)
-    found.writer.register_base(base_registration())
+    found.admin.register_base(base_registration())
     return found
 
 
@@ -438,7 +438,7 @@ class TestBlobs:
 
     def test_bases_hold_their_files(self, world: World, admin: Client, tmp_path: Path) -> None:
         folder = write_base(tmp_path / "base", value=0.875)
-        assert world.writer.add_base(folder, upload=True).uploaded
+        assert world.admin.add_base(folder, upload=True).uploaded
         assert nothing(admin.gc(dry_run=False, grace_hours=0))
         assert is_stored(world, hash_file(folder / "model.safetensors")[0])
         # Taken away by every namespace that had it, its files go.
@@ -726,7 +726,7 @@ class TestSteps:
         # SQLite has one writer at a time, so there it could not be tried. The new version has no session that would
         # hold its files, and other ones than the version that goes.
         world = http_postgres_s3
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         first, other = (
             world.writer.push(save_adapter(tmp_path / name, next(SEEDS)), name, base="tiny") for name in ("a", "b")
         )
@@ -894,7 +894,7 @@ class TestRoles:
     @pytest.fixture
     def clients(self, http_postgres_s3: World) -> Iterator[dict[str, Client]]:
         world = http_postgres_s3
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         with ExitStack() as stack:
             found = {role.value: world.client(role) for role in Role}
             found["team admin"] = world.client(Role.ADMIN, namespace="team")

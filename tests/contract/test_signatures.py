@@ -118,7 +118,7 @@ class TestRecording:
         with registries.served(
             tmp_path / "world", database_url=database, storage_url=storage, gate="quarantine"
         ) as world:
-            world.writer.register_base(base_registration())
+            world.admin.register_base(base_registration())
             with pytest.raises(VerificationFailed, match="in quarantine") as caught:
                 world.writer.push(folder, "a", base="tiny", sign=pair.private)
             admin = world.client(Role.ADMIN)
@@ -252,7 +252,7 @@ def strict(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 folder, database_url=url, storage_url=(folder / "artifacts").as_uri(), signing_keys=str(keys)
             )
         )
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 

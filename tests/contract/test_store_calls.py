@@ -84,7 +84,7 @@ def test_no_transaction_is_open_while_the_store_is_asked(
 ) -> None:
     writer, admin = world.writer, world.client(Role.ADMIN)
     storage = world.services.artifacts.storage
-    writer.register_base(base_registration())
+    admin.register_base(base_registration())
     writer.push(save_adapter(tmp_path / "a", 1), "a", base="tiny")
     # The same bytes from somebody else, and again after they were lost.
     admin.push(save_adapter(tmp_path / "b", 1), "b", base="tiny")

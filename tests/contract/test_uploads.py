@@ -46,7 +46,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         storage=storage,
         part_bytes=PART_BYTES,
     ) as world:
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         yield world
 
 
@@ -199,7 +199,7 @@ def strict(tmp_path: Path) -> Iterator[World]:
         storage_url=(tmp_path / "strict-artifacts").as_uri(),
         gate="quarantine",
     ) as world:
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         yield world
 
 

@@ -47,7 +47,7 @@ def world(request: pytest.FixtureRequest) -> World:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, World)
     for base in ("tiny", "other"):
-        found.writer.register_base(base_registration(base))
+        found.admin.register_base(base_registration(base))
     return found
 
 
@@ -111,7 +111,7 @@ def test_stored_files_become_a_version_elsewhere_without_being_sent(world: World
 
 def test_files_that_one_may_not_read_are_not_adopted_by_their_digest(http_postgres: World, adapter: Path) -> None:
     world = http_postgres
-    world.writer.register_base(base_registration())
+    world.admin.register_base(base_registration())
     world.writer.push(adapter, "secret/adapter", base="tiny")
     stranger = world.client(Role.WRITER, namespace="team")
     body = stored(stranger, adapter, "team/adapter")

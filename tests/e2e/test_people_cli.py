@@ -126,7 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("people-cli")
     database = f"sqlite:///{folder / 'registry.sqlite3'}"
     with served(folder, database_url=database, storage_url=(folder / "artifacts").as_uri()) as found:
-        found.writer.register_base(base_registration())
+        found.admin.register_base(base_registration())
         yield found
 
 

@@ -216,7 +216,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     with served(
         folder, database_url=f"sqlite:///{folder / 'r.sqlite3'}", storage_url=(folder / "artifacts").as_uri()
     ) as world:
-        world.writer.register_base(base_registration())
+        world.admin.register_base(base_registration())
         world.writer.push(save_adapter(tmp_path / "adapter", 1), "team/a", base="tiny")
         world.writer.set_alias("team/a", "production", 1)
         yield world

@@ -124,7 +124,7 @@ def opened(kind: str, folder: Path) -> Iterator[World]:
         url = f"sqlite:///{folder / 'registry.sqlite3'}"
         registry = registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri())
     with registry as world:
-        world.writer.register_base(base_registration(tensors=TENSORS))
+        world.admin.register_base(base_registration(tensors=TENSORS))
         yield world
 
 

@@ -193,7 +193,7 @@ def _new_token(url: str, admin: str, role: str) -> str:
 def send(run: Run) -> None:
     """Push: something new, the same again, and what is refused."""
     folder = run.folder
-    client = Client(run.url, run.secrets["writer"], cache=folder / "cache-of-the-test")
+    client = Client(run.url, run.secrets["admin"], cache=folder / "cache-of-the-test")
     with closing(client):
         client.register_base(base_registration())
     good = save_adapter(folder / "good")

@@ -236,7 +236,7 @@ def test_what_was_backed_up_while_people_published_is_whole_after_a_restore(case
         old = old_world(case, tmp_path / "old-server", stack)
         token = old.token(Role.WRITER)
         with closing(Client(old.url, token, cache=tmp_path / "old-cache")) as client:
-            client.register_base(base_registration())
+            old.admin.register_base(base_registration())
             publisher = Publisher(client, tmp_path / "adapters")
             before = [publisher.push() for _ in range(3)]
             client.set_alias("team/code-review", "production", 2)
@@ -287,7 +287,7 @@ def test_a_backup_of_files_that_lacks_some_is_told(sqlite_and_folder: Case, tmp_
     case = sqlite_and_folder
     with ExitStack() as stack:
         old = old_world(case, tmp_path / "old-server", stack)
-        old.writer.register_base(base_registration())
+        old.admin.register_base(base_registration())
         ref = Publisher(old.writer, tmp_path / "adapters").push()
         files = old.writer.get(ref).info.files
         case.run("database")

@@ -62,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def base(world: World) -> BaseView:
-    return world.writer.register_base(base_registration())
+    return world.admin.register_base(base_registration())
 
 
 @pytest.fixture

@@ -80,6 +80,11 @@ class World:
         return self.client(Role.WRITER)
 
     @cached_property
+    def admin(self) -> Client:
+        """A client that may do everything, such as publish bases for all namespaces."""
+        return self.client(Role.ADMIN)
+
+    @cached_property
     def worker(self) -> Client:
         """A client that may claim jobs."""
         return self.client(Role.WORKER)
@@ -123,7 +128,7 @@ class World:
 
     def close(self) -> None:
         """Let go of every connection."""
-        for name in ("writer", "worker", "http"):
+        for name in ("writer", "admin", "worker", "http"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if "impatient" in self.__dict__:

@@ -47,7 +47,7 @@ class Workplace:
         self.folder = folder
         self.client: Client = world.writer
         self.token = world.token(Role.WORKER)
-        base = self.client.add_base(tiny.save_llama(folder / "tiny"), upload=True)
+        base = world.admin.add_base(tiny.save_llama(folder / "tiny"), upload=True)
         # Workers have to fetch it.
         shutil.rmtree(folder / "tiny")
         self.base = BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint)

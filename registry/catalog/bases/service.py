@@ -23,7 +23,7 @@ from registry.catalog.bases.deriving import Derived, check_proof, derive
 from registry.catalog.bases.finding import WHOLE, config_of, find_base, find_visible, is_digits, is_shown_derived
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db import Database, insert_if_new, utc_now
-from registry.errors import Conflict, Invalid, NotFound
+from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.paging import Paged, page_of
 from registry.quotas.charging import charge
 from registry.stored import table
@@ -74,7 +74,10 @@ class Bases:
         if base.upload is None:
             return None
         # A worker says what it has hashed; what is kept for others to load comes from who may write.
-        who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
+        if namespace == EVERYWHERE:
+            _require_publisher(who)
+        else:
+            who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         if base.manifest is None or base.manifest.kind != "base":
             raise Invalid(
                 "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
@@ -152,19 +155,35 @@ class Bases:
 def _home(base: BaseRegistration, who: Principal) -> str:
     """The namespace that a base is registered for. Raises NotFound, Forbidden.
 
-    Without one: for all, where the caller may write in all, and else the first in which they may. Without tokens there is
-    one user, whose bases are good for each of their namespaces.
+    Without one: for all, where the caller is an admin of all, and else that of names without one, or the first in which
+    they may. Without tokens there is one user, whose bases are good for each of their namespaces.
     """
     if who == LOCAL:
         return EVERYWHERE
     if base.namespace is None:
-        return EVERYWHERE if who.namespaces("write") is None else who.home("send")
+        return EVERYWHERE if _names(who, EVERYWHERE) else who.home("send")
     if base.namespace == EVERYWHERE:
-        who.require_everywhere("send")
+        # Workers of all namespaces say what they have hashed of one that is published.
+        if not who.may("work", EVERYWHERE):
+            _require_publisher(who)
     else:
         missing = f"there is no namespace {base.namespace!r} that this token may see"
         who.require("send", base.namespace, missing=missing, param="namespace")
     return base.namespace
+
+
+def _names(who: Principal, namespace: str) -> bool:
+    """Whether the caller says what a base is called in a namespace; for all of them, its admins alone do."""
+    return who.may("admin" if namespace == EVERYWHERE else "write", namespace)
+
+
+def _require_publisher(who: Principal) -> None:
+    """Raise Forbidden unless the caller may publish a base for all namespaces."""
+    if not _names(who, EVERYWHERE):
+        raise Forbidden(
+            "only an admin of all namespaces publishes a base for all; register it for one with: --namespace NAMESPACE",
+            param="namespace",
+        )
 
 
 def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None, who: Principal) -> BaseModelRow:
@@ -202,9 +221,9 @@ def _named_row(
     there = select(NamedBase.pk).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
     if namespace == EVERYWHERE and session.scalars(there).first() is None:
         # A worker of all namespaces may say what it has hashed, and publishes nothing.
-        who.require_everywhere("write")
+        _require_publisher(who)
     moved = _holder(session, namespace, base.id, but=facts.pk)
-    if moved is not None and not who.may("write", namespace):
+    if moved is not None and not _names(who, namespace):
         # What a worker has found under an id that means another base keeps its place behind that.
         moved, named_at = None, _NEVER
     else:
@@ -238,7 +257,7 @@ def _named_row(
         after = _said(row) if moved is None else {**_said(row), "replaces": moved}
         record(session, who, "base.register", namespace, base.fingerprint, after=after)
         return row, moved
-    if not who.may("write", namespace):
+    if not _names(who, namespace):
         return row, None
     before = _said(row)
     # Another base has been called so since: who says the id again means this one.

@@ -302,7 +302,7 @@ def _begin_in(
 def allow(connection: Connection, seconds: float) -> None:
     """Let a transaction that has begun take longer than usual on PostgreSQL: its statements, and what is between them."""
     if connection.dialect.name == "postgresql":
-        connection.connection.driver_connection.deadline_s = seconds  # type: ignore[union-attr]
+        connection.connection.driver_connection.allow(seconds)  # type: ignore[union-attr]
         for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {limit} = {round(seconds * 1000)}"))
 

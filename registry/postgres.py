@@ -23,6 +23,8 @@ from registry.patience import NoAnswer, Patience
 _LOCK_S = 4.0
 #: How often a connection that waits looks at how long that has been, in seconds.
 TICK_S = 0.1
+#: So many times as long as its time-out for a statement may pass until a server with much to do has said so.
+_LATE = 1.1
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ class PatientConnection(Connection[Any]):
 
     #: How long the statements of one transaction are waited for.
     deadline_s = usual_deadline_s = math.inf
+    #: How long the server may take for one of them before it gives that up itself.
+    statement_s = usual_statement_s = math.inf
     #: How long those of the present one have been waited for.
     waited_s = 0.0
 
@@ -51,6 +55,7 @@ class PatientConnection(Connection[Any]):
         except ConnectionTimeout as error:
             raise Unanswered(str(error)) from error
         made.deadline_s = made.usual_deadline_s = patience.deadline_s
+        made.statement_s = made.usual_statement_s = patience.statement_s
         return made
 
     def ping(self, within_s: float) -> None:
@@ -77,14 +82,21 @@ class PatientConnection(Connection[Any]):
         super().rollback()
         self._start_over()
 
+    def allow(self, seconds: float) -> None:
+        """Let the present transaction take so long, and each of its statements, which the server is told by the caller."""
+        self.deadline_s = self.statement_s = seconds
+
     def _start_over(self) -> None:
-        self.waited_s, self.deadline_s = 0.0, self.usual_deadline_s
+        self.waited_s = 0.0
+        self.deadline_s, self.statement_s = self.usual_deadline_s, self.usual_statement_s
 
 
 class PatientAsyncConnection(AsyncConnection[Any]):
     """The same for an event loop, with each statement a transaction of its own."""
 
     deadline_s = math.inf
+    #: Whoever looks something up does the same, whether the server is slow or silent.
+    statement_s = 0.0
     waited_s = 0.0
 
     async def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
@@ -132,8 +144,10 @@ def _within_limit(
                 connection.waited_s += TICK_S
                 if connection.waited_s > connection.deadline_s:
                     connection.pgconn.finish()
-                    # One that is alive gives up a statement earlier than this, by its own time-out.
-                    if connection.waited_s - before_s > connection.deadline_s / 2:
+                    # One that is alive gives up a statement earlier than this, by its own time-out. Where the statements
+                    # before took some of the time, the last one may just have had less than that.
+                    given_up_s = min(_LATE * connection.statement_s, connection.deadline_s)
+                    if connection.waited_s - before_s > given_up_s:
                         raise Unanswered(f"no answer within {connection.deadline_s:g} s")
                     raise TooSlow(f"statement timeout: no end within {connection.deadline_s:g} s")
             wanted = waiting.send(ready)

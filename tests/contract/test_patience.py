@@ -183,6 +183,19 @@ class TestTooLong:
             ask_often()
         assert not db.silence.is_known
 
+    def test_a_statement_that_came_late_is_no_sign_of_silence(self, postgres_database: str) -> None:
+        db = Database(postgres_database, replace(IMPATIENT, statement_s=2, deadline_s=2.4))
+
+        def ask_twice() -> None:
+            with db.read() as session:
+                session.execute(text("SELECT pg_sleep(1)"))
+                # The server would give it up after 2 seconds, and the transaction has less than that left.
+                session.execute(text("SELECT pg_sleep(1.8)"))
+
+        with closing(db), pytest.raises(Unavailable, match="took too long"):
+            ask_twice()
+        assert not db.silence.is_known
+
     def test_what_may_take_longer_does_and_the_next_may_not(self, db: Database) -> None:
         with db.write(within_s=5) as session:
             session.execute(text("SELECT pg_sleep(1)"))

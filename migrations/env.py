@@ -9,8 +9,6 @@ from registry.db import allow, begin
 from registry.patience import Patience
 
 _LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
-#: How long each statement waits for somebody's lock before the whole migration is given up, in seconds.
-_LOCK_TIMEOUT_S = 30.0
 
 
 def run(engine: Engine) -> None:
@@ -19,7 +17,7 @@ def run(engine: Engine) -> None:
         begin(connection, to_write=True)
         allow(connection, context.config.attributes.get("within_s", Patience.migration_s))
         if connection.dialect.name == "postgresql":
-            patience_s = context.config.attributes.get("lock_timeout_s", _LOCK_TIMEOUT_S)
+            patience_s = context.config.attributes.get("lock_timeout_s", Patience.migration_lock_s)
             connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         context.configure(

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from registry.db import Database
 from registry.errors import Invalid, Unavailable
 
+#: Pages that are copied between two looks at the clock: 4 MB of a database like ours.
+_PAGES = 1000
 
-def back_up(database: Database, target: Path) -> None:
+
+def back_up(
+    database: Database, target: Path, *, within_s: float = 3600.0, clock: Callable[[], float] = time.monotonic
+) -> None:
     """Copy an SQLite database into a new file, as it is at one moment; whoever reads or writes it goes on.
 
-    Raises Invalid for another kind of database and for a file that exists, Unavailable where it can't be written.
+    Raises Invalid for another kind of database and for a file that exists, Unavailable where it can't be written, and
+    where copying takes longer than `within_s`.
     """
     if database.engine.dialect.name != "sqlite":
         raise Invalid(
@@ -37,7 +45,7 @@ def back_up(database: Database, target: Path) -> None:
         # The hashes of tokens are in it. Nobody else's half of a backup is written to.
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
-            _copy(database, partial)
+            _copy(database, partial, _Deadline(within_s, clock))
             partial.rename(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -47,14 +55,30 @@ def back_up(database: Database, target: Path) -> None:
         ) from error
 
 
-def _copy(database: Database, partial: Path) -> None:
+class _Deadline:
+    def __init__(self, within_s: float, clock: Callable[[], float]) -> None:
+        self._within_s, self._clock = within_s, clock
+        self._end = clock() + within_s
+
+    def look(self, *_progress: int) -> None:
+        """Raise Unavailable where the time is over."""
+        if self._clock() > self._end:
+            raise Unavailable(
+                f"the backup took longer than {self._within_s:g} s; give it more with --timeout-s, or a faster disk"
+            )
+
+
+def _copy(database: Database, partial: Path, deadline: _Deadline) -> None:
     copy = sqlite3.connect(partial)
     try:
         with database.engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
-            # All pages in one step: that is one read transaction, which holds no writer up.
-            driver.backup(copy)
+            # All steps are of one read transaction, which holds no writer up. Without it, each writer between two steps
+            # would make the copy begin again.
+            driver.execute("BEGIN")
+            driver.execute("SELECT 1 FROM sqlite_master").fetchone()
+            driver.backup(copy, pages=_PAGES, progress=deadline.look)
         # One file, with no log beside it that a copy of the backup could leave behind.
         copy.execute("PRAGMA journal_mode=DELETE")
     finally:

@@ -167,7 +167,14 @@ def check() -> None:
 
 @db.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def backup(file: Path) -> None:
+@click.option(
+    "--timeout-s",
+    default=3600.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Give up, and leave no file, after so many seconds.",
+)
+def backup(file: Path, timeout_s: float) -> None:
     """Copy an SQLite database into a new FILE while it is in use. For PostgreSQL there is pg_dump.
 
     \b
@@ -176,7 +183,7 @@ def backup(file: Path) -> None:
     """
     from registry.backup import back_up
 
-    back_up(_database_of(Settings.from_env()), file)
+    back_up(_database_of(Settings.from_env()), file, within_s=timeout_s)
     click.echo(file)
 
 

@@ -7,6 +7,7 @@ BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency i
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,9 +44,10 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from registry.causes import Causes
 from registry.engines import make_engine
 from registry.errors import Invalid, Unavailable
-from registry.patience import Patience, Silence
+from registry.patience import NoAnswer, Patience, Silence
 
 _CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -135,6 +137,7 @@ class Database:
         self.url = url
         self.patience = patience or Patience()
         self.silence = Silence("the database", Unavailable)
+        self._causes = Causes()
         #: What each session finds in its `info`, put there by the rooms that look for it.
         self.session_info: dict[str, Any] = {}
         self._on_close: list[Callable[[], None]] = []
@@ -180,8 +183,10 @@ class Database:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn a driver's "full", "can't connect" and "out of range" into errors that say what to do."""
+        began = time.monotonic()
         try:
-            yield
+            with self._noted(began):
+                yield
         except PoolTimeoutError as error:
             raise Unavailable("the database has more to do than it can; try again shortly") from error
         except DataError as error:
@@ -192,15 +197,30 @@ class Database:
             # What SQLite's driver says to an integer of more than 64 bits.
             raise Invalid("a number is out of the range that the database keeps; send a smaller one") from error
         except DatabaseError as error:
-            # Its children that are faults of ours or of a value, such as IntegrityError, are left as they are.
-            ours = type(error) not in (OperationalError, InternalError, DatabaseError)
-            explained = None if ours else _explain(str(error.orig))
+            explained = _explain(str(error.orig)) if _is_outside(error) else None
             if explained is None:
                 raise
             self._is_full |= _says_full(str(error.orig))
             raise explained from error
         except InterfaceError as error:
             raise Unavailable("the database can't be reached; check that it runs, then try again") from error
+
+    @contextmanager
+    def _noted(self, began: float) -> Iterator[None]:
+        """Log what the driver says where that becomes Unavailable, or has become so: it is not told to whoever asks."""
+        try:
+            yield
+        except (PoolTimeoutError, InterfaceError) as error:
+            self._causes.note(error, took_s=time.monotonic() - began)
+            raise
+        except DatabaseError as error:
+            if _is_outside(error) and _explain(str(error.orig)):
+                self._causes.note(error, took_s=time.monotonic() - began)
+            raise
+        except Unavailable as error:
+            if isinstance(error.__cause__, NoAnswer | DatabaseError):
+                self._causes.note(error.__cause__, took_s=time.monotonic() - began)
+            raise
 
     def require_room(self) -> None:
         """Raise Unavailable where the disk of the database is full: the last that was written failed, and does again."""
@@ -230,11 +250,11 @@ class Database:
                     return None
                 raise
 
-    def upgrade(self, *, lock_timeout_s: float | None = None) -> None:
+    def upgrade(self) -> None:
         """Bring the schema to the newest revision; does nothing where it is there already.
 
         Raises Unavailable where the schema is newer than this code, or where somebody holds a table for longer than a
-        migration on PostgreSQL waits: `lock_timeout_s`, or as long as `migrations/env.py` says.
+        migration on PostgreSQL waits, which `Patience` says.
         """
         head = head_revision()
         present = self.revision()
@@ -243,9 +263,9 @@ class Database:
         if present is not None and present > head:
             raise _too_new(present, head)
         with self._explained(), self.silence.asking():
-            self._run_migrations(lock_timeout_s)
+            self._run_migrations()
 
-    def _run_migrations(self, lock_timeout_s: float | None) -> None:
+    def _run_migrations(self) -> None:
         from alembic import command
         from alembic.config import Config
 
@@ -253,8 +273,7 @@ class Database:
         config.set_main_option("script_location", str(migrations_folder()))
         config.attributes["engine"] = self.engine
         config.attributes["within_s"] = self.patience.migration_s
-        if lock_timeout_s is not None:
-            config.attributes["lock_timeout_s"] = lock_timeout_s
+        config.attributes["lock_timeout_s"] = self.patience.migration_lock_s
         command.upgrade(config, "head")
 
     def require_current(self, *, or_newer: bool = False) -> None:
@@ -386,6 +405,15 @@ def _says_full(reason: str) -> bool:
     return "is full" in reason or "No space left" in reason
 
 
+def _is_outside(error: DatabaseError) -> bool:
+    """Whether an error may be the database's. Faults of ours or of a value, such as IntegrityError, are its children."""
+    return type(error) in (OperationalError, InternalError, DatabaseError)
+
+
+#: What drivers say of a connection that was open.
+_ENDED = ("closed the connection", "connection is closed", "terminating connection", "reset by peer")
+
+
 def _explain(reason: str) -> Unavailable | None:
     if _says_full(reason):
         return Unavailable("the disk that holds the database is full; free some space, then try again")
@@ -397,6 +425,16 @@ def _explain(reason: str) -> Unavailable | None:
         return Unavailable("the database is busy with another program's changes; try again shortly")
     if "statement timeout" in reason:
         return Unavailable("the database took too long for this; ask for less, or try again shortly")
+    if "idle-in-transaction" in reason:
+        return Unavailable("this server stood still amid a transaction, and the database took that back; try again")
+    if any(word in reason for word in ("too many clients", "too many connections", "connection slots")):
+        return Unavailable(
+            "the database has no connection left; raise its max_connections or lower REGISTRY_DATABASE_CONNECTIONS, "
+            "or try again shortly"
+        )
+    if "connection failed" not in reason and any(word in reason for word in _ENDED):
+        # It was there when the transaction began. Where it has gone away, whoever comes next is told so.
+        return Unavailable("the database ended the connection amid a transaction; try again shortly")
     if any(
         word in reason for word in ("connect", "no answer", "terminating", "closed", "starting up", "shutting down")
     ):

@@ -21,8 +21,10 @@ from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 from registry.errors import Invalid
 from registry.patience import NoAnswer, Patience
 
-#: How long one waits for a connection of this process, in seconds.
-_POOL_S = 3.0
+#: How long one waits for a connection of this process, unless settings say otherwise, in seconds.
+_POOL_S, _SQLITE_POOL_S = 3.0, 30.0
+#: Connections that stay open while nobody uses them.
+_KEPT = 5
 #: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
 _SQLITE_LOCK_S = 60.0
 #: What may be half of a character, written as an escape.
@@ -68,7 +70,7 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
 
     # What a statement was given, such as digests of tokens, is nothing for logs and messages.
     engine: Engine = create_engine(
-        url, creator=connect, pool_timeout=_POOL_S, hide_parameters=True, json_deserializer=read_json
+        url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(patience, _POOL_S)
     )
 
     # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
@@ -87,6 +89,16 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
     return engine
 
 
+def _pool(patience: Patience, usual_s: float) -> dict[str, Any]:
+    """What SQLAlchemy is told of the pool. Its own limit is of the connections that it opens beside those that it keeps."""
+    kept = min(_KEPT, patience.connections)
+    return {
+        "pool_size": kept,
+        "max_overflow": patience.connections - kept,
+        "pool_timeout": patience.pool_s or usual_s,
+    }
+
+
 def _sqlite(url: URL, patience: Patience) -> Engine:
     lock_s = patience.lock_s or _SQLITE_LOCK_S
     engine = create_engine(
@@ -94,6 +106,7 @@ def _sqlite(url: URL, patience: Patience) -> Engine:
         connect_args={"timeout": lock_s},
         hide_parameters=True,
         json_deserializer=read_json,
+        **_pool(patience, _SQLITE_POOL_S),
     )
 
     @event.listens_for(engine, "do_connect")

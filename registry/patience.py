@@ -46,6 +46,12 @@ class Patience:
     deadline_s: float = 6.0
     #: How long the statements of all migrations may take: rows of large tables are written anew.
     migration_s: float = 3600.0
+    #: How long each statement of a migration on PostgreSQL waits for somebody's lock before the whole is given up.
+    migration_lock_s: float = 30.0
+    #: How long one waits for a connection of this process. None: 3 on PostgreSQL, and 30 on SQLite.
+    pool_s: float | None = None
+    #: How many connections this process has at most.
+    connections: int = 15
     #: Whether PostgreSQL is told its limits when a connection begins. Some poolers refuse such a connection.
     tells: bool = True
 

@@ -36,6 +36,8 @@ class Unanswered(NoAnswer, psycopg.OperationalError):
 class TooSlow(psycopg.OperationalError):
     """The server answers, and has not come to an end within the limit. The connection is closed."""
 
+    closed_by_us = True
+
 
 class PatientConnection(Connection[Any]):
     """A connection whose transactions wait for `deadline_s` in all, and then are over."""

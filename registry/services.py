@@ -92,7 +92,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     storage = storage or storage_of(settings)
     if queue is None:
         home = settings.embedded_home
-        queue = open_queue(settings.broker_url) if home is None else LocalQueue(Path(home))
+        broker = (settings.broker_url, settings.broker_timeout_s)
+        queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
     uploads = Uploads(db, storage, readable=[readable_rows])
     artifacts = Artifacts(db, storage, uploads, readable=[readable_rows])
     # Read now: a server that can't hold what is asked of versions must not begin to take them.
@@ -179,4 +180,5 @@ def _s3_options(settings: Settings) -> S3Options:
         bucket_owner=settings.s3_bucket_owner,
         deadline_s=settings.storage_deadline_s,
         stall_s=settings.storage_stall_s,
+        at_once=settings.storage_calls,
     )

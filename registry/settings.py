@@ -45,10 +45,15 @@ _NUMBERS = {
     "database_idle_s": float,
     "database_tcp_s": float,
     "database_deadline_s": float,
+    "database_pool_s": float,
+    "database_connections": int,
     "storage_deadline_s": float,
     "storage_stall_s": float,
+    "storage_calls": int,
+    "broker_timeout_s": float,
     "gc_statement_s": float,
     "migration_s": float,
+    "migration_lock_s": float,
     "max_connections": int,
     "max_connections_per_address": int,
     "max_head_bytes": int,
@@ -112,16 +117,26 @@ class Settings:
     database_idle_s: float | None = None
     database_tcp_s: float | None = None
     database_deadline_s: float | None = None
+    #: How long one waits for a connection of this process to the database, in seconds; None: as `Patience` says.
+    database_pool_s: float | None = None
+    #: How many connections one process has to the database at most, beside those for single look-ups.
+    database_connections: int = 15
     #: "omit" for a pooler that refuses connections which say `options`: then it, or the server, has to set such limits.
     database_startup_options: Literal["send", "omit"] = "send"
     #: How long one answer of the S3 store is waited for, with all tries, in seconds.
     storage_deadline_s: float = 9.0
     #: How long a file that is read from the S3 store may stand still, in seconds.
     storage_stall_s: float = 30.0
+    #: Threads of one process that may wait for the S3 store at a time.
+    storage_calls: int = 16
+    #: How long the broker may take to connect, and for each answer, in seconds.
+    broker_timeout_s: float = 1.0
     #: How long PostgreSQL may take for one transaction of `gc`, in seconds.
     gc_statement_s: float = 60.0
     #: How long PostgreSQL may take for the statements of all migrations, in seconds.
     migration_s: float = 3600.0
+    #: How long each statement of a migration waits for a lock on PostgreSQL, in seconds.
+    migration_lock_s: float = 30.0
     #: How long a job is held after its worker's last heartbeat, in seconds.
     lease_s: float = 60.0
     #: Attempts after which a job whose workers vanish is given up.
@@ -187,9 +202,16 @@ class Settings:
             "idle_s": self.database_idle_s,
             "tcp_s": self.database_tcp_s,
             "deadline_s": self.database_deadline_s,
+            "pool_s": self.database_pool_s,
         }
         known = {name: seconds for name, seconds in given.items() if seconds is not None}
-        return Patience(**known, migration_s=self.migration_s, tells=self.database_startup_options == "send")
+        return Patience(
+            **known,
+            migration_s=self.migration_s,
+            migration_lock_s=self.migration_lock_s,
+            connections=self.database_connections,
+            tells=self.database_startup_options == "send",
+        )
 
     @property
     def lifetimes(self) -> Lifetimes:

@@ -38,12 +38,15 @@ class NoQueue:
         """Do nothing."""
 
 
-def open_queue(broker_url: str | None) -> Queue:
-    """Return the queue for a server: Celery over Redis or Valkey, or none. Raises Invalid for another scheme."""
+def open_queue(broker_url: str | None, timeout_s: float = 1.0) -> Queue:
+    """Return the queue for a server: Celery over Redis or Valkey, or none. Raises Invalid for another scheme.
+
+    The broker may take `timeout_s` to connect, and for each answer.
+    """
     if broker_url is None:
         return NoQueue()
     if not broker_url.startswith(("redis://", "rediss://")):
         raise Invalid("REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL")
     from registry.queue.broker import CeleryQueue
 
-    return CeleryQueue(broker_url)
+    return CeleryQueue(broker_url, timeout_s=timeout_s)

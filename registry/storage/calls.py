@@ -19,8 +19,8 @@ from registry.patience import Places, Silence
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
 
-#: Threads of this process that may wait for the store at a time, of the forty that answer requests.
-_AT_ONCE = 16
+#: Connections to the store that stay open while nobody uses them, at least.
+_KEPT = 32
 
 
 class Calls:
@@ -30,7 +30,7 @@ class Calls:
         self._bucket = bucket
         self._deadline_s = options.deadline_s
         self._silence = Silence(f"The bucket {bucket!r}", StorageUnavailable)
-        self._places = Places(_AT_ONCE, f"The bucket {bucket!r}", StorageUnavailable)
+        self._places = Places(options.at_once, f"The bucket {bucket!r}", StorageUnavailable)
         self._present = threading.local()
 
     def config(self, options: S3Options, *, read_s: float | None = None) -> Config:
@@ -44,7 +44,7 @@ class Calls:
             response_checksum_validation=options.checksum_mode,
             connect_timeout=self._deadline_s / 4,
             read_timeout=self._deadline_s / 2 if read_s is None else read_s,
-            max_pool_connections=32,
+            max_pool_connections=max(_KEPT, options.at_once),
         )
 
     def limit(self, client: Any) -> None:

@@ -108,6 +108,8 @@ class S3Options:
     deadline_s: float = 9.0
     #: How long bytes that are read or written may stand still, in seconds.
     stall_s: float = 30.0
+    #: How many threads of this process may wait for the store at a time.
+    at_once: int = 16
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
 

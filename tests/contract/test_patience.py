@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import bindparam, literal, select, text
+from sqlalchemy import bindparam, literal, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 
@@ -170,8 +171,44 @@ class TestTooLong:
                     other.execute(select(Token.id))
                 session.execute(text("SELECT 1"))
 
-        with pytest.raises(Unavailable, match="can't be reached"):
+        with pytest.raises(Unavailable, match="stood still amid a transaction"):
             stand_still()
+
+    def test_a_connection_that_the_server_ends_is_no_database_that_is_away(self, db: Database) -> None:
+        def lose() -> None:
+            with db.write() as session, closing(Database(db.url)) as another, another.write() as other:
+                pid = session.scalar(text("SELECT pg_backend_pid()"))
+                other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+                session.execute(text("SELECT 1"))
+
+        with pytest.raises(Unavailable, match="ended the connection amid a transaction; try again"):
+            lose()
+        assert backend_of(db) > 0
+
+    def test_why_is_in_the_log_on_one_line(self, db: Database, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(Unavailable), db.read() as session:
+            session.execute(text("SELECT pg_sleep(5)"))
+        with pytest.raises(Unavailable), _stopped_at_the_end(db):
+            pass
+        slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.causes")
+        assert re.fullmatch(r".* after 0\.\d\d s: QueryCanceled \(57014\): .* due to statement timeout", slow)
+        ended = "; the registry ended the wait and closed the connection"
+        assert re.fullmatch(rf".* s: Unanswered \(no SQLSTATE\): no answer within 0.6 s{ended}", silent)
+
+    def test_a_server_that_has_no_connection_left_runs(self, db: Database) -> None:
+        (name,) = re.findall(r"test_\w+", db.url)
+        with closing(Database(db.url)) as another:
+            with another.write() as session:
+                session.execute(text("CREATE ROLE one_only LOGIN PASSWORD 'x' CONNECTION LIMIT 0"))
+                session.execute(text(f"GRANT CONNECT ON DATABASE {name} TO one_only"))
+            try:
+                url = make_url(db.url).set(username="one_only", password="x").render_as_string(hide_password=False)
+                with closing(Database(url)) as full, pytest.raises(Unavailable, match="has no connection left"):
+                    full.revision()
+            finally:
+                with another.write() as session:
+                    session.execute(text(f"REVOKE ALL ON DATABASE {name} FROM one_only"))
+                    session.execute(text("DROP ROLE one_only"))
 
     def test_all_statements_of_a_transaction_together(self, db: Database) -> None:
         def ask_often() -> None:

@@ -28,6 +28,7 @@ from registry.auth.principal import SYSTEM, Role
 from registry.auth.service import Tokens
 from registry.db import Database, head_revision, migrations_folder
 from registry.errors import Unavailable
+from registry.patience import Patience
 from registry.schema import METADATA, drift
 
 #: What a server process does at its start, said once everybody is ready.
@@ -140,14 +141,14 @@ def test_servers_that_start_at_once_migrate_once(db: Database, count: int) -> No
 
 
 def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database: str) -> None:
-    db = Database(postgres_database)
+    db = Database(postgres_database, Patience(migration_lock_s=0.2))
     load_past(db, "0001")
     before = rows_of(db)
     with db.engine.connect() as somebody, somebody.begin():
         somebody.execute(text("SELECT * FROM versions"))
         begun_s = time.monotonic()
         with pytest.raises(Unavailable, match="busy with another program's changes; try again"):
-            db.upgrade(lock_timeout_s=0.2)
+            db.upgrade()
         assert time.monotonic() - begun_s < 10
     assert (db.revision(), rows_of(db)) == ("0001", before)
     db.upgrade()
@@ -156,11 +157,11 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database
 
 
 def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(postgres_database: str) -> None:
-    db = Database(postgres_database)
+    db = Database(postgres_database, Patience(migration_lock_s=0.2))
     with db.engine.connect() as somebody, somebody.begin():
         somebody.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6164617074657263})
         with pytest.raises(Unavailable, match="try again"):
-            db.upgrade(lock_timeout_s=0.2)
+            db.upgrade()
     db.upgrade()
     assert drift(db) == []
     db.close()

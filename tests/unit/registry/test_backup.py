@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -44,6 +46,36 @@ def test_a_backup_holds_what_was_committed_and_waits_for_no_writer(db: Database,
         back_up(db, tmp_path / "backup")
     with sqlite3.connect(tmp_path / "backup") as copy:
         assert copy.execute("SELECT name FROM tokens").fetchall() == [("committed",)]
+    copy.close()
+
+
+def test_a_backup_that_takes_too_long_is_given_up_and_leaves_nothing(db: Database, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="longer than 1e-06 s; give it more with --timeout-s"):
+        back_up(db, tmp_path / "backup", within_s=1e-6)
+    assert not list(tmp_path.glob("backup*"))
+    # The connection goes back as it was: the next who has it begins a transaction of its own.
+    back_up(db, tmp_path / "backup")
+
+
+def test_a_backup_in_several_steps_is_of_one_moment(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.backup._PAGES", 1)
+    with sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None) as writer:
+        looks = itertools.count(1)
+
+        def write_between() -> float:
+            # The first look is before the copy begins, the others are between its steps.
+            look = next(looks)
+            writer.execute("UPDATE tokens SET name = ?", [f"look {look}"])
+            # A copy that each writer makes begin again would never end.
+            return 0.0 if look < 10_000 else math.inf
+
+        back_up(db, tmp_path / "backup", clock=write_between)
+    writer.close()
+    assert next(looks) > 4
+    with sqlite3.connect(tmp_path / "backup") as copy:
+        assert copy.execute("SELECT name FROM tokens").fetchall() == [("look 1",)]
     copy.close()
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
+from sqlalchemy import QueuePool
 
 from registry.db import Database
-from registry.errors import Invalid
+from registry.errors import Invalid, Unavailable
 from registry.patience import Patience
 from registry.postgres import parameters
 from registry.queue import NoQueue, open_queue
+from registry.queue.broker import CeleryQueue
 from registry.services import build
 from registry.settings import _NUMBERS, Settings
+from registry.storage.s3 import S3Storage
 
 ENV = {"REGISTRY_DATABASE_URL": "sqlite:////tmp/none.sqlite3", "REGISTRY_STORAGE_URL": "s3://bucket/prefix"}
 
@@ -155,10 +160,45 @@ def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
         "REGISTRY_DATABASE_DEADLINE_S": "25",
         "REGISTRY_DATABASE_STARTUP_OPTIONS": "omit",
         "REGISTRY_MIGRATION_S": "60",
+        "REGISTRY_MIGRATION_LOCK_S": "8",
+        "REGISTRY_DATABASE_POOL_S": "1.5",
+        "REGISTRY_DATABASE_CONNECTIONS": "3",
     }
     found = Settings.from_env(ENV | given).patience
-    assert found == Patience(7, 20, 2.5, 60, 9, 25, migration_s=60, tells=False)
+    rest = Patience(migration_s=60, migration_lock_s=8, pool_s=1.5, connections=3, tells=False)
+    assert found == replace(rest, connect_s=7, statement_s=20, lock_s=2.5, idle_s=60, tcp_s=9, deadline_s=25)
     sent = parameters(found, {"connect_timeout": "4", "options": "-c search_path=x"})
     # What the URL says goes first.
     assert (sent["connect_timeout"], sent["options"], sent["tcp_user_timeout"]) == ("4", "-c search_path=x", 9000)
     assert parameters(Patience(), {"options": "-c lock_timeout=1"})["options"].endswith(" -c lock_timeout=1")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite:////tmp/none.sqlite3", "postgresql://user@db/registry"])
+@pytest.mark.parametrize("most", [2, 15, 20])
+def test_a_process_has_so_many_connections_and_waits_so_long_for_one(scheme: str, most: int) -> None:
+    pool = Database(scheme, Patience(connections=most, pool_s=0.25)).engine.pool
+    assert isinstance(pool, QueuePool)
+    assert (pool.size() + pool._max_overflow, pool.timeout()) == (most, 0.25)
+
+
+def test_who_finds_no_connection_is_told_after_the_time_that_is_set(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'r.sqlite3'}", Patience(connections=1, pool_s=0.1))
+    began = time.monotonic()
+    with db.read(), pytest.raises(Unavailable, match="more to do than it can"), db.read():
+        pass
+    assert time.monotonic() - began < 5
+    db.close()
+
+
+def test_store_and_broker_are_given_the_settings_on_them() -> None:
+    given = {"REGISTRY_STORAGE_CALLS": "3", "REGISTRY_BROKER_TIMEOUT_S": "2.5", "REGISTRY_BROKER_URL": "redis://broker"}
+    settings = Settings.from_env(ENV | {"REGISTRY_S3_REGION": "eu"} | given)
+    services = build(settings)
+    storage, queue = services.artifacts.storage, services.jobs._queue
+    assert isinstance(storage, S3Storage)
+    assert isinstance(queue, CeleryQueue)
+    assert storage._calls._places._free._value == 3
+    assert queue._celery.conf.broker_transport_options["socket_timeout"] == 2.5
+    assert queue._celery.conf.broker_transport_options["socket_connect_timeout"] == 2.5
+    services.db.close()
+    storage.close()

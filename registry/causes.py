@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 class Causes:
     """Writes them down, and few of very many."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, logs: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logs = logs
         self._clock = clock
         self._lock = Lock()
         self._began = float("-inf")
@@ -31,6 +32,8 @@ class Causes:
 
     def note(self, error: BaseException, *, took_s: float) -> None:
         """Log the driver's error behind one of SQLAlchemy's, unless many were a moment ago."""
+        if not self._logs:
+            return
         with self._lock:
             now, untold = self._clock(), 0
             if now - self._began >= _WINDOW_S:

@@ -133,11 +133,12 @@ def head_revision() -> str:
 class Database:
     """One database, by URL. Holds the engine; gives sessions."""
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
+    def __init__(self, url: str, patience: Patience | None = None, *, logs_causes: bool = True) -> None:
+        """A command whose errors are one line says `logs_causes=False`: it has no log."""
         self.url = url
         self.patience = patience or Patience()
         self.silence = Silence("the database", Unavailable)
-        self._causes = Causes()
+        self._causes = Causes(logs=logs_causes)
         #: What each session finds in its `info`, put there by the rooms that look for it.
         self.session_info: dict[str, Any] = {}
         self._on_close: list[Callable[[], None]] = []

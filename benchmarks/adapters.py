@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import BaseRegistration, Publication, Published
 
 #: Files of weights that the adapters are made of; their configs differ.

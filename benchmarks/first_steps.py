@@ -36,7 +36,7 @@ _SAID = b"step 1"
 _LIMIT_S = 600.0
 #: A spare child that has used no processor for so long has imported what it needs.
 _QUIET_S = 2.0
-_CHILD = "workers.child"
+_CHILD = "workers.child.main"
 
 
 @dataclass(frozen=True)

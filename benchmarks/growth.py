@@ -29,9 +29,9 @@ from servers import RegistryServer, registry_server
 from sqlalchemy import event
 from startup import Row
 
-from registry.auth.principal import SYSTEM
+from registry.app.services import Services, build
+from registry.principal import SYSTEM
 from registry.queue import NoQueue
-from registry.services import Services, build
 from registry.settings import Settings
 from sdk.client import Client
 from sdk.schemas.catalog import Publication

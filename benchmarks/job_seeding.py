@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from sqlalchemy import text
 
-from registry.audit.models import AuditEntry
-from registry.db import Database, Model
+from registry.access.audit.models import AuditEntry
+from registry.db.database import Database, Model
+from registry.deadlines import Patience
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Attempt, Job, JobEvent
-from registry.patience import Patience
 
 #: The ids of copy number `i`, as long as those that the registry gives.
 _ID = "'5eed' || lpad(to_hex(i), 8, '0')"

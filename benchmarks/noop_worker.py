@@ -13,9 +13,9 @@ from sdk.client import Client
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
-from workers import machine
-from workers.celery_app import make_app
-from workers.runner import claim
+from workers.entry.celery_app import make_app
+from workers.entry.runner import claim
+from workers.node import machine
 from workers.settings import WorkerSettings
 
 _REPORT = EvaluationReport(metrics={"loss": 1.25, "perplexity": 3.49, "rows": 16.0}, precision="float32")

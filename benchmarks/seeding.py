@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from registry.db import Database
-from registry.patience import Patience
+from registry.db.database import Database
+from registry.deadlines import Patience
 
 #: Bases that the versions are spread over, and their ranks.
 BASES = 8

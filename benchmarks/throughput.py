@@ -40,7 +40,7 @@ from servers import environment_of
 from sqlalchemy import bindparam, text
 from startup import ROOT, Row
 
-from registry.db import Database
+from registry.db.database import Database
 
 JOBS = 2_000
 FINISHED = 1_000_000

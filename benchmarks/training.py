@@ -33,7 +33,7 @@ import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
 started = time.perf_counter()
-from workers.pipelines.train import train
+from workers.pipelines.training.train import train
 base, data, out, steps, lr = sys.argv[1:]
 spec = TrainingSpec(rank=8, alpha=16.0, max_steps=int(steps), lr=float(lr), batch_size=4, grad_accum=4)
 report = train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
@@ -45,7 +45,7 @@ import json, sys
 from pathlib import Path
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.evaluate import evaluate
+from workers.pipelines.scoring.evaluate import evaluate
 base, data, *adapters = sys.argv[1:]
 reports = [evaluate(base=Path(base), adapter=Path(adapter) if adapter else None, quantization=QuantizationRecipe(),
                     data=Path(data), spec=EvaluationSpec(generate_rows=0), on_progress=lambda progress: None)

@@ -1,12 +1,12 @@
-"""Alembic's entry: runs migrations on the engine that `registry.db` hands over. No live model is imported."""
+"""Alembic's entry: runs migrations on the engine that `registry.db.database` hands over. No live model is imported."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Engine, text
 
-from registry.db import allow, begin
-from registry.patience import Patience
+from registry.db.database import allow, begin
+from registry.deadlines import Patience
 
 _LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
 

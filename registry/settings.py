@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from registry.deadlines import Patience
 from registry.errors import Invalid
-from registry.lifetimes import Lifetimes
-from registry.patience import Patience
+from registry.removal.row_lifetimes import Lifetimes
 
 _CHOICES = {
     "auth": ("token", "none"),

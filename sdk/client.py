@@ -14,29 +14,24 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sdk import config, hub, transfer
-from sdk.bases import ScannedBase, scan_base
-from sdk.cache import Cache
-from sdk.checks import (
-    CheckedData,
-    build,
-    check_data,
-    check_data_name,
-    check_name,
-    check_targets,
-    parse_ref,
-    segment,
-)
+from sdk import config, transfer
+from sdk.api.access import PeopleClient
+from sdk.api.delivery import DeliveryClient
+from sdk.api.files import OnTransfer
+from sdk.api.jobs import TrackingClient
+from sdk.api.removal import RemovalClient
+from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.delivery import DeliveryClient
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
-from sdk.files import OnTransfer
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.importing import Imported, push_tree
+from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
+from sdk.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
 from sdk.objects import Job, Version
-from sdk.packing import pack_adapter, read_origin
-from sdk.people import PeopleClient
-from sdk.removal import RemovalClient
+from sdk.pulling.cache import Cache
+from sdk.pushing import hub
+from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pushing.import_folders import Imported, push_tree
+from sdk.pushing.pack import pack_adapter, read_origin
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import (
     BaseFix,
@@ -58,11 +53,17 @@ from sdk.schemas.jobs import (
     MergeRequest,
     TrainingRequest,
 )
-from sdk.schemas.refs import is_folder, looks_like_digest, namespace_of
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
-from sdk.terms import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
-from sdk.tracking import TrackingClient
-from sdk.transport import Transport
+from sdk.validation import (
+    CheckedData,
+    build,
+    check_data,
+    check_data_name,
+    check_name,
+    check_targets,
+    parse_ref,
+    segment,
+)
 
 #: A registration with the shapes of more tensors would be longer than the body that a registry takes.
 _MOST_SHAPES_BYTES = 3_500_000
@@ -444,7 +445,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
     def push_tree(
         self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any
     ) -> list[Imported]:
-        """Publish every adapter of a tree of folders; see `sdk.importing.push_tree`, whose options these are."""
+        """Publish every adapter of a tree of folders; see `sdk.pushing.import_folders.push_tree`, whose options these are."""
         return push_tree(self, user_path(root), on_folder=on_folder, **options)
 
     def require_base(self, version: Version, base: str | Path) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sdk.allowed_locations import Reach
 from sdk.errors import InvalidInput, disk_explained
-from sdk.reach import Reach
 
 DEFAULT_URL = "local:~/.adapterctl"
 _VISIBLE = re.compile(r"[!-~]+")

@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, NoReturn
 
-from sdk.schemas.errorcodes import ErrorCode
+from sdk.formats.error_codes import ErrorCode
 
 
 class AdapterctlError(Exception):

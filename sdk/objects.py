@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk import following
+from sdk import job_output
 from sdk.errors import JobCancelled, JobFailed
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
@@ -114,7 +114,7 @@ class Job:
         Whoever follows also waits while the registry is away, which is logged.
         """
         if follow:
-            news = following.follow([self], note=_log.warning, after=after)
+            news = job_output.follow([self], note=_log.warning, after=after)
             yield from (event for _, event in news if event is not None)
             return
         while found := self._client.job_events(self.id, after=after):
@@ -130,7 +130,7 @@ class Job:
 
         Raises JobFailed or JobCancelled where it ended without a result, TimedOut.
         """
-        for _ in following.follow([self], note=_log.warning, timeout_s=timeout, last=1):
+        for _ in job_output.follow([self], note=_log.warning, timeout_s=timeout, last=1):
             pass
         if (error := self.error) is not None:
             raise error

@@ -45,7 +45,7 @@ class WorkerSettings:
     warm: bool = False
     log_level: str = "INFO"
     log_format: LogFormat = "text"
-    #: By which the main process of Celery speaks to its pool process; see `workers.shutdown`.
+    #: By which the main process of Celery speaks to its pool process; see `workers.node.shutdown`.
     stop_file: Path | None = None
 
     @classmethod

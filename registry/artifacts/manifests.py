@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.db import connection_of, hold_blobs, insert_if_new
+from registry.db.database import connection_of, hold_blobs, insert_if_new
 from registry.errors import Invalid, NotFound, Unreadable, Verification
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.codes import explain_validation

@@ -9,15 +9,15 @@ from typing import NamedTuple, TypedDict
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_check import Facts, Inspection, Passing, read_blob
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
-from registry.artifacts.reach import storage_explained, transfer_of
-from registry.artifacts.reading import Facts, Inspection, Passing, read_blob
-from registry.artifacts.stored import STORED, Readable, Stored, find_stored
+from registry.artifacts.storage_access import storage_explained, transfer_of
+from registry.artifacts.stored_blobs import STORED, Readable, Stored, find_stored
 from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to
-from registry.auth.principal import Principal
-from registry.db import Database, hold_blobs, insert_if_new, upsert
+from registry.db.database import Database, hold_blobs, insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
+from registry.principal import Principal
 from registry.storage import Storage
 from registry.storage.errors import BlobCorrupt, BlobMissing
 from sdk.schemas.artifacts import BlobSpec, Transfer

@@ -19,15 +19,15 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
-from registry.artifacts.reach import storage_explained, transfer_of
-from registry.artifacts.stored import Readable, find_stored
-from registry.auth.principal import Principal
-from registry.db import Database, connection_of, hold_blobs, upsert, utc_now
+from registry.artifacts.storage_access import storage_explained, transfer_of
+from registry.artifacts.stored_blobs import Readable, find_stored
+from registry.db.database import Database, connection_of, hold_blobs, upsert, utc_now
 from registry.errors import Invalid, NotFound, QuotaExceeded, Verification
-from registry.quotas.charging import charge
+from registry.principal import Principal
 from registry.storage import MAX_PARTS, Storage
 from registry.storage.errors import BlobMissing
 from registry.storage.protocol import sha256_of
+from registry.usage.charging import charge
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 
 _SESSION = timedelta(hours=24)

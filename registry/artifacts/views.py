@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from registry.http import Given, Reader, Sender, room
+from registry.http.routes import Given, Reader, Sender, room
 from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
 
 router = room("", "artifacts")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room, written
+from registry.http.routes import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room, written
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,

@@ -11,11 +11,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.audit.models import AuditEntry
-from registry.auth.principal import SYSTEM, Principal
+from registry.access.audit.models import AuditEntry
 from registry.datasets.models import DatasetAccess
 from registry.errors import Invalid, NotFound
-from sdk.schemas.refs import digest_digits, looks_like_digest
+from registry.principal import SYSTEM, Principal
+from sdk.formats.refs import digest_digits, looks_like_digest
 
 #: Datasets that an error names at most.
 _NAMED = 3

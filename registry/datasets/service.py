@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from registry.access.audit.service import record
 from registry.artifacts.manifests import blob_of
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.audit.service import record
-from registry.auth.principal import Principal
 from registry.datasets.finding import find_dataset, spoken_for, usable_by
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db import Database, hold_blobs, insert_if_new, utc_now
+from registry.db.database import Database, hold_blobs, insert_if_new, utc_now
+from registry.db.paging import Paged, page_of
 from registry.errors import Conflict, Forbidden
-from registry.paging import Paged, page_of
-from registry.quotas.charging import charge
+from registry.principal import Principal
+from registry.usage.charging import charge
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
-from registry.http import Cursor, Given, Limit, Reader, Writer, apart, room
+from registry.http.routes import Cursor, Given, Limit, Reader, Writer, apart, room
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 from sdk.schemas.pages import Page
 

@@ -9,17 +9,17 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.audit.service import record
-from registry.auth.principal import SYSTEM, Principal
-from registry.catalog.resolve import find_version, parse_ref
-from registry.db import Database
+from registry.access.audit.service import record
+from registry.catalog.versions.finding import find_version, parse_ref
+from registry.db.database import Database
+from registry.db.paging import Paged, page_of
+from registry.db.stored_json import read_stored, readable
 from registry.errors import Invalid
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.claims import Succeed
+from registry.jobs.kinds.outcomes import require_scored
 from registry.jobs.models import Job
-from registry.jobs.outcomes import require_scored
-from registry.paging import Paged, page_of
-from registry.stored import read_stored, readable
+from registry.principal import SYSTEM, Principal
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView, JobView
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.wire import Wire

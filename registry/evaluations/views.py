@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http import Cursor, Given, Limit, Reader, room
+from registry.http.routes import Cursor, Given, Limit, Reader, room
 from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
 

@@ -12,13 +12,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import SYSTEM, Principal
-from registry.db import db_epoch_s, db_now, utc_now
+from registry.db.counters import count, count_duration
+from registry.db.database import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
 from registry.jobs.models import Attempt, Job
 from registry.jobs.retries import WORKER_LOST, counted_as, verdict
-from registry.metrics.models import count, count_duration
+from registry.principal import SYSTEM, Principal
 from sdk.schemas.jobs import JobState
 
 #: Ends of attempts that count against the job.

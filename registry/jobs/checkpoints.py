@@ -12,18 +12,18 @@ from sqlalchemy.orm import Session
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.auth.principal import Principal
-from registry.catalog.making import CONFIG_FILE, WEIGHTS_FILE
-from registry.catalog.publish import Publisher
-from registry.db import Database, db_now, upsert, utc_now
+from registry.catalog.publishing.new_version import CONFIG_FILE, WEIGHTS_FILE
+from registry.catalog.publishing.publisher import Publisher
+from registry.db.database import Database, db_now, upsert, utc_now
+from registry.db.stored_json import read_stored, readable
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
+from registry.jobs.kinds.outcomes import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED
-from registry.jobs.looking import find_job
 from registry.jobs.models import Checkpoint, Job
-from registry.jobs.outcomes import require_asked, settle
-from registry.quotas.charging import charge
-from registry.stored import read_stored, readable
+from registry.jobs.present import find_job
+from registry.principal import Principal
+from registry.usage.charging import charge
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest

@@ -15,22 +15,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
-from registry.auth.principal import SYSTEM, Principal
 from registry.catalog.bases.finding import find_base, source_of
-from registry.catalog.resolve import exact_ref, find_version, parse_ref
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.datasets.finding import find_for_job
-from registry.db import Database, db_epoch_s, db_now
+from registry.db.database import Database, db_epoch_s, db_now
+from registry.db.stored_json import read_stored
 from registry.errors import Invalid, RegistryError, StaleAttempt, Unavailable, Unreadable
-from registry.idempotency.service import Keyed, keep, kept, owner_of
+from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.checkpoints import resume_point
-from registry.jobs.limits import OVERTIME_S, TimeLimits
-from registry.jobs.looking import find_job, view
+from registry.jobs.fair_share import find_next, take_turn
 from registry.jobs.models import Job
-from registry.jobs.turns import find_next, take_turn
+from registry.jobs.present import find_job, view
+from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
+from registry.principal import SYSTEM, Principal
 from registry.queue import Queue
-from registry.stored import read_stored
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import (

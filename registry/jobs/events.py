@@ -7,11 +7,11 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import Principal
-from registry.db import Database, utc_now
+from registry.db.database import Database, utc_now
+from registry.db.stored_json import readable
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent
-from registry.stored import readable
+from registry.principal import Principal
 from sdk.schemas.events import Event, NewEvent, Progress
 from sdk.schemas.jobs import JobState
 from sdk.schemas.wire import member_of

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from registry.db import Database
+from registry.access.read_only.service import ReadOnlySwitch
+from registry.db.database import Database
 from registry.errors import RegistryError
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
 from registry.jobs.sweepers import note_sweep
 from registry.jobs.workers import Workers
-from registry.readonly.service import ReadOnlySwitch
 
 #: Held by the one process that sweeps.
 LEADER_LOCK = 0x6164617073776570

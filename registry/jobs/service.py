@@ -9,26 +9,26 @@ from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.audit.service import record
-from registry.auth.principal import Principal
-from registry.db import Database, db_now
+from registry.access.audit.service import record
+from registry.db.database import Database, db_now
+from registry.db.paging import Paged, page_of
+from registry.db.stored_json import table
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
 from registry.jobs.checkpoints import pin_again, pin_checkpoint
+from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.lifecycle import FINAL, UNFINISHED
-from registry.jobs.limits import TimeLimits
-from registry.jobs.looking import attempts_of, described, find_job, view
 from registry.jobs.models import Job
-from registry.jobs.needs import queue_of, reckon
-from registry.jobs.pinning import pin, require_data
+from registry.jobs.pins import pin, require_data
+from registry.jobs.present import attempts_of, described, find_job, view
 from registry.jobs.releases import needed_by
-from registry.jobs.turns import due, most_priority, require_priority
+from registry.jobs.requirements import queue_of, reckon
+from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
-from registry.paging import Paged, page_of
+from registry.principal import Principal
 from registry.queue import Queue
-from registry.quotas.limits import limits_of, require_room, submit_alone
-from registry.stored import table
+from registry.usage.limits import limits_of, require_room, submit_alone
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.wire import digest_of
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Header, Path, Response
 
-from registry.http import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
+from registry.http.routes import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
 from sdk.schemas.catalog import Published
 from sdk.schemas.jobs import (
     AttemptView,

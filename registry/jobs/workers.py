@@ -10,13 +10,20 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, defer
 
-from registry.auth.principal import Principal
-from registry.db import Database, db_now, insert_if_new
+from registry.db.database import Database, db_now, insert_if_new
+from registry.db.stored_json import readable
 from registry.errors import QuotaExceeded
-from registry.jobs.at_hand import FORGOTTEN_AFTER, SILENT_AFTER, running_on, seen_by, spaces_of, workers_at_hand
+from registry.jobs.available_workers import (
+    FORGOTTEN_AFTER,
+    SILENT_AFTER,
+    running_on,
+    seen_by,
+    spaces_of,
+    workers_at_hand,
+)
 from registry.jobs.models import Job, Worker
-from registry.jobs.needs import obstacle
-from registry.stored import readable
+from registry.jobs.requirements import obstacle
+from registry.principal import Principal
 from sdk.schemas.jobs import JobState, QueueCapacity, WorkerView
 from sdk.schemas.work import WorkerInfo
 

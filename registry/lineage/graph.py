@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from registry.catalog.models import Version
-from registry.catalog.resolve import exact_ref
+from registry.catalog.versions.finding import exact_ref
 from sdk.schemas.lineage import Direction, Edge, EvaluationNode, Lineage, Node, Relation, VersionNode
 
 #: Nodes of one answer.

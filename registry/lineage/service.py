@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import Principal
 from registry.catalog.bases.finding import find_visible
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
-from registry.catalog.resolve import find_version, parse_ref
+from registry.catalog.versions.finding import find_version, parse_ref
+from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.finding import find_dataset
-from registry.db import Database
+from registry.db.database import Database
 from registry.lineage.walk import Walk
+from registry.principal import Principal
+from sdk.formats.refs import Ref
 from sdk.schemas.lineage import Direction, Lineage
-from sdk.schemas.refs import Ref
 
 
 class Lineages:

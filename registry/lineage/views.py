@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http import Given, Reader, room
+from registry.http.routes import Given, Reader, room
 from sdk.schemas.lineage import Direction, Lineage
 
 router = room("/lineage", "lineage")

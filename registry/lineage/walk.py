@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Row, Select, case, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
 
-from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionParent
-from registry.catalog.resolve import exact_ref
+from registry.catalog.versions.finding import exact_ref
 from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
+from registry.db.stored_json import readable, table
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
-from registry.stored import readable, table
+from registry.principal import EVERYWHERE, Principal
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.jobs import JobState
 from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, MergedNode

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, get_args
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import SYSTEM
-from registry.db import Database, db_now
+from registry.db.counters import BUCKETS_S, Counter, count
+from registry.db.database import Database, db_now
+from registry.http.refusals import WHYS
 from registry.jobs.models import Job
 from registry.jobs.sweepers import sweepers
 from registry.jobs.workers import QUEUES, Workers
-from registry.metrics.models import BUCKETS_S, Counter, count
-from registry.refusals import WHYS
+from registry.principal import SYSTEM
 from sdk.schemas.jobs import JobKind, JobState
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
-from registry.http import Given
-from registry.texts import errors_in_json
+from registry.http.plain_text import errors_in_json
+from registry.http.routes import Given
 
 _TYPE = "text/plain; version=1.0.0; charset=utf-8"
 

@@ -10,8 +10,8 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from registry.deadlines import NoAnswer, Places, Silence
 from registry.errors import Unavailable
-from registry.patience import NoAnswer, Places, Silence
 
 #: The one task that workers know, and the queue of each kind of job.
 TASK = "adapterctl.work"

@@ -14,7 +14,7 @@ from pathlib import Path
 LOCK_FILE = "runner.lock"
 
 #: Addressed by name, so that the registry imports no worker.
-RUNNER_MODULE = "workers.local"
+RUNNER_MODULE = "workers.entry.local_runner"
 
 _log = logging.getLogger(__name__)
 

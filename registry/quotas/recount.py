@@ -10,13 +10,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, NamedBase, Version
+from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db import Database, insert_if_new
+from registry.db.database import Database, insert_if_new
 from registry.jobs.models import Checkpoint, Job
-from registry.quotas.charging import COUNTED
-from registry.quotas.models import Usage
+from registry.usage.charging import COUNTED
+from registry.usage.models import Usage
 
 #: Versions that are paid for.
 _KEPT = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from registry.audit.service import record
-from registry.auth.principal import EVERYWHERE, Principal
-from registry.db import Database, upsert, utc_now
+from registry.access.audit.service import record
+from registry.db.database import Database, upsert, utc_now
 from registry.errors import InvalidName
 from registry.jobs.service import unfinished
-from registry.quotas.charging import BYTES, COUNTED
-from registry.quotas.limits import Limits, default_limits
-from registry.quotas.models import Quota, Usage
+from registry.principal import EVERYWHERE, Principal
+from registry.usage.charging import BYTES, COUNTED
+from registry.usage.limits import Limits, default_limits
+from registry.usage.models import Quota, Usage
+from sdk.formats.refs import BadNameError, parse_namespace
 from sdk.schemas.people import QuotaLimits, QuotaView
-from sdk.schemas.refs import BadNameError, parse_namespace
 
 
 class Quotas:

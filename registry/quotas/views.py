@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http import Admin, Given, Reader, room
+from registry.http.routes import Admin, Given, Reader, room
 from sdk.schemas.people import QuotaLimits, QuotaView
 
 router = room("/quotas", "people")

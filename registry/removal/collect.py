@@ -20,15 +20,15 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.artifacts.reach import storage_explained
+from registry.artifacts.storage_access import storage_explained
 from registry.artifacts.uploads import leave_places
-from registry.catalog.lifecycle import LIVE
 from registry.catalog.models import Version
-from registry.catalog.resolve import exact_ref
-from registry.db import Database, hold_blobs, utc_now
-from registry.quotas.charging import charge
+from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.lifecycle import LIVE
+from registry.db.database import Database, hold_blobs, utc_now
 from registry.removal.garbage import Rules
 from registry.storage import Storage
+from registry.usage.charging import charge
 from sdk.schemas.removal import MissingBlobs, StrayBlobs
 
 #: What is removed in one transaction: publishers wait for no more than that.

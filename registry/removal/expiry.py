@@ -20,13 +20,11 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from registry.access.audit.models import AuditEntry
+from registry.access.audit.service import record
+from registry.access.models import Grant, Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
 from registry.artifacts.uploads import end_expired
-from registry.audit.models import AuditEntry
-from registry.audit.service import record
-from registry.auth.models import Grant, Token
-from registry.auth.principal import EVERYWHERE, SYSTEM
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import (
     BaseModelRow,
     NamedBase,
@@ -38,16 +36,18 @@ from registry.catalog.models import (
     VersionTag,
     VersionTarget,
 )
+from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset
-from registry.db import Database, db_epoch_s, hold_blobs, insert_if_new, utc_now
+from registry.db.database import Database, db_epoch_s, hold_blobs, insert_if_new, utc_now
 from registry.errors import RegistryError, Unavailable
 from registry.evaluations.models import Evaluation
-from registry.idempotency.models import KeyedRequest
+from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
-from registry.lifetimes import Lifetimes
+from registry.principal import EVERYWHERE, SYSTEM
 from registry.quotas.recount import recount
 from registry.removal.models import AuditExport, DailyWork
+from registry.removal.row_lifetimes import Lifetimes
 
 #: What one transaction removes: nobody waits for more than that.
 _BATCH = 500

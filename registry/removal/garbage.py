@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob
-from registry.catalog.lifecycle import LIVE, VersionState
 from registry.catalog.models import NamedBase, Version
+from registry.catalog.versions.lifecycle import LIVE, VersionState
 from registry.datasets.models import Dataset
 from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState

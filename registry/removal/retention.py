@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import Principal
-from registry.catalog.lifecycle import PULLABLE, VersionState
 from registry.catalog.models import Adapter, Alias, Version
-from registry.catalog.moves import move_version
-from registry.catalog.resolve import exact_ref
-from registry.db import Database
+from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.lifecycle import PULLABLE, VersionState
+from registry.catalog.versions.version_states import move_version
+from registry.db.database import Database
 from registry.errors import Unreadable
+from registry.principal import Principal
 from sdk.schemas.removal import RetentionRule
 
 _log = logging.getLogger(__name__)

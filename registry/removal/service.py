@@ -6,17 +6,17 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, exists, func, null, select, update
 
+from registry.access.audit.service import record
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
-from registry.artifacts.reach import storage_explained
 from registry.artifacts.service import Artifacts
+from registry.artifacts.storage_access import storage_explained
 from registry.artifacts.uploads import end_expired
-from registry.audit.service import record
-from registry.auth.principal import EVERYWHERE, Principal
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version
-from registry.catalog.resolve import find_adapter
-from registry.db import Database, Model, utc_now
-from registry.idempotency.models import KeyedRequest
+from registry.catalog.versions.finding import find_adapter
+from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import Database, Model, utc_now
+from registry.http.idempotency.models import KeyedRequest
+from registry.principal import EVERYWHERE, Principal
 from registry.removal.collect import Collection
 from registry.removal.garbage import Rules
 from registry.removal.retention import delete_outside, find_outside, rule_of

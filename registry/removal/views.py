@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http import Admin, Given, Reader, room
+from registry.http.routes import Admin, Given, Reader, room
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 
 router = room("", "removal")

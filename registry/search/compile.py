@@ -14,16 +14,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry.auth.principal import Principal
-from registry.catalog.lifecycle import PULLABLE, VersionState
 from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionTag, VersionTarget
+from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.datasets.finding import known_to
 from registry.datasets.models import DatasetAccess
 from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
+from registry.principal import Principal
 from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
-from sdk.schemas.refs import digest_digits, looks_like_digest
+from sdk.formats.refs import digest_digits, looks_like_digest
 
 #: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
 _FEW = 100

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from registry.catalog.lifecycle import VersionState
-from sdk.schemas.refs import digest_digits
+from registry.catalog.versions.lifecycle import VersionState
+from sdk.formats.refs import digest_digits
 
 #: What a field is compared with. A date is a whole day, in UTC.
 Value = str | int | float | date | datetime

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.auth.principal import Principal
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
-from registry.db import Database
+from registry.db.database import Database
+from registry.db.paging import Paged, read_cursor, write_cursor
+from registry.db.stored_json import readable, table
 from registry.errors import Invalid
-from registry.paging import Paged, read_cursor, write_cursor
+from registry.principal import Principal
 from registry.search.compile import condition_of
 from registry.search.grammar import parse
-from registry.stored import readable, table
 from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from registry.http import Cursor, Given, Limit, Reader, room
+from registry.http.routes import Cursor, Given, Limit, Reader, room
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
 from sdk.schemas.pages import Page

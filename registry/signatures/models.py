@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.db import Model, UtcDateTime, utc_now
+from registry.db.database import Model, UtcDateTime, utc_now
 
 
 class Signature(Model):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.access.audit.service import record
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import ManifestAccess, ManifestRow
-from registry.audit.service import record
-from registry.auth.principal import Principal
-from registry.db import Database, insert_if_new, utc_now
+from registry.db.database import Database, insert_if_new, utc_now
 from registry.errors import Conflict, Forbidden, NotFound
+from registry.principal import Principal
 from registry.signatures.models import Signature
 from registry.signatures.trust import Trust
 from sdk.schemas.artifacts import SignatureView, SignedManifest

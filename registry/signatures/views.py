@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path
 
-from registry.http import Given, Reader, Writer, room
+from registry.http.routes import Given, Reader, Writer, room
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 router = room("/manifests", "signatures")

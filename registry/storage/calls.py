@@ -15,7 +15,7 @@ from typing import Any
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
-from registry.patience import Places, Silence
+from registry.deadlines import Places, Silence
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
 

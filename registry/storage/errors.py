@@ -9,7 +9,7 @@ StorageError
 
 from __future__ import annotations
 
-from registry.patience import NoAnswer
+from registry.deadlines import NoAnswer
 
 
 class StorageError(Exception):

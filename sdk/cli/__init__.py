@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"sdk.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"sdk.cli.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
@@ -146,7 +146,7 @@ def main() -> None:
     try:
         _run()
     except OSError as error:
-        from sdk.cli.hangup import hang_up, lost_terminal
+        from sdk.cli.support.hangup import hang_up, lost_terminal
 
         if not lost_terminal(error):
             raise
@@ -157,7 +157,7 @@ def _run() -> NoReturn:
     try:
         result: Any = cli.main(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request
-        from sdk.cli.failures import leave
+        from sdk.cli.support.failures import leave
 
         leave(error)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from sdk.schemas.refs import parse_alias, parse_name
+from sdk.formats.refs import parse_alias, parse_name
 from sdk.schemas.wire import Wire
 
 Reason = Annotated[str, Field(max_length=1000, examples=["beats v2 on heldout.jsonl"])]

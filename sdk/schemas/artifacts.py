@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sdk.schemas.refs import looks_like_digest
+from sdk.formats.refs import looks_like_digest
 from sdk.schemas.wire import Sha256, Wire
 
 

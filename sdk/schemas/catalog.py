@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sdk.formats.refs import parse_name
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.refs import parse_name
 from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
 from sdk.schemas.wire import Open, Sha256, Wire
 

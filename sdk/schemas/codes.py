@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdk.schemas.errorcodes import ErrorCode as ErrorCode
+from sdk.formats.error_codes import ErrorCode as ErrorCode
 from sdk.schemas.wire import Wire
 
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.refs import Ref, parse_name
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 

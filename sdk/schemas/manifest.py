@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sdk.schemas.paths import check_path as check_path
+from sdk.formats.paths import check_path as check_path
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
 

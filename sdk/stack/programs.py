@@ -91,7 +91,7 @@ class RegistryServer(LocalServer):
 
     def _command(self) -> list[str]:
         where = ["--host", "127.0.0.1", "--port", str(self.kept["port"]), "--workers", str(_SERVER_PROCESSES)]
-        return _program("registry.entry", "serve", *where)
+        return _program("registry.ops.entry", "serve", *where)
 
     def _healthy(self) -> bool:
         return http_status(self.kept["port"], "/readyz") == 200
@@ -123,7 +123,7 @@ class RegistryServer(LocalServer):
     def _run(self, *arguments: str) -> str:
         """Run a command of `adapter-registry` to its end and return what it printed."""
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            _program("registry.entry", *arguments),
+            _program("registry.ops.entry", *arguments),
             capture_output=True,
             text=True,
             check=False,
@@ -156,7 +156,7 @@ class WorkerProcess(LocalProcess):
         pass
 
     def _command(self) -> list[str]:
-        return _program("workers.cli", "start", "--name", self.name)
+        return _program("workers.entry.cli", "start", "--name", self.name)
 
     def _healthy(self) -> bool:
         pid = self.pid

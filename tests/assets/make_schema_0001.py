@@ -18,12 +18,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from support.adapters import base_registration, digest, save_adapter  # noqa: E402
 
-from registry.auth.service import Role  # noqa: E402
-from registry.db import head_revision  # noqa: E402
+from registry.access.tokens import Role  # noqa: E402
+from registry.app.services import Services, build  # noqa: E402
+from registry.db.database import head_revision  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402
-from registry.services import Services, build  # noqa: E402
 from registry.settings import Settings  # noqa: E402
-from sdk.packing import pack_adapter  # noqa: E402
+from sdk.pushing.pack import pack_adapter  # noqa: E402
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
 from sdk.schemas.catalog import AliasMove, JobRef, Publication  # noqa: E402
 from sdk.schemas.evaluation import EvaluationReport  # noqa: E402

@@ -13,7 +13,7 @@ from support.adapters import base_registration
 from support.people import new_database
 from support.registries import World
 
-from registry.auth.principal import LOCAL, Role
+from registry.principal import LOCAL, Role
 from sdk.client import Client
 
 

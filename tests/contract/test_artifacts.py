@@ -28,12 +28,13 @@ from support.registries import World, named_anew
 from support.schemas import downgrade
 from support.stored import lose, names_of
 
-from registry import doctor
 from registry.artifacts.models import Blob
-from registry.auth.principal import Role
+from registry.ops import doctor
+from registry.principal import Role
 from registry.storage import FolderStorage, StorageUnavailable, open_storage
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, VerificationFailed
+from sdk.pushing.upload import _run, send_all
 from sdk.schemas.artifacts import (
     BlobSpec,
     InParts,
@@ -47,7 +48,6 @@ from sdk.schemas.artifacts import (
 )
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.sending import _run, send_all
 from sdk.signing import sign
 from sdk.transfer import hash_file
 
@@ -392,7 +392,7 @@ class TestSending:
 
     def test_an_upload_that_moves_on_is_not_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each connection lives for one part of many."""
-        monkeypatch.setattr("sdk.sending.time.sleep", lambda _s: None)
+        monkeypatch.setattr("sdk.pushing.upload.time.sleep", lambda _s: None)
         source = tmp_path / "source"
         source.write_bytes(bytes(12))
         sha256, size = hash_file(source)
@@ -407,7 +407,7 @@ class TestSending:
         lock = threading.Lock()
 
         def send(_client: Any, _source: Path, offset: int, *_: Any) -> None:
-            from sdk.sending import _Interrupted
+            from sdk.pushing.upload import _Interrupted
 
             with lock:
                 if missing and offset + 1 == missing[0] and len(missing) == turns[-1]:
@@ -415,7 +415,7 @@ class TestSending:
                     return
             raise _Interrupted("cut")
 
-        monkeypatch.setattr("sdk.sending._send", send)
+        monkeypatch.setattr("sdk.pushing.upload._send", send)
         send_all(
             {sha256: source},
             begin=begun,

@@ -17,7 +17,7 @@ from support.adapters import digest
 from support.people import furnish, new_adapter, submit, training
 from support.registries import World
 
-from registry.auth.principal import SYSTEM, Role
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotAllowed, NotFound
 

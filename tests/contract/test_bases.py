@@ -19,21 +19,21 @@ from support.registries import World
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
 from support.working import Held
 
-from registry.artifacts.reading import Passing
+from registry.artifacts.blob_check import Passing
 from registry.artifacts.service import Artifacts
-from registry.auth.principal import LOCAL, SYSTEM, Role
 from registry.catalog.bases import service
 from registry.catalog.models import NamedBase
-from sdk.bases import ScannedBase, scan_base
-from sdk.cache import Cache
+from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.formats import base_files
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import BaseSource, WorkerInfo
 from sdk.transfer import hash_file
-from workers.bases import obtain
+from workers.node.bases import obtain
 from workers.settings import WorkerSettings
 
 #: Each base of the run has weights of its own.

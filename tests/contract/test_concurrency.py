@@ -31,10 +31,10 @@ from support.registries import World
 from support.soak import scale
 
 from registry.artifacts.service import Artifacts
-from registry.auth.principal import LOCAL, SYSTEM, Role
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
-from registry.catalog.publish import Publisher
+from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.lifecycle import VersionState
+from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotFound, VerificationFailed
 from sdk.schemas.artifacts import UploadRequest, UploadView

@@ -23,12 +23,12 @@ from support.usage import begin, blob, by_kind, differing, end_time_of
 from support.working import Held
 
 from registry.artifacts.models import ManifestRow
-from registry.auth.principal import SYSTEM, Role
-from registry.db import db_now, utc_now
+from registry.db.database import db_now, utc_now
 from registry.jobs.models import Checkpoint, Job
-from registry.quotas.charging import BYTES
-from registry.quotas.models import Usage
+from registry.principal import SYSTEM, Role
 from registry.quotas.recount import recount
+from registry.usage.charging import BYTES
+from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.errors import AdapterctlError
 from sdk.schemas.artifacts import BlobSpec

@@ -12,8 +12,8 @@ from sqlalchemy import update
 from support.people import claim, submit, training
 from support.registries import World
 
-from registry.auth.principal import Role
 from registry.datasets.models import Dataset, DatasetAccess
+from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidName, JobFailed, NotFound
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView

@@ -18,18 +18,18 @@ from support.people import new_adapter, submit, training
 from support.registries import World, embedded
 from support.working import Held, line
 
+from registry.access.audit.models import AuditEntry
+from registry.access.models import Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
-from registry.audit.models import AuditEntry
-from registry.auth.models import Token
-from registry.auth.principal import LOCAL, Role
 from registry.catalog.models import Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.db import Model, utc_now
-from registry.idempotency.models import KeyedRequest
+from registry.db.database import Model, utc_now
+from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.models import Attempt, Job, JobEvent
-from registry.lifetimes import Lifetimes
+from registry.principal import LOCAL, Role
 from registry.removal import expiry
 from registry.removal.expiry import Expiry
 from registry.removal.models import AuditExport, DailyWork
+from registry.removal.row_lifetimes import Lifetimes
 from sdk.client import Client
 from sdk.errors import NotFound
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView

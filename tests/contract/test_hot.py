@@ -23,19 +23,19 @@ from support import databases, processes, registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
 
-from registry.auth.principal import SYSTEM, Principal, Role
-from registry.auth.service import Tokens
-from registry.catalog.describe import view_version
-from registry.catalog.hot import HotResolve
-from registry.catalog.lifecycle import VersionState
+from registry.access.tokens import Tokens
 from registry.catalog.models import Adapter, Version, VersionDocument
-from registry.catalog.resolve import find_version
-from registry.db import Database
-from registry.lookups import Lookups
+from registry.catalog.versions.finding import find_version
+from registry.catalog.versions.hot_resolve import HotResolve
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.present import view_version
+from registry.db.database import Database
+from registry.db.lookups import Lookups
+from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.formats.refs import Ref
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
-from sdk.schemas.refs import Ref
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(900_000)

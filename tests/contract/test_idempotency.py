@@ -25,14 +25,14 @@ from support import databases, processes, registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
 
-from registry.auth.principal import SYSTEM, Principal, Role
-from registry.auth.service import Tokens
-from registry.db import Database
-from registry.idempotency.middleware import MAX_ANSWER_BYTES, AnswerOnce
-from registry.idempotency.models import KeyedRequest
+from registry.access.tokens import Tokens
+from registry.db.database import Database
+from registry.http.idempotency.middleware import MAX_ANSWER_BYTES, AnswerOnce
+from registry.http.idempotency.models import KeyedRequest
+from registry.principal import SYSTEM, Principal, Role
 from registry.settings import Settings
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 
 #: Each adapter of the run has bytes of its own.

@@ -15,14 +15,14 @@ from support.adapters import SPEC
 from support.registries import World
 from support.working import Held
 
-import registry.db
-from registry.auth.principal import LOCAL, SYSTEM, Role
-from registry.db import db_epoch_s
+import registry.db.database
+from registry.app.services import Services, build
+from registry.db.database import db_epoch_s
 from registry.jobs import attempts
-from registry.jobs.limits import OVERTIME_S, TimeLimits
 from registry.jobs.models import Attempt, Checkpoint, Job
+from registry.jobs.time_limits import OVERTIME_S, TimeLimits
+from registry.principal import LOCAL, SYSTEM, Role
 from registry.queue import NoQueue
-from registry.services import Services, build
 from registry.settings import Settings
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput
@@ -169,7 +169,7 @@ def clock_ahead(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> Iterator[Non
             return datetime.now(tz) + timedelta(**ahead)
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry.db, "datetime", Skewed)
+        patched.setattr(registry.db.database, "datetime", Skewed)
         yield
 
 

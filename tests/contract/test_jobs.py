@@ -21,17 +21,17 @@ from support.people import SEEDS, new_adapter
 from support.registries import SHORT_LEASE_S, World
 from support.statements import sent
 
+from registry.app.services import Services, build
 from registry.artifacts.models import ManifestRow
-from registry.auth.principal import LOCAL, Role
-from registry.db import append, db_epoch_s, utc_now
+from registry.db.database import append, db_epoch_s, utc_now
 from registry.jobs.models import Checkpoint, Job, Sweeper, Worker
 from registry.jobs.reconcile import in_background
 from registry.jobs.sweepers import note_sweep, sweepers
+from registry.principal import LOCAL, Role
 from registry.queue import NoQueue
-from registry.services import Services, build
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, JobFailed, NotAllowed, NotFound, StaleAttempt, VerificationFailed
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.jobs import (

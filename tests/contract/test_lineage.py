@@ -18,16 +18,16 @@ from support.adapters import SPEC, base_registration, digest, save_adapter, use_
 from support.registries import World
 from support.statements import plan_of, sent
 
-from registry.auth.principal import LOCAL, Role
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES
-from registry.schema import METADATA
+from registry.ops.schema import METADATA
+from registry.principal import LOCAL, Role
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidRef, NotFound, Unauthenticated
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport

@@ -16,11 +16,11 @@ from support.people import bare_http
 from support.registries import World
 from support.working import Held
 
-from registry.auth.principal import Role
-from registry.db import utc_now
+from registry.db.counters import BUCKETS_S, Counter, count, count_duration
+from registry.db.database import utc_now
 from registry.errors import Conflict
 from registry.jobs.models import Job, Worker
-from registry.metrics.models import BUCKETS_S, Counter, count, count_duration
+from registry.principal import Role
 from sdk.client import Client
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -25,7 +25,7 @@ from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
 from support.soak import SOAKING, scale
 
-from registry.auth.principal import SYSTEM, Role
+from registry.principal import SYSTEM, Role
 from sdk.schemas.catalog import Publication
 from sdk.schemas.work import Assignment, ClaimRequest
 

@@ -12,10 +12,10 @@ from support.adapters import ASKED, SPEC, digest, save_adapter, use_of
 from support.people import SEEDS, new_adapter, submit
 from support.registries import World
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import VerificationFailed
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
 from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
@@ -31,7 +31,7 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 from sdk.transfer import hash_file
-from workers.attempts.causes import of_error
+from workers.kinds.causes import of_error
 
 
 @dataclass

@@ -17,11 +17,11 @@ from support.people import bare_http, training
 from support.registries import World
 from support.working import Held, line
 
-from registry.auth.models import Token
-from registry.auth.principal import SYSTEM, Role
-from registry.db import append, db_epoch_s, utc_now
+from registry.access.models import Token
+from registry.db.database import append, db_epoch_s, utc_now
 from registry.jobs import workers as rooms
 from registry.jobs.models import Attempt, Job, Worker
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotFound, QuotaExceeded, StaleAttempt
 from sdk.schemas.jobs import (

@@ -24,11 +24,11 @@ from sqlalchemy import bindparam, literal, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 
-from registry.auth.models import Token
-from registry.db import Database
+from registry.access.models import Token
+from registry.db.database import Database
+from registry.db.lookups import Lookups
+from registry.deadlines import Patience
 from registry.errors import Unavailable
-from registry.lookups import Lookups
-from registry.patience import Patience
 from sdk.errors import Unavailable as ClientUnavailable
 
 pytestmark = pytest.mark.alone
@@ -190,7 +190,7 @@ class TestTooLong:
             session.execute(text("SELECT pg_sleep(5)"))
         with pytest.raises(Unavailable), _stopped_at_the_end(db):
             pass
-        slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.causes")
+        slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.db.causes")
         assert re.fullmatch(r".* after 0\.\d\d s: QueryCanceled \(57014\): .* due to statement timeout", slow)
         ended = "; the registry ended the wait and closed the connection"
         assert re.fullmatch(rf".* s: Unanswered \(no SQLSTATE\): no answer within 0.6 s{ended}", silent)

@@ -21,13 +21,13 @@ from support import processes
 from support.people import Place, bare_http, claim, furnish, new_adapter, new_database, package, submit, training
 from support.registries import World
 
-from registry import http
-from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
-from registry.auth.service import Tokens
-from registry.db import Database
+from registry.access.tokens import Tokens
+from registry.db.database import Database
 from registry.errors import Conflict, Forbidden
 from registry.errors import Unauthenticated as Revoked
-from registry.refusals import Refusals
+from registry.http import routes
+from registry.http.refusals import Refusals
+from registry.principal import LOCAL, SYSTEM, Principal, Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotAllowed, NotFound, Unauthenticated
 from sdk.schemas.catalog import Publication
@@ -235,7 +235,7 @@ class TestRoles:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         refusals = Refusals()
-        monkeypatch.setattr(http, "REFUSALS", refusals)
+        monkeypatch.setattr(routes, "REFUSALS", refusals)
         reader = acting(**{space: Role.READER})
         with caplog.at_level("WARNING"), pytest.raises(NotAllowed):
             reader.fix_base("tiny", namespace=space, id="other")
@@ -385,7 +385,7 @@ class Hidden:
         """Send all of them; return what came back."""
         answers = []
         for method, path, query, body in self.requests():
-            answer = http.request(method, f"/api/v1{path}", params=query, json=body)
+            answer = routes.request(method, f"/api/v1{path}", params=query, json=body)
             answers.append((f"{method} {path} {json.dumps(query)}", answer.status_code, answer.content))
         return answers
 

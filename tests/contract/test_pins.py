@@ -16,7 +16,8 @@ from support.adapters import digest, save_adapter
 from support.people import SEEDS
 from support.registries import World
 
-from registry.auth.principal import Role
+from registry.principal import Role
+from sdk.api.transport import Transport
 from sdk.client import Client
 from sdk.errors import InvalidBase, VerificationFailed
 from sdk.schemas.jobs import (
@@ -29,11 +30,10 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import Assignment, BaseSource, CheckpointSource, TargetSource
-from sdk.transport import Transport
-from workers.attempts.inputs import Inputs
-from workers.attempts.pins import require_pinned
+from workers.kinds.pins import require_pinned
+from workers.node.inputs import Inputs
+from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
-from workers.transfers import Transfers
 
 
 @pytest.fixture

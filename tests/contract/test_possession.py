@@ -16,7 +16,7 @@ from support.payloads import Payload, make_payload
 from support.people import training
 from support.registries import World
 
-from registry.auth.principal import LOCAL, Role
+from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, DatasetView, UploadRequest, UploadView

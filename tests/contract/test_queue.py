@@ -21,7 +21,7 @@ from registry.queue import NoQueue, Queue, open_queue
 from registry.queue.broker import QUEUE_OF, TASK, CeleryQueue
 from registry.queue.local import LOCK_FILE, RUNNER_MODULE, LocalQueue
 from sdk.schemas.jobs import JobKind
-from workers.celery_app import QUEUES
+from workers.entry.celery_app import QUEUES
 
 
 def messages(url: str, queue: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class TestCelery:
             assert client.llen("cpu") == 1
 
     def test_workers_and_registry_agree_on_names(self) -> None:
-        from workers.tasks import work
+        from workers.entry.tasks import work
 
         assert work.name == TASK
         assert set(QUEUE_OF) == set(get_args(JobKind))
@@ -139,7 +139,7 @@ class TestLocal:
         assert process.wait(60) == 0
 
     def test_runner_and_registry_look_at_one_lock(self) -> None:
-        from workers import local
+        from workers.entry import local_runner
 
-        assert local.LOCK_FILE == LOCK_FILE
-        assert local.__name__ == RUNNER_MODULE
+        assert local_runner.LOCK_FILE == LOCK_FILE
+        assert local_runner.__name__ == RUNNER_MODULE

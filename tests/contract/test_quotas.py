@@ -13,8 +13,8 @@ from support import registries
 from support.people import new_adapter, package, submit, training
 from support.registries import World
 
-from registry.auth.principal import Role
-from registry.quotas.models import Quota
+from registry.principal import Role
+from registry.usage.models import Quota
 from sdk.client import Client
 from sdk.errors import NotAllowed, NotFound, QuotaExceeded
 

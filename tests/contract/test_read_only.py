@@ -16,15 +16,15 @@ from support.registries import World
 from support.working import Held, line
 from support.workplace import wait_until
 
-from registry import app
-from registry.audit.models import AuditEntry
-from registry.auth.principal import LOCAL, SYSTEM, Role
-from registry.db import utc_now
+from registry.access.audit.models import AuditEntry
+from registry.access.read_only.models import ReadOnlyRow
+from registry.access.read_only.service import TRUST_S, ReadOnlySwitch
+from registry.app import application
+from registry.db.counters import Counter
+from registry.db.database import utc_now
+from registry.http.refusals import REFUSALS
 from registry.jobs.models import Job, Worker
-from registry.metrics.models import Counter
-from registry.readonly.models import ReadOnlyRow
-from registry.readonly.service import TRUST_S, ReadOnlySwitch
-from registry.refusals import REFUSALS
+from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import ReadOnly, Unauthenticated
 
@@ -133,12 +133,12 @@ def is_refused(client: Client) -> bool:
 def test_what_is_refused_meanwhile_is_counted_once_it_is_over(
     people: World, on: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_KEEP_REFUSALS_S", 0.02)
+    monkeypatch.setattr(application, "_KEEP_REFUSALS_S", 0.02)
     services = people.services
 
     def count_for_a_while() -> float:
         async def run() -> None:
-            async with app._keeping_refusals(services.metrics, services.read_only):
+            async with application._keeping_refusals(services.metrics, services.read_only):
                 await asyncio.sleep(0.3)
 
         asyncio.run(run())

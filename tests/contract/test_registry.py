@@ -22,19 +22,19 @@ from support.registries import SHORT_LEASE_S, World
 from support.statements import plan_of, sent
 from support.stored import lose, names_of
 
+from registry.access.authentication import TRUST_S
 from registry.artifacts.manifests import blobs_of
-from registry.auth.gatekeeper import TRUST_S
-from registry.auth.principal import SYSTEM, Role
-from registry.bodies import MAX_BODY_BYTES
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.describe import refresh_document
-from registry.catalog.lifecycle import VersionState
-from registry.catalog.making import Making
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
-from registry.catalog.resolve import find_adapter
-from registry.db import connection_of, db_epoch_s
+from registry.catalog.publishing.new_version import Making
+from registry.catalog.versions.finding import find_adapter
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.present import refresh_document
+from registry.db.database import connection_of, db_epoch_s
 from registry.errors import RegistryError
+from registry.http.request_bodies import MAX_BODY_BYTES
 from registry.jobs.models import Job
+from registry.principal import SYSTEM, Role
 from registry.storage import FolderStorage, open_storage
 from sdk.client import Client
 from sdk.errors import (
@@ -51,7 +51,7 @@ from sdk.errors import (
     Unauthenticated,
     VerificationFailed,
 )
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport

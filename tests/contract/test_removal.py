@@ -28,19 +28,19 @@ from support.soak import scale
 from support.stored import lose, names_of
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
+from registry.access.audit.models import AuditEntry
+from registry.artifacts.blob_check import read_blob
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
-from registry.artifacts.reading import read_blob
 from registry.artifacts.uploads import finish_upload
-from registry.audit.models import AuditEntry
-from registry.auth.principal import SYSTEM, Role
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version as VersionRow
+from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset
-from registry.db import Model, utc_now
+from registry.db.database import Model, utc_now
 from registry.errors import Unavailable
-from registry.idempotency.models import KeyedRequest
+from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.models import Job
+from registry.principal import SYSTEM, Role
 from registry.removal.collect import Collection
 from registry.removal.garbage import Rules
 from registry.storage import FolderStorage, open_storage
@@ -48,7 +48,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.errors import Unavailable as ClientUnavailable
 from sdk.objects import Version
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import Manifest, ManifestFile

@@ -22,8 +22,8 @@ from support.registries import World
 from support.shelf import Made, Shelf, digest_of
 from support.statements import plan_of, sent
 
-from registry.auth.principal import LOCAL, Principal, Role
-from registry.db import Database
+from registry.db.database import Database
+from registry.principal import LOCAL, Principal, Role
 from registry.search.fields import FIELDS
 from registry.search.grammar import parse
 from registry.search.service import Search

@@ -21,17 +21,17 @@ from support.keys import Pair, make_key
 from support.people import claim, new_adapter, new_database, submit, training
 from support.registries import World
 
-from registry.auth.principal import Role
 from registry.catalog.models import Adapter, Version
 from registry.errors import Invalid
 from registry.errors import Unavailable as RegistryUnavailable
+from registry.principal import Role
 from registry.signatures.models import Signature
 from registry.signatures.service import MAX_SIGNATURES
 from registry.signatures.trust import Trust
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.objects import Version as Pushed
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.jobs import JobView

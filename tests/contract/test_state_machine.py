@@ -25,11 +25,11 @@ from support.soak import SOAKING, scale
 from support.stored import names_of
 
 import sdk
+from registry.access.audit.models import AuditEntry
 from registry.artifacts.models import Blob, ManifestAccess
-from registry.audit.models import AuditEntry
-from registry.auth.principal import LOCAL, Principal, Role
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
 from registry.errors import NotFound, RegistryError
+from registry.principal import LOCAL, Principal, Role
 from registry.storage import FolderStorage
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView

@@ -16,12 +16,12 @@ from support.registries import World
 from support.small import write_adapter, write_base
 from support.stored import names_of
 
-from registry.auth.principal import Role
-from registry.db import Database
+from registry.db.database import Database
+from registry.principal import Role
 from registry.storage import FolderStorage, open_storage
 from registry.storage.s3 import S3Storage
 from sdk.errors import VerificationFailed
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 
 #: What goes over the network where the store is one. Locations are signed here.

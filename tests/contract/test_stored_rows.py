@@ -15,13 +15,13 @@ from support import registries
 from support.registries import World
 from support.schemas import ASSETS, kept_revisions, load_past
 
-from registry.auth.principal import LOCAL
 from registry.catalog.models import Version
-from registry.db import Database, Model, append
+from registry.db.database import Database, Model, append
+from registry.db.stored_json import read_stored
 from registry.errors import Unreadable
 from registry.jobs import releases
 from registry.jobs.models import Job
-from registry.stored import read_stored
+from registry.principal import LOCAL
 from sdk.errors import AdapterctlError
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event, Progress
@@ -250,7 +250,7 @@ class TestClaims:
         name = releases.name_of(releases.OURS + 1)
         assert f"what release {name} can do" in (world.writer.job_view("newer").waits or "")
         # A server of that release has workers of this one and of that one.
-        monkeypatch.setattr("registry.jobs.needs.OURS", releases.OURS + 1)
+        monkeypatch.setattr("registry.jobs.requirements.OURS", releases.OURS + 1)
         assert claimed(world, version=releases.name_of(releases.OURS)) is None
         assert f"what workers of release {name} can do" in (world.writer.job_view("newer").waits or "")
         assert claimed(world, version=name) == "newer"
@@ -364,7 +364,7 @@ class TestClients:
         }
         found = read_json(Lineage, json.dumps(graph), open_ended=True)
         assert [node.key for node in found.nodes] == ["base:1"]
-        from sdk.graphs import dot, tree
+        from sdk.cli.support.lineage_graph import dot, tree
 
         assert len(tree(found)) == 1
         assert "->" not in dot(found)

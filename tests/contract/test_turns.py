@@ -18,10 +18,10 @@ from support.adapters import digest
 from support.registries import World
 from support.statements import Statement, plan_of, sent
 
-from registry.auth.principal import LOCAL, Principal, Role
-from registry.db import append, utc_now
+from registry.db.database import append, utc_now
+from registry.jobs.fair_share import URGENT_ABOVE, WRITER_MOST
 from registry.jobs.models import Job, Turn
-from registry.jobs.turns import URGENT_ABOVE, WRITER_MOST
+from registry.principal import LOCAL, Principal, Role
 from sdk.client import Client
 from sdk.errors import NotAllowed
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest

@@ -19,7 +19,7 @@ from support.fixtures import S3Place
 from support.registries import World
 from support.stored import names_of
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from registry.storage import open_storage
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
@@ -250,7 +250,7 @@ class TestQuarantine:
 
 def push_raw(client: Client, folder: Path, name: str, spoil: str) -> None:
     """Push past what the SDK itself would drop or refuse."""
-    from sdk.packing import pack_adapter
+    from sdk.pushing.pack import pack_adapter
     from sdk.schemas.catalog import Publication, Published
 
     staging = folder.parent / f"staging-{name}"
@@ -282,7 +282,7 @@ def test_a_store_that_is_away_is_tried_again_and_then_said(
     world: World, big: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("sdk.sending.time.sleep", waited.append)
+    monkeypatch.setattr("sdk.pushing.upload.time.sleep", waited.append)
     real: Callable[..., Any] = world.writer.call
     dead = "http://127.0.0.1:9/nothing?sig=secret"
 

@@ -16,7 +16,7 @@ from support.statements import sent
 from support.usage import begin, blob, by_kind, end_time_of
 
 from registry.artifacts.models import Upload
-from registry.auth.principal import EVERYWHERE, SYSTEM, Role
+from registry.principal import EVERYWHERE, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import NotAllowed, NotFound, QuotaExceeded
 from sdk.schemas.catalog import Published

@@ -12,13 +12,13 @@ from support import registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
 
-from registry.auth.principal import Role
-from registry.catalog.describe import refresh_document
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Adapter, Version
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.present import refresh_document
+from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.training import QuantizationRecipe
 from sdk.stack.postgres import PostgresServer

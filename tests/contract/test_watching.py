@@ -19,13 +19,13 @@ from support.registries import World
 from support.statements import Statement, sent
 from support.working import Held, line, progress
 
-from registry.auth.principal import LOCAL, SYSTEM, Role
-from registry.db import utc_now
+from registry.db.database import utc_now
+from registry.jobs import event_stream
 from registry.jobs import events as stored
-from registry.jobs import watching
+from registry.jobs.event_feed import LOOK_S, TICK_S
 from registry.jobs.models import Job, Worker
-from registry.jobs.tail import LOOK_S, TICK_S
-from registry.jobs.watchers import Watchers
+from registry.jobs.watch_limits import Watchers
+from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.objects import Job as SdkJob
 from sdk.schemas.events import Event, NewEvent, Progress
@@ -315,7 +315,7 @@ class TestStream:
     def test_a_stream_without_news_says_that_it_is_alive(
         self, http: httpx.Client, job: SdkJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "_KEEP_ALIVE_S", 0.1)
+        monkeypatch.setattr(event_stream, "_KEEP_ALIVE_S", 0.1)
         found = read(http, job.id, for_s=5)
         assert [message.fields for message in found].count({":": ""}) >= 1
         assert found[-1].kind != "end"
@@ -323,7 +323,7 @@ class TestStream:
     def test_a_revoked_token_ends_it(
         self, people: World, space: str, job: SdkJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "_TRUST_S", 0.2)
+        monkeypatch.setattr(event_stream, "_TRUST_S", 0.2)
         token = people.services.tokens.create(name="gone", grants={space: Role.READER}, who=LOCAL)
         threading.Timer(1, people.services.tokens.revoke, [token.id], {"who": SYSTEM}).start()
         with bare_http(people.url, token.secret) as http:
@@ -347,7 +347,7 @@ class TestStream:
     def test_it_lists_as_much_as_there_is(
         self, http: httpx.Client, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "_AT_ONCE", 7)
+        monkeypatch.setattr(event_stream, "_AT_ONCE", 7)
         held.report(*(line(str(number)) for number in range(50)))
         held.fail()
         found = [message.data["message"] for message in read(http, job.id) if message.kind == "log"]

@@ -18,7 +18,7 @@ from support import processes
 from support.registries import served
 from support.small import write_adapter, write_base
 
-from registry.auth.service import Role
+from registry.access.tokens import Role
 from sdk.client import Client
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import processes
 
-from sdk.cli.hangup import lost_terminal
+from sdk.cli.support.hangup import lost_terminal
 
 
 def block() -> None:
@@ -69,7 +69,7 @@ def test_a_thread_that_draws_ends_the_command(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     program = (
         "import threading, time\n"
-        "from sdk.cli.hangup import hang_up_in_threads\n"
+        "from sdk.cli.support.hangup import hang_up_in_threads\n"
         "hang_up_in_threads()\n"
         "def draw():\n"
         "    while True:\n"

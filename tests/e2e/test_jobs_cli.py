@@ -26,9 +26,9 @@ from support.adapters import SPEC, base_registration
 from support.registries import World, served
 from support.working import Held, line, progress
 
-from registry.auth.principal import SYSTEM, Role
-from registry.db import utc_now
+from registry.db.database import utc_now
 from registry.jobs.models import Job, Worker
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 
 pytestmark = pytest.mark.slow

@@ -19,10 +19,10 @@ from support import processes
 from support.adapters import base_registration, save_adapter
 from support.registries import World, served
 
-from registry.auth.principal import SYSTEM, Role
-from registry.catalog.describe import refresh_document
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.present import refresh_document
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from support import keys, processes
 from support.adapters import base_registration, save_adapter
 from support.registries import World, served
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
-from sdk.folders import verify_folder
+from sdk.pulling.folder import verify_folder
 
 pytestmark = pytest.mark.slow
 

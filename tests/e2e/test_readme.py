@@ -12,10 +12,10 @@ import click
 import pytest
 from support import processes, tiny
 
-from registry.cli import cli as registry_cli
+from registry.ops.cli import cli as registry_cli
 from sdk.cli import COMMANDS
 from sdk.cli import cli as adapterctl_cli
-from workers.cli import cli as worker_cli
+from workers.entry.cli import cli as worker_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]

@@ -19,7 +19,7 @@ from support.keys import Pair, make_key
 from support.registries import served
 from support.small import write_adapter, write_base
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.signing import verify
 

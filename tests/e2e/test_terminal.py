@@ -141,7 +141,7 @@ class Home:
                 command = (process / "cmdline").read_bytes()
             except (OSError, NotADirectoryError):
                 continue
-            if b"workers.child" in command and str(self.folder).encode() in command:
+            if b"workers.child.main" in command and str(self.folder).encode() in command:
                 found.append(int(process.name))
         return found
 

@@ -208,4 +208,7 @@ def _is_runner(process: Path, home: Home) -> bool:
         environment = (process / "environ").read_bytes()
     except OSError:
         return False
-    return b"workers.local" in command and f"ADAPTERCTL_URL=local:{home.folder / 'home'}".encode() in environment
+    return (
+        b"workers.entry.local_runner" in command
+        and f"ADAPTERCTL_URL=local:{home.folder / 'home'}".encode() in environment
+    )

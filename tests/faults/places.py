@@ -17,10 +17,10 @@ from support import registries
 from support.adapters import base_registration, save_adapter
 from support.registries import World
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from registry.storage import FolderStorage, S3Options, open_storage
 from sdk.client import Client
-from sdk.folders import verify_folder
+from sdk.pulling.folder import verify_folder
 from sdk.stack.seaweed import SeaweedServer
 
 #: Weights of rank 8 over this base have 200 kB, those of rank 120 have 3 MB.

@@ -26,7 +26,7 @@ from support.guard import Guard
 from support.workplace import descendants
 
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest
 from sdk.schemas.catalog import Publication
 from sdk.stack.local_process import LocalProcess

@@ -13,9 +13,9 @@ import pytest
 from support import processes
 from support.adapters import base_registration, save_adapter
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.db import Database
+from registry.access.tokens import Tokens
+from registry.db.database import Database
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Assignment, ClaimRequest, Heartbeat, HeartbeatReply, Release

@@ -23,11 +23,11 @@ from support.adapters import base_registration, save_adapter
 from support.registries import World
 from support.soak import SOAKING
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound, VerificationFailed
-from sdk.folders import verify_folder
-from sdk.packing import pack_adapter
+from sdk.pulling.folder import verify_folder
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, Transfer, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import Manifest, ManifestFile

@@ -16,7 +16,7 @@ from support.adapters import base_registration, save_adapter
 from support.registries import World
 from support.workplace import wait_until
 
-from registry.db import Database
+from registry.db.database import Database
 from registry.errors import Unavailable as DatabaseUnavailable
 from sdk.errors import Unavailable
 

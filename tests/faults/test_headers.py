@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from support.adapters import lora_tensors
 from support.soak import scale
 
-from registry.artifacts.inspection import inspect_weights
+from registry.artifacts.admission.inspection import inspect_weights
 from registry.errors import Verification
 
 #: What a reader may hold beside twice the file: a chunk of data, its magnitudes, and what Python itself takes.
@@ -366,10 +366,10 @@ def test_metadata_without_end_take_little_memory(body: bytes) -> None:
 
 
 def test_more_tensors_or_header_than_any_adapter_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.artifacts.header.MAX_TENSORS", 100)
+    monkeypatch.setattr("registry.artifacts.admission.header.MAX_TENSORS", 100)
     assert accepted(entries(100))
     assert not accepted(entries(101))
-    monkeypatch.setattr("registry.artifacts.header.MAX_HEADER_BYTES", len(parted(entries(50))[0]))
+    monkeypatch.setattr("registry.artifacts.admission.header.MAX_HEADER_BYTES", len(parted(entries(50))[0]))
     assert accepted(entries(50))
     assert not accepted(entries(51))
 

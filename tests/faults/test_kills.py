@@ -22,7 +22,7 @@ from support.soak import scale
 
 from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound
-from sdk.folders import verify_folder
+from sdk.pulling.folder import verify_folder
 
 pytestmark = pytest.mark.soak
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from support.wire import Answer, Line, Served, serving
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.bodies import RAW_BYTES
+from registry.access.tokens import Tokens
+from registry.http.request_bodies import RAW_BYTES
+from registry.principal import SYSTEM, Role
 
 HEAD_S = 1.0
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"

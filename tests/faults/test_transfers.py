@@ -19,11 +19,12 @@ from faults.places import BASE, Place, is_exact, leavings, make_adapter
 from faults.plans import Fault, Head, Plan, Script, Strike
 from support.soak import scale
 
-from sdk import fetching, sending
 from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound
-from sdk.folders import verify_folder
 from sdk.objects import Version
+from sdk.pulling import download
+from sdk.pulling.folder import verify_folder
+from sdk.pushing import upload
 from sdk.stack.seaweed import SeaweedServer
 
 KINDS = ("seaweed", "folder")
@@ -32,9 +33,9 @@ KINDS = ("seaweed", "folder")
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients try again as often as ever, but at once: what they wait for is no matter here."""
-    monkeypatch.setattr(fetching, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(fetching, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(sending, "time", SimpleNamespace(sleep=lambda s: time.sleep(min(s, 0.05))))
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(upload, "time", SimpleNamespace(sleep=lambda s: time.sleep(min(s, 0.05))))
 
 
 @pytest.fixture(params=KINDS)

@@ -22,8 +22,8 @@ from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
 from support.registries import World
 
-from registry.auth.principal import SYSTEM, Role
-from registry.db import head_revision
+from registry.db.database import head_revision
+from registry.principal import SYSTEM, Role
 from registry.storage import Storage, open_storage
 from sdk.client import Client
 from sdk.errors import NotFound

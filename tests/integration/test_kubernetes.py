@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support import deployment, processes
 
-from registry.app import create_app
+from registry.app.application import create_app
 from registry.settings import Settings
 from sdk.version import VERSION
 

@@ -24,17 +24,17 @@ from support.schemas import (
     upgrade_to,
 )
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.db import Database, head_revision, migrations_folder
+from registry.access.tokens import Tokens
+from registry.db.database import Database, head_revision, migrations_folder
+from registry.deadlines import Patience
 from registry.errors import Unavailable
-from registry.patience import Patience
-from registry.schema import METADATA, drift
+from registry.ops.schema import METADATA, drift
+from registry.principal import SYSTEM, Role
 
 #: What a server process does at its start, said once everybody is ready.
 UPGRADE = """
 import sys
-from registry.db import Database
+from registry.db.database import Database
 database = Database(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

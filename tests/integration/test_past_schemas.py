@@ -9,16 +9,16 @@ import pytest
 from sqlalchemy import select
 from support.schemas import downgrade, kept_revisions, load_past, revisions, rows_of, triggers_of, upgrade_to
 
-from registry.audit.service import Audit
-from registry.auth.principal import SYSTEM, Principal, Role
+from registry.access.audit.service import Audit
+from registry.app.services import Services, build
 from registry.catalog.models import AliasMoveRow, Version
-from registry.db import Database, head_revision
+from registry.db.database import Database, head_revision
 from registry.errors import Forbidden, NotFound
 from registry.evaluations.models import EvaluationMetric
-from registry.idempotency.models import KeyedRequest
+from registry.http.idempotency.models import KeyedRequest
+from registry.ops.schema import drift
+from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
-from registry.schema import drift
-from registry.services import Services, build
 from registry.settings import Settings
 from sdk.schemas.aliases import AliasMove, AliasRollback
 from sdk.schemas.work import ClaimRequest, WorkerInfo

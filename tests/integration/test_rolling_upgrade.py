@@ -13,14 +13,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from support.adapters import SPEC, base_registration, digest
 from support.schemas import ASSETS, downgrade
 
+from registry.app.services import Services, build
 from registry.artifacts.models import ManifestRow
-from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
 from registry.catalog.models import NamedBase
-from registry.db import append, utc_now
+from registry.db.database import append, utc_now
 from registry.errors import NotFound
 from registry.jobs.models import Job
+from registry.principal import LOCAL, SYSTEM, Principal, Role
 from registry.queue import NoQueue
-from registry.services import Services, build
 from registry.settings import Settings
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector
 from sdk.schemas.jobs import BaseChoice, TrainingRequest

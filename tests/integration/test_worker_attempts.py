@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.workplace import Running, Workplace, is_alive, opened, wait_until
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.schemas.jobs import CheckpointRef, CheckpointView, JobView
 from sdk.schemas.training import TrainingReport
 from sdk.schemas.work import CheckpointRecord, Release, WorkerInfo
-from workers.attempts.packing import pack
-from workers.runner import claim
+from workers.entry.runner import claim
+from workers.kinds.packing import pack
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def training_child(worker: Running) -> int:
 
     def there() -> bool:
         # The children of the worker itself, of which one trains while no other is made.
-        found[:] = [pid for pid, line in worker.below().items() if "workers.child" in line]
+        found[:] = [pid for pid, line in worker.below().items() if "workers.child.main" in line]
         return len(found) == 1
 
     wait_until(there, lambda: f"{worker.below()}\n{worker.text}")

@@ -50,7 +50,18 @@ def inspect(place: Place, what: str) -> dict[str, object]:
     # Asking one by name, nobody waits for others that might answer too.
     whom = f"gpu-1@{socket.gethostname()}"
     tool = str(processes.BIN / "celery")
-    command = [tool, "-A", "workers.celery_app", "inspect", what, "--json", "--timeout", "60", "--destination", whom]
+    command = [
+        tool,
+        "-A",
+        "workers.entry.celery_app",
+        "inspect",
+        what,
+        "--json",
+        "--timeout",
+        "60",
+        "--destination",
+        whom,
+    ]
     asked = subprocess.run(
         command,
         env=place.environment(REGISTRY_BROKER_URL=place.broker_url),

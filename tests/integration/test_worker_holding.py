@@ -18,7 +18,7 @@ from support.adapters import SPEC, base_registration, save_adapter
 from support.registries import World
 from support.workplace import wait_until
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.events import Event as JobEvent
@@ -33,19 +33,19 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.training import LoraConfig, TrainingReport
 from sdk.schemas.work import Assignment, Release, WorkerInfo
-from workers import heartbeat
-from workers.attempts.attempt import Attempt
-from workers.attempts.checkpoints import CheckpointSender
-from workers.attempts.inputs import Inputs
-from workers.connections import apart
-from workers.heartbeat import Holder
-from workers.orders import Written
-from workers.runner import claim
+from workers.child.protocol import Written
+from workers.child.warm import Spare
+from workers.entry.runner import claim
+from workers.kinds.attempt import Attempt
+from workers.kinds.checkpoints import CheckpointSender
+from workers.lease import heartbeat
+from workers.lease.connections import apart
+from workers.lease.heartbeat import Holder
+from workers.lease.stopping import Stopping, Why
+from workers.node.inputs import Inputs
+from workers.node.shutdown import Shutdown
+from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
-from workers.shutdown import Shutdown
-from workers.spare import Spare
-from workers.stopping import Stopping, Why
-from workers.transfers import Transfers
 
 LEASE_S = 6.0
 WORKER = WorkerInfo(name="tested", device="cpu", memory_bytes=2**40, free_memory_bytes=2**40)

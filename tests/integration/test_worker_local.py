@@ -42,7 +42,11 @@ def runner(world: World, job: str, tmp_path: Path) -> Iterator[Running]:
     log = tmp_path / "runner.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.local"], env=environment, stdout=file, stderr=file, start_new_session=True
+            [sys.executable, "-m", "workers.entry.local_runner"],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
     running = Running(process, log)
     yield running

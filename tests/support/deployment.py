@@ -11,9 +11,9 @@ from typing import Any
 import click
 import yaml
 
-from registry.cli import cli as registry_cli
+from registry.ops.cli import cli as registry_cli
 from sdk.cli import cli as adapterctl_cli
-from workers.cli import cli as worker_cli
+from workers.entry.cli import cli as worker_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy/Dockerfile"

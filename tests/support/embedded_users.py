@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from registry import app, embedded  # noqa: F401 - imported before the fork, so that all begin at one moment
+from registry.app import application, embedded  # noqa: F401 - imported before the fork, so that all begin at one moment
 from sdk.client import Client
 from sdk.errors import Conflict
 from support.adapters import base_registration

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from registry.auth.principal import Principal
+from registry.principal import Principal
 from registry.search.fields import FIELDS, Value, day_bounds
 from registry.search.tree import And, Comparison, Field, Node, Not, Or, comparisons
 from support.registries import World

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sdk.lora.weights import WEIGHTS_FILE, WeightDiff, compare_weights
 from sdk.schemas.training import LoraConfig
-from sdk.weights import WEIGHTS_FILE, WeightDiff, compare_weights
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}

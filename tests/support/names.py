@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from sdk.schemas.refs import (
+from sdk.formats.refs import (
     BadNameError,
     BadRefError,
     parse_alias,

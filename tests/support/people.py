@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo

@@ -16,22 +16,22 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from registry.app import create_app
-from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
-from registry.auth.service import Tokens
+from registry.access.tokens import Tokens
+from registry.app.application import create_app
+from registry.app.services import Services, build
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.making import Making
+from registry.catalog.publishing.new_version import Making
 from registry.errors import Conflict
+from registry.principal import LOCAL, SYSTEM, Principal, Role
 from registry.queue import NoQueue
-from registry.services import Services, build
 from registry.settings import Settings
 from registry.storage import Storage
+from sdk.api.embedded import EmbeddedTransport
+from sdk.api.transport import VERSION, VERSION_HEADER, Transport
 from sdk.client import Client
 from sdk.config import Config
-from sdk.embedded import EmbeddedTransport
 from sdk.schemas.catalog import Publication
 from sdk.schemas.people import NewToken
-from sdk.transport import VERSION, VERSION_HEADER, Transport
 
 #: A lease that a test can see the end of, in seconds.
 SHORT_LEASE_S = 0.15

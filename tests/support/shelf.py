@@ -23,9 +23,9 @@ from registry.catalog.models import (
     VersionTag,
     VersionTarget,
 )
-from registry.catalog.resolve import space_of
+from registry.catalog.versions.finding import space_of
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db import Database, Model
+from registry.db.database import Database, Model
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Job
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, event
 
-from registry.db import Database
+from registry.db.database import Database
 
 
 class Statement(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import select, update
 
 from registry.artifacts.models import Upload
-from registry.db import utc_now
-from registry.quotas.charging import BYTES, COUNTED
-from registry.quotas.models import Usage
+from registry.db.database import utc_now
 from registry.quotas.recount import count_anew
+from registry.usage.charging import BYTES, COUNTED
+from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 from sdk.schemas.people import QuotaView

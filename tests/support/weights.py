@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from registry.artifacts.gate import judge
-from registry.artifacts.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
+from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
+from registry.artifacts.admission.rules import judge
 from sdk.schemas.training import LoraConfig
 from support.adapters import BASE_TENSORS, lora_config, lora_tensors
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.db import Database
+from registry.access.tokens import Tokens
+from registry.db.database import Database
+from registry.principal import SYSTEM, Role
 from support.processes import environment, free_port, running, wait_until_healthy
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.jobs import CheckpointView, JobView

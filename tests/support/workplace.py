@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.client import Client
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
@@ -176,7 +176,7 @@ class Running:
 
     def child(self) -> int:
         """The process that trains."""
-        return self._one("workers.child")
+        return self._one("workers.child.main")
 
     def _one(self, command: str) -> int:
         found: list[int] = []

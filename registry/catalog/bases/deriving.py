@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
-from registry.artifacts.header import read_header
+from registry.artifacts.admission.header import read_header
 from registry.artifacts.service import Artifacts
 from registry.errors import Verification
 from sdk.formats.base_files import (

@@ -15,9 +15,9 @@ from sqlalchemy import Select, bindparam, case, select
 from sqlalchemy.orm import Session, defaultload, undefer
 
 from registry.artifacts.manifests import read_manifest
-from registry.auth.principal import EVERYWHERE, Principal
 from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.errors import Invalid, NotFound
+from registry.principal import EVERYWHERE, Principal
 from sdk.schemas.catalog import BaseBrief
 from sdk.schemas.work import BaseSource
 

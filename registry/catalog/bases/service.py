@@ -13,20 +13,20 @@ from typing import Any
 from sqlalchemy import case, delete, select, update
 from sqlalchemy.orm import Session
 
+from registry.access.audit.service import record
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.audit.service import record
-from registry.auth.principal import EVERYWHERE, LOCAL, Principal
 from registry.catalog.bases.deriving import Derived, check_proof, derive
 from registry.catalog.bases.finding import WHOLE, config_of, find_base, find_visible, is_digits, is_shown_derived
 from registry.catalog.models import BaseModelRow, NamedBase
-from registry.db import Database, insert_if_new, utc_now
+from registry.db.database import Database, insert_if_new, utc_now
+from registry.db.paging import Paged, page_of
+from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
-from registry.paging import Paged, page_of
-from registry.quotas.charging import charge
-from registry.stored import table
+from registry.principal import EVERYWHERE, LOCAL, Principal
+from registry.usage.charging import charge
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 

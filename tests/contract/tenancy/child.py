@@ -17,13 +17,14 @@ import pytest
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, lora_config
 
-from sdk.cache import Cache
-from sdk.packing import lora_of
+from sdk.pulling.cache import Cache
+from sdk.pushing.pack import lora_of
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from sdk.transfer import hash_file
-from workers.orders import (
+from workers.child.process import Ending, Listener, Watch
+from workers.child.protocol import (
     FAULT_FILE,
     ORDER_FILE,
     OUT_FOLDER,
@@ -37,11 +38,10 @@ from workers.orders import (
     TrainingOrder,
     Written,
 )
-from workers.process import Ending, Listener, Watch
-from workers.runner import Worker
+from workers.child.warm import Spare
+from workers.entry.runner import Worker
+from workers.node.shutdown import Shutdown
 from workers.settings import WorkerSettings
-from workers.shutdown import Shutdown
-from workers.spare import Spare
 
 #: A training with such a seed writes a checkpoint and fails, unless it goes on from one.
 FAILING_SEEDS = (3,)

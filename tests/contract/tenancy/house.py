@@ -16,8 +16,8 @@ from contract.tenancy.worked import work_off
 from support import registries
 from support.registries import World
 
-from registry.auth.principal import Role
-from registry.db import Database
+from registry.db.database import Database
+from registry.principal import Role
 from sdk.errors import AdapterctlError
 
 #: Whether both are there or one, their namespaces are called so.

@@ -20,9 +20,9 @@ from contract.tenancy.worked import Worked
 from support.adapters import digest as digest_of_text
 from support.registries import World
 
-from registry.auth.principal import SYSTEM, Role
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
-from sdk.packing import pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.manifest import Manifest

@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, save_adapter
 
-from sdk.bases import ScannedBase, scan_base
-from sdk.cache import Cache
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.transfer import hash_file
 
 #: Names of the same things in each tenant's namespace.

@@ -26,9 +26,9 @@ VISIBILITY_S = 3
 
 #: The worker as it is, but for a setting of Celery's that has no variable.
 _IMPATIENT_WORKER = f"""
-from workers.celery_app import app
+from workers.entry.celery_app import app
 app.conf.broker_transport_options = {{**app.conf.broker_transport_options, "visibility_timeout": {VISIBILITY_S}}}
-from workers.cli import main
+from workers.entry.cli import main
 main()
 """
 

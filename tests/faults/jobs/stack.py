@@ -21,12 +21,12 @@ from support.guard import Guard
 from support.registries import World
 from support.workplace import Workplace, wait_until
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.db import Database
-from registry.jobs.looking import attempts_of
+from registry.access.tokens import Tokens
+from registry.db.database import Database
 from registry.jobs.models import Job
+from registry.jobs.present import attempts_of
 from registry.jobs.reconcile import LEADER_LOCK
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.schemas.jobs import CheckpointPolicy, JobState, JobSubmission, JobView, Needs, TrainingRequest
 from sdk.schemas.training import TrainingSpec

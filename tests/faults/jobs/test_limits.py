@@ -14,7 +14,7 @@ from faults.jobs.ledger import Ledger
 from faults.jobs.stack import Stack
 from support.workplace import Running
 
-from registry.auth.principal import Role
+from registry.principal import Role
 from sdk.schemas.jobs import JobState
 
 pytestmark = pytest.mark.slow

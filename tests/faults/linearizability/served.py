@@ -69,7 +69,7 @@ class Served(LocalServer):
 
     def _command(self) -> list[str]:
         where = ["--host", "127.0.0.1", "--port", str(self.kept["port"]), "--workers", "2"]
-        return _program("registry.entry", "serve", *where)
+        return _program("registry.ops.entry", "serve", *where)
 
     def _healthy(self) -> bool:
         return http_status(self.kept["port"], "/readyz") == 200

@@ -26,9 +26,9 @@ from support.people import new_database, package
 from support.soak import SOAKING, scale
 from support.workplace import wait_until
 
-from registry.auth.principal import SYSTEM, Role
-from registry.auth.service import Tokens
-from registry.db import Database
+from registry.access.tokens import Tokens
+from registry.db.database import Database
+from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, JobView
 

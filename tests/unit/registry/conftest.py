@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.db import Database
+from registry.app.services import Services, build
+from registry.db.database import Database
 from registry.queue import NoQueue
-from registry.services import Services, build
 from registry.settings import Settings
 
 

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import text
 from support.schemas import load_past, rows_of
 
-from registry.backup import back_up
-from registry.db import Database
+from registry.db.database import Database
 from registry.errors import Invalid, Unavailable
+from registry.ops.backup import back_up
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_backup_that_takes_too_long_is_given_up_and_leaves_nothing(db: Databas
 def test_a_backup_in_several_steps_is_of_one_moment(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.backup._PAGES", 1)
+    monkeypatch.setattr("registry.ops.backup._PAGES", 1)
     with sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None) as writer:
         looks = itertools.count(1)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from support import processes
 
-from registry.cli import main
-from registry.db import Database, head_revision
+from registry.db.database import Database, head_revision
+from registry.ops.cli import main
 
 
 def adapter_registry(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from registry.errors import Invalid
-from registry.serving.addresses import is_within, neighbourhood, parse_proxies
-from registry.serving.connections import CLOSING_S, CROWDED, FULL, SLOW_BODY, SLOW_HEAD, Connections, Refusal, Waits
-from registry.serving.limits import Limits
+from registry.http.addresses import is_within, neighbourhood, parse_proxies
+from registry.server.connections import CLOSING_S, CROWDED, FULL, SLOW_BODY, SLOW_HEAD, Connections, Refusal, Waits
+from registry.server.limits import Limits
 
 LIMITS = Limits(
     connections=4,

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text, update
 
+from registry.access.models import Token
 from registry.artifacts.models import Blob
-from registry.auth.models import Token
 from registry.catalog.models import Adapter, AliasMoveRow
-from registry.db import Database, db_epoch_s, head_revision, insert_if_new, migrations_folder, utc_now
+from registry.db.database import Database, db_epoch_s, head_revision, insert_if_new, migrations_folder, utc_now
 from registry.errors import Invalid, Unavailable
 
 

@@ -11,15 +11,15 @@ from fastapi import FastAPI
 from sqlalchemy import update
 from support.adapters import base_registration, digest
 
+from registry.app.embedded import open_embedded
+from registry.app.services import Services
 from registry.artifacts.models import Blob
-from registry.auth.principal import LOCAL
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db import head_revision
-from registry.embedded import open_embedded
+from registry.db.database import head_revision
 from registry.errors import Unavailable
 from registry.jobs.models import Job
+from registry.principal import LOCAL
 from registry.queue.local import LOCK_FILE
-from registry.services import Services
 from sdk.schemas.jobs import BaseChoice, JobSubmission, TrainingRequest
 
 

@@ -26,8 +26,8 @@ from support.weights import (
     weight_facts,
 )
 
-from registry.artifacts.gate import judge
-from registry.artifacts.inspection import TensorFacts, WeightFacts
+from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
+from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
 
 DORA = LORA.model_copy(update={"use_dora": True})

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from support.weights import config_facts, weight_facts
 
-from registry.artifacts.gate import judge
-from registry.artifacts.inspection import ConfigFacts, WeightFacts
+from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
+from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
-from sdk.bases import scan_base
-from sdk.cache import Cache
-from sdk.packing import pack_adapter
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.training import LoraConfig
 
 #: Ways in which the installed PEFT is told to adapt a Llama.

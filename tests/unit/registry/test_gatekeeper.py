@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from registry.auth import failures as failures_module
-from registry.auth.failures import FailedLogins
-from registry.auth.gatekeeper import TRUST_S, Gatekeeper
-from registry.auth.principal import LOCAL, Principal, Role
-from registry.auth.service import Tokens, secret_digest
-from registry.db import Database
+from registry.access import failed_logins as failures_module
+from registry.access.authentication import TRUST_S, Gatekeeper
+from registry.access.failed_logins import FailedLogins
+from registry.access.tokens import Tokens, secret_digest
+from registry.db.database import Database
 from registry.errors import Unauthenticated
+from registry.principal import LOCAL, Principal, Role
 
 BLOBS = "/api/v1/blobs"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from registry.app.health import Readiness
 from registry.errors import Unavailable
-from registry.health import Readiness
 
 
 class Part:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from registry.errors import RateLimited, Unavailable
-from registry.held import Held
+from registry.http.memory_budget import Held
 
 
 def test_a_caller_has_no_more_than_its_share_and_all_no_more_than_there_is() -> None:

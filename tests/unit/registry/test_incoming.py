@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from registry import incoming
-from registry.auth.principal import Principal, Role
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.incoming import Body, Incoming, Room
+from registry.http import incoming_bodies
+from registry.http.incoming_bodies import Body, Incoming, Room
+from registry.principal import Principal, Role
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that takes seconds takes less."""
-    monkeypatch.setattr(incoming, "SLOW_S", 0.1)
-    monkeypatch.setattr(incoming, "_LOOK_S", 0.02)
-    monkeypatch.setattr(incoming, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(incoming_bodies, "SLOW_S", 0.1)
+    monkeypatch.setattr(incoming_bodies, "_LOOK_S", 0.02)
+    monkeypatch.setattr(incoming_bodies, "PATIENCE_S", 0.5)
 
 
 def who(namespace: str, token: str = "") -> Principal:

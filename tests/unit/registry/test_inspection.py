@@ -18,8 +18,8 @@ from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
 from support.weights import QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
-from registry.artifacts.header import read_header
-from registry.artifacts.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
+from registry.artifacts.admission.header import read_header
+from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
 from registry.errors import Verification
 
 
@@ -42,7 +42,7 @@ class TestFacts:
         assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
 
     def test_a_value_of_any_chunk_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("registry.artifacts.inspection._CHUNK_BYTES", 8)
+        monkeypatch.setattr("registry.artifacts.admission.inspection._CHUNK_BYTES", 8)
         header = {QA: entry([1, 6], 0, 24)}
         assert weight_facts(packed(header, bytes(24))).zero == [0]
         for raw in (bytes(23) + b"\1", b"\1" + bytes(23)):
@@ -74,7 +74,7 @@ class TestFacts:
             data += values.tobytes()
         wrong = [number for number, (_, _, what) in enumerate(tensors) if what[0] in "na"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("registry.artifacts.inspection._CHUNK_BYTES", chunk_bytes)
+            patch.setattr("registry.artifacts.admission.inspection._CHUNK_BYTES", chunk_bytes)
             if wrong:
                 with pytest.raises(Verification, match=f"'t{wrong[0]}' holds NaN"):
                     weight_facts(packed(header, data))

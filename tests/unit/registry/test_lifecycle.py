@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import select, update
 from support.adapters import base_registration, digest
 
+from registry.app.services import Services
 from registry.artifacts.models import Blob
-from registry.auth.principal import LOCAL
-from registry.catalog import lifecycle as versions
-from registry.catalog.lifecycle import VersionState
 from registry.catalog.models import Version
+from registry.catalog.versions import lifecycle as versions
+from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.errors import Conflict, StaleAttempt
 from registry.jobs import events, lifecycle
 from registry.jobs.models import Job
-from registry.services import Services
+from registry.principal import LOCAL
 from sdk.schemas.jobs import BaseChoice, JobState, JobSubmission, TrainingRequest
 from sdk.schemas.work import ClaimRequest, Failure, Heartbeat, WorkerInfo
 

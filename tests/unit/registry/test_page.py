@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from registry.app import create_app
+from registry import principal
+from registry.app.application import create_app
 from registry.artifacts import uploads
-from registry.auth import principal
-from registry.auth.principal import Role
-from registry.bodies import MAX_BODY_BYTES
-from registry.catalog.lifecycle import MOVES, VersionState
+from registry.catalog.versions.lifecycle import MOVES, VersionState
 from registry.errors import STATUS
+from registry.http.request_bodies import MAX_BODY_BYTES
+from registry.http.strict_json import MAX_DEPTH
+from registry.principal import Role
 from registry.settings import Settings
-from registry.strictjson import MAX_DEPTH
 from sdk.errors import CLASS_OF
 from sdk.schemas.removal import GcRequest
 
@@ -72,7 +72,7 @@ def test_every_error_is_named_with_its_status_and_exit() -> None:
 
 def test_the_actions_of_the_audit_trail_are_those_that_are_recorded() -> None:
     shown = {action for row in table("actions", "are") for action in re.findall(r"[a-z]+\.[a-z]+", row[0])}
-    code = "\n".join(path.read_text() for path in Path(principal.__file__).parents[1].rglob("*.py"))
+    code = "\n".join(path.read_text() for path in Path(principal.__file__).parent.rglob("*.py"))
     written = set(re.findall(r'(?:who|SYSTEM),\s*"([a-z]+\.[a-z]+)"', code)) | set(
         re.findall(r'"(retention\.[a-z]+)"', code)
     )

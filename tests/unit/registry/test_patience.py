@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from registry.deadlines import ASK_AGAIN_S, NoAnswer, Places, Silence
 from registry.errors import Unavailable
-from registry.patience import ASK_AGAIN_S, NoAnswer, Places, Silence
 
 
 class Clock:

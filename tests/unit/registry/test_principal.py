@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import String, column, select
 
-from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
 from registry.errors import Forbidden, NotFound
+from registry.principal import LOCAL, SYSTEM, Principal, Role
 
 ACTIONS = {
     "read": {"reader", "writer", "promoter", "worker", "admin"},

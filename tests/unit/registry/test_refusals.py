@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from registry.app.services import Services
+from registry.http.refusals import Refusals
 from registry.metrics.service import Metrics
-from registry.refusals import Refusals
-from registry.services import Services
 
 
 class Clock:

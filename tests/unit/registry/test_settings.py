@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import QueuePool
 
-from registry.db import Database
+from registry.app.services import build
+from registry.db.database import Database
+from registry.db.postgres import parameters
+from registry.deadlines import Patience
 from registry.errors import Invalid, Unavailable
-from registry.patience import Patience
-from registry.postgres import parameters
 from registry.queue import NoQueue, open_queue
 from registry.queue.broker import CeleryQueue
-from registry.services import build
 from registry.settings import _NUMBERS, Settings
 from registry.storage.s3 import S3Storage
 

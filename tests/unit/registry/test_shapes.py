@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from registry.artifacts.shapes import BaseShapes, Ranks
+from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
 from registry.errors import Verification
 
 
@@ -51,7 +51,7 @@ class TestPatterns:
             Ranks({key: 4}, 8)
 
     def test_patterns_have_a_budget(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("registry.artifacts.shapes._PATTERN_STEPS", 100_000)
+        monkeypatch.setattr("registry.artifacts.admission.expected_shapes._PATTERN_STEPS", 100_000)
         ranks = Ranks({f".*{n}.*x": 4 for n in range(50)}, 8)
         with pytest.raises(Verification, match="takes too long"):
             [ranks.of(f"layers.{n}." + "1." * 80) for n in range(100_000)]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import Invalid, TooLarge
-from registry.strictjson import MAX_DEPTH, MAX_VALUES, parse_strictly
+from registry.http.strict_json import MAX_DEPTH, MAX_VALUES, parse_strictly
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
 VALUES = st.recursive(

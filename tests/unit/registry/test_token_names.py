@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from registry.audit.models import AuditEntry
-from registry.auth.models import Token
-from registry.auth.principal import LOCAL, SYSTEM, Principal, Role
-from registry.auth.service import Tokens
-from registry.db import Database, utc_now
+from registry.access.audit.models import AuditEntry
+from registry.access.models import Token
+from registry.access.tokens import Tokens
+from registry.db.database import Database, utc_now
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, Unauthenticated
+from registry.principal import LOCAL, SYSTEM, Principal, Role
 from sdk.schemas.labels import parse_label, same_label
 from sdk.schemas.people import LostGrant, NewToken
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from registry.audit.models import AuditEntry
-from registry.auth.models import Token
-from registry.auth.principal import LOCAL, Principal, Role
-from registry.auth.service import Tokens
-from registry.db import Database, utc_now
+from registry.access.audit.models import AuditEntry
+from registry.access.models import Token
+from registry.access.tokens import Tokens
+from registry.db.database import Database, utc_now
 from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
+from registry.principal import LOCAL, Principal, Role
 from sdk.schemas.people import GrantView, NewToken
 
 #: Whoever comes without a token is who they are said to be.

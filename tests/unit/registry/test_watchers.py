@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from registry.auth.principal import Principal, Role
 from registry.errors import RateLimited
-from registry.jobs.watchers import Watchers
+from registry.jobs.watch_limits import Watchers
+from registry.principal import Principal, Role
 
 
 def who(token: str, *namespaces: str) -> Principal:

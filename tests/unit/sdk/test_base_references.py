@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from support.small import write_base
 
-from sdk.bases import scan_base
-from sdk.cache import Cache
 from sdk.errors import InvalidBase
 from sdk.formats.base_files import BadBaseError
 from sdk.formats.base_references import check_references
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
 
 CONFIG, TOKENIZER, TOKENS = "config.json", "tokenizer_config.json", "special_tokens_map.json"
 TOKEN = {"__type": "AddedToken", "content": "</s>", "lstrip": False}

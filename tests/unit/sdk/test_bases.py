@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from support.small import CONFIG, TENSORS, write_base, write_safetensors
 
-from sdk.bases import ScannedBase, base_id_of, scan_base
-from sdk.cache import Cache
 from sdk.errors import AdapterctlError, InvalidBase, InvalidInput, NotFound
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import ScannedBase, base_id_of, scan_base
 
 
 @pytest.fixture

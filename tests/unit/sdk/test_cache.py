@@ -16,26 +16,26 @@ from typing import Any
 import pytest
 from support.ranges import Fault, RangeServer, range_server
 
-from sdk.cache import MARKER, Cache
-from sdk.contents import Contents, File
-from sdk.doors import Place
-from sdk.links import Links
-from sdk.pins import Pins, all_refs
-from sdk.pulling import fill
-from sdk.schemas.refs import Ref
+from sdk.formats.manifest import Contents, File
+from sdk.formats.refs import Ref
+from sdk.pulling.cache import MARKER, Cache
+from sdk.pulling.cache_maintenance import entries, plan_prune, prune, verify
+from sdk.pulling.http import Links
+from sdk.pulling.pins import Pins, all_refs
+from sdk.pulling.puller import fill
+from sdk.pulling.source import Place
 from sdk.transfer import folder_whole
-from sdk.upkeep import entries, plan_prune, prune, verify
 
 FETCH = """
 import os, sys, time
 from pathlib import Path
-from sdk.cache import Cache
+from sdk.pulling.cache import Cache
 from sdk.config import Config
-from sdk.files import FileClient
+from sdk.api.files import FileClient
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
-from sdk.transport import Transport
+from sdk.api.transport import Transport
 
 source, root, log = map(Path, sys.argv[1:])
 
@@ -242,11 +242,11 @@ def test_a_blob_that_was_altered_is_not_used_for_another_version(shop: Shop) -> 
 PULL = """
 import sys
 from pathlib import Path
-from sdk.cache import Cache
-from sdk.contents import Contents
-from sdk.doors import Place
-from sdk.links import Links
-from sdk.pulling import fill
+from sdk.pulling.cache import Cache
+from sdk.formats.manifest import Contents
+from sdk.pulling.source import Place
+from sdk.pulling.http import Links
+from sdk.pulling.puller import fill
 root, url, text = sys.argv[1:]
 contents = Contents.read(text.encode())
 places = [Place(f.sha256, f.size_bytes, url.replace("NAME", f.sha256), {}) for f in contents.files]
@@ -369,7 +369,7 @@ def test_loose_blobs_go_after_a_day(shop: Shop) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from sdk.cache import Cache
+from sdk.pulling.cache import Cache
 root, name, shared = sys.argv[1:]
 with Cache(Path(root)).lock(name, shared=bool(shared)):
     print("held", flush=True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.small import TENSORS
 
-from sdk.checks import build, check_data, check_number, check_targets, segment
 from sdk.errors import AdapterctlError, InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
 from sdk.schemas.training import TARGET_PRESETS, TrainingSpec
+from sdk.validation import build, check_data, check_number, check_targets, segment
 
 GPT2 = {
     "wte.weight": [100, 8],

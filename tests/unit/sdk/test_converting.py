@@ -15,11 +15,11 @@ import pytest
 from support.processes import environment, run
 from support.small import write_adapter
 
-import sdk.converting
-from sdk.converting import convert_adapter
+import sdk.pushing.convert
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, TimedOut, Unavailable, VerificationFailed
-from sdk.packing import pack_adapter
-from workers.pipelines.convert import RefusedError, convert
+from sdk.pushing.convert import convert_adapter
+from sdk.pushing.pack import pack_adapter
+from workers.pipelines.model.convert import RefusedError, convert
 
 #: Each child loads torch.
 pytestmark = pytest.mark.slow
@@ -158,7 +158,7 @@ def test_the_folder_is_never_half_there(tmp_path: Path) -> None:
 
 def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pickled(tmp_path / "old", tensors())
-    monkeypatch.setattr("sdk.converting.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sdk.pushing.convert.importlib.util.find_spec", lambda name: None)
     with pytest.raises(Unavailable, match=r"needs torch and safetensors.*pip install 'adapterctl\[worker\]'"):
         convert_adapter(folder)
 
@@ -166,8 +166,8 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.converting, "_CHILD", "hangs")
-    monkeypatch.setattr(sdk.converting, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "hangs")
+    monkeypatch.setattr(sdk.pushing.convert, "_PATIENCE_S", 0.5)
     folder = pickled(tmp_path / "old", tensors())
     started = time.monotonic()
     with pytest.raises(TimedOut):
@@ -180,7 +180,7 @@ def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_child_that_says_nothing_made_nothing(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mute.py").write_text(f"print({said!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.converting, "_CHILD", "mute")
+    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "mute")
     with pytest.raises(VerificationFailed):
         convert_adapter(pickled(tmp_path / "old", tensors()))
 
@@ -198,7 +198,7 @@ def test_the_child_gets_no_token_and_imports_nothing_from_where_one_stands(
     convert_adapter(folder, tmp_path / "new")
     assert not (tmp_path / "imported").exists()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.converting, "_CHILD", "tells")
+    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "tells")
     with pytest.raises(AdapterctlError) as caught:
         convert_adapter(folder)
     assert "PATH" in caught.value.message
@@ -208,7 +208,7 @@ def test_the_child_gets_no_token_and_imports_nothing_from_where_one_stands(
 #: What takes the place of the reader where a pickle has found a hole in it: it tries to reach this machine's own port.
 ESCAPED = """
 import socket
-import workers.pipelines.convert as child
+import workers.pipelines.model.convert as child
 port = {port}
 if not {allowed}:
     import workers.pipelines.sandbox as sandbox
@@ -237,7 +237,7 @@ def test_a_reader_that_is_broken_into_reaches_no_network(
         escaped = ESCAPED.format(port=listener.getsockname()[1], allowed=allowed)
         (tmp_path / "escaped.py").write_text(escaped)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setattr(sdk.converting, "_CHILD", "escaped")
+        monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "escaped")
         converted = convert_adapter(pickled(tmp_path / "old", tensors()), tmp_path / "new")
         said = (tmp_path / "new/adapter_model.safetensors").read_text()
         if allowed and not converted.offline:

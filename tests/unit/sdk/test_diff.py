@@ -19,8 +19,8 @@ from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
 
 from sdk.cli import cli
-from sdk.differences import compare_versions, differing, scored
 from sdk.errors import NotFound, Unavailable
+from sdk.lora.version_diff import compare_versions, differing, scored
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.diff import Diff, Difference
 from sdk.schemas.jobs import EvaluationView

@@ -13,8 +13,8 @@ from support.names import DIGITS_64, NAMES, NEARLY, SELECTORS, other_forms
 
 from registry.storage.errors import StorageError
 from registry.storage.protocol import blob_key
-from sdk.cache import Cache
-from sdk.schemas.refs import BadRefError, parse_digest
+from sdk.formats.refs import BadRefError, parse_digest
+from sdk.pulling.cache import Cache
 from sdk.schemas.wire import Sha256
 
 CACHE = Cache(Path("cache"))

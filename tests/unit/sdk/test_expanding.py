@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from support.small import write_adapter
 
-from registry.artifacts.inspection import inspect_config
+from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import InvalidInput
-from sdk.expanding import adapted_modules, expand
-from sdk.packing import Package, pack_adapter
+from sdk.pushing.expand_patterns import adapted_modules, expand
+from sdk.pushing.pack import Package, pack_adapter
 
 #: As Unsloth and ms-swift write them; `re` may take them, but in how long nobody can say.
 UNSLOTH = (

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from support.ranges import Fault, RangeServer, Request, range_server
 
-from sdk import fetching
+from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, NotFound, Unavailable, VerificationFailed
-from sdk.fetching import fetch
-from sdk.links import Links
-from sdk.reach import Reach
+from sdk.pulling import download
+from sdk.pulling.download import fetch
+from sdk.pulling.http import Links
 from sdk.schemas.artifacts import Transfer
 
 CONTENT = hashlib.shake_256(b"an adapter").digest(1_300_000)
@@ -38,16 +38,16 @@ def server() -> Iterator[RangeServer]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
 
 
 @pytest.fixture
 def _in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let as many streams join at once as ever may."""
-    monkeypatch.setattr(fetching, "PART_BYTES", PIECE)
-    monkeypatch.setattr(fetching, "PIECE_BYTES", PIECE // 4)
-    monkeypatch.setattr(fetching, "TICK_S", 0.01)
-    monkeypatch.setattr(fetching, "_WORTH_S", 0.0)
+    monkeypatch.setattr(download, "PART_BYTES", PIECE)
+    monkeypatch.setattr(download, "PIECE_BYTES", PIECE // 4)
+    monkeypatch.setattr(download, "TICK_S", 0.01)
+    monkeypatch.setattr(download, "_WORTH_S", 0.0)
 
 
 def at(server: RangeServer, name: str = "blob") -> Transfer:
@@ -88,7 +88,7 @@ def test_connections_are_kept(server: RangeServer, tmp_path: Path) -> None:
 def test_a_kept_connection_that_was_closed_is_no_failure(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "TRIES", 1)
+    monkeypatch.setattr(download, "TRIES", 1)
     links = Links()
     fetch(at(server), tmp_path / "one", links=links)
     for waiting in links._idle.values():
@@ -121,7 +121,7 @@ def test_cuts_at_any_offset_lose_nothing(server: RangeServer, tmp_path: Path) ->
 def test_it_goes_on_at_the_byte_where_it_broke(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "TRIES", 1)
+    monkeypatch.setattr(download, "TRIES", 1)
     server.script = lambda _request: Fault(cut_after=777_777)
     with pytest.raises(Unavailable, match="it goes on where it broke") as caught:
         fetch(at(server), tmp_path / "file")
@@ -204,7 +204,7 @@ def test_a_location_that_is_none_is_not_shown(url: str, tmp_path: Path) -> None:
 def _leave(server: RangeServer, target: Path, monkeypatch: pytest.MonkeyPatch, cut: int = 600_000) -> None:
     """Interrupt a fetch of what the server has."""
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "TRIES", 1)
+        patch.setattr(download, "TRIES", 1)
         script, server.script = server.script, lambda _request: Fault(cut_after=cut)
         with pytest.raises(Unavailable):
             fetch(at(server), target)
@@ -367,7 +367,7 @@ def test_the_log_of_requests_holds_no_credential(
 KILLED = """
 import sys, time
 from pathlib import Path
-from sdk.fetching import fetch
+from sdk.pulling.download import fetch
 from sdk.schemas.artifacts import Transfer
 fetch(Transfer.model_validate_json(sys.argv[1]), Path(sys.argv[2]), once=True)
 """
@@ -408,9 +408,9 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from sdk.errors import AdapterctlError
-from sdk.fetching import fetch
-from sdk.links import Links
-from sdk.reach import Reach
+from sdk.pulling.download import fetch
+from sdk.pulling.http import Links
+from sdk.allowed_locations import Reach
 from sdk.schemas.artifacts import Transfer
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -472,7 +472,7 @@ MEMORY = """
 import re, sys
 from pathlib import Path
 from types import SimpleNamespace
-from sdk.fetching import fetch
+from sdk.pulling.download import fetch
 url, sha256, size, target = sys.argv[1:]
 fetch(SimpleNamespace(sha256=sha256, size_bytes=int(size), url=url, headers={}), Path(target))
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)

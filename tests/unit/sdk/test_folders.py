@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sdk import folders
-from sdk.contents import Contents
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, VerificationFailed
-from sdk.folders import replace_folder, require_free, verify_folder
-from sdk.pulling import verify_pulled
-from sdk.rewriting import declared, rewritten
+from sdk.formats.manifest import Contents
+from sdk.pulling import folder
+from sdk.pulling.base_name import declared, rewritten
+from sdk.pulling.folder import replace_folder, require_free, verify_folder
+from sdk.pulling.puller import verify_pulled
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
 
@@ -206,7 +206,7 @@ def test_a_merge_wants_a_new_folder(pulled: Path, tmp_path: Path) -> None:
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
-from sdk import folders
+from sdk.pulling import folder as folders
 from sdk.schemas.manifest import Manifest
 source, target, manifest = sys.argv[1:]
 place = folders.place
@@ -243,14 +243,14 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
 def test_after_an_interruption_another_version_may_be_pulled_too(
     pulled: Path, one: tuple[Path, Manifest], two: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = folders.place
+    place = folder.place
 
     def fail(source: Path, target: Path) -> None:
         if source.name == "new.txt":
             raise FileNotFoundError
         place(source, target)
 
-    monkeypatch.setattr(folders, "place", fail)
+    monkeypatch.setattr(folder, "place", fail)
     with pytest.raises(FileNotFoundError):
         replace_folder(two[0], pulled, two[1])
     monkeypatch.undo()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sdk import following as module
-from sdk.cli.watch import watch_all
+from sdk import job_output as module
+from sdk.cli.commands.watch import watch_all
 from sdk.errors import Incompatible, NotFound, TimedOut, Unauthenticated, Unavailable
-from sdk.following import follow
+from sdk.job_output import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView

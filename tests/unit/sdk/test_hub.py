@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from support import processes
 from support.adapters import save_adapter
 
-from sdk import hub
 from sdk.errors import InvalidInput, Unavailable
+from sdk.pushing import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -97,7 +97,7 @@ def fetch(url: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str
 import sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
-from sdk import hub
+from sdk.pushing import hub
 from sdk.errors import AdapterctlError
 try:
     print(hub.fetch_adapter(sys.argv[1], Path(sys.argv[2])))

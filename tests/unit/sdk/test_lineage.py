@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdk
-from sdk.catalog import CatalogClient
-from sdk.cli import lineage as command
-from sdk.cli.lineage import lineage_command
-from sdk.graphs import dot, tree
+from sdk.api.catalog import CatalogClient
+from sdk.cli.commands import lineage as command
+from sdk.cli.commands.lineage import lineage_command
+from sdk.cli.support.lineage_graph import dot, tree
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.lineage import (
     BaseNode,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sdk.links import BrokenLink, Links
+from sdk.pulling.http import BrokenLink, Links
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

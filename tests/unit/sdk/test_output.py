@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdk.cli.output import human_bytes, plain, print_facts, print_json, print_rows, render, say
-from sdk.cli.watch import count_of, describe, left_of, watch
+from sdk.cli.commands.watch import count_of, describe, left_of, watch
+from sdk.cli.support.output import human_bytes, plain, print_facts, print_json, print_rows, render, say
 from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
@@ -217,7 +217,7 @@ def test_the_end_of_a_job(state: JobState) -> None:
 
 
 def test_output_may_go_where_there_is_no_unicode() -> None:
-    script = "from sdk.cli.output import print_json; print_json({'name': 'caf\\u00e9'})"
+    script = "from sdk.cli.support.output import print_json; print_json({'name': 'caf\\u00e9'})"
     env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"name": "caf\u00e9"}

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.small import write_adapter
 
-from registry.artifacts.inspection import inspect_config
+from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
-from sdk.packing import Package, pack_adapter
-from sdk.schemas.peft import DROPPED_KEYS, KEYS, examine
+from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
+from sdk.pushing.pack import Package, pack_adapter
 from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
 
 

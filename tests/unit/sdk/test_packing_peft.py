@@ -13,8 +13,8 @@ import pytest
 from support.small import write_adapter
 
 from sdk.errors import InvalidInput
-from sdk.packing import Package, lora_of, pack_adapter
-from sdk.schemas.peft import DROPPED_KEYS, KEYS, examine
+from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
+from sdk.pushing.pack import Package, lora_of, pack_adapter
 from sdk.schemas.training import LoraConfig
 
 

@@ -15,15 +15,15 @@ import pytest
 from click.testing import CliRunner
 from support import small
 
-from sdk.cache import Cache
+from sdk.allowed_locations import Reach
+from sdk.api.transport import VERSION, VERSION_HEADER
 from sdk.cli import cli
 from sdk.client import Client
-from sdk.doors import DirectDoor
 from sdk.errors import AdapterctlError, InvalidInput, Unavailable, VerificationFailed
-from sdk.links import Links
-from sdk.pulling import Puller
-from sdk.reach import Reach
-from sdk.transport import VERSION, VERSION_HEADER
+from sdk.pulling.cache import Cache
+from sdk.pulling.http import Links
+from sdk.pulling.puller import Puller
+from sdk.pulling.source import DirectDoor
 
 CONTENT = b'{"prompt": "a", "completion": "b"}\n'
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -272,7 +272,7 @@ def test_bytes_that_are_to_be_fetched_elsewhere_are_not(tmp_path: Path) -> None:
     """A storage may not send a client on either."""
     with fake(lambda _path: (200, {}, {})) as elsewhere:
         with fake(lambda _path: (302, {"Location": elsewhere.url}, {})) as storage:
-            from sdk.fetching import fetch
+            from sdk.pulling.download import fetch
             from sdk.schemas.artifacts import Transfer
 
             origin = Transfer(sha256=SHA256, size_bytes=len(CONTENT), url=f"{storage.url}/x")

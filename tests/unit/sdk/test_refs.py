@@ -21,7 +21,7 @@ from support.names import (
     other_forms,
 )
 
-from sdk.schemas.refs import (
+from sdk.formats.refs import (
     BadNameError,
     BadRefError,
     Ref,

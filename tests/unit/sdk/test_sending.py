@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from sdk import sending
+from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed
-from sdk.reach import Reach
+from sdk.pushing import upload
+from sdk.pushing.upload import send_all
 from sdk.schemas.artifacts import InParts, Transfer, UploadView
-from sdk.sending import send_all
 
 CONTENT = bytes(range(256)) * 20
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -55,7 +55,7 @@ def store() -> Iterator[http.server.ThreadingHTTPServer]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited before each further try; nobody waits."""
     found: list[float] = []
-    monkeypatch.setattr(sending.time, "sleep", found.append)
+    monkeypatch.setattr(upload.time, "sleep", found.append)
     return found
 
 
@@ -190,9 +190,9 @@ FULL = """
 import hashlib, sys
 from pathlib import Path
 from sdk.errors import AdapterctlError
-from sdk.reach import Reach
+from sdk.allowed_locations import Reach
 from sdk.schemas.artifacts import Transfer, UploadView
-from sdk.sending import send_all
+from sdk.pushing.upload import send_all
 source, target = map(Path, sys.argv[1:])
 sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
 to = Transfer(sha256=sha256, size_bytes=source.stat().st_size, url=target.as_uri())

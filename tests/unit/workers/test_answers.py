@@ -15,12 +15,12 @@ import pytest
 from sdk.client import Client
 from sdk.schemas.work import Heartbeat
 from sdk.version import VERSION
-from workers import runner, service
-from workers.claiming import Misunderstood, claim
-from workers.machine import describe
-from workers.runner import Worker
+from workers.entry import runner, service
+from workers.entry.runner import Worker
+from workers.lease.claiming import Misunderstood, claim
+from workers.node.machine import describe
+from workers.node.shutdown import Shutdown, pass_on
 from workers.settings import WorkerSettings
-from workers.shutdown import Shutdown, pass_on
 
 
 @dataclass
@@ -193,7 +193,7 @@ def test_a_fault_outside_of_any_job_ends_no_worker(
 
 
 def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, registry: Registry) -> None:
-    from workers.heartbeat import Holder
+    from workers.lease.heartbeat import Holder
 
     client = Client()
     registry.claims = [of_json(assignment())]

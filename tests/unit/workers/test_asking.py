@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sdk.errors import AdapterctlError, Conflict, Incompatible, RateLimited, Unavailable
-from workers import runner
-from workers.runner import Worker
+from workers.entry import runner
+from workers.entry.runner import Worker
+from workers.node.shutdown import Shutdown
 from workers.settings import WorkerSettings
-from workers.shutdown import Shutdown
 
 
 class Asked:

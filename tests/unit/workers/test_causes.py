@@ -20,8 +20,8 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
-from workers.attempts import causes
-from workers.orders import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
+from workers.child.protocol import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
+from workers.kinds import causes
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_full_disk_is_seen_through_what_explains_it() -> None:
 #: Runs the child's own handling of an error that is raised in the midst of it.
 CHILD = """
 import os, resource, sys
-from workers import child
-from workers.orders import EvaluationOrder
+from workers.child import main as child
+from workers.child.protocol import EvaluationOrder
 def carry_out(self, order):
     {then}
 child._Work.carry_out = carry_out

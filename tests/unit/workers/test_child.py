@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from support.processes import environment
 
-from workers.orders import ORDER_FILE, EvaluationOrder, Order
+from workers.child.protocol import ORDER_FILE, EvaluationOrder, Order
 
 PROGRAM = """
 import os, sys
-from workers import child
+from workers.child import main as child
 
 def carry_out(self, order):
     print(os.getcwd(), os.environ["HF_HUB_OFFLINE"], file=sys.stderr)

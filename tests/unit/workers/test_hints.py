@@ -20,7 +20,7 @@ from support.workplace import Running, wait_until
 
 from registry.queue.broker import TASK as SENT
 from registry.queue.broker import CeleryQueue
-from workers.hints import TASK, is_hint
+from workers.entry.hints import TASK, is_hint
 
 
 def test_both_sides_call_the_task_the_same() -> None:

@@ -13,8 +13,8 @@ import pytest
 from support import processes
 from support.small import write_base
 
-from sdk.bases import scan_base
-from sdk.cache import Cache
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
 from sdk.schemas.work import BaseSource
 
 COMMIT = "0" * 40
@@ -26,7 +26,7 @@ from pathlib import Path
 from sdk.client import Client
 from sdk.errors import AdapterctlError
 from sdk.schemas.work import BaseSource
-from workers.bases import obtain
+from workers.node.bases import obtain
 from workers.settings import WorkerSettings
 source = BaseSource.model_validate_json(sys.argv[1])
 client = Client("https://registry.example", "adp_of-the-worker", cache=Path("cache"))

@@ -21,8 +21,8 @@ PROGRAM = """
 import ctypes, json, os, signal, subprocess, sys, time
 from pathlib import Path
 from sdk.stack.identity import Identity
-from workers import group
-from workers.privacy import keep_to_itself
+from workers.child import process_group as group
+from workers.child.privacy import keep_to_itself
 
 if os.geteuid() == 0:
     os.setgroups([])
@@ -103,16 +103,18 @@ def test_an_ordinary_users_child_reads_nothing_of_its_worker() -> None:
     assert said["unmarked"] == [0, 0]
 
 
-@pytest.mark.parametrize("command", [("workers.cli", "start"), ("workers.local",)], ids=["worker", "runner"])
+@pytest.mark.parametrize(
+    "command", [("workers.entry.cli", "start"), ("workers.entry.local_runner",)], ids=["worker", "runner"]
+)
 def test_each_worker_keeps_its_environment_to_itself(command: tuple[str, ...], tmp_path: Path) -> None:
     # What a process keeps to itself belongs to root and its group, whoever runs it.
     module, *words = command
-    place = f"local:{tmp_path / 'home'}" if module == "workers.local" else "http://127.0.0.1:1"
+    place = f"local:{tmp_path / 'home'}" if module == "workers.entry.local_runner" else "http://127.0.0.1:1"
     env = environment(ADAPTERCTL_URL=place, ADAPTERCTL_CACHE=str(tmp_path / "cache"), HOME=str(tmp_path))
-    start = f"from {module} import main\nimport time, workers.privacy\n"
-    if module == "workers.local":
+    start = f"from {module} import main\nimport time, workers.child.privacy\n"
+    if module == "workers.entry.local_runner":
         # It ends as soon as there is no work.
-        start += "import workers.local as local\nlocal._work = lambda *given: time.sleep(60)\n"
+        start += "import workers.entry.local_runner as local\nlocal._work = lambda *given: time.sleep(60)\n"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{start}main()", *words],
         env=env,
@@ -137,10 +139,10 @@ def test_each_worker_keeps_its_environment_to_itself(command: tuple[str, ...], t
 def test_so_does_the_process_below_celery_that_starts_the_child() -> None:
     program = """
 import ctypes
-import workers.celery_app
-import workers.tasks
+import workers.entry.celery_app
+import workers.entry.tasks
 from celery import signals
-workers.tasks.begin = lambda: None
+workers.entry.tasks.begin = lambda: None
 dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 before = dumpable()
 signals.worker_process_init.send(sender=None)

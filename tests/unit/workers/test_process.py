@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from support.workplace import is_alive, wait_until
 
-from workers import group
-from workers.orders import INTERRUPTED_STATUS, ORDER_FILE, News
-from workers.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
-from workers.spare import Spare
-from workers.stopping import Why
+from workers.child import process_group
+from workers.child.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
+from workers.child.protocol import INTERRUPTED_STATUS, ORDER_FILE, News
+from workers.child.warm import Spare
+from workers.lease.stopping import Why
 
 #: Ignores SIGTERM, as its own child does, whose process id it leaves in a file.
 STUBBORN = """
@@ -119,14 +119,14 @@ class TestGroup:
         wait_until(lambda: not is_alive(process.pid), lambda: "it goes on")
         # The kernel still knows the group.
         os.killpg(process.pid, 0)
-        assert not group.is_alive(process.pid)
+        assert not process_group.is_alive(process.pid)
         process.wait()
-        assert not group.is_alive(process.pid)
+        assert not process_group.is_alive(process.pid)
 
     def test_the_end_is_certain(self) -> None:
         process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        assert group.is_alive(process.pid)
-        group.end(process.pid)
+        assert process_group.is_alive(process.pid)
+        process_group.end(process.pid)
         assert not is_alive(process.pid)
         process.wait()
 
@@ -214,7 +214,7 @@ class TestDyingWithTheWorker:
         order = tmp_path / ORDER_FILE
         os.mkfifo(order)
         code = (
-            "import pathlib, sys, time\nfrom workers.process import Child\n"
+            "import pathlib, sys, time\nfrom workers.child.process import Child\n"
             "print(Child(pathlib.Path(sys.argv[1])).pid, flush=True)\ntime.sleep(600)"
         )
         worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -230,7 +230,7 @@ class TestDyingWithTheWorker:
 
     def test_a_child_whose_worker_is_gone_already_ends(self, tmp_path: Path) -> None:
         environment = {**os.environ, PARENT_VARIABLE: "1" if os.getppid() != 1 else "2"}
-        command = [sys.executable, "-m", "workers.child", str(tmp_path)]
+        command = [sys.executable, "-m", "workers.child.main", str(tmp_path)]
         ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
         assert ended.returncode == 1
         # It did not so much as look for its order.
@@ -300,9 +300,9 @@ class TestSpare:
     @pytest.mark.slow
     def test_the_real_one_has_imported_all_and_touched_no_card(self) -> None:
         code = (
-            "import io, sys\nfrom workers import child\nsys.stdin = io.StringIO('\"/order\"\\n')\n"
+            "import io, sys\nfrom workers.child import main as child\nsys.stdin = io.StringIO('\"/order\"\\n')\n"
             "assert str(child._wait_warm()) == '/order'\nimport torch\n"
-            "assert {'transformers', 'peft', 'trl', 'bitsandbytes', 'workers.pipelines.train'} <= set(sys.modules)\n"
+            "assert {'transformers', 'peft', 'trl', 'bitsandbytes', 'workers.pipelines.training.train'} <= set(sys.modules)\n"
             "assert not torch.cuda.is_initialized()\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)

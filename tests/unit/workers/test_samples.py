@@ -7,12 +7,12 @@ import json
 import pytest
 from support.adapters import digest
 
-from registry.bodies import LARGER, MAX_BODY_BYTES, _limit_of
-from registry.strictjson import parse_strictly
+from registry.http.request_bodies import LARGER, MAX_BODY_BYTES, _limit_of
+from registry.http.strict_json import parse_strictly
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.work import Completion, EvaluationResult
-from workers.attempts.samples import CUT, within
+from workers.kinds.samples import CUT, within
 
 _MOST_BYTES = 4 * 2**20
 

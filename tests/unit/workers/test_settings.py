@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from support import processes
 
-from sdk.cache import Cache
 from sdk.errors import InvalidInput
-from workers import machine
+from sdk.pulling.cache import Cache
+from workers.node import machine
 from workers.settings import WorkerSettings, parse_queues
 
 VARIABLES = (
@@ -94,7 +94,7 @@ def test_a_worker_says_what_it_listens_to(tmp_path: Path) -> None:
 
 SPEAK = """
 import logging, threading
-from workers import logs
+from workers.node import logs
 from workers.settings import WorkerSettings
 logs.configure(WorkerSettings.from_env())
 log = logging.getLogger("workers.test")

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from workers.shutdown import Shutdown, pass_on, withdraw
+from workers.node.shutdown import Shutdown, pass_on, withdraw
 
 
 def test_nobody_asked() -> None:

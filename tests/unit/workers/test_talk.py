@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.talk import Talk, Throttle, clean
+from workers.child.output import Talk, Throttle, clean
 
 
 @pytest.mark.parametrize(

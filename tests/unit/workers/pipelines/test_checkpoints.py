@@ -22,7 +22,7 @@ from support import tiny
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingReport, TrainingSpec
-from workers.pipelines.checkpoints import FILES, Checkpoints, Interrupted, Pace, Record
+from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Pace, Record
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -67,7 +67,7 @@ class Trainings:
         self, name: str, method: Method, checkpoints: Checkpoints | None = None, **rest: Any
     ) -> tuple[TrainingReport, Path]:
         """Train on from whatever state the process' random generators are in."""
-        from workers.pipelines.train import train
+        from workers.pipelines.training.train import train
 
         torch.manual_seed(random.randrange(1000))
         options = {"eval_data": self.rows, "spec": SPEC, "on_progress": lambda progress: None, **rest}
@@ -189,7 +189,7 @@ def test_a_checkpoint_is_an_adapter_with_the_report_of_a_training_that_ended_the
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from workers.pipelines.adapters import load_adapter
+    from workers.pipelines.model.adapters import load_adapter
 
     whole, out = trainings.whole("lora")
     folder = trainings.written("lora") / "step-00000005"
@@ -223,8 +223,8 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 def test_going_on_with_less_memory_changes_nothing(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.loading as loading
-    import workers.pipelines.train as module
+    import workers.pipelines.model.loading as loading
+    import workers.pipelines.training.train as module
 
     folder = trainings.written("qlora") / "step-00000003"
     monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)
@@ -247,7 +247,7 @@ def test_checkpoints_are_written_every_so_often_and_without_a_pace_only_on_stopp
 
 def test_seconds_are_counted_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("workers.pipelines.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("workers.pipelines.training.checkpoints.time.monotonic", lambda: now[0])
     pace = Pace(kept_in(Path(), every_s=60))
     due = []
     for step in range(1, 6):
@@ -313,8 +313,8 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.checkpoints import Checkpoints
-from workers.pipelines.train import train
+from workers.pipelines.training.checkpoints import Checkpoints
+from workers.pipelines.training.train import train
 
 base, data, spec = sys.argv[1:]
 for line in sys.stdin:
@@ -333,8 +333,8 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings: Trainings, tmp_path: Path) -> None:
-    from workers.pipelines.inputs import read_inputs
-    from workers.pipelines.resuming import read_checkpoint
+    from workers.pipelines.training.inputs import read_inputs
+    from workers.pipelines.training.resuming import read_checkpoint
 
     environment = {
         **os.environ,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data import IGNORED, Example, inspect, load_tokenizer, tokenise
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import IGNORED, Example, inspect, load_tokenizer, tokenise
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.rows import read_rows
 
 
 @pytest.fixture(scope="module")

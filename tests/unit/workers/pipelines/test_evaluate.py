@@ -12,9 +12,9 @@ import torch
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
-from workers.pipelines.data import load_tokenizer, tokenise
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import load_tokenizer, tokenise
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.rows import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -22,7 +22,7 @@ SPEC = EvaluationSpec(batch_size=5, generate_rows=3, max_new_tokens=6, keep_samp
 
 
 def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -> EvaluationReport:
-    from workers.pipelines.evaluate import evaluate as run
+    from workers.pipelines.scoring.evaluate import evaluate as run
 
     options = {"adapter": None, "quantization": None, "on_progress": lambda progress: None, **rest}
     return run(base=base, data=data, spec=spec, **options)
@@ -30,7 +30,7 @@ def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -
 
 @pytest.fixture(scope="module")
 def adapter(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from workers.pipelines.train import train
+    from workers.pipelines.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     rows = folder / "rows.jsonl"
@@ -125,13 +125,13 @@ def test_an_adapter_that_would_load_and_change_nothing_is_refused(
 
 
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
-    from workers.pipelines.evaluate import rouge_l
+    from workers.pipelines.scoring.evaluate import rouge_l
 
     # "the cat mat": 3 of 3 and of 6 words: P = 1, R = 0.5, F = 2/3.
     assert rouge_l(["the cat mat", ""], ["the cat sat on the mat", "a"]) == [pytest.approx(2 / 3), 0.0]
 
 
 def test_a_sample_holds_no_character_that_a_record_can_not() -> None:
-    from workers.pipelines.evaluate import _kept
+    from workers.pipelines.scoring.evaluate import _kept
 
     assert _kept("a\0b\ufffd\tc") == "a\ufffdb\ufffd\tc"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.families import resolve_targets, short_names
-from workers.pipelines.loading import read_blueprint
+from workers.pipelines.model.families import resolve_targets, short_names
+from workers.pipelines.model.loading import read_blueprint
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines import loading
-from workers.pipelines.device import choose_device
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.loading import load_base, packed_modules, read_blueprint
+from workers.pipelines.model import loading
+from workers.pipelines.model.device import choose_device
+from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint
 
 
 @pytest.mark.parametrize("base", ["llama_base", "gpt2_base"])

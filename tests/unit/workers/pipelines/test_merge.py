@@ -11,9 +11,9 @@ import torch
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
-from workers.pipelines.adapters import write_adapter
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merge import _distance
+from workers.pipelines.merging.merge import _distance
+from workers.pipelines.model.adapters import write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -24,7 +24,7 @@ NAMES = {
 
 
 def merge(base: Path, adapter: Path, out: Path, spec: MergeSpec | None = None, **rest: Any) -> MergeReport:
-    from workers.pipelines.merge import merge as run
+    from workers.pipelines.merging.merge import merge as run
 
     options = {"quantization": None, "on_progress": lambda progress: None, **rest}
     return run(base=base, adapter=adapter, out=out, spec=spec or MergeSpec(), **options)
@@ -158,7 +158,7 @@ def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter
 def test_auto_keeps_the_original_where_that_is_nearer(
     llama_base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.merge as module
+    import workers.pipelines.merging.merge as module
 
     distances = iter([module._Distance(0.5, 1.0), module._Distance(0.25, 1.0)])
     monkeypatch.setattr(module, "_distance", lambda *args: next(distances))

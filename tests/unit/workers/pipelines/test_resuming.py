@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from support import tiny
 
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -39,7 +39,7 @@ class Training:
         self.configuration = Record.model_validate_json((self.checkpoint / "record.json").read_bytes()).configuration
 
     def run(self, out: Path, checkpoints: Checkpoints, **rest: Any) -> None:
-        from workers.pipelines.train import train
+        from workers.pipelines.training.train import train
 
         options: dict[str, Any] = {
             "base_name": "org/tiny",
@@ -52,8 +52,8 @@ class Training:
         train(base=self.base, out=out, on_progress=lambda progress: None, checkpoints=checkpoints, **options)
 
     def read(self, checkpoint: Path) -> Resumed:
-        from workers.pipelines.resuming import read_checkpoint
-        from workers.pipelines.trainer import Schedule
+        from workers.pipelines.training.resuming import read_checkpoint
+        from workers.pipelines.training.trainer import Schedule
 
         schedule = Schedule("cosine", 1, 3)
         return read_checkpoint(checkpoint, configuration=self.configuration, spec=SPEC, schedule=schedule)
@@ -175,7 +175,7 @@ def test_our_code_unpickles_only_where_it_converts() -> None:
             re.M,
         )
     }
-    assert callers == {"workers/pipelines/convert.py"}
+    assert callers == {"workers/pipelines/model/convert.py"}
 
 
 def _in_tensors(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -306,7 +306,7 @@ def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], 
 def test_a_json_file_without_end_is_not_read(
     copy: Path, refusal: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.pipelines.resuming._MAX_JSON_BYTES", 1024**2)
+    monkeypatch.setattr("workers.pipelines.training.resuming._MAX_JSON_BYTES", 1024**2)
     with (copy / "trainer_state.json").open("ab") as file:
         file.truncate(1024**2 + 1)
     assert refusal() == "trainer_state.json is longer than 1 MiB"
@@ -341,7 +341,7 @@ def test_matrices_of_other_modules_are_refused(training: Training, copy: Path) -
 def test_a_checkpoint_of_another_training_is_refused_before_the_base_is_loaded(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], difference: str
 ) -> None:
-    import workers.pipelines.train as module
+    import workers.pipelines.training.train as module
 
     monkeypatch.setattr(module, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
     files = {"other": tiny.write_rows(tmp_path / "other.jsonl", 13), "same": training.rows}

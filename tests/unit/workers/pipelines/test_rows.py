@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.pipelines.data.rows import read_rows
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.rows import read_rows
 
 
 def test_jsonl_rows_keep_their_line_numbers_across_blank_lines(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SPEC = TrainingSpec(rank=4, max_steps=3, lr=0.01, batch_size=2, grad_accum=2, wa
 
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    from workers.pipelines.train import train as run
+    from workers.pipelines.training.train import train as run
 
     options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": "c0ffee", **rest}
     return run(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
@@ -87,7 +87,7 @@ def test_the_stored_matrices_are_float32_and_no_b_is_zero(
 ) -> None:
     from safetensors.torch import load_file
 
-    import workers.pipelines.loading as loading
+    import workers.pipelines.model.loading as loading
 
     if held == "packed":
         # Over packed weights TRL rounds the fresh matrices to bfloat16.
@@ -105,7 +105,7 @@ def test_the_stored_matrices_are_float32_and_no_b_is_zero(
 def test_equal_trainings_in_two_processes_give_equal_bytes(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from sdk.schemas.training import TrainingSpec;"
-        "from workers.pipelines.train import train; base, data, out, spec = sys.argv[1:];"
+        "from workers.pipelines.training.train import train; base, data, out, spec = sys.argv[1:];"
         "train(base=Path(base), base_name='org/tiny', base_revision=None, data=Path(data), eval_data=None,"
         " out=Path(out), spec=TrainingSpec.model_validate_json(spec), on_progress=lambda p: None)"
     )
@@ -129,8 +129,8 @@ def test_the_loss_of_a_step_is_that_of_a_plain_loop(llama_base: Path, pairs: Pat
     """One step over all rows without dropout: its loss is the base's own, row by row, without padding."""
     from transformers import AutoModelForCausalLM
 
-    from workers.pipelines.data import load_tokenizer, tokenise
-    from workers.pipelines.rows import read_rows
+    from workers.pipelines.data.rows import read_rows
+    from workers.pipelines.data.tokenise import load_tokenizer, tokenise
 
     spec = TrainingSpec(method="lora", rank=4, dropout=0.0, max_steps=1, batch_size=5, grad_accum=3)
     report = train(llama_base, pairs, tmp_path / "out", spec)
@@ -182,7 +182,7 @@ def test_an_evaluation_before_the_training_does_not_stop_it(llama_base: Path, pa
 def test_gradients_flow_over_packed_weights_too(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.loading as loading
+    import workers.pipelines.model.loading as loading
 
     monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
     report = train(llama_base, pairs, tmp_path / "out", eval_data=pairs)
@@ -195,7 +195,7 @@ def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
 ) -> None:
     from safetensors.torch import load_file
 
-    import workers.pipelines.train as module
+    import workers.pipelines.training.train as module
 
     plain = train(llama_base, pairs, tmp_path / "plain")
     monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)
@@ -232,7 +232,7 @@ def test_rows_are_cut_where_the_positions_of_the_base_end(
 def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.train as module
+    import workers.pipelines.training.train as module
 
     monkeypatch.setattr(module, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
     path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
@@ -248,7 +248,7 @@ def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
 def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.trainer as module
+    import workers.pipelines.training.trainer as module
 
     true_loss = module.loss_sum
     monkeypatch.setattr(module, "loss_sum", lambda model, batch: true_loss(model, batch) * math.nan)
@@ -264,7 +264,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
 def test_gradients_that_reach_no_matrix_end_the_job(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.trainer as module
+    import workers.pipelines.training.trainer as module
 
     true_loss = module.loss_sum
 
@@ -295,7 +295,7 @@ def test_an_adapter_whose_b_stays_zero_is_refused(
 def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.train as module
+    import workers.pipelines.training.train as module
 
     true_adapt = module._adapt
 
@@ -312,7 +312,7 @@ def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
 def test_memory_that_runs_out_is_named(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.train as module
+    import workers.pipelines.training.train as module
 
     def full(*args: Any, **rest: Any) -> Any:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: …")

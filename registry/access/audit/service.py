@@ -1,0 +1,103 @@
+"""Writing and reading the audit trail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.access.audit.models import AuditEntry
+from registry.db.database import Database, append
+from registry.db.paging import Paged, page_of
+from registry.principal import Principal
+from sdk.schemas.people import AuditView
+
+
+def record(
+    session: Session,
+    who: Principal,
+    action: str,
+    namespace: str,
+    subject: str,
+    *,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """Append a change to the trail, in the transaction that makes it."""
+    entry = {
+        "actor": who.name,
+        "token_id": who.token_id,
+        "action": action,
+        "namespace": namespace,
+        "subject": subject[:300],
+        "before": None if before is None else dict(before),
+        "after": None if after is None else dict(after),
+    }
+    append(session, AuditEntry, entry)
+
+
+class Audit:
+    """The service that reads the trail."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def list(
+        self,
+        *,
+        who: Principal,
+        actor: str | None = None,
+        token: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+        namespace: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Paged[AuditView]:
+        """Changes in the namespaces that the caller administers, the newest first.
+
+        `action` may end with `.*`; `subject` is whole, or the name of an adapter for all of its versions and aliases.
+        """
+        query = select(AuditEntry).where(who.within(AuditEntry.namespace, "admin"))
+        if actor is not None:
+            query = query.where(AuditEntry.actor == actor)
+        if token is not None:
+            query = query.where(AuditEntry.token_id == token)
+        if action is not None and action.endswith(".*"):
+            query = query.where(AuditEntry.action.startswith(action[:-1], autoescape=True))
+        elif action is not None:
+            query = query.where(AuditEntry.action == action)
+        if subject is not None:
+            of_adapter = AuditEntry.subject.startswith(f"{subject}@", autoescape=True)
+            query = query.where((AuditEntry.subject == subject) | of_adapter)
+        if namespace is not None:
+            query = query.where(AuditEntry.namespace == namespace)
+        if since is not None:
+            query = query.where(AuditEntry.at >= since)
+        if until is not None:
+            query = query.where(AuditEntry.at < until)
+        with self._db.read() as session:
+            return page_of(session, query, AuditEntry.pk, cursor=cursor, limit=limit, views=_views, newest_first=True)
+
+
+def _views(rows: Sequence[AuditEntry]) -> list[AuditView]:
+    return [_view(row) for row in rows]
+
+
+def _view(row: AuditEntry) -> AuditView:
+    return AuditView(
+        id=row.pk,
+        at=row.at,
+        actor=row.actor,
+        token=row.token_id,
+        action=row.action,
+        namespace=row.namespace,
+        subject=row.subject,
+        before=row.before,
+        after=row.after,
+    )

@@ -1,0 +1,257 @@
+"""Making, checking, replacing and revoking tokens.
+
+A name says who acted, so two tokens in use have different ones wherever both have a role. Nothing else hangs on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, select, text
+from sqlalchemy.orm import Session
+
+from registry.access.audit.service import record
+from registry.access.models import Grant, Token, in_use
+from registry.db.database import Database, utc_now
+from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
+from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
+from sdk.formats.refs import BadNameError, parse_namespace
+from sdk.schemas.labels import parse_label, same_label
+from sdk.schemas.people import GrantView, LostGrant, NewToken, RevocationView, TokenView
+
+#: Names under which histories show the registry itself, and logs whoever has no token.
+_OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})
+#: Names that promise more than the role of a token in some namespaces.
+_ADMINS = frozenset({"admin", "administrator", "root"})
+_MOST_NAME_CHARS = 100
+#: Held by whoever makes or revokes a token: two at once could take one name, or act by a token that is being revoked.
+_TOKENS_LOCK = 0x6164617074746F6B
+
+
+class Tokens:
+    """The service over the table of tokens."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def create(
+        self,
+        *,
+        name: str,
+        grants: Mapping[str, Role],
+        days: int | None = None,
+        replace: bool = False,
+        overlap_hours: int = 0,
+        who: Principal,
+    ) -> NewToken:
+        """Make a token that allows `grants` (namespace to role); its secret can't be read again.
+
+        With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
+        caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
+        told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
+        """
+        if not grants:
+            raise Invalid("a token without a role allows nothing; give it one", param="grants")
+        for namespace in grants:
+            _check_namespace(namespace)
+        token_id = secrets.token_hex(8)
+        secret = f"actl_{secrets.token_urlsafe(32)}"
+        token = Token(
+            id=token_id,
+            name=name,
+            secret_sha256=secret_digest(secret),
+            created_by=who.name,
+            created_at=utc_now(),
+            expires_at=None if days is None else utc_now() + timedelta(days=days),
+            grants=[Grant(namespace=namespace, role=role.value) for namespace, role in sorted(grants.items())],
+        )
+        with self._alone(who) as (session, who):
+            for namespace in grants:
+                _require_admin(who, namespace)
+            _check_name(name, who)
+            for earlier in _namesakes(session, name, grants):
+                if not replace or not _administers(who, earlier):
+                    raise _taken(name, earlier, who)
+                _end(session, earlier, token, after=timedelta(hours=overlap_hours), who=who)
+            session.add(token)
+            view = _view(token)
+            # The admins of each namespace see in their trail who got a role there.
+            for grant in token.grants:
+                after = view.model_dump(mode="json")
+                record(session, who, "token.create", grant.namespace, token_id, after=after)
+        return NewToken(**view.model_dump(), secret=secret)
+
+    def revoke(self, token_id: str, *, who: Principal) -> TokenView:
+        """Make a token worthless at once; again is harmless.
+
+        Raises NotFound for one that the caller may not see, Unauthenticated where the caller's own is revoked.
+        """
+        with self._alone(who) as (session, who):
+            token = session.get(Token, token_id, with_for_update=True)
+            if token is None or token.forgotten_at is not None or not _administers(who, token):
+                raise NotFound(f"there is no token {token_id[:40]!a}; list them with: adapterctl token list")
+            if token.revoked_at is None:
+                token.revoked_at = utc_now()
+                for grant in token.grants:
+                    record(session, who, "token.revoke", grant.namespace, token_id, before={"name": token.name})
+            return _view(token)
+
+    def revoke_namespace(self, namespace: str, *, who: Principal) -> RevocationView:
+        """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
+
+        The caller's own keeps it, and so do those with a role in all namespaces, which a grant of this one is not.
+        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace, Unauthenticated where the
+        caller's own token is revoked.
+        """
+        _check_namespace(namespace, param="namespace")
+        lost, everywhere = [], 0
+        with self._alone(who) as (session, who):
+            _require_admin(who, namespace)
+            for token in _in_use(session, {namespace, EVERYWHERE}):
+                grants = {grant.namespace: grant for grant in token.grants}
+                everywhere += EVERYWHERE in grants and namespace != EVERYWHERE
+                if namespace not in grants or token.id == who.token_id:
+                    continue
+                role, last = grants[namespace].role, len(grants) == 1
+                before = {"name": token.name, "role": role}
+                if last:
+                    # Its grant stays, for whoever looks up what it was.
+                    token.revoked_at = utc_now()
+                    record(session, who, "token.revoke", namespace, token.id, before=before)
+                else:
+                    token.grants.remove(grants[namespace])
+                    record(session, who, "token.narrow", namespace, token.id, before=before)
+                lost.append(LostGrant(token=token.id, name=token.name, role=Role(role).value, revoked=last))
+        kept = who.token_id if namespace in who.grants else None
+        return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
+
+    def list(self, *, who: Principal) -> list[TokenView]:
+        """The tokens that the caller administers, the newest first, without secrets."""
+        with self._db.read() as session:
+            known = select(Token).where(Token.forgotten_at.is_(None))
+            found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))
+            return [_view(token) for token in found if _administers(who, token)]
+
+    def check(self, secret: str | None) -> Principal:
+        """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
+        if not secret:
+            raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
+        with self._db.read() as session:
+            return _holder(session, Token.secret_sha256 == secret_digest(secret))
+
+    @contextmanager
+    def _alone(self, who: Principal) -> Iterator[tuple[Session, Principal]]:
+        """Until the block ends, nobody else makes or revokes a token; give who is asking, with the roles that they have now.
+
+        What was known of their token when the request came may be older than its end. Raises Unauthenticated.
+        """
+        with self._db.write() as session:
+            # On SQLite a transaction that writes is alone already.
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
+            yield session, who if who.token_id is None else _holder(session, Token.id == who.token_id)
+
+
+def secret_digest(secret: str) -> str:
+    """What is kept of a token. It has 256 random bits, so a fast hash keeps it as well as a slow one would."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _check_name(name: str, who: Principal) -> None:
+    try:
+        label = same_label(parse_label(name))
+    except ValueError as error:
+        raise Invalid(f"the name of a token: {error}", param="name") from None
+    if len(name) > _MOST_NAME_CHARS:
+        raise Invalid(f"a token's name has at most {_MOST_NAME_CHARS} characters; choose a shorter one", param="name")
+    if label in _OURS:
+        raise Invalid(f"{name!a} stands for the registry itself in histories; choose another name", param="name")
+    if label in _ADMINS and who.grants.get(EVERYWHERE) is not Role.ADMIN:
+        raise Invalid(f"{name!a} is given out by admins of all namespaces alone; choose another name", param="name")
+
+
+def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
+    """Who holds a token. Raises Unauthenticated for one that is unknown, expired or revoked."""
+    token = session.scalars(select(Token).where(which, in_use())).first()
+    if token is None:
+        raise Unauthenticated(
+            "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
+        )
+    return Principal(token.name, {grant.namespace: Role(grant.role) for grant in token.grants}, token.id)
+
+
+def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[Token]:
+    """The tokens that are neither revoked nor expired, the oldest first; those with a role in one of these namespaces."""
+    query = select(Token).where(in_use())
+    if namespaces is not None:
+        query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
+    return session.scalars(query.order_by(Token.created_at, Token.id)).all()
+
+
+def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Token]:
+    """The tokens in use that act under this name where a token with `grants` would."""
+    # A role in all namespaces is one in each.
+    there = None if EVERYWHERE in grants else {*grants, EVERYWHERE}
+    return [token for token in _in_use(session, there) if same_label(token.name) == same_label(name)]
+
+
+def _taken(name: str, token: Token, who: Principal) -> Conflict:
+    if not _administers(who, token):
+        return Conflict(f"a token that is in use here is called {name!a} already; choose another name", param="name")
+    return Conflict(
+        f"token {token.id}, which is in use here, is called {token.name!a} already; choose another name, "
+        "or let the new one take its place with --replace",
+        param="name",
+    )
+
+
+def _end(session: Session, token: Token, successor: Token, *, after: timedelta, who: Principal) -> None:
+    """Let a token end in favour of another of its name."""
+    end = utc_now() + after
+    if after:
+        token.expires_at = end if token.expires_at is None else min(end, token.expires_at)
+    else:
+        token.revoked_at = end
+    told = {"replaced_by": successor.id, "expires_at": end.isoformat()}
+    for grant in token.grants:
+        record(session, who, "token.replace", grant.namespace, token.id, before={"name": token.name}, after=told)
+
+
+def _check_namespace(namespace: str, *, param: str = "grants") -> None:
+    if namespace in (EVERYWHERE, "-"):
+        return
+    try:
+        parse_namespace(namespace)
+    except BadNameError as error:
+        raise InvalidName(f"{error}; or '*' for all, '-' for names without a namespace", param=param) from None
+
+
+def _require_admin(who: Principal, namespace: str) -> None:
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    elif not who.may("admin", namespace):
+        raise Forbidden(f"this token may not give out roles in {namespace!r}; use one that is admin there")
+
+
+def _administers(who: Principal, token: Token) -> bool:
+    """Whether everything that a token allows lies where the caller is an admin."""
+    namespaces = who.namespaces("admin")
+    # One that came down to schema 0001 and up again may have nothing left.
+    within = bool(token.grants) and namespaces is not None and all(one.namespace in namespaces for one in token.grants)
+    return namespaces is None or within
+
+
+def _view(token: Token) -> TokenView:
+    return TokenView(
+        id=token.id,
+        name=token.name,
+        grants=[GrantView(namespace=grant.namespace, role=Role(grant.role).value) for grant in token.grants],
+        created_by=token.created_by,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )

@@ -1,0 +1,66 @@
+"""Tokens, and who the caller is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+
+from registry.errors import Invalid
+from registry.http.routes import Admin, Given, Reader, room
+from registry.principal import Role
+from sdk.schemas.people import (
+    GrantView,
+    NamespaceRevocation,
+    NewToken,
+    RevocationView,
+    TokenReplacement,
+    TokenView,
+    Whoami,
+)
+
+router = room("", "people")
+
+
+@router.get("/whoami")
+def whoami(who: Reader) -> Whoami:
+    """Who the registry takes the caller for, and what they may do where."""
+    return Whoami(
+        name=who.name,
+        token=who.token_id,
+        grants=[GrantView(namespace=namespace, role=role.value) for namespace, role in sorted(who.grants.items())],
+    )
+
+
+@router.post("/tokens", status_code=201)
+def create_token(body: TokenReplacement, services: Given, who: Admin) -> NewToken:
+    """Make a token; its secret is shown in this answer and never again."""
+    grants = {grant.namespace: Role(grant.role) for grant in body.grants}
+    if len(grants) != len(body.grants):
+        raise Invalid("a namespace is named twice; a token has one role in each", param="grants")
+    return services.tokens.create(
+        name=body.name,
+        grants=grants,
+        days=body.days,
+        replace=body.replace,
+        overlap_hours=body.overlap_hours,
+        who=who,
+    )
+
+
+@router.get("/tokens")
+def list_tokens(services: Given, who: Admin) -> list[TokenView]:
+    """The tokens that the caller administers, the newest first."""
+    return services.tokens.list(who=who)
+
+
+@router.post("/tokens/revoke")
+def revoke_namespace(body: NamespaceRevocation, services: Given, who: Admin) -> RevocationView:
+    """Take from every token the role that it has in a namespace; those that have none beside it are revoked."""
+    return services.tokens.revoke_namespace(body.namespace, who=who)
+
+
+@router.post("/tokens/{token_id}/revoke")
+def revoke_token(token_id: Annotated[str, Path(max_length=64)], services: Given, who: Admin) -> TokenView:
+    """Make a token worthless, within a second on every server process."""
+    return services.tokens.revoke(token_id, who=who)

@@ -1,0 +1,1 @@
+"""The application: every service joined once, every room's views over them."""

@@ -1,0 +1,156 @@
+"""The application: every room's views over one set of services.
+
+>>> from registry.settings import Settings
+>>> settings = Settings(database_url="sqlite:////var/lib/registry.sqlite3", storage_url="s3://adapters", s3_region="eu-west-1")
+>>> app = create_app(settings)
+>>> app.title
+'adapterctl registry'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from registry.access import views as auth
+from registry.access.audit import views as audit
+from registry.access.authentication import Gatekeeper
+from registry.access.read_only.middleware import KeepReadOnly
+from registry.access.read_only.service import ReadOnlySwitch
+from registry.app import openapi
+from registry.app.health import add_health
+from registry.app.services import build
+from registry.artifacts import views as artifacts
+from registry.catalog import views as catalog
+from registry.catalog.versions.hot_resolve import HotResolve
+from registry.datasets import views as datasets
+from registry.errors import RegistryError
+from registry.evaluations import views as evaluations
+from registry.http.idempotency.middleware import AnswerOnce
+from registry.http.refusals import REFUSALS
+from registry.http.request_bodies import StrictBodies
+from registry.http.routes import VERSION, SayVersion, install_error_handlers
+from registry.jobs import event_stream, worker_views
+from registry.jobs import views as jobs
+from registry.jobs.reconcile import in_background
+from registry.lineage import views as lineage
+from registry.metrics import views as metrics
+from registry.metrics.service import Metrics
+from registry.queue import Queue
+from registry.quotas import views as quotas
+from registry.removal import views as removal
+from registry.search import views as search
+from registry.settings import Settings
+from registry.signatures import views as signatures
+from registry.storage import FolderStorage, Storage
+from registry.storage.folder import BLOBS_PATH
+from registry.storage.views import blob_routes
+
+#: How often a process adds what it refused to what is counted, in seconds.
+_KEEP_REFUSALS_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+#: Every room that answers requests.
+ROOMS = (
+    catalog,
+    artifacts,
+    datasets,
+    jobs,
+    worker_views,
+    event_stream,
+    evaluations,
+    lineage,
+    auth,
+    quotas,
+    audit,
+    removal,
+    search,
+    signatures,
+)
+
+
+def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
+    """Build the registry. Nothing is read or connected before the first request; the schema is not touched."""
+    services = build(settings, storage=storage, queue=queue)
+
+    @asynccontextmanager
+    async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
+        every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
+        with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
+            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop everybody.
+            document = asyncio.create_task(run_in_threadpool(app.openapi))
+            async with _keeping_refusals(services.metrics, services.read_only):
+                yield
+            document.cancel()
+
+    app = FastAPI(
+        lifespan=sweeping,
+        title="adapterctl registry",
+        version=VERSION,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        generate_unique_id_function=openapi.operation_id,
+        redoc_url=None,
+    )
+    openapi.describe(app)
+    app.state.services = services
+    install_error_handlers(app)
+    # The last is the outermost: nothing of a request is read before its token was looked at.
+    app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)
+    app.add_middleware(StrictBodies, besides=BLOBS_PATH)
+    app.add_middleware(KeepReadOnly, switch=services.read_only)
+    app.add_middleware(HotResolve, lookups=services.lookups)
+    app.add_middleware(
+        Gatekeeper,
+        tokens=None if settings.auth == "none" else services.tokens,
+        rate_limit_per_s=settings.rate_limit_per_s,
+        failed_logins_per_minute=settings.failed_logins_per_minute,
+        besides=BLOBS_PATH,
+    )
+    app.add_middleware(SayVersion)
+    for room in ROOMS:
+        app.include_router(room.router)
+    if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
+        app.include_router(blob_routes(services.artifacts.storage))
+    app.include_router(metrics.router)
+    add_health(app, services)
+    return app
+
+
+@asynccontextmanager
+async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
+    """Add what this process refuses to the counters that all share, every few seconds and at its end.
+
+    While the registry is read-only they are counted here alone.
+    """
+
+    async def keep() -> None:
+        if await run_in_threadpool(read_only.reason) is not None:
+            return
+        counted = REFUSALS.drain()
+        if not counted:
+            return
+        try:
+            await run_in_threadpool(metrics.add_refusals, counted)
+        except (RegistryError, SQLAlchemyError) as error:
+            REFUSALS.restore(counted)
+            _log.debug("refusals are counted later: %s", type(error).__name__)
+
+    async def keep_on() -> None:
+        while True:
+            await asyncio.sleep(_KEEP_REFUSALS_S)
+            await keep()
+
+    keeping = asyncio.create_task(keep_on(), name="refusals")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await keep()

@@ -1,0 +1,47 @@
+"""The same application in the caller's process, over an SQLite file and a folder: no server, no settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from registry.app.application import create_app
+from registry.app.services import Services
+from registry.errors import Unavailable
+from registry.settings import Settings
+
+#: Registry and runner share a machine and a clock, so a runner that was killed is replaced soon.
+_LEASE_S = 20.0
+#: Nobody waits for a laptop but its owner, and a CPU may train for days.
+_TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
+
+
+def open_embedded(home: Path) -> FastAPI:
+    """Open the registry that lives in the folder `home`, made and migrated where it is new.
+
+    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable where the folder can't be used.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home = home.resolve()
+    except OSError as error:
+        raise Unavailable(
+            f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another"
+        ) from error
+    settings = Settings(
+        database_url=f"sqlite:///{home / 'registry.sqlite3'}",
+        storage_url=(home / "artifacts").as_uri(),
+        auth="none",
+        embedded_home=str(home),
+        lease_s=_LEASE_S,
+        job_timeout_default_s=_TIMEOUT_S,
+        job_timeout_max_s=_LONGEST_TIMEOUT_S,
+    )
+    app = create_app(settings)
+    services: Services = app.state.services
+    services.db.upgrade()
+    services.jobs.revive()
+    # No process sweeps here: whichever call comes first on a day does it.
+    services.expiry.run_if_due()
+    return app

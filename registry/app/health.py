@@ -1,0 +1,110 @@
+"""Whether this process answers, and whether what it stands on does.
+
+The first must be true of a process whose every thread waits for a dead database, so nothing is asked for it. The second
+is asked in threads of its own, once at a time and once a second however many ask, and within a deadline of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from registry.app.services import Services
+from registry.errors import RegistryError, Unavailable
+from registry.http.routes import VERSION
+from registry.storage import StorageError
+
+#: How long an answer is good for, in seconds.
+CACHED_S = 1.0
+#: How long one is waited for, in seconds: whoever probes waits for five at most.
+DEADLINE_S = 2.0
+
+
+@dataclass
+class _Look:
+    """One look at one part, under way or done."""
+
+    done: Future[str | None]
+    began: float
+
+
+class Readiness:
+    """Looks at the parts that a server needs; each look raises where its part can't be used."""
+
+    def __init__(
+        self,
+        looks: Mapping[str, Callable[[], None]],
+        *,
+        cached_s: float = CACHED_S,
+        deadline_s: float = DEADLINE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._looks = looks
+        self._cached_s = cached_s
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: dict[str, _Look] = {}
+
+    async def require(self) -> None:
+        """Return where all parts can be used. Raises Unavailable that says which can't, and why."""
+        looks = {part: self._latest(part) for part in self._looks}
+        waiting = [asyncio.wrap_future(look.done) for look in looks.values()]
+        # What was begun for somebody else is nearly over, or is late.
+        left_s = min(look.began for look in looks.values()) + self._deadline_s - self._clock()
+        await asyncio.wait(waiting, timeout=max(0.0, left_s))
+        found = [
+            f"the {part} does not answer; check that it runs" if not look.done.done() else look.done.result()
+            for part, look in looks.items()
+        ]
+        if wrong := [sentence for sentence in found if sentence is not None]:
+            raise Unavailable("; ".join(wrong))
+
+    def _latest(self, part: str) -> _Look:
+        """The look at a part that is under way, or was done just now; else a new one."""
+        with self._lock:
+            last, now = self._last.get(part), self._clock()
+            if last is None or (last.done.done() and now - last.began >= self._cached_s):
+                last = self._last[part] = _Look(Future(), now)
+                threading.Thread(
+                    target=_run, args=(self._looks[part], last.done), name=f"look-{part}", daemon=True
+                ).start()
+            return last
+
+
+def _run(look: Callable[[], None], done: Future[str | None]) -> None:
+    try:
+        look()
+    except (RegistryError, StorageError) as error:
+        done.set_result(str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the part can't be used
+        done.set_result(f"{type(error).__name__}: {error}")
+    else:
+        done.set_result(None)
+
+
+def add_health(app: FastAPI, services: Services) -> None:
+    """Add the routes that ask for no token."""
+
+    def look_at_database() -> None:
+        services.db.require_current(or_newer=True)
+        services.db.require_room()
+
+    readiness = Readiness({"database": look_at_database, "storage": services.artifacts.storage.check})
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "ok", "version": VERSION}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
+    async def readyz() -> dict[str, str]:
+        """Say whether database and storage can be used, as it was within the last second."""
+        await readiness.require()
+        return {"status": "ready", "version": VERSION}

@@ -1,0 +1,179 @@
+"""The OpenAPI document: what the routes say of themselves, and what holds for all of them.
+
+Descriptions of fields are the `#:` comments of the schemas, so that each is written once.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from registry.app.openapi_examples import BODIES, PARAMETERS
+from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
+from registry.http.routes import VERSION_HEADER
+from sdk.schemas.wire import Wire
+
+DESCRIPTION = """A registry of LoRA adapters: bases, adapters and their versions, aliases, datasets, jobs, evaluations.
+
+**Tokens.** Every route below `/api/v1` wants `Authorization: Bearer TOKEN`. A token has a role in each of some
+namespaces; what it may not read answers 404, what it may only read answers 403.
+
+**Names.** A ref is `NAME`, `NAME@vN`, `NAME@ALIAS`, `NAME@latest` or `NAME@sha256:DIGITS`; a name may have a namespace, as
+`team/code-review`. Names travel in queries and bodies, since they hold a `/`.
+
+**Errors** are `{"error": {"code", "message", "param"}}`. The code is stable, the message one sentence that ends with what
+to do next, and `param` the field that it is about.
+
+**Lists** come in pages: `next` of a page is the `cursor` of the one after it, and null on the last.
+
+**Bodies** are JSON in UTF-8, sent as `application/json`, and strict: unknown fields, coerced types, NaN and keys that stand
+twice are refused.
+
+**Files** do not pass through the API. `POST /uploads` says where each is to be sent with PUT, and which are stored already;
+`GET /manifests/{digest}/files` says where each is fetched from.
+
+**Repeating a request.** `POST`, `PUT` and `PATCH` take an `Idempotency-Key`: sent again with the same key, a request is not run
+again but answered as before.
+"""
+TAGS = [
+    {"name": "catalog", "description": "Bases, adapters, versions, aliases."},
+    {"name": "artifacts", "description": "Sending files, and finding them."},
+    {"name": "signatures", "description": "Who vouches for which version's files."},
+    {"name": "datasets", "description": "Rows to train on and to score with."},
+    {"name": "jobs", "description": "Training, evaluation and merging: for those who ask for it, and for workers."},
+    {"name": "evaluations", "description": "Scores of versions and bare bases."},
+    {"name": "lineage", "description": "What came from what."},
+    {"name": "search", "description": "Finding versions by what is known of them."},
+    {"name": "people", "description": "Tokens, quotas, the audit trail."},
+    {"name": "removal", "description": "Retention rules and the collection of garbage."},
+    {"name": "health", "description": "For whoever runs the server."},
+]
+
+_BEARER = "HTTPBearer"
+_TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
+#: The one route outside `/api/v1` that wants a token.
+_METRICS = "/metrics"
+
+_KEYED = ("post", "put", "patch")
+#: Takes no key: its answer holds a secret.
+_UNKEYED = "/api/v1/tokens"
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of an operation in generated clients: that of the view, which is therefore never changed."""
+    return route.name
+
+
+def describe(app: FastAPI) -> None:
+    """Let the application's document say all that a client's author needs."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                tags=app.openapi_tags,
+                routes=app.routes,
+            )
+            for path, method, operation in _operations(made):
+                _complete(path, method, operation)
+            made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
+            _describe_fields(made["components"]["schemas"])
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    # FastAPI's documented way to extend the document.
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield path, method, operation
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    for response in operation["responses"].values():
+        headers = response.setdefault("headers", {})
+        headers[VERSION_HEADER] = _header("The server's version; one minor version apart still understand each other.")
+    if "requestBody" in operation and operation["operationId"] in BODIES:
+        operation["requestBody"]["content"]["application/json"]["example"] = BODIES[operation["operationId"]]
+    for parameter in operation.get("parameters", []):
+        given = parameter["name"] in PARAMETERS and not {"example", "examples"} & set(parameter)
+        if given and "examples" not in parameter["schema"]:
+            parameter["example"] = PARAMETERS[parameter["name"]]
+    if path.startswith("/api/v1/") or path == _METRICS:
+        # The gatekeeper looks at the token; as a dependency of each route it would be taken from its header twice.
+        operation["security"] = [{_BEARER: []}]
+    if method in _KEYED and path.startswith("/api/v1/") and path != _UNKEYED:
+        operation.setdefault("parameters", []).append(_key_parameter())
+    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, *OWN_KEY):
+        for response in operation["responses"].values():
+            response["headers"][REPLAYED] = _header("There where this is the answer to an earlier sending.", ["true"])
+
+
+def _header(description: str, values: list[str] | None = None) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", **({} if values is None else {"enum": values})}}
+
+
+def _key_parameter() -> dict[str, Any]:
+    return {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "description": (
+            "Any text that no other request of the caller has, such as a UUID. Within a week, the same request with the "
+            "same key is answered as the first was, and another request with that key with 409."
+        ),
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[ -~]+$"},
+        "example": "6f1c5a52-9f0a-4d51-8b8e-3a1c2f0f5c1e",
+    }
+
+
+def _describe_fields(schemas: dict[str, Any]) -> None:
+    """Give each property of a schema the comment that stands over its field."""
+    for model in _models(Wire):
+        # A page of something is called so, and written with brackets.
+        schema = schemas.get(re.sub(r"[^A-Za-z0-9._-]", "_", model.__name__), {})
+        for ancestor in reversed(model.__mro__):
+            if issubclass(ancestor, Wire) and ancestor is not Wire:
+                for field, comment in _comments(ancestor).items():
+                    if field in schema.get("properties", {}):
+                        schema["properties"][field].setdefault("description", comment)
+
+
+def _models(model: type[Wire]) -> Iterator[type[Wire]]:
+    for child in model.__subclasses__():
+        yield child
+        yield from _models(child)
+
+
+@cache
+def _comments(model: type[Wire]) -> dict[str, str]:
+    """The `#:` comments of a class by field; none where its source is not at hand."""
+    try:
+        lines = inspect.getsource(model).splitlines()
+    except (OSError, TypeError):
+        return {}
+    (body,) = ast.parse(textwrap.dedent("\n".join(lines))).body
+    found = {}
+    for node in getattr(body, "body", []):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            above = node.lineno - 2
+            comment: list[str] = []
+            while above > 0 and lines[above].strip().startswith("#:"):
+                comment.insert(0, lines[above].strip().removeprefix("#:").strip())
+                above -= 1
+            if comment:
+                found[node.target.id] = " ".join(comment)
+    return found

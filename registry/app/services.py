@@ -1,0 +1,184 @@
+"""The composition root: every service of a registry, joined once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from registry.access.audit.service import Audit
+from registry.access.read_only.service import ReadOnlySwitch
+from registry.access.tokens import Tokens
+from registry.artifacts.service import Artifacts
+from registry.artifacts.storage_access import storage_explained
+from registry.artifacts.uploads import Uploads
+from registry.catalog.aliases.service import Aliases
+from registry.catalog.bases.service import Bases
+from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.service import Catalog
+from registry.catalog.versions.version_states import Moves
+from registry.datasets.finding import readable_rows
+from registry.datasets.service import Datasets
+from registry.db.database import Database
+from registry.db.lookups import Lookups
+from registry.errors import Invalid
+from registry.evaluations.service import Evaluations
+from registry.http.idempotency.service import KeyedRequests
+from registry.jobs.checkpoints import Checkpoints
+from registry.jobs.claims import Claims, Effect
+from registry.jobs.kinds.effects import KeepMerged, PublishVersion
+from registry.jobs.reconcile import Reconciler
+from registry.jobs.service import Jobs
+from registry.jobs.time_limits import TimeLimits
+from registry.jobs.watch_limits import Watchers
+from registry.jobs.workers import Workers
+from registry.lineage.service import Lineages
+from registry.metrics.service import Metrics
+from registry.queue import Queue, open_queue
+from registry.queue.local import LocalQueue
+from registry.quotas.service import Quotas
+from registry.removal.expiry import Expiry
+from registry.removal.service import Removal
+from registry.search.service import Search
+from registry.settings import Settings
+from registry.signatures.service import Signatures
+from registry.signatures.trust import Trust
+from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
+from registry.storage.signing import kept_key
+from registry.usage.limits import Limits, limit_by_default
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views call."""
+
+    settings: Settings
+    db: Database
+    lookups: Lookups
+    keyed: KeyedRequests
+    tokens: Tokens
+    audit: Audit
+    quotas: Quotas
+    uploads: Uploads
+    artifacts: Artifacts
+    datasets: Datasets
+    bases: Bases
+    catalog: Catalog
+    aliases: Aliases
+    moves: Moves
+    publisher: Publisher
+    jobs: Jobs
+    claims: Claims
+    checkpoints: Checkpoints
+    workers: Workers
+    watchers: Watchers
+    read_only: ReadOnlySwitch
+    reconciler: Reconciler
+    metrics: Metrics
+    evaluations: Evaluations
+    search: Search
+    lineages: Lineages
+    removal: Removal
+    expiry: Expiry
+    signatures: Signatures
+
+
+def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
+    """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
+    db = Database(settings.database_url, settings.patience)
+    # Whoever has a registry in a folder of their own shares it with nobody.
+    defaults = (settings.default_max_adapters, settings.default_max_bytes, settings.default_max_jobs)
+    limit_by_default(db, Limits(*defaults) if settings.embedded_home is None else Limits())
+    storage = storage or storage_of(settings)
+    if queue is None:
+        home = settings.embedded_home
+        broker = (settings.broker_url, settings.broker_timeout_s)
+        queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
+    uploads = Uploads(db, storage, readable=[readable_rows])
+    artifacts = Artifacts(db, storage, uploads, readable=[readable_rows])
+    # Read now: a server that can't hold what is asked of versions must not begin to take them.
+    trust = Trust.of(settings.signing_keys)
+    publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
+    evaluations = Evaluations(db)
+    effects: dict[str, Effect] = {
+        "training": PublishVersion(publisher),
+        "merge": KeepMerged(db, artifacts),
+        "evaluation": evaluations,
+    }
+    limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
+    jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
+    claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
+    workers = Workers(db)
+    read_only = ReadOnlySwitch(db, forced=settings.read_only)
+    checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
+    expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
+    return Services(
+        settings=settings,
+        db=db,
+        lookups=Lookups(db),
+        keyed=KeyedRequests(db),
+        tokens=Tokens(db),
+        audit=Audit(db),
+        quotas=Quotas(db),
+        uploads=uploads,
+        artifacts=artifacts,
+        datasets=Datasets(db, artifacts),
+        bases=Bases(db, artifacts),
+        catalog=Catalog(db),
+        aliases=Aliases(db),
+        moves=Moves(db),
+        publisher=publisher,
+        jobs=jobs,
+        claims=claims,
+        checkpoints=checkpoints,
+        workers=workers,
+        watchers=Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token),
+        read_only=read_only,
+        reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only, expire_rows=expiry.sweep),
+        metrics=Metrics(db, workers),
+        evaluations=evaluations,
+        search=Search(db),
+        lineages=Lineages(db),
+        removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),
+        expiry=expiry,
+        signatures=Signatures(db, trust),
+    )
+
+
+def storage_of(settings: Settings, *, expires_in_s: int = DEFAULT_EXPIRY_S) -> Storage:
+    """Open the storage that the settings name, with locations of that many seconds. Raises Invalid, Unavailable."""
+    embedded = settings.embedded_home is not None
+    signing_key = None
+    if not embedded and settings.public_url is not None and settings.storage_url.startswith("file:"):
+        # Server processes that share the folder sign and check the same URLs, with no further secret to hand out.
+        root = Path(unquote(urlsplit(settings.storage_url).path))
+        with storage_explained():
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            signing_key = kept_key(root / "signing.key")
+    try:
+        return open_storage(
+            settings.storage_url,
+            s3=_s3_options(settings),
+            public_url=None if embedded else settings.public_url,
+            signing_key=signing_key,
+            expires_in_s=expires_in_s,
+            part_bytes=settings.part_bytes,
+        )
+    except StorageError as error:
+        raise Invalid(str(error), param="REGISTRY_STORAGE_URL") from error
+
+
+def _s3_options(settings: Settings) -> S3Options:
+    return S3Options(
+        endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_endpoint_url,
+        region=settings.s3_region,
+        addressing_style=settings.s3_addressing_style,
+        checksum_mode=settings.s3_checksum_mode,
+        encryption=settings.s3_encryption,
+        kms_key_id=settings.s3_kms_key_id,
+        bucket_owner=settings.s3_bucket_owner,
+        deadline_s=settings.storage_deadline_s,
+        stall_s=settings.storage_stall_s,
+        at_once=settings.storage_calls,
+    )

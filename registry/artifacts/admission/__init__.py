@@ -1,0 +1,1 @@
+"""What an adapter's files must be before a version of them becomes ready."""

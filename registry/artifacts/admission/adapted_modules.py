@@ -1,0 +1,192 @@
+"""One adapted module: its A and B, the magnitudes and the bias beside them, and whether they fit each other and the base.
+
+| layer | A | B | magnitudes |
+|---|---|---|---|
+| linear | (r, in) | (out, r) | (out) |
+| convolution | (r, in, k…) | (out, r, 1…) | (1, out, 1…) |
+| embedding | (r, entries) | (dimension, r) | (dimension) |
+| stacked experts | (r·experts, in) | (out, r·experts) | |
+
+>>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
+>>> Module({"B": b}).untrained
+True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
+from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts
+from registry.errors import Verification
+from sdk.formats.peft_patterns import suffixes
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Module:
+    """The tensors of one adapted module, by part: A, B, embedding_A, embedding_B, B.bias, magnitude_vector."""
+
+    parts: dict[str, TensorFacts] = field(default_factory=dict)
+
+    def put(self, part: str, tensor: TensorFacts) -> None:
+        """Add a tensor. Raises Verification for a part under two names, as old and new releases write it."""
+        if part in self.parts:
+            raise Verification(
+                f"{tensor.name!r} stands for the same as {self.parts[part].name!r}; save the adapter again"
+            )
+        self.parts[part] = tensor
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the half that training starts from zero is zero: B, but A of an embedding; and so is B's bias."""
+        start = self.parts.get("B") or self.parts["embedding_A"]
+        bias = self.parts.get("B.bias")
+        return start.zero and (bias is None or bias.zero)
+
+    def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
+        """Say how large ΔW = s·B·A may be, and B's bias, from the largest magnitudes of A and B alone."""
+        a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
+        bias = self.parts.get("B.bias")
+        scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
+        if scale == 0 or a.zero or b.zero:
+            least = most = -math.inf
+        else:
+            # Each number of B·A is a sum of r products: one alone may be as large as the largest of B times the largest
+            # of A, and none is larger than r times that.
+            exponents = math.log2(scale) + a.exponent + b.exponent
+            least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
+        if bias is not None and not bias.zero:
+            most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
+        return Effect(least, most)
+
+
+class Effect(NamedTuple):
+    """The size of ΔW in powers of two."""
+
+    #: A product of one number of B and one of A is at least as large.
+    product: float
+    #: No number of ΔW is larger.
+    most: float
+
+
+def judge_module(
+    name: str,
+    module: Module,
+    config: ConfigFacts,
+    base: BaseShapes,
+    ranks: Ranks,
+    targets: Collection[str],
+    parameters: Mapping[str, list[str]],
+) -> None:
+    """Check one module's tensors; `parameters` are the modules that hold target parameters. Raises Verification."""
+    parts = module.parts
+    halves = set(parts) & {"A", "B", "embedding_A", "embedding_B"}
+    if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        raise Verification(f"{name} has only one of lora_A and lora_B; save the adapter again")
+    embedding = "embedding_A" in halves
+    a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
+    # Where several parameters of one module are adapted, each wraps the one before.
+    plain = name.replace(".base_layer", "")
+    owned = [parameter for end in suffixes(plain) for parameter in parameters.get(end, ())]
+    rank = ranks.of(plain)
+    if not any(end in targets for end in suffixes(plain)) or (owned and not base.shapes(f"{plain}.weight")):
+        if not owned:
+            raise Verification(
+                f"{name} is not among the target modules {', '.join(sorted(targets)[:20])}; save the adapter again"
+            )
+        _judge_experts(
+            name, a, b, rank, [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
+        )
+        return
+    _judge_rank(name, a, b, rank, config, embedding=embedding)
+    _judge_base(name, plain, a, b, config, base, embedding=embedding)
+    _judge_magnitudes(name, parts.get("magnitude_vector"), b[0], config)
+    _judge_bias(name, parts.get("B.bias"), b[0], config)
+
+
+def _judge_rank(name: str, a: Shape, b: Shape, rank: float, config: ConfigFacts, *, embedding: bool) -> None:
+    # Block-diagonal LoRA cuts B's columns into blocks, and a convolution may take its channels in groups.
+    parted = (len(a) > 2 or "use_bdlora" in config.variants) and len(b) >= 2 and rank % b[1] == 0
+    fits = len(a) >= 2 and len(a) == len(b) and a[0] == rank and (b[1] == rank or parted)
+    if not fits or (embedding and len(a) != 2) or any(size != 1 for size in b[2:]):
+        raise Verification(
+            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} as the configuration says"
+        )
+
+
+def _judge_base(
+    name: str, plain: str, a: Shape, b: Shape, config: ConfigFacts, base: BaseShapes, *, embedding: bool
+) -> None:
+    # The three projections of PyTorch's own attention are one weight.
+    weights = base.shapes(f"{plain}.weight") or base.shapes(f"{plain}.in_proj_weight")
+    if not weights:
+        if base.known:
+            raise Verification(f"the base has no module {plain}; the adapter belongs to another base")
+        return
+    fitting = [weight for weight in weights if _fits(weight, a, b, config, embedding=embedding)]
+    if not fitting:
+        raise Verification(
+            f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
+        )
+    # Only a true flag is to be trusted: PEFT keeps one for all modules, the last one's, and leaves it false where a
+    # 4-bit Linear stands in for GPT-2's Conv1D. Convolutions, which have more than two dimensions, ignore it.
+    if config.fan_in_fan_out and not embedding and not any(w == [a[1], b[0]] or len(w) != 2 for w in fitting):
+        raise Verification(
+            f"adapter_config.json says fan_in_fan_out, but the base keeps {plain} as (out, in); set it to false and push again"
+        )
+
+
+def _fits(weight: list[int], a: Shape, b: Shape, config: ConfigFacts, *, embedding: bool) -> bool:
+    """Whether B·A can be added to a weight, in whichever of the two ways the base keeps it."""
+    if embedding:
+        return weight == [a[1], b[0]]
+    if len(a) > 2:
+        groups = a[0] // b[1]
+        return weight == [b[0], a[1] // groups, *a[2:]]
+    if weight in ([b[0], a[1]], [a[1], b[0]]):
+        return True
+    # Block-diagonal and group-wise LoRA have a share of the inputs, which both divide.
+    shared = "use_bdlora" in config.variants or "use_qalora" in config.variants
+    return shared and len(weight) == 2 and weight[0] == b[0] and weight[1] % a[1] == 0
+
+
+def _judge_experts(name: str, a: Shape, b: Shape, rank: float, weights: list[list[int]]) -> None:
+    """Hold A (r·experts, in) and B (out, r·experts) against stacked weights of (experts, …, …), where they are known."""
+    width = a[0] if len(a) == len(b) == 2 and a[0] == b[1] else 0
+    if not width or width % rank:
+        raise Verification(
+            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} for each expert as the configuration says"
+        )
+    sizes = sorted((a[1], b[0]))
+    if weights and not any(
+        sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights
+    ):
+        raise Verification(
+            f"{name}: B·A is {b[0]}×{a[1]}, the base's weights are {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
+        )
+
+
+def _judge_magnitudes(name: str, magnitudes: TensorFacts | None, out: int, config: ConfigFacts) -> None:
+    if magnitudes is None and config.use_dora:
+        raise Verification(f"{name} has no lora_magnitude_vector, though use_dora is true; save the adapter again")
+    if magnitudes is not None and not config.use_dora:
+        raise Verification(
+            f"{name} has a lora_magnitude_vector, which is not loaded while use_dora is false; set it to true and push again"
+        )
+    if magnitudes is not None and not (math.prod(magnitudes.shape) == max(magnitudes.shape) == out):
+        raise Verification(
+            f"{name}: lora_magnitude_vector is {list(magnitudes.shape)}, not one number for each of {out} outputs; save the adapter again"
+        )
+
+
+def _judge_bias(name: str, bias: TensorFacts | None, out: int, config: ConfigFacts) -> None:
+    if bias is not None and not (config.lora_bias and bias.shape == (out,)):
+        raise Verification(
+            f"{name}: lora_B.bias of {list(bias.shape)} does not fit {out} outputs and lora_bias {str(config.lora_bias).lower()}; "
+            "save the adapter again"
+        )

@@ -1,0 +1,301 @@
+"""Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
+
+What is wrong whatever the version says (a malformed header, NaN, a key that is no setting) raises Verification here.
+Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
+
+>>> import io
+>>> facts = inspect_config(io.BytesIO(b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}'))
+>>> ConfigFacts.from_json(facts.to_json()) == facts
+True
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError, model_validator
+
+from registry.artifacts.admission.header import ITEM_BYTES, Header, Kind, read_exactly, read_header
+from registry.errors import Verification
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
+from sdk.schemas.wire import Wire
+
+_CHUNK_BYTES = 1024 * 1024
+#: Where NaN and infinity begin among the bits of each type without the sign: at an exponent of ones.
+_LIMITS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+_MOST_CONTAINERS = 8192
+
+#: Settings that give LoRA other tensors, or other shapes of A and B.
+_VARIANTS = ("kasa_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
+
+
+class _Facts(Wire):
+    """What is kept of a file's content beside its hash, as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return self.model_dump()
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self | None:
+        """Return facts that were kept, or None for another kind or version: then the bytes are to be read again."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError:
+            return None
+
+
+class TensorFacts(NamedTuple):
+    """One tensor. All its values are finite: one that holds NaN or infinity has no facts."""
+
+    name: str
+    #: As safetensors names it: F64, F32, F16, BF16.
+    dtype: str
+    shape: tuple[int, ...]
+    #: Whether each of its values is zero.
+    zero: bool
+    #: The largest magnitude among its values lies below two to this power, and not below half of that.
+    exponent: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return Kind(self.dtype, self.shape).size_bytes
+
+
+class KindFacts(Wire):
+    """The type and shape that many tensors share."""
+
+    dtype: Literal["F64", "F32", "F16", "BF16"]
+    shape: list[int]
+
+
+class WeightFacts(_Facts):
+    """What the gate has to know of `adapter_model.safetensors`.
+
+    >>> facts = WeightFacts.of([TensorFacts("a", "F32", (2, 3), zero=False), TensorFacts("b", "F32", (2, 3), zero=True)])
+    >>> facts.names, facts.kind_of, facts.zero, [tensor.name for tensor in facts.tensors()]
+    ('a\\nb\\n', [0, 0], [1], ['a', 'b'])
+    """
+
+    kind: Literal["weights"] = "weights"
+    version: Literal[3] = 3
+    #: In the order of their bytes, a newline after each.
+    names: str
+    kinds: list[KindFacts]
+    #: By tensor, an index into `kinds`.
+    kind_of: list[int]
+    #: The tensors of which each value is zero, by index.
+    zero: list[int]
+    #: By tensor.
+    exponents: list[int]
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        count = len(self.kind_of)
+        if len(self.exponents) != count:
+            raise ValueError("there is another number of exponents than of tensors")
+        if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
+            raise ValueError("there is another number of names than of tensors")
+        if count and not (min(self.kind_of) >= 0 and max(self.kind_of) < len(self.kinds)):
+            raise ValueError("a tensor is of no kind")
+        return self
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorFacts]) -> Self:
+        """Return the facts of these tensors."""
+        listed = list(tensors)
+        kinds = {kind: index for index, kind in enumerate(dict.fromkeys((t.dtype, t.shape) for t in listed))}
+        return cls.model_validate(
+            {
+                "names": "".join(f"{tensor.name}\n" for tensor in listed),
+                "kinds": [{"dtype": dtype, "shape": list(shape)} for dtype, shape in kinds],
+                "kind_of": [kinds[tensor.dtype, tensor.shape] for tensor in listed],
+                "zero": [index for index, tensor in enumerate(listed) if tensor.zero],
+                "exponents": [tensor.exponent for tensor in listed],
+            }
+        )
+
+    def tensors(self) -> Iterator[TensorFacts]:
+        """Each tensor, in the order of their bytes."""
+        zero = set(self.zero)
+        kinds = [(kind.dtype, tuple(kind.shape)) for kind in self.kinds]
+        for index, (name, kind) in enumerate(zip(self.names.split("\n")[:-1], self.kind_of, strict=True)):
+            yield TensorFacts(name, *kinds[kind], zero=index in zero, exponent=self.exponents[index])
+
+
+class ConfigFacts(_Facts):
+    """What the gate has to know of `adapter_config.json`. None stands for a value that no version can have."""
+
+    kind: Literal["config"] = "config"
+    version: Literal[3] = 3
+    rank: int | None
+    alpha: int | float | None
+    #: Sorted.
+    target_modules: list[str] | None
+    #: In the order of the file, in which PEFT tries them.
+    rank_pattern: dict[str, int | float]
+    alpha_pattern: dict[str, int | float]
+    #: Sorted.
+    modules_to_save: list[str]
+    bias: str
+    use_rslora: bool
+    use_dora: bool
+    lora_bias: bool
+    #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2's Conv1D does.
+    fan_in_fan_out: bool
+    #: Settings that give LoRA other tensors or shapes: "use_qalora", "kasa_config" …
+    variants: list[str]
+
+
+def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
+    """Read `adapter_model.safetensors` once, in bounded memory.
+
+    Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
+    """
+    header = read_header(file, size_bytes)
+    greatest = _greatest(file, header)
+    zero, exponents = np.flatnonzero(greatest == 0), _exponents(greatest, header)
+    names = header.names()
+    kinds, kind_of = header.kinds, header.kind_of
+    # The header is as long as the names at least, and no longer needed.
+    del header
+    return WeightFacts(
+        names=names,
+        kinds=[KindFacts.model_validate({"dtype": kind.dtype, "shape": list(kind.shape)}) for kind in kinds],
+        kind_of=kind_of.tolist(),
+        zero=zero.tolist(),
+        exponents=exponents.tolist(),
+    )
+
+
+def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
+    """Return the power of two below which the magnitude with these bits lies, by tensor."""
+    dtypes = np.array([kind.dtype for kind in header.kinds], dtype="U4")[header.kind_of]
+    found = np.zeros(len(greatest), dtype=np.int16)
+    for dtype in set(dtypes.tolist()):
+        which = dtypes == dtype
+        bits = greatest[which].astype(f"<u{ITEM_BYTES[dtype]}")
+        # bfloat16 is the upper half of a float32.
+        values = (bits.astype("<u4") << 16).view("<f4") if dtype == "BF16" else bits.view(f"<f{ITEM_BYTES[dtype]}")
+        # In float64 no value of the others is subnormal.
+        found[which] = np.frexp(values.astype("<f8"))[1]
+    return found
+
+
+def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
+    """Return the bits of each tensor's largest magnitude; raises Verification for NaN and infinity.
+
+    A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
+    all. Neighbours of one item size are read together, however small each is.
+    """
+    item_of = np.array([ITEM_BYTES[kind.dtype] for kind in header.kinds], dtype=np.uint8)
+    limit_of = np.array([_LIMITS[kind.dtype] for kind in header.kinds], dtype=np.uint64)
+    found = np.zeros(len(header), dtype=np.uint64)
+    room = np.empty(_CHUNK_BYTES, dtype=np.uint8)
+    items = item_of[header.kind_of]
+    edges = np.concatenate(([0], np.flatnonzero(items[1:] != items[:-1]) + 1, [len(header)])) if len(header) else items
+    for first, last in itertools.pairwise(edges.data):
+        item = int(items[first])
+        dtype = np.dtype(f"<u{item}")
+        without_sign = dtype.type((1 << (8 * item - 1)) - 1)
+        begins = header.begin[first:last]
+        position, end = int(begins[0]), header.end(last - 1)
+        while position < end:
+            raw = read_exactly(file, min(end - position, _CHUNK_BYTES))
+            values = room[: len(raw)].view(dtype)
+            np.bitwise_and(np.frombuffer(raw, dtype=dtype), without_sign, out=values)
+            # The tensors with a part in this chunk.
+            low = int(np.searchsorted(begins, position, side="right")) - 1
+            high = int(np.searchsorted(begins, position + len(raw), side="left"))
+            greatest = np.maximum.reduceat(values, np.maximum(begins[low:high] - position, 0) // item)
+            wrong = greatest >= limit_of[header.kind_of[first + low : first + high]]
+            if wrong.any():
+                raise Verification(
+                    f"tensor {header.name(first + low + int(wrong.argmax()))!r} holds NaN or infinity; the training diverged. "
+                    "Lower the learning rate and train again"
+                )
+            part = found[first + low : first + high]
+            np.maximum(part, greatest, out=part)
+            position += len(raw)
+    return found
+
+
+def inspect_config(file: IO[bytes]) -> ConfigFacts:
+    """Read `adapter_config.json` once.
+
+    Raises Verification where it is no JSON or no LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
+    value of another kind, a path or URL among them.
+    """
+    config = _parse(file.read(MAX_CONFIG_BYTES + 1))
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise Verification("adapter_config.json describes no LoRA; only LoRA adapters are kept here")
+    for finding in examine(config):
+        _refuse(finding)
+    targets = config.get("target_modules")
+    return ConfigFacts(
+        rank=config.get("r"),
+        alpha=config.get("lora_alpha"),
+        target_modules=sorted(targets) if isinstance(targets, list) else None,
+        rank_pattern=config.get("rank_pattern") or {},
+        alpha_pattern=config.get("alpha_pattern") or {},
+        modules_to_save=sorted(config.get("modules_to_save") or []),
+        bias=config.get("bias") or "none",
+        use_rslora=bool(config.get("use_rslora")),
+        use_dora=bool(config.get("use_dora")),
+        lora_bias=bool(config.get("lora_bias")),
+        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
+        variants=[name for name in _VARIANTS if config.get(name)],
+    )
+
+
+def _refuse(finding: Finding) -> None:
+    """Raise Verification for a key that no version's config may have; one that would run something may be empty."""
+    if finding.reason is Reason.RUNS and not says_nothing(finding.value):
+        raise Verification(
+            f"adapter_config.json has {finding.key!a}, which can run code or look for files when it is loaded; "
+            "push it with adapterctl, which leaves it out"
+        )
+    if finding.reason is Reason.UNKNOWN:
+        raise Verification(
+            f"adapter_config.json has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+        )
+    if finding.reason is Reason.PATTERN:
+        raise Verification(
+            f"adapter_config.json: {finding.key} has {finding.pattern!a}, which PEFT might try for ever ({finding.why}); "
+            "push the adapter with: adapterctl push --expand-patterns, which writes module names"
+        )
+    if finding.reason is Reason.VALUE:
+        raise Verification(
+            f"adapter_config.json: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT, then push it with adapterctl"
+        )
+
+
+def _parse(raw: bytes) -> Any:
+    """Return the value of a JSON text. Raises Verification for what is none, is ambiguous, or would be large in memory."""
+    # Brackets in texts count too: no configuration has as many.
+    if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
+        raise Verification(
+            f"adapter_config.json is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
+        )
+    try:
+        # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Verification("adapter_config.json is no JSON; save the adapter again") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Verification("adapter_config.json has a key twice; save the adapter again with PEFT")
+    return found
+
+
+def _no_constant(word: str) -> Any:
+    raise Verification(f"adapter_config.json holds {word}, which is no number; save the adapter again with PEFT")

@@ -1,0 +1,299 @@
+"""The gate: what an adapter must be before a version of it becomes ready, judged by the facts of its two files.
+
+>>> weights = WeightFacts.of([])
+>>> config = ConfigFacts(
+...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
+...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, variants=[],
+... )
+>>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={})
+Traceback (most recent call last):
+registry.errors.Verification: adapter_config.json and the version's record disagree on rank; push again
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from registry.artifacts.admission.adapted_modules import Module, judge_module
+from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
+from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
+from registry.errors import Verification
+from sdk.formats.peft_patterns import suffixes
+from sdk.schemas.training import LoraConfig
+
+_LORA_KEY = re.compile(
+    r"base_model\.model\.(?P<module>.+)\."
+    r"lora_(?P<part>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"
+)
+#: What variants of LoRA have beside A and B.
+_VARIANT_KEY = re.compile(
+    r"base_model\.model\..+\.lora_(?:(?P<kasa_config>diag)|(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
+)
+_WHOLE_KEY = re.compile(r"base_model\.model\.(?P<parameter>.+)")
+_TOKENS = ".token_adapter.trainable_tokens_delta"
+#: As models name their embeddings and the head, which holds as many numbers.
+_EMBEDDINGS = ("embed_tokens", "embed_in", "embed_out", "lm_head", "tok_embeddings", "word_embeddings", "wte")
+#: No model has as many.
+_MOST_LAYERS, _MOST_SAVED = 10_000, 256
+#: Weights of models are about 0.01 to 1, and what a training adds to them is smaller: nothing as large as this is meant.
+_HUGE = 1e4
+#: Added to a weight of 0.01, what is smaller is lost in float32. With the smallest rates in use, 1e-6, AdamW's first step
+#: alone makes a number of B 1e-6, and one of s·B·A 1e-8.
+_FAINT = 1e-12
+_HUGE_EXPONENT, _FAINT_EXPONENT = math.log2(_HUGE), math.log2(_FAINT)
+#: float16 ends at 65,504.
+_FLOAT16_EXPONENT = 16
+#: What a warning names at most.
+_MOST_NAMED = 5
+
+
+def judge(
+    weights: WeightFacts, config: ConfigFacts, *, lora: LoraConfig, base_tensors: dict[str, list[int]]
+) -> list[str]:
+    """Check an adapter against its version's LoRA record and the base's shapes, which are {} where none are known.
+
+    A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
+    Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
+    that says something else than the record, a foreign key, a missing half, a wrong shape, and where s·B·A is zero, or too
+    small or too large to be meant.
+    """
+    _judge_config(config, lora)
+    base = BaseShapes(base_tensors, _layers(lora))
+    modules, sizes = _sort(weights, config, lora, base)
+    if not modules:
+        raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
+    ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), set(lora.target_modules), _owners(lora)
+    for name, module in sorted(modules.items()):
+        judge_module(name, module, config, base, ranks, targets, parameters)
+    warnings = _judge_effects(modules, config, lora, ranks)
+    beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
+    return [*warnings, *_warn_beyond(beyond), *_warn_unused(targets, modules), *_warn_sizes(sizes)]
+
+
+def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks) -> list[str]:
+    """Look at how much each module changes. Raises Verification where none does, or one far too much."""
+    untrained = sorted(name for name, module in modules.items() if module.untrained)
+    if len(untrained) == len(modules):
+        raise Verification(
+            "every lora_B is zero: this adapter's LoRA changes nothing. Train it, or push the trained one"
+        )
+    alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
+    effects = {}
+    for name, module in sorted(modules.items()):
+        plain = name.replace(".base_layer", "")
+        effects[name] = module.effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+    huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
+    if huge:
+        raise Verification(
+            f"s·B·A reaches beyond {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
+            "is wrong. Lower the learning rate and train again"
+        )
+    faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
+    if len(faint) == len(modules):
+        raise Verification(
+            f"no number of s·B·A reaches {_FAINT:g}: this adapter's LoRA changes nothing. Train it, or push the trained one"
+        )
+    too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
+    faint = [name for name in faint if name not in set(untrained)]
+    return [*_warn_idle(untrained), *_warn_faint(faint), *_warn_too_large(too_large)]
+
+
+def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
+    """Compare a config with a version's record, in all that decides what the adapter does."""
+    differences = {
+        "rank": config.rank != lora.rank,
+        "target modules": config.target_modules != sorted(lora.target_modules),
+        "alpha": config.alpha != lora.alpha,
+        "rank_pattern": config.rank_pattern != lora.rank_pattern,
+        "alpha_pattern": config.alpha_pattern != lora.alpha_pattern,
+        "use_rslora": config.use_rslora != lora.use_rslora,
+        "use_dora": config.use_dora != lora.use_dora,
+        "lora_bias": config.lora_bias != lora.lora_bias,
+        "bias": config.bias != lora.bias,
+        "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
+    }
+    if said := next((name for name, differs in differences.items() if differs), None):
+        raise Verification(f"adapter_config.json and the version's record disagree on {said}; push again")
+    if any(rank < 1 for rank in lora.rank_pattern.values()):
+        raise Verification("rank_pattern has a rank below 1; correct it and push again")
+    if len(lora.modules_to_save) > _MOST_SAVED:
+        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
+
+
+def _layers(lora: LoraConfig) -> list[int]:
+    """Return which of the base's layers each layer is, where they are stacked anew. Raises Verification for too many."""
+    if sum(max(0, end - start) for start, end in lora.layer_replication) > _MOST_LAYERS:
+        raise Verification(f"layer_replication stacks more than {_MOST_LAYERS} layers; correct it and push again")
+    return [layer for start, end in lora.layer_replication for layer in range(start, end)]
+
+
+def class_sizes(weights: WeightFacts, config: ConfigFacts, lora: LoraConfig) -> dict[str, int]:
+    """Return the bytes of an adapter's tensors by class: lora, embeddings, modules_to_save, other."""
+    return _sort(weights, config, lora, BaseShapes({}))[1]
+
+
+def _sort(
+    weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
+) -> tuple[dict[str, Module], dict[str, int]]:
+    """Return LoRA's tensors by module, and the bytes of each class. Raises Verification for a key of no class."""
+    modules: dict[str, Module] = {}
+    sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
+    saved = set(lora.modules_to_save)
+    biases: list[tuple[str, TensorFacts]] = []
+    for tensor in weights.tensors():
+        if match := _LORA_KEY.fullmatch(tensor.name):
+            modules.setdefault(match["module"], Module()).put(match["part"].removesuffix(".weight"), tensor)
+            kind = "lora"
+        elif (variant := _VARIANT_KEY.fullmatch(tensor.name)) and variant.lastgroup in config.variants:
+            kind = "lora"
+        else:
+            kind = _judge_whole(tensor, lora, saved, base)
+            if kind == "other":
+                biases.append((tensor.name.removeprefix("base_model.model."), tensor))
+        sizes[kind] += tensor.size_bytes
+    if lora.bias == "lora_only":
+        for name, tensor in biases:
+            # It lies beside A and B, in the layer that they adapt.
+            if name.removesuffix(".base_layer.bias").removesuffix(".bias") not in modules:
+                raise _foreign(tensor)
+    return modules, sizes
+
+
+def _foreign(tensor: TensorFacts) -> Verification:
+    return Verification(
+        f"tensor {tensor.name!r} is no LoRA weight; an adapter that loads without effect often has such names. "
+        "Save it again with PEFT's save_pretrained"
+    )
+
+
+def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], base: BaseShapes) -> str:
+    """Return the class of a tensor that stands in place of one of the base's, or beside it. Raises Verification."""
+    match = _WHOLE_KEY.fullmatch(tensor.name)
+    if match is None:
+        raise _foreign(tensor)
+    parameter = match["parameter"].replace(".base_layer.", ".")
+    if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
+        _judge_tokens(tensor, parameter.removesuffix(_TOKENS), lora, base)
+        return "embeddings"
+    module, _, kind = parameter.rpartition(".")
+    embedding = kind == "weight" and module.rpartition(".")[2] in _EMBEDDINGS
+    shapes = base.shapes(parameter)
+    if any(f".{name}." in f".{module}." for name in saved):
+        # A head that was put on for a task is none of the base's.
+        if shapes:
+            _require_shape(tensor, shapes)
+        return "embeddings" if embedding else "modules_to_save"
+    if lora.bias != "none" and kind == "bias":
+        if base.known:
+            _require_shape(tensor, shapes)
+        return "other"
+    # PEFT saves embeddings unasked where they are adapted or were resized; a tied head is a copy of them.
+    if embedding and (not base.known or shapes or list(tensor.shape) in _embeddings(module, base)):
+        if base.known:
+            _require_shape(tensor, shapes or _embeddings(module, base))
+        return "embeddings"
+    raise _foreign(tensor)
+
+
+def _embeddings(module: str, base: BaseShapes) -> list[list[int]]:
+    """Return the shapes of the base's embeddings, where a module is the head and the base has no head of its own."""
+    if module.rpartition(".")[2] != "lm_head":
+        return []
+    return [shape for name in _EMBEDDINGS for shape in base.shapes(f"{name}.weight")]
+
+
+def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
+    if list(tensor.shape) not in shapes:
+        has = "×".join(map(str, shapes[0])) if shapes else "none"
+        raise Verification(
+            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, the base's is {has}; the adapter belongs to "
+            "another base, or to one whose vocabulary was resized: register that one, then push again"
+        )
+
+
+def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: BaseShapes) -> None:
+    """Hold the rows of single tokens, (tokens, dimension), against the record and the embedding."""
+    said = lora.trainable_token_indices
+    # A tied head repeats the rows of the embedding that the record names.
+    counts = {len(said)} if isinstance(said, list) else {len(tokens) for tokens in said.values()}
+    shapes = base.shapes(f"{module}.weight")
+    if (
+        len(tensor.shape) != 2
+        or tensor.shape[0] not in counts
+        or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
+    ):
+        raise Verification(
+            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
+            "base's embedding; save the adapter again"
+        )
+
+
+def _owners(lora: LoraConfig) -> dict[str, list[str]]:
+    """Return the modules that hold `target_parameters`, with the names of these."""
+    owners: dict[str, list[str]] = {}
+    for target in lora.target_parameters:
+        module, _, parameter = target.rpartition(".")
+        owners.setdefault(module, []).append(parameter)
+    return owners
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return a few names, and how many more there are."""
+    shown = [name if len(name) <= 100 else name[:99] + "…" for name in names[:_MOST_NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
+
+
+def _warn_idle(idle: Sequence[str]) -> list[str]:
+    if not idle:
+        return []
+    return [f"lora_B is zero in {_named(idle)}: nothing was learned there; see whether these modules were trained"]
+
+
+def _warn_faint(faint: Sequence[str]) -> list[str]:
+    if not faint:
+        return []
+    return [f"no number of s·B·A reaches {_FAINT:g} in {_named(faint)}: nothing was learned there that has an effect"]
+
+
+def _warn_too_large(modules: Sequence[str]) -> list[str]:
+    if not modules:
+        return []
+    return [
+        f"s·B·A may reach beyond 65504, where float16 ends, in {_named(modules)}: use the adapter over a base in bfloat16 or "
+        "float32, and see whether its training diverged"
+    ]
+
+
+def _warn_beyond(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"there are numbers beyond 65504, where float16 ends, in {_named(names)}: use the adapter over a base in bfloat16 or "
+        "float32, and see whether its training diverged"
+    ]
+
+
+def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
+    used = {end for module in modules for end in suffixes(module.replace(".base_layer", "")) if end in targets}
+    unused = sorted(set(targets) - used)
+    if not unused:
+        return []
+    return [f"there are no weights for the target modules {_named(unused)}; see whether all of the adapter was saved"]
+
+
+def _warn_sizes(sizes: dict[str, int]) -> list[str]:
+    total, whole = sum(sizes.values()), sizes["embeddings"] + sizes["modules_to_save"]
+    if whole * 2 <= total:
+        return []
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
+    return [
+        f"embeddings and saved modules are {_size(whole)} of {_size(total)} ({parts}); where they were not trained, "
+        "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
+    ]
+
+
+def _size(size_bytes: int) -> str:
+    amount, unit = next((size_bytes / n, u) for n, u in ((10**6, "MB"), (10**3, "kB"), (1, "B")) if size_bytes >= n)
+    return f"{amount:.1f} {unit}" if unit != "B" else f"{size_bytes} B"

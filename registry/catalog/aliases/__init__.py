@@ -1,0 +1,1 @@
+"""Aliases: movable names of versions, moved by compare-and-set."""

@@ -1,0 +1,300 @@
+"""Aliases: compare-and-set moves, their history, rollback, and protection."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry.access.audit.service import record
+from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
+from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
+from registry.catalog.versions.lifecycle import PULLABLE
+from registry.catalog.versions.present import refresh_document
+from registry.db.database import Database, insert_if_new, utc_now
+from registry.db.paging import Paged, page_of
+from registry.errors import Conflict, Forbidden, InvalidName, NotFound
+from registry.principal import EVERYWHERE, Principal
+from sdk.formats.refs import BadNameError, Ref, parse_alias, parse_scope
+from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView, ProtectionView
+
+
+class Aliases:
+    """The service over the tables of aliases. Every change holds the lock of the adapter's row."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def history(
+        self, *, adapter: str, alias: str | None, cursor: str | None, limit: int, who: Principal
+    ) -> Paged[AliasMoveView]:
+        """The moves of an adapter's aliases, or of one of them, the newest first."""
+        with self._db.read() as session:
+            row = find_adapter(session, adapter, who)
+            query = select(AliasMoveRow).where(AliasMoveRow.adapter_pk == row.pk)
+            if alias is not None:
+                query = query.where(AliasMoveRow.alias == alias)
+            return page_of(
+                session,
+                query,
+                AliasMoveRow.pk,
+                cursor=cursor,
+                limit=limit,
+                views=lambda moves: [_move_view(row, move) for move in moves],
+                newest_first=True,
+            )
+
+    def move(self, *, move: AliasMove, who: Principal) -> AliasView:
+        """Point an alias at a version, if it names `expect` now (0: nothing).
+
+        Raises NotFound, Forbidden where it is protected and the caller is no promoter, Conflict.
+        """
+        with self._db.write() as session:
+            adapter = find_adapter(session, move.adapter, who, action="write", lock=True)
+            _require_mover(session, adapter, move.alias, who)
+            version = find_version(session, Ref(move.adapter, f"v{move.number}"), who)
+            return _point(session, adapter, move.alias, version, move.expect, "set", move.reason, who)
+
+    def rollback(self, *, rollback: AliasRollback, who: Principal) -> AliasView:
+        """Point an alias at the version that it named before its last move; again goes one further back.
+
+        Raises NotFound for an alias that never was, Conflict where there is no version before, or that is gone.
+        """
+        with self._db.write() as session:
+            adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)
+            _require_mover(session, adapter, rollback.alias, who)
+            before = _before(session, adapter, rollback.alias)
+            query = select(Version).where(Version.adapter_pk == adapter.pk, Version.number == before)
+            version = session.scalars(query).one()
+            if version.state not in PULLABLE:
+                raise Conflict(
+                    f"{adapter.name}@{rollback.alias} named {exact_ref(version)} before, which is {version.state}; "
+                    f"choose another with: adapterctl alias set {adapter.name} {rollback.alias} vN"
+                )
+            return _point(session, adapter, rollback.alias, version, rollback.expect, "rollback", rollback.reason, who)
+
+    def remove(self, *, removal: AliasRemoval, who: Principal) -> None:
+        """Take an alias away; its history stays. Raises NotFound, Forbidden, Conflict."""
+        with self._db.write() as session:
+            adapter = find_adapter(session, removal.adapter, who, action="write", lock=True)
+            _require_mover(session, adapter, removal.alias, who)
+            alias = session.get(Alias, (adapter.pk, removal.alias))
+            if alias is None:
+                raise NotFound(
+                    f"there is no alias {adapter.name}@{removal.alias}; see: adapterctl alias list {adapter.name}",
+                    param="alias",
+                )
+            version = session.get_one(Version, alias.version_pk)
+            _compare(adapter, removal.alias, removal.expect, version)
+            session.delete(alias)
+            _remember(session, adapter, removal.alias, "remove", version.number, None, removal.reason, who)
+            refresh_document(session, version)
+
+    def protect(self, *, scope: str, alias: str, who: Principal) -> ProtectionView:
+        """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); again is harmless."""
+        with self._db.write() as session:
+            namespace = _checked_scope(scope, alias, who)
+            new = insert_if_new(session, AliasProtection, scope=scope, alias=alias, created_by=who.name)
+            if new:
+                record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
+            return _protection_view(session.get_one(AliasProtection, (scope, alias)))
+
+    def unprotect(self, *, scope: str, alias: str, who: Principal) -> None:
+        """Let every writer move an alias again. Raises NotFound."""
+        with self._db.write() as session:
+            namespace = _checked_scope(scope, alias, who)
+            gone = session.execute(
+                delete(AliasProtection)
+                .where(AliasProtection.scope == scope, AliasProtection.alias == alias)
+                .returning(AliasProtection.alias)
+            ).first()
+            if gone is None:
+                raise NotFound(f"{scope}@{alias} is not protected; see: adapterctl alias protected", param="alias")
+            record(session, who, "alias.unprotect", namespace, f"{scope}@{alias}")
+
+    def protections(self, *, who: Principal) -> list[ProtectionView]:
+        """What is protected, of what the caller may see."""
+        with self._db.read() as session:
+            query = select(AliasProtection).order_by(AliasProtection.scope, AliasProtection.alias)
+            return [
+                _protection_view(row) for row in session.scalars(query) if who.may("read", _space_of_scope(row.scope))
+            ]
+
+    def list(self, *, adapter: str, who: Principal) -> list[AliasView]:
+        """The aliases of an adapter, by name. Raises InvalidName, NotFound."""
+        with self._db.read() as session:
+            row = find_adapter(session, adapter, who)
+            protected = _protected(session, row)
+            query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk)
+            found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
+            return [_view(row, alias, version, protected) for alias, version in found]
+
+
+def aliases_of(session: Session, version: Version) -> list[str]:
+    """The aliases that name a version now."""
+    return list(session.scalars(select(Alias.name).where(Alias.version_pk == version.pk).order_by(Alias.name)))
+
+
+def _point(
+    session: Session,
+    adapter: Adapter,
+    name: str,
+    version: Version,
+    expect: int | None,
+    kind: str,
+    reason: str,
+    who: Principal,
+) -> AliasView:
+    alias = session.get(Alias, (adapter.pk, name), populate_existing=True)
+    present = None if alias is None else session.get_one(Version, alias.version_pk)
+    _compare(adapter, name, expect, present)
+    if alias is None:
+        alias = Alias(adapter_pk=adapter.pk, name=name, version_pk=version.pk, moved_by=who.name, moved_at=utc_now())
+        session.add(alias)
+    else:
+        alias.version_pk, alias.moved_by, alias.moved_at = version.pk, who.name, utc_now()
+    from_number = None if present is None else present.number
+    _remember(session, adapter, name, kind, from_number, version.number, reason, who)
+    for touched in {version.pk: version, **({} if present is None else {present.pk: present})}.values():
+        refresh_document(session, touched)
+    return _view(adapter, alias, version, _protected(session, adapter))
+
+
+def _before(session: Session, adapter: Adapter, alias: str) -> int:
+    """The number that an alias named before its last move, undone moves not counted. Raises NotFound, Conflict."""
+    moves = session.scalars(
+        select(AliasMoveRow)
+        .where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias)
+        .order_by(AliasMoveRow.pk)
+    ).all()
+    if not moves:
+        raise NotFound(
+            f"there is no alias {adapter.name}@{alias}; see: adapterctl alias list {adapter.name}", param="alias"
+        )
+    stack: list[int | None] = []
+    for move in moves:
+        if move.kind == "rollback":
+            _take_last(stack)
+        elif not stack or stack[-1] != move.to_number:
+            stack.append(move.to_number)
+    _take_last(stack)
+    if not stack or stack[-1] is None:
+        raise Conflict(
+            f"{adapter.name}@{alias} named no version before; choose one with: adapterctl alias set {adapter.name} {alias} vN"
+        )
+    return stack[-1]
+
+
+def _take_last(stack: list[int | None]) -> None:
+    """Go back to the version before the last move; that the alias named nothing in between is passed over."""
+    stack.pop()
+    while stack and stack[-1] is None:
+        stack.pop()
+
+
+def _remember(
+    session: Session,
+    adapter: Adapter,
+    alias: str,
+    kind: str,
+    from_number: int | None,
+    to_number: int | None,
+    reason: str,
+    who: Principal,
+) -> None:
+    session.add(
+        AliasMoveRow(
+            adapter_pk=adapter.pk,
+            alias=alias,
+            kind=kind,
+            from_number=from_number,
+            to_number=to_number,
+            reason=reason,
+            moved_by=who.name,
+        )
+    )
+    record(
+        session,
+        who,
+        f"alias.{kind}",
+        adapter.namespace,
+        f"{adapter.name}@{alias}",
+        before={"number": from_number},
+        after={"number": to_number, "reason": reason},
+    )
+
+
+def _compare(adapter: Adapter, alias: str, expect: int | None, present: Version | None) -> None:
+    if expect is None:
+        return
+    number = 0 if present is None or present.number is None else present.number
+    if number != expect:
+        now = "nothing" if number == 0 else f"v{number}"
+        raise Conflict(
+            f"{adapter.name}@{alias} names {now}, not v{expect}; look at it with: adapterctl alias list {adapter.name}",
+            param="expect",
+        )
+
+
+def _scopes(adapter: Adapter) -> list[str]:
+    return ["*", adapter.name, *([] if adapter.namespace == "-" else [f"{adapter.namespace}/*"])]
+
+
+def _protected(session: Session, adapter: Adapter) -> set[str]:
+    query = select(AliasProtection.alias).where(AliasProtection.scope.in_(_scopes(adapter)))
+    return set(session.scalars(query))
+
+
+def _require_mover(session: Session, adapter: Adapter, alias: str, who: Principal) -> None:
+    if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
+        raise Forbidden(
+            f"{adapter.name}@{alias} is protected, so only a promoter moves it; ask one, or use another alias",
+            param="alias",
+        )
+
+
+def _checked_scope(scope: str, alias: str, who: Principal) -> str:
+    """Check scope, alias and rights; return the namespace for the audit trail."""
+    try:
+        parse_scope(scope)
+        parse_alias(alias)
+    except BadNameError as error:
+        raise InvalidName(str(error), param="scope") from None
+    namespace = _space_of_scope(scope)
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    else:
+        who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
+    return namespace
+
+
+def _space_of_scope(scope: str) -> str:
+    return EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
+
+
+def _view(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:
+    return AliasView(
+        adapter=adapter.name,
+        alias=alias.name,
+        ref=exact_ref(version),
+        number=version.number or 0,
+        protected=alias.name in protected,
+        moved_at=alias.moved_at,
+        moved_by=alias.moved_by,
+    )
+
+
+def _move_view(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
+    return AliasMoveView(
+        adapter=adapter.name,
+        alias=move.alias,
+        kind=move.kind,
+        from_number=move.from_number,
+        to_number=move.to_number,
+        reason=move.reason,
+        moved_by=move.moved_by,
+        moved_at=move.moved_at,
+    )
+
+
+def _protection_view(row: AliasProtection) -> ProtectionView:
+    return ProtectionView(scope=row.scope, alias=row.alias, created_by=row.created_by, created_at=row.created_at)

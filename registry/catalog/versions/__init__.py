@@ -1,0 +1,1 @@
+"""Versions: found by a ref, shown, and moved from state to state."""

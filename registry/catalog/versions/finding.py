@@ -1,0 +1,94 @@
+"""From a name or a ref to a row, for somebody who may see it."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import Adapter, Alias, Version
+from registry.catalog.versions.lifecycle import VersionState
+from registry.errors import Invalid, InvalidName, InvalidRef, NotFound
+from registry.principal import Principal
+from sdk.formats.refs import BadNameError, BadRefError, Ref, namespace_of, parse_name
+
+
+def parse_ref(text: str) -> Ref:
+    """Parse a ref that came from outside. Raises InvalidName or InvalidRef."""
+    try:
+        return Ref.parse(text)
+    except BadRefError as error:
+        raise InvalidRef(str(error), param="ref") from None
+    except BadNameError as error:
+        raise InvalidName(str(error), param="ref") from None
+
+
+def space_of(name: str) -> str:
+    """The namespace that grants and records know an adapter's name by: "-" where it has none."""
+    return namespace_of(name) or "-"
+
+
+def find_adapter(session: Session, name: str, who: Principal, *, action: str = "read", lock: bool = False) -> Adapter:
+    """Return the adapter `name`; with `lock`, nobody else changes anything of it until the transaction ends.
+
+    Raises InvalidName; NotFound where there is none, where it never had a version, or where the caller may not see it;
+    Forbidden where the caller may see it and `action` is not allowed.
+    """
+    try:
+        parse_name(name)
+    except BadNameError as error:
+        raise InvalidName(str(error), param="adapter") from None
+    missing = f"there is no adapter {name!r}; see what there is with: adapterctl list"
+    who.require(action, space_of(name), missing=missing, param="adapter")
+    query = select(Adapter).where(Adapter.name == name)
+    # The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+    adapter = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
+    if adapter is None or adapter.last_number == 0:
+        raise NotFound(missing, param="adapter")
+    return adapter
+
+
+def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "read", lock: bool = False) -> Version:
+    """Return the version that a ref names now; with `lock` its adapter is locked first.
+
+    Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
+    """
+    missing = f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
+    who.require(action, space_of(ref.adapter), missing=missing, param="ref")
+    adapter = select(Adapter).where(Adapter.name == ref.adapter)
+    row = session.scalars(adapter.with_for_update(key_share=True) if lock else adapter).first()
+    if row is None:
+        raise NotFound(f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter")
+    query = select(Version).where(Version.adapter_pk == row.pk)
+    if ref.selector == "latest":
+        # Compared with nothing, a number would fit the versions that have none.
+        query = query.where(Version.number == (row.latest_number or 0))
+    elif ref.number is not None:
+        query = query.where(Version.number == ref.number)
+    elif ref.digest_prefix is not None:
+        states = [VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED]
+        query = query.where(
+            Version.digest.startswith(ref.digest_prefix, autoescape=True), Version.state.in_(states)
+        ).limit(2)
+    else:
+        query = query.join(Alias, Alias.version_pk == Version.pk).where(
+            Alias.name == ref.alias, Alias.adapter_pk == row.pk
+        )
+    found = session.scalars(query).all()
+    if len(found) > 1:
+        raise Invalid(f"{ref} fits more than one version; write more digits", param="ref")
+    if not found:
+        raise NotFound(missing, param="ref")
+    version = found[0]
+    if version.state == VersionState.DELETED:
+        raise NotFound(
+            f"{exact_ref(version)} was deleted; see what there is with: adapterctl versions {ref.adapter}", param="ref"
+        )
+    if version.state == VersionState.QUARANTINED and ref.digest_prefix is None:
+        raise NotFound(missing, param="ref")
+    return version
+
+
+def exact_ref(version: Version, adapter: str | None = None) -> str:
+    """The ref that will always mean this version; one that was just made is told the name of its adapter."""
+    selector = f"v{version.number}" if version.number is not None else f"sha256:{version.digest}"
+    return f"{version.adapter.name if adapter is None else adapter}@{selector}"

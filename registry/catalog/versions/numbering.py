@@ -1,0 +1,70 @@
+"""An adapter's counters: the number last given, what `latest` names, how much there is.
+
+They are changed only together with a version's state, in one transaction that holds the lock of the adapter's row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import Adapter, Version
+from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import connection_of, put, utc_now
+from registry.usage.charging import charge
+
+
+class Counters(NamedTuple):
+    """The counters of an adapter whose lock is held."""
+
+    adapter_pk: int
+    namespace: str
+    last_number: int
+    ready_versions: int
+    size_bytes: int
+
+
+_COUNTERS = (Adapter.pk, Adapter.namespace, Adapter.last_number, Adapter.ready_versions, Adapter.size_bytes)
+#: The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+_LOCKED = select(*_COUNTERS).where(Adapter.name == bindparam("name")).with_for_update(key_share=True)
+#: By itself, since a unit of work would first look for what else there is to write.
+_COUNT = update(Adapter).where(Adapter.pk == bindparam("adapter"))
+
+
+def lock_counters(session: Session, name: str) -> Counters | None:
+    """Return the counters of the adapter `name`; nobody else changes anything of it until the transaction ends."""
+    row = connection_of(session).execute(_LOCKED, {"name": name}).first()
+    return None if row is None else Counters(*row)
+
+
+def give_number(session: Session, version: Version, counters: Counters, size_bytes: int) -> int:
+    """Give a version that becomes ready its number, the next one for ever, and write it.
+
+    A name that had none until now is charged for. The version's bytes are not: one in quarantine has paid for them.
+    """
+    if counters.last_number == 0:
+        charge(session, counters.namespace, adapters=1)
+    version.number, version.moved_at = counters.last_number + 1, utc_now()
+    counted = {
+        "last_number": version.number,
+        "latest_number": version.number,
+        "ready_versions": counters.ready_versions + 1,
+        "size_bytes": counters.size_bytes + size_bytes,
+        "updated_at": version.moved_at,
+    }
+    connection_of(session).execute(_COUNT, {"adapter": counters.adapter_pk, **counted})
+    put(session, version)
+    return version.number
+
+
+def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
+    """Bring the counters up to date after a version left or came back. The caller holds the adapter's lock."""
+    session.flush()
+    ready = (Version.adapter_pk == adapter.pk, Version.state == VersionState.READY)
+    adapter.latest_number = session.scalar(select(func.max(Version.number)).where(*ready))
+    adapter.ready_versions = session.scalar(select(func.count()).select_from(Version).where(*ready)) or 0
+    adapter.size_bytes -= freed_bytes
+    adapter.updated_at = utc_now()
+    session.flush()

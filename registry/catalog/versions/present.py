@@ -1,0 +1,196 @@
+"""From a version's row to what travels, and the stored text of that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import read_manifests
+from registry.catalog.bases.finding import base_of
+from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
+from registry.catalog.versions.finding import exact_ref, space_of
+from registry.db.database import append, upsert
+from registry.db.stored_json import salvage, table
+from registry.errors import Unreadable
+from registry.principal import SYSTEM, Principal
+from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
+from sdk.schemas.manifest import ManifestFile
+from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
+
+M = TypeVar("M", bound=BaseModel)
+
+_log = logging.getLogger(__name__)
+
+
+class Surroundings(NamedTuple):
+    """What is said of a version beside its own row."""
+
+    adapter: str
+    base: BaseBrief
+    origin: Origin | None
+    aliases: list[str]
+    notes: list[NoteView]
+    parents: list[Parent]
+    #: None where this release can't read the manifest.
+    files: list[ManifestFile] | None
+
+
+def view_versions(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
+    """Return versions as they travel, with what belongs to each read in five queries, not five a version.
+
+    Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
+    it takes to show them.
+    """
+    views = []
+    for view in _views(session, versions, who):
+        if isinstance(view, Unreadable):
+            _log.warning("a version is left out of a list: %s", view)
+        else:
+            views.append(view)
+    return views
+
+
+def _views(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
+    pks = [version.pk for version in versions]
+    origins: dict[int, Origin] = {}
+    for origin in session.scalars(select(Origin).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())):
+        origins[origin.version_pk] = origin
+    aliases: dict[int, list[str]] = {}
+    for alias in session.scalars(select(Alias).where(Alias.version_pk.in_(pks)).order_by(Alias.name)):
+        aliases.setdefault(alias.version_pk, []).append(alias.name)
+    notes: dict[int, list[NoteView]] = {}
+    for note in session.scalars(select(VersionNote).where(VersionNote.version_pk.in_(pks)).order_by(VersionNote.pk)):
+        notes.setdefault(note.version_pk, []).append(
+            NoteView(text=note.text, written_by=note.written_by, written_at=note.written_at)
+        )
+    parents = parents_of(session, pks, who)
+    manifests = read_manifests(session, {version.digest for version in versions})
+    return [
+        _attempted(
+            version,
+            Surroundings(
+                adapter=version.adapter.name,
+                base=base_of(version),
+                origin=origins.get(version.pk),
+                aliases=aliases.get(version.pk, []),
+                notes=notes.get(version.pk, []),
+                parents=parents.get(version.pk, []),
+                files=manifests[version.digest].files if version.digest in manifests else None,
+            ),
+        )
+        for version in versions
+    ]
+
+
+def parents_of(session: Session, pks: Collection[int], who: Principal) -> dict[int, list[Parent]]:
+    """What versions were made from, by their keys, as far as the caller may read it."""
+    found: dict[int, list[Parent]] = {}
+    edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
+    for edge, parent in session.execute(
+        edges.where(VersionParent.version_pk.in_(pks)).order_by(VersionParent.parent_pk)
+    ):
+        if who.may("read", parent.adapter.namespace):
+            found.setdefault(edge.version_pk, []).append(
+                Parent.model_validate({"ref": exact_ref(parent), "relation": edge.relation, "weight": edge.weight})
+            )
+    return found
+
+
+def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadable:
+    try:
+        return _view(version, around)
+    except Unreadable as error:
+        return error
+
+
+def _view(version: Version, around: Surroundings) -> VersionView:
+    """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
+
+    Raises Unreadable where nothing is left that could be shown.
+    """
+    made, left_out = around.origin, []
+
+    def of(name: str, kind: type[M], value: Any) -> M | None:
+        if value is None:
+            return None
+        found, faults = salvage(kind, value)
+        left_out.extend([name] if found is None else [f"{name}.{path}" for path in faults])
+        return found
+
+    lora = of("lora", LoraConfig, version.lora)
+    recipe = of("quantization", QuantizationRecipe, version.quantization)
+    dataset = None if made is None else of("dataset", DatasetUse, made.dataset)
+    said = {
+        "ref": exact_ref(version, around.adapter),
+        "adapter": around.adapter,
+        "number": version.number,
+        "digest": version.digest,
+        "state": version.state,
+        "kind": version.kind,
+        "aliases": around.aliases,
+        "tags": table(version.tags),
+        "description": version.description,
+        "notes": around.notes,
+        "created_by": version.created_by,
+        "created_at": version.created_at,
+        "base": around.base,
+        "lora": lora,
+        "method": version.method,
+        "quantization": recipe,
+        "dataset": dataset,
+        "training": None if made is None else made.training,
+        "metrics": {} if made is None else table(made.metrics),
+        "parents": around.parents,
+        "job": None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
+        "libraries": {} if made is None else table(made.libraries),
+        "reported": None if made is None else made.reported,
+        "unknown": version.unknown,
+        "warnings": version.warnings or [],
+        "refusal": version.refusal,
+        "files": around.files,
+    }
+    view, faults = salvage(VersionView, said)
+    left_out += faults
+    if view is None:
+        raise Unreadable(
+            f"{said['ref']} is of a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
+        )
+    if left_out:
+        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade it to see that"
+        return view.model_copy(update={"warnings": [*view.warnings, warning]})
+    return view
+
+
+def view_version(session: Session, version: Version, who: Principal) -> VersionView:
+    """Return one version as it travels. Raises Unreadable."""
+    (view,) = _views(session, [version], who)
+    if isinstance(view, Unreadable):
+        raise view
+    return view
+
+
+def refresh_document(
+    session: Session, version: Version, who: Principal = SYSTEM, *, known: Surroundings | None = None
+) -> VersionView:
+    """Write down what `resolve` answers for a version, and return it as the caller may see it.
+
+    Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
+    """
+    if known is None:
+        session.flush()
+    view = view_version(session, version, SYSTEM) if known is None else _view(version, known)
+    namespace = space_of(view.adapter)
+    spaces = [space_of(parent.ref.partition("@")[0]) for parent in view.parents]
+    foreign = any(space != namespace for space in spaces)
+    key, written = {"version_pk": version.pk}, {"body": view.model_dump_json(), "foreign": foreign}
+    if known is None:
+        upsert(session, VersionDocument, key, written)
+    else:
+        append(session, VersionDocument, {**key, **written})
+    seen = [parent for parent, space in zip(view.parents, spaces, strict=True) if who.may("read", space)]
+    return view.model_copy(update={"parents": seen})

@@ -1,0 +1,102 @@
+"""Reading the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import Adapter, Version, VersionDocument
+from registry.catalog.versions.finding import find_adapter, find_version, parse_ref
+from registry.catalog.versions.lifecycle import PULLABLE, VersionState
+from registry.catalog.versions.present import view_version, view_versions
+from registry.db.database import Database
+from registry.db.paging import Paged, page_of
+from registry.errors import InvalidName
+from registry.principal import Principal
+from sdk.formats.refs import BadNameError, parse_namespace
+from sdk.schemas.catalog import AdapterView, VersionView
+from sdk.schemas.wire import read_json
+
+
+class Catalog:
+    """The service over adapters and versions."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def resolve(self, ref: str, *, who: Principal) -> VersionView:
+        """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
+        parsed = parse_ref(ref)
+        with self._db.read() as session:
+            version = find_version(session, parsed, who)
+            document = session.get(VersionDocument, version.pk)
+            if document is None or (document.foreign and who.namespaces() is not None):
+                return view_version(session, version, who)
+            try:
+                return read_json(VersionView, document.body, open_ended=True)
+            except ValidationError:
+                # It was written by another release; what it is made of may be readable still.
+                return view_version(session, version, who)
+
+    def versions(
+        self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal
+    ) -> Paged[VersionView]:
+        """The ready versions of an adapter, with `archived` those too, the newest first. Raises InvalidName, NotFound."""
+        states = PULLABLE if archived else (VersionState.READY,)
+        with self._db.read() as session:
+            row = find_adapter(session, adapter, who)
+            query = select(Version).where(Version.adapter_pk == row.pk, Version.state.in_(states))
+
+            def views(versions: Sequence[Version]) -> list[VersionView]:
+                return view_versions(session, versions, who)
+
+            return page_of(session, query, Version.number, cursor=cursor, limit=limit, views=views, newest_first=True)
+
+    def adapters(
+        self, *, namespace: str | None, prefix: str, cursor: str | None, limit: int, who: Principal
+    ) -> Paged[AdapterView]:
+        """Adapters with a ready version that the caller may see, by name; of one namespace ("-": of none) or of all."""
+        query = select(Adapter).where(Adapter.latest_number.is_not(None), who.within(Adapter.namespace))
+        if namespace is not None:
+            query = query.where(Adapter.namespace == _checked(namespace))
+        if prefix:
+            query = query.where(Adapter.name.startswith(prefix, autoescape=True))
+        with self._db.read() as session:
+            return page_of(
+                session,
+                query,
+                Adapter.name,
+                cursor=cursor,
+                limit=limit,
+                views=lambda adapters: _adapter_views(session, adapters),
+            )
+
+
+def _checked(namespace: str) -> str:
+    if namespace == "-":
+        return namespace
+    try:
+        return parse_namespace(namespace)
+    except BadNameError as error:
+        raise InvalidName(f"{error}; or '-' for names without one", param="namespace") from None
+
+
+def _adapter_views(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
+    query = select(Version.adapter_pk, Version.base_id).where(
+        tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters])
+    )
+    bases = {row.adapter_pk: row.base_id for row in session.execute(query)}
+    return [
+        AdapterView(
+            adapter=adapter.name,
+            latest=None if adapter.latest_number is None else f"{adapter.name}@v{adapter.latest_number}",
+            versions=adapter.ready_versions,
+            base=bases.get(adapter.pk),
+            size_bytes=adapter.size_bytes,
+            updated_at=adapter.updated_at,
+        )
+        for adapter in adapters
+    ]

@@ -1,0 +1,198 @@
+"""What becomes of a version after its birth: archive, restore, delete, release; and what is written to it later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from registry.access.audit.service import record
+from registry.artifacts.models import ManifestAccess, ManifestRow
+from registry.catalog.aliases.service import aliases_of
+from registry.catalog.models import Adapter, Version, VersionNote, VersionTag
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
+from registry.catalog.versions.numbering import give_number, lock_counters, recount
+from registry.catalog.versions.present import refresh_document, view_version
+from registry.db.database import Database, upsert, utc_now
+from registry.errors import Conflict, Invalid
+from registry.principal import Principal
+from registry.usage.charging import charge
+from sdk.schemas.catalog import Annotation, VersionMove, VersionView
+
+_MAX_TAGS = 64
+#: What each move is called in sentences and in the audit trail, and who may do it.
+_VERBS = {
+    VersionState.ARCHIVED: ("archive", "write"),
+    VersionState.READY: ("restore", "write"),
+    VersionState.DELETED: ("delete", "admin"),
+}
+
+
+class Moves:
+    """The service that changes versions. Every change holds the lock of the adapter's row."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def archive(self, *, move: VersionMove, who: Principal) -> VersionView:
+        """Hide a version from lists and `latest`; its number and digest still find it.
+
+        Archived already is fine. Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
+        """
+        return self._move(move, VersionState.ARCHIVED, who)
+
+    def restore(self, *, move: VersionMove, who: Principal) -> VersionView:
+        """Bring an archived version back. Raises NotFound, Forbidden, Conflict."""
+        return self._move(move, VersionState.READY, who)
+
+    def delete(self, *, move: VersionMove, who: Principal) -> VersionView:
+        """Take a version away for good: its number stays taken, its files go with the next collection.
+
+        Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
+        """
+        return self._move(move, VersionState.DELETED, who)
+
+    def release(self, *, move: VersionMove, who: Principal) -> VersionView:
+        """Let a quarantined version be one, with the next number.
+
+        Raises NotFound, Forbidden, Conflict, and QuotaExceeded for a name too many.
+        """
+        with self._db.write() as session:
+            version = find_version(session, parse_ref(move.ref), who, action="admin", lock=True)
+            before = exact_ref(version)
+            if not _leave(session, version, (VersionState.QUARANTINED,), VersionState.READY):
+                raise Conflict(f"{before} is {version.state} and not quarantined; there is nothing to release")
+            size = session.scalar(select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)) or 0
+            counters = lock_counters(session, version.adapter.name)
+            assert counters is not None
+            give_number(session, version, counters, size)
+            view = refresh_document(session, version, who)
+            record(
+                session,
+                who,
+                "version.release",
+                version.adapter.namespace,
+                exact_ref(version),
+                before={"ref": before},
+                after={"reason": move.reason},
+            )
+            return view
+
+    def _move(self, move: VersionMove, target: VersionState, who: Principal) -> VersionView:
+        verb, action = _VERBS[target]
+        with self._db.write() as session:
+            version = find_version(session, parse_ref(move.ref), who, action=action, lock=True)
+            return move_version(session, version, target, verb, move.reason, who)
+
+    def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
+        """Write a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
+        with self._db.write() as session:
+            version = find_version(session, parse_ref(annotation.ref), who, action="write", lock=True)
+            before: dict[str, Any] = {"description": version.description, "tags": dict(version.tags)}
+            if annotation.description is not None:
+                version.description = annotation.description
+            tags = {key: value for key, value in version.tags.items() if key not in annotation.untag}
+            tags |= annotation.tags
+            if len(tags) > _MAX_TAGS:
+                raise Invalid(f"a version has at most {_MAX_TAGS} tags; take some away with --untag", param="tags")
+            if tags != version.tags:
+                _retag(session, version, tags)
+            if annotation.note is not None:
+                session.add(VersionNote(version_pk=version.pk, text=annotation.note, written_by=who.name))
+            after = {"description": version.description, "tags": tags, "note": annotation.note}
+            record(
+                session,
+                who,
+                "version.annotate",
+                version.adapter.namespace,
+                exact_ref(version),
+                before=before,
+                after=after,
+            )
+            return refresh_document(session, version, who)
+
+
+def move_version(
+    session: Session, version: Version, target: VersionState, verb: str, reason: str, who: Principal
+) -> VersionView:
+    """Move a version whose adapter the caller has locked, with all that hangs on it. Raises Conflict."""
+    ref, before = exact_ref(version), version.state
+    if before == target:
+        return view_version(session, version, who)
+    if target in (VersionState.ARCHIVED, VersionState.DELETED):
+        _require_no_alias(session, version, verb)
+    # Out of quarantine leads only a release, which gives a number.
+    sources = [state for state in sources_of(target) if target != VersionState.READY or state == VersionState.ARCHIVED]
+    if not _leave(session, version, sources, target):
+        raise Conflict(f"{ref} is {before}, so it can't be {verb}d; see: adapterctl show {ref}")
+    freed = 0
+    if target == VersionState.DELETED:
+        size = select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)
+        size_bytes = session.scalar(size) or 0
+        charge(session, version.adapter.namespace, versions=-size_bytes)
+        # In quarantine it was none of its adapter's versions.
+        freed = 0 if version.number is None else size_bytes
+        _close_files(session, version)
+    adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
+    recount(session, adapter, freed_bytes=freed)
+    record(
+        session,
+        who,
+        f"version.{verb}",
+        version.adapter.namespace,
+        ref,
+        before={"state": before},
+        after={"state": str(target), "reason": reason},
+    )
+    return refresh_document(session, version, who)
+
+
+def _leave(
+    session: Session, version: Version, sources: tuple[VersionState, ...] | list[VersionState], target: VersionState
+) -> bool:
+    """Move a version by one conditional UPDATE; say whether this call did."""
+    won = session.execute(
+        update(Version)
+        .where(Version.pk == version.pk, Version.state.in_(sources))
+        .values(state=target, moved_at=utc_now())
+        .returning(Version.pk)
+    ).first()
+    session.refresh(version)
+    return won is not None
+
+
+def _require_no_alias(session: Session, version: Version, verb: str) -> None:
+    aliases = aliases_of(session, version)
+    if aliases:
+        names = ", ".join(aliases)
+        adapter = version.adapter.name
+        raise Conflict(
+            f"{exact_ref(version)} is named by the alias{'es' if len(aliases) > 1 else ''} {names}; {verb} it after: "
+            f"adapterctl alias set {adapter} {aliases[0]} vN, or: adapterctl alias rm {adapter} {aliases[0]}",
+            param="ref",
+        )
+
+
+def _close_files(session: Session, version: Version) -> None:
+    """Take a deleted version's files from the readers of its namespace, unless another version there has the same."""
+    namespace = version.adapter.namespace
+    others = (
+        select(Version.pk)
+        .join(Adapter, Adapter.pk == Version.adapter_pk)
+        .where(Adapter.namespace == namespace, Version.digest == version.digest, Version.state.in_(LIVE))
+    )
+    if session.scalars(others.limit(1)).first() is None:
+        session.execute(
+            delete(ManifestAccess).where(
+                ManifestAccess.manifest_digest == version.digest, ManifestAccess.namespace == namespace
+            )
+        )
+
+
+def _retag(session: Session, version: Version, tags: dict[str, str]) -> None:
+    version.tags = tags
+    session.execute(delete(VersionTag).where(VersionTag.version_pk == version.pk))
+    for key, value in tags.items():
+        upsert(session, VersionTag, {"version_pk": version.pk, "key": key}, {"value": value})

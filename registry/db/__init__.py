@@ -1,0 +1,1 @@
+"""The database: engine, transactions, the clock, and the schema's version."""

@@ -1,0 +1,162 @@
+"""SQLAlchemy's engine for each kind of database, and how its connections are set up.
+
+>>> make_engine("postgresql://registry@db/registry", Patience()).dialect.driver
+'psycopg'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
+
+from registry.deadlines import NoAnswer, Patience
+from registry.errors import Invalid
+
+#: How long one waits for a connection of this process, unless settings say otherwise, in seconds.
+_POOL_S, _SQLITE_POOL_S = 3.0, 30.0
+#: Connections that stay open while nobody uses them.
+_KEPT = 5
+#: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
+_SQLITE_LOCK_S = 60.0
+#: What may be half of a character, written as an escape.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(raw: str | bytes) -> Any:
+    """Return what a column of JSON holds.
+
+    Releases before took in halves of characters, which no answer could carry; each is read as U+FFFD, which stands for what
+    could not be read.
+
+    >>> ascii(read_json('["\\\\ud83d, \\\\ud83d\\\\ude00"]'))
+    "['\\\\ufffd, \\\\U0001f600']"
+    """
+    value = json.loads(raw)
+    text = raw if isinstance(raw, str) else raw.decode()
+    return _whole(value) if _HALF.search(text) else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(below) for key, below in value.items()}
+    return [_whole(below) for below in value] if isinstance(value, list) else value
+
+
+def make_engine(url: str, patience: Patience) -> Engine:
+    """Return an engine for a database of ours; nothing is connected. Raises Invalid for a URL of another kind."""
+    parsed = _parsed(url)
+    return _sqlite(parsed, patience) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, patience)
+
+
+def _postgresql(url: URL, patience: Patience) -> Engine:
+    import psycopg
+
+    from registry.db.postgres import PatientConnection
+
+    def connect() -> PatientConnection:
+        _, arguments = engine.dialect.create_connect_args(url)
+        return PatientConnection.open(patience, arguments)
+
+    # What a statement was given, such as digests of tokens, is nothing for logs and messages.
+    engine: Engine = create_engine(
+        url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(patience, _POOL_S)
+    )
+
+    # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
+    @event.listens_for(engine, "checkout")
+    def _ping(connection: PatientConnection, record: Any, _proxy: Any) -> None:
+        if record.fresh:
+            return
+        try:
+            connection.ping(patience.connect_s)
+        except NoAnswer:
+            raise
+        except psycopg.Error as error:
+            # The server was restarted: no other connection of the pool is of use any more.
+            raise InvalidatePoolError from error
+
+    return engine
+
+
+def _pool(patience: Patience, usual_s: float) -> dict[str, Any]:
+    """What SQLAlchemy is told of the pool. Its own limit is of the connections that it opens beside those that it keeps."""
+    kept = min(_KEPT, patience.connections)
+    return {
+        "pool_size": kept,
+        "max_overflow": patience.connections - kept,
+        "pool_timeout": patience.pool_s or usual_s,
+    }
+
+
+def _sqlite(url: URL, patience: Patience) -> Engine:
+    lock_s = patience.lock_s or _SQLITE_LOCK_S
+    engine = create_engine(
+        url,
+        connect_args={"timeout": lock_s},
+        hide_parameters=True,
+        json_deserializer=read_json,
+        **_pool(patience, _SQLITE_POOL_S),
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: dict[str, Any]) -> None:
+        # Digests of tokens are in it, so a new file is its owner's alone; SQLite makes those beside it alike.
+        with suppress(OSError):
+            if not arguments[0].startswith("file:"):
+                os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, 0o600))
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN is switched off; `registry.db.database.begin` sends ours, of the right kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        # FULL: else a power cut takes back what was acknowledged, and a version's number is given again to other bytes.
+        _when_unlocked(lambda: cursor.execute("PRAGMA journal_mode=WAL"), lock_s)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _when_unlocked(call: Callable[[], object], wait_s: float) -> None:
+    """Make a call for which SQLite does not wait for others itself: the first of several that open a new file sets its mode."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            call()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _parsed(text_url: str) -> URL:
+    """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
+    try:
+        url = make_url(text_url)
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        backend = ""
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    # Two threads have two databases in memory, and none of them outlives the process.
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    raise Invalid(
+        "the database's URL is neither postgresql://user@host/name nor sqlite:////folder/file; set one of them",
+        param="REGISTRY_DATABASE_URL",
+    )

@@ -1,0 +1,158 @@
+"""Connections to PostgreSQL that wait for no longer than they were told, whatever becomes of the server.
+
+PostgreSQL's own time-outs end what it works on. They free nobody from a server that is stopped, and neither do those
+of TCP, since its kernel goes on acknowledging. So a connection counts how long it has waited within a transaction; past
+its limit it is closed, and whoever waited is told.
+
+Imported only where the database is PostgreSQL: its driver takes a tenth of a second to import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from typing import Any, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.errors import ConnectionTimeout
+
+from registry.deadlines import NoAnswer, Patience
+
+#: How long a statement waits for a lock unless settings say otherwise, in seconds.
+_LOCK_S = 4.0
+#: How often a connection that waits looks at how long that has been, in seconds.
+TICK_S = 0.1
+#: So many times as long as its time-out for a statement may pass until a server with much to do has said so.
+_LATE = 1.1
+
+T = TypeVar("T")
+
+
+class Unanswered(NoAnswer, psycopg.OperationalError):
+    """The server has not answered within the limit. The connection is closed."""
+
+
+class TooSlow(psycopg.OperationalError):
+    """The server answers, and has not come to an end within the limit. The connection is closed."""
+
+    closed_by_us = True
+
+
+class PatientConnection(Connection[Any]):
+    """A connection whose transactions wait for `deadline_s` in all, and then are over."""
+
+    #: How long the statements of one transaction are waited for.
+    deadline_s = usual_deadline_s = math.inf
+    #: How long the server may take for one of them before it gives that up itself.
+    statement_s = usual_statement_s = math.inf
+    #: How long those of the present one have been waited for.
+    waited_s = 0.0
+
+    @classmethod
+    def open(cls, patience: Patience, arguments: Mapping[str, Any]) -> Self:
+        """Connect. `arguments` are those of the URL, and go before what `patience` says."""
+        try:
+            made = cls.connect(**parameters(patience, arguments))
+        except ConnectionTimeout as error:
+            raise Unanswered(str(error)) from error
+        made.deadline_s = made.usual_deadline_s = patience.deadline_s
+        made.statement_s = made.usual_statement_s = patience.statement_s
+        return made
+
+    def ping(self, within_s: float) -> None:
+        """Make sure that the server still knows this connection. Raises Unanswered, and errors of the driver."""
+        self.deadline_s = within_s
+        self.autocommit = True
+        self.execute("")
+        self.autocommit = False
+        self._start_over()
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """Wait for the server. Raises Unanswered, TooSlow."""
+        if self.autocommit:
+            self.waited_s = 0.0
+        return super().wait(_within_limit(self, gen), *args, **kwargs)
+
+    def commit(self) -> None:
+        """End the transaction; the next one may wait for as long again."""
+        super().commit()
+        self._start_over()
+
+    def rollback(self) -> None:
+        """End the transaction; the next one may wait for as long again."""
+        super().rollback()
+        self._start_over()
+
+    def allow(self, seconds: float) -> None:
+        """Let the present transaction take so long, and each of its statements, which the server is told by the caller."""
+        self.deadline_s = self.statement_s = seconds
+
+    def _start_over(self) -> None:
+        self.waited_s = 0.0
+        self.deadline_s, self.statement_s = self.usual_deadline_s, self.usual_statement_s
+
+
+class PatientAsyncConnection(AsyncConnection[Any]):
+    """The same for an event loop, with each statement a transaction of its own."""
+
+    deadline_s = math.inf
+    #: Whoever looks something up does the same, whether the server is slow or silent.
+    statement_s = 0.0
+    waited_s = 0.0
+
+    async def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """Wait for the server. Raises Unanswered."""
+        self.waited_s = 0.0
+        return await super().wait(_within_limit(self, gen), *args, **kwargs)
+
+
+def parameters(patience: Patience, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the driver is given to connect: `arguments` of the URL, and the limits that these do not name."""
+    given = {
+        "connect_timeout": max(2, round(patience.connect_s)),
+        "tcp_user_timeout": _ms(patience.tcp_s),
+        "keepalives_idle": max(1, round(patience.tcp_s / 2)),
+        "keepalives_interval": 1,
+        "keepalives_count": max(1, round(patience.tcp_s / 2)),
+        **arguments,
+    }
+    if patience.tells:
+        limits = {
+            "statement_timeout": patience.statement_s,
+            "lock_timeout": patience.lock_s or _LOCK_S,
+            "idle_in_transaction_session_timeout": patience.idle_s,
+        }
+        told = [f"-c {name}={_ms(seconds)}" for name, seconds in limits.items()]
+        # Of two with one name the later counts.
+        given["options"] = " ".join([*told, *filter(None, [given.get("options")])])
+    return given
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(1000 * seconds))
+
+
+def _within_limit(
+    connection: PatientConnection | PatientAsyncConnection, waiting: Generator[Any, Any, T]
+) -> Generator[Any, Any, T]:
+    """What the driver waits for, until the connection has waited long enough: it says each time that nothing came."""
+    before_s = connection.waited_s
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if not ready:
+                connection.waited_s += TICK_S
+                if connection.waited_s > connection.deadline_s:
+                    connection.pgconn.finish()
+                    # One that is alive gives up a statement earlier than this, by its own time-out. Where the statements
+                    # before took some of the time, the last one may just have had less than that.
+                    given_up_s = min(_LATE * connection.statement_s, connection.deadline_s)
+                    if connection.waited_s - before_s > given_up_s:
+                        raise Unanswered(f"no answer within {connection.deadline_s:g} s")
+                    raise TooSlow(f"statement timeout: no end within {connection.deadline_s:g} s")
+            wanted = waiting.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result

@@ -1,0 +1,153 @@
+"""Keyed requests: whose turn it is to work on one, and what it was answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy.orm import Session
+
+from registry.db.database import Database, db_epoch_s, insert_if_new
+from registry.errors import Conflict
+from registry.http.idempotency.models import KeyedRequest
+from registry.principal import Principal
+
+#: A request that is worked on and showed no sign of life for so long has lost its process, and is run again.
+ABANDONED = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A request that carries a key."""
+
+    #: Who sends it; nobody else's keys are the same.
+    owner: str
+    key: str
+    #: SHA-256 over everything that makes it this request and no other.
+    digest: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The right to work on a keyed request, held by whoever last said so to the database."""
+
+    request: Keyed
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a keyed request was answered."""
+
+    status: int
+    body: str
+
+
+class KeyedRequests:
+    """The service over the table of keyed requests."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def begin(self, request: Keyed) -> Turn | Answer | None:
+        """Take the turn to work on a request, or return its answer, or None while somebody else works on it.
+
+        Raises Conflict where the key was used for another request.
+        """
+        with self._db.write() as session:
+            now = _now(session)
+            new = insert_if_new(
+                session,
+                KeyedRequest,
+                owner=request.owner,
+                key=request.key,
+                request_digest=request.digest,
+                created_at=now,
+            )
+            if new:
+                return Turn(request, now)
+            row = _find(session, request)
+            if row is None or row.status is not None or now - row.created_at < ABANDONED:
+                return None if row is None else _answer(row)
+            return _take(session, Turn(request, row.created_at), now)
+
+    def look(self, request: Keyed) -> Answer | None:
+        """Return what a request was answered, or None for as long as it is worked on, or where nobody does any more."""
+        with self._db.read() as session:
+            row = _find(session, request)
+            return None if row is None else _answer(row)
+
+    def stay(self, turn: Turn) -> Turn | None:
+        """Say that a request is still worked on. Return None where the turn was lost: for too long nobody had said so."""
+        with self._db.write() as session:
+            return _take(session, turn, _now(session))
+
+    def finish(self, turn: Turn, answer: Answer) -> None:
+        """Keep the answer, unless the turn was lost."""
+        with self._db.write() as session:
+            held = update(KeyedRequest).where(_held(turn))
+            session.execute(held.values(status=answer.status, body=answer.body))
+
+    def forget(self, turn: Turn) -> None:
+        """Let the request be run again, as if it had never been sent, unless the turn was lost."""
+        with self._db.write() as session:
+            session.execute(delete(KeyedRequest).where(_held(turn)))
+
+
+def owner_of(who: Principal) -> str:
+    """Whose keys they are: one token's, for as long as it may do the same. An answer may hold what it no longer sees."""
+    return hashlib.sha256(json.dumps([who.owner, sorted(who.grants.items())]).encode()).hexdigest()
+
+
+def keep(session: Session, request: Keyed, body: str) -> None:
+    """Keep what a request came to, in the transaction that does it.
+
+    Raises Conflict where the same request is worked on in another one: it is to be sent again.
+    """
+    told = {"owner": request.owner, "key": request.key, "request_digest": request.digest}
+    if not insert_if_new(session, KeyedRequest, **told, status=200, body=body):
+        raise Conflict("this request was sent twice at once; send it again for its answer", param="idempotency_key")
+
+
+def kept(session: Session, request: Keyed) -> str | None:
+    """Return what `keep` was given for a request. Raises Conflict where its key was used for another one."""
+    row = _find(session, request)
+    return None if row is None else row.body
+
+
+def _now(session: Session) -> datetime:
+    """The database's clock: one for all processes that wait for one another."""
+    return datetime.fromtimestamp(session.execute(select(db_epoch_s())).scalar_one(), UTC)
+
+
+def _find(session: Session, request: Keyed) -> KeyedRequest | None:
+    """Return the row of a request's key. Raises Conflict where it is that of another request."""
+    row = session.get(KeyedRequest, (request.owner, request.key))
+    if row is not None and row.request_digest != request.digest:
+        raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
+    return row
+
+
+def _answer(row: KeyedRequest) -> Answer | None:
+    return None if row.status is None else Answer(row.status, row.body or "")
+
+
+def _held(turn: Turn) -> ColumnElement[bool]:
+    """The condition that a turn was not lost."""
+    return and_(
+        KeyedRequest.owner == turn.request.owner,
+        KeyedRequest.key == turn.request.key,
+        KeyedRequest.status.is_(None),
+        KeyedRequest.created_at == turn.since,
+    )
+
+
+def _take(session: Session, turn: Turn, now: datetime) -> Turn | None:
+    """Make a turn one that begins now; of two that try, one does."""
+    taken = session.execute(
+        update(KeyedRequest).where(_held(turn)).values(created_at=now).returning(KeyedRequest.key)
+    ).first()
+    return None if taken is None else Turn(turn.request, now)

@@ -1,0 +1,239 @@
+"""What comes in, before any route sees it: who may send what, how much of it, and what it says.
+
+A body is parsed once, by `registry.http.strict_json`. The value that was checked is handed on in the scope and is what the
+views get, so that no second parser with other rules ever reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.errors import Invalid, RegistryError, WrongMediaType
+from registry.http.incoming_bodies import Incoming, Room, too_large
+from registry.http.memory_budget import Held
+from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
+from registry.principal import Principal
+
+_MIB = 1024 * 1024
+#: The longest body in bytes where no route needs more.
+MAX_BODY_BYTES = _MIB
+
+
+class Limit(NamedTuple):
+    """How much one body may be."""
+
+    size_bytes: int
+    values: int
+
+
+_USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
+#: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
+#: the samples of an evaluation.
+LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
+    (re.compile(r"/api/v1/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
+    (
+        re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
+        Limit(4 * _MIB, MAX_VALUES),
+    ),
+)
+#: What bodies that come in or are worked on may take, in all and for one namespace: as they came, and as values. Small
+#: ones have room of their own, and wait for no larger ones.
+APART_BYTES = 64 * 1024
+RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
+SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
+VALUES_BYTES, VALUES_SHARE_BYTES = 104 * _MIB, 72 * _MIB
+SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
+#: What pieces of bodies may take that are there and for which there is no room yet.
+_WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
+#: A value takes no more than this beside its text, and a text six times its bytes: where one character of a document
+#: needs four bytes, all of them are given four while it is parsed.
+_VALUE_BYTES, _TEXT_TIMES = 100, 6
+#: Bodies that are not small are parsed beside the event loop, and so many of them at a time.
+PARSED_AT_ONCE = 1
+#: How long a body may take to come in, in seconds.
+READ_S = 60.0
+
+#: In the scope: the value of the body, where there is one.
+PARSED = "registry.parsed"
+
+_PREFIX = "/api/v1/"
+_JSON = b"application/json"
+_CHARSET = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
+
+T = TypeVar("T")
+_parsing: RunVar[CapacityLimiter] = RunVar("registry_parsing")
+
+
+class Parsed(NamedTuple):
+    """The value of a body, and how many bytes it was."""
+
+    value: Any
+    size_bytes: int
+
+
+class StrictBodies:
+    """ASGI middleware: refuses requests to the API whose text no rule could accept.
+
+    It stands behind the gatekeeper, since whose request it is decides for whom it is held. Paths below `besides`
+    are let through unread: bytes stream there.
+    """
+
+    def __init__(self, app: ASGIApp, *, besides: str, read_s: float = READ_S) -> None:
+        self._app = app
+        self._besides = f"{besides}/"
+        self._read_s = read_s
+        self._incoming = Incoming(
+            small=Room(
+                total_bytes=SMALL_RAW_BYTES, share_bytes=SMALL_RAW_SHARE_BYTES, waiting_bytes=_SMALL_WAITING_BYTES
+            ),
+            large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
+            small_bytes=APART_BYTES,
+        )
+        self._small_values = Held(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
+        self._values = Held(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a body whole, check it, and hand it on with its value."""
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
+            await self._app(scope, receive, send)
+            return
+        who: Principal = scope["principal"]
+        limit = _limit_of(path)
+        raw, body, give_values = b"", None, None
+        try:
+            try:
+                _check_target(scope)
+                if _has_body(scope, limit.size_bytes):
+                    body = self._incoming.begin(who)
+                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes, read_s=self._read_s)
+                if raw:
+                    _require_json(scope)
+                    give_values = await self._hold_values(who, raw, limit)
+                    value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
+                    scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
+            except RegistryError as error:
+                await _refusal(error)(scope, receive, send)
+                return
+            except ClientDisconnect:
+                return
+            await self._app(scope, _replay(raw, receive), send)
+        finally:
+            # Held until the request has been answered: so long does the application keep both.
+            if body is not None:
+                body.leave()
+            if give_values is not None:
+                give_values()
+
+    async def _hold_values(self, who: Principal, raw: bytes, limit: Limit) -> Callable[[], None]:
+        """Take the room for what a body becomes; return what gives it back. Raises RateLimited, Unavailable."""
+        size_bytes = _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values)
+        values = self._small_values if len(raw) <= APART_BYTES else self._values
+        holder = who.payer(values.by_holder)
+        await values.take(holder, size_bytes)
+        return partial(values.give, holder, size_bytes)
+
+
+async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Call what takes time with the size of a body: at once where that is small, else beside the event loop.
+
+    A refusal comes without its traceback: that would hold on to all that was parsed until the next collection of cycles.
+    """
+
+    def run() -> T | RegistryError | RequestValidationError:
+        try:
+            return call(*given, **named)
+        except (RegistryError, RequestValidationError) as error:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            return error
+
+    if size_bytes <= APART_BYTES:
+        found = run()
+    else:
+        limiter = _parsing.get(None)
+        if limiter is None:
+            limiter = CapacityLimiter(PARSED_AT_ONCE)
+            _parsing.set(limiter)
+        found = await run_sync(run, limiter=limiter)
+    if isinstance(found, (RegistryError, RequestValidationError)):
+        raise found
+    return found
+
+
+def _refusal(error: RegistryError) -> JSONResponse:
+    return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
+
+
+def _limit_of(path: str) -> Limit:
+    return next((limit for pattern, limit in LARGER if pattern.fullmatch(path)), _USUAL)
+
+
+def _check_target(scope: Scope) -> None:
+    """Raise Invalid for NUL or broken UTF-8 in path or query."""
+    check_text(scope["path"])
+    for place, raw in (("path", scope.get("raw_path") or b""), ("query", scope["query_string"])):
+        try:
+            text = unquote_to_bytes(raw).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Invalid(f"the {place} is not UTF-8; percent-encode UTF-8") from None
+        if "\0" in text:
+            raise Invalid(f"the {place} has a NUL in it; send plain text")
+
+
+def _require_json(scope: Scope) -> None:
+    """Raise WrongMediaType for a body that is not called JSON, in exactly one way."""
+    given = _all(scope, b"content-type")
+    kind, *parameters = given[0].split(b";") if len(given) == 1 else [b""]
+    if kind.strip(b" \t").lower() != _JSON or not all(_CHARSET.fullmatch(parameter) for parameter in parameters):
+        said = given[0][:80].decode("latin-1") if len(given) == 1 else f"{len(given)} of them"
+        raise WrongMediaType(
+            f"the API takes JSON only, and Content-Type is {said!a}; send it with: Content-Type: application/json"
+        )
+
+
+def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers, with the one spelling of the content type that whoever reads them next understands."""
+    others = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
+    return [*others, (b"content-type", _JSON)]
+
+
+def _has_body(scope: Scope, most_bytes: int) -> bool:
+    """Whether a body comes. Raises Invalid, and TooLarge where it says that it is."""
+    lengths = _all(scope, b"content-length")
+    if not lengths:
+        return bool(_all(scope, b"transfer-encoding"))
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 20:
+        raise Invalid("the Content-Length is no number; send it once, in bytes")
+    if int(lengths[0]) > most_bytes:
+        raise too_large(most_bytes)
+    return int(lengths[0]) > 0
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body once more, then whatever comes after it."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _all(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]

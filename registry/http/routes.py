@@ -1,0 +1,250 @@
+"""What every view shares: who is asking, the services, and how errors leave."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.app.services import Services
+from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
+from registry.http.refusals import REFUSALS
+from registry.http.request_bodies import PARSED, Parsed, sized
+from registry.principal import Principal
+from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
+
+VERSION = version("adapterctl")
+VERSION_HEADER = "X-Adapterctl-Version"
+_VERSION_HEADER_LOWER = VERSION_HEADER.lower().encode()
+
+_log = logging.getLogger(__name__)
+
+_SAYS = {
+    401: "No token, or one that is unknown, expired or revoked.",
+    403: "The token's role does not allow this there, or a quota is used up.",
+    404: "Nothing of that name, or nothing that the token may see.",
+    408: "A request that did not come in in time.",
+    409: "Another state than the request assumes.",
+    413: "A body that is longer than any that is read.",
+    415: "A body that is not called `application/json`.",
+    422: "A value that no rule accepts, or bytes that are not what they must be.",
+    429: "More requests than this token may send.",
+    500: "A fault of the server; its log has the details.",
+    503: "Database, storage or broker can't be used; the same request may succeed later.",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
+_HEADERS = {
+    401: {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+#: For OpenAPI: every route may answer so.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": _SAYS[status], "headers": dict(_HEADERS.get(status, {}))}
+    for status in sorted({*STATUS.values()})
+}
+
+
+async def services_of(request: Request) -> Services:
+    """The services of this app; not in a thread, which would cost more than it does."""
+    services: Services = request.app.state.services
+    return services
+
+
+Given = Annotated[Services, Depends(services_of)]
+
+
+def _allowed(action: str) -> Any:
+    async def check(request: Request) -> Principal:
+        principal: Principal = request.scope["principal"]
+        principal.require_anywhere(action)
+        return principal
+
+    return Depends(check)
+
+
+#: Whoever may do so somewhere. Whether they may do it in the namespace that a request is about, the services say.
+Reader = Annotated[Principal, _allowed("read")]
+Sender = Annotated[Principal, _allowed("send")]
+Writer = Annotated[Principal, _allowed("write")]
+WorkerToken = Annotated[Principal, _allowed("work")]
+Admin = Annotated[Principal, _allowed("admin")]
+
+#: Where the next page begins, as the page before said in `next`.
+Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; left out for the first.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page.")]
+
+
+T = TypeVar("T")
+
+#: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
+READING_AT_ONCE = 4
+#: Requests that wait for one of those to end. Whoever comes then does better to come again later.
+_MOST_WAITING = 64
+#: Those threads, and others for what may take minutes by itself: bases are many files.
+_reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
+_reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
+
+
+async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
+    """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
+
+    What is `long` has threads apart from those again. Raises Unavailable where too many wait already.
+    """
+    kept = _reading_long if long else _reading
+    limiter = kept.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(READING_AT_ONCE)
+        kept.set(limiter)
+    if limiter.statistics().tasks_waiting >= _MOST_WAITING:
+        raise Unavailable("the registry reads as many files as it can; try again shortly")
+    return await run_sync(partial(call, **given), limiter=limiter)
+
+
+def written(answer: BaseModel, status: int) -> Response:
+    """Write an answer that its type has checked; else it would be checked and taken apart once more."""
+    return Response(answer.model_dump_json(by_alias=True), status, media_type="application/json")
+
+
+#: Faults of a body that are still told one by one. To write half a million of them down takes seconds.
+_TOLD_FAULTS = 1000
+
+
+class _CheckedRequest(Request):
+    """A request whose body is what was checked, and nothing that is read again."""
+
+    async def json(self) -> Any:
+        return self.scope[PARSED].value
+
+
+class StrictRoute(APIRoute):
+    """A route that takes the value of `body` from the strict parser, and checks it against its type once."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's way to let a route read requests differently."""
+        handle = super().get_route_handler()
+        taken = get_type_hints(self.endpoint, include_extras=True).get("body")
+        checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
+        if checker is None and self.body_field is not None:
+            raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
+
+        async def strictly(request: Request) -> Response:
+            parsed: Parsed | None = request.scope.get(PARSED)
+            if parsed is None or checker is None:
+                return await handle(request)
+            # What FastAPI is given is an instance of the type already, so it checks nothing more.
+            checked = await sized(parsed.size_bytes, _checked, checker, parsed.value)
+            request.scope[PARSED] = parsed._replace(value=checked)
+            return await handle(_CheckedRequest(request.scope, request.receive))
+
+        return strictly
+
+
+def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return checker.validate_python(value)
+    except ValidationError as error:
+        if error.error_count() > _TOLD_FAULTS:
+            raise Invalid(
+                f"the body breaks its schema in {error.error_count()} places; see /docs for it, and send less at once to "
+                "be told where"
+            ) from None
+        faults = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
+
+
+def room(path: str, tag: str) -> APIRouter:
+    """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
+    return APIRouter(prefix=f"/api/v1{path}", tags=[tag], responses=ERRORS, route_class=StrictRoute)
+
+
+class SayVersion:
+    """ASGI middleware: every answer names the server's version, which clients hold against their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header."""
+
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (_VERSION_HEADER_LOWER, VERSION.encode())]
+            await send(message)
+
+        await self._app(scope, receive, say if scope["type"] == "http" else send)
+
+
+def _patterns(app: FastAPI) -> list[tuple[re.Pattern[str], list[str]]]:
+    """Every path that is documented, as a pattern, and its methods; made once."""
+    found: list[tuple[re.Pattern[str], list[str]]] | None = getattr(app.state, "patterns", None)
+    if found is None:
+        found = [(compile_path(path)[0], list(methods)) for path, methods in app.openapi()["paths"].items()]
+        app.state.patterns = found
+    return found
+
+
+def _documented_methods(request: Request) -> str:
+    """The methods of all routes that a path is one of."""
+    found = [methods for pattern, methods in _patterns(request.app) if pattern.match(request.url.path)]
+    return ", ".join(sorted({method.upper() for methods in found for method in methods}))
+
+
+def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:
+    body = ErrorReply(error=ErrorBody(code=code.value, message=message, param=param))
+    return JSONResponse(body.model_dump(), status_code=status)
+
+
+def _note_forbidden(request: Request, error: Forbidden) -> None:
+    who: Principal | None = request.scope.get("principal")
+    name, token_id = ("nobody", None) if who is None else (who.name, who.token_id)
+    # The path without its query, which may hold a signature.
+    asked = f"{request.method} {request.url.path[:200]!a}"
+    REFUSALS.note(
+        "forbidden", f"{token_id}", "%s was refused to %a (token %s): %s", asked, name, token_id, error.message
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Let every error leave as `{"error": {"code", "message", "param"}}`."""
+
+    @app.exception_handler(RegistryError)
+    async def _refused(request: Request, error: RegistryError) -> JSONResponse:
+        if isinstance(error, Forbidden):
+            _note_forbidden(request, error)
+        return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        message, param = explain_validation(list(error.errors()))
+        return _reply(422, ErrorCode.INVALID, message, param)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID
+        reply = _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
+        if error.status_code == 405:
+            # Each method is a route of its own, and the error knows the first alone.
+            allowed = _documented_methods(request) or (error.headers or {}).get("Allow", "")
+            reply.headers["Allow"] = allowed
+        return reply
+
+    @app.exception_handler(Exception)
+    async def _fault(_request: Request, error: Exception) -> JSONResponse:
+        _log.error("unexpected error", exc_info=error)
+        return _reply(500, ErrorCode.INTERNAL, "the registry failed unexpectedly; its log has the details")

@@ -1,0 +1,93 @@
+"""Which workers there are, and for whom: each works where its token may, and nobody else counts on it or sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
+from sqlalchemy.orm import Session
+
+from registry.access.models import Grant, Token, in_use
+from registry.db.database import db_now
+from registry.jobs.models import Attempt, Job, Worker
+from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, roles_of
+from sdk.schemas.jobs import JobState
+
+#: A worker of which nothing was heard for so long is not counted on.
+SILENT_AFTER = timedelta(seconds=90)
+#: A worker of which nothing was heard for so long is forgotten, and vouches no more for the folders that it shared.
+FORGOTTEN_AFTER = timedelta(days=7)
+
+#: Owners that are no token: they work wherever there is work.
+_WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
+#: The id of the token of a worker, as `Principal.owner` wraps it.
+_TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A worker that was heard of lately and takes jobs."""
+
+    owner: str
+    name: str
+    device: str
+    #: 0 where its system does not say.
+    memory_bytes: int
+    queues: list[str]
+    version: str
+    #: The namespaces in which its token may work; "*" is all of them.
+    spaces: frozenset[str]
+
+    def takes(self, job: Job) -> bool:
+        """Whether jobs of this queue and namespace are given to it at all."""
+        return job.queue in self.queues and not self.spaces.isdisjoint((job.namespace, EVERYWHERE))
+
+
+def works_in(namespaces: Iterable[str]) -> ColumnElement[bool]:
+    """The condition that a worker's token may work in one of these namespaces, or everywhere."""
+    granted = exists().where(_may_work(), Grant.token_id == _TOKEN_ID, Grant.namespace.in_([*namespaces, EVERYWHERE]))
+    return or_(Worker.owner.in_(_WITHOUT_TOKEN), granted.correlate(Worker))
+
+
+def seen_by(who: Principal) -> ColumnElement[bool]:
+    """The condition that somebody may know of a worker: it works in a namespace in which they read."""
+    namespaces = who.namespaces()
+    return true() if namespaces is None else works_in(namespaces)
+
+
+def workers_at_hand(session: Session, who: Principal = SYSTEM) -> list[AtHand]:
+    """The workers that were heard of lately, take jobs, and may be known to somebody."""
+    columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues, Worker.version)
+    query = select(*columns).where(
+        Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who)
+    )
+    rows = session.execute(query.order_by(Worker.name, Worker.owner)).all()
+    spaces = spaces_of(session, {row.owner for row in rows})
+    return [AtHand(*row, spaces=spaces[row.owner]) for row in rows]
+
+
+def spaces_of(session: Session, owners: set[str]) -> dict[str, frozenset[str]]:
+    """The namespaces in which the workers of each owner work."""
+    found: dict[str, set[str]] = {owner: {EVERYWHERE} if owner in _WITHOUT_TOKEN else set() for owner in owners}
+    tokens = {owner.partition(":")[2]: owner for owner in owners if owner not in _WITHOUT_TOKEN}
+    grants = select(Grant.token_id, Grant.namespace).join(Token, _may_work()).where(Grant.token_id.in_(tokens))
+    for token_id, namespace in session.execute(grants) if tokens else ():
+        found[tokens[token_id]].add(namespace)
+    return {owner: frozenset(namespaces) for owner, namespaces in found.items()}
+
+
+def _may_work() -> ColumnElement[bool]:
+    """The condition that a token is in use, and may work in the grant's namespace."""
+    return and_(Token.id == Grant.token_id, in_use(), Grant.role.in_(roles_of("work")))
+
+
+def running_on(session: Session) -> dict[tuple[str, str], tuple[str, str]]:
+    """Owner and name of each worker that holds a job, and the job's id and namespace."""
+    query = (
+        select(Attempt.owner, Job.worker, Job.id, Job.namespace)
+        .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
+        .where(Job.state == JobState.RUNNING)
+    )
+    return {(owner or "", name or ""): (job_id, space) for owner, name, job_id, space in session.execute(query)}

@@ -1,0 +1,1 @@
+"""What is particular to trainings, evaluations and merges."""

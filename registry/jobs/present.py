@@ -1,0 +1,107 @@
+"""From a job's row to what travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.database import db_epoch_s
+from registry.db.stored_json import readable, table
+from registry.errors import NotFound
+from registry.jobs.available_workers import running_on, workers_at_hand
+from registry.jobs.fair_share import places
+from registry.jobs.models import Attempt, Checkpoint, Job
+from registry.jobs.requirements import why_waiting
+from registry.principal import Principal
+from sdk.schemas.events import Progress
+from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
+from sdk.schemas.wire import member_of
+
+#: Jobs of a queue that have a place in it; those behind them wait long in any case.
+_PLACES = 1000
+
+
+def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
+    """Return the row of a job. Raises NotFound, Forbidden where `action` is not allowed in its namespace."""
+    missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(missing, param="job")
+    who.require(action, job.namespace, missing=missing, param="job")
+    return job
+
+
+def view(job: Job) -> JobView:
+    """Return a job as it travels, without what only the queue and the workers could tell."""
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        state=member_of(JobState, job.state),
+        subject=job.subject,
+        attempt=job.attempt or 0,
+        reason=job.reason,
+        message=job.message,
+        cancel_requested=bool(job.cancel_requested),
+        progress=None if job.progress is None else readable(Progress, job.progress),
+        result=job.result if isinstance(job.result, dict) else None,
+        request=table(job.request),
+        worker=job.worker,
+        priority=job.priority,
+        queue=job.queue,
+        needs=readable(Needs, {"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}) or Needs(),
+        failures=job.failures or 0,
+        retry_of=job.retry_of,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
+    """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
+    of_these = Checkpoint.job_id.in_([job.id for job in jobs])
+    recorded = (
+        # The last of a job overwrites those before it.
+        select(Checkpoint.job_id, Checkpoint.step).where(of_these).order_by(Checkpoint.seq, Checkpoint.created_at)
+    )
+    steps: dict[str, int] = dict(session.execute(recorded).all())
+    queued = [job for job in jobs if job.state == JobState.QUEUED]
+    ahead: dict[str, int] = {}
+    waits: dict[str, str] = {}
+    if queued:
+        for queue in {job.queue for job in queued}:
+            namespaces = {job.namespace for job in queued if job.queue == queue}
+            ahead |= places(session, queue, namespaces, most=_PLACES)
+        workers, busy = workers_at_hand(session), running_on(session)
+        now_s = session.scalar(select(db_epoch_s())) or 0.0
+        for job in queued:
+            waits[job.id] = why_waiting(job, workers, busy=busy, ahead=ahead.get(job.id), now_s=now_s)
+    return [
+        view(job).model_copy(
+            update={
+                "checkpoint_step": steps.get(job.id),
+                "ahead": ahead.get(job.id),
+                "waits": waits.get(job.id),
+            }
+        )
+        for job in jobs
+    ]
+
+
+def attempts_of(session: Session, job_id: str) -> list[AttemptView]:
+    """The attempts at a job, the first one first."""
+    rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt))
+    return [
+        AttemptView(
+            attempt=row.attempt,
+            worker=row.worker,
+            state=row.state,
+            reason=row.reason,
+            message=row.message,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]

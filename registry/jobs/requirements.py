@@ -1,0 +1,92 @@
+"""What a job needs, which worker has it, and why a job waits."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import get_args
+
+from sqlalchemy import ColumnElement, or_
+
+from registry.catalog.models import NamedBase
+from registry.jobs.available_workers import AtHand
+from registry.jobs.models import Job
+from registry.jobs.releases import OURS, name_of, number_of
+from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, Needs, QueueName, TrainingRequest
+from sdk.schemas.work import WorkerInfo
+
+#: Interpreter and libraries, without any weights.
+_PROCESS_BYTES = 512 * 2**20
+
+
+def queue_of(request: TrainingRequest | EvaluationRequest | MergeRequest) -> QueueName:
+    """The queue in which a job waits: a merge only moves bytes."""
+    return "cpu" if isinstance(request, MergeRequest) else "gpu"
+
+
+def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: NamedBase | None) -> Needs:
+    """What a job surely needs: the base's weights as it holds them, and the process. Not what it would like.
+
+    NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are. A merge goes tensor by tensor.
+    """
+    if base is None or isinstance(request, MergeRequest):
+        return Needs()
+    quantised = (
+        request.spec.method == "qlora" if isinstance(request, TrainingRequest) else (request.spec.precision == "nf4")
+    )
+    size_bytes = base.size_bytes if base.base.derived_at is None else base.base.size_bytes
+    weights = size_bytes * 0.3 if quantised else size_bytes
+    return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
+
+
+def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a queued job of a queue that a worker listens to may be given to it."""
+    devices = ["any", "cuda"] if worker.device == "cuda" else ["any"]
+    enough = or_(Job.needs_memory_bytes.is_(None), Job.needs_memory_bytes <= worker.free_memory_bytes)
+    return (
+        # Also where a worker of a newer release does more kinds than this registry can make an assignment of.
+        Job.kind.in_([kind for kind in worker.kinds if kind in get_args(JobKind)]),
+        Job.needs_device.in_(devices),
+        Job.needs_release <= min(OURS, number_of(worker.version)),
+        # A system that does not say how much memory it has is taken at its word that it is a worker.
+        *([enough] if worker.memory_bytes else []),
+    )
+
+
+def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
+    """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
+    if job.kind not in get_args(JobKind):
+        return f"this registry knows no jobs of the kind {job.kind!a}; upgrade it"
+    if job.needs_release > OURS:
+        return f"it asks for what release {name_of(job.needs_release)} can do, and this registry is {name_of(OURS)}; upgrade it"
+    listening = [worker for worker in workers if worker.takes(job)]
+    if not listening:
+        return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
+    if job.needs_device == "cuda":
+        listening = [worker for worker in listening if worker.device == "cuda"]
+        if not listening:
+            return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
+    listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
+    if not listening:
+        return (
+            f"it asks for what workers of release {name_of(job.needs_release)} can do, and there is none; upgrade them"
+        )
+    most = max(worker.memory_bytes or 2**63 for worker in listening)
+    if job.needs_memory_bytes is not None and job.needs_memory_bytes > most:
+        wanted, had = (f"{size / 2**30:.1f} GiB" for size in (job.needs_memory_bytes, most))
+        return f"it needs {wanted} of memory, and the largest worker that it may go to has {had}"
+    return None
+
+
+def why_waiting(
+    job: Job, workers: Sequence[AtHand], *, busy: Container[tuple[str, str]], ahead: int | None, now_s: float
+) -> str:
+    """Say in one sentence why a queued job waits; `busy` are owner and name of the workers that hold a job."""
+    if job.not_before_s is not None and job.not_before_s > now_s:
+        return f"it failed and is tried again in {job.not_before_s - now_s:.0f} s"
+    if (found := obstacle(job, workers)) is not None:
+        return found
+    if ahead:
+        return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
+    if all((worker.owner, worker.name) in busy for worker in workers if worker.takes(job)):
+        return "every worker that it may go to is busy"
+    return "a worker is about to take it"

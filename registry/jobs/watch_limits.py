@@ -1,0 +1,63 @@
+"""How many may watch jobs at once: each holds a connection, and asks the database again and again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from registry.errors import RateLimited
+from registry.principal import Principal
+
+
+class Watchers:
+    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it leaves."""
+
+    def __init__(self, *, most: int, most_of_token: int) -> None:
+        self._most = most
+        self._most_of_token = most_of_token
+        self._by_token: Counter[str] = Counter()
+        self._by_payer: Counter[str] = Counter()
+
+    def enter(self, who: Principal) -> Callable[[], None]:
+        """Count one more; return what is to be called at its end, once or more often. Raises RateLimited."""
+        token, payer = who.owner, who.payer(self._by_payer)
+        left = self._most - self._by_token.total()
+        if self._by_token[token] >= self._most_of_token:
+            raise RateLimited(
+                f"this token watches {self._most_of_token} jobs at once already (REGISTRY_MAX_STREAMS_PER_TOKEN); end some, or "
+                "ask again without wait_s"
+            )
+        if not left:
+            raise RateLimited(
+                f"{self._most} streams are open already (REGISTRY_MAX_STREAMS); ask again without wait_s, or later"
+            )
+        # So some are left for the next, however many namespaces take what they can.
+        if self._by_payer[payer] >= left:
+            raise RateLimited(
+                "this namespace's tokens watch as many jobs as they leave to all others (REGISTRY_MAX_STREAMS); end some, or "
+                "ask again without wait_s"
+            )
+        self._by_token[token] += 1
+        self._by_payer[payer] += 1
+        ended = False
+
+        def leave() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                for counter, key in ((self._by_token, token), (self._by_payer, payer)):
+                    counter[key] -= 1
+                    if not counter[key]:
+                        del counter[key]
+
+        return leave
+
+    @contextmanager
+    def entered(self, who: Principal) -> Iterator[None]:
+        """Count one more until the end of the block. Raises RateLimited."""
+        leave = self.enter(who)
+        try:
+            yield
+        finally:
+            leave()

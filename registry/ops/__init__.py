@@ -1,0 +1,1 @@
+"""`adapter-registry`, its checks and its backups."""

@@ -1,0 +1,400 @@
+"""`adapter-registry`: the server, its schema, its tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.db.database import Database
+from registry.errors import Invalid, RegistryError, Unavailable
+from registry.settings import Settings
+
+if TYPE_CHECKING:
+    from registry.server.limits import Limits
+
+#: What a server process opens beside its connections: the database, the store, its own libraries.
+_OTHER_FILES = 300
+#: Characters of a reason to be read-only.
+_MAX_REASON = 1000
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="adapterctl", prog_name="adapter-registry")
+def cli() -> None:
+    """Run an adapter registry.
+
+    \b
+    Settings come from the environment:
+      REGISTRY_DATABASE_URL            postgresql://user@host/name, or sqlite:////path
+      REGISTRY_STORAGE_URL             s3://bucket/prefix, or file:///folder
+      REGISTRY_S3_ENDPOINT_URL         where the store is, unless it is AWS
+      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, where that differs
+      REGISTRY_BROKER_URL              redis://:password@host:6379/0
+      REGISTRY_AUTH                    token (default), or none on loopback only
+    """
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Server processes.")
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve the API. The schema must be current: adapter-registry db upgrade.
+
+    \b
+    Example:
+      adapter-registry db upgrade && adapter-registry serve --port 8080 --workers 2
+    """
+    import uvicorn
+
+    from registry.server.limits import Limits
+    from registry.server.protocol import BoundedHttp
+
+    os.environ.setdefault("REGISTRY_PUBLIC_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")  # noqa: S104
+    settings = Settings.from_env()
+    if settings.auth == "none" and host not in _LOOPBACK:
+        raise Invalid(
+            "REGISTRY_AUTH=none is for loopback only; bind to 127.0.0.1 or set REGISTRY_AUTH=token",
+            param="REGISTRY_AUTH",
+        )
+    limits = Limits.of(settings)
+    _database_of(settings).require_current()
+    _require_free(host, port)
+    limits = _within_files(limits)
+    uvicorn.run(
+        "registry.ops.cli:app_from_env",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http=partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]
+        # No other protocol than the one that is bounded.
+        ws="none",
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
+        # Who is asking is said by the connection, and by a proxy only where the settings name it.
+        proxy_headers=bool(limits.trusted),
+        forwarded_allow_ips=[str(network) for network in limits.trusted],
+        # Request lines of blob routes hold signatures, which are credentials.
+        access_log=False,
+        log_level="info",
+        timeout_graceful_shutdown=10,
+    )
+
+
+def app_from_env() -> Any:
+    """What each server process serves."""
+    from gc import collect, freeze
+
+    from registry.app.application import create_app
+
+    app = create_app(Settings.from_env())
+    # What a server is made of lives as long as it does: no collection need look through it again.
+    collect()
+    freeze()
+    return app
+
+
+def _within_files(limits: Limits) -> Limits:
+    """Let this process and its children open as many files as its connections need, or lower the limit to what it may.
+
+    A server that runs out of files can neither accept a connection nor open its database.
+    """
+    beside = limits.reserve + _OTHER_FILES
+    wanted = limits.connections + beside
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limits
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return limits
+    possible = max(1, allowed - beside)
+    click.echo(f"{possible} connections instead of {limits.connections}: the system allows {hard} open files", err=True)
+    return replace(limits, connections=possible)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise Unavailable where the port is taken, before any process is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                f"port {port} on {host} can't be used ({error.strerror}); choose another with --port", param="port"
+            ) from error
+
+
+@cli.group()
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the schema to this program's revision."""
+    database = _database_of(Settings.from_env())
+    database.upgrade()
+    click.echo(database.revision())
+
+
+@db.command()
+def check() -> None:
+    """Fail unless the schema is the one that this program knows."""
+    database = _database_of(Settings.from_env())
+    database.require_current()
+    from registry.ops.schema import drift
+
+    found = drift(database)
+    if found:
+        raise Invalid(
+            f"the schema differs from the models in {len(found)} places, first: {found[0]}; a migration is missing"
+        )
+    click.echo(database.revision())
+
+
+@db.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--timeout-s",
+    default=3600.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Give up, and leave no file, after so many seconds.",
+)
+def backup(file: Path, timeout_s: float) -> None:
+    """Copy an SQLite database into a new FILE while it is in use. For PostgreSQL there is pg_dump.
+
+    \b
+    Example:
+      adapter-registry db backup /srv/backup/registry.sqlite3
+    """
+    from registry.ops.backup import back_up
+
+    back_up(_database_of(Settings.from_env()), file, within_s=timeout_s)
+    click.echo(file)
+
+
+@cli.group()
+def token() -> None:
+    """API tokens."""
+
+
+@token.command()
+@click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "admin"]))
+@click.option(
+    "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
+)
+@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
+@click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
+@click.option("--replace", is_flag=True, help="The token in use that has this name ends at once.")
+def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
+    """Make a token and print it; it can't be shown again.
+
+    \b
+    Example:
+      adapter-registry token create --role admin
+    """
+    from registry.access.tokens import Tokens
+    from registry.principal import SYSTEM, Role
+
+    grants = {namespace: Role(role)}
+    made = Tokens(_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
+    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it, it is not shown again:", err=True)
+    click.echo(made.secret)
+
+
+@token.command(name="list")
+def list_tokens() -> None:
+    """List tokens, without their secrets, as JSON."""
+    from registry.access.tokens import Tokens
+    from registry.principal import SYSTEM
+
+    rows = [view.model_dump(mode="json") for view in Tokens(_database()).list(who=SYSTEM)]
+    click.echo(json.dumps(rows, indent=2))
+
+
+@token.command()
+@click.argument("token_id", required=False)
+@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+def revoke(token_id: str | None, namespace: str | None) -> None:
+    """Make a token worthless, within a second on every server process.
+
+    \b
+    Examples:
+      adapter-registry token revoke 9f86d081884c7d65
+      adapter-registry token revoke --namespace team
+    """
+    from registry.access.tokens import Tokens
+    from registry.principal import SYSTEM
+
+    if (token_id is None) == (namespace is None):
+        raise Invalid("say which: the id of a token, or --namespace NAMESPACE for all there", param="token_id")
+    tokens = Tokens(_database())
+    if token_id is not None:
+        tokens.revoke(token_id, who=SYSTEM)
+    elif namespace is not None:
+        click.echo(json.dumps(tokens.revoke_namespace(namespace, who=SYSTEM).model_dump(mode="json"), indent=2))
+
+
+@cli.command(name="read-only")
+@click.argument("to", type=click.Choice(["on", "off", "show"]))
+@click.option("--reason", default="an emergency", show_default=True, help="What whoever is refused is told.")
+def read_only(to: str, reason: str) -> None:
+    """Let nothing be changed for now, on every server within a second; reading goes on.
+
+    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold by their heartbeats, and
+    are given no new ones; nothing is queued again. A result waits as long as its worker has patience, and a job that
+    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one process.
+
+    \b
+    Example:
+      adapter-registry read-only on --reason "moving the database"
+    """
+    from registry.access.read_only.service import ReadOnlySwitch
+    from registry.principal import SYSTEM
+
+    if len(reason) > _MAX_REASON:
+        raise Invalid(f"the reason is longer than {_MAX_REASON} characters; shorten it", param="reason")
+    switch = ReadOnlySwitch(_database())
+    if to == "on":
+        switch.turn_on(reason=reason, who=SYSTEM)
+    elif to == "off":
+        switch.turn_off(who=SYSTEM)
+    found = switch.reason()
+    click.echo("off" if found is None else f"on: {found}")
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Look once, print what was found as JSON, and end.")
+def reconcile(once: bool) -> None:
+    """Queue again the jobs whose workers fell silent, and announce what waits, for as long as this process runs.
+
+    Each process of `adapter-registry serve` does so too, unless REGISTRY_RECONCILE_S is 0; one of them all leads.
+
+    \b
+    Example:
+      adapter-registry reconcile --once
+    """
+    import signal
+    import threading
+
+    from registry.app.services import build
+
+    services = build(_settings_at_home())
+    services.db.require_current()
+    if once:
+        click.echo(json.dumps(services.reconciler.sweep()))
+        return
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    services.reconciler.run(every_s=services.settings.reconcile_s or Settings.reconcile_s, stop=stop)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--grace-hours",
+    default=24,
+    show_default=True,
+    type=click.IntRange(0, 8760),
+    help="Keep what was given up less than so many hours ago.",
+)
+@click.option(
+    "--keep-merged-days",
+    type=click.IntRange(1, 36500),
+    help="Remove merged models whose job ended longer ago. [default: never]",
+)
+def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
+    """Apply the retention rules, and remove the files that nothing names any more; print a report as JSON.
+
+    \b
+    Example:
+      adapter-registry gc --dry-run
+    """
+    from registry.app.services import build
+    from registry.principal import SYSTEM
+    from sdk.schemas.removal import GcRequest
+
+    services = build(_settings_at_home())
+    services.db.require_current()
+    if not dry_run:
+        services.read_only.require_off()
+    request = GcRequest(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+    report = services.removal.collect(request=request, who=SYSTEM)
+    click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
+
+
+@cli.command()
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def doctor(style: str) -> None:
+    """Try database, storage and broker with real operations, and say what fails and what to do.
+
+    What is tried in the storage is removed again. Exits with 9 where something fails. A folder is tried over HTTP only
+    where REGISTRY_PUBLIC_URL says how clients reach its server.
+
+    \b
+    Example:
+      adapter-registry doctor
+    """
+    from dataclasses import asdict
+
+    from registry.app.services import storage_of
+    from registry.ops.doctor import examine
+
+    settings = Settings.from_env()
+    findings = []
+    for finding in examine(settings, lambda expires_in_s: storage_of(settings, expires_in_s=expires_in_s)):
+        findings.append(finding)
+        if style == "table":
+            click.echo(f"{finding.outcome:<8} {finding.what + ':':<34} {finding.message}")
+    if style == "json":
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    failed = sum(finding.outcome == "failed" for finding in findings)
+    if failed:
+        raise Unavailable(
+            f"{failed} of {len(findings)} trials failed; mend what they name, then run: adapter-registry doctor"
+        )
+
+
+def _settings_at_home() -> Settings:
+    """The settings of a command that gives out no locations: how clients would reach a folder's bytes is no matter."""
+    os.environ.setdefault("REGISTRY_PUBLIC_URL", "http://127.0.0.1")
+    return Settings.from_env()
+
+
+def _database_of(settings: Settings) -> Database:
+    return Database(settings.database_url, settings.patience, logs_causes=False)
+
+
+def _database() -> Database:
+    database = _database_of(Settings.from_env())
+    database.require_current()
+    return database
+
+
+def main() -> None:
+    """The entry point: errors leave as one line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except RegistryError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit({"unavailable": 9, "read_only": 9, "not_found": 3}.get(error.code.value, 2))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

@@ -1,0 +1,17 @@
+"""The script `adapter-registry`: says in one line which extra is missing where the base install stands alone."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line of `registry.ops.cli`."""
+    try:
+        from registry.ops.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"error: {error.name} is not installed; install the server with: pip install 'adapterctl[registry]'\n"
+        )
+        sys.exit(9)
+    run()

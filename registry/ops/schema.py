@@ -1,0 +1,37 @@
+"""All tables together, and whether the database has them as the code means them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import MetaData
+
+import registry.access.audit.models
+import registry.access.models
+import registry.access.read_only.models
+import registry.artifacts.models
+import registry.catalog.models
+import registry.datasets.models
+import registry.db.counters
+import registry.evaluations.models
+import registry.http.idempotency.models
+import registry.jobs.models
+import registry.removal.models
+import registry.signatures.models
+import registry.usage.models  # noqa: F401 - for its tables
+from registry.db.database import Database, Model, allow
+
+METADATA: MetaData = Model.metadata
+#: How long PostgreSQL may take to describe its tables, in seconds.
+_WITHIN_S = 60.0
+
+
+def drift(db: Database) -> list[Any]:
+    """Return what differs between the database and the models; empty where the migrations are complete."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    with db.engine.connect() as connection:
+        allow(connection, _WITHIN_S)
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, METADATA))

@@ -1,0 +1,227 @@
+"""The connections of one server process: how many there may be, and which of them have been waited for long enough."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+from registry.http.addresses import neighbourhood
+from registry.http.refusals import REFUSALS, Why
+from registry.server.limits import Limits
+from sdk.formats.error_codes import ErrorCode
+
+#: How often connections are looked at, in seconds.
+LOOK_S = 1.0
+#: How long a connection that is being closed may take to hand out what was written to it, in seconds.
+CLOSING_S = 5.0
+
+
+class Refusal(NamedTuple):
+    """What a client is told before its connection is closed."""
+
+    status: int
+    code: ErrorCode
+    message: str
+    why: Why
+
+
+MALFORMED = Refusal(400, ErrorCode.INVALID, "this is no HTTP/1.1 request; send one", "malformed")
+PIPELINED = Refusal(
+    429, ErrorCode.RATE_LIMITED, "too many requests wait on this connection; wait for answers before more", "too_many"
+)
+FULL = Refusal(
+    503, ErrorCode.UNAVAILABLE, "the server has as many connections as it can; try again shortly", "too_many"
+)
+CROWDED = Refusal(
+    429,
+    ErrorCode.RATE_LIMITED,
+    "this address has as many connections as it may (REGISTRY_MAX_CONNECTIONS_PER_ADDRESS); close some, then try again",
+    "too_many",
+)
+LONG_HEAD = Refusal(
+    431, ErrorCode.TOO_LARGE, "the request's headers are longer or more than any that are read; send fewer", "too_large"
+)
+LONG_URL = Refusal(
+    414, ErrorCode.TOO_LARGE, "the request's URL is longer than any that is read; shorten it", "too_large"
+)
+SLOW_HEAD = Refusal(
+    408, ErrorCode.TIMEOUT, "the request's headers did not come in in time; send them at once", "too_slow"
+)
+SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body comes in more slowly than the server waits for", "too_slow")
+
+#: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), a body,
+#: nothing while the server works, or whatever it likes while nothing is asked.
+Waits = Literal["head", "body", "answer", "idle"]
+
+
+class Connection(Protocol):
+    """What is looked at of a connection."""
+
+    waits: Waits
+    #: When it began to wait for that, by the loop's clock.
+    since: float
+    #: What limits are for, and whether it is a proxy's, which has none.
+    address: str
+    is_trusted: bool
+    transport: asyncio.Transport
+    #: What of the present body has come since it was last looked at.
+    body_bytes: int
+    #: How far the body is ahead of the slowest that is waited for.
+    ahead_bytes: float
+    #: What has not been fetched of answers when it was last looked at, and since when no less of it was.
+    unsent_bytes: int
+    unsent_since: float
+    closing_since: float | None
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the client's turn: the server takes what comes, and has said that it would."""
+
+    @property
+    def drains(self) -> bool:
+        """Whether a body still comes in whose request is answered already."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer so, and close it."""
+
+
+class Connections:
+    """All connections of a server, and the one look at them each second that every time limit comes from."""
+
+    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self._limits = limits
+        self._loop = loop
+        self._all: set[Connection] = set()
+        #: Those whose clients fetch answers more slowly than they are written.
+        self.slow: set[Connection] = set()
+        self._by_address: Counter[str] = Counter()
+        self._looking = False
+
+    def enter(self, connection: Connection) -> Refusal | None:
+        """Count a connection; return why its requests are refused where it is one too many.
+
+        Raises ConnectionRefusedError where there is no room to say even that.
+        """
+        limits, address = self._limits, connection.address
+        refusal = None
+        if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
+            refusal = CROWDED
+            beyond = self._by_address[address] - limits.connections_per_address
+            if beyond >= min(limits.reserve, limits.connections_per_address):
+                raise ConnectionRefusedError
+        elif len(self._all) >= limits.connections and not self._make_room():
+            refusal = FULL
+        if len(self._all) >= limits.connections + limits.reserve:
+            raise ConnectionRefusedError
+        self._all.add(connection)
+        self._by_address[address] += 1
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(LOOK_S, self._look)
+        return refusal
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        self.slow.discard(connection)
+        if connection in self._all:
+            self._all.remove(connection)
+            self._by_address[connection.address] -= 1
+            if not self._by_address[connection.address]:
+                del self._by_address[connection.address]
+
+    def relieve(self) -> None:
+        """Give up answers that nobody fetches, where all of them together take more than they may."""
+        waiting = [(one, one.transport.get_write_buffer_size()) for one in self.slow]
+        excess = sum(size for _, size in waiting) - self._limits.unsent_bytes
+        if excess <= 0:
+            return
+        now = self._loop.time()
+        still = [(one, size) for one, size in waiting if size and now - one.unsent_since >= LOOK_S]
+        for one, size in sorted(still, key=lambda each: each[0].unsent_since):
+            if excess <= 0:
+                return
+            excess -= size
+            self._give_up(one)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has done nothing for longest; say whether there was one."""
+        waiting = [one for one in self._all if one.waits in ("head", "idle") and not one.transport.is_closing()]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda one: one.since)
+        REFUSALS.note(
+            "too_many",
+            oldest.address,
+            "all connections are taken: one of %s that asked nothing was closed",
+            oldest.address,
+        )
+        oldest.transport.abort()
+        self.leave(oldest)
+        return True
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._all):
+            self._look_at(connection, now)
+        self._looking = bool(self._all)
+        if self._looking:
+            self._loop.call_later(LOOK_S, self._look)
+
+    def _look_at(self, connection: Connection, now: float) -> None:
+        limits = self._limits
+        if connection.transport.is_closing():
+            connection.closing_since = connection.closing_since or now
+            if now - connection.closing_since >= CLOSING_S:
+                connection.transport.abort()
+            return
+        unsent_bytes = connection.transport.get_write_buffer_size()
+        # More is written only once most of what was there is gone, so more means that it moves.
+        if not unsent_bytes or unsent_bytes != connection.unsent_bytes:
+            connection.unsent_since = now
+        connection.unsent_bytes = unsent_bytes
+        if now - connection.unsent_since > limits.still_s:
+            self._give_up(connection)
+        elif connection.waits == "head":
+            if now - connection.since > limits.head_s:
+                connection.refuse(SLOW_HEAD)
+        elif connection.drains:
+            if now - connection.since > limits.drain_s:
+                connection.transport.close()
+        elif connection.waits == "body" and connection.reads:
+            ahead_bytes = connection.ahead_bytes + connection.body_bytes - limits.least_bytes_per_s * LOOK_S
+            connection.ahead_bytes = min(ahead_bytes, limits.least_bytes_per_s * limits.still_s)
+            connection.body_bytes = 0
+            if ahead_bytes < 0:
+                connection.refuse(SLOW_BODY)
+
+    def _give_up(self, connection: Connection) -> None:
+        REFUSALS.note(
+            "not_taken", connection.address, "an answer was given up: %s does not fetch it", connection.address
+        )
+        connection.transport.abort()
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._all))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+#: By what uvicorn keeps for each server: a process has one, a test several.
+_of: WeakKeyDictionary[object, Connections] = WeakKeyDictionary()
+
+
+def connections_of(server_state: object, limits: Limits, loop: asyncio.AbstractEventLoop) -> Connections:
+    """The connections of a server."""
+    found = _of.get(server_state)
+    if found is None:
+        found = _of[server_state] = Connections(limits, loop)
+    return found
+
+
+def address_of(client: tuple[str, int] | None) -> str:
+    """The address that limits are for."""
+    return neighbourhood(client[0]) if client else "unknown"

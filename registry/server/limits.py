@@ -1,0 +1,53 @@
+"""What one server process takes from the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from registry.http.addresses import Network, parse_proxies
+from registry.settings import Settings
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings that are about connections, as the protocol needs them."""
+
+    connections: int
+    connections_per_address: int
+    #: Of the request line and all headers together.
+    head_bytes: int
+    headers: int
+    url_bytes: int
+    #: From the beginning of a connection or a request to the end of its headers.
+    head_s: float
+    #: Of a body.
+    least_bytes_per_s: float
+    #: How long a body may take to begin.
+    grace_s: float
+    trusted: tuple[Network, ...] = ()
+    #: Connections beyond the limits that are let in to be answered why not, and for probes.
+    reserve: int = field(default=64, kw_only=True)
+    #: How long a body that came in fast may stand still, and how long an answer that nobody fetches is kept.
+    still_s: float = field(default=60.0, kw_only=True)
+    #: Requests that may wait on one connection for the one before them.
+    pipelined: int = field(default=8, kw_only=True)
+    #: Of a body that comes in after its request was answered; beyond, the connection is closed.
+    drain_bytes: int = field(default=1024 * 1024, kw_only=True)
+    drain_s: float = field(default=5.0, kw_only=True)
+    #: Of answers that clients have not fetched yet, in all; beyond, those that stand still are given up.
+    unsent_bytes: int = field(default=64 * 1024 * 1024, kw_only=True)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """The limits that the settings say."""
+        return cls(
+            connections=settings.max_connections,
+            connections_per_address=settings.max_connections_per_address,
+            head_bytes=settings.max_head_bytes,
+            headers=settings.max_headers,
+            url_bytes=settings.max_url_bytes,
+            head_s=settings.head_timeout_s,
+            least_bytes_per_s=settings.min_bytes_per_s,
+            grace_s=settings.body_grace_s,
+            trusted=parse_proxies(settings.trusted_proxies),
+        )

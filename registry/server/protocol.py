@@ -1,0 +1,264 @@
+"""HTTP/1.1 within limits: uvicorn's protocol over httptools, which itself has none for headers, times and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import json
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from registry.http.addresses import is_within
+from registry.http.refusals import REFUSALS
+from registry.server.connections import (
+    LONG_HEAD,
+    LONG_URL,
+    MALFORMED,
+    PIPELINED,
+    Refusal,
+    Waits,
+    address_of,
+    connections_of,
+)
+from registry.server.limits import Limits
+
+#: What may be asked on a connection beyond the limits: whether the process lives must be known above all when it is full.
+_PROBES = (b"/healthz", b"/readyz")
+
+
+class _RefusedError(Exception):
+    """Ends the parsing of a request that is refused."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection. Whatever is refused is answered, if that is still possible, and the connection closed."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Limits,
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
+        self._limits = limits
+        self._all = connections_of(server_state, limits, self.loop)
+        #: Why every request here is refused, where the connection is one too many.
+        self._barred: Refusal | None = None
+        #: Why the request that is being parsed is refused.
+        self._refusal: Refusal | None = None
+        self._deaf = False
+        #: The request that is worked on; `cycle` is the one that came last, which may wait for it.
+        self._running: RequestResponseCycle | None = None
+        self._head_bytes = 0
+        self._head_ended = False
+        self._headers = 0
+        self._header_bytes = 0
+        #: Of a body, since the last byte of it: sizes of chunks, and headers after it.
+        self._framing_bytes = 0
+        self.address = ""
+        self.is_trusted = False
+        self.waits: Waits = "head"
+        self.since = self.loop.time()
+        self.body_bytes = 0
+        self.ahead_bytes = 0.0
+        self.drains = False
+        self.unsent_bytes = 0
+        self.unsent_since = self.since
+        self.closing_since: float | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the client's turn."""
+        return not self.flow.read_paused and not (self.cycle is not None and self.cycle.waiting_for_100_continue)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let it in, if there is room for it."""
+        super().connection_made(transport)
+        self.address = address_of(self.client)
+        self.is_trusted = self.client is not None and is_within(self.client[0], self._limits.trusted)
+        try:
+            self._barred = self._all.enter(self)
+        except ConnectionRefusedError:
+            REFUSALS.note("too_many", self.address, "a connection of %s was closed: there are too many", self.address)
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._all.leave(self)
+        self.pipeline.clear()
+        self._let_go()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what comes."""
+        if self._deaf or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        if self.waits == "idle":
+            self._wait_for("head")
+        headed = self.waits == "head"
+        if self.drains:
+            self.body_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # No other protocol is spoken: the request is answered as if it had asked for none, and is the last.
+            self._deaf = True
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
+        except httptools.HttpParserError:
+            self.refuse(self._refusal or MALFORMED)
+            return
+        if headed and self.waits == "head":
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self.refuse(LONG_HEAD)
+        elif self.waits == "body" and not self.drains:
+            self._framing_bytes += len(data)
+            if self.cycle.response_complete:
+                self._drain()
+            elif headed or self.cycle.body:
+                # No more is taken in than the application has asked for: it asks again for each piece. It is not woken for
+                # what only frames one.
+                self._framing_bytes = 0
+                self.flow.pause_reading()
+            elif self._framing_bytes > self._limits.head_bytes:
+                self.refuse(LONG_HEAD)
+        elif self.drains and self.body_bytes > self._limits.drain_bytes:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._wait_for("head")
+        self._head_bytes = self._header_bytes = self._headers = 0
+        self._head_ended = False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the URL."""
+        super().on_url(url)
+        if len(self.url) > self._limits.url_bytes:
+            self._stop(LONG_URL)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those after the body are counted and left out, since who reads headers has read them."""
+        self._headers += 1
+        self._header_bytes += len(name) + len(value) + 4
+        if self._headers > self._limits.headers or self._header_bytes + len(self.url) > self._limits.head_bytes:
+            self._stop(LONG_HEAD)
+        if not self._head_ended:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application."""
+        self._head_ended = True
+        if self._barred is not None and self.url not in _PROBES:
+            self._stop(self._barred)
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._stop(MALFORMED)
+        if len(self.pipeline) >= self._limits.pipelined:
+            self._stop(PIPELINED)
+        idle = self.cycle is None or self.cycle.response_complete
+        super().on_headers_complete()
+        if idle:
+            self._running = self.cycle
+        self.body_bytes, self.ahead_bytes = 0, self._limits.least_bytes_per_s * self._limits.grace_s
+        self.drains = False
+        self._wait_for("body")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self.body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self.drains = False
+        self._wait_for("answer")
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._wait_for("idle")
+
+    def on_response_complete(self) -> None:
+        """End an answer."""
+        if self.cycle.response_complete:
+            # The cycle lives until the next one; what was sent and not read need not.
+            self.cycle.body = bytearray()
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
+        super().on_response_complete()
+        if self.waits == "answer" and not self.pipeline and self.cycle.response_complete:
+            self._wait_for("idle")
+        elif self.waits == "body" and self.cycle.response_complete:
+            self._drain()
+
+    def pause_writing(self) -> None:
+        """Note that a client fetches its answer slowly."""
+        super().pause_writing()
+        self._all.slow.add(self)
+        self._all.relieve()
+
+    def resume_writing(self) -> None:
+        """Note that it has fetched most of it."""
+        self._all.slow.discard(self)
+        super().resume_writing()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer so, where no other answer was begun, and close."""
+        if self.transport.is_closing():
+            return
+        REFUSALS.note(refusal.why, self.address, "a request of %s was refused: %s", self.address, refusal.message)
+        self._deaf = True
+        running = self._running
+        if (
+            running is not None
+            and not running.response_complete
+            and (running.response_started or running is not self.cycle)
+        ):
+            # Before, or in the middle of, the answer to another request nothing can be said.
+            self.transport.abort()
+            return
+        self._let_go()
+        self.transport.write(_written(refusal))
+        self.transport.close()
+
+    def _let_go(self) -> None:
+        """Let the application write nothing more."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _stop(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        raise _RefusedError
+
+    def _wait_for(self, what: Waits) -> None:
+        self.waits = what
+        self.since = self.loop.time()
+
+    def _drain(self) -> None:
+        """Read what is left of a body that nobody wants, so that the client gets to its answer; not for ever."""
+        self.drains = True
+        self.since = self.loop.time()
+        self.body_bytes = 0
+        self.flow.resume_reading()
+
+
+def _written(refusal: Refusal) -> bytes:
+    error = {"code": refusal.code.value, "message": refusal.message, "param": None}
+    body = json.dumps({"error": error}).encode()
+    phrase = http.HTTPStatus(refusal.status).phrase
+    retry = "retry-after: 1\r\n" if refusal.status in (429, 503) else ""
+    head = (
+        f"HTTP/1.1 {refusal.status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"{retry}connection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,99 @@
+"""What a namespace pays for what it refers to: one row of sums, changed as the last thing of each transaction."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Insert, bindparam, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from registry.db.database import connection_of
+from registry.usage.limits import limits_of, require_room
+from registry.usage.models import Usage
+
+#: The kinds of bytes that a namespace pays for, and what each is called in sentences.
+BYTES = {
+    "versions_bytes": "versions",
+    "datasets_bytes": "datasets",
+    "bases_bytes": "bases",
+    "merged_bytes": "merged models",
+    "checkpoints_bytes": "checkpoints",
+    "reserved_bytes": "uploads under way",
+}
+COUNTED = ("adapters", *BYTES)
+
+#: Under this name a session keeps what it will charge.
+_PENDING = "charges"
+
+
+def charge(
+    session: Session,
+    namespace: str,
+    *,
+    adapters: int = 0,
+    versions: int = 0,
+    datasets: int = 0,
+    bases: int = 0,
+    merged: int = 0,
+    checkpoints: int = 0,
+    reserved: int = 0,
+) -> None:
+    """Let a namespace pay for so many more adapters, and bytes of each kind, than before; less than 0: for fewer.
+
+    The row is changed by one statement right before the commit, since all who change anything there wait for it until
+    the transaction ends. Where what a namespace has grows beyond its limits, the commit raises QuotaExceeded, and
+    nothing of the transaction is kept. One of its kinds may grow by what another loses.
+    """
+    pending: dict[str, dict[str, int]] | None = session.info.get(_PENDING)
+    if pending is None:
+        pending = session.info[_PENDING] = {}
+        # Before other listeners, so that every transaction takes such locks in one order.
+        event.listen(session, "before_commit", _write, insert=True)
+    charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
+    added = (adapters, versions, datasets, bases, merged, checkpoints, reserved)
+    for name, count in zip(COUNTED, added, strict=True):
+        charged[name] += count
+
+
+def _write(session: Session) -> None:
+    """Charge what this transaction has gathered, one namespace after the other in the order of their names."""
+    session.flush()
+    pending: dict[str, dict[str, int]] = session.info[_PENDING]
+    for namespace, charged in sorted(pending.items()):
+        if any(charged.values()):
+            _charge(session, namespace, charged)
+    pending.clear()
+
+
+def _charge(session: Session, namespace: str, charged: dict[str, int]) -> None:
+    connection = connection_of(session)
+    added = sum(charged[name] for name in BYTES)
+    grows = charged["adapters"] > 0 or added > 0
+    limits = limits_of(session, namespace) if grows else None
+    row = connection.execute(_statement(connection.dialect.name), {"namespace": namespace, **charged}).one()
+    if limits is None:
+        return
+    if charged["adapters"] > 0 and limits.max_adapters is not None:
+        there = row.adapters - charged["adapters"]
+        require_room(namespace, "adapters", there, charged["adapters"], limits.max_adapters)
+    if added > 0 and limits.max_bytes is not None:
+        before = {name: getattr(row, name) - charged[name] for name in BYTES}
+        require_room(namespace, f"bytes{_by_kind(before)}", sum(before.values()), added, limits.max_bytes)
+
+
+def _by_kind(used: dict[str, int]) -> str:
+    kinds = ", ".join(f"{BYTES[name]} {size_bytes}" for name, size_bytes in used.items() if size_bytes)
+    return f" ({kinds})" if kinds else ""
+
+
+@cache
+def _statement(dialect: str) -> Insert:
+    """Add to a namespace's row, or make it, in one statement; it returns the new sums."""
+    kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    names = ("namespace", *COUNTED)
+    new = kinds(Usage).values({name: bindparam(name) for name in names})
+    sums = {name: getattr(Usage, name) + new.excluded[name] for name in COUNTED}
+    made: Insert = new.on_conflict_do_update(index_elements=["namespace"], set_=sums)
+    return made.returning(*(getattr(Usage, name) for name in COUNTED))

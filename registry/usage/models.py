@@ -1,0 +1,50 @@
+"""The tables of quotas, and of what is used of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.db.database import Model, UtcDateTime, utc_now
+
+
+class Quota(Model):
+    """The limits of one namespace; None means none."""
+
+    __tablename__ = "quotas"
+
+    #: A namespace, "-" for names without one, "*" for each that has no limits of its own.
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    max_adapters: Mapped[int | None]
+    #: Bytes of all kinds together that `Usage` counts.
+    max_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: Jobs that wait or run.
+    max_jobs: Mapped[int | None]
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class Usage(Model):
+    """What one namespace has: sums of what it refers to, changed by `charge` in the transaction that changes that.
+
+    Bytes that two namespaces refer to are paid for by both, and so are those of two versions in one.
+    """
+
+    __tablename__ = "usage"
+
+    #: A namespace, "-" for names without one, "*" for what is published for all, which no limit holds for.
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Names that ever had a version.
+    adapters: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    #: Versions that are not deleted, those in quarantine among them.
+    versions_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Datasets that were not given up.
+    datasets_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Files of bases.
+    bases_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Merged models, until a collection removes them.
+    merged_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    checkpoints_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: What upload sessions that have come to no end may still send, or have sent.
+    reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")

@@ -1,0 +1,1 @@
+"""The registry's HTTP API as typed calls, over HTTP or in process."""

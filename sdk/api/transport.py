@@ -1,0 +1,167 @@
+"""How requests reach the registry's API: over HTTP, or in process. Both are one httpx client over the same routes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from sdk.api.answers import VERSION as VERSION
+from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
+from sdk.api.answers import check_version, raise_error, require_json
+from sdk.config import Config
+from sdk.errors import Incompatible, Unavailable, raise_for
+from sdk.schemas.wire import Wire, read_json
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
+
+class Transport:
+    """Requests to one registry, by any threads. Safe to use after a fork: each process makes its own connections."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        #: By the id of the process that made it.
+        self._http: dict[int, httpx.Client] = {}
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        reply: type[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Wire | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> T:
+        """Send a request to `/api/v1` + `path` and parse the answer as `reply`.
+
+        Fields and members of a newer server that this client does not know are passed over. Raises the error that the
+        registry's code stands for, Unavailable where nothing answers, Incompatible where versions are far apart.
+        """
+        raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
+        try:
+            return read_json(reply, raw or b"null", open_ended=True)
+        except ValidationError as error:
+            raise Incompatible(
+                f"the registry at {self.config.url} answers in a way that version {VERSION} does not understand; upgrade both"
+            ) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None,
+        body: Wire | None,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+    ) -> bytes:
+        import httpx
+
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            response = self._client().request(
+                method,
+                f"/api/v1{path}",
+                params={key: value for key, value in (params or {}).items() if value is not None},
+                content=None if body is None else body.model_dump_json().encode(),
+                headers=sent,
+                timeout=timeout_s,
+            )
+        except httpx.TimeoutException as error:
+            raise Unavailable(
+                f"the registry at {self.config.url} does not answer; check that it runs, then try again"
+            ) from error
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"the registry at {self.config.url} can't be reached ({type(error).__name__}); "
+                "check ADAPTERCTL_URL and that the server runs"
+            ) from error
+        check_version(response.headers.get(VERSION_HEADER), self.config.url)
+        if not response.is_success:
+            raise_error(response.status_code, response.content, self.config.url)
+        require_json(response.content, response.headers.get("content-type"), self.config.url)
+        return response.content
+
+    def _client(self) -> httpx.Client:
+        mine = os.getpid()
+        found = self._http.get(mine)
+        if found is None:
+            made = self._open()
+            found = self._http.setdefault(mine, made)
+            if found is not made:
+                # Another thread was faster.
+                made.close()
+        return found
+
+    def _open(self) -> httpx.Client:
+        import httpx
+
+        config = self.config
+        headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
+        if config.home is not None:
+            return httpx.Client(transport=_embedded(config), base_url="http://embedded", headers=headers)
+        config.reach.require(config.url)
+        if config.token:
+            headers["Authorization"] = f"Bearer {config.token}"
+        # Connections are tried again; requests are not, since only the caller knows whether they may be. No redirect is
+        # followed: it would carry the token to wherever the answer says.
+        return httpx.Client(
+            base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False
+        )
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        mine = self._http.pop(os.getpid(), None)
+        if mine is not None:
+            mine.close()
+
+
+def _retrying(url: str) -> httpx.BaseTransport | None:
+    import httpx
+
+    # A transport of our own would pass the proxy settings of the environment by.
+    proxied = any(
+        os.environ.get(name)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+    )
+    return (
+        None
+        if proxied
+        else httpx.HTTPTransport(
+            retries=2,
+            # Reading the certificates of all authorities takes a while, and without TLS nobody shows one.
+            verify=url.startswith("https:"),
+        )
+    )
+
+
+def _embedded(config: Config) -> httpx.BaseTransport:
+    """Open the registry of a folder in this process. Raises Unavailable without the extra."""
+    missing = [
+        name for name in ("fastapi", "sqlalchemy", "alembic", "a2wsgi") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise Unavailable(
+            f"a registry in a folder ({config.url}) needs the extra that is not installed: pip install 'adapterctl[local]'; "
+            "or set ADAPTERCTL_URL to a server's URL"
+        )
+    embedded = importlib.import_module("registry.app.embedded")
+    errors = importlib.import_module("registry.errors")
+    try:
+        app = embedded.open_embedded(config.home)
+    except errors.RegistryError as error:
+        raise_for(error.code.value, error.message, error.param)
+    transport: httpx.BaseTransport = importlib.import_module("sdk.api.embedded").EmbeddedTransport(app)
+    return transport

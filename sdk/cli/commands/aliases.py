@@ -1,0 +1,203 @@
+"""`adapterctl alias`, `promote`, `rollback`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.session import open_client
+from sdk.schemas.aliases import AliasView
+
+_expect = click.option("--expect", metavar="vN", help="Only if it names this version now; 0 for none.")
+_reason = click.option("--reason", default="", help="Why; kept in the history.")
+
+
+def _moved(alias: AliasView, style: str) -> None:
+    if style == "json":
+        print_json(alias.model_dump(mode="json"))
+        return
+    say(f"{alias.adapter}@{alias.alias} names {alias.ref}")
+    click.echo(alias.ref)
+
+
+@click.group(name="alias")
+def alias_command() -> None:
+    """Point names like 'production' at versions."""
+
+
+@alias_command.command(name="set")
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version", metavar="vN")
+@_expect
+@_reason
+@format_option
+def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, style: str) -> None:
+    """Point ALIAS of the adapter NAME at the version vN; print the exact ref.
+
+    \b
+    Example:
+      adapterctl alias set code-review production v3 --expect v2
+    """
+    with open_client() as client:
+        _moved(client.set_alias(name, alias, version, expect=expect, reason=reason), style)
+
+
+@alias_command.command(name="list")
+@click.argument("name")
+@format_option
+def alias_list(name: str, style: str) -> None:
+    """List the aliases of the adapter NAME, and whether only promoters move them.
+
+    \b
+    Example:
+      adapterctl alias list code-review
+    """
+    with open_client() as client:
+        rows = [view.model_dump(mode="json") for view in client.aliases(name)]
+    columns = ["alias", "ref", "protected", "moved_by", "moved_at"]
+    empty = f"no aliases; set one with: adapterctl alias set {name} production vN"
+    print_rows(style, rows, columns, key="alias", empty=empty)
+
+
+@alias_command.command(name="history")
+@click.argument("name")
+@click.argument("alias", required=False)
+@format_option
+def alias_history(name: str, alias: str | None, style: str) -> None:
+    """List the moves of the aliases of the adapter NAME, or of ALIAS alone, the newest first.
+
+    \b
+    Example:
+      adapterctl alias history code-review production
+    """
+    with open_client() as client:
+        moves = client.alias_history(name, alias)
+    rows = [move.model_dump(mode="json") for move in moves]
+    if style != "json":
+        rows = [{**row, "from": _version(row["from_number"]), "to": _version(row["to_number"])} for row in rows]
+    columns = ["moved_at", *([] if alias else ["alias"]), "kind", "from", "to", "moved_by", "reason"]
+    print_rows(style, rows, columns, key="to", empty="no alias was ever set")
+
+
+def _version(number: int | None) -> str:
+    return "-" if number is None else f"v{number}"
+
+
+@alias_command.command(name="rm")
+@click.argument("name")
+@click.argument("alias")
+@_expect
+@_reason
+@yes_option
+@format_option
+def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, style: str) -> None:
+    """Take ALIAS of the adapter NAME away; its versions and its history stay.
+
+    \b
+    Example:
+      adapterctl alias rm code-review staging --expect v2 --yes
+    """
+    confirm(f"take {name}@{alias} away?", yes=yes)
+    with open_client() as client:
+        client.remove_alias(name, alias, expect=expect, reason=reason)
+    if style == "json":
+        print_json({"adapter": name, "alias": alias, "removed": True})
+    else:
+        say(f"{name}@{alias} is gone; set it again with: adapterctl alias set {name} {alias} vN")
+
+
+@alias_command.command(name="protect")
+@click.argument("scope")
+@click.argument("alias")
+@format_option
+def alias_protect(scope: str, alias: str, style: str) -> None:
+    """Let only promoters and admins move ALIAS in SCOPE: an adapter, 'NAMESPACE/*', or '*' for all.
+
+    \b
+    Examples:
+      adapterctl alias protect code-review production
+      adapterctl alias protect 'team/*' production
+    """
+    with open_client() as client:
+        view = client.protect_alias(scope, alias)
+    if style == "json":
+        print_json(view.model_dump(mode="json"))
+    else:
+        say(f"only promoters and admins move {scope}@{alias} from now on")
+        click.echo(f"{scope}@{alias}")
+
+
+@alias_command.command(name="unprotect")
+@click.argument("scope")
+@click.argument("alias")
+@format_option
+def alias_unprotect(scope: str, alias: str, style: str) -> None:
+    """Let every writer move ALIAS in SCOPE again.
+
+    \b
+    Example:
+      adapterctl alias unprotect 'team/*' production
+    """
+    with open_client() as client:
+        client.unprotect_alias(scope, alias)
+    if style == "json":
+        print_json({"scope": scope, "alias": alias, "protected": False})
+    else:
+        say(f"every writer may move {scope}@{alias} again, unless a wider scope protects it")
+
+
+@alias_command.command(name="protected")
+@format_option
+def alias_protected(style: str) -> None:
+    """List the aliases that only promoters and admins move.
+
+    \b
+    Example:
+      adapterctl alias protected
+    """
+    with open_client() as client:
+        rows = [view.model_dump(mode="json") for view in client.protected_aliases()]
+    if style == "quiet":
+        rows = [{"scoped": f"{row['scope']}@{row['alias']}"} for row in rows]
+    columns = ["scope", "alias", "created_by", "created_at"]
+    empty = "no alias is protected; protect one with: adapterctl alias protect NAME production"
+    print_rows(style, rows, columns, key="scoped", empty=empty)
+
+
+@click.command(name="promote")
+@click.argument("ref")
+@click.argument("alias")
+@_expect
+@_reason
+@format_option
+def promote_command(ref: str, alias: str, expect: str | None, reason: str, style: str) -> None:
+    """Point ALIAS at the version that REF names now; print the exact ref.
+
+    \b
+    Examples:
+      adapterctl promote code-review@v3 production --expect v2 --reason 'beats v2'
+      adapterctl promote code-review@staging production
+    """
+    with open_client() as client:
+        _moved(client.promote(ref, alias, expect=expect, reason=reason), style)
+
+
+@click.command(name="rollback")
+@click.argument("name")
+@click.argument("alias")
+@_expect
+@_reason
+@format_option
+def rollback_command(name: str, alias: str, expect: str | None, reason: str, style: str) -> None:
+    """Let ALIAS of the adapter NAME name again what it named before its last move; print the exact ref.
+
+    Again goes one further back.
+
+    \b
+    Example:
+      adapterctl rollback code-review production --reason 'v3 repeats itself'
+    """
+    with open_client() as client:
+        _moved(client.rollback(name, alias, expect=expect, reason=reason), style)

@@ -1,0 +1,133 @@
+"""`adapterctl push`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from sdk.cli.commands.signing import ask_password
+from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.session import counting, open_client
+from sdk.cli.support.values import take_tags
+from sdk.pushing.hub import is_url
+from sdk.schemas.training import QuantizationRecipe
+
+
+@click.command(name="push")
+@click.argument("folder")
+@click.argument("name", required=False)
+@click.option(
+    "--base", help="The base that it was trained over: a folder or a registered id. [default: as its config names it]"
+)
+@click.option(
+    "--quantized",
+    type=click.Choice(["nf4", "fp4", "none"]),
+    help="How the base was quantised in training. [default: unknown]",
+)
+@click.option("--base-revision", help="The commit of the base that it was trained over, if you know it.")
+@click.option("--description", default="", help="A line for people.")
+@click.option("--sign", help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]")
+@click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
+@click.option("--expand-patterns", is_flag=True, help="Write module names in place of patterns in its config.")
+@click.option("--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; again goes on.")
+@click.option("--namespace", help="With --tree: put all adapters into this namespace.")
+@click.option("--versions", is_flag=True, help="With --tree: the last folder is a version: NAME/v1, NAME/v2.")
+@format_option
+def push_command(
+    folder: str,
+    name: str | None,
+    base: str | None,
+    quantized: str | None,
+    base_revision: str | None,
+    description: str,
+    sign: str | None,
+    tags: dict[str, str],
+    expand_patterns: bool,
+    tree: bool,
+    namespace: str | None,
+    versions: bool,
+    style: str,
+) -> None:
+    """Publish the adapter in FOLDER, as PEFT's save_pretrained wrote it, as the next version of NAME.
+
+    Waits until its bytes are verified; prints the ref. What its config doesn't say, and you neither, is recorded as
+    unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review;
+    what is refused is reported with the reason and stops nothing else. FOLDER may be hf://ORG/NAME@REVISION of a model hub.
+
+    \b
+    Examples:
+      adapterctl push ./my-adapter code-review --base ./SmolLM2-135M-Instruct --quantized nf4
+      adapterctl push --tree ./adapters --base SmolLM2-135M-Instruct --namespace team
+      adapterctl push hf://org/name@main code-review --sign KEY.pem
+    """
+    if tree == (name is not None):
+        raise click.UsageError("give NAME for one adapter, or --tree for the folders below FOLDER, one of the two")
+    if not tree and (namespace is not None or versions):
+        raise click.UsageError("--namespace and --versions belong to --tree")
+    if tree and is_url(folder):
+        raise click.UsageError("--tree takes a folder of this machine; push from a hub one by one, each with its NAME")
+    given: dict[str, Any] = {
+        "base": base,
+        "method": {"none": "lora", None: None}.get(quantized, "qlora"),
+        "quantization": None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized}),
+        "base_revision": base_revision,
+        "description": description,
+        "tags": tags,
+        "sign": sign,
+        "sign_password": ask_password(sign),
+        "expand_patterns": expand_patterns,
+    }
+    if name is None:
+        _push_tree(folder, namespace, versions, given, style)
+        return
+    with open_client() as client:
+        report = client.push_with_report(
+            folder, name, **given, ask_revision=_ask_revision if sys.stdin.isatty() else None
+        )
+    if report.left_out:
+        more = ", …" if len(report.left_out) > 8 else ""
+        say(f"left out, not needed by a version: {', '.join(report.left_out[:8])}{more}")
+    if report.expanded:
+        say(f"module names are written in place of patterns in {', '.join(report.expanded)}")
+    if report.existing:
+        say("the same bytes were there already")
+    else:
+        _say_unknown(report.version.unknown)
+    for warning in report.version.warnings:
+        say(f"warning: {warning}")
+    if style == "json":
+        print_json({"ref": report.version.ref, "digest": report.version.digest, "existing": report.existing})
+    else:
+        click.echo(report.version.ref)
+
+
+def _ask_revision(base: str) -> str | None:
+    """Ask for what the folder doesn't say; nobody has to know it."""
+    return click.prompt(f"commit of {base} that it was trained over (empty: unknown)", default="", err=True) or None
+
+
+def _say_unknown(unknown: list[str]) -> None:
+    options = {"base_revision": "--base-revision", "quantization": "--quantized"}
+    named = [f"{what} ({options[what]})" for what in unknown if what in options]
+    if named:
+        say(f"recorded as unknown, since neither its config nor you say it: {', '.join(named)}")
+
+
+def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[str, Any], style: str) -> None:
+    with open_client() as client, counting("pushing", "adapters") as counted:
+        results = client.push_tree(folder, namespace=namespace, versions=versions, on_folder=counted, **given)
+    rows = [{key: value for key, value in asdict(result).items() if key != "exit_code"} for result in results]
+    refused = [result for result in results if result.outcome == "refused"]
+    done = [row for row in rows if row["outcome"] != "refused"]
+    if style == "table":
+        print_rows(style, rows, ["folder", "outcome", "ref"], key="folder", empty="nothing was pushed")
+        for result in refused:
+            say(f"refused {result.folder}: {result.message}")
+    else:
+        print_rows(style, rows if style == "json" else done, [], key="ref", empty="")
+    say(f"{len(done)} of {len(rows)} are in the registry; {len(refused)} refused")
+    if refused:
+        raise SystemExit(refused[0].exit_code)

@@ -1,0 +1,115 @@
+"""`adapterctl audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import click
+
+from sdk.cli.support.output import format_option, human_bytes, print_rows
+from sdk.cli.support.session import open_client
+from sdk.cli.support.values import take_moment
+
+
+@click.command(name="audit")
+@click.option("--actor", help="Only changes by the holder of this name.")
+@click.option("--token", metavar="ID", help="Only changes with this token, whatever it is called.")
+@click.option("--action", help="Only this action, or all of a kind: 'alias.*'.")
+@click.option("--subject", metavar="NAME|REF", help="Only of this; of an adapter: with all its versions and aliases.")
+@click.option("--namespace", help="Only in this one; '-' for names without one, '*' for what is of no namespace.")
+@click.option(
+    "--since", callback=take_moment, metavar="TIME", help="30m, 12h or 2d ago, or an ISO time, UTC without a zone."
+)
+@click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@format_option
+def audit_command(
+    actor: str | None,
+    token: str | None,
+    action: str | None,
+    subject: str | None,
+    namespace: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    style: str,
+) -> None:
+    """List who changed what in the namespaces that you administer, the newest first; times are UTC.
+
+    \b
+    Examples:
+      adapterctl audit --since 2d
+      adapterctl audit --action 'alias.*' --subject code-review
+      adapterctl audit --actor ci-review --since 2026-01-01 --format json
+    """
+    with open_client() as client:
+        entries = client.audit(
+            actor=actor,
+            token=token,
+            action=action,
+            subject=subject,
+            namespace=namespace,
+            since=since,
+            until=until,
+            limit=limit,
+        )
+    rows = [entry.model_dump(mode="json") for entry in entries]
+    if style == "table":
+        rows = [
+            {**row, "actor": _whom(row), "time": row["at"], "change": brief(row["before"], row["after"])}
+            for row in rows
+        ]
+    columns = ["time", "actor", "action", "subject", "change"]
+    empty = "there is no such change that you may see"
+    print_rows(style, rows, columns, key="id", empty=empty, cut="change")
+
+
+def _whom(row: Mapping[str, Any]) -> str:
+    """Return the name and the beginning of the token's id, since a name may have been another's before."""
+    return f"{row['actor']} ({row['token'][:8]})" if row["token"] else str(row["actor"])
+
+
+#: Words of an entry that its row says already, or that nobody looks for in a table.
+_SAID = ("id", "created_by", "created_at", "revoked_at")
+#: What most changes are about: the value says enough.
+_PLAIN = ("number", "state", "ref", "name")
+
+
+def brief(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    """Return what changed in few words, what has a before and an after first.
+
+    >>> brief({"number": 1}, {"number": 2, "reason": "beats v1"})
+    'v1→v2, reason beats v1'
+    >>> brief(None, {"id": "9f86", "name": "ana", "grants": [{"namespace": "team", "role": "writer"}]})
+    'ana, grants team=writer'
+    """
+    old, new = before or {}, after or {}
+    said = []
+    for key in sorted({**old, **new}, key=lambda key: (key not in old, key not in new)):
+        was, now = _word(key, old.get(key)), _word(key, new.get(key))
+        if was == now or key in _SAID:
+            continue
+        change = f"{was or '-'}→{now or '-'}" if key in old and key in new else now or was
+        said.append(change if key in _PLAIN else f"{key.removeprefix('max_').replace('_', ' ')} {change}")
+    return ", ".join(said) or "-"
+
+
+def _word(key: str, value: Any) -> str:
+    """Return a value in a word or two; "" where it says nothing."""
+    if value is None or value in ("", [], {}):
+        return ""
+    if isinstance(value, Mapping):
+        if set(value) == {"namespace", "role"}:
+            return f"{value['namespace']}={value['role']}"
+        return " ".join(f"{name}={_word(name, item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return " ".join(_word(key, item) for item in value)
+    if key == "number":
+        return f"v{value}"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return human_bytes(value)
+    # A digest is known by the 12 digits that refs take.
+    text = str(value)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

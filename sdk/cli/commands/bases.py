@@ -1,0 +1,133 @@
+"""`adapterctl base`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, say
+from sdk.cli.support.session import open_client
+from sdk.schemas.catalog import BaseView
+
+
+@click.group(name="base")
+def base_command() -> None:
+    """Add and list bases."""
+
+
+_namespace = click.option("--namespace", help="Whose base it is: a namespace, '-' for names without one, '*' for all.")
+
+
+@base_command.command(name="add")
+@click.argument("folder")
+@click.option("--id", "base_id", help="How it is called. [default: the folder's name]")
+@click.option("--upload", is_flag=True, help="Also send its files, for workers that don't see the folder.")
+@_namespace
+@format_option
+def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | None, style: str) -> None:
+    """Register the base in FOLDER: fingerprint, config, tensor shapes.
+
+    Without --namespace it is for all where the token is an admin's of all namespaces, which '*' needs. Else it is for
+    names without a namespace, or where the token may not write those, for its first namespace.
+
+    \b
+    Example:
+      adapterctl base add ./SmolLM2-135M-Instruct --upload --namespace team
+    """
+    with open_client() as client:
+        view = client.add_base(folder, id=base_id, upload=upload, namespace=namespace)
+    _show_named(view, style)
+
+
+def _show_named(view: BaseView, style: str) -> None:
+    """Print a base's id, and say aloud where that named another until now."""
+    if view.replaces is not None:
+        say(f"{view.id} named the base {view.replaces[:12]} until now; it names {view.fingerprint[:12]} from now on")
+    if style == "json":
+        print_json(view.model_dump(mode="json"))
+        return
+    click.echo(view.id)
+    if style == "table":
+        say(f"fingerprint {view.fingerprint}")
+
+
+@base_command.command(name="fix")
+@click.argument("name")
+@_namespace
+@click.option("--id", "base_id", help="Call it so from now on.")
+@click.option("--location", help="Where it lies: file:///… or hf://ORG/NAME@COMMIT; '' for nowhere.")
+@click.option(
+    "--forget-files", is_flag=True, help="Let its files be sent anew with: adapterctl base add FOLDER --upload."
+)
+@format_option
+def base_fix(
+    name: str, namespace: str | None, base_id: str | None, location: str | None, forget_files: bool, style: str
+) -> None:
+    """Correct what a namespace says of the base NAME, an id or fingerprint. For admins.
+
+    \b
+    Example:
+      adapterctl base fix 3f1c9a7e5b20 --id SmolLM2-135M-Instruct --namespace team
+    """
+    with open_client() as client:
+        view = client.fix_base(name, namespace=namespace, id=base_id, location=location, forget_files=forget_files)
+    _show_named(view, style)
+
+
+@base_command.command(name="rm")
+@click.argument("name")
+@_namespace
+@yes_option
+def base_rm(name: str, namespace: str | None, yes: bool) -> None:
+    """Take the base NAME, an id or fingerprint, away from a namespace. For admins.
+
+    Its versions stay, and jobs that wait for it fail; its files go with the next collection.
+
+    \b
+    Example:
+      adapterctl base rm SmolLM2-135M-Instruct --namespace team --yes
+    """
+    confirm(f"take the base {name} away, so that nobody makes versions over it any more?", yes=yes)
+    with open_client() as client:
+        client.remove_base(name, namespace=namespace)
+
+
+@base_command.command(name="list")
+@format_option
+def base_list(style: str) -> None:
+    """List bases, the newest first.
+
+    \b
+    Example:
+      adapterctl base list
+    """
+    with open_client() as client:
+        rows = [view.model_dump(mode="json", exclude={"config"}) for view in client.bases()]
+    for row in rows:
+        row["size"] = human_bytes(row["size_bytes"])
+    columns = ["id", "namespace", "fingerprint", "architecture", "size", "facts"]
+    print_rows(style, rows, columns, key="id", empty="no bases yet; add one with: adapterctl base add FOLDER")
+
+
+@base_command.command(name="show")
+@click.argument("name")
+@_namespace
+@format_option
+def base_show(name: str, namespace: str | None, style: str) -> None:
+    """Show a base by id or fingerprint.
+
+    Its facts are claimed by whoever registered it, hashed by a worker, or derived from its bytes by the registry.
+
+    \b
+    Example:
+      adapterctl base show SmolLM2-135M-Instruct --format json
+    """
+    with open_client() as client:
+        view = client.base(name, namespace=namespace)
+    if style == "json":
+        print_json(view.model_dump(mode="json"))
+    elif style == "quiet":
+        click.echo(view.fingerprint)
+    else:
+        shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
+        print_facts([*shown.items(), ("size", human_bytes(view.size_bytes))])

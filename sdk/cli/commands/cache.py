@@ -1,0 +1,124 @@
+"""`adapterctl cache`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
+from sdk.cli.support.values import parse_size
+from sdk.pulling.cache import Cache
+from sdk.pulling.cache_maintenance import Entry, entries, plan_prune, prune, verify
+
+_COLUMNS = ["kind", "digest", "size", "last_used", "refs"]
+
+
+@click.group(name="cache")
+def cache_command() -> None:
+    """List, verify and prune the local cache."""
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "digest": entry.digest,
+        "size": human_bytes(entry.size_bytes),
+        "size_bytes": entry.size_bytes,
+        "last_used": entry.last_used,
+        "refs": list(entry.refs),
+        "path": str(entry.path),
+    }
+
+
+@cache_command.command(name="list")
+@format_option
+def cache_list(style: str) -> None:
+    """List the versions, bases and loose blobs that lie in the cache, the latest used first.
+
+    Versions may share blobs, so that together they may take less than the sum.
+
+    \b
+    Example:
+      adapterctl cache list
+    """
+    cache = Cache()
+    print_rows(style, [_row(entry) for entry in entries(cache)], _COLUMNS, key="path", empty="the cache is empty")
+    if style == "table":
+        say(f"in {cache.root}")
+
+
+@cache_command.command(name="verify")
+@format_option
+def cache_verify(style: str) -> None:
+    """Hash every version in the cache again, and take away what is damaged: the next pull fetches it anew.
+
+    \b
+    Example:
+      adapterctl cache verify
+    """
+    cache = Cache()
+    count = len(entries(cache))
+    damaged = verify(cache)
+    rows = [{"kind": one.kind, "digest": one.digest, "path": str(one.path), "what": one.what} for one in damaged]
+    if style == "json":
+        print_json({"entries": count, "damaged": rows, "ok": not damaged})
+    else:
+        print_rows(style, rows, ["kind", "digest", "what"], key="path", empty="")
+    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and taken away")
+    if damaged:
+        raise SystemExit(7)
+
+
+def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    size = None if value is None else parse_size(value)
+    if value is not None and size is None:
+        raise click.BadParameter(f"{value!a} is no size; write 500MB, 20GB or 2GiB", ctx, param)
+    return size
+
+
+@cache_command.command(name="prune")
+@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep so many of the versions, those used last.")
+@click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within so many days.")
+@click.option("--max-size", callback=_take_size, metavar="SIZE", help="Keep so much, of what was used last: 20GB.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be taken away.")
+@yes_option
+@format_option
+def cache_prune(
+    keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
+) -> None:
+    """Take away what has not been used, and blobs that no version has; what another process holds stays.
+
+    --keep counts versions; --keep-days and --max-size count bases too. What goes can be pulled again.
+
+    \b
+    Examples:
+      adapterctl cache prune --keep 10
+      adapterctl cache prune --keep-days 30 --max-size 20GB --yes
+    """
+    if keep is None and keep_days is None and max_size is None:
+        raise click.UsageError("say what to keep with --keep, --keep-days or --max-size")
+    cache = Cache()
+    plan = plan_prune(entries(cache), keep=keep, keep_days=keep_days, max_bytes=max_size)
+    gone = plan.removed
+    held: list[Entry] = []
+    if not dry_run and plan.removed:
+        confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) out of the cache?", yes=yes)
+        gone, held = prune(cache, plan)
+    if style == "json":
+        print_json(
+            {
+                "removed": [_row(entry) for entry in gone],
+                "held": [_row(entry) for entry in held],
+                "freed_bytes": plan.size_bytes if not held else None,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="nothing is to be taken away")
+    for entry in held:
+        say(f"another process holds the {entry.kind} {entry.digest[:12]}; it stays")
+    if gone:
+        said = "would be" if dry_run else "were"
+        say(f"{len(gone)} {said} taken away, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")

@@ -1,0 +1,161 @@
+"""`adapterctl show`, `list`, `versions`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.session import open_client
+
+
+@click.command(name="show")
+@click.argument("ref")
+@format_option
+def show_command(ref: str, style: str) -> None:
+    """Show the version that REF names: base, configuration, data, training, scores, files.
+
+    \b
+    Examples:
+      adapterctl show code-review@v3
+      adapterctl show code-review@production --format json | jq .base.fingerprint
+    """
+    with open_client() as client:
+        version = client.get(ref)
+        shown = version.as_dict()
+    if style == "json":
+        print_json(shown)
+    elif style == "quiet":
+        click.echo(version.ref)
+    else:
+        print_facts(_facts(shown))
+        if shown["evaluations"]:
+            click.echo()
+            click.echo(_scores(shown["evaluations"]))
+
+
+#: What a state means to whoever looks, where its name does not say so.
+_STATES = {
+    "archived": "; hidden from lists and latest, found by its number",
+    "quarantined": "; found by its digest alone, until an admin releases it",
+}
+
+
+def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
+    base, lora, recipe, data = shown["base"], shown["lora"], shown["quantization"], shown["dataset"]
+    metrics = shown["metrics"]
+    facts = [
+        ("ref", shown["ref"]),
+        ("digest", shown["digest"]),
+        ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
+        *([("refused", shown["refusal"])] if shown["refusal"] else []),
+        *(("warning", warning) for warning in shown["warnings"]),
+        ("aliases", shown["aliases"]),
+        ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
+        ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
+        ("fingerprint", base["fingerprint"]),
+        ("method", shown["method"]),
+        ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
+        ("targets", lora["target_modules"]),
+        ("quantised", _quantised(shown["method"], recipe)),
+        ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
+    ]
+    if data is not None:
+        facts.append(
+            ("data", f"{data['digest'][:12]}, {data['rows']} rows, {data['supervised_tokens']} supervised tokens")
+        )
+    if "loss" in metrics:
+        facts.append(("train loss", metrics["loss"]))
+    if "eval_loss" in metrics:
+        facts.append(
+            ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
+        )
+    if "train_s" in metrics:
+        facts.append(
+            ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
+        )
+    if shown["job"] is not None:
+        facts.append(("job", f"{shown['job']['id']}, attempt {shown['job']['attempt']}"))
+    if shown["unknown"]:
+        facts.append(("not known", [name.replace("_", " ") for name in shown["unknown"]]))
+    if shown["tags"]:
+        facts.append(("tags", [f"{key}={value}" for key, value in shown["tags"].items()]))
+    if shown["description"]:
+        facts.append(("description", _line(shown["description"])))
+    if shown["notes"]:
+        last = shown["notes"][-1]
+        facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
+    return facts
+
+
+def _line(text: str) -> str:
+    """Return a text of several lines as one."""
+    return " ".join(text.split())
+
+
+def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
+    """Say how the base was quantised in training. Without a recipe it was not only where the method says so."""
+    if recipe is not None:
+        double = " with double quantisation" if recipe["double_quant"] else ""
+        return f"{recipe['type']}{double}, {recipe['compute_dtype']} compute"
+    return "no" if method == "lora" else "unknown"
+
+
+def _scores(evaluations: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            item["dataset"][:12],
+            item["precision"],
+            *(item["metrics"].get(name) for name in ("loss", "perplexity", "rouge_l")),
+            item["created_at"],
+        ]
+        for item in evaluations
+    ]
+    return render(["dataset", "precision", "loss", "perplexity", "rouge_l", "created"], rows)
+
+
+@click.command(name="list")
+@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
+@format_option
+def list_command(namespace: str | None, prefix: str, style: str) -> None:
+    """List the adapters that have a version.
+
+    \b
+    Examples:
+      adapterctl list --format json
+      adapterctl list --namespace team --prefix team/code-
+    """
+    with open_client() as client:
+        rows = [view.model_dump(mode="json") for view in client.adapters(namespace=namespace, prefix=prefix)]
+    columns = ["latest", "versions", "base", "updated_at"]
+    print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
+
+
+@click.command(name="versions")
+@click.argument("name")
+@click.option("--archived", is_flag=True, help="With archived ones.")
+@format_option
+def versions_command(name: str, archived: bool, style: str) -> None:
+    """List the versions of the adapter NAME, the newest first.
+
+    \b
+    Examples:
+      adapterctl versions code-review
+      adapterctl versions code-review --archived
+    """
+    with open_client() as client:
+        views = [version.info.model_dump(mode="json") for version in client.versions(name, archived=archived)]
+    rows = [
+        {
+            **{key: view[key] for key in ("ref", "number", "digest", "state", "aliases", "created_at")},
+            "base": view["base"]["id"],
+            "rank": view["lora"]["rank"],
+            "eval_loss": view["metrics"].get("eval_loss"),
+        }
+        for view in views
+    ]
+    print_rows(
+        style, rows, ["ref", "aliases", "rank", "eval_loss", "base", "created_at"], key="ref", empty="no versions yet"
+    )

@@ -1,0 +1,40 @@
+"""`adapterctl convert`."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from sdk.cli.support.output import format_option, human_bytes, print_json, say
+from sdk.config import user_path
+from sdk.pushing.convert import convert_adapter
+
+
+@click.command(name="convert")
+@click.argument("folder")
+@click.option("-o", "--output", help="A new folder. [default: FOLDER-safetensors]")
+@format_option
+def convert_command(folder: str, output: str | None, style: str) -> None:
+    """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running what is in them.
+
+    \b
+    Example:
+      adapterctl convert ./old-adapter -o ./adapter
+    """
+    converted = convert_adapter(user_path(folder), None if output is None else user_path(output))
+    path = str(converted.folder)
+    if not converted.offline:
+        say(
+            "the pickle was read by a process that could reach the network, for this system lets no user take that away "
+            "(user namespaces); convert what you do not trust on another machine"
+        )
+    if style == "json":
+        print_json({"path": path, "tensors": converted.tensors, "size_bytes": converted.size_bytes})
+        return
+    click.echo(path)
+    if style == "table":
+        say(
+            f"{converted.tensors} tensors, {human_bytes(converted.size_bytes)}; push it with: "
+            f"adapterctl push {shlex.quote(path)} NAME --base BASE"
+        )

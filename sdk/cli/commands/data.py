@@ -1,0 +1,72 @@
+"""`adapterctl data`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.session import open_client
+
+
+@click.group(name="data")
+def data_command() -> None:
+    """Add, list and remove datasets."""
+
+
+@data_command.command(name="add")
+@click.argument("file")
+@click.option("--name", metavar="NAME", help="How to call it, where not as FILE is called.")
+@click.option("--namespace", metavar="NAMESPACE", help="Whose readers may use it; the first that you may write to.")
+@format_option
+def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
+    """Check and upload the dataset in FILE; print its digest.
+
+    Its name holds in one namespace, and may not look like a digest.
+
+    \b
+    Example:
+      adapterctl data add reviews.jsonl
+    """
+    with open_client() as client:
+        view = client.add_data(file, name=name, namespace=namespace)
+    if style == "json":
+        print_json(view.model_dump(mode="json"))
+    else:
+        click.echo(view.digest)
+        if style == "table":
+            say(f"{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+
+
+@data_command.command(name="list")
+@format_option
+def data_list(style: str) -> None:
+    """List datasets, the newest first.
+
+    \b
+    Example:
+      adapterctl data list
+    """
+    with open_client() as client:
+        rows = [view.model_dump(mode="json") for view in client.datasets()]
+    columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
+    print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
+
+
+@data_command.command(name="rm")
+@click.argument("data")
+@format_option
+def data_rm(data: str, style: str) -> None:
+    """Give the rows of DATA up, a dataset's name or digest; what was trained on it still names it.
+
+    They go with a later `adapterctl gc`, unless the same file is added again before.
+
+    \b
+    Example:
+      adapterctl data rm reviews.jsonl
+    """
+    with open_client() as client:
+        client.remove_data(data)
+    if style == "json":
+        print_json({"data": data, "removed": True})
+    else:
+        say(f"{data} is given up; its bytes go with: adapterctl gc")

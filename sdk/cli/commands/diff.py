@@ -1,0 +1,113 @@
+"""`adapterctl diff`."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import click
+
+from sdk.cli.support.output import WIDTH, format_option, plain, print_json, render, say
+from sdk.cli.support.session import open_client
+from sdk.schemas.diff import Diff, Difference, ModuleDiff, Score, WeightsDiff
+from sdk.schemas.evaluation import is_score
+
+#: Modules of a table, those that differ most.
+_MODULES = 20
+
+
+@click.command(name="diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--no-weights", is_flag=True, help="Leave the weights out, and fetch no files.")
+@click.option("--all", "every", is_flag=True, help=f"Show all modules, not the {_MODULES} that differ most.")
+@format_option
+def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> None:
+    """Compare the versions A and B: configuration, training, data, scores, and the weights module by module.
+
+    Of weights it shows the norm of ΔW = s·B·A on both sides, and the cosine between the two.
+
+    \b
+    Examples:
+      adapterctl diff code-review@v3 code-review@v4
+      adapterctl diff code-review@production code-review --no-weights --format json
+    """
+    with open_client() as client:
+        found = client.diff(a, b, weights=not no_weights)
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    elif style == "quiet":
+        for difference in _settings(found):
+            click.echo(difference.name)
+    elif found.same:
+        click.echo(f"{found.a.ref} and {found.b.ref} are the same bytes, sha256:{found.a.digest}")
+    else:
+        _print_table(found, every)
+
+
+def _settings(found: Diff) -> list[Difference]:
+    """Everything that differs and is no score or weight, under names that are told apart."""
+    training = [one.model_copy(update={"name": f"training.{one.name}"}) for one in found.training]
+    dataset = [one.model_copy(update={"name": f"dataset.{one.name}"}) for one in found.dataset]
+    return [*found.configuration, *training, *dataset]
+
+
+def _print_table(found: Diff, every: bool) -> None:
+    click.echo(f"a  {found.a.ref}\nb  {found.b.ref}")
+    _print_notes(found.notes)
+    settings = [_setting(one) for one in _settings(found)]
+    click.echo()
+    click.echo(render(["setting", "a", "b"], settings) if settings else "no setting differs")
+    scores = [_score(f"training: {one.name}", one) for one in found.scores.training if is_score(one.name)]
+    scores += _evaluated(found)
+    click.echo()
+    click.echo(render(["score", "a", "b", "difference"], scores) if scores else "neither has scores")
+    if found.weights is not None:
+        click.echo()
+        _print_weights(found.weights, every)
+
+
+def _setting(one: Difference) -> list[Any]:
+    if isinstance(one.a, list) and isinstance(one.b, list):
+        # Of two long lists a table would show beginnings that are the same.
+        only_a = [value for value in one.a if value not in one.b]
+        return [f"{one.name}, only in", only_a, [value for value in one.b if value not in one.a]]
+    digits = 12 if one.name.endswith(("digest", "fingerprint")) else None
+    return [one.name, *(value[:digits] if isinstance(value, str) else value for value in (one.a, one.b))]
+
+
+def _score(name: str, one: Score) -> list[Any]:
+    return [name, one.a, one.b, one.difference]
+
+
+def _evaluated(found: Diff) -> list[list[Any]]:
+    rows = []
+    for both in found.scores.evaluations:
+        label = f"{both.dataset[:12]}, {both.precision}"
+        rows += [_score(f"{label}: {one.name}", one) for one in both.metrics if is_score(one.name)]
+    for side, briefs in (("a", found.scores.only_a), ("b", found.scores.only_b)):
+        for brief in briefs:
+            label = f"{brief.dataset[:12]}, {brief.precision}"
+            for name, value in brief.metrics.items():
+                if is_score(name):
+                    rows.append([f"{label}: {name}", *((value, None) if side == "a" else (None, value)), None])
+    return rows
+
+
+def _print_weights(weights: WeightsDiff, every: bool) -> None:
+    modules = sorted(weights.modules, key=lambda one: (one.cosine is None, one.cosine or 0.0, one.module))
+    shown = modules if every else modules[:_MODULES]
+    whole = ["whole adapter", weights.norm_a, weights.norm_b, weights.cosine]
+    click.echo(render(["weights", "norm_a", "norm_b", "cosine"], [whole, *(_module(one) for one in shown)]))
+    _print_notes(weights.notes)
+    if len(shown) < len(modules):
+        say(f"{len(modules) - len(shown)} more modules differ less; show them with --all")
+
+
+def _module(one: ModuleDiff) -> list[Any]:
+    return [one.module, one.norm_a, one.norm_b, one.cosine]
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        click.echo(textwrap.fill(plain(note), WIDTH, initial_indent="! ", subsequent_indent="  "))

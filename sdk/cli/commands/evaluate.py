@@ -1,0 +1,81 @@
+"""`adapterctl eval`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.commands.watch import watch
+from sdk.cli.support.output import format_option, plain, print_json, render, say
+from sdk.cli.support.session import open_client
+
+
+@click.command(name="eval")
+@click.argument("refs", nargs=-1, required=True)
+@click.option("--data", required=True, help="Held-out rows: JSONL, CSV or Parquet.")
+@click.option("--generate-rows", type=int, help="Rows to generate for, scored with ROUGE-L. [default: 16]")
+@click.option("--max-new-tokens", type=int, help="Longest generated completion. [default: 48]")
+@click.option("--keep-samples", type=int, help="Generated completions kept and shown. [default: 4]")
+@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
+@click.option(
+    "--precision",
+    type=click.Choice(["as-trained", "nf4", "native"]),
+    help="How the base is loaded. [default: as-trained]",
+)
+@click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
+@format_option
+def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L.
+
+    \b
+    Examples:
+      adapterctl eval code-review@v3 base:SmolLM2-135M-Instruct --data heldout.jsonl
+      adapterctl eval code-review@v2 code-review@v3 --data heldout.jsonl --format json
+    """
+    with open_client() as client:
+        job = client.submit_evaluation(
+            refs, data=data, **{key: value for key, value in given.items() if value is not None}
+        )
+        if detach:
+            if style == "json":
+                print_json({"job": job.id, "state": job.view.state.value})
+            else:
+                click.echo(job.id)
+            return
+        say(f"job {job.id} evaluates {job.view.subject}")
+        watch(job)
+        if job.error is not None:
+            raise job.error
+        found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
+    order = (job.view.result or {}).get("evaluations", [])
+    found.sort(key=lambda item: order.index(item["id"]) if item["id"] in order else len(order))
+    if style == "json":
+        print_json(found)
+    elif style == "quiet":
+        for item in found:
+            click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
+    else:
+        _print_scores(found)
+
+
+def _print_scores(found: list[dict[str, Any]]) -> None:
+    names = ("loss", "perplexity", "rouge_l")
+    click.echo(
+        render(
+            ["ref", "precision", *names],
+            [[i["ref"], i["precision"], *(i["metrics"].get(n) for n in names)] for i in found],
+        )
+    )
+    for index, sample in enumerate(found[0]["samples"] if found else []):
+        prompt = sample["prompt"].strip().splitlines() or [""]
+        click.echo(f"\n— {plain(prompt[0][:76])}")
+        click.echo(f"  expected: {_one_line(sample['reference'])}")
+        for item in found:
+            if index < len(item["samples"]):
+                click.echo(f"  {item['ref']}: {_one_line(item['samples'][index]['completion'])}")
+
+
+def _one_line(text: str) -> str:
+    joined = plain(" ".join(text.split()))
+    return joined if len(joined) <= 160 else joined[:159] + "…"

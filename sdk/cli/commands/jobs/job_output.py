@@ -1,0 +1,131 @@
+"""`adapterctl jobs watch|wait|logs`: what happens to jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import click
+
+from sdk.cli.commands.watch import told, watch_all
+from sdk.cli.support.output import format_option, plain, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.errors import JobFailed
+from sdk.job_options import parse_duration
+from sdk.job_output import follow
+from sdk.objects import Job
+from sdk.schemas.events import Event
+from sdk.schemas.jobs import JobView
+
+
+@click.command(name="watch", short_help="Watch jobs to their end.")
+@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+def jobs_watch(job_ids: tuple[str, ...]) -> None:
+    """Watch jobs to their end, a bar for each; Ctrl-C leaves them running.
+
+    Exits with 6 where one has failed or was cancelled. A registry that is away for a while ends no watch.
+
+    \b
+    Examples:
+      adapterctl jobs watch 3f1c2a9b7d20
+      adapterctl jobs watch $(adapterctl jobs list --state running --format quiet)
+    """
+    with open_client() as client:
+        jobs = [client.job(job_id) for job_id in dict.fromkeys(job_ids)]
+        watch_all(jobs)
+    for job in jobs:
+        if job.error is None:
+            say(f"job {job.id} succeeded")
+        elif len(jobs) > 1:
+            say(job.error.message)
+    _require_success(jobs)
+
+
+@click.command(name="wait")
+@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.option("--timeout", help="Seconds, or 90s, 10m, 2h; then exit 8, and the jobs go on.")
+@click.option("--any", "any_", is_flag=True, help="Wait for the first that ends; only that one decides.")
+@format_option
+def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: str) -> None:
+    """Wait for jobs, and print how each has ended.
+
+    Exits with 0 where all have succeeded, 6 where one has failed or was cancelled, 8 where the time is over.
+
+    \b
+    Examples:
+      adapterctl jobs wait 3f1c2a9b7d20 --timeout 2h
+      adapterctl jobs wait 3f1c2a9b7d20 9a7e1b2c3d4f --any
+    """
+    timeout_s = None if timeout is None else parse_duration(timeout)
+    ended = []
+    with open_client() as client:
+        jobs = [client.job(job_id) for job_id in dict.fromkeys(job_ids)]
+        for job, event in follow(jobs, note=say, timeout_s=timeout_s, last=1):
+            if event is None and job.view.state.is_final:
+                ended.append(job)
+                if style == "table":
+                    click.echo(_end_of(job.view))
+                if any_:
+                    break
+    if style == "json":
+        fields = {"id", "kind", "state", "subject", "reason", "message", "result"}
+        print_json([job.view.model_dump(mode="json", include=fields) for job in ended])
+    elif style == "quiet":
+        for job in ended:
+            click.echo(job.id)
+    _require_success(ended)
+
+
+def _end_of(view: JobView) -> str:
+    why = "" if view.reason in (None, "cancelled") else f" ({view.reason})"
+    return f"{view.id}  {view.state.value}{why}"
+
+
+def _require_success(jobs: Sequence[Job]) -> None:
+    """Raise JobFailed where a job has ended without a result."""
+    failed = [job for job in jobs if job.error is not None]
+    if len(jobs) == 1 and jobs[0].error is not None:
+        raise jobs[0].error
+    if failed:
+        ids = ", ".join(job.id for job in failed)
+        raise JobFailed(
+            f"{len(failed)} of {len(jobs)} jobs ended without a result ({ids}); see: adapterctl jobs show {failed[0].id}"
+        )
+
+
+@click.command(name="logs", short_help="Print what happened to a job.")
+@click.argument("job_id", metavar="JOB")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job has ended.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object a line.",
+)
+def jobs_logs(job_id: str, following: bool, style: str) -> None:
+    """Print what happened to a job: when (UTC), in which attempt, and what.
+
+    \b
+    Examples:
+      adapterctl jobs logs 3f1c2a9b7d20
+      adapterctl jobs logs 3f1c2a9b7d20 -f --format json
+    """
+    with open_client() as client:
+        job = client.job(job_id)
+        for event in _followed(job) if following else job.events():
+            if style == "json":
+                click.echo(event.model_dump_json(exclude_none=True))
+            else:
+                _print_event(event)
+
+
+def _followed(job: Job) -> Iterable[Event]:
+    return (event for _, event in follow([job], note=say) if event is not None)
+
+
+def _print_event(event: Event) -> None:
+    head = f"{event.at:%Y-%m-%d %H:%M:%S}  {event.attempt}  {event.kind:<8}"
+    for line in told(event).splitlines() or [""]:
+        click.echo(f"{head}  {plain(line)}".rstrip())
+        head = " " * len(head)

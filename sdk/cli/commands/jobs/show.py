@@ -1,0 +1,196 @@
+"""`adapterctl jobs list|show|checkpoints`: how jobs stand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from sdk.cli.commands.watch import COLOURS, count_of, standing_of
+from sdk.cli.support.ages import age_of, human_duration
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.session import open_client
+from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
+
+#: Checkpoints that `show` lists.
+_SHOWN = 5
+
+
+@click.command(name="list")
+@click.option("--state", type=click.Choice([state.value for state in JobState]))
+@click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Those of one queue.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@format_option
+def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> None:
+    """List jobs, the newest first.
+
+    TRIES counts attempts, and how many of them failed or were lost. NOTE says of a job that waits its place in the queue
+    and why it waits, of one that runs how far it is, of one that has failed the reason.
+
+    \b
+    Examples:
+      adapterctl jobs list --state running
+      adapterctl jobs list --state queued --queue gpu
+    """
+    with open_client() as client:
+        views = [job.view for job in client.jobs(state=state, queue=queue, limit=limit)]
+    if style == "table" and views:
+        _print_table(views)
+        return
+    rows = [view.model_dump(mode="json", exclude={"request"}) for view in views]
+    empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "there is no such job"
+    print_rows(style, rows, [], key="id", empty=empty)
+
+
+def _print_table(views: Sequence[JobView]) -> None:
+    headers = ["id", "state", "kind", "subject", "tries", "age", "note"]
+    rows = [
+        [
+            view.id,
+            view.state.value,
+            view.kind,
+            view.subject,
+            f"{view.attempt}, {view.failures} bad" if view.failures else view.attempt or None,
+            age_of(view.created_at),
+            note_of(view),
+        ]
+        for view in views
+    ]
+    header, *lines = render(headers, rows).splitlines()
+    click.echo(header)
+    for view, line in zip(views, lines, strict=True):
+        click.echo(_coloured(line, view.state.value))
+
+
+def _coloured(line: str, state: str) -> str:
+    # The state comes before all that others have named; an id has no such word in it.
+    colour = COLOURS.get(state)
+    return line.replace(state, click.style(state, fg=colour), 1) if colour and sys.stdout.isatty() else line
+
+
+def note_of(view: JobView) -> str:
+    """What is worth knowing of a job beside its state."""
+    if view.state is JobState.QUEUED:
+        place = "" if view.ahead is None else f"#{view.ahead + 1}: "
+        return f"{place}{view.waits or 'waits for a worker'}"
+    if view.state is JobState.RUNNING:
+        going = "stops" if view.cancel_requested else ""
+        return going or ("" if view.progress is None else f"{view.progress.phase} {count_of(view.progress)}".strip())
+    if view.state is JobState.SUCCEEDED:
+        return str((view.result or {}).get("ref", ""))
+    return view.reason or ""
+
+
+@click.command(name="show")
+@click.argument("job_id", metavar="JOB")
+@format_option
+def jobs_show(job_id: str, style: str) -> None:
+    """Show a job with its attempts and checkpoints.
+
+    \b
+    Examples:
+      adapterctl jobs show 3f1c2a9b7d20
+      adapterctl jobs show 3f1c2a9b7d20 --format json
+    """
+    with open_client() as client:
+        view = client.job_view(job_id)
+        attempts, checkpoints = client.attempts(job_id), client.checkpoints(job_id)
+    if style == "json":
+        print_json(
+            {
+                **view.model_dump(mode="json"),
+                "attempts": [attempt.model_dump(mode="json") for attempt in attempts],
+                "checkpoints": [checkpoint.model_dump(mode="json") for checkpoint in checkpoints],
+            }
+        )
+    elif style == "quiet":
+        click.echo(view.state.value)
+    else:
+        print_facts([(name, value) for name, value in _facts(view) if value not in (None, False, 0, "")])
+        if attempts:
+            click.echo(f"\n{_attempts_table(attempts)}")
+        if checkpoints:
+            click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
+        if len(checkpoints) > _SHOWN:
+            click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
+
+
+def _facts(view: JobView) -> list[tuple[str, Any]]:
+    running = view.state is JobState.RUNNING
+    progress = view.progress if running else None
+    memory = None if view.needs.memory_bytes is None else f"{human_bytes(view.needs.memory_bytes)} of memory"
+    device = "a CUDA card" if view.needs.device == "cuda" else None
+    return [
+        ("id", view.id),
+        ("kind", view.kind),
+        ("subject", view.subject),
+        ("state", view.state.value),
+        ("stops", running and view.cancel_requested),
+        ("place", note_of(view) if view.state is JobState.QUEUED else None),
+        ("reason", view.reason),
+        ("message", view.message),
+        ("progress", None if progress is None else f"{progress.phase} {standing_of(progress)}"),
+        ("result", (view.result or {}).get("ref") or (view.result or {}).get("evaluations")),
+        ("queue", view.queue),
+        ("priority", view.priority),
+        ("needs", ", ".join(part for part in (device, memory) if part)),
+        ("retry of", view.retry_of),
+        ("created", view.created_at.isoformat()),
+    ]
+
+
+def _attempts_table(attempts: Sequence[AttemptView]) -> str:
+    headers = ["try", "state", "worker", "began", "took", "why"]
+    rows = [
+        [
+            attempt.attempt,
+            attempt.state,
+            attempt.worker,
+            attempt.started_at.isoformat(),
+            None
+            if attempt.finished_at is None
+            else human_duration((attempt.finished_at - attempt.started_at).total_seconds()),
+            ": ".join(part for part in (attempt.reason, attempt.message) if part) or None,
+        ]
+        for attempt in attempts
+    ]
+    return render(headers, rows)
+
+
+def _checkpoints_table(checkpoints: Sequence[CheckpointView]) -> str:
+    headers = ["step", "of", "try", "loss", "size", "made", "kept until"]
+    rows = [
+        [
+            checkpoint.step,
+            checkpoint.total,
+            checkpoint.attempt,
+            checkpoint.metrics.get("loss"),
+            human_bytes(checkpoint.size_bytes),
+            checkpoint.created_at.isoformat(),
+            None if checkpoint.expires_at is None else checkpoint.expires_at.isoformat(),
+        ]
+        for checkpoint in checkpoints
+    ]
+    return render(headers, rows)
+
+
+@click.command(name="checkpoints", short_help="List the checkpoints of a training.")
+@click.argument("job_id", metavar="JOB")
+@format_option
+def jobs_checkpoints(job_id: str, style: str) -> None:
+    """List the checkpoints of a training, the newest first: what another goes on from, or what is published.
+
+    \b
+    Examples:
+      adapterctl jobs checkpoints 3f1c2a9b7d20
+      adapterctl jobs publish 3f1c2a9b7d20 --step 200
+    """
+    with open_client() as client:
+        checkpoints = client.checkpoints(job_id)
+    if style == "table" and checkpoints:
+        click.echo(_checkpoints_table(checkpoints))
+        return
+    rows = [checkpoint.model_dump(mode="json") for checkpoint in checkpoints]
+    print_rows(style, rows, [], key="step", empty=f"job {job_id} has no checkpoint")

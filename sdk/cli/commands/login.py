@@ -1,0 +1,84 @@
+"""`adapterctl login`, `whoami`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import click
+
+from sdk import config
+from sdk.cli.commands.tokens import in_words
+from sdk.cli.support.output import format_option, print_facts, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.client import Client
+from sdk.errors import InvalidInput
+
+
+@click.command(name="login")
+@click.argument("url")
+@click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
+@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and later.")
+@format_option
+def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> None:
+    """Remember the registry at URL and a token, in a file that only you can read; say who you are there.
+
+    The token comes from standard input, from ADAPTERCTL_TOKEN, or is asked for; it is never an argument, which
+    other users of the machine could see. A token that the registry refuses is not kept.
+
+    \b
+    Example:
+      adapterctl login https://registry.example --token-stdin < token.txt
+    """
+    chosen = config.Config(config.check_url(url), None, config.load(url, insecure=insecure).insecure)
+    if chosen.home is None:
+        # Before a token is asked for.
+        chosen.reach.require(chosen.url)
+        chosen = replace(chosen, token=config.check_token(_token(token_stdin)))
+    client = Client(chosen.url, chosen.token, insecure=chosen.insecure)
+    who = client.whoami()
+    client.close()
+    path = config.write_profile(chosen)
+    if style == "json":
+        print_json({"url": chosen.url, "profile": str(path), **who.model_dump(mode="json")})
+    elif style == "quiet":
+        click.echo(who.name)
+    else:
+        say(f"remembered in {path}")
+        click.echo(f"{who.name}: {in_words(who.grants)}")
+
+
+def _token(from_stdin: bool) -> str:
+    if from_stdin:
+        token = sys.stdin.read().strip()
+    elif os.environ.get("ADAPTERCTL_TOKEN"):
+        token = os.environ["ADAPTERCTL_TOKEN"]
+    elif sys.stdin.isatty():
+        token = click.prompt("token", hide_input=True, err=True)
+    else:
+        raise InvalidInput("there is no terminal to ask for the token; give it with --token-stdin", param="token")
+    if not token:
+        raise InvalidInput("there was no token on standard input; send one, for example: < token.txt", param="token")
+    return token
+
+
+@click.command(name="whoami")
+@format_option
+def whoami_command(style: str) -> None:
+    """Say who the registry takes you for, and what you may do where.
+
+    \b
+    Example:
+      adapterctl whoami
+    """
+    with open_client() as client:
+        url = client.config.url
+        who = client.whoami()
+    if style == "json":
+        print_json({"url": url, **who.model_dump(mode="json")})
+    elif style == "quiet":
+        click.echo(who.name)
+    else:
+        token = [] if who.token is None else [("token", who.token)]
+        print_facts([("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))])

@@ -1,0 +1,57 @@
+"""`adapterctl merge`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.commands.watch import watch
+from sdk.cli.support.output import format_option, human_bytes, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.config import user_path
+from sdk.objects import MergedModel
+from sdk.pulling.folder import require_free
+
+
+@click.command(name="merge")
+@click.argument("ref")
+@click.option("-o", "--output", required=True, help="A new folder for the merged model.")
+@click.option(
+    "--onto",
+    type=click.Choice(["auto", "original", "dequantized"]),
+    help="The weights that are added to; auto measures both and keeps the nearer. [default: auto]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    help="Of the result. [default: the base's]",
+)
+@format_option
+def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
+    """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder.
+
+    \b
+    Example:
+      adapterctl merge code-review@v3 -o ./merged
+    """
+    target = user_path(output)
+    require_free(target, replaceable=False)
+    with open_client() as client:
+        job = client.submit_merge(ref, **{key: value for key, value in given.items() if value is not None})
+        say(f"job {job.id} merges {job.view.subject}")
+        watch(job)
+        if job.error is not None:
+            raise job.error
+        merged = job.result()
+        if not isinstance(merged, MergedModel):
+            raise TypeError("a merge ends with a merged model")
+        path = merged.save(target)
+    if style == "json":
+        print_json({"ref": merged.ref, "digest": merged.digest, "path": str(path), "report": merged.report})
+        return
+    click.echo(str(path))
+    if style == "table":
+        say(
+            f"{human_bytes(merged.manifest.size_bytes)}, merged onto the {merged.report['onto']} weights in {merged.report['dtype']}"
+        )

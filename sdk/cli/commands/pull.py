@@ -1,0 +1,131 @@
+"""`adapterctl pull`, `verify`. Little is imported: what a pull costs is mostly what it takes to start."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
+from sdk.cli.support.session import open_client, open_puller
+from sdk.config import user_path
+from sdk.formats.refs import is_folder
+
+if TYPE_CHECKING:
+    from sdk.pulling.puller import Pulled, PullPlan
+
+
+@click.command(name="pull")
+@click.argument("ref")
+@click.option("-o", "--output", help="A new or pulled folder. [default: a folder in the cache]")
+@click.option("--base", help="Check that the version belongs to this base: a folder or a registered id.")
+@click.option("--base-name", help="With -o: the name by which the copy's config calls the base, as vLLM compares it.")
+@click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
+@click.option("--offline", is_flag=True, help="Ask the cache alone; REF must be a version or digest.")
+@click.option("--frozen", is_flag=True, help="Take no REF that may move: a version or digest only.")
+@format_option
+def pull_command(
+    ref: str,
+    output: str | None,
+    base: str | None,
+    base_name: str | None,
+    verify_with: str | None,
+    dry_run: bool,
+    offline: bool,
+    frozen: bool,
+    style: str,
+) -> None:
+    """Fetch the version that REF names, and print its folder.
+
+    \b
+    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the latest.
+    The folder loads in PEFT and vLLM as it is. What was interrupted goes on where it broke.
+
+    \b
+    Examples:
+      adapterctl pull code-review@v3
+      adapterctl pull code-review@production -o ./adapter
+      adapterctl pull code-review@v3 -o ./adapter --verify-with KEY.pub.pem --frozen
+    """
+    if offline and base is not None:
+        raise click.UsageError("--base asks the registry, and --offline does not; give one of the two")
+    target = None if output is None else user_path(output)
+    if base is not None:
+        ref = _over(ref, base, frozen)
+    with open_puller(offline=offline) as puller:
+        if dry_run:
+            _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
+            return
+        pulled = puller.pull(
+            ref,
+            target,
+            offline=offline,
+            frozen=frozen,
+            base_name=base_name,
+            verify_with=None if verify_with is None else user_path(verify_with),
+        )
+    _show(pulled, style)
+
+
+def _over(ref: str, base: str, frozen: bool) -> str:
+    """Return the ref, by digest, of the version that belongs to a base. Raises VerificationFailed for another's."""
+    with open_client() as client:
+        version = client.get(client.puller().resolve(ref, frozen=frozen).ref)
+        client.require_base(version, base)
+    return f"{version.info.adapter}@sha256:{version.digest}"
+
+
+def _show(pulled: Pulled, style: str) -> None:
+    if style == "json":
+        print_json({"ref": pulled.ref, "digest": pulled.digest, "path": str(pulled.path)})
+    else:
+        click.echo(str(pulled.path))
+
+
+def _show_plan(plan: PullPlan, style: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"path": file.path, "size": human_bytes(file.size_bytes), **asdict(file)} for file in plan.files
+    ]
+    if style == "json":
+        files = [asdict(file) for file in plan.files]
+        totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
+        print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
+        return
+    print_rows(style, rows, ["path", "size", "cached"], key="path", empty="")
+    if style == "table":
+        say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
+
+
+@click.command(name="verify")
+@click.argument("target")
+@click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@format_option
+def verify_command(target: str, verify_with: str | None, style: str) -> None:
+    """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
+
+    Whatever was altered, added, removed or renamed is an error, and so is a signature of another key or version.
+
+    \b
+    Examples:
+      adapterctl verify ./adapter
+      adapterctl verify ./adapter --verify-with KEY.pub.pem
+      adapterctl verify code-review@v3
+    """
+    key = None if verify_with is None else user_path(verify_with)
+    if is_folder(target) or Path(target).is_dir():
+        from sdk.pulling.puller import verify_pulled
+
+        manifest = verify_pulled(user_path(target), key)
+    else:
+        with open_client() as client:
+            manifest = client.verify(target, verify_with=key)
+    if style == "json":
+        print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
+    elif style == "quiet":
+        click.echo(manifest.digest)
+    else:
+        signed = "" if key is None else f", signed by {verify_with}"
+        click.echo(f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}")

@@ -1,0 +1,120 @@
+"""`adapterctl quota`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import click
+
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json
+from sdk.cli.support.session import open_client
+from sdk.cli.support.values import parse_size
+from sdk.errors import InvalidInput
+from sdk.schemas.people import QuotaView
+
+
+class _Given(NamedTuple):
+    """A limit as it was given; None takes it away."""
+
+    limit: int | None
+
+
+def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> _Given | None:
+    """The callback of an option that takes a limit. Raises BadParameter."""
+    if value is None or value == "none":
+        return None if value is None else _Given(None)
+    sized = param.name == "max_bytes"
+    count = parse_size(value) if sized else int(value) if re.fullmatch("[0-9]{1,9}", value) else None
+    if count is None:
+        wanted = "a size like 10GB, 500MB or plain bytes" if sized else "a whole number"
+        raise click.BadParameter(f"{value!a} is no limit; write {wanted}, or none", ctx, param)
+    return _Given(count)
+
+
+@click.group(name="quota")
+def quota_command() -> None:
+    """Show and set how much a namespace may have."""
+
+
+@quota_command.command(name="show")
+@click.argument("namespace", default="-")
+@format_option
+def quota_show(namespace: str, style: str) -> None:
+    """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
+
+    Its size is that of all that it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
+    models and checkpoints; and what is reserved for uploads under way. '*' shows the limits of all without limits of their
+    own, and what is published for all, which has none.
+
+    \b
+    Examples:
+      adapterctl quota show team
+      adapterctl quota show team --format json
+    """
+    with open_client() as client:
+        _show(client.quota(namespace), style)
+
+
+@quota_command.command(name="set")
+@click.argument("namespace", default="-")
+@click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
+@click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="Bytes of all kinds: 10GB, 500MB.")
+@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs that wait or run.")
+@format_option
+def quota_set(
+    namespace: str, max_adapters: _Given | None, max_bytes: _Given | None, max_jobs: _Given | None, style: str
+) -> None:
+    """Limit NAMESPACE ('-', the default: names without one) from now on.
+
+    '*' limits each namespace that has no limits of its own; without it those hold that the server's settings say
+    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' takes it away. What is there already stays.
+
+    \b
+    Examples:
+      adapterctl quota set team --max-adapters 50 --max-bytes 10GB
+      adapterctl quota set team --max-bytes none
+      adapterctl quota set '*' --max-jobs 200
+    """
+    given = {"max_adapters": max_adapters, "max_bytes": max_bytes, "max_jobs": max_jobs}
+    changed = {name: new.limit for name, new in given.items() if new is not None}
+    if not changed:
+        raise InvalidInput("there is nothing to set; give --max-adapters, --max-bytes or --max-jobs")
+    with open_client() as client:
+        limits = client.quota(namespace).model_dump(include=set(given))
+        _show(client.set_quota(namespace, **(limits | changed)), style)
+
+
+def _show(quota: QuotaView, style: str) -> None:
+    if style == "json":
+        print_json(quota.model_dump(mode="json"))
+    elif style == "quiet":
+        click.echo(quota.namespace)
+    else:
+        most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
+        print_facts(
+            [
+                ("namespace", quota.namespace),
+                *([("limits", "those of all without limits of their own")] if quota.default else []),
+                ("adapters", _of(quota.adapters, quota.max_adapters)),
+                ("size", _of(human_bytes(quota.size_bytes), most)),
+                *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),
+                ("jobs", _of(quota.jobs, quota.max_jobs)),
+            ]
+        )
+
+
+def _by_kind(quota: QuotaView) -> dict[str, int | None]:
+    """The bytes of each kind; None where an older registry does not say."""
+    return {
+        "versions": quota.versions_bytes,
+        "datasets": quota.datasets_bytes,
+        "bases": quota.bases_bytes,
+        "merged models": quota.merged_bytes,
+        "checkpoints": quota.checkpoints_bytes,
+        "reserved": quota.reserved_bytes,
+    }
+
+
+def _of(used: object, limit: object | None) -> str:
+    return f"{used}, no limit" if limit is None else f"{used} of {limit}"

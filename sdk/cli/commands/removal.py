@@ -1,0 +1,247 @@
+"""`adapterctl archive`, `restore`, `delete`, `release`, `annotate`, `retention`, `gc`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.support.confirm import confirm, require_terminal, yes_option
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.cli.support.values import take_tags
+from sdk.objects import Version
+from sdk.schemas.removal import GcReport, RetentionView
+
+_reason = click.option("--reason", default="", help="Why; kept in the audit trail.")
+
+
+def _show(version: Version, style: str, told: str) -> None:
+    if style == "json":
+        print_json(version.as_dict())
+        return
+    say(told)
+    click.echo(version.ref)
+
+
+@click.command(name="archive")
+@click.argument("ref")
+@_reason
+@format_option
+def archive_command(ref: str, reason: str, style: str) -> None:
+    """Hide the version that REF names from lists and `latest`; its number and digest still find it.
+
+    \b
+    Example:
+      adapterctl archive code-review@v2 --reason "superseded by v3"
+    """
+    with open_client() as client:
+        version = client.archive(ref, reason=reason)
+        _show(version, style, f"{version.ref} is archived; undo it with: adapterctl restore {version.ref}")
+
+
+@click.command(name="restore")
+@click.argument("ref")
+@_reason
+@format_option
+def restore_command(ref: str, reason: str, style: str) -> None:
+    """Bring the archived version that REF names back.
+
+    \b
+    Example:
+      adapterctl restore code-review@v2
+    """
+    with open_client() as client:
+        version = client.restore(ref, reason=reason)
+        _show(version, style, f"{version.ref} is {version.info.state}")
+
+
+@click.command(name="delete")
+@click.argument("ref")
+@_reason
+@yes_option
+@format_option
+def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
+    """Take the version that REF names away for good; its number stays taken.
+
+    Its files go with a later `adapterctl gc`, unless another version has the same.
+
+    \b
+    Example:
+      adapterctl delete code-review@v2 --yes
+    """
+    with open_client() as client:
+        # What is asked about is what is deleted, whatever an alias names by then.
+        exact = client.get(ref).ref
+        confirm(f"delete {exact} for good?", yes=yes)
+        version = client.delete(exact, reason=reason)
+        _show(version, style, f"{version.ref} is deleted; its files go with: adapterctl gc")
+
+
+@click.command(name="release")
+@click.argument("ref")
+@_reason
+@format_option
+def release_command(ref: str, reason: str, style: str) -> None:
+    """Let the quarantined version that REF names, by its digest, be one, with the next number.
+
+    \b
+    Example:
+      adapterctl release code-review@sha256:3f1c9a7e5b20 --reason "the zero module is meant to be"
+    """
+    with open_client() as client:
+        version = client.release(ref, reason=reason)
+        _show(version, style, f"released as {version.ref}")
+
+
+@click.command(name="annotate")
+@click.argument("ref")
+@click.option("--description", help="A line for people, in place of the one before.")
+@click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="Set a tag; repeatable.")
+@click.option("--untag", multiple=True, metavar="KEY", help="Take a tag away; repeatable.")
+@click.option("--note", help="A note, which is kept with your name and never edited.")
+@format_option
+def annotate_command(
+    ref: str, description: str | None, tags: dict[str, str], untag: tuple[str, ...], note: str | None, style: str
+) -> None:
+    """Write a description, tags or a note to the version that REF names; what is left out stays as it is.
+
+    \b
+    Example:
+      adapterctl annotate code-review@v3 --tag language=python --note "reviewed by Ada"
+    """
+    if description is None and not tags and not untag and note is None:
+        raise click.UsageError("there is nothing to write; give --description, --tag, --untag or --note")
+    with open_client() as client:
+        version = client.annotate(ref, description=description, tags=tags, untag=list(untag), note=note)
+        _show(version, style, f"written to {version.ref}")
+
+
+@click.group(name="retention")
+def retention_command() -> None:
+    """Say which versions of an adapter `gc` keeps."""
+
+
+@retention_command.command(name="set")
+@click.argument("name")
+@click.option("--keep-last", type=click.IntRange(1, 1_000_000), help="Keep so many of the newest ready versions.")
+@click.option("--keep-days", type=click.IntRange(1, 36_500), help="Keep versions made within so many days.")
+@format_option
+def retention_set(name: str, keep_last: int | None, keep_days: int | None, style: str) -> None:
+    """Let `gc` delete the versions of the adapter NAME that fit neither option and that no alias names.
+
+    \b
+    Example:
+      adapterctl retention set code-review --keep-last 10 --keep-days 90
+    """
+    if keep_last is None and keep_days is None:
+        raise click.UsageError("a rule needs --keep-last, --keep-days or both; to keep all: adapterctl retention clear")
+    with open_client() as client:
+        _show_rule(client.set_retention(name, keep_last=keep_last, keep_days=keep_days), style)
+
+
+@retention_command.command(name="show")
+@click.argument("name")
+@format_option
+def retention_show(name: str, style: str) -> None:
+    """Show which versions of the adapter NAME `gc` keeps.
+
+    \b
+    Example:
+      adapterctl retention show code-review
+    """
+    with open_client() as client:
+        _show_rule(client.retention(name), style)
+
+
+@retention_command.command(name="clear")
+@click.argument("name")
+@format_option
+def retention_clear(name: str, style: str) -> None:
+    """Keep all versions of the adapter NAME again.
+
+    \b
+    Example:
+      adapterctl retention clear code-review
+    """
+    with open_client() as client:
+        client.clear_retention(name)
+    _show_rule(RetentionView(adapter=name, rule=None), style)
+
+
+def _show_rule(view: RetentionView, style: str) -> None:
+    rule = view.rule
+    if style == "json":
+        print_json(view.model_dump(mode="json"))
+    elif style == "quiet":
+        click.echo(view.adapter)
+    else:
+        facts: list[tuple[str, Any]] = [("adapter", view.adapter)]
+        if rule is None:
+            facts.append(("keeps", "all versions"))
+        else:
+            facts += [("keep last", rule.keep_last), ("keep days", rule.keep_days)]
+        print_facts(facts)
+
+
+@click.command(name="gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--grace-hours",
+    default=24,
+    show_default=True,
+    type=click.IntRange(0, 8760),
+    help="Keep what was given up less than so many hours ago.",
+)
+@click.option(
+    "--keep-merged-days",
+    type=click.IntRange(1, 36_500),
+    help="Remove merged models whose job ended longer ago. [default: never]",
+)
+@yes_option
+@format_option
+def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, yes: bool, style: str) -> None:
+    """Apply the retention rules, and remove the files that nothing names any more.
+
+    On a terminal it shows first what would go, and asks.
+
+    \b
+    Examples:
+      adapterctl gc --dry-run
+      adapterctl gc --grace-hours 72 --yes
+    """
+    with open_client() as client:
+        if not dry_run and not yes:
+            require_terminal()
+            planned = client.gc(dry_run=True, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+            for name, value in _facts(planned):
+                say(f"{name}: {value}")
+            confirm("remove this?", yes=False)
+        report = client.gc(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+    if style == "json":
+        print_json(report.model_dump(mode="json"))
+    elif style == "quiet":
+        for ref in report.retired_versions:
+            click.echo(ref)
+    else:
+        print_facts(_facts(report))
+    missing = report.rows_without_blob
+    if missing.count and style != "json":
+        names = [*missing.versions[:8], *(["…"] if len(missing.versions) > 8 else [])] or ["datasets or bases"]
+        say(f"files missing in storage: {missing.count}, of {', '.join(names)}; restore them from a backup")
+
+
+def _facts(report: GcReport) -> list[tuple[str, Any]]:
+    strays = report.blobs_without_row
+    return [
+        ("would free" if report.dry_run else "freed", human_bytes(report.freed_bytes)),
+        ("versions deleted by retention", ", ".join(report.retired_versions) or 0),
+        ("sets of files given up", report.manifests),
+        ("files removed", report.blobs),
+        ("stray files removed", f"{strays.count} ({human_bytes(strays.size_bytes)})"),
+        ("files missing in storage", report.rows_without_blob.count),
+        ("dead publications failed", report.failed_pending),
+        ("half uploads swept", report.partial_uploads),
+        ("upload sessions expired", report.expired_uploads),
+        ("kept answers expired", report.keyed_requests),
+    ]

@@ -1,0 +1,50 @@
+"""`adapterctl search`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from sdk.cli.support.output import format_option, print_rows
+from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.schemas.search import SortKey
+
+
+@click.command(name="search")
+@click.argument("filter_", metavar="[FILTER]", default="")
+@click.option(
+    "--sort",
+    type=click.Choice(["-created", "created", "name", "rank", "-rank"]),
+    default="-created",
+    show_default=True,
+    help="- begins with the newest or the highest.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many; all without it.")
+@format_option
+def search_command(filter_: str, sort: str, limit: int | None, style: str) -> None:
+    """Find the versions that FILTER is true of; without one, every ready version.
+
+    FILTER is one argument: comparisons of name, namespace, base, base.fingerprint, rank, alpha, number,
+    method, target, state, alias, author, created, digest, dataset, kind, tag[KEY] and eval[DATASET].METRIC,
+    joined by and, or, not and brackets.
+
+    \b
+    Examples:
+      adapterctl search 'base = SmolLM2-135M-Instruct and rank >= 8'
+      adapterctl search 'name ~ team/* and not alias = production' --sort name
+      adapterctl search 'eval[heldout.jsonl].loss < 1.5' --limit 10 --format json
+    """
+    with open_client() as client:
+        found = client.search(filter_, sort=cast("SortKey", sort), limit=limit)
+    rows = [brief.model_dump(mode="json") for brief in found]
+    if style != "json":
+        rows = [
+            {**row, "base": row["base"]["id"], "rank": row["lora"]["rank"], "created": row["created_at"]}
+            for row in rows
+        ]
+    print_rows(
+        style, rows, ["ref", "base", "rank", "method", "aliases", "created"], key="ref", empty="no version is like that"
+    )

@@ -1,0 +1,53 @@
+"""`adapterctl sign`, and the key that `push --sign` takes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from sdk import config
+from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.signing import is_protected
+
+
+def ask_password(key: str | None) -> str | None:
+    """Return what opens the private key `key`, asked for on a terminal; None where it needs none or the environment has it."""
+    path = config.signing_key() if key is None else config.user_path(key)
+    if path is None or config.signing_password() is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return str(click.prompt(f"password of {path}", hide_input=True, err=True)) if _opens_by_password(path) else None
+
+
+def _opens_by_password(path: Path) -> bool:
+    return path.is_file() and is_protected(path)
+
+
+@click.command(name="sign")
+@click.argument("ref")
+@click.option("--key", help="A PEM file with an EC private key. [default: ADAPTERCTL_SIGNING_KEY]")
+@format_option
+def sign_command(ref: str, key: str | None, style: str) -> None:
+    """Sign the version that REF names: its files by digest, and the base that they belong to.
+
+    What you vouch for is what the registry shows of REF, so name what you have looked at by NAME@sha256:DIGEST. A
+    password of the key is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD. Prints the key's id.
+
+    \b
+    Examples:
+      openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem
+      openssl ec -in KEY.pem -pubout -out KEY.pub.pem
+      adapterctl sign code-review@v3 --key KEY.pem
+    """
+    password = ask_password(key)
+    with open_client() as client:
+        version = client.get(ref)
+        exact = f"{version.info.adapter}@sha256:{version.digest}"
+        signature = client.sign(exact, key, password=password)
+    say(f"{version.ref} is signed; verify it with: adapterctl verify {version.ref} --verify-with KEY.pub.pem")
+    if style == "json":
+        print_json({"ref": version.ref, "digest": version.digest, "key_id": signature.key_id})
+    else:
+        click.echo(signature.key_id)

@@ -1,0 +1,227 @@
+"""`adapterctl up`, `down`, `status` and `logs`: the stack on this machine, from installed wheels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, say
+from sdk.config import user_path
+from sdk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sdk.stack.control import Part
+    from sdk.stack.home import Stack
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_COLUMNS = ["part", "state", "pid", "port", "uptime", "restarts"]
+
+
+def _home_option(command: F) -> F:
+    """Add `--home DIR`."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        envvar="ADAPTERCTL_STACK_HOME",
+        show_envvar=True,
+        default=Path("~/.adapterctl/stack"),
+        show_default=True,
+        help="The stack's folder; each is a stack of its own.",
+    )(command)
+
+
+@click.command(name="up")
+@click.option("--workers", type=click.IntRange(0, 64), help="How many. [default: as many as before, at first 1]")
+@_home_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    help="Seconds until all must be ready; then exit 8.",
+)
+@format_option
+def up_command(workers: int | None, home: Path, timeout_s: float, style: str) -> None:
+    """Start a whole registry on this machine, with its servers and workers, and print its URL and an admin token.
+
+    PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and go
+    on when this command has ended. A part that dies is started again. Run it again to start what does not run; where
+    all runs it prints the same.
+
+    It needs more than the SDK: pip install 'adapterctl[local,stack]'
+
+    \b
+    Examples:
+      adapterctl up
+      adapterctl up --workers 2 --home /srv/adapters --format json
+    """
+    from sdk.stack import control
+
+    stack = _stack(home)
+    with _telling() as on_look:
+        document = control.up(stack, workers=workers, timeout_s=timeout_s, on_look=on_look)
+    if style == "json":
+        print_json(document)
+    elif style == "quiet":
+        click.echo(document["url"])
+    else:
+        print_facts([("url", document["url"]), ("token", document["token"])])
+        # The token is on the screen anyway; where it is not, this line must not bring it into a log.
+        token = document["token"] if sys.stdout.isatty() else "…"
+        say(f"use it here:  export ADAPTERCTL_URL={document['url']} ADAPTERCTL_TOKEN={token}")
+        say(f"or for good:  adapterctl login {document['url']}")
+
+
+@click.command(name="down")
+@_home_option
+@format_option
+def down_command(home: Path, style: str) -> None:
+    """End the stack: workers first, which hand their jobs back, then the registry and its servers. The data stays.
+
+    \b
+    Example:
+      adapterctl down
+    """
+    from sdk.stack import control
+
+    stack = _stack(home)
+    with _waiting("ending; a worker has 30 s to hand back its job"):
+        ended = control.down(stack)
+    if style == "json":
+        print_json({"home": str(stack.home), "ended": ended})
+    elif style == "quiet":
+        for name in ended:
+            click.echo(name)
+    else:
+        say(f"ended: {', '.join(ended)}" if ended else "nothing ran")
+        say(f"the data stays in {stack.home}")
+
+
+@click.command(name="status")
+@_home_option
+@format_option
+def status_command(home: Path, style: str) -> None:
+    """Show the stack's parts: whether each is ready, its process, port, uptime, and how often it was started again.
+
+    \b
+    Examples:
+      adapterctl status
+      adapterctl status --format quiet   # one word: ready, degraded or stopped
+    """
+    from sdk.stack import control
+
+    parts = control.status(_stack(home))
+    if style == "quiet":
+        click.echo(control.overall(parts))
+        return
+    rows = [asdict(part) | {"uptime": _duration(part.uptime_s)} for part in parts]
+    if style == "json":
+        rows = [asdict(part) for part in parts]
+    print_rows(style, rows, _COLUMNS, key="part", empty="")
+    if style == "table":
+        for part in parts:
+            if part.message:
+                say(f"{part.part}: {part.message}; log: {part.log}")
+
+
+@click.command(name="logs")
+@click.argument("part", required=False)
+@click.option("-f", "--follow", "goes_on", is_flag=True, help="Go on with what is written from now on.")
+@click.option(
+    "--lines", type=click.IntRange(0, 100_000), help="How many of each. [default: 100 of one part, 10 of all]"
+)
+@_home_option
+def logs_command(part: str | None, goes_on: bool, lines: int | None, home: Path) -> None:
+    """Print the last lines of a PART's log, such as registry or worker-1, or of all logs.
+
+    \b
+    Examples:
+      adapterctl logs registry
+      adapterctl logs -f
+    """
+    from sdk.stack import control
+    from sdk.stack.logs import follow, last_lines
+
+    paths = control.log_paths(_stack(home))
+    if part is not None and part not in paths:
+        raise InvalidInput(f"there is no part {part!a}; choose among {', '.join(paths)}", param="part")
+    chosen = paths if part is None else {part: paths[part]}
+    width = max(map(len, chosen)) if part is None else 0
+    count = lines if lines is not None else (10 if part is None else 100)
+    places = {}
+    for name, path in chosen.items():
+        found, places[name] = last_lines(path, count)
+        for line in found:
+            _print_line(name, line, width)
+    if goes_on:
+        for name, line in follow(chosen, places):
+            _print_line(name, line, width)
+
+
+def _stack(home: Path) -> Stack:
+    from sdk.stack.home import Stack
+
+    return Stack(user_path(home))
+
+
+def _print_line(name: str, line: str, width: int) -> None:
+    click.echo(f"{name:<{width}} | {plain(line)}" if width else plain(line))
+
+
+@contextmanager
+def _telling() -> Iterator[Callable[[Sequence[Part]], None]]:
+    """What tells of each part that becomes ready or fails, a line each, and shows what is waited for meanwhile."""
+    told: set[str] = set()
+    with _waiting("starting") as (update, tell):
+
+        def look(parts: Sequence[Part]) -> None:
+            for part in parts:
+                where = f" on 127.0.0.1:{part.port}" if part.port else ""
+                line = f"{part.part:<10} ready{where}, pid {part.pid}" if part.state == "ready" else part.message
+                if line not in told and part.state in ("ready", "failing"):
+                    told.add(line)
+                    tell(line)
+            update(f"starting {', '.join(part.part for part in parts if part.state != 'ready')}")
+
+        try:
+            yield look
+        except KeyboardInterrupt:
+            tell("the start goes on by itself; see: adapterctl status, and end it with: adapterctl down")
+            raise
+
+
+@contextmanager
+def _waiting(doing: str) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """Show what is being done where somebody watches; give what changes that, and what tells a line above it."""
+    if not sys.stderr.isatty():
+        yield lambda _doing: None, say
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with console.status(Text(doing)) as shown:
+        yield (
+            lambda doing: shown.update(Text(doing, no_wrap=True, overflow="ellipsis")),
+            lambda line: console.print(Text(plain(line))),
+        )
+
+
+def _duration(seconds: int | None) -> str | None:
+    """Return "12 s", "5 min", "2 h 05 min" or "3 d 4 h"."""
+    if seconds is None:
+        return None
+    if seconds < 100:
+        return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

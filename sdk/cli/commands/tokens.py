@@ -1,0 +1,194 @@
+"""`adapterctl token`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import get_args
+
+import click
+
+from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.session import open_client
+from sdk.errors import InvalidInput
+from sdk.schemas.people import GrantView, RoleName, TokenView
+
+ROLES: tuple[str, ...] = get_args(RoleName)
+
+
+@click.group(name="token")
+def token_command() -> None:
+    """Give out, list and revoke tokens."""
+
+
+@token_command.command(name="create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), help="What it allows in each --namespace.")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    help="Where: a namespace, '-' for names without one, '*' for all; may be given again. [default: *]",
+)
+@click.option(
+    "--grant",
+    "grants",
+    multiple=True,
+    metavar="NS=ROLE",
+    help="A namespace with a role of its own; may be given again.",
+)
+@click.option("--days", type=click.IntRange(1, 3650), help="It expires after so many days. [default: never]")
+@click.option("--replace", is_flag=True, help="The token in use that has this name ends.")
+@click.option(
+    "--overlap-hours",
+    type=click.IntRange(0, 720),
+    default=0,
+    show_default=True,
+    help="The replaced one ends so much later.",
+)
+@format_option
+def token_create(
+    name: str,
+    role: str | None,
+    namespaces: tuple[str, ...],
+    grants: tuple[str, ...],
+    days: int | None,
+    replace: bool,
+    overlap_hours: int,
+    style: str,
+) -> None:
+    """Make a token for NAME, who is shown in histories; print its secret, which can't be shown again.
+
+    Where two tokens in use have a role in the same namespace, they have different names.
+
+    A reader reads; a writer also pushes, submits jobs, moves aliases and archives; a promoter also moves
+    protected aliases; a worker takes jobs and nothing else; an admin does everything.
+
+    \b
+    Examples:
+      adapterctl token create ci --role writer --namespace team --days 90 > ci.token
+      adapterctl token create ana --grant team=promoter --grant -=reader
+      adapterctl token create gpu-1 --role worker
+      adapterctl token create ci --role writer --namespace team --replace --overlap-hours 24
+    """
+    wanted = _wanted(role, namespaces, grants)
+    if overlap_hours and not replace:
+        raise InvalidInput("--overlap-hours says when the replaced token ends; add --replace", param="overlap_hours")
+    with open_client() as client:
+        made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
+    if style == "json":
+        print_json(made.model_dump(mode="json"))
+        return
+    until = "" if made.expires_at is None else f", until {made.expires_at:%Y-%m-%d %H:%M} UTC"
+    say(f"token {made.id} for {made.name}: {in_words(made.grants)}{until}")
+    say("keep the secret, it is not shown again:")
+    click.echo(made.secret)
+
+
+def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) -> dict[str, str]:
+    """Return namespace to role. Raises InvalidInput."""
+    if not grants:
+        if role is None:
+            raise InvalidInput("a token needs a role; give --role ROLE, or --grant NS=ROLE", param="role")
+        return dict.fromkeys(namespaces or ["*"], role)
+    if role is not None or namespaces:
+        raise InvalidInput("--grant says role and namespace in one; leave out --role and --namespace", param="grant")
+    wanted: dict[str, str] = {}
+    for grant in grants:
+        namespace, _, given = grant.rpartition("=")
+        if not namespace or given not in ROLES:
+            raise InvalidInput(
+                f"{grant!a} is no grant; write NAMESPACE=ROLE with a role of: {', '.join(ROLES)}", param="grant"
+            )
+        if namespace in wanted:
+            raise InvalidInput(f"--grant names {namespace!a} twice; give it one role", param="grant")
+        wanted[namespace] = given
+    return wanted
+
+
+@token_command.command(name="list")
+@format_option
+def token_list(style: str) -> None:
+    """List the tokens that you administer, the newest first, without their secrets.
+
+    \b
+    Example:
+      adapterctl token list
+    """
+    with open_client() as client:
+        tokens = client.tokens()
+    rows = [{**token.model_dump(mode="json"), "state": _state(token)} for token in tokens]
+    if style == "table":
+        for row, token in zip(rows, tokens, strict=True):
+            row["grants"] = ", ".join(f"{grant.namespace}={grant.role}" for grant in token.grants)
+            row["expires"] = row["expires_at"] or "never"
+    columns = ["id", "name", "grants", "expires", "state"]
+    print_rows(
+        style, rows, columns, key="id", empty="no tokens; make one with: adapterctl token create NAME --role ROLE"
+    )
+
+
+def _state(token: TokenView) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at < datetime.now(UTC) else "active"
+
+
+@token_command.command(name="revoke")
+@click.argument("token_id", metavar="ID", required=False)
+@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+@yes_option
+@format_option
+def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: str) -> None:
+    """Make the token ID worthless, within a second on every server; again is harmless.
+
+    With --namespace every token loses the role that it has there, and those without another role are revoked. Your own
+    keeps it, and so do tokens with a role in all namespaces; both are said.
+
+    \b
+    Examples:
+      adapterctl token revoke 9f86d081884c7d65
+      adapterctl token revoke --namespace team --yes
+    """
+    if (token_id is None) == (namespace is None):
+        raise InvalidInput("say which: the ID of a token, or --namespace NAMESPACE for all there", param="token_id")
+    if namespace is not None:
+        _revoke_namespace(namespace, yes, style)
+        return
+    assert token_id is not None
+    with open_client() as client:
+        token = client.revoke_token(token_id)
+    if style == "json":
+        print_json(token.model_dump(mode="json"))
+        return
+    say(f"the token of {token.name} is worthless from now on")
+    click.echo(token.id)
+
+
+def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
+    confirm(f"Take the roles in {namespace} from every token?", yes=yes)
+    with open_client() as client:
+        done = client.revoke_namespace(namespace)
+    rows = [one.model_dump(mode="json") for one in done.lost]
+    if style == "json":
+        print_json(done.model_dump(mode="json"))
+        return
+    print_rows(
+        style, rows, ["token", "name", "role", "revoked"], key="token", empty=f"no token had a role in {namespace}"
+    )
+    if done.kept is not None:
+        say(f"your own keeps its role; when you are done: adapterctl token revoke {done.kept}")
+    if done.everywhere:
+        say(
+            f"tokens with a role in all namespaces, which act here still: {done.everywhere}; see: adapterctl token list"
+        )
+
+
+def in_words(grants: Sequence[GrantView]) -> str:
+    """Return "writer in team, reader in -"; "admin everywhere" for all namespaces."""
+    named_first = sorted(grants, key=lambda grant: (grant.namespace == "-", grant.namespace))
+    return ", ".join(
+        f"{grant.role} everywhere" if grant.namespace == "*" else f"{grant.role} in {grant.namespace}"
+        for grant in named_first
+    )

@@ -1,0 +1,168 @@
+"""`adapterctl train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdk.cli.commands.watch import watch
+from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.support.session import open_client
+from sdk.cli.support.values import parse_size
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound
+
+#: Keys that a configuration file may hold beside the fields of TrainingSpec.
+_JOB_KEYS = (
+    "base",
+    "data",
+    "eval_data",
+    "priority",
+    "timeout",
+    "device",
+    "memory",
+    "checkpoint_every",
+    "from_checkpoint",
+)
+
+
+@click.command(name="train", short_help="Train an adapter over a base, and watch it.")
+@click.argument("name")
+@click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
+@click.option("--data", help="Rows to train on: JSONL, CSV or Parquet.")
+@click.option("--eval-data", help="Held-out rows; their loss before and after goes into the lineage.")
+@click.option("--config", "config_file", help="YAML file with any of these options; the command line goes before it.")
+@click.option(
+    "--method", type=click.Choice(["qlora", "lora"]), help="Over a 4-bit base, or a 16-bit one. [default: qlora]"
+)
+@click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
+@click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
+@click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
+@click.option("--targets", help="qv, attention, all-linear, or module names with commas. [default: attention]")
+@click.option(
+    "--loss-on",
+    type=click.Choice(["completion", "assistant", "all"]),
+    help="Tokens that the loss is taken on. [default: by the shape of the rows]",
+)
+@click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
+@click.option("--max-steps", type=int, help="Optimiser steps, in place of epochs.")
+@click.option("--lr", type=float, help="Peak learning rate. [default: 2e-4]")
+@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
+@click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
+@click.option("--max-length", type=int, help="Longest row in tokens. [default: 1024]")
+@click.option("--seed", type=int, help="[default: 0]")
+@click.option(
+    "--checkpoint-every", metavar="10m|90s|50steps|never", help="Write down how far it is so often. [default: 10m]"
+)
+@click.option(
+    "--from-checkpoint", metavar="JOB[@STEP]", help="Go on where a training of the same base, data and options was."
+)
+@click.option(
+    "--priority",
+    type=int,
+    help="From -100; higher goes first. Writers up to 10, promoters 50, admins 100. [default: 0]",
+)
+@click.option(
+    "--timeout", metavar="90s|10m|2h", help="One attempt that runs longer fails. [default: what the registry says, 24h]"
+)
+@click.option("--device", type=click.Choice(["any", "cuda"]), help="What its worker must have. [default: any]")
+@click.option("--memory", metavar="SIZE", help="What its worker must have free: 16GB. [default: what the base needs]")
+@click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
+@format_option
+def train_command(name: str, config_file: str | None, detach: bool, style: str, **given: Any) -> None:
+    """Train an adapter NAME over a base and publish it as the next version.
+
+    Waits and shows progress; Ctrl-C detaches, and the job goes on. Prints the version's ref.
+
+    \b
+    Examples:
+      adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
+      adapterctl train team/sql --base ./base --data sql.csv --rank 16 --targets all-linear
+      adapterctl train sql --config sql.yaml --detach --format json
+      adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
+    """
+    options = _read_config(config_file) if config_file else {}
+    options.update({key: value for key, value in given.items() if value is not None})
+    if "memory" in options:
+        options["memory"] = _as_bytes(options["memory"])
+    for required in ("base", "data"):
+        if not options.get(required):
+            raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
+    with open_client() as client:
+        job = client.submit_training(name, **options)
+        if detach:
+            _print_detached(style, job.id, job.view.state.value)
+            return
+        say(f"job {job.id} trains {name}")
+        watch(job)
+        if job.error is not None:
+            raise job.error
+        result = job.view.result or {}
+    if style == "json":
+        print_json({"ref": result["ref"], "job": job.id, "existing": result["existing"]})
+        return
+    if result["existing"]:
+        say("the same bytes were there already")
+    click.echo(result["ref"])
+    if style == "table":
+        metrics = result.get("metrics", {})
+        before, after = metrics.get("eval_loss_base"), metrics.get("eval_loss")
+        if before is not None and after is not None:
+            say(f"held-out loss {before:.3f} → {after:.3f}")
+        say(f"see it: adapterctl show {result['ref']}")
+
+
+def _print_detached(style: str, job_id: str, state: str) -> None:
+    if style == "json":
+        print_json({"job": job_id, "state": state})
+        return
+    click.echo(job_id)
+    if style == "table":
+        say(f"watch it: adapterctl jobs watch {job_id}")
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    """Read a YAML file of options. Raises NotFound, InvalidInput for an option that there is not."""
+    import yaml
+
+    from sdk.schemas.training import TrainingSpec
+
+    path = user_path(name)
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}; check --config", param="config") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where is not None else ""
+        raise InvalidInput(f"{path} can't be read as YAML{line}; mend it, then try again", param="config") from None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
+    known = {*TrainingSpec.model_fields, *_JOB_KEYS}
+    options = {str(key).replace("-", "_"): value for key, value in found.items()}
+    for key in options:
+        if key not in known:
+            raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
+    if isinstance(options.get("targets"), list):
+        options["targets"] = ",".join(map(str, options["targets"]))
+    for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
+        options[key] = _as_float(options[key]) if key in options else None
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _as_bytes(size: Any) -> int:
+    found = parse_size(str(size))
+    if found is None:
+        raise InvalidInput(f"{str(size)[:40]!a} is no size; write 16GB, 24GiB or plain bytes", param="memory")
+    return found
+
+
+def _as_float(value: Any) -> Any:
+    """YAML reads 2e-4 as text and 16 as a whole number; both are meant as numbers here."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value

@@ -1,0 +1,85 @@
+"""`adapterctl workers` and `adapterctl capacity`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.ages import age_of, human_duration
+from sdk.cli.support.output import format_option, human_bytes, print_rows, render, say
+from sdk.cli.support.session import open_client
+
+
+@click.group(name="workers")
+def workers_command() -> None:
+    """List the workers that the registry has heard of."""
+
+
+@workers_command.command(name="list")
+@format_option
+def workers_list(style: str) -> None:
+    """List the workers of the last week: what each has, and what it does.
+
+    busy: holds a job; idle: takes the next one that fits; draining: takes no more and shuts down; silent: was not heard
+    of for a while.
+
+    \b
+    Example:
+      adapterctl workers list
+    """
+    with open_client() as client:
+        workers = client.workers()
+    if style == "table" and workers:
+        headers = ["name", "state", "job", "device", "free", "of", "queues", "seen"]
+        rows = [
+            [
+                worker.name,
+                worker.state,
+                worker.job,
+                worker.device,
+                human_bytes(worker.free_memory_bytes),
+                human_bytes(worker.memory_bytes),
+                ",".join(worker.queues),
+                age_of(worker.seen_at),
+            ]
+            for worker in workers
+        ]
+        click.echo(render(headers, rows, cut=0))
+        return
+    shown = [worker.model_dump(mode="json") for worker in workers]
+    print_rows(style, shown, [], key="name", empty="no worker was heard of; start one with: adapter-worker start")
+
+
+@click.command(name="capacity")
+@format_option
+def capacity_command(style: str) -> None:
+    """Show for each queue what waits, what runs, and who could take it.
+
+    OLDEST is the age of the job that waits longest; UNFIT are jobs that no worker at hand may have, because of its queue,
+    device or memory: `adapterctl jobs list --state queued` says why.
+
+    \b
+    Example:
+      adapterctl capacity
+    """
+    with open_client() as client:
+        queues = client.capacity()
+    if style == "table":
+        headers = ["queue", "queued", "oldest", "unfit", "running", "workers", "idle"]
+        rows = [
+            [
+                one.queue,
+                one.queued,
+                None if one.oldest_s is None else human_duration(one.oldest_s),
+                one.unfit,
+                one.running,
+                one.workers,
+                one.idle,
+            ]
+            for one in queues
+        ]
+        click.echo(render(headers, rows))
+        for one in queues:
+            if one.queued and not one.workers:
+                say(f"nobody works on the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}")
+        return
+    print_rows(style, [one.model_dump(mode="json") for one in queues], [], key="queue", empty="")

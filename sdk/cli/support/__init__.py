@@ -1,0 +1,1 @@
+"""What commands share: output, confirmation, parsing of values, exit codes."""

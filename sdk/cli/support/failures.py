@@ -1,0 +1,71 @@
+"""The one place where errors leave the CLI."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from sdk.cli.support.hangup import hang_up, lost_terminal
+from sdk.cli.support.output import plain
+from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unavailable
+
+
+def leave(error: Exception) -> NoReturn:
+    """Print an error to stderr, as a line or as JSON, and exit with its code."""
+    if isinstance(error, click.Abort):
+        click.echo("aborted", err=True)
+        sys.exit(130)
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # No mistake was made that a line could name: the help is the answer.
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output has gone; that is its right, and Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    if lost_terminal(error):
+        hang_up()
+    known = _translate(error)
+    if os.environ.get("ADAPTERCTL_DEBUG"):
+        traceback.print_exception(error)
+    if _wants_json():
+        click.echo(known.as_json(), err=True)
+    else:
+        label = click.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
+        click.echo(f"{label} {plain(known.message)}", err=True)
+    sys.exit(known.exit_code)
+
+
+def _translate(error: Exception) -> AdapterctlError:
+    if isinstance(error, AdapterctlError):
+        return error
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "adapterctl"
+        message = error.format_message().rstrip(".")
+        hint = "" if "see:" in message or "did you mean" in message else f"; see: {path} --help"
+        return InvalidInput(f"{message[:1].lower()}{message[1:]}{hint}", param=_param_of(error))
+    if isinstance(error, click.ClickException):
+        return InvalidInput(error.format_message())
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return Unavailable("the disk is full; free some space, then run the same command again")
+    return AdapterctlError(
+        f"unexpected {type(error).__name__}: {error}; run it with ADAPTERCTL_DEBUG=1 and report the output"
+    )
+
+
+def _param_of(error: click.UsageError) -> str | None:
+    param = getattr(error, "param", None)
+    return param.name if isinstance(param, click.Parameter) else getattr(error, "option_name", None)
+
+
+def _wants_json() -> bool:
+    """Whether `--format json` was asked for, also where the command line was not understood."""
+    args = sys.argv[1:]
+    return "--format=json" in args or any(a == "--format" and b == "json" for a, b in itertools.pairwise(args))

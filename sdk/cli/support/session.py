@@ -1,0 +1,133 @@
+"""The client of a command, with a progress bar for bytes where somebody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from sdk.client import Client
+    from sdk.pulling.puller import OnTransfer, Puller
+
+#: Transfers below this show no bar.
+_WORTH_A_BAR_BYTES = 4_000_000
+
+
+@contextmanager
+def open_client() -> Iterator[Client]:
+    """The client of the configured registry."""
+    # Importing httpx would import its own command line too, and a highlighter with that: half of its time.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    from sdk.client import Client
+
+    with _watched() as on_transfer:
+        client = Client(on_transfer=on_transfer)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def open_puller(*, offline: bool = False) -> Iterator[Puller]:
+    """What pulls from the configured registry: without the rest of a client, unless the registry is in this process."""
+    from sdk import config
+
+    configured = config.load()
+    if configured.home is not None and not offline:
+        with open_client() as client:
+            yield client.puller()
+        return
+    from sdk.pulling.cache import Cache
+    from sdk.pulling.http import Links
+    from sdk.pulling.puller import Puller
+    from sdk.pulling.source import DirectDoor
+
+    links = Links(configured.reach)
+    with _watched() as on_transfer:
+        try:
+            yield Puller(DirectDoor(configured, links), Cache(), configured.url, links=links, on_transfer=on_transfer)
+        finally:
+            links.close()
+
+
+@contextmanager
+def _watched() -> Iterator[OnTransfer | None]:
+    """What shows a bar for bytes that pass, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _Bars() as bars:
+        yield bars.moved
+
+
+class _Bars:
+    """One bar at a time, made when enough bytes are to move."""
+
+    def __init__(self) -> None:
+        self._doing = ""
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def moved(self, doing: str, count: int, total: int) -> None:
+        """Note that `count` bytes of `total` passed."""
+        if total < _WORTH_A_BAR_BYTES:
+            return
+        if doing != self._doing or self._progress is None:
+            self._close()
+            self._open(doing, total)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count)
+
+    def _open(self, doing: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._doing = doing
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._progress.start()
+        self._task = self._progress.add_task(doing, total=total)
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None
+
+
+@contextmanager
+def counting(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of a number of things are done, with rate and time left, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(doing, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

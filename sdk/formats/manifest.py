@@ -1,0 +1,156 @@
+"""What a version consists of, read without pydantic: a pull is over before that would be imported.
+
+The rules and the canonical bytes are those of `sdk.schemas.manifest.Manifest`, which a test holds them against. Either
+serves where only `files`, `digest` and `canonical` are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from sdk.formats.canonical_json import canonical_json
+from sdk.formats.paths import check_path
+
+FORMAT = "adapterctl.manifest.v1"
+_KINDS = ("adapter", "merged", "base")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_FILES = 10_000
+
+
+class FileEntry(Protocol):
+    """One file of a version."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the version's folder."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def sha256(self) -> str:
+        """Its digest."""
+
+
+class HasFiles(Protocol):
+    """A manifest, whoever read it."""
+
+    @property
+    def kind(self) -> str:
+        """What it is the manifest of."""
+
+    @property
+    def files(self) -> Sequence[FileEntry]:
+        """Its files, sorted by path."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of the files' sizes."""
+
+    def canonical(self) -> bytes:
+        """Return the bytes that the digest is taken over."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a version."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The manifest of a version."""
+
+    kind: str
+    base_fingerprint: str
+    files: tuple[File, ...]
+
+    @classmethod
+    def read(cls, text: bytes) -> Contents:
+        """Parse a manifest's JSON. Raises ValueError."""
+        try:
+            return cls.of(json.loads(text, object_pairs_hook=_once))
+        except RecursionError as error:
+            raise ValueError("too deep") from error
+
+    @classmethod
+    def of(cls, value: Any) -> Contents:
+        """Return the manifest that a JSON value describes. Raises ValueError."""
+        known = _keys(value, "format", "kind", "base_fingerprint", "files")
+        if known["format"] != FORMAT or known["kind"] not in _KINDS or not is_sha256(known["base_fingerprint"]):
+            raise ValueError("no manifest of a known format")
+        if not isinstance(known["files"], list) or not 0 < len(known["files"]) <= _MOST_FILES:
+            raise ValueError("no list of files")
+        files = sorted((_file(entry) for entry in known["files"]), key=lambda file: file.path)
+        paths = {file.path.lower() for file in files}
+        if len(paths) != len(files):
+            raise ValueError("two files of a version have one path")
+        for path in paths:
+            parts = path.split("/")
+            if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
+                raise ValueError("a file lies in a folder that is also a file of the version")
+        return cls(known["kind"], known["base_fingerprint"], tuple(files))
+
+    def canonical(self) -> bytes:
+        """Return the bytes that the digest is taken over."""
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "kind": self.kind,
+                "base_fingerprint": self.base_fingerprint,
+                "files": [asdict(file) for file in self.files],
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, 64 hex digits."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of the files' sizes."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def is_sha256(value: Any) -> bool:
+    """Tell whether a JSON value is a whole SHA-256 in lower-case hexadecimal."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a JSON value is a number of bytes."""
+    return type(value) is int and value >= 0
+
+
+def _file(value: Any) -> File:
+    known = _keys(value, "path", "size_bytes", "sha256")
+    if not isinstance(known["path"], str) or not is_count(known["size_bytes"]) or not is_sha256(known["sha256"]):
+        raise ValueError("no file of a version")
+    return File(check_path(known["path"]), known["size_bytes"], known["sha256"])
+
+
+def _keys(value: Any, *keys: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or sorted(value) != sorted(keys):
+        raise ValueError("other fields than a manifest has")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field is there twice")
+    return found

@@ -1,0 +1,190 @@
+"""The grammar of names, refs and digests: parsed here and nowhere else.
+
+>>> Ref.parse("team/code-review@v3")
+Ref(adapter='team/code-review', selector='v3')
+>>> Ref.parse("code-review@production").alias
+'production'
+>>> parse_scope("team/*"), namespace_of("team/code-review"), namespace_of("code-review")
+('team/*', 'team', '')
+>>> parse_name("../x")
+Traceback (most recent call last):
+sdk.formats.refs.BadNameError: '../x' is no adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
+and ending with a letter or digit, at most 64 characters, with at most one namespace before a '/'
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_PART = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
+_NAME = re.compile(rf"(?:{_PART}/)?{_PART}")
+_ALIAS = _NAMESPACE = re.compile(_PART)
+_SCOPE = re.compile(rf"\*|{_PART}/\*|{_NAME.pattern}")
+_NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
+_RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
+_WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = re.compile(r"[0-9a-f]{12,64}")
+#: Also digits in upper case and too many of them: nobody who reads it would take it for a name.
+_LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
+
+_RULE = (
+    "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
+    "at most 64 characters"
+)
+
+
+class BadNameError(ValueError):
+    """A name outside the grammar; the message says which rule and how to spell it."""
+
+
+class BadRefError(ValueError):
+    """A ref or digest outside the grammar; the message says which part."""
+
+
+def _shown(text: str) -> str:
+    """Return `text` quoted for a message: escaped, and cut where it is long."""
+    shown = ascii(text)
+    # An escape is as long as ten characters.
+    return shown if len(shown) <= 120 else shown[:117] + "..."
+
+
+def _fits(grammar: re.Pattern[str], text: str) -> bool:
+    return grammar.fullmatch(text) is not None and ".." not in text
+
+
+def _parse(kind: str, grammar: re.Pattern[str], text: str, rule: str) -> str:
+    """Return `text` if it is of the grammar. There is one spelling of a name, so nothing is normalised."""
+    if _fits(grammar, text):
+        return text
+    # A look-alike of another script may turn into ASCII in lower case; it is no other spelling of that name.
+    if text.isascii() and _fits(grammar, text.lower()):
+        raise BadNameError(f"{_shown(text)} is no {kind}: upper case is not used; write {_shown(text.lower())}")
+    raise BadNameError(f"{_shown(text)} is no {kind}: {rule}")
+
+
+def parse_name(text: str) -> str:
+    """Return `text` if it is the name of an adapter, `name` or `namespace/name`. Raises BadNameError otherwise."""
+    return _parse("adapter name", _NAME, text, _RULE + ", with at most one namespace before a '/'")
+
+
+def parse_namespace(text: str) -> str:
+    """Return `text` if it can be the namespace of an adapter's name. Raises BadNameError otherwise."""
+    return _parse("namespace", _NAMESPACE, text, _RULE)
+
+
+def namespace_of(name: str) -> str:
+    """Return the namespace of an adapter's name, "" where it has none. Raises BadNameError for what is no name."""
+    return parse_name(name).rpartition("/")[0]
+
+
+def parse_scope(text: str) -> str:
+    """Return `text` if it says which adapters are meant: `*` all, `NAMESPACE/*` those of one namespace, a name one.
+
+    Raises BadNameError otherwise.
+    """
+    return _parse("scope", _SCOPE, text, "write '*', 'NAMESPACE/*' or the name of one adapter")
+
+
+def parse_alias(text: str) -> str:
+    """Return `text` if it can name an alias. Raises BadNameError otherwise."""
+    if _RESERVED.fullmatch(text.lower()):
+        raise BadNameError(
+            f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own"
+        )
+    return _parse("alias", _ALIAS, text, _RULE)
+
+
+def parse_digest(text: str) -> str:
+    """Return `text` if it is a whole digest without its prefix, the only thing that a path or key is made of.
+
+    Raises BadRefError otherwise.
+    """
+    if not _WHOLE_DIGEST.fullmatch(text):
+        raise BadRefError(f"{_shown(text)} is no digest: give all 64 lower-case hexadecimal digits")
+    return text
+
+
+def digest_digits(text: str) -> str | None:
+    """Return the 12 to 64 hexadecimal digits of a digest or of its beginning, with or without `sha256:`; or None.
+
+    >>> digest_digits("sha256:3f1c2a9b7d20"), digest_digits("reviews.jsonl")
+    ('3f1c2a9b7d20', None)
+    """
+    digits = text.removeprefix("sha256:")
+    return digits if _DIGITS.fullmatch(digits) else None
+
+
+def looks_like_digest(text: str) -> bool:
+    """Tell whether a text reads as a digest, so that it can be no name of a dataset and is never looked up as one.
+
+    >>> [looks_like_digest(text) for text in ("3F1C2A9B7D20", "sha256-of-it", "3f1c2a9b7d20.jsonl", "facade")]
+    [True, True, False, False]
+    """
+    return _LIKE_DIGEST.fullmatch(text.strip()) is not None
+
+
+def parse_number(text: str) -> int:
+    """Return 3 for "v3". Raises BadRefError otherwise."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise BadRefError(f"{_shown(text)} is no version: write v1, v2, …")
+    return int(match[1])
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An adapter and what selects one of its versions: `vN`, `latest`, an alias, or `sha256:…`."""
+
+    adapter: str
+    selector: str
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Parse `NAME` or `NAME@SELECTOR`; a bare name means `@latest`.
+
+        Raises BadNameError for the name, BadRefError for the selector.
+        """
+        name, at, selector = text.partition("@")
+        parse_name(name)
+        if not at:
+            return cls(name, "latest")
+        if selector == "latest" or _NUMBER.fullmatch(selector) or _DIGEST.fullmatch(selector):
+            return cls(name, selector)
+        if selector.startswith("sha256") or re.fullmatch(r"v[0-9]+", selector):
+            raise BadRefError(
+                f"{_shown(text)} is no ref: after '@' comes vN, latest, an alias, or sha256: with 12 to 64 hex digits"
+            )
+        try:
+            parse_alias(selector)
+        except BadNameError as error:
+            raise BadRefError(f"{_shown(text)} is no ref: {error}") from None
+        return cls(name, selector)
+
+    def __str__(self) -> str:
+        return f"{self.adapter}@{self.selector}"
+
+    @property
+    def number(self) -> int | None:
+        """The version number, where the selector is one."""
+        match = _NUMBER.fullmatch(self.selector)
+        return int(match[1]) if match else None
+
+    @property
+    def digest_prefix(self) -> str | None:
+        """The 12 to 64 hex digits, where the selector is a digest."""
+        match = _DIGEST.fullmatch(self.selector)
+        return match[1] if match else None
+
+    @property
+    def alias(self) -> str | None:
+        """The alias, where the selector is one."""
+        if self.selector == "latest" or self.number is not None or self.digest_prefix is not None:
+            return None
+        return self.selector
+
+
+def is_folder(base: str) -> bool:
+    """Tell whether a `--base` names a folder: it starts with `/`, `./`, `../` or `~`, or is `.` or `..`."""
+    return base.startswith(("/", "./", "../", "~")) or base in (".", "..")

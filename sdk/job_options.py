@@ -1,0 +1,72 @@
+"""On what terms a job runs, as people write them: how long, what it needs, how often it writes down how far it is.
+
+>>> parse_duration("90s"), parse_duration("1.5h"), parse_duration(30)
+(90.0, 5400.0, 30.0)
+>>> checkpoint_policy("50steps").every_steps, checkpoint_policy("10m").every_minutes
+(50, 10.0)
+>>> checkpoint_ref("3f1c2a9b7d20@1200").step
+1200
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from sdk.errors import InvalidInput
+from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, Needs
+from sdk.validation import build, check_job_id
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
+_STEPS = re.compile(r"([0-9]{1,9}) ?steps?", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_duration(text: str | float, *, param: str = "timeout") -> float:
+    """Return the seconds of "90s", "10m", "1.5h", "2d", or of a plain number of them. Raises InvalidInput."""
+    match = _DURATION.fullmatch(str(text).strip())
+    seconds = 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
+    if seconds <= 0:
+        raise InvalidInput(f"{str(text)[:40]!a} is no duration; write it as 90s, 10m, 1.5h or 2d", param=param)
+    return seconds
+
+
+def checkpoint_policy(every: str | None) -> CheckpointPolicy:
+    """The policy of "10m", "90s", "50steps" or "never", which still writes one when it is stopped; None: the usual one.
+
+    Raises InvalidInput.
+    """
+    if every is None:
+        return CheckpointPolicy()
+    wanted = str(every).strip()
+    if wanted == "never":
+        return CheckpointPolicy(every_minutes=None)
+    if (match := _STEPS.fullmatch(wanted)) is not None:
+        return build(CheckpointPolicy, every_steps=int(match[1]), every_minutes=None)
+    if _DURATION.fullmatch(wanted) is None or wanted.isdecimal():
+        raise InvalidInput(
+            f"{wanted[:40]!a} is no interval between checkpoints; write it as 10m, 90s, 50steps or never",
+            param="checkpoint_every",
+        )
+    return build(CheckpointPolicy, every_minutes=parse_duration(wanted, param="checkpoint_every") / 60)
+
+
+def checkpoint_ref(text: str | None) -> CheckpointRef | None:
+    """The checkpoint of "JOB@STEP", or the last one of "JOB". Raises NotFound for what is no job, InvalidInput."""
+    if text is None:
+        return None
+    # A configuration file may hold an id of digits alone, which is a number there.
+    job, at, step = str(text).partition("@")
+    if at and not re.fullmatch("[1-9][0-9]{0,7}", step):
+        raise InvalidInput(
+            f"{str(text)[:80]!a} names no checkpoint; write JOB, or JOB@STEP as in: adapterctl jobs checkpoints JOB",
+            param="from_checkpoint",
+        )
+    return build(CheckpointRef, job=check_job_id(job), step=int(step) if at else None)
+
+
+def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:
+    """What a worker must have, `memory` in bytes; None where nothing was said. Raises InvalidInput."""
+    if device is None and memory is None:
+        return None
+    return build(Needs, device=device or "any", memory_bytes=memory)

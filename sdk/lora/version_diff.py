@@ -1,0 +1,154 @@
+"""How two versions differ, from what the registry says of them and from their files.
+
+>>> differing({"rank": 8, "alpha_pattern": {}}, {"rank": 16, "alpha_pattern": {"q_proj": 4.0}})
+[Difference(name='rank', a=8, b=16), Difference(name='alpha_pattern.q_proj', a=None, b=4.0)]
+>>> scored({"loss": 1.5}, {"loss": 1.25, "rouge_l": 0.5})
+[Score(name='loss', a=1.5, b=1.25, difference=-0.25), Score(name='rouge_l', a=None, b=0.5, difference=None)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sdk.lora.weights import compare_weights
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.diff import (
+    Diff,
+    Difference,
+    EvaluationBrief,
+    EvaluationDiff,
+    ModuleDiff,
+    Score,
+    ScoresDiff,
+    Side,
+    WeightsDiff,
+)
+from sdk.schemas.jobs import EvaluationView
+
+
+def compare_versions(
+    a: VersionView, b: VersionView, evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]
+) -> Diff:
+    """Compare what is recorded of two versions; the weights are left out."""
+    if a.digest == b.digest:
+        return Diff(a=_side(a), b=_side(b), same=True)
+    return Diff(
+        a=_side(a),
+        b=_side(b),
+        same=False,
+        notes=_notes(a, b),
+        configuration=differing(_configuration(a), _configuration(b)),
+        training=differing(a.training or {}, b.training or {}),
+        dataset=differing(_plain(a.dataset), _plain(b.dataset)),
+        scores=_scores(a, b, evaluations_a, evaluations_b),
+    )
+
+
+def compare_files(a: VersionView, b: VersionView, folder_a: Path, folder_b: Path) -> WeightsDiff:
+    """Compare the weights of two pulled versions. Raises what `sdk.lora.weights.compare_weights` does."""
+    found = compare_weights(folder_a, folder_b, lora_a=a.lora, lora_b=b.lora)
+    return WeightsDiff(
+        norm_a=found.norm_a,
+        norm_b=found.norm_b,
+        cosine=found.cosine,
+        modules=[ModuleDiff(**asdict(module)) for module in found.modules],
+        notes=found.notes,
+    )
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """Return the values that differ, in the order of their names' first mention; nested ones by dotted names."""
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    names = dict.fromkeys([*flat_a, *flat_b])
+    return [
+        Difference(name=name, a=flat_a.get(name), b=flat_b.get(name))
+        for name in names
+        if flat_a.get(name) != flat_b.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def scored(a: Mapping[str, float], b: Mapping[str, float]) -> list[Score]:
+    """Return every metric of either side, with the difference where both have it."""
+    return [
+        Score(
+            name=name, a=a.get(name), b=b.get(name), difference=b[name] - a[name] if name in a and name in b else None
+        )
+        for name in dict.fromkeys([*a, *b])
+    ]
+
+
+def _side(version: VersionView) -> Side:
+    return Side(ref=version.ref, digest=version.digest, base=version.base.id)
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {} if record is None else record.model_dump(mode="json")
+
+
+def _configuration(version: VersionView) -> dict[str, Any]:
+    return {
+        "method": version.method,
+        "base": _plain(version.base),
+        "lora": _plain(version.lora),
+        "quantization": _plain(version.quantization),
+    }
+
+
+def _notes(a: VersionView, b: VersionView) -> list[str]:
+    notes = []
+    if a.adapter != b.adapter:
+        notes.append(f"{a.adapter} and {b.adapter} are different adapters")
+    if a.base.weights_digest != b.base.weights_digest:
+        notes.append(
+            f"they are over different bases, {a.base.id} and {b.base.id}: each one's weights and scores are to be read "
+            "against its own base"
+        )
+    elif a.base.fingerprint != b.base.fingerprint:
+        notes.append(
+            f"their bases have the same weights and differ in tokenizer, template or configuration: {a.base.id}"
+        )
+    return notes
+
+
+def _scores(
+    a: VersionView, b: VersionView, evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]
+) -> ScoresDiff:
+    last_a, last_b = _last(evaluations_a), _last(evaluations_b)
+    return ScoresDiff(
+        training=scored(a.metrics, b.metrics),
+        evaluations=[
+            EvaluationDiff(
+                dataset=one.dataset,
+                grader=one.grader,
+                precision=one.precision,
+                metrics=scored(one.metrics, last_b[key].metrics),
+            )
+            for key, one in last_a.items()
+            if key in last_b
+        ],
+        only_a=[_brief(one) for key, one in last_a.items() if key not in last_b],
+        only_b=[_brief(one) for key, one in last_b.items() if key not in last_a],
+    )
+
+
+def _last(evaluations: Sequence[EvaluationView]) -> dict[tuple[str, str, str], EvaluationView]:
+    """The newest of those that can be compared with one another."""
+    ordered = sorted(evaluations, key=lambda one: one.created_at)
+    return {(one.dataset, one.grader, one.precision): one for one in ordered}
+
+
+def _brief(one: EvaluationView) -> EvaluationBrief:
+    return EvaluationBrief(
+        id=one.id, dataset=one.dataset, grader=one.grader, precision=one.precision, metrics=one.metrics
+    )

@@ -1,0 +1,233 @@
+"""The cache: blobs by digest, folders by manifest digest, file hashes. Shared by processes; nothing in it is edited.
+
+Layout under `ADAPTERCTL_CACHE`::
+
+    blobs/ab/abcdef…          a file by its SHA-256
+    versions/DIGEST/          a version's folder, complete once it has its name: links to blobs, and its manifest
+    refs/…                    what refs named when they were pulled, by registry
+    bases/FINGERPRINT/        a base that a worker fetched
+    hashes/…                  SHA-256 of local files by path, size, times and inode
+    hub/…                     what a worker fetched from a model hub without a token
+    jobs/…                    what attempts of a worker work with
+
+It is its owner's alone: versions, rows and bases may be private, however open their user's other files are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdk.config import cache_path
+from sdk.errors import disk_explained
+from sdk.formats.manifest import HasFiles
+from sdk.formats.refs import parse_digest
+from sdk.transfer import OnBytes, hash_file, place
+
+#: A version's manifest within its folder.
+MARKER = ".adapterctl/manifest.json"
+#: Nothing in the cache is edited.
+READ_ONLY = 0o444
+_PRIVATE = 0o700
+_PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "refs", "versions")
+
+
+class Cache:
+    """One cache folder. Its paths are made of whole digests only; another text raises BadRefError."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_path()
+        #: Digests of blobs that this process has just fetched, and hashed as they came.
+        self.fresh: set[str] = set()
+        self._is_private = False
+
+    def blob(self, sha256: str) -> Path:
+        """Where a blob lies, or will."""
+        return self.root / "blobs" / parse_digest(sha256)[:2] / sha256
+
+    @property
+    def versions(self) -> Path:
+        """Where versions' folders lie."""
+        return self.root / "versions"
+
+    def version(self, digest: str) -> Path:
+        """Where a version's folder lies, or will."""
+        return self.versions / parse_digest(digest)
+
+    @property
+    def bases(self) -> Path:
+        """Where fetched bases lie."""
+        return self.root / "bases"
+
+    def base(self, fingerprint: str) -> Path:
+        """Where a fetched base lies, or will."""
+        return self.bases / parse_digest(fingerprint)
+
+    @property
+    def parts(self) -> list[Path]:
+        """The folders that hold what was fetched, and what is known of it; whatever else lies in the root is somebody's own."""
+        return [self.root / part for part in _PARTS]
+
+    @property
+    def hub(self) -> Path:
+        """Where repositories of a model hub lie that anybody may fetch, in the hub's own layout."""
+        return self.root / "hub"
+
+    @contextmanager
+    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Wait until no other process holds `name`, or with `shared` none holds it alone; two pulls download once."""
+        with disk_explained("locking the cache"):
+            file = self._lock_file(name)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(file)
+
+    @contextmanager
+    def lock_if_free(self, name: str) -> Iterator[bool]:
+        """Hold `name` alone for the block, or say False where another process holds it."""
+        with disk_explained("locking the cache"):
+            file = self._lock_file(name)
+            try:
+                yield _try_lock(file)
+            finally:
+                os.close(file)
+
+    def keep_private(self) -> None:
+        """See to it, before something is written, that only the owner can look into the cache.
+
+        A new one is made so. One that others can look into, of an earlier release or in a folder that was given, gets parts
+        into which they can't; what belongs to another user is left as it is.
+        """
+        if self._is_private:
+            return
+        with disk_explained("preparing the cache"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            if stat.S_IMODE(self.root.stat().st_mode) & ~_PRIVATE:
+                for part in _PARTS:
+                    _close(self.root / part)
+        self._is_private = True
+
+    def _lock_file(self, name: str) -> int:
+        self.keep_private()
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / hashlib.sha256(name.encode()).hexdigest()[:32], os.O_RDWR | os.O_CREAT, 0o600)
+
+    def has_blob(self, sha256: str, size_bytes: int) -> bool:
+        """Tell whether a blob is there, whole as far as its size says."""
+        try:
+            return self.blob(sha256).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
+    def has_version(self, contents: HasFiles) -> bool:
+        """Tell whether a version's folder is there, whole as far as its files' sizes say."""
+        folder = self.version(contents.digest)
+        try:
+            return (folder / MARKER).is_file() and all(
+                (folder / file.path).lstat().st_size == file.size_bytes for file in contents.files
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_unaltered(self, path: Path, sha256: str) -> bool:
+        """Tell whether a file that lies here has the digest that it is kept under; one that was touched is hashed again."""
+        try:
+            return self.sha256_of(path) == sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def used(self, folder: Path) -> None:
+        """Remember that a version or base was used now: its marker's time says so."""
+        marker = folder / MARKER
+        # Another user's cache may be read and not written to.
+        with contextlib.suppress(OSError):
+            os.utime(marker if marker.exists() else folder)
+
+    def link(self, sha256: str, target: Path) -> None:
+        """Put a blob into a folder of the cache: by a link where the file system has them, else by a copy."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(self.blob(sha256), target)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            place(self.blob(sha256), target)
+            target.chmod(READ_ONLY)
+
+    def remove_folder(self, folder: Path) -> None:
+        """Take away a version's or base's folder, at once: what is left of it has no name that anybody looks for."""
+        if folder.is_dir():
+            leaving = folder.with_name(f".{folder.name[:100]}.partial-{os.urandom(4).hex()}")
+            folder.rename(leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
+
+    def sha256_of(self, path: Path, on_bytes: OnBytes | None = None) -> str:
+        """Return a local file's SHA-256, from the cache where path, size, times and inode are as they were."""
+        known = _identity(path)
+        entry = self.root / "hashes" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
+        try:
+            found = json.loads(entry.read_text())
+            if {key: found.get(key) for key in known} == known:
+                sha256: str = found["sha256"]
+                return sha256
+        except (OSError, ValueError, AttributeError, KeyError):
+            # No entry, or a damaged one: the file is hashed again.
+            pass
+        sha256, _ = hash_file(path) if on_bytes is None else hash_file(path, on_bytes)
+        if _identity(path) != known:
+            # It was written to meanwhile: what was hashed is neither the old file nor the new one.
+            return sha256
+        self.keep_private()
+        with disk_explained("remembering a file's digest"):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            partial = entry.with_name(f"{entry.name}.partial-{os.urandom(4).hex()}")
+            partial.write_text(json.dumps({**known, "sha256": sha256}))
+            partial.replace(entry)
+        return sha256
+
+    def size_bytes(self) -> int:
+        """What the whole cache takes."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+def _close(folder: Path) -> None:
+    """Make a folder that is its owner's alone, or make one so that is ours."""
+    # Another user's cache may be read and not written to.
+    with contextlib.suppress(PermissionError):
+        folder.mkdir(exist_ok=True, mode=_PRIVATE)
+        # A link leads to a folder that somebody keeps for something else.
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+            folder.chmod(_PRIVATE)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _identity(path: Path) -> dict[str, str | int]:
+    """What a file's hash is remembered by. The change time is of it: a copy may set any other time back."""
+    found = path.stat()
+    return {
+        "path": str(path),
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "inode": found.st_ino,
+    }

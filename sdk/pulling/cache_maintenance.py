@@ -1,0 +1,239 @@
+"""What lies in the cache: listed, hashed again, and taken away where it has not been used.
+
+Nothing is taken away that another process holds: it locks a version while it copies from it, and all blobs while it fills a
+folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from sdk.errors import disk_explained
+from sdk.formats.manifest import Contents
+from sdk.pulling.cache import MARKER, Cache
+from sdk.pulling.partial_file import is_leaving
+from sdk.pulling.pins import all_refs
+from sdk.transfer import hash_file
+
+Kind = Literal["version", "base", "blob"]
+#: A blob of no version may be one that a job reads now, or whose version is about to be put together.
+_LOOSE_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version, base, or blob that is in no version."""
+
+    kind: Kind
+    digest: str
+    path: Path
+    size_bytes: int
+    #: Seconds since 1970.
+    used_s: float
+    #: What was pulled as this version.
+    refs: tuple[str, ...] = ()
+    #: The blobs that a version is made of, with their sizes.
+    blobs: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def last_used(self) -> str:
+        """When it was used, in ISO 8601."""
+        return datetime.fromtimestamp(self.used_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An entry that is not what its name says."""
+
+    kind: Kind
+    digest: str
+    path: Path
+    #: What is wrong with it.
+    what: str
+
+
+def entries(cache: Cache) -> list[Entry]:
+    """Everything in the cache that has a name, the latest used first."""
+    with disk_explained("reading the cache"):
+        refs = all_refs(cache)
+        found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
+        found += [_base(path) for path in _folders(cache.bases)]
+        held = {sha256 for entry in found for sha256, _ in entry.blobs}
+        for path in _blobs(cache):
+            if path.name not in held:
+                stat = path.stat()
+                found.append(Entry("blob", path.name, path, stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda entry: (-entry.used_s, entry.digest))
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if len(path.name) == 64) if parent.is_dir() else []
+
+
+def _blobs(cache: Cache) -> Iterator[Path]:
+    for path in sorted((cache.root / "blobs").glob("??/*")):
+        if len(path.name) == 64 and path.is_file():
+            yield path
+
+
+def _version(path: Path, refs: Iterable[str]) -> Entry:
+    marker = path / MARKER
+    contents = _contents(path)
+    blobs = () if contents is None else tuple((file.sha256, file.size_bytes) for file in contents.files)
+    used_s = (marker if marker.exists() else path).stat().st_mtime
+    return Entry("version", path.name, path, _size(path), used_s, tuple(refs), blobs)
+
+
+def _base(path: Path) -> Entry:
+    return Entry("base", path.name, path, _size(path), path.stat().st_mtime)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _contents(folder: Path) -> Contents | None:
+    try:
+        return Contents.read((folder / MARKER).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+# Hashing again.
+
+
+def verify(cache: Cache) -> list[Damage]:
+    """Hash every version and blob again, take away what is damaged, and return that.
+
+    What another process fills or copies from meanwhile is waited for.
+    """
+    damaged: list[Damage] = []
+    with disk_explained("verifying the cache"):
+        for entry in entries(cache):
+            if entry.kind == "version":
+                with cache.lock(entry.digest):
+                    what = _what_is_wrong(entry)
+                    if what is not None:
+                        _remove_version(cache, entry)
+                        damaged.append(Damage(entry.kind, entry.digest, entry.path, what))
+        # Links to these were hashed with their versions; those of no version, or of copies, were not.
+        for path in _blobs(cache):
+            what = _wrong_bytes(path, path.name) if path.stat().st_nlink == 1 else None
+            if what is not None:
+                path.unlink(missing_ok=True)
+                damaged.append(Damage("blob", path.name, path, what))
+    return damaged
+
+
+def _what_is_wrong(entry: Entry) -> str | None:
+    from sdk.errors import AdapterctlError
+    from sdk.pulling.folder import verify_folder
+
+    if not entry.path.is_dir():
+        # Another process has taken it away meanwhile.
+        return None
+    try:
+        digest = verify_folder(entry.path).digest
+    except AdapterctlError as error:
+        return error.message
+    return None if digest == entry.digest else f"it holds the version {digest}"
+
+
+def _wrong_bytes(path: Path, sha256: str) -> str | None:
+    try:
+        found, _ = hash_file(path)
+    except FileNotFoundError:
+        return None
+    return None if found == sha256 else f"{path} has the SHA-256 {found}, not {sha256}"
+
+
+def _remove_version(cache: Cache, entry: Entry) -> None:
+    """Take a damaged version away, with those of its blobs that are damaged: they share their bytes."""
+    for sha256, _ in entry.blobs:
+        blob = cache.blob(sha256)
+        if _wrong_bytes(blob, sha256) is not None:
+            blob.unlink(missing_ok=True)
+    cache.remove_folder(entry.path)
+
+
+# Taking away.
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What a prune takes away."""
+
+    removed: list[Entry]
+    kept: list[Entry]
+
+    @property
+    def size_bytes(self) -> int:
+        """What is given back: a blob that a kept version shares is not."""
+        held = {sha256 for entry in self.kept for sha256, _ in entry.blobs}
+        blobs = {sha256: size for entry in self.removed for sha256, size in entry.blobs if sha256 not in held}
+        return sum(blobs.values()) + sum(entry.size_bytes for entry in self.removed if entry.kind != "version")
+
+
+def plan_prune(
+    found: list[Entry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
+) -> PrunePlan:
+    """Say what goes: versions beyond the `keep` last used, whatever was not used for `keep_days`, then the longest unused
+    until the rest takes `max_bytes` at most. Loose blobs go after a day in any case.
+    """
+    now = time.time()
+    versions = [entry for entry in found if entry.kind == "version"]
+    removed = []
+    for entry in found:
+        idle_s = now - entry.used_s
+        beyond = keep is not None and entry.kind == "version" and versions.index(entry) >= keep
+        old = keep_days is not None and idle_s > keep_days * 86_400
+        if beyond or old or (entry.kind == "blob" and idle_s > _LOOSE_S):
+            removed.append(entry)
+    plan = PrunePlan(removed, [entry for entry in found if entry not in removed])
+    while max_bytes is not None and plan.kept and _taken(plan.kept) > max_bytes:
+        plan = PrunePlan([*plan.removed, plan.kept[-1]], plan.kept[:-1])
+    return plan
+
+
+def _taken(kept: list[Entry]) -> int:
+    blobs = {sha256: size for entry in kept for sha256, size in entry.blobs}
+    return sum(blobs.values()) + sum(entry.size_bytes for entry in kept if entry.kind != "version")
+
+
+def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
+    """Take away what a plan says; return what went, and what another process holds and so stayed."""
+    gone: list[Entry] = []
+    held: list[Entry] = []
+    with disk_explained("pruning the cache"):
+        for entry in plan.removed:
+            if entry.kind == "blob":
+                continue
+            with cache.lock_if_free(entry.digest if entry.kind == "version" else f"base-{entry.digest}") as free:
+                if free:
+                    cache.remove_folder(entry.path)
+                (gone if free else held).append(entry)
+        # While any process fills a folder, a blob in no folder may be the one that it is about to link.
+        with cache.lock_if_free("filling") as free:
+            loose = [entry for entry in plan.removed if entry.kind == "blob"]
+            if free:
+                _remove_blobs(cache, [*gone, *loose])
+            (gone if free else held).extend(loose)
+    return gone, held
+
+
+def _remove_blobs(cache: Cache, gone: list[Entry]) -> None:
+    """Take away the blobs of what went, unless a version that is there has them, and what downloads left long ago."""
+    used = {sha256 for entry in entries(cache) for sha256, _ in entry.blobs}
+    for entry in gone:
+        for sha256 in [entry.digest] if entry.kind == "blob" else [sha256 for sha256, _ in entry.blobs]:
+            if sha256 not in used:
+                cache.blob(sha256).unlink(missing_ok=True)
+    oldest_s = time.time() - _LOOSE_S
+    for path in (cache.root / "blobs").glob("??/*"):
+        if is_leaving(path.name) and path.stat().st_mtime < oldest_s:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""What refs named when they were pulled, so that a version's number or digest can be had again without the registry.
+
+Only what can't move is remembered: `code-review@v3` is one version for ever, `code-review@production` is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import VerificationFailed
+from sdk.formats.manifest import is_sha256
+from sdk.formats.refs import Ref
+from sdk.pulling.cache import Cache
+from sdk.transfer import written_whole
+
+
+class Pins:
+    """The refs of one registry in one cache."""
+
+    def __init__(self, cache: Cache, url: str) -> None:
+        self._cache, self._url = cache, url
+        self._folder = cache.root / "refs" / hashlib.sha256(url.encode()).hexdigest()[:32]
+
+    def remember(self, adapter: str, number: int | None, digest: str) -> None:
+        """Remember which version has a number, or only that a digest is one of the adapter's."""
+        known = self.of(adapter)
+        name = f"v{number}" if number is not None else digest
+        if known.get(name) == digest:
+            return
+        with self._cache.lock(f"refs {self._url} {adapter}"):
+            refs = {**self.of(adapter), name: digest}
+            with written_whole(self._path(adapter)) as file:
+                file.write(json.dumps({"url": self._url, "adapter": adapter, "refs": refs}, indent=1).encode())
+
+    def of(self, adapter: str) -> dict[str, str]:
+        """The digests of an adapter's versions by number ("v3"), or by themselves where they have none."""
+        return _read(self._path(adapter)).get(adapter, {})
+
+    def digest(self, ref: Ref) -> str | None:
+        """Return the digest that a ref of a number or digest names; None where it wasn't pulled, or the ref may move."""
+        known = self.of(ref.adapter)
+        if ref.number is not None:
+            return known.get(f"v{ref.number}")
+        if ref.digest_prefix is None:
+            return None
+        found = {digest for digest in known.values() if digest.startswith(ref.digest_prefix)}
+        return found.pop() if len(found) == 1 else None
+
+    def newest(self, adapter: str) -> str | None:
+        """Return the ref with the highest number that was pulled, to show as an example."""
+        numbers = [int(name[1:]) for name in self.of(adapter) if name[1:].isdigit() and name[0] == "v"]
+        return f"{adapter}@v{max(numbers)}" if numbers else None
+
+    def _path(self, adapter: str) -> Path:
+        return self._folder / f"{adapter.replace('/', '@')}.json"
+
+
+def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> None:
+    """Raise VerificationFailed where a registry answers with another version than a ref names that can't move."""
+    named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
+    if not named:
+        shown = "no number" if number is None else f"v{number}"
+        raise VerificationFailed(
+            f"the registry answers {ref} with another version ({adapter[:129]}, {shown}, sha256:{digest[:12]}); tell an admin",
+            param="ref",
+        )
+
+
+def all_refs(cache: Cache) -> dict[str, list[str]]:
+    """The refs of every registry by digest."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((cache.root / "refs").glob("*/*.json")):
+        for adapter, refs in _read(path).items():
+            for name, digest in refs.items():
+                shown = f"{adapter}@{name}" if name != digest else f"{adapter}@sha256:{digest[:12]}"
+                found.setdefault(digest, []).append(shown)
+    return {digest: sorted(set(refs)) for digest, refs in found.items()}
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered anew."""
+    try:
+        known: Any = json.loads(path.read_bytes())
+        refs = {str(name): digest for name, digest in known["refs"].items() if is_sha256(digest)}
+        return {str(known["adapter"]): refs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

@@ -1,0 +1,144 @@
+"""The three questions that a pull asks a registry, over the standard library alone.
+
+`Door` is what a pull needs; a client answers the same questions over its own transport, which embedded registries and
+proxies need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlencode
+
+from sdk.api.answers import VERSION, VERSION_HEADER, check_version, raise_error, require_json
+from sdk.config import Config
+from sdk.errors import Incompatible, Unavailable
+from sdk.formats.manifest import FORMAT, Contents, is_count, is_sha256
+from sdk.pulling.http import BrokenLink, Links
+from sdk.pulling.ranges import Location
+from sdk.transfer import CHUNK_BYTES
+
+T = TypeVar("T")
+
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The version that a ref names now."""
+
+    ref: str
+    adapter: str
+    number: int | None
+    digest: str
+    contents: Contents
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature over a manifest."""
+
+    key_id: str
+    bundle: str
+
+
+class Door(Protocol):
+    """How a pull asks a registry."""
+
+    def resolve(self, ref: str) -> Resolved:
+        """Return the version that a ref names now. Raises NotFound."""
+
+    def locations(self, digest: str) -> Sequence[Location]:
+        """Say where the files of a manifest are fetched from."""
+
+    def signatures_of(self, digest: str) -> list[Signature]:
+        """Return the signatures over a manifest."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a blob lies. The URL may be a credential, and isn't shown."""
+
+    sha256: str
+    size_bytes: int
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+class DirectDoor:
+    """A registry behind HTTP."""
+
+    def __init__(self, config: Config, links: Links) -> None:
+        self._config, self._links = config, links
+
+    def resolve(self, ref: str) -> Resolved:
+        """Return the version that a ref names now. Raises NotFound, VerificationFailed."""
+        return self._get("/resolve", read_version, ref=ref)
+
+    def locations(self, digest: str) -> Sequence[Location]:
+        """Say where the files of a manifest are fetched from."""
+        return self._get(f"/manifests/{digest}/files", lambda value: [_place(entry) for entry in value])
+
+    def signatures_of(self, digest: str) -> list[Signature]:
+        """Return the signatures over a manifest."""
+        return self._get(f"/manifests/{digest}/signatures", lambda value: [read_signature(entry) for entry in value])
+
+    def _get(self, path: str, parse: Callable[[Any], T], **params: str) -> T:
+        url = self._config.url
+        headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
+        if self._config.token:
+            headers["Authorization"] = f"Bearer {self._config.token}"
+        try:
+            answer = self._links.get(f"{url}/api/v1{path}{'?' if params else ''}{urlencode(params)}", headers)
+            content = b""
+            while piece := answer.read(CHUNK_BYTES):
+                content += piece
+                if len(content) > _MOST_BYTES:
+                    raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
+            answer.close()
+        except BrokenLink as error:
+            raise Unavailable(
+                f"the registry at {url} can't be reached ({error}); check ADAPTERCTL_URL and that the server runs"
+            ) from None
+        check_version(answer.header(VERSION_HEADER), url)
+        if not 200 <= answer.status < 300:
+            raise_error(answer.status, content, url)
+        require_json(content, answer.header("Content-Type"), url)
+        try:
+            return parse(json.loads(content))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise Incompatible(
+                f"the registry at {url} answers in a way that version {VERSION} does not understand; upgrade both"
+            ) from None
+
+
+def read_version(value: Any) -> Resolved:
+    """Read what a registry says of a version. Raises ValueError, TypeError, KeyError."""
+    files = [{key: entry[key] for key in ("path", "size_bytes", "sha256")} for entry in value["files"]]
+    contents = Contents.of(
+        {"format": FORMAT, "kind": value["kind"], "base_fingerprint": value["base"]["fingerprint"], "files": files}
+    )
+    number = value["number"]
+    texts = value["ref"], value["adapter"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
+        raise TypeError
+    if not is_sha256(value["digest"]):
+        raise ValueError("no digest")
+    return Resolved(value["ref"], value["adapter"], number, value["digest"], contents)
+
+
+def read_signature(value: Any) -> Signature:
+    """Read a signature. Raises TypeError, KeyError."""
+    if not isinstance(value["key_id"], str) or not isinstance(value["bundle"], str):
+        raise TypeError
+    return Signature(value["key_id"], value["bundle"])
+
+
+def _place(value: Any) -> Place:
+    headers = value.get("headers", {})
+    sound = is_sha256(value["sha256"]) and is_count(value["size_bytes"]) and isinstance(value["url"], str)
+    if not sound or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise TypeError
+    return Place(value["sha256"], value["size_bytes"], value["url"], headers)

@@ -1,0 +1,229 @@
+"""What a base is: its files, its fingerprint, its tensors' shapes, read from a folder without torch.
+
+How the fingerprint comes of them, and which files a base has, `sdk.formats.base_files` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.config import user_path
+from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.formats.base_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    OTHER_FILES,
+    SINGLE_FILE,
+    TOKENIZER_FILES,
+    BadBaseError,
+    check_files,
+    check_index,
+    identify,
+    read_config,
+    read_index,
+    weight_map,
+)
+from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.pulling.cache import Cache
+from sdk.schemas.catalog import BaseRegistration
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.transfer import OnBytes
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_MAX_HEADER_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ScannedBase:
+    """A base in a folder."""
+
+    folder: Path
+    #: With the manifest of exactly the files that were hashed, which proves the fingerprint.
+    registration: BaseRegistration
+
+    @property
+    def manifest(self) -> Manifest:
+        """Exactly the files that belong to the base; whatever else lies in the folder is nobody's to load."""
+        assert self.registration.manifest is not None
+        return self.registration.manifest
+
+
+def base_id_of(folder: Path) -> str:
+    """The id that a folder has where none is given: its own name, of the characters that ids have.
+
+    A hub's cache names a snapshot by its commit, and the model two folders above.
+    """
+    name = folder.resolve().name
+    if (model := _hub_model(folder)) is not None:
+        return model
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:190].strip(".-_") or "base"
+    # Digits alone would be read as a fingerprint.
+    return f"base-{plain}" if re.fullmatch(r"[0-9a-f]{12,}", plain) else plain
+
+
+def _hub_model(folder: Path) -> str | None:
+    """ORG/NAME of `…/models--ORG--NAME/snapshots/COMMIT`, or None for another folder."""
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - a link's own place, not what it leads to
+    kind, *parts = whole.parent.parent.name.split("--")
+    model = "/".join(parts)
+    return model if whole.parent.name == "snapshots" and kind == "models" and _ID.fullmatch(model) else None
+
+
+def scan_base(
+    folder: Path,
+    *,
+    cache: Cache,
+    base_id: str | None = None,
+    revision: str | None = None,
+    location: str | None = None,
+    on_bytes: OnBytes | None = None,
+) -> ScannedBase:
+    """Describe the base in `folder`; its weights are hashed once and remembered.
+
+    Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
+    file refers to something outside of the folder.
+    """
+    folder = user_path(folder)
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
+    if base_id is not None and not _ID.fullmatch(base_id):
+        raise InvalidInput(
+            f"{base_id[:80]!a} can't be a base's id: use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit",
+            param="id",
+        )
+    config = _read_config(folder)
+    weights = _weight_files(folder)
+    names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
+    present = sorted(name for name in names if (folder / name).is_file())
+    tensors: dict[str, list[int]] = {}
+    held: dict[str, list[str]] = {}
+    for name in weights:
+        shapes = _shapes(folder / name)
+        held[name] = list(shapes)
+        tensors.update(shapes)
+    # By what a link leads to, so that a file is hashed once, in whichever folder it is looked at.
+    digests = {name: cache.sha256_of((folder / name).resolve(), on_bytes) for name in present}
+    try:
+        check_files(present)
+        for name in sorted(REFERRING_FILES.keys() & digests.keys()):
+            check_references(name, _start(folder / name, REFERRING_FILES[name] + 1))
+        if INDEX_FILE in digests:
+            check_index(read_index((folder / INDEX_FILE).read_bytes()), held)
+        identity = identify(config, digests)
+    except BadBaseError as error:
+        raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
+    files = [
+        ManifestFile(path=name, size_bytes=(folder / name).stat().st_size, sha256=sha256)
+        for name, sha256 in digests.items()
+    ]
+    manifest = Manifest(kind="base", base_fingerprint=identity.fingerprint, files=files)
+    return ScannedBase(
+        folder=folder,
+        registration=BaseRegistration(
+            id=base_id or base_id_of(folder),
+            revision=revision,
+            fingerprint=identity.fingerprint,
+            weights_digest=identity.weights_digest,
+            architecture=identity.architecture,
+            location=location or folder.resolve().as_uri(),
+            config=config,
+            tensors=tensors,
+            size_bytes=manifest.size_bytes,
+            manifest=manifest,
+        ),
+    )
+
+
+def _start(path: Path, size_bytes: int) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(size_bytes)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise NotFound(
+            f"{folder} has no config.json, so it is no base; give the folder that save_pretrained wrote", param="base"
+        )
+    try:
+        return read_config(path.read_bytes())
+    except (OSError, BadBaseError) as error:
+        raise InvalidBase(
+            f"{path} can't be read as a model's config ({error}); download or save the base again", param="base"
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that is missing."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        try:
+            names = sorted(set(weight_map(read_index(index.read_bytes())).values()))
+        except (OSError, BadBaseError) as error:
+            raise InvalidBase(
+                f"{index} can't be read ({error}); download or save the base again", param="base"
+            ) from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InvalidBase(
+                f"{folder} lacks the weight file {missing[0]} of its index; download or save the base again",
+                param="base",
+            )
+        if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
+            raise InvalidBase(
+                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so what is loaded depends on who "
+                "loads it; remove one of the two",
+                param="base",
+            )
+        return names
+    if (folder / SINGLE_FILE).is_file():
+        return [SINGLE_FILE]
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    hint = (
+        f"only {pickled[0]}, which is pickled and is not read; save it again with safe_serialization=True"
+        if pickled
+        else f"no {SINGLE_FILE} and no {INDEX_FILE}; give the folder that save_pretrained wrote"
+    )
+    raise InvalidBase(f"{folder} has no weights: {hint}", param="base")
+
+
+def _shape(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
+        raise ValueError("a shape that is none")
+    return value
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Tensor name to shape, from a safetensors header."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError("header too long")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            # A download that broke off is found here, and not by the job that reads the weights.
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if end != os.fstat(file.fileno()).st_size:
+                raise ValueError("the file is shorter or longer than its header says")
+        return {name: _shape(entry["shape"]) for name, entry in header.items()}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise InvalidBase(
+            f"{path} is no whole safetensors file; download or save the base again", param="base"
+        ) from error

@@ -1,0 +1,158 @@
+"""Pickled adapter weights to safetensors, read by a child process that runs nothing of what is in them.
+
+A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network where the
+system allows to take it away, and none of this process's tokens; what it writes becomes a folder by one rename, or
+nothing does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, Unavailable, VerificationFailed, disk_explained
+from sdk.formats.peft_config import MAX_CONFIG_BYTES
+from sdk.pushing.pack import CONFIG_FILE, WEIGHTS_FILE, pickled_weights
+
+_CHILD = "workers.pipelines.model.convert"
+#: What the child needs to start; tokens and whatever else is set here stay here.
+_ENVIRONMENT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
+#: Torch alone takes some seconds to load, on a cold disk a minute.
+_PATIENCE_S = 300.0
+_BYTES_PER_S = 5_000_000
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A folder that was converted."""
+
+    folder: Path
+    tensors: int
+    size_bytes: int
+    #: Whether the child that read the pickle had no network.
+    offline: bool
+
+
+def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
+    """Write `folder`, whose weights are pickled, as the new folder `to`: adapter_config.json and safetensors.
+
+    Without `to` it is `folder` with "-safetensors" after its name. Raises NotFound without a folder, config or pickled
+    weights, Conflict where `to` is there already, VerificationFailed for a file that holds anything but tensors,
+    Unavailable without torch, TimedOut.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}; give the one that holds adapter_model.bin", param="path")
+    source, config = pickled_weights(folder), folder / CONFIG_FILE
+    if source is None:
+        hint = "it has safetensors already, so push it" if (folder / WEIGHTS_FILE).is_file() else "give another folder"
+        raise NotFound(f"{folder} has no pickled weights such as adapter_model.bin; {hint}", param="path")
+    if not config.is_file():
+        raise NotFound(f"there is no {config}; give the folder that PEFT's save_pretrained wrote", param="path")
+    if config.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidInput(f"{config} is longer than any configuration of a LoRA; save the adapter again", param="path")
+    target = to or folder.resolve().with_name(f"{folder.resolve().name}-safetensors")
+    if target.exists() or target.is_symlink():
+        raise Conflict(f"{target} is there already; remove it, or name another folder with -o", param="to")
+    _require_torch()
+    with disk_explained(f"writing {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        try:
+            said = _run(source, partial / WEIGHTS_FILE)
+            shutil.copyfile(config, partial / CONFIG_FILE)
+            _publish(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Converted(target, said["tensors"], said["size_bytes"], offline=said.get("offline") is True)
+
+
+def _require_torch() -> None:
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Unavailable(
+            f"converting pickled weights needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
+        )
+
+
+def _run(source: Path, target: Path) -> dict[str, Any]:
+    """Let the child write `target`; return what it says of it. Raises VerificationFailed, TimedOut."""
+    patience_s = _PATIENCE_S + source.stat().st_size / _BYTES_PER_S
+    # -P: a folder that the person stands in, perhaps the very one to convert, is no place to import from.
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-m", _CHILD, str(source.resolve()), str(target.resolve())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    )
+    try:
+        output, _ = child.communicate(timeout=patience_s)
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(
+            f"{source} was not read within {patience_s:.0f} s; save the adapter again with safe_serialization=True",
+            param="path",
+        ) from error
+    finally:
+        _end(child)
+    said = _last_line(output)
+    if child.returncode != 0 or said is None or "refused" in said:
+        why = said["refused"] if said and "refused" in said else f"{source.name} could not be read within its limits"
+        raise VerificationFailed(f"{why}; don't load it, and ask whoever made it for {WEIGHTS_FILE}", param="path")
+    return said
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child's whole session, whatever it may have started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+def _last_line(output: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(output.decode().splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return said if isinstance(said, dict) and ("refused" in said or {"tensors", "size_bytes"} <= said.keys()) else None
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Write the folder through to the disk, then give it its name."""
+    # As other folders are: what was made in private is to be read by whoever may read its parent.
+    partial.chmod(0o755)
+    (partial / WEIGHTS_FILE).chmod(0o644)
+    for path in (partial / WEIGHTS_FILE, partial / CONFIG_FILE, partial):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        raise Conflict(f"{target} was made meanwhile; name another folder with -o", param="to") from error

@@ -1,0 +1,150 @@
+"""Expressions in an `adapter_config.json`, turned into the names of the modules that they mean in the adapter's own weights.
+
+>>> config = {"r": 8, "target_modules": r".*\\.(q|v)_proj", "rank_pattern": {r".*\\.v_.*": 4}}
+>>> expanded = expand(config, ["layers.0.q_proj", "layers.0.v_proj"])
+>>> expanded["target_modules"], expanded["rank_pattern"]
+(['layers.0.q_proj', 'layers.0.v_proj'], {'v_proj': 4})
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import InvalidInput
+from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError
+from sdk.formats.peft_patterns import SELECTION_KEYS, VALUE_KEYS, ModuleValues, Targets, is_name, unfit
+from sdk.lora.tensors import read_header
+
+_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:A\.weight|embedding_A)")
+#: For all patterns of a config; some three seconds.
+_STEPS = 20_000_000
+#: What PEFT takes for all linear modules, and no expression.
+_ALL_LINEAR = "all-linear"
+#: Where PEFT takes a module's number from, if no pattern says one.
+_DEFAULTS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
+#: Modules that a message names at most.
+_MOST_NAMED = 5
+
+
+def adapted_modules(weights: Path) -> list[str]:
+    """Return the modules that a file of LoRA weights adapts, sorted, as the base names them. Raises VerificationFailed."""
+    found = (_LORA_KEY.fullmatch(name) for name in read_header(weights))
+    # Where several parameters of one module are adapted, each wraps the one before.
+    return sorted({match["module"].replace(".base_layer", "") for match in found if match})
+
+
+def expressions_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a config whose values hold expressions."""
+    return [key for key in (*SELECTION_KEYS, *VALUE_KEYS) if _holds_expressions(key, config.get(key))]
+
+
+def _holds_expressions(key: str, value: Any) -> bool:
+    if key in SELECTION_KEYS:
+        return isinstance(value, str)
+    return isinstance(value, dict) and not all(map(is_name, value))
+
+
+def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
+    """Say which modules of an adapter a pattern means, in a clause."""
+    budget = Budget(_STEPS)
+    try:
+        automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
+        found = [module for module in modules if automaton.first(module, budget) is not None]
+    except ExpressionError as error:
+        return f"which of the adapter's modules it means can't be told, for {error}"
+    except BudgetError:
+        return "telling which of the adapter's modules it means would take too long"
+    if not found:
+        return "it means none of the adapter's modules"
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"of the adapter's modules it means {', '.join(found[:_MOST_NAMED])}{more}"
+
+
+def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
+    """Return a config without expressions that means the same to PEFT, for an adapter of these modules.
+
+    Modules are named as the base names them. What is returned was read back: PEFT adapts the same modules by it, with
+    the same ranks and alphas. Raises InvalidInput where that can't be.
+    """
+    held = expressions_of(config)
+    if not held:
+        return dict(config)
+    budget = Budget(_STEPS)
+    try:
+        return _expanded(config, sorted(modules), held, budget)
+    except ExpressionError as error:
+        raise InvalidInput(
+            f"the patterns of {', '.join(held)} can't be turned into names, for of one {error}; save the adapter with lists of names",
+            param="path",
+        ) from error
+    except BudgetError as error:
+        raise InvalidInput(
+            f"turning the patterns of {', '.join(held)} into names takes too long; save the adapter with lists of names",
+            param="path",
+        ) from error
+
+
+def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str], budget: Budget) -> dict[str, Any]:
+    # PEFT takes every linear module then, so that these are all.
+    everything = str(config.get("target_modules")).lower() == _ALL_LINEAR
+    plain = {**config, "target_modules": modules} if everything else dict(config)
+    targets = Targets(plain, budget)
+    meant = [module for module in modules if targets.means(module)]
+    if not meant or (len(meant) < len(modules) and not config.get("target_parameters")):
+        odd = next(module for module in modules if module not in meant) if modules else "none"
+        raise InvalidInput(
+            f"the patterns of {', '.join(held)} do not mean all modules for which the adapter has weights, such as {odd}; "
+            "PEFT would not load these: save the adapter again from the trained model",
+            param="path",
+        )
+    expanded = dict(config)
+    if any(key in held for key in SELECTION_KEYS):
+        expanded["target_modules"] = meant
+        if "exclude_modules" in held:
+            # What was excluded has no weights, and is none of the names.
+            expanded["exclude_modules"] = None
+    for key in VALUE_KEYS:
+        if key in held:
+            expanded[key] = _values(key, config, modules, budget)
+    _read_back(config, expanded, modules, meant, budget)
+    return expanded
+
+
+def _values(key: str, config: Mapping[str, Any], modules: Iterable[str], budget: Budget) -> dict[str, Any]:
+    """Return each module's number by name; by the last part of its name where all of that name have the same."""
+    default = config.get(_DEFAULTS[key])
+    values = ModuleValues(config[key], default, budget)
+    by_end: dict[str, dict[str, Any]] = {}
+    for module in modules:
+        by_end.setdefault(module.rpartition(".")[2], {})[module] = values.of(module)
+    found = {}
+    for end, group in by_end.items():
+        alike = {end: next(iter(group.values()))} if len(set(group.values())) == 1 else group
+        found.update({name: value for name, value in alike.items() if value != default})
+    return dict(sorted(found.items()))
+
+
+def _read_back(
+    config: Mapping[str, Any], expanded: Mapping[str, Any], modules: list[str], meant: list[str], budget: Budget
+) -> None:
+    """Raise InvalidInput unless a config of names means what the one with expressions meant."""
+    if too_many := next(unfit(expanded), None):
+        raise InvalidInput(
+            f"{too_many.key} can't be written as names, for {too_many.reason}; train with the same number in more modules",
+            param="path",
+        )
+    now = Targets(expanded, budget)
+    same = all(now.means(module) is (module in set(meant)) for module in modules)
+    for key in VALUE_KEYS:
+        default = config.get(_DEFAULTS[key])
+        before, after = (ModuleValues(each.get(key) or {}, default, budget) for each in (config, expanded))
+        same = same and all(before.of(module) == after.of(module) for module in modules)
+    if not same:
+        raise InvalidInput(
+            "names of the adapter's modules are ends of one another, so that names can't say what its patterns do; "
+            "save the adapter without patterns",
+            param="path",
+        )

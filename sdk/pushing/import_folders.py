@@ -1,0 +1,140 @@
+"""Bulk import: every PEFT folder below a root becomes a version, and what was refused is said with the reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
+from sdk.formats.refs import BadNameError, parse_name, parse_namespace
+from sdk.pushing.pack import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from sdk.client import Client
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of one folder."""
+
+    #: Relative to the root.
+    folder: str
+    #: The adapter that it was pushed to; None where no name could be made of the folder's.
+    adapter: str | None
+    #: "new", "existing" or "refused".
+    outcome: str
+    ref: str | None = None
+    #: The stable code and the sentence of a refusal.
+    code: str | None = None
+    message: str | None = None
+    #: The refusal's exit code.
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    folder: Path
+    shown: str
+    adapter: str | None
+
+
+def push_tree(
+    client: Client,
+    root: Path,
+    *,
+    namespace: str | None = None,
+    versions: bool = False,
+    on_folder: Callable[[int, int], None] | None = None,
+    **push: Any,
+) -> list[Imported]:
+    """Publish every folder below `root` that holds an adapter; again goes on where it was stopped.
+
+    A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
+    dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
+    the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
+    natural order. `push` are options of `Client.push_with_report`; without `base` each folder's config names it.
+    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
+    there is no adapter, InvalidInput for a bad namespace.
+    """
+    if not root.is_dir():
+        raise NotFound(f"there is no folder {root}; give the one under which the adapters lie", param="path")
+    if namespace is not None:
+        try:
+            parse_namespace(namespace)
+        except BadNameError as error:
+            raise InvalidInput(str(error), param="namespace") from None
+    found = [_name(root, folder, namespace, versions) for folder in sorted(_folders(root), key=_natural)]
+    if not found:
+        raise NotFound(f"no folder below {root} has an {CONFIG_FILE}; give one that holds PEFT adapters", param="path")
+    results = []
+    first: dict[str, str] = {}
+    for position, item in enumerate(found, start=1):
+        taken = None if versions or item.adapter is None else first.get(item.adapter)
+        results.append(_push(client, item, taken, push))
+        if item.adapter is not None:
+            first.setdefault(item.adapter, item.shown)
+        if on_folder is not None:
+            on_folder(position, len(found))
+    return results
+
+
+def _push(client: Client, item: _Found, taken: str | None, push: dict[str, Any]) -> Imported:
+    try:
+        if item.adapter is None:
+            raise InvalidInput(
+                f"no adapter's name can be made of {item.shown!a}; push it alone, with a name of your own"
+            )
+        if taken is not None:
+            raise Conflict(
+                f"{taken!a} has the name {item.adapter} too; push this one alone with another name, or use --versions"
+            )
+        report = client.push_with_report(item.folder, item.adapter, **{"base": None, **push})
+    except Unavailable:
+        raise
+    except AdapterctlError as error:
+        return Imported(
+            item.shown,
+            item.adapter,
+            "refused",
+            code=error.code.value,
+            message=error.message,
+            exit_code=error.exit_code,
+        )
+    return Imported(item.shown, item.adapter, "existing" if report.existing else "new", ref=report.version.ref)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Folders that hold an adapter; links are not followed, and what lies inside an adapter is a trainer's leftovers."""
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        if CONFIG_FILE in files:
+            inside.clear()
+            yield Path(folder)
+
+
+def _natural(folder: Path) -> list[tuple[bool, int, str]]:
+    """The order in which people count: v2 before v10."""
+    pieces = re.split(r"([0-9]+)", str(folder))
+    return [(piece.isdigit(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces]
+
+
+def _name(root: Path, folder: Path, namespace: str | None, versions: bool) -> _Found:
+    parts = folder.relative_to(root).parts or (root.resolve().name,)
+    shown = "/".join(parts)
+    if versions and len(parts) > 1:
+        parts = parts[:-1]
+    plain = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()).strip("-._") for part in parts]
+    if namespace is not None:
+        name = f"{namespace}/{'.'.join(plain)}"
+    elif len(plain) > 1:
+        name = f"{plain[0]}/{'.'.join(plain[1:])}"
+    else:
+        name = plain[0]
+    try:
+        return _Found(folder, shown, parse_name(name))
+    except BadNameError:
+        return _Found(folder, shown, None)

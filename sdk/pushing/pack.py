@@ -1,0 +1,305 @@
+"""From a PEFT folder to what a version is made of: a canonical config, the weights, a manifest, a LoRA record."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sdk.errors import InvalidInput, NotFound
+from sdk.formats.peft_config import DROPPED_KEYS, MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
+from sdk.formats.peft_patterns import unfit
+from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
+from sdk.schemas.codes import explain_validation
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, JsonScalar, LoraConfig
+from sdk.transfer import hash_file, read_json, require_inside
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+#: The marker of a folder that was pulled says nothing that the version does not.
+_NOT_LEFT_OUT = (CONFIG_FILE, WEIGHTS_FILE, ".adapterctl")
+#: Keys that differ between equal trainings.
+_UNSTABLE_KEYS = ("peft_version",)
+#: Lists of names whose order says nothing, which PEFT writes as its process happened to hold them.
+_SETS = ("target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform")
+#: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
+_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+
+#: Keys of a config that have a field of their own in the LoRA record, most of them by the same name.
+_RECORDED_KEYS = LoraConfig.model_fields.keys() - {"rank", "alpha", "dropout", "init", "other"} | {
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "init_lora_weights",
+}
+#: Keys that say nothing of the adapter itself, or what a version says elsewhere.
+_UNRECORDED_KEYS = {
+    *DROPPED_KEYS,
+    *_UNSTABLE_KEYS,
+    "peft_type",
+    "inference_mode",
+    "runtime_config",
+    "base_model_name_or_path",
+    "revision",
+}
+#: What PEFT takes the remaining settings to be where nothing else is said.
+_PEFT_DEFAULTS: dict[str, JsonScalar] = {"use_qalora": False, "qalora_group_size": 16, "ensure_weight_tying": False}
+
+#: `name` or `owner/name`, as a model hub spells it; a path of a folder has more parts, or begins otherwise.
+_HUB_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """An adapter that is ready to be sent."""
+
+    manifest: Manifest
+    lora: LoraConfig
+    #: SHA-256 to the local file that has it.
+    sources: dict[str, Path]
+    #: Files of the folder that a version doesn't need, and config keys that were dropped.
+    left_out: list[str]
+    #: What neither the config nor the caller says: "base_revision".
+    unknown: list[str]
+    #: The base's name on a model hub, where the config gives one and not a path of the machine that trained.
+    named_base: str | None
+    #: Config keys whose expressions were written as the names that they mean.
+    expanded: list[str] = field(default_factory=list)
+
+
+def pack_adapter(
+    folder: Path,
+    *,
+    base_id: str,
+    base_revision: str | None,
+    base_fingerprint: str,
+    staging: Path,
+    expand_patterns: bool = False,
+) -> Package:
+    """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
+
+    With `expand_patterns` the names of the adapter's modules are written in place of expressions that mean them.
+    Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a link that leads out of the
+    folder, a config that is no LoRA, or one with expressions that PEFT might try for ever.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}; give the one that PEFT's save_pretrained wrote", param="path")
+    weights = require_inside(folder, WEIGHTS_FILE)
+    if not weights.is_file():
+        if pickled := pickled_weights(folder):
+            raise InvalidInput(
+                f"{pickled} is pickled and can run code when it is loaded; convert it in a child process that runs none of "
+                f"it with: adapterctl convert {shlex.quote(str(folder))}",
+                param="path",
+            )
+        raise NotFound(
+            f"{folder} has no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote", param="path"
+        )
+    config = _read_config(require_inside(folder, CONFIG_FILE))
+    named_base = _hub_name(config.get("base_model_name_or_path"))
+    revision = config.get("revision") or base_revision
+    config, dropped = _cleaned({**config, "base_model_name_or_path": named_base or base_id, "revision": revision})
+    expanded = expressions_of(config) if expand_patterns else []
+    if expanded:
+        config = expand(config, adapted_modules(weights))
+    _refuse_patterns(config, weights)
+    lora = lora_of(config)
+    canonical = staging / CONFIG_FILE
+    canonical.write_text(_canonical(config), encoding="utf-8")
+    files = []
+    sources = {}
+    for name, path in ((CONFIG_FILE, canonical), (WEIGHTS_FILE, weights)):
+        sha256, size = hash_file(path)
+        files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
+        sources[sha256] = path
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_LEFT_OUT)
+    manifest = Manifest(kind="adapter", base_fingerprint=base_fingerprint, files=files)
+    return Package(
+        manifest=manifest,
+        lora=lora,
+        sources=sources,
+        left_out=[*others, *(f"{CONFIG_FILE}: {key}" for key in dropped)],
+        unknown=[] if config.get("revision") else ["base_revision"],
+        named_base=named_base,
+        expanded=expanded,
+    )
+
+
+def pickled_weights(folder: Path) -> Path | None:
+    """Return a folder's file of pickled weights, if it has one."""
+    return next((folder / name for name in _PICKLED if (folder / name).is_file()), None)
+
+
+def read_origin(folder: Path) -> tuple[str | None, str | None]:
+    """Return the base that a folder's config names, if it is no path, and its revision. Raises NotFound, InvalidInput."""
+    config = _read_config(require_inside(folder, CONFIG_FILE))
+    revision = config.get("revision")
+    return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFound(f"there is no {path}; give the folder that PEFT's save_pretrained wrote", param="path")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidInput(
+            f"{path} is longer than {MAX_CONFIG_BYTES // 1024} KiB, which no configuration of a LoRA is; save the adapter again",
+            param="path",
+        )
+    try:
+        config = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path} is no JSON; save the adapter again", param="path") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InvalidInput(f"{path} describes no LoRA adapter; only these are kept here", param="path")
+    return config
+
+
+def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what may be published of a config, and the keys that were dropped, by dotted names.
+
+    Dropped is what imports, fetches or runs something, what names a file of this machine, and unknown keys that say
+    nothing. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
+    """
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    dropped = []
+    for finding in list(examine(config)):
+        if finding.reason is Reason.UNKNOWN and not says_nothing(finding.value):
+            raise InvalidInput(
+                f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting of the PEFT releases that are known here; "
+                "remove it from the file, or upgrade adapterctl if your PEFT is newer, then push again",
+                param="path",
+            )
+        if finding.reason is Reason.VALUE and not names_place(finding.value):
+            raise InvalidInput(
+                f"{CONFIG_FILE} is not as PEFT writes it ({finding.key} is to be {finding.wanted}); save the adapter again",
+                param="path",
+            )
+        if finding.reason is Reason.PATTERN:
+            # It may become names yet.
+            continue
+        inner = kept
+        for part in finding.path[:-1]:
+            inner = inner[part]
+        del inner[finding.path[-1]]
+        if finding.reason is not Reason.RUNS or finding.value is not None:
+            dropped.append(finding.key)
+    return kept, sorted(dropped)
+
+
+def _refuse_patterns(config: dict[str, Any], weights: Path) -> None:
+    """Raise InvalidInput for an expression that a version's config can't hold, which says what it means in the adapter."""
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        raise InvalidInput(
+            f"{CONFIG_FILE} gives target_modules as a pattern, {targets[:80]!a}; {_meant('target_modules', targets, weights)}. "
+            "Push with --expand-patterns, which writes the names of all of them",
+            param="target_modules",
+        )
+    for key, pattern, why in unfit(config):
+        raise InvalidInput(
+            f"{CONFIG_FILE}: {key} has the pattern {pattern[:80]!a}, which PEFT might try for ever, for {why}; "
+            f"{_meant(key, pattern, weights)}. Push with --expand-patterns, which writes names in its place",
+            param=key,
+        )
+
+
+def _meant(key: str, pattern: str, weights: Path) -> str:
+    return matches(key, pattern, adapted_modules(weights))
+
+
+def lora_of(config: dict[str, Any]) -> LoraConfig:
+    """Return the LoRA record that an `adapter_config.json` says. Raises InvalidInput for values that it can't have."""
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    if not isinstance(targets, list):
+        raise InvalidInput(
+            f"{CONFIG_FILE} gives target_modules as a pattern; save the adapter with a list of module names",
+            param="target_modules",
+        )
+    try:
+        return LoraConfig.model_validate(
+            {
+                "rank": config.get("r"),
+                "alpha": _number(config.get("lora_alpha")),
+                "dropout": _number(config.get("lora_dropout", 0.0)),
+                "target_modules": sorted(set(targets)),
+                "rank_pattern": config.get("rank_pattern") or {},
+                "alpha_pattern": {key: _number(value) for key, value in (config.get("alpha_pattern") or {}).items()},
+                "modules_to_save": sorted(config.get("modules_to_save") or []),
+                "bias": config.get("bias", "none"),
+                "init": config.get("init_lora_weights", True),
+                "use_rslora": bool(config.get("use_rslora", False)),
+                "use_dora": bool(config.get("use_dora", False)),
+                "task_type": config.get("task_type"),
+                "fan_in_fan_out": config.get("fan_in_fan_out") or False,
+                "lora_bias": config.get("lora_bias") or False,
+                "exclude_modules": [] if isinstance(excluded, str) else sorted(set(excluded or [])),
+                "layers_to_transform": sorted(set(_listed(config.get("layers_to_transform")))),
+                "layers_pattern": _listed(config.get("layers_pattern")),
+                "target_parameters": sorted(set(_listed(config.get("target_parameters")))),
+                "layer_replication": config.get("layer_replication") or [],
+                "trainable_token_indices": config.get("trainable_token_indices") or [],
+                "alora_invocation_tokens": config.get("alora_invocation_tokens") or [],
+                "other": _other_settings(config),
+            }
+        )
+    except (ValidationError, TypeError, AttributeError) as error:
+        said = explain_validation(error.errors())[0] if isinstance(error, ValidationError) else str(error)
+        raise InvalidInput(
+            f"{CONFIG_FILE} is not as PEFT writes it ({said}); save the adapter again", param="path"
+        ) from error
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _listed(value: Any) -> list[Any]:
+    """PEFT takes one value for a list of it, and null for none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _other_settings(config: dict[str, Any]) -> dict[str, JsonScalar]:
+    """What a config says beyond the record's own fields and PEFT's defaults, sorted; nested values by dotted names."""
+    waiting = [(key, value) for key, value in config.items() if key not in _RECORDED_KEYS]
+    if isinstance(config.get("exclude_modules"), str):
+        # A text is a pattern here, which no list of names can say.
+        waiting.append(("exclude_modules", config["exclude_modules"]))
+    found: dict[str, JsonScalar] = {}
+    while waiting:
+        key, value = waiting.pop()
+        if value is None or key.rpartition(".")[2] in _UNRECORDED_KEYS:
+            continue
+        # The types are compared too: False equals 0.
+        if key in _PEFT_DEFAULTS and (type(value), value) == (type(_PEFT_DEFAULTS[key]), _PEFT_DEFAULTS[key]):
+            continue
+        if isinstance(value, (dict, list)):
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting.extend((f"{key}.{name}", part) for name, part in parts)
+        else:
+            found[_shortened(key)] = _shortened(value) if isinstance(value, str) else value
+    return dict(sorted(found.items())[:MAX_OTHER_SETTINGS])
+
+
+def _shortened(text: str) -> str:
+    """Cut a long text, and show that it was; the whole stands in the version's own config."""
+    return text if len(text) <= MAX_OTHER_CHARACTERS else text[: MAX_OTHER_CHARACTERS - 1] + "…"
+
+
+def _hub_name(named: Any) -> str | None:
+    return named if isinstance(named, str) and _HUB_NAME.fullmatch(named) and ".." not in named else None
+
+
+def _canonical(config: dict[str, Any]) -> str:
+    """The bytes of a config that says nothing of the machine or the moment: equal trainings have equal ones."""
+    stable = {key: value for key, value in config.items() if key not in _UNSTABLE_KEYS}
+    for key in _SETS:
+        if isinstance(stable.get(key), list):
+            stable[key] = sorted(set(stable[key]))
+    return json.dumps(stable, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

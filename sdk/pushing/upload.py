@@ -1,0 +1,208 @@
+"""Files on their way to storage: in parallel, large ones in parts, and again from where it broke.
+
+Every try opens a session anew. The registry then asks only for what has not arrived, so a second try, and a second run
+of the same command, send no byte twice that is there already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from sdk.allowed_locations import Reach
+from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
+from sdk.pulling.http import proxied
+from sdk.schemas.artifacts import InParts, Transfer, UploadView
+from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
+
+if TYPE_CHECKING:
+    import httpx
+
+#: How often a session is opened before an interrupted upload is given up.
+_TRIES = 5
+#: Requests that run at once.
+_AT_ONCE = 4
+
+#: Opens a session over all files, and says what is to be sent.
+Begin = Callable[[], UploadView]
+#: Asks where one part goes: the session, the blob, the part's number and its SHA-256.
+AskPart = Callable[[str, str, int, str], Transfer]
+
+#: One transfer: what sends it, given a client of the storage.
+_Work = Callable[["httpx.Client"], None]
+
+
+class _Interrupted(Unavailable):
+    """A transfer that another try may finish."""
+
+
+def send_all(
+    sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on_bytes: OnBytes, reach: Reach | None = None
+) -> str:
+    """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
+
+    Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
+    the registry names a place that is out of its `reach`.
+    """
+    reach = reach or Reach()
+    turn, least = 0, None
+    while True:
+        session = begin()
+        left = sum(put.size_bytes for put in session.put) + sum(
+            len(blob.missing) * blob.part_bytes for blob in session.parts
+        )
+        if least is not None and left < least:
+            # It moves on, however slowly.
+            turn = 0
+        least = left if least is None else min(left, least)
+        works = _works(session, sources, ask_part, on_bytes, reach)
+        try:
+            _run(works, tls=_needs_tls(session))
+        except _Interrupted as error:
+            if turn == _TRIES - 1:
+                raise Unavailable(error.message) from error
+            # Many clients that were cut off together shall not come back together.
+            time.sleep(0.2 * 2**turn * (0.5 + random.random()))  # noqa: S311 - no secret
+            turn += 1
+        else:
+            return session.id
+
+
+def _needs_tls(session: UploadView) -> bool:
+    # Where parts go is said later, and a proxy may want it for itself.
+    return bool(session.parts) or proxied() or any(put.url.startswith("https:") for put in session.put)
+
+
+def _works(
+    session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes, reach: Reach
+) -> list[_Work]:
+    works: list[_Work] = []
+    for put in session.put:
+        works.append(lambda client, put=put: _send(client, sources[put.sha256], 0, put, on_bytes, reach))  # type: ignore[misc]
+    for blob in session.parts:
+        for number in blob.missing:
+            works.append(
+                lambda client, blob=blob, number=number: _send_part(  # type: ignore[misc]
+                    client, session.id, sources[blob.sha256], blob, number, ask_part, on_bytes, reach
+                )
+            )
+    return works
+
+
+def _run(works: list[_Work], *, tls: bool = True) -> None:
+    """Do everything, several at a time; after a failure begin nothing more, and raise the first."""
+    if not works:
+        return
+    with storage_client(tls=tls) as client:
+        if len(works) == 1:
+            works[0](client)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        stopped = threading.Event()
+
+        def unless_stopped(work: _Work) -> None:
+            if stopped.is_set():
+                return
+            try:
+                work(client)
+            except BaseException:
+                stopped.set()
+                raise
+
+        with ThreadPoolExecutor(min(_AT_ONCE, len(works))) as pool:
+            try:
+                failed = [
+                    error
+                    for done in [pool.submit(unless_stopped, work) for work in works]
+                    if (error := done.exception())
+                ]
+            except BaseException:
+                # Ctrl-C reaches this thread alone; the pool waits for what has begun, and begins nothing more.
+                stopped.set()
+                raise
+        # What no further try can mend says more than what one might.
+        for error in sorted(failed, key=lambda error: isinstance(error, _Interrupted)):
+            raise error
+
+
+def _send_part(
+    client: httpx.Client,
+    session: str,
+    source: Path,
+    blob: InParts,
+    number: int,
+    ask_part: AskPart,
+    on_bytes: OnBytes,
+    reach: Reach,
+) -> None:
+    offset = (number - 1) * blob.part_bytes
+    hasher = hashlib.sha256()
+    for chunk in _pieces(source, offset, min(blob.part_bytes, blob.size_bytes - offset)):
+        hasher.update(chunk)
+    to = ask_part(session, blob.sha256, number, hasher.hexdigest())
+    _send(client, source, offset, to, on_bytes, reach)
+
+
+def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_bytes: OnBytes, reach: Reach) -> None:
+    """Send `to.size_bytes` of a file from `offset` on, in one request or one copy."""
+    reach.require(to.url)
+    parts = urlsplit(to.url)
+    if parts.scheme == "file":
+        target = Path(unquote(parts.path))
+        if not target.exists():
+            with disk_explained("storing an artifact"):
+                copy_checked(source, target, to.sha256, on_bytes)
+        return
+    passed = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal passed
+        for chunk in _pieces(source, offset, to.size_bytes):
+            yield chunk
+            passed += len(chunk)
+            on_bytes(len(chunk))
+
+    try:
+        with storage_explained():
+            response = client.put(to.url, content=body(), headers={**to.headers, "Content-Length": str(to.size_bytes)})
+        _judge(response, source)
+    except AdapterctlError as error:
+        # What was counted has not arrived.
+        on_bytes(-passed)
+        if isinstance(error, Unavailable):
+            raise _Interrupted(error.message) from error
+        raise
+
+
+def _judge(response: httpx.Response, source: Path) -> None:
+    status = response.status_code
+    # 412: the store has this already, from a try whose answer was lost.
+    if response.is_success or status == 412:
+        return
+    # AWS calls a request that came too slowly a bad one, too.
+    if status == 400 and "RequestTimeout" not in response.text:
+        raise VerificationFailed(f"the storage refused {source.name} (HTTP 400); was it changed meanwhile? Try again")
+    # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try under way.
+    raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
+
+
+def _pieces(source: Path, offset: int, size_bytes: int) -> Iterator[bytes]:
+    try:
+        file = source.open("rb")
+    except FileNotFoundError:
+        raise VerificationFailed(f"{source.name} was removed while it was sent; try again") from None
+    with file:
+        file.seek(offset)
+        while size_bytes > 0:
+            chunk = file.read(min(CHUNK_BYTES, size_bytes))
+            if not chunk:
+                raise VerificationFailed(f"{source.name} has become shorter while it was sent; try again")
+            size_bytes -= len(chunk)
+            yield chunk

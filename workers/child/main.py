@@ -1,0 +1,222 @@
+"""The child process: one order in, files and one outcome out. torch lives and dies in here.
+
+News goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard error.
+Started without a folder it imports what a job needs, touches no card, and waits on standard input for one. The child
+ends with its worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from sdk.schemas.events import Progress
+from workers.child.protocol import (
+    DISK_FULL_STATUS,
+    FAULT_FILE,
+    INTERRUPTED_STATUS,
+    ORDER_FILE,
+    OUT_FOLDER,
+    RESULT_FILE,
+    EvaluationOrder,
+    Fault,
+    MergeOrder,
+    News,
+    Order,
+    Outcome,
+    TrainingOrder,
+    Written,
+)
+
+_PR_SET_PDEATHSIG = 1
+_PARENT_VARIABLE = "ADAPTER_WORKER_PID"
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How libraries say it that keep no error number.
+_FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "PytorchStreamWriter failed writing")
+
+
+def main() -> int:
+    """Carry out the order in the folder that is the only argument, or that comes on standard input."""
+    pipe = _take_stdout()
+    _die_with_parent()
+    faulthandler.enable()
+    # All that it needs lies here, whatever its worker may fetch.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
+    # A bare name that a library opens leads to what is the job's own.
+    os.chdir(folder)
+    order = Order.model_validate_json((folder / ORDER_FILE).read_bytes()).order
+    work = _Work(folder, pipe)
+    try:
+        (folder / OUT_FOLDER).mkdir()
+        outcome = work.carry_out(order)
+        if outcome is None:
+            return INTERRUPTED_STATUS
+        (folder / RESULT_FILE).write_text(outcome.model_dump_json())
+    except Exception as error:
+        fault = _fault(error)
+        try:
+            (folder / FAULT_FILE).write_text(fault.model_dump_json())
+        except OSError:
+            if fault.reason == "disk_full":
+                return DISK_FULL_STATUS
+        if fault.reason == "internal":
+            raise
+        return 1
+    return 0
+
+
+def _take_stdout() -> IO[str]:
+    """Return standard output as a pipe of our own, and point it at standard error for everybody else."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return pipe
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the worker is gone; it may be so already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(_PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
+        sys.exit(1)
+
+
+def _wait_warm() -> Path:
+    """Import what takes longest, then return the folder of the order that comes; end where the worker has none."""
+    for name in ("training.train", "scoring.evaluate"):
+        importlib.import_module(f"workers.pipelines.{name}")
+    with suppress(ImportError):
+        importlib.import_module("bitsandbytes")
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        sys.exit(0)
+    return Path(json.loads(line))
+
+
+class _Work:
+    """One order at work."""
+
+    def __init__(self, folder: Path, pipe: IO[str]) -> None:
+        self._folder = folder
+        self._pipe = pipe
+        self._told_to_stop = False
+        self._listens = False
+
+    def carry_out(self, order: TrainingOrder | EvaluationOrder | MergeOrder) -> Outcome | None:
+        """Return what came of it; None for a training that was told to stop and has written a checkpoint."""
+        if isinstance(order, TrainingOrder):
+            return self._train(order)
+        return self._merge(order) if isinstance(order, MergeOrder) else self._evaluate(order)
+
+    def _train(self, order: TrainingOrder) -> Outcome | None:
+        from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
+        from workers.pipelines.training.train import train
+
+        minutes = order.checkpoint.every_minutes
+        checkpoints = Checkpoints(
+            folder=Path(order.checkpoints),
+            every_steps=order.checkpoint.every_steps,
+            every_s=None if minutes is None else minutes * 60,
+            written=self._written,
+            must_stop=lambda: self._told_to_stop,
+            resume=None if order.resume is None else Path(order.resume),
+        )
+        try:
+            training = train(
+                base=Path(order.base),
+                base_name=order.base_name,
+                base_revision=order.base_revision,
+                data=Path(order.data),
+                eval_data=None if order.eval_data is None else Path(order.eval_data),
+                out=self._folder / OUT_FOLDER,
+                spec=order.spec,
+                on_progress=self._report_step,
+                checkpoints=checkpoints,
+            )
+        except Interrupted:
+            return None
+        return Outcome(training=training)
+
+    def _evaluate(self, order: EvaluationOrder) -> Outcome:
+        from workers.pipelines.scoring.evaluate import evaluate
+
+        reports = [
+            evaluate(
+                base=Path(item.base),
+                adapter=None if item.adapter is None else Path(item.adapter),
+                quantization=item.quantization,
+                data=Path(order.data),
+                spec=order.spec,
+                on_progress=self._report,
+            )
+            for item in order.items
+        ]
+        return Outcome(evaluations=reports)
+
+    def _merge(self, order: MergeOrder) -> Outcome:
+        from workers.pipelines.merging.merge import merge
+
+        merged = merge(
+            base=Path(order.base),
+            adapter=Path(order.adapter),
+            quantization=order.quantization,
+            out=self._folder / OUT_FOLDER,
+            spec=order.spec,
+            on_progress=self._report,
+        )
+        return Outcome(merge=merged)
+
+    def _report(self, progress: Progress) -> None:
+        self._say(News(progress=progress))
+
+    def _report_step(self, progress: Progress) -> None:
+        # Before the first step there is nothing to keep, and SIGTERM ends the process as it does any other.
+        if progress.phase == "train" and not self._listens:
+            signal.signal(signal.SIGTERM, self._stop)
+            self._listens = True
+        self._report(progress)
+
+    def _written(self, step: int, total: int, folder: Path) -> None:
+        self._say(News(checkpoint=Written(step=step, total=total, folder=str(folder))))
+
+    def _say(self, news: News) -> None:
+        self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")
+        self._pipe.flush()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._told_to_stop = True
+
+
+def _fault(error: Exception) -> Fault:
+    """Say why, in a word and a sentence."""
+    from workers.pipelines.errors import PipelineError
+
+    text = str(error)
+    if isinstance(error, PipelineError):
+        return Fault(reason=str(error.reason), message=error.message)
+    if (isinstance(error, OSError) and error.errno in _FULL_DISK) or any(word in text for word in _FULL_DISK_WORDS):
+        return Fault(
+            reason="disk_full", message="the worker's disk is full; free some space there, then submit the job again"
+        )
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return Fault(reason="oom", message="memory ran out; lower batch_size or max_length, then submit the job again")
+    said = (text.splitlines() or [""])[0][:300]
+    return Fault(reason="internal", message=f"{type(error).__name__}: {said}; the job's log has the details")
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # To take these libraries down in order lasts a second or more, which a worker that shuts down may not have.
+    os._exit(status)

@@ -1,0 +1,182 @@
+"""A child process: started, given its order, listened to, and ended with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from pydantic import ValidationError
+
+from workers.child import process_group
+from workers.child.output import Talk
+from workers.child.protocol import News
+from workers.lease.stopping import Why
+from workers.node.shutdown import LOOK_S
+
+LOG_FILE = "child.log"
+PROGRAM = ("-m", "workers.child.main")
+#: Names the worker's process to the child, which ends where its parent is another.
+PARENT_VARIABLE = "ADAPTER_WORKER_PID"
+#: How long pipes are read after all who could write to them are gone, in seconds.
+_DREGS_S = 5.0
+
+#: What libraries are told, unless somebody told them already. Nothing is compiled here: with torch's compiler at hand,
+#: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up.
+_LIBRARIES = {"TOKENIZERS_PARALLELISM": "false", "TORCHDYNAMO_DISABLE": "1"}
+
+#: The child needs no network, so it gets no credentials, and can't say any.
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)
+_SECRET_VALUE = re.compile(r"://[^/\s]*@")
+
+
+class Listener(Protocol):
+    """Who is told what a child says."""
+
+    def news(self, news: News) -> None:
+        """Take how far it is, or a checkpoint that it wrote."""
+
+    def line(self, text: str) -> None:
+        """Take a line of its standard error."""
+
+
+class Watch(Protocol):
+    """Who says whether a child is to be stopped."""
+
+    def why(self) -> Why | None:
+        """Say why it must stop, or None."""
+
+    def may_finish(self, asked_s: float) -> bool:
+        """Whether a child that was told to stop so long ago may go on to do so in order."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended. Nothing that it started is left."""
+
+    #: The exit status, negative for a signal.
+    status: int
+    #: Why it was told to stop, if it was.
+    why: Why | None
+    #: Whether it was killed for not stopping in time.
+    killed: bool
+
+
+class Child:
+    """One child, with a session of its own. Made in a thread that lives as long as the worker: Linux ends it with that one."""
+
+    def __init__(self, folder: Path | None = None, *, program: Sequence[str] = PROGRAM) -> None:
+        """Start it on the order in `folder`; without one it makes itself ready and waits for `give`."""
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, *program, *([] if folder is None else [str(folder)])],
+            stdin=subprocess.PIPE if folder is None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(),
+        )
+        assert self._process.stderr is not None
+        self._talk = Talk(self._process.stderr)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also that of its group."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone already."""
+        return self._process.poll() is not None
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of its standard error."""
+        return self._talk.last_words
+
+    def give(self, folder: Path) -> bool:
+        """Give a waiting child the order in `folder`; return whether it could take it."""
+        assert self._process.stdin is not None
+        try:
+            with self._process.stdin as stdin:
+                stdin.write(json.dumps(str(folder)).encode() + b"\n")
+        except OSError:
+            return False
+        return not self.has_ended
+
+    def run(self, folder: Path, listener: Listener, watch: Watch) -> Ending:
+        """Listen to it until it and all that it started are gone, having stopped it where `watch` wants that."""
+        with (folder / LOG_FILE).open("ab") as log:
+            self._talk.attach(log, listener.line)
+            # Whoever reads a stream closes it.
+            stream, self._process.stdout = self._process.stdout, None
+            reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
+            reader.start()
+            try:
+                why, killed = self._supervise(watch)
+            finally:
+                self.end()
+                reader.join(_DREGS_S)
+                self._talk.finish(_DREGS_S)
+        return Ending(self._process.returncode, why, killed)
+
+    def end(self) -> None:
+        """End it and all that it started, at once; return when they are gone."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+        process_group.end(self.pid)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+
+    def _supervise(self, watch: Watch) -> tuple[Why | None, bool]:
+        why: Why | None = None
+        asked_at = 0.0
+        while True:
+            try:
+                self._process.wait(LOOK_S)
+            except subprocess.TimeoutExpired:
+                pass
+            else:
+                return why, False
+            if why is None:
+                why, asked_at = watch.why(), time.monotonic()
+                if why is not None and watch.may_finish(0.0):
+                    # Only the child itself: what it started is needed for its last step.
+                    self._process.terminate()
+            if why is not None and not watch.may_finish(time.monotonic() - asked_at):
+                return why, True
+
+
+def _read(stream: IO[bytes], on_news: Callable[[News], None]) -> None:
+    with stream:
+        for line in stream:
+            try:
+                news = News.model_validate_json(line)
+            except ValidationError:
+                # A line that was cut when the child was killed.
+                continue
+            on_news(news)
+
+
+def _environment() -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not _SECRET_NAME.search(name)
+        and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
+        and not _SECRET_VALUE.search(value)
+    }
+    return {**_LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}

@@ -1,0 +1,112 @@
+"""The runner of an embedded registry: one a home, detached, drains the job table and exits.
+
+Started by name as `python -m workers.entry.local_runner`, with the registry's URL in `ADAPTERCTL_URL`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sdk import config
+from sdk.errors import AdapterctlError
+from workers.child.privacy import keep_to_itself
+from workers.entry.runner import Worker
+from workers.entry.service import drain, pause_s, tell
+from workers.node import logs
+from workers.node.shutdown import Shutdown
+from workers.settings import WorkerSettings
+
+#: The same file that `registry.queue.local` looks at.
+LOCK_FILE = "runner.lock"
+_TRIES = 5
+_TRY_EVERY_S = 0.1
+#: So often in a row may asking for work go wrong, and the first pause after it in seconds.
+_FAILURES = 5
+_AGAIN_S = 0.25
+
+_log = logging.getLogger("workers.entry.local_runner")
+
+
+@contextmanager
+def _only_runner(home: Path) -> Iterator[bool]:
+    """Whether this process is the home's only runner, for the length of the block."""
+    with (home / LOCK_FILE).open("ab") as file:
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Somebody may only be looking whether there is a runner.
+                time.sleep(_TRY_EVERY_S)
+            else:
+                yield True
+                return
+        yield False
+
+
+def main() -> int:
+    """Work until there is no work, or a signal ends this."""
+    keep_to_itself()
+    # A home has one runner at a time, which has ended before the next begins: no spare would live to see its job.
+    settings = replace(WorkerSettings.from_env(), name="local", warm=False)
+    logs.configure(settings)
+    home = config.load().home
+    if home is None:
+        _log.error("the local runner works on a local: URL only; start adapter-worker for a server")
+        return 2
+    shutdown = Shutdown(grace_s=settings.grace_s)
+    worker = Worker(settings, shutdown)
+    with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
+        try:
+            return _work(home, worker, shutdown)
+        finally:
+            worker.end()
+
+
+def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
+    """Work until there is no work.
+
+    The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
+    the moment between the last look and its release, is not left lying.
+    """
+    while True:
+        with _only_runner(home) as alone:
+            if not alone:
+                return 0
+            worker.sweep()
+            worked = _drain(worker, shutdown)
+            if shutdown.asked:
+                worker.leave()
+                return 0
+        if not worked:
+            return 0
+
+
+def _drain(worker: Worker, shutdown: Shutdown) -> int:
+    """Work off what there is. Raises what goes wrong `_FAILURES` times in a row; the next command starts another runner."""
+    failures = 0
+    while True:
+        try:
+            return drain(worker, shutdown)
+        except Exception as error:
+            failures += 1
+            if failures >= _FAILURES:
+                raise
+            tell(error)
+            if shutdown.wait(pause_s(_AGAIN_S, failures)):
+                return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AdapterctlError as error:
+        _log.error("%s", error)
+        sys.exit(error.exit_code)

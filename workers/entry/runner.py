@@ -1,0 +1,213 @@
+"""A worker at work: claims a job, lets it be carried out, and says how it ended. A client of the registry like any other."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from sdk.client import Client
+from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
+from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
+from sdk.schemas.work import Assignment, Failure, Farewell, Release
+from sdk.version import VERSION
+from workers.child.warm import Spare
+from workers.kinds import causes
+from workers.kinds.attempt import Attempt, hand_in
+from workers.kinds.causes import AttemptFailed
+from workers.kinds.evaluation import evaluate
+from workers.kinds.merge import merge
+from workers.kinds.pins import require_pinned
+from workers.kinds.training import train
+from workers.lease.claiming import Misunderstood, claim
+from workers.lease.connections import apart
+from workers.lease.heartbeat import Holder
+from workers.lease.stopping import Stopped, Stopping, Why
+from workers.node import logs, machine
+from workers.node.attempt_folders import Folders
+from workers.node.inputs import Inputs
+from workers.node.shutdown import Shutdown
+from workers.node.transfers import Transfers
+from workers.settings import WorkerSettings
+
+#: How long is waited each time, in seconds, until a claim without an answer is sent again.
+_ASK_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker, which has one job at a time."""
+
+    def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
+        self._settings = settings
+        self._shutdown = shutdown
+        self._transfers = Transfers()
+        self._client = Client(on_transfer=self._transfers)
+        self._client.cache.keep_private()
+        self._folders = Folders(self._client.cache.root / "jobs")
+        self.spare = Spare(warm=settings.warm)
+        #: The key of the last claim, until it is answered.
+        self._unanswered: str | None = None
+
+    def work_once(self, hint: str | None = None) -> bool:
+        """Claim one job and carry it out; return whether there was one. What goes wrong with it is reported, not raised."""
+        if self._shutdown.asked:
+            return False
+        try:
+            assignment, claimed_at = self._ask(hint)
+        except Misunderstood as error:
+            self._give_up(error)
+            return True
+        if assignment is None:
+            return False
+        with logs.about(assignment.job, assignment.attempt):
+            _log.info("claimed (%s)", assignment.request.kind)
+            self._hold(assignment, claimed_at)
+        self.spare.prepare()
+        return True
+
+    def sweep(self) -> None:
+        """Remove what attempts of killed workers left in this cache."""
+        self._folders.sweep()
+
+    def leave(self) -> None:
+        """Tell the registry that this worker takes no more jobs."""
+        self._client.call("POST", "/workers/leave", type(None), body=Farewell(worker=self._settings.name))
+
+    def end(self) -> None:
+        """End the spare child and close the connections."""
+        self.spare.end()
+        self._client.close()
+
+    def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
+        """Ask for work; return also when that was, by the monotonic clock.
+
+        A claim whose answer never came is sent again as the same one. Else the registry may have given a job that nobody
+        knows of: it would stand still until its lease is over, and have lost an attempt.
+        """
+        self._unanswered = key = self._unanswered or secrets.token_hex(16)
+        pauses_s = iter(_ASK_AGAIN_S)
+        while True:
+            claimed_at = time.monotonic()
+            try:
+                assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint, key=key)
+            except Misunderstood:
+                self._unanswered = None
+                raise
+            except (Unavailable, Conflict) as error:
+                if isinstance(error, (Incompatible, RateLimited)):
+                    # An answer it was. What was given with one that can't be understood is for another worker.
+                    self._unanswered = None
+                    raise
+                pause_s = next(pauses_s, None)
+                if pause_s is None or self._shutdown.wait(pause_s):
+                    # A server of the release before may never answer this key again.
+                    self._unanswered = None if isinstance(error, Conflict) else key
+                    raise
+            else:
+                self._unanswered = None
+                return assignment, claimed_at
+
+    def _give_up(self, given: Misunderstood) -> None:
+        """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
+        _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
+        message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
+        failed = AttemptFailed("unsupported", message)
+        try:
+            self._client.call("POST", f"/jobs/{given.job}/fail", JobView, body=_failure(given.attempt, failed))
+        except AdapterctlError as error:
+            # Its lease will run out.
+            _log.warning("not reported: %s", error)
+
+    def _hold(self, assignment: Assignment, claimed_at: float) -> None:
+        with apart(self._client) as connection, Holder(connection, assignment, claimed_at=claimed_at) as holder:
+            stopping = Stopping(holder, self._shutdown, grace_s=self._settings.grace_s, timeout_s=assignment.timeout_s)
+            try:
+                self._carry_out(assignment, holder, stopping)
+            except (StaleAttempt, Stopped, AttemptFailed) as ended:
+                self._report(assignment, holder, stopping, ended)
+            except Exception as error:  # noqa: BLE001 - see below
+                # Whatever it was, the job must not hang until its lease runs out.
+                _log.exception("unexpected error")
+                failed = AttemptFailed("internal", f"{type(error).__name__} in the worker; its log has the details")
+                self._report(assignment, holder, stopping, failed)
+            finally:
+                self._transfers.ignore()
+
+    def _carry_out(self, assignment: Assignment, holder: Holder, stopping: Stopping) -> None:
+        """Raises AttemptFailed, Stopped, StaleAttempt."""
+        try:
+            require_pinned(assignment)
+            made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
+            with (
+                made as folder,
+                Inputs(
+                    self._client,
+                    self._transfers,
+                    folder=folder,
+                    namespace=assignment.namespace,
+                    settings=self._settings,
+                ) as inputs,
+            ):
+                attempt = Attempt(
+                    self._client,
+                    assignment,
+                    holder=holder,
+                    stopping=stopping,
+                    inputs=inputs,
+                    transfers=self._transfers,
+                    spare=self.spare,
+                    folder=folder,
+                )
+                request = assignment.request
+                if isinstance(request, TrainingRequest):
+                    train(attempt, request)
+                elif isinstance(request, MergeRequest):
+                    merge(attempt, request)
+                else:
+                    evaluate(attempt, request)
+        except StaleAttempt:
+            raise
+        except AdapterctlError as error:
+            raise causes.of_error(error) from error
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            raise causes.of_error(error) from error
+
+    def _report(self, assignment: Assignment, holder: Holder, stopping: Stopping, ended: Exception) -> None:
+        """Say how an attempt ended; that another attempt holds the job is nobody's business."""
+        why = ended.why if isinstance(ended, Stopped) else None
+        if isinstance(ended, StaleAttempt) or why is Why.LOST or holder.lost:
+            _log.warning("another attempt holds the job; dropped")
+            return
+        holder.flush()
+        body: Failure | Release
+        if why is Why.DRAINING:
+            verb, body = "release", Release(attempt=assignment.attempt)
+            _log.info("given back, since this worker shuts down")
+        else:
+            failed = ended if isinstance(ended, AttemptFailed) else _of_stop(why, assignment)
+            verb, body = "fail", _failure(assignment.attempt, failed)
+            _log.info("%s: %s", failed.reason, failed)
+        try:
+            hand_in(self._client, stopping, f"/jobs/{assignment.job}/{verb}", body)
+        except AdapterctlError as error:
+            _log.warning("not reported: %s", error)
+
+
+def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:
+    if why is Why.TIMEOUT:
+        return AttemptFailed(
+            "timeout",
+            f"it ran longer than its timeout of {assignment.timeout_s:g} s; submit it with a longer one, "
+            f"or let it go on from its last checkpoint: adapterctl jobs retry {assignment.job}",
+        )
+    return AttemptFailed("cancelled", "it was cancelled")
+
+
+def _failure(attempt: int, failed: AttemptFailed) -> Failure:
+    # What a library says may quote the bytes that it choked on.
+    message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
+    return Failure(attempt=attempt, reason=failed.reason, message=message)

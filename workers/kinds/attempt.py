@@ -1,0 +1,142 @@
+"""One attempt at a job, in a folder of its own: what all kinds of job have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception_type, wait_exponential, wait_random
+
+from sdk.client import Client
+from sdk.errors import Unavailable, disk_explained
+from sdk.schemas.events import Progress
+from sdk.schemas.jobs import JobView
+from sdk.schemas.wire import Wire
+from sdk.schemas.work import Assignment, Completion
+from workers.child.protocol import (
+    ORDER_FILE,
+    RESULT_FILE,
+    EvaluationOrder,
+    MergeOrder,
+    News,
+    Order,
+    Outcome,
+    TrainingOrder,
+    Written,
+)
+from workers.child.warm import Spare
+from workers.kinds import causes
+from workers.lease.heartbeat import Holder
+from workers.lease.stopping import Stopped, Stopping
+from workers.node.inputs import Inputs
+from workers.node.transfers import Transfers
+
+#: How long a registry that is away is waited for when something is handed in, in seconds.
+PATIENCE_S = 300.0
+#: Making a result's version can take a registry a while, in seconds.
+_COMPLETE_S = 1800.0
+_LEAST_TIMEOUT_S = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """What a kind of job is carried out with."""
+
+    def __init__(
+        self,
+        client: Client,
+        assignment: Assignment,
+        *,
+        holder: Holder,
+        stopping: Stopping,
+        inputs: Inputs,
+        transfers: Transfers,
+        spare: Spare,
+        folder: Path,
+    ) -> None:
+        self.client = client
+        self.assignment = assignment
+        self.holder = holder
+        self.stopping = stopping
+        self.inputs = inputs
+        self.folder = folder
+        self._transfers = transfers
+        transfers.watch(stopping.check, holder.report)
+        self._spare = spare
+
+    def run_child(
+        self,
+        order: TrainingOrder | EvaluationOrder | MergeOrder,
+        on_checkpoint: Callable[[Written], None] | None = None,
+    ) -> Outcome:
+        """Let a child carry out an order. Raises Stopped once all its processes are gone, AttemptFailed."""
+        self.stopping.check()
+        with disk_explained("preparing the job"):
+            (self.folder / ORDER_FILE).write_text(Order(order=order).model_dump_json())
+        self.holder.report(Progress(phase="load", message="starting"))
+        kills = causes.oom_kills()
+        # Checkpoints that are sent meanwhile are watched by who sends them.
+        self._transfers.ignore()
+        child = self._spare.take(self.folder)
+        _log.info("child %s: started", child.pid)
+        ending = child.run(self.folder, _Listener(self.holder, on_checkpoint), self.stopping)
+        _log.info("child %s: ended with status %s", child.pid, ending.status)
+        if ending.status == 0:
+            return Outcome.model_validate_json((self.folder / RESULT_FILE).read_bytes())
+        # Whoever shuts a machine down signals all processes at once, so the child may have been told first.
+        why = ending.why or self.stopping.why()
+        if why is not None:
+            raise Stopped(why)
+        _log.info("child %s: its last words:\n%s", child.pid, child.last_words)
+        raise causes.of_child(self.folder, ending.status, kills)
+
+    def finishing(self, message: str) -> None:
+        """Say that what the child made is now handed in."""
+        _log.info(message)
+        self._transfers.watch(self.stopping.check_finishing, self.holder.report)
+        self.stopping.check_finishing()
+        self.holder.report(Progress(phase="upload", message=message))
+
+    def complete(self, completion: Completion) -> None:
+        """Hand in the result. Raises Stopped, StaleAttempt."""
+        self.stopping.check_finishing()
+        self.holder.flush()
+        _log.info("publishing")
+        path = f"/jobs/{self.assignment.job}/complete"
+        hand_in(self.client, self.stopping, path, completion, timeout_s=_COMPLETE_S)
+        _log.info("succeeded")
+
+
+class _Listener:
+    """Passes on what a child says."""
+
+    def __init__(self, holder: Holder, on_checkpoint: Callable[[Written], None] | None) -> None:
+        self._holder = holder
+        self._on_checkpoint = on_checkpoint
+
+    def news(self, news: News) -> None:
+        """Take progress or a checkpoint."""
+        if news.progress is not None:
+            self._holder.report(news.progress)
+        elif news.checkpoint is not None and self._on_checkpoint is not None:
+            self._on_checkpoint(news.checkpoint)
+
+    def line(self, text: str) -> None:
+        """Take a line of the child's standard error."""
+        _log.debug("child: %s", text)
+        self._holder.log(text)
+
+
+def hand_in(client: Client, stopping: Stopping, path: str, body: Wire, *, timeout_s: float = 60.0) -> JobView:
+    """Post something until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
+    patience = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),
+        stop=lambda state: (state.seconds_since_start or 0) >= stopping.patience_s(PATIENCE_S),
+        reraise=True,
+    )
+    timeout_s = max(_LEAST_TIMEOUT_S, min(timeout_s, stopping.patience_s(timeout_s)))
+    answer: JobView = patience(client.call, "POST", path, JobView, body=body, timeout_s=timeout_s)
+    return answer

@@ -1,0 +1,113 @@
+"""Why an attempt ended without a result, as a reason that programs read and a sentence that people read.
+
+>>> of_status(-11, None).reason
+'crashed'
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from sdk.errors import (
+    FULL_DISK,
+    AdapterctlError,
+    InvalidBase,
+    InvalidInput,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+    VerificationFailed,
+)
+from workers.child.protocol import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
+from workers.node.machine import control_group
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+_LESS_MEMORY = "lower batch_size or max_length, then submit the job again"
+
+
+class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
+    """This attempt ends without a result."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
+    """What an error means that came while inputs were fetched or a result was handed in."""
+    if is_full_disk(error):
+        return AttemptFailed(
+            "disk_full", "the worker's disk is full; free some space there (adapterctl cache prune), then submit again"
+        )
+    if isinstance(error, OSError):
+        return AttemptFailed("internal", f"{type(error).__name__}: {error.strerror}; the worker's log has the details")
+    reasons: list[tuple[type[AdapterctlError], str]] = [
+        (InvalidBase, "base"),
+        (VerificationFailed, "verification"),
+        (Unavailable, "unavailable"),
+        (NotFound, "missing"),
+        (QuotaExceeded, "quota"),
+        (InvalidInput, "spec"),
+    ]
+    reason = next((reason for kind, reason in reasons if isinstance(error, kind)), "internal")
+    return AttemptFailed(reason, error.message)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is this machine's full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            return True
+        error = error.__cause__
+    return False
+
+
+def of_child(folder: Path, status: int, kills_before: int | None) -> AttemptFailed:
+    """What a child's end means: by its own word, or by its exit status."""
+    try:
+        fault = Fault.model_validate_json((folder / FAULT_FILE).read_bytes())
+    except (OSError, ValueError):
+        # It had no time to say.
+        return of_status(status, kills_before)
+    return AttemptFailed(fault.reason, fault.message)
+
+
+def of_status(status: int, kills_before: int | None) -> AttemptFailed:
+    """What an exit status means that the worker did not bring about; `kills_before` is what `oom_kills` said before."""
+    if status == DISK_FULL_STATUS:
+        return AttemptFailed("disk_full", "the worker's disk is full; free some space there, then submit the job again")
+    if status in _KILLED:
+        kills = oom_kills()
+        if kills is not None and kills_before is not None and kills > kills_before:
+            return AttemptFailed("oom", f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}")
+        return AttemptFailed("oom", f"the system killed the process, most often for want of memory; {_LESS_MEMORY}")
+    if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
+        said = "was told to stop by somebody other than its worker"
+    elif status < 0:
+        said = f"was ended by {_name(-status)}"
+    else:
+        said = f"ended with status {status}"
+    return AttemptFailed("crashed", f"the process {said}; the job's log has its last words")
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory: in this control group, else on this machine."""
+    own = control_group()
+    places = [] if own is None else [own / "memory.events", own / "memory.oom_control"]
+    for place in (*places, Path("/proc/vmstat")):
+        try:
+            lines = [line.split() for line in place.read_text().splitlines()]
+        except OSError:
+            continue
+        counts = [int(line[1]) for line in lines if len(line) == 2 and line[0] == "oom_kill"]
+        if counts:
+            return counts[0]
+    return None

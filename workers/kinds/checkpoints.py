@@ -1,0 +1,190 @@
+"""Checkpoints on their way to the registry, sent by a thread of their own while the training goes on.
+
+The newest wins: where sending is slower than writing, older ones are left out. Sending that fails is tried again, and
+never ends the training.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from enum import Enum, auto
+from pathlib import Path
+from types import TracebackType
+
+from sdk.client import Client
+from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
+from sdk.schemas.jobs import CheckpointView
+from sdk.schemas.training import TrainingReport
+from sdk.schemas.work import CheckpointRecord
+from workers.child.protocol import Written
+from workers.kinds.attempt import Attempt
+from workers.kinds.packing import pack
+from workers.lease.connections import apart
+from workers.lease.stopping import Stopped, Why
+
+_FIRST_WAIT_S = 2.0
+_LONGEST_WAIT_S = 60.0
+#: The longest pause between two tries while somebody waits for the end.
+_HURRIED_WAIT_S = 1.0
+_LOOK_S = 0.5
+#: How long the end of a request is waited for that nobody needs any more.
+_LEAVE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Sent(Enum):
+    YES = auto()
+    #: Another try may help.
+    NOT_YET = auto()
+    NEVER = auto()
+
+
+class CheckpointSender:
+    """Sends the checkpoints of one run of a training, from `with` to its end."""
+
+    def __init__(self, attempt: Attempt, *, base_fingerprint: str) -> None:
+        self._attempt = attempt
+        self._base_fingerprint = base_fingerprint
+        #: Guards all that follows.
+        self._changed = threading.Condition()
+        #: The newest that is not sent yet.
+        self._waiting: Written | None = None
+        self._sending: Written | None = None
+        #: The newest that was written; its folder stays until the attempt ends.
+        self._newest: Written | None = None
+        #: By when sending must have ended, by the monotonic clock; None: nobody waits for it.
+        self._until: float | None = None
+        self._over = False
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+
+    def __enter__(self) -> CheckpointSender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        # What is under way is broken off with its next bytes.
+        self._thread.join(_LEAVE_S)
+
+    def written(self, checkpoint: Written) -> None:
+        """Take a checkpoint that lies on the disk."""
+        with self._changed:
+            older, self._newest = self._newest, checkpoint
+            skipped, self._waiting = self._waiting, checkpoint
+            if skipped is not None:
+                _log.info("checkpoint of step %s: a newer one is there before it was sent", skipped.step)
+            if older is not None and older != self._sending:
+                _remove(older)
+            self._changed.notify_all()
+
+    def finish(self, patience_s: float) -> None:
+        """Wait until the newest is sent, but no longer than `patience_s`."""
+        with self._changed:
+            self._until = time.monotonic() + patience_s
+            self._changed.notify_all()
+            while (unsent := self._waiting or self._sending) is not None and not self._is_over:
+                left_s = self._until - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(min(left_s, _LOOK_S))
+        if unsent is not None:
+            self._tell(f"the checkpoint of step {unsent.step} could not be sent in time")
+
+    @property
+    def _is_over(self) -> bool:
+        return self._over or self._attempt.holder.lost
+
+    def _work(self) -> None:
+        with apart(self._attempt.client, self._on_transfer) as client:
+            wait_s = _FIRST_WAIT_S
+            while (checkpoint := self._next()) is not None:
+                sent = self._try(client, checkpoint)
+                self._put_down(checkpoint, sent)
+                if sent is _Sent.NOT_YET:
+                    self._pause(checkpoint, wait_s)
+                    wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
+                else:
+                    wait_s = _FIRST_WAIT_S
+
+    def _next(self) -> Written | None:
+        """Take up the newest as soon as there is one; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is not None or self._over)
+            if self._is_over:
+                return None
+            self._sending, self._waiting = self._waiting, None
+            return self._sending
+
+    def _put_down(self, checkpoint: Written, sent: _Sent) -> None:
+        with self._changed:
+            self._sending = None
+            if checkpoint != self._newest:
+                _remove(checkpoint)
+            elif sent is _Sent.NOT_YET:
+                self._waiting = checkpoint
+            self._changed.notify_all()
+
+    def _pause(self, checkpoint: Written, seconds: float) -> None:
+        """Wait before the next try; a newer checkpoint, or who begins to wait, ends the pause."""
+        with self._changed:
+            until = self._until
+            longest_s = seconds if until is None else min(seconds, _HURRIED_WAIT_S)
+            self._changed.wait_for(
+                lambda: self._is_over or self._waiting != checkpoint or self._until != until, longest_s
+            )
+
+    def _try(self, client: Client, checkpoint: Written) -> _Sent:
+        try:
+            self._send(client, checkpoint)
+        except StaleAttempt:
+            self._attempt.holder.lose()
+        except Stopped:
+            # Nobody needs it any more.
+            pass
+        except (Unavailable, VerificationFailed) as error:
+            self._tell(f"the checkpoint of step {checkpoint.step} is not sent yet, it will be tried again: {error}")
+            return _Sent.NOT_YET
+        except QuotaExceeded as error:
+            self._tell(f"the checkpoint of step {checkpoint.step} is not stored, the training goes on without: {error}")
+        except (AdapterctlError, OSError, ValueError) as error:
+            self._tell(f"the checkpoint of step {checkpoint.step} can't be sent ({type(error).__name__}): {error}")
+        else:
+            return _Sent.YES
+        return _Sent.NEVER
+
+    def _send(self, client: Client, checkpoint: Written) -> None:
+        began = time.monotonic()
+        folder = Path(checkpoint.folder)
+        report = TrainingReport.model_validate_json((folder / "report.json").read_bytes())
+        manifest, sources = pack(folder, kind="checkpoint", base_fingerprint=self._base_fingerprint)
+        _log.info("checkpoint of step %s: uploading", checkpoint.step)
+        record = CheckpointRecord(
+            attempt=self._attempt.assignment.attempt,
+            step=checkpoint.step,
+            total=checkpoint.total,
+            upload=client.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
+            manifest=manifest,
+            report=report,
+        )
+        path = f"/jobs/{self._attempt.assignment.job}/checkpoints"
+        client.call("POST", path, CheckpointView, body=record, timeout_s=600)
+        seconds = time.monotonic() - began
+        self._tell(f"the checkpoint of step {checkpoint.step} of {checkpoint.total} is stored ({seconds:.1f} s)")
+
+    def _on_transfer(self, _doing: str, _count: int, _total_bytes: int) -> None:
+        if self._is_over or (self._until is not None and time.monotonic() > self._until):
+            raise Stopped(Why.LOST)
+
+    def _tell(self, message: str) -> None:
+        _log.info(message)
+        self._attempt.holder.log(message)
+
+
+def _remove(checkpoint: Written) -> None:
+    shutil.rmtree(checkpoint.folder, ignore_errors=True)

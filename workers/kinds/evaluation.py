@@ -1,0 +1,40 @@
+"""Evaluations: every target scored on the same rows."""
+
+from __future__ import annotations
+
+from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import Completion, EvaluationResult
+from workers.child.protocol import EvaluationItem, EvaluationOrder
+from workers.kinds.attempt import Attempt
+from workers.kinds.causes import AttemptFailed
+from workers.kinds.samples import within
+
+_NF4 = QuantizationRecipe()
+
+
+def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
+    """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
+    targets = attempt.assignment.targets
+    scanned = [attempt.inputs.base(target.base) for target in targets]
+    as_trained = next((target.quantization for target in targets if target.digest is not None), None)
+    items = []
+    for target, base in zip(targets, scanned, strict=True):
+        recipe = {
+            "native": None,
+            "nf4": _NF4,
+            "as-trained": target.quantization if target.digest is not None else as_trained,
+        }[request.spec.precision]
+        adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
+        items.append(EvaluationItem(base=str(base.folder), adapter=adapter, quantization=recipe))
+    order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
+    reports = attempt.run_child(order).evaluations
+    if reports is None or len(reports) != len(targets):
+        raise AttemptFailed("internal", "the evaluation left no report; the worker's log has the details")
+    results = [
+        EvaluationResult(
+            label=target.label, digest=target.digest, base_fingerprint=base.registration.fingerprint, report=report
+        )
+        for target, base, report in zip(targets, scanned, within(reports), strict=True)
+    ]
+    attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))

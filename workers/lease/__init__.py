@@ -1,0 +1,1 @@
+"""Claiming a job, holding it by heartbeats, and handing it in."""

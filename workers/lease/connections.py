@@ -1,0 +1,23 @@
+"""Clients of the worker's registry: one each for who must not wait for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sdk.api.files import OnTransfer
+from sdk.client import Client
+
+
+@contextmanager
+def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Client]:
+    """A client of the same registry with connections that nobody else uses. In process there are none to share."""
+    if client.config.home is not None:
+        yield client
+        return
+    config = client.config
+    own = Client(config.url, config.token, cache=client.cache.root, on_transfer=on_transfer, insecure=config.insecure)
+    try:
+        yield own
+    finally:
+        own.close()

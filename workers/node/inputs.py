@@ -1,0 +1,91 @@
+"""What an attempt works on, in the node's cache: fetched once, and held there as long as the attempt lasts.
+
+What a job was pinned to is what it is given: wherever a file comes from, also from this cache, it has the pinned digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from sdk.client import Client
+from sdk.errors import NotAllowed
+from sdk.pulling.download import fetch
+from sdk.pushing.base_folder import ScannedBase
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.work import BaseSource
+from workers.node import bases
+from workers.node.transfers import Transfers
+from workers.settings import WorkerSettings
+
+
+class Inputs:
+    """The bases, versions and datasets of one attempt."""
+
+    def __init__(
+        self, client: Client, transfers: Transfers, *, folder: Path, namespace: str | None, settings: WorkerSettings
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        #: The attempt's own, where bases are laid out.
+        self._folder = folder
+        #: Whose job it is.
+        self._namespace = namespace
+        self._transfers = transfers
+        #: What of the cache nobody may prune meanwhile.
+        self._kept = ExitStack()
+        self._bases: list[ScannedBase] = []
+        self._adapters: dict[str, Path] = {}
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._kept.__exit__(kind, error, at)
+
+    def base(self, source: BaseSource) -> ScannedBase:
+        """Obtain a base; tell the registry of one that is new, from a hub, or of which nobody has read the files yet."""
+        found = next((base for base in self._bases if base.registration.fingerprint == source.fingerprint), None)
+        if found is not None:
+            return found
+        view = self._folder / "bases" / str(len(self._bases))
+        told = self._transfers.on_bytes("hashing base", 0)
+        scanned = bases.obtain(self._client, source, view, told, settings=self._settings)
+        if source.fingerprint is None:
+            self._client.register_base(scanned.registration.model_copy(update={"namespace": self._namespace}))
+        elif not source.hashed:
+            # Of what is published for all, not every worker may speak.
+            with contextlib.suppress(NotAllowed):
+                self._client.register_base(scanned.registration.model_copy(update={"namespace": source.namespace}))
+        self._bases.append(scanned)
+        self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
+        return scanned
+
+    def adapter(self, manifest: Manifest) -> Path:
+        """Return the folder of a version's files."""
+        # A lock that this attempt holds already would be in its own way.
+        while manifest.digest not in self._adapters:
+            folder = self._client.fill_cache(manifest, checked=True)
+            kept = self._client.cache.lock(manifest.digest, shared=True)
+            with ExitStack() as stack:
+                stack.enter_context(kept)
+                # Between the two another process may have pruned the cache.
+                if folder.is_dir():
+                    self._adapters[manifest.digest] = folder
+                    self._kept.push(stack.pop_all())
+        return self._adapters[manifest.digest]
+
+    def dataset(self, digest: str) -> Path:
+        """Return a dataset's file."""
+        cache = self._client.cache
+        path = cache.blob(digest)
+        with cache.lock(digest):
+            if not cache.is_unaltered(path, digest):
+                path.unlink(missing_ok=True)
+                origin = self._client.locate_data(digest)
+                told = self._transfers.on_bytes("fetching data", origin.size_bytes)
+                fetch(origin, path, told, links=self._client.links)
+        cache.used(path)
+        return path

@@ -1,0 +1,100 @@
+"""Rows of tokens to tensors, and the loss over the supervised tokens of a batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workers.pipelines.data.tokenise import IGNORED, Example
+
+#: Tensors by name; all are (batch, seq) and int64.
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Stack rows, the longest first, padded on the right to the longest of them."""
+
+    pad_id: int
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> Batch:
+        """Return input_ids, labels and attention_mask, each (batch, seq)."""
+        ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+        shape = (len(ordered), len(ordered[0]["input_ids"]))
+        input_ids = torch.full(shape, self.pad_id)
+        labels = torch.full(shape, IGNORED)
+        mask = torch.zeros(shape, dtype=torch.int64)
+        for index, row in enumerate(ordered):
+            length = len(row["input_ids"])
+            input_ids[index, :length] = torch.tensor(row["input_ids"])
+            labels[index, :length] = torch.tensor(row["labels"])
+            mask[index, :length] = 1
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
+
+
+def micro_batches(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Split a batch whose rows are sorted by length into parts of `rows` rows, each cut to its own longest row.
+
+    The sum of the parts' losses, and so the gradient, is that of the whole batch, with less padding computed.
+    """
+    for start in range(0, batch["input_ids"].shape[0], rows):
+        part = {name: tensor[start : start + rows] for name, tensor in batch.items()}
+        longest = int(part["attention_mask"].sum(dim=1).max())
+        yield {name: tensor[:, :longest] for name, tensor in part.items()}
+
+
+def example_batches(examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[Batch]:
+    """Yield all examples in batches of rows of like length, the longest first."""
+    collate = Collator(pad_id)
+    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    for start in range(0, len(ordered), rows):
+        part = ordered[start : start + rows]
+        batch = collate([{"input_ids": e.input_ids, "labels": e.labels} for e in part])
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def supervised_tokens(batch: Batch) -> int:
+    """Return how many tokens of a batch the loss is taken on."""
+    return int((batch["labels"][:, 1:] != IGNORED).sum())
+
+
+def loss_sum(model: Any, batch: Batch) -> Any:
+    """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph.
+
+    The logits are computed only at positions where some row of the batch has a supervised next token: with a
+    vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
+    """
+    targets = batch["labels"][:, 1:]
+    # Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also
+    # skips the upper triangle.
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    if _keeps_logits(model):
+        positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+        logits = model(**inputs, logits_to_keep=positions).logits
+        targets = targets[:, positions]
+    else:
+        logits = model(**inputs).logits[:, :-1]
+    kept = targets != IGNORED
+    return torch.nn.functional.cross_entropy(logits[kept].float(), targets[kept], reduction="sum")
+
+
+def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[float]:
+    """Yield the running token-weighted mean loss in nats after each batch; the last one is the mean over all.
+
+    A mean of batch means would give the few tokens of a short batch the weight of many.
+    """
+    total, tokens = 0.0, 0
+    for batch in example_batches(examples, pad_id, rows, device):
+        with torch.no_grad():
+            total += float(loss_sum(model, batch))
+        tokens += supervised_tokens(batch)
+        yield total / tokens
+
+
+def _keeps_logits(model: Any) -> bool:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters

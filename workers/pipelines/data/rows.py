@@ -1,0 +1,40 @@
+"""Rows of a dataset file, read by the rules that the client checked JSONL and CSV by; Parquet is looked into only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdk.formats.rows import Row, RowsError, Shape, check_rows, detect_format, first_line, text_values
+from workers.pipelines.errors import PipelineError, Reason
+
+__all__ = ["Row", "Shape", "read_rows"]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return all rows of a file, which are of one shape.
+
+    Raises PipelineError ("data") that names the first bad rows and what is wrong with each.
+    """
+    try:
+        values = _parquet(path) if detect_format(path) == "parquet" else text_values(path)
+        return list(check_rows(values))
+    except RowsError as error:
+        raise PipelineError(Reason.DATA, str(error)) from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    # pyarrow comes with datasets.
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for value in batch.to_pylist():
+                number += 1
+                yield f"row {number}", value
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error

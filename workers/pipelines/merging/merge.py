@@ -1,0 +1,196 @@
+"""Merge an adapter into its base, W' = W + s·B·A, onto the W that comes nearest to what was trained."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.events import Progress
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
+from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, widen
+from workers.pipelines.scoring.probe import PROBE_TEXTS
+
+Onto = Literal["original", "dequantized"]
+
+#: Endings of weight files, which a merged folder does not take over from its base.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+#: Files of a base that a merged model needs beside config and weights.
+_TAKEN_OVER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
+
+
+#: Tokens of each probe text at most; a small batch keeps the logits of a large vocabulary small.
+_PROBE_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """How far a merged model's predictions are from those of base-as-trained + adapter on the probe."""
+
+    #: Mean of KL(as trained ‖ merged), in nats a token.
+    kl: float
+    max_abs_logit_diff: float
+
+
+def merge(
+    *,
+    base: Path,
+    adapter: Path,
+    quantization: QuantizationRecipe | None,
+    out: Path,
+    spec: MergeSpec,
+    on_progress: Callable[[Progress], None],
+) -> MergeReport:
+    """Merge the adapter of a folder into the base of a folder and write a complete model folder `out`.
+
+    `quantization` is the recipe that the adapter was trained under, None for a 16- or 32-bit base. Under "auto" both
+    the original and the dequantised base are merged and measured against the base as trained with the adapter beside
+    it, and the nearer one is kept. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
+    rank and alpha patterns, DoRA and transposed weights, and is then rounded once. Raises PipelineError.
+    """
+    started = time.perf_counter()
+    if spec.onto == "dequantized" and quantization is None:
+        raise PipelineError(
+            Reason.SPEC, "The adapter was trained over a base that was not quantised; merge onto original or auto."
+        )
+    read_blueprint(base)
+    device = choose_device()
+    tokenizer = load_tokenizer(base)
+    with memory_errors_named("merge on a machine whose memory holds the base twice."):
+        merging = _Merging(base, adapter, quantization, device, tokenizer, on_progress)
+        metrics, onto, model, dtype = merging.run(spec)
+        on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
+        _save(model, base, out)
+    metrics["merge_s"] = time.perf_counter() - started
+    metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
+    return MergeReport(onto=onto, dtype=dtype, metrics=metrics, libraries=library_versions())
+
+
+@dataclass
+class _Merging:
+    base: Path
+    adapter: Path
+    quantization: QuantizationRecipe | None
+    device: Device
+    tokenizer: Any
+    on_progress: Callable[[Progress], None]
+
+    def run(self, spec: MergeSpec) -> tuple[dict[str, float], Onto, Any, DtypeName]:
+        """Return metrics, the base that was merged onto, the merged model and its dtype.
+
+        One model is in memory at a time: the base as trained, then each candidate, the original one last because it
+        needs no quantisation to be made again.
+        """
+        stored = dtype_name(read_blueprint(self.base).config.dtype)
+        dtype: DtypeName = stored if spec.dtype == "auto" else spec.dtype
+        probe = self._probe()
+        self._say("measuring the base as trained with the adapter")
+        loaded = load_base(self.base, self.device, quantization=self.quantization)
+        model = load_adapter(loaded.model, self.adapter)
+        expected = _logits(model, probe)
+        del model, loaded
+        candidates: tuple[Onto, ...] = ("original",)
+        if self.quantization is not None:
+            candidates = ("dequantized", "original") if spec.onto == "auto" else (spec.onto,)
+        metrics: dict[str, float] = {}
+        distances: dict[Onto, _Distance] = {}
+        merged: Any = None
+        for onto in candidates:
+            merged = None
+            merged, modules = self._merged(onto, dtype)
+            metrics["merged_modules"] = float(modules)
+            distances[onto] = _distance(expected, _logits(merged, probe), probe["attention_mask"])
+            metrics[f"logit_kl_{onto}"] = distances[onto].kl
+        kept = min(candidates, key=lambda onto: distances[onto].kl)
+        if kept != candidates[-1]:
+            merged = None
+            merged, _ = self._merged(kept, dtype)
+        metrics["max_abs_logit_diff"] = distances[kept].max_abs_logit_diff
+        metrics["probe_tokens"] = float(probe["attention_mask"].sum())
+        return metrics, kept, merged, dtype
+
+    def _merged(self, onto: Onto, dtype: DtypeName) -> tuple[Any, int]:
+        """Return a plain model with the adapter merged in, in `dtype`, and the number of modules changed."""
+        self._say(f"loading the {onto} base")
+        if onto == "dequantized":
+            loaded = load_base(self.base, self.device, quantization=self.quantization)
+            if next(packed_modules(loaded.model), None) is not None:
+                widen(loaded.model)
+        else:
+            stored = dtype_name(read_blueprint(self.base).config.dtype)
+            loaded = load_base(self.base, self.device, quantization=None, dtype=stored)
+        model = load_adapter(loaded.model, self.adapter)
+        layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        for done, layer in enumerate(layers, start=1):
+            weight = layer.get_base_layer().weight
+            wide = DTYPES["float32"]
+            weight.data = weight.data.to(wide)
+            layer.merge(safe_merge=True)
+            target = layer.get_base_layer().weight
+            target.data = target.data.to(DTYPES[dtype])
+            self.on_progress(Progress(phase="merge", step=done, total=len(layers), unit="tensors"))
+        with warnings.catch_warnings():
+            # Each layer is merged already, of which PEFT warns once more.
+            warnings.simplefilter("ignore")
+            plain = model.merge_and_unload()
+        return plain.to(DTYPES[dtype]).eval(), len(layers)
+
+    def _probe(self) -> dict[str, Any]:
+        """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right."""
+        cut = longest_row(self.base, _PROBE_LENGTH)
+        rows = [self.tokenizer(text)["input_ids"][:cut] for text in PROBE_TEXTS]
+        longest = max(map(len, rows))
+        input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
+        place = self.device.torch_device
+        return {"input_ids": input_ids.to(place), "attention_mask": mask.to(place)}
+
+    def _say(self, message: str) -> None:
+        self.on_progress(Progress(phase="load", message=message))
+
+
+def _logits(model: Any, probe: dict[str, Any]) -> Any:
+    """Return (batch, seq, vocab) logits in float32."""
+    with torch.no_grad():
+        return model(**probe, use_cache=False).logits.float()
+
+
+def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
+    """Compare logits of (batch, seq, vocab) at the positions that are no padding."""
+    kept = mask.bool()
+    p, q = expected[kept].log_softmax(-1), merged[kept].log_softmax(-1)
+    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary and averaged over tokens. It is never negative, but the
+    # rounding of a sum whose terms cancel may be.
+    kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
+    return _Distance(kl, float((expected - merged)[kept].abs().max()))
+
+
+def _save(model: Any, base: Path, out: Path) -> None:
+    """Write config, generation config and safetensors, and take the tokenizer's files over as they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    # A folder's path is an accident of this machine.
+    model.config._name_or_path = ""
+    with warnings.catch_warnings():
+        # A base whose generation settings contradict each other is saved with them as it came.
+        warnings.simplefilter("ignore", UserWarning)
+        model.save_pretrained(out)
+    for pattern in _TAKEN_OVER:
+        for source in sorted(base.glob(pattern)):
+            if source.is_file() and not source.name.endswith(_WEIGHTS):
+                shutil.copyfile(source, out / source.name)

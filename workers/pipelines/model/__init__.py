@@ -1,0 +1,1 @@
+"""A base and an adapter as a model."""

@@ -1,0 +1,116 @@
+"""Pickled weights to safetensors, in a process of its own: `python -m workers.pipelines.model.convert SOURCE TARGET`.
+
+The pickle is read by torch's restricted reader, which builds tensors and runs nothing, and within limits of memory,
+processor time and file size, for a crafted file may still ask for more than there is. Where the system allows it the
+process has no network, so that a hole in the reader is no way out. The last line of standard output is one JSON object,
+`{"tensors", "size_bytes", "offline"}` or `{"refused"}`, a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from workers.pipelines.sandbox import leave_network
+
+#: Beside what the process had with its libraries loaded; the file is held twice, once read and once to be written.
+_SPARE_BYTES = 512 * 1024 * 1024
+_MOST_TENSORS = 262_144
+_BLOCKED = re.compile(r"GLOBAL ([A-Za-z0-9_.]{1,100})")
+
+
+class RefusedError(Exception):
+    """The file is not one of tensors alone."""
+
+
+def convert(source: Path, target: Path) -> dict[str, int]:
+    """Write the tensors of a pickled file as safetensors; return how many there are, and their bytes.
+
+    Raises RefusedError for a file that holds, or would run, anything else.
+    """
+    tensors = _load(source)
+    from safetensors.torch import save_file
+
+    # Tied tensors share their memory, which safetensors has no word for: each gets a copy.
+    separate = {name: tensor.detach().clone().contiguous() for name, tensor in sorted(tensors.items())}
+    save_file(separate, target, metadata={"format": "pt"})
+    return {"tensors": len(separate), "size_bytes": target.stat().st_size}
+
+
+def _load(source: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        found = torch.load(source, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        blocked = _BLOCKED.search(str(error))
+        if blocked:
+            said = f"{source.name} holds more than tensors, and would call {blocked[1]} when it is loaded"
+        else:
+            said = f"{source.name} is damaged, or holds more than tensors"
+        raise RefusedError(said) from error
+    if not isinstance(found, dict) or not 0 < len(found) <= _MOST_TENSORS:
+        raise RefusedError(f"{source.name} is no dictionary of tensors by name")
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise RefusedError(f"{source.name} holds something beside tensors by name")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise RefusedError(f"{source.name} holds a tensor that is sparse, quantised or without data")
+    # A few bytes can stand for a tensor of any size.
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > 4 * source.stat().st_size + 65536:
+        raise RefusedError(f"{source.name} describes far more than it holds")
+    return found
+
+
+def _limit(source_bytes: int) -> None:
+    """Bound what this process may take from now on; torch itself maps gigabytes of address space before."""
+    spare = 10 * source_bytes + _SPARE_BYTES
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 4 * source_bytes + 64 * 1024 * 1024)
+    _lower(resource.RLIMIT_CPU, 120 + source_bytes // 10_000_000)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        # Elsewhere than on Linux the size of the process is not to be had, and the parent's patience is the bound.
+        return
+    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + spare)
+
+
+def _lower(which: int, limit: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(which, (most, most))
+
+
+def main() -> int:
+    """Convert the file that is the first argument to the one that is the second."""
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    # Before torch, which starts threads.
+    offline = leave_network()
+    import safetensors.torch  # noqa: F401 - loaded before the limits are set
+    import torch
+
+    # One thread reads as fast, and needs no room for the stacks of others.
+    torch.set_num_threads(1)
+    _limit(source.stat().st_size)
+    try:
+        said: dict[str, Any] = {**convert(source, target), "offline": offline}
+    except RefusedError as error:
+        said = {"refused": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError) or "alloc" in str(error)
+        said = {
+            "refused": f"{source.name} {'needs more memory than such a file may' if short else 'could not be read'}"
+        }
+    sys.stdout.write(json.dumps(said) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

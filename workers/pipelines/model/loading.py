@@ -1,0 +1,263 @@
+"""A base's folder to a model: in native precision, or quantised in 4 bits as QLoRA trains over it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
+from workers.pipelines.model.references import require_self_contained
+
+#: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
+_WIDE_SHARE = 0.25
+#: Ways to compute attention that torch has itself; for others transformers may fetch code.
+_OWN_ATTENTION = ("eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base in memory, frozen."""
+
+    model: Any
+    #: dtype of the weights that are not quantised, and of the computation.
+    dtype: DtypeName
+    #: None in native precision.
+    quantization: QuantizationRecipe | None
+    #: "wide": the quantised values are held in 16 bit, so that no pass has to unpack them.
+    held: Literal["native", "packed", "wide"]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a config says about a model without any weights: names of its linear modules and its size."""
+
+    config: Any
+    #: Full names without the output head.
+    linear_names: list[str]
+    #: The linear modules that hold their weight transposed, (in, out).
+    conv1d_names: frozenset[str]
+    parameters: int
+
+
+def read_blueprint(base: Path) -> Blueprint:
+    """Build the model of a folder's config without memory for its weights, to look at its modules.
+
+    Raises PipelineError ("base") when the folder holds no config of a causal language model.
+    """
+    config = _read_config(base)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            Reason.BASE,
+            f"No causal language model is known for {getattr(config, 'model_type', 'this config')!r}"
+            f" ({_first_line(error)}); choose another base.",
+        ) from error
+    model.tie_weights()
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
+    return Blueprint(
+        config=config,
+        linear_names=sorted(linear),
+        conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
+        parameters=model.num_parameters(),
+    )
+
+
+def load_base(
+    base: Path,
+    device: Device,
+    *,
+    quantization: QuantizationRecipe | None,
+    dtype: DtypeName | None = None,
+    held: Literal["packed", "wide"] | None = None,
+) -> LoadedBase:
+    """Load a base, frozen and in evaluation mode.
+
+    `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
+    the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
+    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype.
+    """
+    silence()
+    if quantization is None:
+        resolved = dtype or native_dtype(base, device)
+        model = _from_pretrained(base, device, resolved, None)
+        return LoadedBase(_frozen(model), resolved, None, "native", model.num_parameters())
+    resolved = dtype or _computable(quantization.compute_dtype, device)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=DTYPES[resolved],
+        llm_int8_skip_modules=list(quantization.skipped_modules) or None,
+    )
+    model = _frozen(_from_pretrained(base, device, resolved, config))
+    parameters = model.num_parameters()
+    skipped = [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
+    ]
+    wide_bytes = sum(2 * math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
+    if held is None:
+        held = "wide" if wide_bytes <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+    if device.kind != "cpu":
+        held = "packed"
+    if held == "wide":
+        widen(model)
+    recipe = quantization.model_copy(
+        update={
+            "compute_dtype": resolved,
+            "skipped_modules": sorted({name.rsplit(".", 1)[-1] for name in skipped}),
+            "library_version": _bitsandbytes_version(),
+        }
+    )
+    return LoadedBase(model, resolved, recipe, held, parameters)
+
+
+def default_recipe(device: Device) -> QuantizationRecipe:
+    """Return NF4 with double quantisation and the dtype that the device computes in."""
+    return QuantizationRecipe(compute_dtype=device.compute_dtype)
+
+
+def native_dtype(base: Path, device: Device) -> DtypeName:
+    """Return the stored dtype of a base, or the nearest one that the device computes in."""
+    return _computable(dtype_name(_read_config(base).dtype), device)
+
+
+def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (full name, module) of the 4-bit linear modules."""
+    for name, module in model.named_modules():
+        if _is_packed(module):
+            yield name, module
+
+
+def widen(model: Any) -> None:
+    """Replace each 4-bit linear module by a plain one that holds the same, dequantised values.
+
+    `Linear4bit` unpacks its weight in every forward and every backward pass; the products are the same numbers.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    for name, module in list(packed_modules(model)):
+        weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+        with torch.device("meta"):
+            plain = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+        plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if module.bias is not None:
+            plain.bias = torch.nn.Parameter(module.bias.data.to(weight.dtype), requires_grad=False)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, plain.train(module.training))
+    # The model is a plain one now, and libraries that ask should be told so.
+    for attribute in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
+        if attribute in vars(model):
+            delattr(model, attribute)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def silence() -> None:
+    """Keep progress bars of the libraries off the terminal; progress goes by the callback."""
+    import datasets
+
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@contextlib.contextmanager
+def deprecations_silenced() -> Iterator[None]:
+    """Silence two deprecations that the libraries raise about each other, and no others.
+
+    transformers renames gradient checkpointing to activation checkpointing; PEFT, TRL and older transformers know
+    only the first name.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
+        yield
+
+
+def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any) -> Any:
+    config = _read_config(base)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            base,
+            config=config,
+            quantization_config=quantization,
+            dtype=DTYPES[dtype],
+            device_map={"": device.torch_device},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise PipelineError(
+            Reason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
+        ) from error
+
+
+def _frozen(model: Any) -> Any:
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for _, module in packed_modules(model):
+        # On CPUs with AVX512-BF16 a forward pass in evaluation mode repacks the weight in place, after which the
+        # backward pass stops there and nothing is learnt.
+        module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def _is_packed(module: Any) -> bool:
+    from bitsandbytes.nn import Linear4bit
+
+    return isinstance(module, Linear4bit)
+
+
+def _computable(dtype: DtypeName, device: Device) -> DtypeName:
+    """Return `dtype`, or what the device has in its place."""
+    if dtype == "float32" or dtype == device.compute_dtype:
+        return dtype
+    # A GPU with bfloat16 multiplies float16 too; its narrow range is what trainings overflow.
+    return device.compute_dtype
+
+
+def _read_config(base: Path) -> Any:
+    """The config of a base, with an implementation of attention that is chosen here and not by the base."""
+    require_self_contained(base)
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise PipelineError(
+            Reason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
+        ) from error
+    # None lets the library choose what the model supports, also in the parts of a config.
+    said = config._attn_implementation
+    config._attn_implementation = said if said in _OWN_ATTENTION else None
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = None
+    return config
+
+
+def _bitsandbytes_version() -> str:
+    from importlib.metadata import version
+
+    return version("bitsandbytes")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

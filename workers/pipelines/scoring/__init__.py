@@ -1,0 +1,1 @@
+"""Scoring a base or an adapter on rows."""

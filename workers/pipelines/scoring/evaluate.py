@@ -1,0 +1,178 @@
+"""Score a base, with or without an adapter, on rows: loss of what is expected, ROUGE-L of what is generated."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.events import Progress
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import Example, load_tokenizer, longest_row, tokenise
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.device import Device, choose_device, memory_errors_named
+from workers.pipelines.model.loading import load_base, read_blueprint
+
+
+def evaluate(
+    *,
+    base: Path,
+    adapter: Path | None,
+    quantization: QuantizationRecipe | None,
+    data: Path,
+    spec: EvaluationSpec,
+    on_progress: Callable[[Progress], None],
+) -> EvaluationReport:
+    """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
+
+    `quantization` None loads the base in native precision. The loss is in nats a supervised token, weighted by
+    tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
+    have a prompt, decoded greedily. Raises PipelineError.
+    """
+    started = time.perf_counter()
+    on_progress(Progress(phase="data", message="reading and tokenising rows"))
+    read_blueprint(base)
+    tokenizer = load_tokenizer(base)
+    max_length = longest_row(base, spec.max_length)
+    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    device = choose_device()
+    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
+        on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
+        set_seed(spec.seed)
+        loaded = load_base(base, device, quantization=quantization)
+        model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
+        begun = time.perf_counter()
+        loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
+        loss_s = time.perf_counter() - begun
+        metrics: dict[str, float] = {
+            "loss": loss,
+            # Above e^709 a float overflows; such a model predicts nothing anyway.
+            "perplexity": math.exp(min(loss, 709.0)),
+            "rows": float(len(rows.examples)),
+            "supervised_tokens": float(rows.supervised_tokens),
+            "tokens": float(rows.tokens),
+            "tokens_per_s": rows.tokens / loss_s,
+        }
+        asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
+        begun = time.perf_counter()
+        # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
+        room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+        answers = _generate(model, [e.prompt_ids[-room:] for e in asked], tokenizer, device, spec, on_progress)
+    if asked:
+        scores = rouge_l(answers, [example.reference for example in asked])
+        metrics["rouge_l"] = sum(scores) / len(scores)
+        metrics["generate_s"] = time.perf_counter() - begun
+    metrics["generated_rows"] = float(len(asked))
+    metrics["eval_s"] = time.perf_counter() - started
+    metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
+    return EvaluationReport(
+        metrics=metrics,
+        precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
+        samples=[
+            Sample(prompt=_kept(example.prompt), reference=_kept(example.reference), completion=_kept(answer))
+            for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
+        ],
+        libraries=library_versions(),
+    )
+
+
+def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Return the ROUGE-L F-measure of each answer against its reference, 0 to 1, without stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    return [
+        float(scorer.score(reference, answer)["rougeL"].fmeasure)
+        for answer, reference in zip(answers, references, strict=True)
+    ]
+
+
+def _loss(
+    model: Any,
+    examples: Sequence[Example],
+    tokenizer: Any,
+    device: Device,
+    spec: EvaluationSpec,
+    on_progress: Callable[[Progress], None],
+) -> float:
+    loss, total, started = math.nan, len(examples), time.perf_counter()
+    running = mean_loss(model, examples, tokenizer.pad_token_id, spec.batch_size, device.torch_device)
+    for batch, loss in enumerate(running, start=1):  # noqa: B007  # the last running mean is the result
+        done = min(batch * spec.batch_size, total)
+        left_s = (time.perf_counter() - started) / done * (total - done)
+        on_progress(Progress(phase="evaluate", step=done, total=total, unit="rows", eta_s=left_s))
+    if not math.isfinite(loss):
+        raise PipelineError(
+            Reason.DIVERGED, f"The loss on these rows is {loss}; evaluate the bare base to see which of the two it is."
+        )
+    return loss
+
+
+def _generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    tokenizer: Any,
+    device: Device,
+    spec: EvaluationSpec,
+    on_progress: Callable[[Progress], None],
+) -> list[str]:
+    """Return one greedy completion per prompt, given as tokens, in their order.
+
+    Rows of like length share a batch and are padded on the left, so that every row's next token comes right after
+    its own prompt.
+    """
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    started = time.perf_counter()
+    for start in range(0, len(order), spec.batch_size):
+        part = order[start : start + spec.batch_size]
+        longest = len(prompts[part[0]])
+        input_ids = torch.full((len(part), longest), tokenizer.pad_token_id)
+        mask = torch.zeros((len(part), longest), dtype=torch.int64)
+        for row, index in enumerate(part):
+            first = longest - len(prompts[index])
+            input_ids[row, first:] = torch.tensor(prompts[index])
+            mask[row, first:] = 1
+        with torch.no_grad(), warnings.catch_warnings():
+            # Some bases store sampling settings, which greedy decoding does not use and warns of.
+            warnings.simplefilter("ignore", UserWarning)
+            output = model.generate(
+                input_ids=input_ids.to(device.torch_device),
+                attention_mask=mask.to(device.torch_device),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=spec.max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=_stop_ids(model, tokenizer),
+            )
+        for index, text in zip(
+            part, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True
+        ):
+            answers[index] = text.strip()
+        done = start + len(part)
+        left_s = (time.perf_counter() - started) / done * (len(order) - done)
+        on_progress(Progress(phase="generate", step=done, total=len(order), unit="rows", eta_s=left_s))
+    return answers
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end a completion: the tokenizer's, and those that the base's generation config names."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+
+
+def _kept(text: str) -> str:
+    """Return `text` as a record can hold it: a model may generate any character, and NUL is one that no database keeps."""
+    return text.replace("\0", "\ufffd")

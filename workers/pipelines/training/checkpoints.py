@@ -1,0 +1,200 @@
+"""Checkpoints of a training: what one holds, when one is due, and how it is written so that it is whole or not there.
+
+The folder's name appears by one rename after every byte is on disk:
+
+>>> checkpoint_name(12)
+'step-00000012'
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sdk.schemas.training import JsonScalar, TrainingReport
+from sdk.schemas.wire import Sha256, Wire, digest_of
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME, save_tensors
+from workers.pipelines.training.states import Standing, States
+
+OPTIMIZER_NAME = "optimizer.safetensors"
+GENERATORS_NAME = "generators.safetensors"
+PROGRESS_NAME = "progress.json"
+STATE_NAME = "trainer_state.json"
+REPORT_NAME = "report.json"
+RECORD_NAME = "record.json"
+#: All that a checkpoint's folder holds: tensors and JSON.
+FILES = frozenset(
+    {
+        CONFIG_NAME,
+        WEIGHTS_NAME,
+        OPTIMIZER_NAME,
+        GENERATORS_NAME,
+        PROGRESS_NAME,
+        STATE_NAME,
+        REPORT_NAME,
+        RECORD_NAME,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and when a training writes checkpoints, and from which one it goes on."""
+
+    #: Checkpoints are made here, each in a folder named by its step.
+    folder: Path
+    #: One after each step whose number this divides.
+    every_steps: int | None
+    #: One after the first step that ends this long after the last one was written.
+    every_s: float | None
+    #: Called with step, total and folder once a checkpoint is whole and on disk.
+    written: Callable[[int, int, Path], None]
+    #: Asked after each step, and between the phases before the first one.
+    must_stop: Callable[[], bool]
+    #: The folder of a checkpoint to go on from.
+    resume: Path | None
+
+
+class Interrupted(Exception):  # noqa: N818 - it reads as what happened
+    """A training stopped because it was asked to; `step` is that of the newest checkpoint, 0 where there is none."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The training stopped at step {step}, as it was asked to.")
+        self.step = step
+
+
+class Record(Wire):
+    """What our own record of a training needs in order to go on as if it had never stopped."""
+
+    step: Annotated[int, Field(ge=1)]
+    total: Annotated[int, Field(ge=1)]
+    #: Of each step so far.
+    losses: list[float]
+    rates: list[float]
+    #: Tokens without padding so far.
+    tokens: Annotated[int, Field(ge=0)]
+    #: Seconds so far, over all processes that took part.
+    train_s: Annotated[float, Field(ge=0)]
+    #: The loss of the bare base on the held-out rows, if there are any.
+    eval_loss_base: float | None
+    #: How a quantised base is held, which moves the last digits of each product.
+    base_weights: Literal["native", "packed", "wide"]
+    #: The adapter matrices that no gradient has reached yet.
+    unreached: list[str]
+    #: The gradient scaler's state where float16 is computed in.
+    scaler: dict[str, int | float] | None
+    #: What determines the training.
+    configuration: dict[str, JsonScalar]
+    #: Of the configuration.
+    digest: Sha256
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Record:
+        if not len(self.losses) == len(self.rates) == self.step <= self.total:
+            raise ValueError(f"{len(self.losses)} losses and {len(self.rates)} rates at step {self.step}")
+        if self.digest != digest_of(self.configuration):
+            raise ValueError("the digest is not the configuration's")
+        return self
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that was read, and found whole and of this training."""
+
+    folder: Path
+    record: Record
+    standing: Standing
+
+
+class Pace:
+    """Says after which steps a checkpoint is due."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._every_steps = checkpoints.every_steps
+        self._every_s = checkpoints.every_s
+        self._last = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Say whether one is due after `step`."""
+        if self._every_steps is not None and step % self._every_steps == 0:
+            return True
+        return self._every_s is not None and time.monotonic() - self._last >= self._every_s
+
+    def wrote(self) -> None:
+        """Count the seconds to the next one from now."""
+        self._last = time.monotonic()
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint after `step`."""
+    return f"step-{step:08d}"
+
+
+def broken_checkpoint(what: str) -> PipelineError:
+    """Return the error of a checkpoint that no training can go on from."""
+    return PipelineError(
+        Reason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from its beginning."
+    )
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    record: Record,
+    report: TrainingReport,
+    states: States,
+    write_adapter: Callable[[Path], None],
+    write_trainer_state: Callable[[Path], None],
+) -> Path:
+    """Write a checkpoint's files aside, bring them to disk, and give them their name in `folder`; return its path.
+
+    An earlier checkpoint of the same step is replaced. Raises OSError where the disk is full; then nothing is left.
+    """
+    name = checkpoint_name(record.step)
+    partial, target = folder / f".partial-{name}", folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write_adapter(partial)
+        save_tensors(states.optimizer, partial / OPTIMIZER_NAME)
+        save_tensors(states.generators, partial / GENERATORS_NAME)
+        (partial / PROGRESS_NAME).write_text(states.standing.model_dump_json(), encoding="utf-8")
+        write_trainer_state(partial / STATE_NAME)
+        (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
+        (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
+        for file in sorted(FILES):
+            _sync(partial / file)
+        _sync(partial)
+        _put(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Give a whole folder its name. No rename replaces a folder that holds files, so an old one steps aside first."""
+    old = target.with_name(f".partial-old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,137 @@
+"""The data phase of a training: all that is known before any weights are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import Example, Tokenised, load_tokenizer, longest_row, tokenise
+from workers.pipelines.model.device import Device, choose_device
+from workers.pipelines.model.families import matches, resolve_targets
+from workers.pipelines.model.loading import read_blueprint
+from workers.pipelines.training.checkpoints import Checkpoints, Resumed
+from workers.pipelines.training.resuming import read_checkpoint
+from workers.pipelines.training.trainer import Schedule
+
+#: Parts of a config that say how it was stored and not what the model is.
+_NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training is made from."""
+
+    base: Path
+    base_name: str
+    base_revision: str | None
+    rows: Tokenised
+    held_out: Tokenised | None
+    tokenizer: Any
+    spec: TrainingSpec
+    device: Device
+    lora: LoraConfig
+    schedule: Schedule
+    #: All that determines the training, digests and settings by name.
+    configuration: dict[str, JsonScalar]
+    checkpoints: Checkpoints | None
+    resumed: Resumed | None
+
+
+def read_inputs(
+    *,
+    base: Path,
+    base_name: str,
+    base_revision: str | None,
+    data: Path,
+    eval_data: Path | None,
+    spec: TrainingSpec,
+    checkpoints: Checkpoints | None,
+) -> Inputs:
+    """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
+    blueprint = read_blueprint(base)
+    targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+    tokenizer = load_tokenizer(base)
+    max_length = longest_row(base, spec.max_length)
+    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    held_out = None
+    if eval_data is not None:
+        held_out = tokenise(read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    lora = _lora_config(spec, targets, blueprint.conv1d_names)
+    schedule = _schedule(spec, len(rows.examples))
+    configuration: dict[str, JsonScalar] = {
+        **spec.model_dump(mode="json"),
+        "base": base_name,
+        "base_revision": base_revision,
+        "base_config": _config_digest(base),
+        "target_modules": ",".join(lora.target_modules),
+        "data": _file_digest(data),
+        "tokens": _token_digest(rows.examples),
+        "eval_data": None if eval_data is None else _file_digest(eval_data),
+    }
+    resumed = None
+    if checkpoints is not None and checkpoints.resume is not None:
+        resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
+    return Inputs(
+        base=base,
+        base_name=base_name,
+        base_revision=base_revision,
+        rows=rows,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        spec=spec,
+        device=choose_device(),
+        lora=lora,
+        schedule=schedule,
+        configuration=configuration,
+        checkpoints=checkpoints,
+        resumed=resumed,
+    )
+
+
+def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
+    steps_an_epoch = math.ceil(rows / spec.effective_batch)
+    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
+    # All steps but one may be warm-up, so that the peak is reached.
+    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
+
+
+def _lora_config(spec: TrainingSpec, targets: list[str], conv1d_names: frozenset[str]) -> LoraConfig:
+    return LoraConfig(
+        rank=spec.rank,
+        alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
+        dropout=spec.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        # GPT-2 holds its weights transposed, which PEFT has to be told.
+        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
+    )
+
+
+def _config_digest(base: Path) -> str:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in config.items() if name not in _NO_PART_OF_THE_MODEL}
+    # Some configs hold infinities, which the canonical form has no word for.
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _token_digest(examples: Sequence[Example]) -> str:
+    """Return the SHA-256 of what the model sees: the same rows under another tokenizer are other tokens."""
+    digest = hashlib.sha256()
+    for example in examples:
+        for numbers in (example.input_ids, example.labels):
+            digest.update(len(numbers).to_bytes(8, "little"))
+            digest.update(array("q", numbers).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""What a training says that it did: at its end, or as if it had ended at a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
+from workers.pipelines.data.tokenise import longest_row
+from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.trainer import BETAS, EPSILON, MAX_GRAD_NORM, WEIGHT_DECAY, StepRecord
+
+#: Points of the loss curve that a report keeps.
+_CURVE_POINTS = 500
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of a training once its base is loaded and scored."""
+
+    given: Inputs
+    loaded: LoadedBase
+    #: Whether activations are computed twice to save memory.
+    checkpointing: bool
+    #: The held-out loss of the bare base in nats a supervised token, where there are held-out rows.
+    eval_loss_base: float | None
+
+
+def training_report(
+    setting: Setting, steps: StepRecord, tensors: Mapping[str, Any], *, train_s: float, eval_loss: float | None = None
+) -> TrainingReport:
+    """Return the report of the steps so far, which made the matrices `tensors`."""
+    given, loaded = setting.given, setting.loaded
+    last = steps.losses[-max(1, len(steps.losses) // 10) :]
+    metrics = {
+        "eval_loss_base": setting.eval_loss_base,
+        "eval_loss": eval_loss,
+        # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
+        "loss": sum(last) / len(last),
+        "train_s": train_s,
+        "tokens": float(steps.tokens),
+        "tokens_per_s": steps.tokens / train_s,
+        "steps": float(len(steps.losses)),
+        "resumed_from_step": None if steps.resumed_from is None else float(steps.resumed_from),
+        "trainable_parameters": float(sum(tensor.numel() for tensor in tensors.values())),
+        "base_parameters": float(loaded.parameters),
+        "peak_memory_bytes": float(given.device.peak_memory_bytes()),
+    }
+    return TrainingReport(
+        lora=given.lora,
+        quantization=loaded.quantization,
+        rows=len(given.rows.examples),
+        supervised_tokens=given.rows.supervised_tokens,
+        training=_hyperparameters(given, loaded, setting.checkpointing),
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        libraries=library_versions(),
+        curve=_curve(steps.losses, steps.rates),
+    )
+
+
+def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> dict[str, JsonScalar]:
+    """Return every number that the result depends on, flat."""
+    spec, lora = given.spec, given.lora
+    return {
+        "method": spec.method,
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": spec.targets,
+        "loss_on": given.rows.loss_on,
+        "epochs": None if spec.max_steps else spec.epochs,
+        "max_steps": spec.max_steps,
+        "total_steps": given.schedule.total_steps,
+        "warmup_steps": given.schedule.warmup_steps,
+        "warmup_ratio": spec.warmup_ratio,
+        "schedule": spec.schedule,
+        "lr": spec.lr,
+        "batch_size": spec.batch_size,
+        "grad_accum": spec.grad_accum,
+        "effective_batch": spec.effective_batch,
+        "max_length": longest_row(given.base, spec.max_length),
+        "rows_cut": given.rows.cut,
+        "rows_dropped": given.rows.dropped,
+        "seed": spec.seed,
+        "optimizer": "adamw",
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "adam_epsilon": EPSILON,
+        "weight_decay": WEIGHT_DECAY,
+        "max_grad_norm": MAX_GRAD_NORM,
+        "gradient_checkpointing": checkpointing,
+        "base_weights": loaded.held,
+        "device": given.device.kind,
+        "device_name": given.device.name,
+        "dtype": loaded.dtype,
+        "adapter_dtype": "float32",
+        "threads": torch.get_num_threads() if given.device.kind == "cpu" else None,
+    }
+
+
+def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:
+    """Return the loss of each step, thinned to `_CURVE_POINTS` points, the last step always among them."""
+    every = math.ceil(len(losses) / _CURVE_POINTS)
+    kept = sorted({*range(0, len(losses), every), len(losses) - 1})
+    return [LossPoint(step=index + 1, loss=losses[index], lr=rates[index]) for index in kept]

@@ -1,0 +1,219 @@
+"""Read a checkpoint back: nothing in it is executed, and what is broken, or of another training, is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import TrainerState
+
+from sdk.schemas.training import JsonScalar, TrainingReport, TrainingSpec
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME
+from workers.pipelines.training.checkpoints import (
+    FILES,
+    GENERATORS_NAME,
+    OPTIMIZER_NAME,
+    PROGRESS_NAME,
+    RECORD_NAME,
+    REPORT_NAME,
+    STATE_NAME,
+    Record,
+    Resumed,
+    broken_checkpoint,
+)
+from workers.pipelines.training.states import Standing, numpy_state, python_state
+from workers.pipelines.training.trainer import Schedule
+
+#: What a configuration calls things, in words; settings of the spec are their own words.
+_WORDS = {
+    "base": "the base's name",
+    "base_revision": "the base's revision",
+    "base_config": "the base's config",
+    "data": "the rows",
+    "tokens": "the rows' tokens",
+    "eval_data": "the held-out rows",
+    "target_modules": "the target modules",
+}
+#: Digests, which tell nobody anything.
+_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data"})
+_MOST_DIFFERENCES = 5
+#: Of each JSON file, for some hundred bytes are written of each step; a stranger's may be as long as it likes.
+_MAX_JSON_BYTES = 64 * 1024 * 1024
+#: Files of the releases that kept the optimiser's state in pickles.
+_PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth"})
+#: What AdamW keeps of each matrix.
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+#: As safetensors names them.
+_DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
+#: No adapter has as many matrices, with three tensors of each.
+_MOST_TENSORS = 1_000_000
+#: It has 16 bytes, and may have more one day.
+_MAX_CUDA_STATE_BYTES = 8192
+
+
+def read_checkpoint(
+    folder: Path, *, configuration: Mapping[str, JsonScalar], spec: TrainingSpec, schedule: Schedule
+) -> Resumed:
+    """Check a checkpoint whole, and that it is one of the training that `configuration` describes.
+
+    It holds tensors and JSON only. Sizes, types and names are looked at before values are. Raises PipelineError
+    ("checkpoint").
+    """
+    check_files(folder)
+    record = _read_record(folder)
+    if record.configuration != configuration:
+        raise PipelineError(
+            Reason.CHECKPOINT,
+            f"The checkpoint of step {record.step} was written by a training that differs in"
+            f" {_differences(record.configuration, configuration)}; submit this one again from its beginning.",
+        )
+    if record.total != schedule.total_steps:
+        raise broken_checkpoint(f"{RECORD_NAME} counts {record.total} steps in all, not {schedule.total_steps}")
+    return Resumed(folder, record, _check_states(folder, record, spec, schedule))
+
+
+def check_files(folder: Path) -> None:
+    """Check that a folder holds a checkpoint's files, all of them plain files, and nothing else."""
+    try:
+        found = {path.name: path for path in folder.iterdir()}
+    except OSError as error:
+        raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
+    if found.keys() & _PICKLES:
+        raise broken_checkpoint("an earlier release wrote it, with pickles in it, which are no longer read")
+    odd = sorted(found.keys() ^ FILES)
+    if odd:
+        raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")
+    linked = sorted(name for name, path in found.items() if path.is_symlink() or not path.is_file())
+    if linked:
+        raise broken_checkpoint(f"{linked[0]} is no plain file")
+    long = sorted(
+        name for name, path in found.items() if path.suffix == ".json" and path.stat().st_size > _MAX_JSON_BYTES
+    )
+    if long:
+        raise broken_checkpoint(f"{long[0]} is longer than {_MAX_JSON_BYTES // 1024**2} MiB")
+
+
+def _read_record(folder: Path) -> Record:
+    with _read(RECORD_NAME):
+        record = Record.model_validate_json((folder / RECORD_NAME).read_bytes())
+    with _read(REPORT_NAME):
+        TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    return record
+
+
+def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Schedule) -> Standing:
+    with _read(CONFIG_NAME):
+        _require(isinstance(json.loads((folder / CONFIG_NAME).read_bytes()), dict), "it is no JSON object")
+    with _read(WEIGHTS_NAME):
+        shapes = _shapes(folder / WEIGHTS_NAME, torch.float32)
+        _check_finite(folder / WEIGHTS_NAME)
+    # A gradient scaler skips steps; without one each step was taken.
+    fewest = record.step if record.scaler is None else 0
+    with _read(PROGRESS_NAME):
+        standing = Standing.model_validate_json((folder / PROGRESS_NAME).read_bytes())
+        _require(fewest <= standing.last_epoch <= record.step, f"the schedule stands at step {standing.last_epoch}")
+        _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's rate is another")
+        _check_twisters(standing)
+    with _read(OPTIMIZER_NAME):
+        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()))
+        _require(all(fewest <= step <= record.step for step in steps), f"it stands at other steps than {record.step}")
+    with _read(GENERATORS_NAME):
+        _check_generators(folder / GENERATORS_NAME)
+    with _read(STATE_NAME):
+        trainer = TrainerState.load_from_json(str(folder / STATE_NAME))
+        _require((trainer.global_step, trainer.max_steps) == (record.step, record.total), "it stands at another step")
+        _require(trainer.best_model_checkpoint is None, "it names another checkpoint")
+    return standing
+
+
+def _check_twisters(standing: Standing) -> None:
+    """Check the states of the random generators by giving them to others of the same kind."""
+    random.Random().setstate(python_state(standing.python))  # noqa: S311  # nothing is drawn
+    numpy.random.RandomState().set_state(numpy_state(standing.numpy))
+
+
+def _check_moments(path: Path, matrices: list[tuple[int, ...]]) -> list[float]:
+    """Check the moments of AdamW over matrices of these shapes; return the steps that it counts."""
+    found = _shapes(path, torch.float32)
+    if not found:
+        # No step was taken yet: a gradient scaler left out each.
+        return []
+    wanted = {f"{number}.{name}" for number in range(len(matrices)) for name in _MOMENTS}
+    odd = sorted(found.keys() ^ wanted)
+    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'no part of it'}")
+    for number in range(len(matrices)):
+        _require(found[f"{number}.step"] == (), f"{number}.step has another shape")
+        _require(found[f"{number}.exp_avg"] == found[f"{number}.exp_avg_sq"], f"{number}.exp_avg_sq has another shape")
+    moments = sorted(found[f"{number}.exp_avg"] for number in range(len(matrices)))
+    _require(moments == sorted(matrices), "its matrices have other shapes")
+    _check_finite(path)
+    with safe_open(path, framework="pt") as file:
+        return [float(file.get_tensor(f"{number}.step")) for number in range(len(matrices))]
+
+
+def _check_generators(path: Path) -> None:
+    """Check the states of torch's random generators by giving them to others of the same kind."""
+    own = torch.Generator().get_state()
+    found = _shapes(path, torch.uint8)
+    _require(found.keys() - {"cuda"} == {"cpu"}, "it names other generators")
+    _require(found["cpu"] == tuple(own.shape), "cpu has another size")
+    _require(math.prod(found.get("cuda", ())) <= _MAX_CUDA_STATE_BYTES, "cuda has another size")
+    states = load_file(path)
+    torch.Generator().set_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.Generator("cuda").set_state(states["cuda"])
+
+
+def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a file, whose values are not read. Raises ValueError for another type."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        _require(len(names) <= _MOST_TENSORS, "it holds too many tensors")
+        slices = {name: file.get_slice(name) for name in names}
+        for name, part in slices.items():
+            _require(part.get_dtype() == _DTYPES[dtype], f"{name} has another type")
+        return {name: tuple(part.get_shape()) for name, part in slices.items()}
+
+
+def _check_finite(path: Path) -> None:
+    """Look at each tensor of a file by itself."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no mapping
+            _require(bool(file.get_tensor(name).isfinite().all()), f"{name} is not finite")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _differences(theirs: Mapping[str, JsonScalar], ours: Mapping[str, JsonScalar]) -> str:
+    parts = []
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) == ours.get(name):
+            continue
+        word = _WORDS.get(name, name)
+        parts.append(word if name in _UNREADABLE else f"{word} ({theirs.get(name)} → {ours.get(name)})")
+    more = len(parts) - _MOST_DIFFERENCES
+    return ", ".join(parts[:_MOST_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def _read(name: str) -> Iterator[None]:
+    """Name the file in whatever reading it raises: a crafted one can make its reader raise anything."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise broken_checkpoint(f"{name} can't be read back ({said or type(error).__name__})") from error

@@ -1,0 +1,315 @@
+"""Train one adapter: a base's folder, rows and a spec in; two files and a report out."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from transformers import set_seed
+
+from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.wire import digest_of
+from workers.pipelines.data.batches import Collator, example_batches, mean_loss
+from workers.pipelines.data.tokenise import Example
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.model.adapters import write_adapter, zero_matrices
+from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
+from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
+
+#: Activations may take this share of the memory that is available once the base is loaded.
+_ACTIVATION_SHARE = 0.5
+
+
+def train(
+    *,
+    base: Path,
+    base_name: str,
+    base_revision: str | None,
+    data: Path,
+    eval_data: Path | None,
+    out: Path,
+    spec: TrainingSpec,
+    on_progress: Callable[[Progress], None],
+    checkpoints: Checkpoints | None = None,
+) -> TrainingReport:
+    """Train an adapter over the base in the folder `base` and write its two files into `out`.
+
+    `base_name` and `base_revision` are what the adapter says of its base; no local path is written. The same
+    arguments give the same bytes on the same machine and libraries. Each run checks itself: before the first step the
+    adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
+    the end. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
+    ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
+    it was told to stop.
+    """
+    on_progress(Progress(phase="data", message="reading and tokenising rows"))
+    given = read_inputs(
+        base=base,
+        base_name=base_name,
+        base_revision=base_revision,
+        data=data,
+        eval_data=eval_data,
+        spec=spec,
+        checkpoints=checkpoints,
+    )
+    rows = given.rows
+    on_progress(
+        Progress(
+            phase="data",
+            step=len(rows.examples),
+            total=len(rows.examples) + rows.dropped,
+            unit="rows",
+            message=f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}",
+        )
+    )
+    advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
+    with memory_errors_named(advice), deprecations_silenced():
+        return _train(given, out, on_progress)
+
+
+def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:
+    spec, device, resumed = given.spec, given.device, given.resumed
+    _stop_if_asked(given)
+    on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
+    loaded = _load(given)
+    model = _adapt(given, loaded)
+    _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
+    _stop_if_asked(given)
+    if resumed is not None:
+        bare = resumed.record.eval_loss_base
+    else:
+        # B is zero, so this is the loss of the bare base.
+        bare = None if given.held_out is None else _evaluate(given, model, on_progress)
+        _stop_if_asked(given)
+    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare)
+    with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
+        trainer = _trainer(setting, model, scratch, on_progress)
+        trainer.run(resumed)
+        train_s = trainer.record.train_s()
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+    tensors = get_peft_model_state_dict(model)
+    _check_finite(tensors, spec)
+    _check_not_zero(tensors)
+    eval_loss = None if given.held_out is None else _evaluate(given, model, on_progress)
+    on_progress(Progress(phase="save", message="writing the adapter"))
+    _write(given, tensors, out)
+    return training_report(setting, trainer.record, tensors, train_s=train_s, eval_loss=eval_loss)
+
+
+def _load(given: Inputs) -> LoadedBase:
+    """Load the base, held as it was when the checkpoint to go on from was written."""
+    quantization = default_recipe(given.device) if given.spec.method == "qlora" else None
+    recorded = None if given.resumed is None else given.resumed.record.base_weights
+    held = None if recorded == "native" else recorded
+    return load_base(given.base, given.device, quantization=quantization, held=held)
+
+
+def _stop_if_asked(given: Inputs) -> None:
+    """End between two phases before the first step; there is nothing new to keep."""
+    if given.checkpoints is not None and given.checkpoints.must_stop():
+        raise Interrupted(0 if given.resumed is None else given.resumed.record.step)
+
+
+def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
+    """Return what follows each step: a checkpoint where one is due, and the end where the training must stop."""
+    given, checkpoints = setting.given, setting.given.checkpoints
+    if checkpoints is None:
+        return lambda trainer: None
+    pace = Pace(checkpoints)
+
+    def keep(trainer: AdapterTrainer) -> None:
+        step, total = trainer.state.global_step, given.schedule.total_steps
+        must_stop = checkpoints.must_stop()
+        if not must_stop and not pace.is_due(step):
+            return
+        folder = _write_checkpoint(setting, checkpoints.folder, trainer)
+        pace.wrote()
+        checkpoints.written(step, total, folder)
+        if must_stop:
+            raise Interrupted(step)
+
+    return keep
+
+
+def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer) -> Path:
+    given, steps = setting.given, trainer.record
+    tensors = get_peft_model_state_dict(trainer.model)
+    # No training could go on from such a checkpoint, and this one can't either.
+    _check_finite(tensors, given.spec)
+    train_s = steps.train_s()
+    record = Record(
+        step=trainer.state.global_step,
+        total=given.schedule.total_steps,
+        losses=steps.losses,
+        rates=steps.rates,
+        tokens=steps.tokens,
+        train_s=train_s,
+        eval_loss_base=setting.eval_loss_base,
+        base_weights=setting.loaded.held,
+        unreached=trainer.unreached(),
+        scaler=trainer.scaler_state(),
+        configuration=given.configuration,
+        digest=digest_of(given.configuration),
+    )
+    return write_checkpoint(
+        folder,
+        record=record,
+        report=training_report(setting, steps, tensors, train_s=train_s),
+        states=trainer.states(),
+        write_adapter=lambda out: _write(given, tensors, out),
+        write_trainer_state=trainer.state.save_to_json,
+    )
+
+
+def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
+    write_adapter(
+        out,
+        tensors=tensors,
+        lora=given.lora,
+        base_name=given.base_name,
+        base_revision=given.base_revision,
+        fan_in_fan_out=given.lora.fan_in_fan_out,
+    )
+
+
+def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
+    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base."""
+    lora, spec = given.lora, given.spec
+    set_seed(spec.seed)
+    config = PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(loaded.model, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if given.device.kind == "cpu" and spec.dropout > 0:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                for name in module.lora_dropout:
+                    module.lora_dropout[name] = SixteenBitDropout(spec.dropout)
+    return model
+
+
+def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[Progress], None]) -> AdapterTrainer:
+    given, spec = setting.given, setting.given.spec
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
+    dataset = Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in given.rows.examples],
+            "labels": [example.labels for example in given.rows.examples],
+        }
+    )
+    trainer = AdapterTrainer(
+        micro_rows=spec.batch_size,
+        schedule=given.schedule,
+        spec=spec,
+        device=given.device,
+        report=on_progress,
+        after_step=_keeper(setting),
+        model=model,
+        args=training_arguments(
+            scratch,
+            spec=spec,
+            device=given.device,
+            total_steps=given.schedule.total_steps,
+            checkpointing=setting.checkpointing,
+        ),
+        train_dataset=dataset,
+        processing_class=given.tokenizer,
+        data_collator=Collator(given.tokenizer.pad_token_id),
+        optimizers=optimizer_and_scheduler(trainable.values(), spec, given.schedule),
+    )
+    # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
+    for name, parameter in trainable.items():
+        parameter.data = fresh[name]
+    return trainer
+
+
+def _check_equals_base(model: Any, examples: list[Example], pad_id: int, device: Device) -> None:
+    """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
+    model.eval()
+    shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    batch = next(example_batches(shortest, pad_id, 2, device.torch_device))
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    with torch.no_grad():
+        adapted = model(**inputs).logits
+        with model.disable_adapter():
+            bare = model(**inputs).logits
+    if not torch.equal(adapted, bare):
+        raise PipelineError(
+            Reason.UNTRAINED,
+            f"The fresh adapter changes the base's logits by up to {float((adapted - bare).abs().max()):g} before any"
+            " training; report this base and these library versions.",
+        )
+
+
+def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:
+    infinite = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+    if infinite:
+        raise diverged(spec, f"{len(infinite)} adapter matrices are not finite (first: {infinite[0]})")
+
+
+def _check_not_zero(tensors: dict[str, Any]) -> None:
+    zero = zero_matrices(tensors)
+    if zero:
+        raise PipelineError(
+            Reason.UNTRAINED,
+            f"{len(zero)} matrices B of the trained adapter are all zero (first: {zero[0]}), so it changes nothing;"
+            " raise lr or the number of steps.",
+        )
+
+
+def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> float:
+    """Return the held-out loss in nats a supervised token."""
+    assert given.held_out is not None
+    examples, rows, loss = given.held_out.examples, given.spec.batch_size, math.nan
+    model.eval()
+    pad_id = given.tokenizer.pad_token_id
+    running = mean_loss(model, examples, pad_id, rows, given.device.torch_device)
+    for batch, loss in enumerate(running, start=1):  # noqa: B007  # the last running mean is the result
+        done = min(batch * rows, len(examples))
+        on_progress(Progress(phase="evaluate", step=done, total=len(examples), unit="rows"))
+    if not math.isfinite(loss):
+        raise diverged(given.spec, f"the held-out loss is {loss}")
+    return loss
+
+
+def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:
+    """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
+
+    Per token and layer some 18 vectors of the hidden size and 6 of the MLP's are kept for the backward pass, and the
+    adapters' float32 inputs, 4 more in 16 bit; attention keeps no (seq, seq) matrix. The logits count in 16 bit once
+    and in float32 twice. This is an upper estimate for Llama's kin, and only chooses between speed and memory.
+    """
+    config = loaded.model.config.get_text_config()
+    lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
+    tokens = lengths[0] * min(given.spec.batch_size, len(lengths))
+    width = torch.finfo(DTYPES[loaded.dtype]).bits // 8
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    layers = config.num_hidden_layers
+    activations = tokens * layers * (18 * hidden + 6 * inner + 8 * hidden) * width
+    logits = tokens * config.vocab_size * (width + 8)
+    return bool(activations + logits > _ACTIVATION_SHARE * given.device.available_memory_bytes())

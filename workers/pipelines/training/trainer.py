@@ -1,0 +1,299 @@
+"""TRL's SFT trainer, with the whole optimiser step in one batch and its checks made while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data.batches import loss_sum, micro_batches, supervised_tokens
+from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.model.adapters import WEIGHTS_NAME
+from workers.pipelines.model.device import Device
+from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
+from workers.pipelines.training.states import States, restore_generators, restore_optimizer, restore_schedule, states_of
+
+#: AdamW's other numbers, as common practice has them.
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+WEIGHT_DECAY = 0.0
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate at each of `total_steps` steps, as a share of its peak."""
+
+    kind: str
+    warmup_steps: int
+    total_steps: int
+
+    def share(self, step: int) -> float:
+        """Return the share at `step`, counted from 0.
+
+        No step has the rate zero: with a warm-up from zero itself, a training of one step would learn nothing.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.kind == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        done = min(done, 1.0)
+        return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+
+
+@dataclass
+class StepRecord:
+    """What the steps so far have measured."""
+
+    #: Mean loss in nats a supervised token of each step.
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    #: Tokens without padding.
+    tokens: int = 0
+    #: The step of the checkpoint that this process went on from.
+    resumed_from: int | None = None
+    #: Seconds of the processes before this one.
+    earlier_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def train_s(self) -> float:
+        """Return the seconds of training until now, over all processes that took part."""
+        return self.earlier_s + time.perf_counter() - self.started
+
+
+class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
+    """Trains an adapter over already tokenised rows.
+
+    The trainer's batch is the effective batch. `training_step` computes it in parts of `micro_rows` rows of like
+    length and sums their gradients, normalised once by the supervised tokens of the whole step, so that the split
+    changes memory and speed but not what is learnt.
+    """
+
+    def __init__(
+        self,
+        *,
+        micro_rows: int,
+        schedule: Schedule,
+        spec: TrainingSpec,
+        device: Device,
+        report: Any,
+        after_step: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._micro_rows = micro_rows
+        self._schedule = schedule
+        self._spec = spec
+        self._device = device
+        self._report: Callable[[Progress], None] = report
+        self._after_step: Callable[[AdapterTrainer], None] = after_step
+        self._resumed: Resumed | None = None
+        self._reached: dict[str, bool] = {
+            name: False for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
+        self.record = StepRecord()
+        # Its table of losses would go to stdout.
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_StepEnd(self))
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: a training tells nobody outside that it happened."""
+
+    def run(self, resumed: Resumed | None) -> None:
+        """Take all the steps, or those that were left when the checkpoint `resumed` was written."""
+        self._resumed = resumed
+        self.record = StepRecord()
+        if resumed is None:
+            self.train()
+            return
+        was = resumed.record
+        self.record = StepRecord(list(was.losses), list(was.rates), was.tokens, was.step, was.train_s)
+        self._reached = {name: name not in was.unreached for name in self._reached}
+        if was.step < was.total:
+            self.train(resume_from_checkpoint=str(resumed.folder))
+        else:
+            # The trainer itself knows no training without a step, and would take one more.
+            self._load_from_checkpoint(str(resumed.folder))
+
+    def states(self) -> States:
+        """Return what a checkpoint keeps of the optimiser, the schedule and the random generators."""
+        return states_of(self.optimizer, self.lr_scheduler)
+
+    def unreached(self) -> list[str]:
+        """Return the names of the adapter matrices that no gradient has reached yet."""
+        return sorted(name for name, reached in self._reached.items() if not reached)
+
+    def scaler_state(self) -> dict[str, int | float] | None:
+        """Return the state of the gradient scaler, where there is one."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Called by the trainer before the first step: fill each matrix, in float32, from a checkpoint's adapter."""
+        stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_NAME)
+        matrices = get_peft_model_state_dict(self.model)
+        if _shapes(stored) != _shapes(matrices):
+            raise broken_checkpoint(f"the matrices in {WEIGHTS_NAME} are not those of this adapter")
+        for name, matrix in matrices.items():
+            matrix.copy_(stored[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called by the trainer before the first step: its own reader would take pickles."""
+        if checkpoint is not None and self._resumed is not None:
+            restore_optimizer(self._resumed.standing, load_file(Path(checkpoint) / OPTIMIZER_NAME), self.optimizer)
+            restore_schedule(self._resumed.standing, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called by the trainer once the rows that were trained on are skipped."""
+        if checkpoint is not None and self._resumed is not None:
+            restore_generators(self._resumed.standing, load_file(Path(checkpoint) / GENERATORS_NAME))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Called by the trainer before the first step: our own record keeps the gradient scaler."""
+        if self._resumed and self._resumed.record.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self._resumed.record.scaler)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Add the gradients of one effective batch; return its mean loss, a float32 scalar.
+
+        `inputs` are (batch, seq), the longest row first. Raises PipelineError ("diverged", "untrained").
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        tokens = supervised_tokens(inputs)
+        loss = torch.zeros((), device=self._device.torch_device)
+        for part in micro_batches(inputs, self._micro_rows):
+            share = loss_sum(model, part) / tokens
+            self.accelerator.backward(share)
+            loss += share.detach()
+        value = float(loss)
+        if not math.isfinite(value):
+            raise diverged(self._spec, f"the loss is {value} at step {self.state.global_step + 1}")
+        self._watch_gradients(model)
+        self.record.losses.append(value)
+        self.record.rates.append(self._spec.lr * self._schedule.share(self.state.global_step))
+        self.record.tokens += int(inputs["attention_mask"].sum())
+        return loss
+
+    def end_step(self) -> None:
+        """Say where the training stands, after a step, and let what follows each step do its work."""
+        step, total = self.state.global_step, self._schedule.total_steps
+        elapsed = self.record.train_s()
+        self._report(
+            Progress(
+                phase="train",
+                step=step,
+                total=total,
+                loss=self.record.losses[-1],
+                lr=self.record.rates[-1],
+                tokens_per_s=self.record.tokens / elapsed,
+                memory_bytes=self._device.peak_memory_bytes(),
+                eta_s=elapsed / step * (total - step),
+            )
+        )
+        self._after_step(self)
+
+    def _watch_gradients(self, model: Any) -> None:
+        """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
+
+        dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is.
+        """
+        if all(self._reached.values()):
+            return
+        parameters = dict(model.named_parameters())
+        for name, reached in self._reached.items():
+            gradient = parameters[name].grad
+            self._reached[name] = reached or (gradient is not None and bool(gradient.any()))
+        missed = [
+            name
+            for name, reached in self._reached.items()
+            if not reached and ("lora_A" not in name or bool(parameters[name.replace("lora_A", "lora_B")].any()))
+        ]
+        if missed:
+            raise PipelineError(
+                Reason.UNTRAINED,
+                f"No gradient reaches {len(missed)} of {len(self._reached)} adapter matrices (first: {missed[0]});"
+                " leave these modules out of the targets, or report this base and these library versions.",
+            )
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+class _StepEnd(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
+    """Ends each step once the optimiser has taken it."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Called by the trainer after each optimiser step."""
+        self._trainer.end_step()
+
+
+def optimizer_and_scheduler(parameters: Iterable[Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
+    """Return AdamW over the parameters, and the scheduler that sets its rate."""
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
+
+
+def training_arguments(
+    scratch: str, *, spec: TrainingSpec, device: Device, total_steps: int, checkpointing: bool
+) -> Any:
+    """Return the SFTConfig of a run: nothing is saved, logged, reported or sent by the trainer itself."""
+    arguments = SFTConfig(
+        output_dir=scratch,
+        per_device_train_batch_size=spec.effective_batch,
+        gradient_accumulation_steps=1,
+        max_steps=total_steps,
+        max_length=None,
+        learning_rate=spec.lr,
+        max_grad_norm=MAX_GRAD_NORM,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        # Without autocast the adapters are computed in float32; the base brings its own 16-bit weights. Only
+        # float16, whose gradients vanish below 6e-8, needs the scaler that comes with its flag.
+        bf16=False,
+        fp16=device.kind == "cuda" and device.compute_dtype == "float16",
+        use_cpu=device.kind == "cpu",
+        seed=spec.seed,
+        data_seed=spec.seed,
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    # Reading the device settles the count of GPUs, which the trainer would otherwise all wrap in DataParallel.
+    with contextlib.suppress(AttributeError):
+        assert arguments.device is not None
+        arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments
+
+
+def diverged(spec: TrainingSpec, what: str) -> PipelineError:
+    """Return the error of a training whose numbers are no longer finite, with what to try, in order."""
+    return PipelineError(
+        Reason.DIVERGED,
+        f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"
+        f" longer warm-up (warmup_ratio {spec.warmup_ratio:g} → {max(0.1, 2 * spec.warmup_ratio):g}), a smaller batch"
+        f" with more accumulation (batch_size {spec.batch_size} → {max(1, spec.batch_size // 2)}, grad_accum"
+        f" {spec.grad_accum} → {spec.grad_accum * 2}), a look at the data.",
+    )

@@ -59,7 +59,7 @@ class NamedBase(Model):
     weights_digest: Mapped[str] = mapped_column(String(64))
     architecture: Mapped[str] = mapped_column(String(200))
     config: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
-    #: {} where the registry has derived them, or nobody has said them.
+    #: {} where the registry has derived them from what this namespace sent, or nobody has said them.
     tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON, deferred=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     #: "claimed" by whoever registered it, "hashed" by a worker of the namespace, or "derived" by the registry.

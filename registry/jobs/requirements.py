@@ -33,8 +33,7 @@ def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: Na
     quantised = (
         request.spec.method == "qlora" if isinstance(request, TrainingRequest) else (request.spec.precision == "nf4")
     )
-    size_bytes = base.size_bytes if base.base.derived_at is None else base.base.size_bytes
-    weights = size_bytes * 0.3 if quantised else size_bytes
+    weights = base.size_bytes * 0.3 if quantised else base.size_bytes
     return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
 
 

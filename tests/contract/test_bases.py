@@ -38,6 +38,8 @@ from workers.settings import WorkerSettings
 
 #: Each base of the run has weights of its own.
 VALUES = itertools.count(1)
+#: Shapes that are not those of `write_base`'s weights.
+TWICE = {name: [2 * size for size in shape] for name, shape in TENSORS.items()}
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,53 @@ class TestFacts:
         assert own.config is not None
         assert {"_name_or_path", "transformers_version"} & own.config.keys() == set()
         assert own.config["model_type"] == json.loads((folder / "config.json").read_text())["model_type"]
+
+    @pytest.mark.parametrize("first", [False, True])
+    @pytest.mark.parametrize("said_by", [Role.WRITER, Role.WORKER])
+    def test_what_another_has_sent_says_nothing_of_one_s_own_claim(
+        self, ours: Tenant, theirs: Tenant, join: Any, tmp_path: Path, said_by: Role, first: bool
+    ) -> None:
+        folder, rows = ours.base(), tmp_path / "rows.jsonl"
+        rows.write_text('{"prompt": "a", "completion": "b"}\n')
+        claim = {
+            "manifest": None,
+            "tensors": TWICE,
+            "config": {"model_type": "x"},
+            "size_bytes": 2**32,
+            "location": None,
+        }
+        if first:
+            theirs.register(theirs.base(like=folder), upload=True)
+        speaker = ours if said_by == Role.WRITER else join(ours.space, said_by)
+        view = speaker.register(folder, **{**claim, "namespace": ours.space})
+        if not first:
+            theirs.register(theirs.base(like=folder), upload=True)
+        with pytest.raises(VerificationFailed, match="8×8, the base's weight is 16×16"):
+            ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base=view.fingerprint)
+        shown = ours.client.base(view.fingerprint)
+        assert (shown.size_bytes, shown.config) == (2**32, {"model_type": "x"})
+        job = ours.client.submit_training(f"{ours.space}/x", base=view.fingerprint, data=rows)
+        job.cancel()
+        assert (job.view.needs.memory_bytes or 0) > 2**30
+
+    def test_what_one_has_sent_oneself_says_more_than_one_s_claim(self, ours: Tenant, tmp_path: Path) -> None:
+        folder = ours.base()
+        write_safetensors(folder / "model.safetensors", TWICE, value=next(VALUES) / 1000)
+        ours.register(folder, manifest=None, tensors=TENSORS)
+        ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base=folder)
+        ours.register(folder, upload=True)
+        with pytest.raises(VerificationFailed, match="8×8, the base's weight is 16×16"):
+            ours.client.push(write_adapter(tmp_path / "b", value=0.3), f"{ours.space}/x", base=folder)
+
+    def test_a_base_is_as_large_as_the_files_that_one_has_sent_oneself(self, ours: Tenant, theirs: Tenant) -> None:
+        folder = ours.base()
+        larger = theirs.base(like=folder)
+        # A file that the fingerprint does not cover.
+        (larger / "generation_config.json").write_text('{"eos_token_id": 7}')
+        others = theirs.register(larger, upload=True)
+        own = ours.register(folder, upload=True)
+        assert own.fingerprint == others.fingerprint
+        assert ours.client.base(own.fingerprint).size_bytes == ours.scan(folder).manifest.size_bytes < others.size_bytes
 
     def test_of_weights_their_headers_alone_are_read_again(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = ours.base()

@@ -26,7 +26,6 @@ _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12
 WHOLE = (
     undefer(NamedBase.config),
     undefer(NamedBase.tensors),
-    defaultload(NamedBase.base).undefer(BaseModelRow.config),
     defaultload(NamedBase.base).undefer(BaseModelRow.tensors),
 )
 #: What a namespace says itself goes before what is published for all; of several with one id the last named is meant.
@@ -100,18 +99,11 @@ def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
 
 
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:
-    """Name to shape of each tensor of a base that was found whole: derived from bytes, or else as the namespace says."""
-    return row.base.tensors if row.base.derived_at is not None else row.tensors
+    """Name to shape of each tensor of a base that was found whole: what its namespace has sent says so, or else what it said.
 
-
-def is_shown_derived(row: NamedBase) -> bool:
-    """Whether a namespace is shown what was derived of a base: not one that merely claims to have it."""
-    return row.base.derived_at is not None and row.facts != "claimed"
-
-
-def config_of(row: NamedBase) -> dict[str, object]:
-    """The config of a base that was found whole, as its namespace may know it."""
-    return row.base.config if is_shown_derived(row) else row.config
+    What others have sent under the same fingerprint says nothing to it.
+    """
+    return row.base.tensors if row.facts == "derived" else row.tensors
 
 
 class KnownBase(NamedTuple):
@@ -132,7 +124,6 @@ _STAMP = (
         NamedBase.edition,
         BaseModelRow.pk,
         BaseModelRow.fingerprint,
-        BaseModelRow.derived_at,
     )
     .join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
     .where(
@@ -162,7 +153,7 @@ class KnownBases:
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
             known = KnownBase(row.base_pk, brief_base(row), tensors_of(row))
-            stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint, row.base.derived_at)
+            stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
             # The one named last stands at the end.
             self._known[stamp] = known

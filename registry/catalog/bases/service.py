@@ -19,7 +19,7 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import WHOLE, config_of, find_base, find_visible, is_digits, is_shown_derived
+from registry.catalog.bases.finding import WHOLE, find_base, find_visible, is_digits
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.database import Database, insert_if_new, utc_now
 from registry.db.paging import Paged, page_of
@@ -96,7 +96,7 @@ class Bases:
         )
         with self._db.read() as session:
             row = session.scalars(query.options(*WHOLE).limit(1)).first()
-            return None if row is None else Derived(row.base.config, row.base.tensors, manifest.size_bytes)
+            return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
         """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
@@ -286,9 +286,8 @@ def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None
     known = bool(row.edition or row.config or row.tensors)
     if known and _CERTAINTY.index(certainty) <= _CERTAINTY.index(row.facts):
         return
-    row.config, row.size_bytes, row.facts = base.config, base.size_bytes, certainty
-    # Derived shapes need not be kept a second time.
-    row.tensors = {} if row.base.derived_at is not None else base.tensors
+    # Also where another namespace has sent the bytes, which is nothing that this one is told.
+    row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty
     row.architecture = base.architecture
     row.edition += 1
 
@@ -390,8 +389,8 @@ def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = Non
         location=row.location,
         uploaded=row.manifest_digest is not None,
         facts=row.facts,
-        size_bytes=row.base.size_bytes if is_shown_derived(row) else row.size_bytes,
+        size_bytes=row.size_bytes,
         created_at=row.created_at,
-        config=table(config_of(row)) if whole else None,
+        config=table(row.config) if whole else None,
         replaces=replaces,
     )

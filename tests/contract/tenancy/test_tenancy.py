@@ -97,6 +97,16 @@ SEEN = {
     "another's place for one's base": _attacked(_their_base("elsewhere")),
     "another's place for one's base, first": _attacked(_their_base("elsewhere"), before=True),
     "another's shapes for one's base": _attacked(_their_base("other shapes"), before=True),
+    "another's files for what one says of a base": [
+        step(ATTACKER, "base_add", base=2, id="id:house", how="uploaded", by="ci"),
+        step(VICTIM, "base_add", base=2, id="id:mistral", how="other shapes", by="ci"),
+        step(VICTIM, "push", payload=3, adapter="mine/a", base="id:mistral"),
+    ],
+    "another's files for what one's worker says of a base": [
+        step(VICTIM, "base_add", base=2, id="id:mistral", how="other shapes", by="gpu"),
+        step(ATTACKER, "base_add", base=2, id="id:house", how="uploaded", by="ci"),
+        step(VICTIM, "push", payload=3, adapter="mine/a", base="id:mistral"),
+    ],
     "another base under the id of one's own": [
         _OPENING[0],
         _their_base("uploaded", base=1),

@@ -209,12 +209,14 @@ def draw(seed: int) -> list[Step]:
     for _ in range(_ATTACKER_STEPS):
         if random.random() < _AIMED:
             aim = random.choice(aims)
-            place = history.index(aim) + random.randint(-2, 4)
             chosen = random.choice(_attacks(aim, random))
+            # What takes several steps is made ready for what the victim does next.
+            place = history.index(aim) + random.randint(-2, 4 if len(chosen) == 1 else 0)
         else:
-            (chosen,) = _some(random, ATTACKER, 1, theirs=0.5)
+            chosen = _some(random, ATTACKER, 1, theirs=0.5)
             place = random.randrange(len(history))
-        history.insert(max(0, place), chosen)
+        place = max(0, place)
+        history[place:place] = chosen
     for _ in range(_ADMIN_STEPS):
         chosen = random.choice(
             [step(ADMIN, "work"), step(ADMIN, "gc"), step(ADMIN, "publish_base", base=random.randrange(BASES))]
@@ -250,13 +252,14 @@ def _some(random: Random, who: str, count: int, *, theirs: float) -> list[Step]:
     return [step(who, name, **_VERBS[name][1](drawn)) for name in names]
 
 
-def _attacks(aim: Step, random: Random) -> list[Step]:
+def _attacks(aim: Step, random: Random) -> list[list[Step]]:
     """What somebody does who wants to be in the way of a step: the same names, and what the victim is about to use."""
-    args, found = dict(aim.args), []
+    args = dict(aim.args)
+    found: list[list[Step]] = []
     drawn = _Drawn(random, theirs=0.3)
 
     def attack(what: str, **said: Any) -> None:
-        found.append(step(ATTACKER, what, **said))
+        found.append([step(ATTACKER, what, **said)])
 
     data = args.get("data")
     if isinstance(data, int) or (isinstance(data, str) and data.startswith(("digest:", "file:"))):
@@ -275,7 +278,7 @@ def _attacks(aim: Step, random: Random) -> list[Step]:
     if isinstance(base, str) and base.startswith("id:"):
         attack("base_add", base=random.randrange(BASES), id=base, how=random.choice(HONEST), by="ci")
     if args.get("key") is not None and aim.what in ("train", "evaluate"):
-        attack("train", **{**_training(drawn), "key": args["key"]})
+        found.append(_key_taken(args["key"], random))
     if aim.what in ("train", "evaluate", "merge", "job_retry"):
         job = f"theirs:{random.randrange(3)}"
         attack("job_cancel", job=job)
@@ -293,6 +296,17 @@ def _attacks(aim: Step, random: Random) -> list[Step]:
         attack("push", payload=args["payload"], adapter="mine/a", base=args["base"])
         attack("manifest_files", payload=args["payload"])
     return found
+
+
+def _key_taken(key: str, random: Random) -> list[Step]:
+    """A job with this key. It needs nothing that isn't there, since a key is only taken by a job that is accepted."""
+    base, data = random.randrange(BASES), random.randrange(DATASETS)
+    named = f"id:{random.choice(BASE_IDS)}"
+    asked = {"adapter": "mine/a", "base": f"fingerprint:{base}", "data": f"file:{data}", "seed": 1}
+    return [
+        step(ATTACKER, "base_add", base=base, id=named, how="uploaded", by="ci"),
+        step(ATTACKER, "train", **asked, key=key, resume=None),
+    ]
 
 
 def closing(jobs: int) -> list[Step]:

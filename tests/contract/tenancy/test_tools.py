@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.tenancy.history import ATTACKER, VICTIM, Step, draw
 from contract.tenancy.shrinking import shrink
 from contract.tenancy.transcript import Transcript, differences
 
@@ -72,3 +73,22 @@ def test_a_graph_is_the_same_in_whatever_order_it_is_told_and_a_list_is_not() ->
     assert list(differences(said("nodes", *jobs), said("nodes", *reversed(jobs)))) == []
     assert len(list(differences(said("nodes", *jobs), said("nodes", jobs[0])))) == 1
     assert len(list(differences(said("items", *jobs), said("items", *reversed(jobs))))) == 1
+
+
+def _meets_a_taken_key(history: list[Step]) -> bool:
+    taken: set[str] = set()
+    for number, step in enumerate(history):
+        args = dict(step.args)
+        key = args.get("key")
+        if step.what not in ("train", "evaluate") or key is None:
+            continue
+        if step.who == VICTIM and key in taken:
+            return True
+        if step.who == ATTACKER and history[number - 1].what == "base_add" and str(args["data"]).startswith("file:"):
+            taken.add(key)
+    return False
+
+
+def test_many_histories_have_another_s_job_under_a_key_before_one_s_own() -> None:
+    # Nothing else shows whose a job's key is, and the attacker's job must be one that a registry accepts.
+    assert sum(_meets_a_taken_key(draw(seed)) for seed in range(500)) > 20

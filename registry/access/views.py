@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import Path
 
+from registry.access.tokens import Tokens
 from registry.errors import Invalid
-from registry.http.routes import Admin, Given, Reader, room
+from registry.http.routes import Admin, Reader, room, service
 from registry.principal import Role
 from sdk.schemas.people import (
     GrantView,
@@ -21,6 +22,8 @@ from sdk.schemas.people import (
 
 router = room("", "people")
 
+TokensDep = Annotated[Tokens, service(Tokens)]
+
 
 @router.get("/whoami")
 def whoami(who: Reader) -> Whoami:
@@ -33,12 +36,12 @@ def whoami(who: Reader) -> Whoami:
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: TokenReplacement, services: Given, who: Admin) -> NewToken:
+def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewToken:
     """Make a token; its secret is shown in this answer and never again."""
     grants = {grant.namespace: Role(grant.role) for grant in body.grants}
     if len(grants) != len(body.grants):
         raise Invalid("a namespace is named twice; a token has one role in each", param="grants")
-    return services.tokens.create(
+    return tokens.create(
         name=body.name,
         grants=grants,
         days=body.days,
@@ -49,18 +52,18 @@ def create_token(body: TokenReplacement, services: Given, who: Admin) -> NewToke
 
 
 @router.get("/tokens")
-def list_tokens(services: Given, who: Admin) -> list[TokenView]:
+def list_tokens(tokens: TokensDep, who: Admin) -> list[TokenView]:
     """The tokens that the caller administers, the newest first."""
-    return services.tokens.list(who=who)
+    return tokens.list(who=who)
 
 
 @router.post("/tokens/revoke")
-def revoke_namespace(body: NamespaceRevocation, services: Given, who: Admin) -> RevocationView:
+def revoke_namespace(body: NamespaceRevocation, tokens: TokensDep, who: Admin) -> RevocationView:
     """Take from every token the role that it has in a namespace; those that have none beside it are revoked."""
-    return services.tokens.revoke_namespace(body.namespace, who=who)
+    return tokens.revoke_namespace(body.namespace, who=who)
 
 
 @router.post("/tokens/{token_id}/revoke")
-def revoke_token(token_id: Annotated[str, Path(max_length=64)], services: Given, who: Admin) -> TokenView:
+def revoke_token(token_id: Annotated[str, Path(max_length=64)], tokens: TokensDep, who: Admin) -> TokenView:
     """Make a token worthless, within a second on every server process."""
-    return services.tokens.revoke(token_id, who=who)
+    return tokens.revoke(token_id, who=who)

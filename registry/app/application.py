@@ -35,7 +35,7 @@ from registry.evaluations import views as evaluations
 from registry.http.idempotency.middleware import AnswerOnce
 from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import StrictBodies
-from registry.http.routes import VERSION, SayVersion, install_error_handlers
+from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
 from registry.jobs import event_stream, worker_views
 from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
@@ -101,6 +101,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     )
     openapi.describe(app)
     app.state.services = services
+    provide(app, services.by_class())
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
     app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)

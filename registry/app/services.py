@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from registry.access.audit.service import Audit
@@ -50,7 +51,7 @@ from registry.usage.limits import Limits, limit_by_default
 
 @dataclass(frozen=True)
 class Services:
-    """What the views call."""
+    """What the views call, each asking for one by its class."""
 
     settings: Settings
     db: Database
@@ -81,6 +82,11 @@ class Services:
     removal: Removal
     expiry: Expiry
     signatures: Signatures
+
+    def by_class(self) -> dict[type[Any], Any]:
+        """Each service under its class, as views ask for it."""
+        services = [getattr(self, field.name) for field in fields(self)]
+        return {type(service): service for service in services}
 
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:

@@ -6,10 +6,15 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from registry.http.routes import Given, Reader, Sender, room
+from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import Uploads
+from registry.http.routes import Reader, Sender, room, service
 from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
 
 router = room("", "artifacts")
+
+UploadsDep = Annotated[Uploads, service(Uploads)]
+ArtifactsDep = Annotated[Artifacts, service(Artifacts)]
 
 #: No part of the body, so that a server of the release before passes it over.
 Payer = Annotated[
@@ -27,20 +32,20 @@ Payer = Annotated[
 
 
 @router.post("/uploads", status_code=201)
-def begin_upload(body: UploadRequest, services: Given, who: Sender, namespace: Payer = None) -> UploadView:
+def begin_upload(body: UploadRequest, uploads: UploadsDep, who: Sender, namespace: Payer = None) -> UploadView:
     """Open an upload session, with room reserved for it; blobs that the caller may read already need not be sent."""
-    return services.uploads.begin(blobs=body.blobs, who=who, namespace=namespace)
+    return uploads.begin(blobs=body.blobs, who=who, namespace=namespace)
 
 
 @router.post("/uploads/{upload}/parts")
 def ask_parts(
-    upload: Annotated[str, Path(max_length=64)], body: PartsRequest, services: Given, who: Sender
+    upload: Annotated[str, Path(max_length=64)], body: PartsRequest, uploads: UploadsDep, who: Sender
 ) -> list[Transfer]:
     """Say where parts of a large blob are sent to; the URLs live for minutes."""
-    return services.uploads.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
+    return uploads.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
 
 
 @router.get("/manifests/{digest}/files")
-def locate_files(digest: Annotated[str, Path(max_length=64)], services: Given, who: Reader) -> list[Transfer]:
+def locate_files(digest: Annotated[str, Path(max_length=64)], artifacts: ArtifactsDep, who: Reader) -> list[Transfer]:
     """Say where each file of a manifest is fetched from; the URLs live for minutes."""
-    return services.artifacts.download(digest, who=who)
+    return artifacts.download(digest, who=who)

@@ -6,7 +6,12 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http.routes import Admin, Cursor, Given, Limit, Reader, Sender, Writer, apart, room, written
+from registry.catalog.aliases.service import Aliases
+from registry.catalog.bases.service import Bases
+from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.service import Catalog
+from registry.catalog.versions.version_states import Moves
+from registry.http.routes import Admin, Cursor, Limit, Reader, Sender, Writer, apart, room, service, written
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -32,58 +37,66 @@ from sdk.schemas.pages import Page
 
 router = room("", "catalog")
 
+BasesDep = Annotated[Bases, service(Bases)]
+CatalogDep = Annotated[Catalog, service(Catalog)]
+PublisherDep = Annotated[Publisher, service(Publisher)]
+MovesDep = Annotated[Moves, service(Moves)]
+AliasesDep = Annotated[Aliases, service(Aliases)]
+
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
 @router.post("/bases", status_code=201)
-async def register_base(body: BaseRegistration, services: Given, who: Sender) -> BaseView:
+async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""
-    return await apart(services.bases.register, long=True, base=body, who=who)
+    return await apart(bases.register, long=True, base=body, who=who)
 
 
 @router.get("/bases")
-def list_bases(services: Given, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
+def list_bases(bases: BasesDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
     """The bases that the caller may use, the newest first."""
-    return services.bases.list(cursor=cursor, limit=limit, who=who)
+    return bases.list(cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/base")
 def get_base(
     name: Annotated[str, Query(max_length=300)],
-    services: Given,
+    bases: BasesDep,
     who: Reader,
     namespace: Annotated[
         str | None, Query(max_length=64, description="Whose base is meant; left out: any that the token may see.")
     ] = None,
 ) -> BaseView:
     """One base, by id or fingerprint, with its config."""
-    return services.bases.get(name, namespace=namespace, who=who)
+    return bases.get(name, namespace=namespace, who=who)
 
 
 @router.post("/base/remove", status_code=204)
-def remove_base(body: BaseSelector, services: Given, who: Admin) -> Response:
+def remove_base(body: BaseSelector, bases: BasesDep, who: Admin) -> Response:
     """Take a base away from a namespace; its versions stay."""
-    services.bases.remove(name=body, who=who)
+    bases.remove(name=body, who=who)
     return Response(status_code=204)
 
 
 @router.post("/base/fix")
-def fix_base(body: BaseFix, services: Given, who: Admin) -> BaseView:
+def fix_base(body: BaseFix, bases: BasesDep, who: Admin) -> BaseView:
     """Correct what a namespace calls a base and where it lies, or let its files be sent anew."""
-    return services.bases.fix(fix=body, who=who)
+    return bases.fix(fix=body, who=who)
 
 
 @router.get("/resolve")
 def resolve_ref(
-    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])], services: Given, who: Reader
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    catalog: CatalogDep,
+    who: Reader,
 ) -> VersionView:
     """The version that a ref names now, with its lineage and manifest."""
-    return services.catalog.resolve(ref, who=who)
+    return catalog.resolve(ref, who=who)
 
 
 @router.get("/adapters")
 def list_adapters(
-    services: Given,
+    catalog: CatalogDep,
     who: Reader,
     namespace: Annotated[str | None, Query(max_length=64, description='"-" for names without one.')] = None,
     prefix: Annotated[str, Query(max_length=129)] = "",
@@ -91,110 +104,110 @@ def list_adapters(
     limit: Limit = 100,
 ) -> Page[AdapterView]:
     """Adapters with a ready version, by name."""
-    return services.catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
+    return catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
 
 
 @router.post("/versions", status_code=201, response_model=Published)
-async def publish_version(body: Publication, services: Given, who: Writer) -> Response:
+async def publish_version(body: Publication, publisher: PublisherDep, who: Writer) -> Response:
     """Make uploaded files a version; the same manifest again gives the existing one."""
-    return written(await apart(services.publisher.publish, publication=body, who=who), 201)
+    return written(await apart(publisher.publish, publication=body, who=who), 201)
 
 
 @router.get("/versions")
 def list_versions(
     adapter: Adapter,
-    services: Given,
+    catalog: CatalogDep,
     who: Reader,
     archived: Annotated[bool, Query(description="With archived ones.")] = False,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[VersionView]:
     """The ready versions of an adapter, the newest first."""
-    return services.catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+    return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
 
 
 @router.patch("/version")
-def annotate_version(body: Annotation, services: Given, who: Writer) -> VersionView:
+def annotate_version(body: Annotation, moves: MovesDep, who: Writer) -> VersionView:
     """Write a description, tags or a note to a version."""
-    return services.moves.annotate(annotation=body, who=who)
+    return moves.annotate(annotation=body, who=who)
 
 
 @router.post("/version/archive")
-def archive_version(body: VersionMove, services: Given, who: Writer) -> VersionView:
+def archive_version(body: VersionMove, moves: MovesDep, who: Writer) -> VersionView:
     """Hide a version from lists and `latest`; its number still finds it."""
-    return services.moves.archive(move=body, who=who)
+    return moves.archive(move=body, who=who)
 
 
 @router.post("/version/restore")
-def restore_version(body: VersionMove, services: Given, who: Writer) -> VersionView:
+def restore_version(body: VersionMove, moves: MovesDep, who: Writer) -> VersionView:
     """Bring an archived version back."""
-    return services.moves.restore(move=body, who=who)
+    return moves.restore(move=body, who=who)
 
 
 @router.post("/version/delete")
-def delete_version(body: VersionMove, services: Given, who: Admin) -> VersionView:
+def delete_version(body: VersionMove, moves: MovesDep, who: Admin) -> VersionView:
     """Take a version away for good; its number stays taken."""
-    return services.moves.delete(move=body, who=who)
+    return moves.delete(move=body, who=who)
 
 
 @router.post("/version/release")
-def release_version(body: VersionMove, services: Given, who: Admin) -> VersionView:
+def release_version(body: VersionMove, moves: MovesDep, who: Admin) -> VersionView:
     """Let a quarantined version be one, with the next number."""
-    return services.moves.release(move=body, who=who)
+    return moves.release(move=body, who=who)
 
 
 @router.put("/aliases")
-def move_alias(body: AliasMove, services: Given, who: Writer) -> AliasView:
+def move_alias(body: AliasMove, aliases: AliasesDep, who: Writer) -> AliasView:
     """Point an alias at a version by compare-and-set."""
-    return services.aliases.move(move=body, who=who)
+    return aliases.move(move=body, who=who)
 
 
 @router.get("/aliases")
-def list_aliases(adapter: Adapter, services: Given, who: Reader) -> list[AliasView]:
+def list_aliases(adapter: Adapter, aliases: AliasesDep, who: Reader) -> list[AliasView]:
     """The aliases of an adapter."""
-    return services.aliases.list(adapter=adapter, who=who)
+    return aliases.list(adapter=adapter, who=who)
 
 
 @router.post("/aliases/rollback")
-def rollback_alias(body: AliasRollback, services: Given, who: Writer) -> AliasView:
+def rollback_alias(body: AliasRollback, aliases: AliasesDep, who: Writer) -> AliasView:
     """Let an alias name again what it named before its last move."""
-    return services.aliases.rollback(rollback=body, who=who)
+    return aliases.rollback(rollback=body, who=who)
 
 
 @router.post("/aliases/remove", status_code=204)
-def remove_alias(body: AliasRemoval, services: Given, who: Writer) -> Response:
+def remove_alias(body: AliasRemoval, aliases: AliasesDep, who: Writer) -> Response:
     """Take an alias away; its history stays."""
-    services.aliases.remove(removal=body, who=who)
+    aliases.remove(removal=body, who=who)
     return Response(status_code=204)
 
 
 @router.get("/aliases/history")
 def list_alias_moves(
     adapter: Adapter,
-    services: Given,
+    aliases: AliasesDep,
     who: Reader,
     alias: Annotated[str | None, Query(max_length=64)] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[AliasMoveView]:
     """The moves of an adapter's aliases, the newest first."""
-    return services.aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
+    return aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/aliases/protected")
-def list_protected(services: Given, who: Reader) -> list[ProtectionView]:
+def list_protected(aliases: AliasesDep, who: Reader) -> list[ProtectionView]:
     """The aliases that only promoters move."""
-    return services.aliases.protections(who=who)
+    return aliases.protections(who=who)
 
 
 @router.post("/aliases/protect")
-def protect_alias(body: Protection, services: Given, who: Admin) -> ProtectionView:
+def protect_alias(body: Protection, aliases: AliasesDep, who: Admin) -> ProtectionView:
     """Let only promoters move an alias."""
-    return services.aliases.protect(scope=body.scope, alias=body.alias, who=who)
+    return aliases.protect(scope=body.scope, alias=body.alias, who=who)
 
 
 @router.post("/aliases/unprotect", status_code=204)
-def unprotect_alias(body: Protection, services: Given, who: Admin) -> Response:
+def unprotect_alias(body: Protection, aliases: AliasesDep, who: Admin) -> Response:
     """Let every writer move an alias again."""
-    services.aliases.unprotect(scope=body.scope, alias=body.alias, who=who)
+    aliases.unprotect(scope=body.scope, alias=body.alias, who=who)
     return Response(status_code=204)

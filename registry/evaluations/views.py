@@ -6,16 +6,19 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http.routes import Cursor, Given, Limit, Reader, room
+from registry.evaluations.service import Evaluations
+from registry.http.routes import Cursor, Limit, Reader, room, service
 from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
 
 router = room("/evaluations", "evaluations")
 
+EvaluationsDep = Annotated[Evaluations, service(Evaluations)]
+
 
 @router.get("")
 def list_evaluations(
-    services: Given,
+    evaluations: EvaluationsDep,
     who: Reader,
     digest: Annotated[str | None, Query(max_length=64)] = None,
     job: Annotated[str | None, Query(max_length=64)] = None,
@@ -24,4 +27,4 @@ def list_evaluations(
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint."""
-    return services.evaluations.list(digest=digest, job=job, base=base, cursor=cursor, limit=limit, who=who)
+    return evaluations.list(digest=digest, job=job, base=base, cursor=cursor, limit=limit, who=who)

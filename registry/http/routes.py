@@ -1,10 +1,10 @@
-"""What every view shares: who is asking, the services, and how errors leave."""
+"""What every view shares: who is asking, the service it calls, and how errors leave."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -21,7 +21,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.app.services import Services
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
 from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import PARSED, Parsed, sized
@@ -60,13 +59,23 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def services_of(request: Request) -> Services:
-    """The services of this app; not in a thread, which would cost more than it does."""
-    services: Services = request.app.state.services
-    return services
+T = TypeVar("T")
 
 
-Given = Annotated[Services, Depends(services_of)]
+def provide(app: FastAPI, services: Mapping[type[Any], Any]) -> None:
+    """Let the views of `app` ask for each of these services by its class."""
+    app.state.by_class = services
+
+
+def service(kind: type[T]) -> Any:
+    """The dependency that gives a view this application's service of a class: `Annotated[Jobs, service(Jobs)]`."""
+
+    # Not in a thread, which would cost more than this does.
+    async def find(request: Request) -> T:
+        found: T = request.app.state.by_class[kind]
+        return found
+
+    return Depends(find)
 
 
 def _allowed(action: str) -> Any:
@@ -89,8 +98,6 @@ Admin = Annotated[Principal, _allowed("admin")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; left out for the first.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page.")]
 
-
-T = TypeVar("T")
 
 #: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
 READING_AT_ONCE = 4

@@ -14,18 +14,26 @@ from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from registry.app.services import Services
+from registry.access.tokens import Tokens
+from registry.db.database import Database
 from registry.errors import RegistryError
 from registry.http.plain_text import errors_in_json
-from registry.http.routes import Given, Reader, room
+from registry.http.routes import Reader, room, service
 from registry.jobs import events
 from registry.jobs.event_feed import tail_of
+from registry.jobs.service import Jobs
+from registry.jobs.watch_limits import Watchers
 from registry.principal import Principal
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobState
 from sdk.schemas.wire import Wire
 
 router = room("/jobs", "jobs")
+
+DatabaseDep = Annotated[Database, service(Database)]
+TokensDep = Annotated[Tokens, service(Tokens)]
+JobsDep = Annotated[Jobs, service(Jobs)]
+WatchersDep = Annotated[Watchers, service(Watchers)]
 
 JobId = Annotated[str, Path(max_length=64)]
 After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event that is known; 0 for none.")]
@@ -77,7 +85,9 @@ class EventStream(StreamingResponse):
 async def read_job_events(
     request: Request,
     job_id: JobId,
-    services: Given,
+    db: DatabaseDep,
+    jobs: JobsDep,
+    watchers: WatchersDep,
     who: Reader,
     after: After = 0,
     wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
@@ -87,18 +97,18 @@ async def read_job_events(
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
     # Who does not wait is counted by no one.
-    counted = services.watchers.entered(who) if wait_s else nullcontext()
-    with counted, tail_of(services.db).watch(job_id) as bell:
+    counted = watchers.entered(who) if wait_s else nullcontext()
+    with counted, tail_of(db).watch(job_id) as bell:
         while True:
             bell.silence()
             found, state = await run_in_threadpool(
-                events.read, services.db, job_id=job_id, after=after, limit=limit, last=last, who=who
+                events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who
             )
             if found or state.is_final:
                 return found
             left = deadline - time.monotonic()
             if left <= 0 or await request.is_disconnected():
-                await run_in_threadpool(services.jobs.revive)
+                await run_in_threadpool(jobs.revive)
                 return []
             await bell.wait(left)
 
@@ -117,7 +127,10 @@ async def read_job_events(
 async def stream_job_events(
     request: Request,
     job_id: JobId,
-    services: Given,
+    db: DatabaseDep,
+    tokens: TokensDep,
+    jobs: JobsDep,
+    watchers: WatchersDep,
     who: Reader,
     after: After = 0,
     last_event_id: Annotated[
@@ -141,12 +154,13 @@ async def stream_job_events(
     """
     _, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     after = after if last_event_id is None else last_event_id
-    reader = _Reader(services, job_id, who, secret if services.settings.auth == "token" else None, after)
+    # Who has no token, as in an embedded registry, holds nothing that could become worthless.
+    reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
     # What is refused is so before the stream begins.
-    await run_in_threadpool(events.read, services.db, job_id=job_id, after=after, limit=1, who=who)
+    await run_in_threadpool(events.read, db, job_id=job_id, after=after, limit=1, who=who)
     deadline = None if for_s is None else time.monotonic() + for_s
     stream = EventStream(_stream(reader, deadline), headers=_HEADERS)
-    stream.leave = services.watchers.enter(who)
+    stream.leave = watchers.enter(who)
     return stream
 
 
@@ -154,7 +168,9 @@ async def stream_job_events(
 class _Reader:
     """Who reads which job's events, and how far."""
 
-    services: Services
+    db: Database
+    tokens: Tokens
+    jobs: Jobs
     job_id: str
     who: Principal
     #: None where nobody has a token.
@@ -164,20 +180,20 @@ class _Reader:
     def read(self, *, trusted: bool) -> tuple[list[Event], JobState]:
         """The next events, and the job's state. Raises Unauthenticated, NotFound, Unavailable."""
         if not trusted and self.secret is not None:
-            self.who = self.services.tokens.check(self.secret)
-        found, state = events.read(self.services.db, job_id=self.job_id, after=self.after, limit=_AT_ONCE, who=self.who)
+            self.who = self.tokens.check(self.secret)
+        found, state = events.read(self.db, job_id=self.job_id, after=self.after, limit=_AT_ONCE, who=self.who)
         self.after = found[-1].seq if found else self.after
         return found, state
 
     def end(self) -> Wire:
         """The job as it ended."""
-        return self.services.jobs.get(self.job_id, who=self.who)
+        return self.jobs.get(self.job_id, who=self.who)
 
 
 async def _stream(reader: _Reader, deadline: float | None) -> AsyncIterator[str]:
     checked = spoke = time.monotonic()
     yield f"retry: {_RETRY_MS}\n\n"
-    with tail_of(reader.services.db).watch(reader.job_id) as bell:
+    with tail_of(reader.db).watch(reader.job_id) as bell:
         while True:
             bell.silence()
             now = time.monotonic()

@@ -6,7 +6,10 @@ from typing import Annotated
 
 from fastapi import Header, Path, Response
 
-from registry.http.routes import Cursor, Given, Limit, Reader, WorkerToken, Writer, apart, room
+from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, apart, room, service
+from registry.jobs.checkpoints import Checkpoints
+from registry.jobs.claims import Claims
+from registry.jobs.service import Jobs
 from sdk.schemas.catalog import Published
 from sdk.schemas.jobs import (
     AttemptView,
@@ -31,6 +34,10 @@ from sdk.schemas.work import (
 
 router = room("/jobs", "jobs")
 
+JobsDep = Annotated[Jobs, service(Jobs)]
+CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
+ClaimsDep = Annotated[Claims, service(Claims)]
+
 JobId = Annotated[str, Path(max_length=64)]
 Step = Annotated[int, Path(ge=1, le=10_000_000)]
 
@@ -38,17 +45,17 @@ Step = Annotated[int, Path(ge=1, le=10_000_000)]
 @router.post("", status_code=201)
 def submit_job(
     body: JobSubmission,
-    services: Given,
+    jobs: JobsDep,
     who: Writer,
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
-    return services.jobs.submit(submission=body, who=who, idempotency_key=idempotency_key)
+    return jobs.submit(submission=body, who=who, idempotency_key=idempotency_key)
 
 
 @router.get("")
 def list_jobs(
-    services: Given,
+    jobs: JobsDep,
     who: Reader,
     state: JobState | None = None,
     queue: QueueName | None = None,
@@ -57,84 +64,86 @@ def list_jobs(
 ) -> Page[JobView]:
     """The jobs that the caller may see, the newest first."""
     wanted = None if state is None else state.value
-    return services.jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
+    return jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/{job_id}")
-def get_job(job_id: JobId, services: Given, who: Reader) -> JobView:
+def get_job(job_id: JobId, jobs: JobsDep, who: Reader) -> JobView:
     """One job."""
-    return services.jobs.get(job_id, who=who)
+    return jobs.get(job_id, who=who)
 
 
 @router.post("/{job_id}/cancel")
-def cancel_job(job_id: JobId, services: Given, who: Writer) -> JobView:
+def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
     """Cancel a job that waits or runs; one that was cancelled stays as it is."""
-    return services.jobs.cancel(job_id, who=who)
+    return jobs.cancel(job_id, who=who)
 
 
 @router.post("/{job_id}/retry", status_code=201)
-def retry_job(job_id: JobId, services: Given, who: Writer) -> JobView:
+def retry_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
     """Submit a failed or cancelled job once more; a training goes on from its last checkpoint."""
-    return services.jobs.retry(job_id, who=who)
+    return jobs.retry(job_id, who=who)
 
 
 @router.get("/{job_id}/attempts")
-def list_attempts(job_id: JobId, services: Given, who: Reader) -> list[AttemptView]:
+def list_attempts(job_id: JobId, jobs: JobsDep, who: Reader) -> list[AttemptView]:
     """The attempts at a job, the first one first."""
-    return services.jobs.attempts(job_id, who=who)
+    return jobs.attempts(job_id, who=who)
 
 
 @router.get("/{job_id}/checkpoints")
-def list_checkpoints(job_id: JobId, services: Given, who: Reader) -> list[CheckpointView]:
+def list_checkpoints(job_id: JobId, checkpoints: CheckpointsDep, who: Reader) -> list[CheckpointView]:
     """The checkpoints of a training, the newest first."""
-    return services.checkpoints.list(job_id, who=who)
+    return checkpoints.list(job_id, who=who)
 
 
 @router.post("/{job_id}/checkpoints/{step}/publish", status_code=201)
 async def publish_checkpoint(
-    job_id: JobId, step: Step, body: CheckpointPublication, services: Given, who: Writer
+    job_id: JobId, step: Step, body: CheckpointPublication, checkpoints: CheckpointsDep, who: Writer
 ) -> Published:
     """Make the adapter of a checkpoint a version, with the job and the step in its lineage."""
-    return await apart(services.checkpoints.publish, job_id=job_id, step=step, publication=body, who=who)
+    return await apart(checkpoints.publish, job_id=job_id, step=step, publication=body, who=who)
 
 
 @router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
 def claim_job(
     body: ClaimRequest,
-    services: Given,
+    claims: ClaimsDep,
     who: WorkerToken,
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Assignment | Response:
     """Ask for work; the registry chooses. With the same `Idempotency-Key`, the same job for as long as it is held."""
-    assignment = services.claims.claim(claim=body, who=who, key=idempotency_key)
+    assignment = claims.claim(claim=body, who=who, key=idempotency_key)
     return Response(status_code=204) if assignment is None else assignment
 
 
 @router.post("/{job_id}/heartbeat")
-def hold_job(job_id: JobId, body: Heartbeat, services: Given, who: WorkerToken) -> HeartbeatReply:
+def hold_job(job_id: JobId, body: Heartbeat, claims: ClaimsDep, who: WorkerToken) -> HeartbeatReply:
     """Hold on to a job, and report."""
-    return services.claims.heartbeat(job_id=job_id, beat=body, who=who)
+    return claims.heartbeat(job_id=job_id, beat=body, who=who)
 
 
 @router.post("/{job_id}/checkpoints")
-async def record_checkpoint(job_id: JobId, body: CheckpointRecord, services: Given, who: WorkerToken) -> CheckpointView:
+async def record_checkpoint(
+    job_id: JobId, body: CheckpointRecord, checkpoints: CheckpointsDep, who: WorkerToken
+) -> CheckpointView:
     """Keep a checkpoint that an attempt has stored."""
-    return await apart(services.checkpoints.record, job_id=job_id, record=body, who=who)
+    return await apart(checkpoints.record, job_id=job_id, record=body, who=who)
 
 
 @router.post("/{job_id}/release")
-def release_job(job_id: JobId, body: Release, services: Given, who: WorkerToken) -> JobView:
+def release_job(job_id: JobId, body: Release, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Give a job back that a worker, which shuts down, can't finish."""
-    return services.claims.release(job_id=job_id, release=body, who=who)
+    return claims.release(job_id=job_id, release=body, who=who)
 
 
 @router.post("/{job_id}/complete")
-async def complete_job(job_id: JobId, body: Completion, services: Given, who: WorkerToken) -> JobView:
+async def complete_job(job_id: JobId, body: Completion, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Hand in a result."""
-    return await apart(services.claims.complete, job_id=job_id, completion=body, who=who)
+    return await apart(claims.complete, job_id=job_id, completion=body, who=who)
 
 
 @router.post("/{job_id}/fail")
-def fail_job(job_id: JobId, body: Failure, services: Given, who: WorkerToken) -> JobView:
+def fail_job(job_id: JobId, body: Failure, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Report a failure."""
-    return services.claims.fail(job_id=job_id, failure=body, who=who)
+    return claims.fail(job_id=job_id, failure=body, who=who)

@@ -6,10 +6,13 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http.routes import Given, Reader, room
+from registry.http.routes import Reader, room, service
+from registry.lineage.service import Lineages
 from sdk.schemas.lineage import Direction, Lineage
 
 router = room("/lineage", "lineage")
+
+LineagesDep = Annotated[Lineages, service(Lineages)]
 
 
 @router.get("")
@@ -22,10 +25,10 @@ def trace_lineage(
             examples=["team/code-review@v3"],
         ),
     ],
-    services: Given,
+    lineages: LineagesDep,
     who: Reader,
     direction: Direction = "both",
     depth: Annotated[int, Query(ge=1, le=32, description="Steps from the root.")] = 8,
 ) -> Lineage:
     """What a version came from and what came of it; what came of a base or a dataset."""
-    return services.lineages.trace(of=of, direction=direction, depth=depth, who=who)
+    return lineages.trace(of=of, direction=direction, depth=depth, who=who)

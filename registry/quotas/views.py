@@ -6,10 +6,13 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.http.routes import Admin, Given, Reader, room
+from registry.http.routes import Admin, Reader, room, service
+from registry.quotas.service import Quotas
 from sdk.schemas.people import QuotaLimits, QuotaView
 
 router = room("/quotas", "people")
+
+QuotasDep = Annotated[Quotas, service(Quotas)]
 
 Namespace = Annotated[
     str,
@@ -22,12 +25,12 @@ Namespace = Annotated[
 
 
 @router.get("")
-def get_quota(services: Given, who: Reader, namespace: Namespace = "-") -> QuotaView:
+def get_quota(quotas: QuotasDep, who: Reader, namespace: Namespace = "-") -> QuotaView:
     """The limits of a namespace, and what is used of them."""
-    return services.quotas.get(namespace, who=who)
+    return quotas.get(namespace, who=who)
 
 
 @router.put("")
-def set_quota(body: QuotaLimits, services: Given, who: Admin, namespace: Namespace = "-") -> QuotaView:
+def set_quota(body: QuotaLimits, quotas: QuotasDep, who: Admin, namespace: Namespace = "-") -> QuotaView:
     """Set the limits of a namespace; those left out are none."""
-    return services.quotas.set(namespace, limits=body, who=who)
+    return quotas.set(namespace, limits=body, who=who)

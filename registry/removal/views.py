@@ -6,34 +6,37 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from registry.http.routes import Admin, Given, Reader, room
+from registry.http.routes import Admin, Reader, room, service
+from registry.removal.service import Removal
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 
 router = room("", "removal")
+
+RemovalDep = Annotated[Removal, service(Removal)]
 
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
 @router.get("/retention")
-def get_retention(adapter: Adapter, services: Given, who: Reader) -> RetentionView:
+def get_retention(adapter: Adapter, removal: RemovalDep, who: Reader) -> RetentionView:
     """Which versions of an adapter `gc` keeps."""
-    return services.removal.retention(adapter, who=who)
+    return removal.retention(adapter, who=who)
 
 
 @router.put("/retention")
-def set_retention(adapter: Adapter, body: RetentionRule, services: Given, who: Admin) -> RetentionView:
+def set_retention(adapter: Adapter, body: RetentionRule, removal: RemovalDep, who: Admin) -> RetentionView:
     """Say which versions of an adapter `gc` keeps."""
-    return services.removal.set_retention(adapter, rule=body, who=who)
+    return removal.set_retention(adapter, rule=body, who=who)
 
 
 @router.delete("/retention", status_code=204)
-def clear_retention(adapter: Adapter, services: Given, who: Admin) -> Response:
+def clear_retention(adapter: Adapter, removal: RemovalDep, who: Admin) -> Response:
     """Keep all versions of an adapter again."""
-    services.removal.set_retention(adapter, rule=None, who=who)
+    removal.set_retention(adapter, rule=None, who=who)
     return Response(status_code=204)
 
 
 @router.post("/gc")
-def collect_garbage(body: GcRequest, services: Given, who: Admin) -> GcReport:
+def collect_garbage(body: GcRequest, removal: RemovalDep, who: Admin) -> GcReport:
     """Apply the retention rules, and remove what nothing names any more; a dry run only says what that would be."""
-    return services.removal.collect(request=body, who=who)
+    return removal.collect(request=body, who=who)

@@ -6,13 +6,16 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from registry.http.routes import Cursor, Given, Limit, Reader, room
+from registry.http.routes import Cursor, Limit, Reader, room, service
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
+from registry.search.service import Search
 from sdk.schemas.pages import Page
 from sdk.schemas.search import SortKey, VersionBrief
 
 router = room("/search", "search")
+
+SearchDep = Annotated[Search, service(Search)]
 
 _FILTER = f"""Comparisons joined by `and`, `or`, `not` and brackets; left out or empty, every ready version is found.
 
@@ -36,7 +39,7 @@ _EXAMPLES: dict[str, Any] = {
 
 @router.get("")
 def search_versions(
-    services: Given,
+    search: SearchDep,
     who: Reader,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
     sort: Annotated[SortKey, Query(description='"-" begins with the newest or the highest.')] = "-created",
@@ -44,4 +47,4 @@ def search_versions(
     limit: Limit = 100,
 ) -> Page[VersionBrief]:
     """Versions that a filter is true of."""
-    return services.search.search(wanted=wanted, sort=sort, cursor=cursor, limit=limit, who=who)
+    return search.search(wanted=wanted, sort=sort, cursor=cursor, limit=limit, who=who)

@@ -8,11 +8,14 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
-from registry.http.routes import Admin, Cursor, Given, Limit, room
+from registry.access.audit.service import Audit
+from registry.http.routes import Admin, Cursor, Limit, room, service
 from sdk.schemas.pages import Page
 from sdk.schemas.people import AuditView
 
 router = room("/audit", "people")
+
+AuditDep = Annotated[Audit, service(Audit)]
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -36,7 +39,7 @@ Moment = Annotated[
 
 @router.get("")
 def list_audit(
-    services: Given,
+    audit: AuditDep,
     who: Admin,
     actor: Annotated[str | None, Query(max_length=100)] = None,
     token: Annotated[str | None, Query(max_length=64, description="The id of a token, whatever it is called.")] = None,
@@ -49,7 +52,7 @@ def list_audit(
     limit: Limit = 100,
 ) -> Page[AuditView]:
     """Every change in the namespaces that the caller administers, the newest first."""
-    return services.audit.list(
+    return audit.list(
         who=who,
         actor=actor,
         token=token,

@@ -14,6 +14,7 @@ from sdk.errors import JobCancelled, JobFailed
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 
@@ -105,7 +106,7 @@ class Job:
             return JobFailed(f"job {view.id} failed ({view.reason}): {message}", reason=view.reason)
         if view.state is JobState.CANCELLED:
             again = f"run it again with: adapterctl jobs retry {view.id}"
-            return JobCancelled(f"job {view.id} was cancelled; {again}", reason="cancelled")
+            return JobCancelled(f"job {view.id} was cancelled; {again}", reason=FailureReason.CANCELLED)
         return None
 
     def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:

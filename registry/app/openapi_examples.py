@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdk.schemas.failures import FailureReason
+
 _FINGERPRINT = "3f1a5c0d9e2b47688c1d0e5f6a7b8c9d0e1f2a3b4c5d6e7f8091a2b3c4d5e6f7"
 _WEIGHTS = "9b2c4d6e8f0a1b3c5d7e9f1a2b4c6d8e0f2a4b6c8d0e1f3a5b7c9d1e3f5a7b9c"
 _CONFIG_FILE = "1d4c7b0a3e6f9281b5d8c0e3f6a9b2c5d8e1f4a7b0c3d6e9f2a5b8c1d4e7f0a3"
@@ -100,7 +102,11 @@ BODIES: dict[str, Any] = {
     },
     "hold_job": {"attempt": 1, "events": []},
     "complete_job": {"attempt": 1, "version": {**_PUBLICATION, "method": "lora"}},
-    "fail_job": {"attempt": 1, "reason": "oom", "message": "the card has too little memory; lower --batch-size"},
+    "fail_job": {
+        "attempt": 1,
+        "reason": FailureReason.OOM.value,
+        "message": "the card has too little memory; lower --batch-size",
+    },
     "release_job": {"attempt": 1},
     "record_checkpoint": {
         "attempt": 1,

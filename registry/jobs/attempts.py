@@ -17,8 +17,8 @@ from registry.db.database import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
 from registry.jobs.models import Attempt, Job
-from registry.jobs.retries import WORKER_LOST, counted_as, verdict
 from registry.principal import SYSTEM, Principal
+from sdk.schemas.failures import FailureReason, is_known, retry_policy
 from sdk.schemas.jobs import JobState
 
 #: Ends of attempts that count against the job.
@@ -78,7 +78,7 @@ def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> J
     """Queue a job again whose worker shuts down; it stands where it stood. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
     if job.cancel_requested:
-        job.reason = "cancelled"
+        job.reason = FailureReason.CANCELLED
         _end(session, job, JobState.CANCELLED)
     else:
         _close(session, job, "released", None, None)
@@ -89,7 +89,7 @@ def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> J
 def cancel(session: Session, job_id: str, attempt: int, message: str, *, who: Principal) -> Job:
     """End a job that was cancelled, once its processes are gone. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
-    job.reason, job.message = "cancelled", message
+    job.reason, job.message = FailureReason.CANCELLED, message
     _end(session, job, JobState.CANCELLED)
     return job
 
@@ -104,22 +104,22 @@ def fail(
         Attempt.job_id == job_id, Attempt.reason == reason, Attempt.state.in_(_COUNTED)
     )
     tries = 1 + (session.scalar(earlier) or 0)
-    pause_s = verdict(reason, tries, max_attempts=max_attempts)
+    pause_s = retry_policy(reason).pause_s(tries, max_attempts=max_attempts)
     if job.cancel_requested:
-        job.reason = "cancelled"
+        job.reason = FailureReason.CANCELLED
         _end(session, job, JobState.CANCELLED)
     elif pause_s is None:
         job.reason = reason
         job.message = _final(job, reason, message, tries)
         _end(session, job, JobState.FAILED)
     else:
-        _close(session, job, "lost" if reason == WORKER_LOST else "failed", reason, message)
-        _queue_again(session, job, pause_s, message if reason == WORKER_LOST else f"{reason}: {message}")
+        _close(session, job, "lost" if reason == FailureReason.WORKER_LOST else "failed", reason, message)
+        _queue_again(session, job, pause_s, message if reason == FailureReason.WORKER_LOST else f"{reason}: {message}")
     return job
 
 
 def _final(job: Job, reason: str, message: str, tries: int) -> str:
-    if reason == WORKER_LOST:
+    if reason == FailureReason.WORKER_LOST:
         return f"its worker vanished in each of {tries} attempts; look at the worker's log, then: adapterctl jobs retry {job.id}"
     return message if tries == 1 else f"{message} (so ended each of {tries} attempts)"
 
@@ -132,7 +132,7 @@ def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> J
         raise stale(job_id, attempt)
     count(session, "lease_losses")
     message = "its worker fell silent"
-    return fail(session, job_id, attempt, WORKER_LOST, message, who=SYSTEM, max_attempts=max_attempts)
+    return fail(session, job_id, attempt, FailureReason.WORKER_LOST, message, who=SYSTEM, max_attempts=max_attempts)
 
 
 def overrun(session: Session, job_id: str, attempt: int) -> Job:
@@ -143,7 +143,7 @@ def overrun(session: Session, job_id: str, attempt: int) -> Job:
     message = (
         f"its worker did not end it in time; try it again from its last checkpoint with: adapterctl jobs retry {job_id}"
     )
-    return fail(session, job_id, attempt, "timeout", message, who=SYSTEM, max_attempts=1)
+    return fail(session, job_id, attempt, FailureReason.TIMEOUT, message, who=SYSTEM, max_attempts=1)
 
 
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:
@@ -158,7 +158,7 @@ def _end(session: Session, job: Job, state: JobState) -> None:
     job.state = state
     job.lease_until_s = None
     job.finished_at = db_now(session)
-    ended = "lost" if job.reason == WORKER_LOST else str(state)
+    ended = "lost" if job.reason == FailureReason.WORKER_LOST else str(state)
     _close(session, job, ended, job.reason, job.message)
     session.flush()
     events.record_state(session, job, job.message)
@@ -170,6 +170,11 @@ def count_end(session: Session, job: Job) -> None:
     count(session, "finished", kind=job.kind, state=str(job.state), reason=counted_as(job.reason))
     if job.state == JobState.SUCCEEDED and job.started_at is not None and job.finished_at is not None:
         count_duration(session, job.kind, (job.finished_at - job.started_at).total_seconds())
+
+
+def counted_as(reason: str | None) -> str:
+    """The label that an end is counted under: a worker may give any reason, and each that is counted stays for ever."""
+    return "" if reason is None else reason if is_known(reason) else "other"
 
 
 def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:

@@ -31,6 +31,7 @@ from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
 from registry.principal import SYSTEM, Principal
 from registry.queue import Queue
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import (
@@ -171,13 +172,14 @@ class Claims:
         except (SQLAlchemyError, Unavailable):
             raise
         except Unreadable as error:
-            reason, message = "unreadable", error.message
+            reason, message = FailureReason.UNREADABLE, error.message
         except RegistryError as error:
             # What it needs is gone since it was submitted.
-            reason, message = "gone", error.message
+            reason, message = FailureReason.GONE, error.message
         except Exception:  # noqa: BLE001 - whatever is wrong with one row, the others are to be given out
             _log.exception("job %s can't be given out", job.id)
-            reason, message = "unreadable", "this release can't make anything of what is stored of it; submit it again"
+            reason = FailureReason.UNREADABLE
+            message = "this release can't make anything of what is stored of it; submit it again"
         attempts.fail(session, job.id, job.attempt, reason, message, who=who, max_attempts=1)
         return None
 
@@ -257,7 +259,7 @@ class Claims:
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
             reason, message = failure.reason, failure.message
-            if reason == "cancelled":
+            if reason == FailureReason.CANCELLED:
                 job = attempts.cancel(session, job_id, failure.attempt, message, who=who)
             else:
                 limit = self._max_attempts

@@ -29,6 +29,7 @@ from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
 from registry.usage.limits import limits_of, require_room, submit_alone
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.wire import digest_of
 
@@ -207,7 +208,7 @@ class Jobs:
                     cancel_requested=True,
                     state=case((waits, JobState.CANCELLED), else_=Job.state),
                     finished_at=case((waits, db_now(session)), else_=Job.finished_at),
-                    reason=case((waits, "cancelled"), else_=Job.reason),
+                    reason=case((waits, FailureReason.CANCELLED), else_=Job.reason),
                 )
                 .returning(Job.id)
             ).first()

@@ -167,7 +167,7 @@ class JobView(Wire):
     #: The adapter or ref that it is about, for lists.
     subject: str
     attempt: int
-    #: Why it failed: "data", "base", "targets", "diverged", "oom", "worker_lost", "unreadable", "internal", …
+    #: Why it failed: one of `FailureReason`, or what a worker of a newer release said.
     reason: str | None
     message: str | None
     cancel_requested: bool

@@ -200,7 +200,7 @@ def crew(people: World, acting: Callable[..., Client], space: str, rows: Path, t
 
 
 class TestRetries:
-    @pytest.mark.parametrize(("reason", "tries"), [("oom", 2), ("crashed", 2), ("data", 1), ("diverged", 1)])
+    @pytest.mark.parametrize(("reason", "tries"), [("oom", 2), ("crashed", 2), ("data", 1), ("of_tomorrow", 1)])
     def test_a_reason_is_tried_as_often_as_it_may_help(self, crew: Crew, reason: str, tries: int) -> None:
         job = crew.submit()
         for attempt in range(1, tries + 1):

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO
 
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -68,9 +69,9 @@ def main() -> int:
         try:
             (folder / FAULT_FILE).write_text(fault.model_dump_json())
         except OSError:
-            if fault.reason == "disk_full":
+            if fault.reason is FailureReason.DISK_FULL:
                 return DISK_FULL_STATUS
-        if fault.reason == "internal":
+        if fault.reason is FailureReason.INTERNAL:
             raise
         return 1
     return 0
@@ -203,15 +204,21 @@ def _fault(error: Exception) -> Fault:
 
     text = str(error)
     if isinstance(error, PipelineError):
-        return Fault(reason=str(error.reason), message=error.message)
+        return Fault(reason=error.reason, message=error.message)
     if (isinstance(error, OSError) and error.errno in _FULL_DISK) or any(word in text for word in _FULL_DISK_WORDS):
         return Fault(
-            reason="disk_full", message="the worker's disk is full; free some space there, then submit the job again"
+            reason=FailureReason.DISK_FULL,
+            message="the worker's disk is full; free some space there, then submit the job again",
         )
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return Fault(reason="oom", message="memory ran out; lower batch_size or max_length, then submit the job again")
+        return Fault(
+            reason=FailureReason.OOM,
+            message="memory ran out; lower batch_size or max_length, then submit the job again",
+        )
     said = (text.splitlines() or [""])[0][:300]
-    return Fault(reason="internal", message=f"{type(error).__name__}: {said}; the job's log has the details")
+    return Fault(
+        reason=FailureReason.INTERNAL, message=f"{type(error).__name__}: {said}; the job's log has the details"
+    )
 
 
 if __name__ == "__main__":

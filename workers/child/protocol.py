@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import CheckpointPolicy
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from sdk.schemas.wire import Wire
@@ -105,5 +106,5 @@ class Outcome(Wire):
 class Fault(Wire):
     """Why the child failed."""
 
-    reason: str
+    reason: FailureReason
     message: str

@@ -8,6 +8,7 @@ import time
 
 from sdk.client import Client
 from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
 from sdk.schemas.work import Assignment, Failure, Farewell, Release
 from sdk.version import VERSION
@@ -113,7 +114,7 @@ class Worker:
         """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
         _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
         message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
-        failed = AttemptFailed("unsupported", message)
+        failed = AttemptFailed(FailureReason.UNSUPPORTED, message)
         try:
             self._client.call("POST", f"/jobs/{given.job}/fail", JobView, body=_failure(given.attempt, failed))
         except AdapterctlError as error:
@@ -130,7 +131,9 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - see below
                 # Whatever it was, the job must not hang until its lease runs out.
                 _log.exception("unexpected error")
-                failed = AttemptFailed("internal", f"{type(error).__name__} in the worker; its log has the details")
+                failed = AttemptFailed(
+                    FailureReason.INTERNAL, f"{type(error).__name__} in the worker; its log has the details"
+                )
                 self._report(assignment, holder, stopping, failed)
             finally:
                 self._transfers.ignore()
@@ -200,11 +203,11 @@ class Worker:
 def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:
     if why is Why.TIMEOUT:
         return AttemptFailed(
-            "timeout",
+            FailureReason.TIMEOUT,
             f"it ran longer than its timeout of {assignment.timeout_s:g} s; submit it with a longer one, "
             f"or let it go on from its last checkpoint: adapterctl jobs retry {assignment.job}",
         )
-    return AttemptFailed("cancelled", "it was cancelled")
+    return AttemptFailed(FailureReason.CANCELLED, "it was cancelled")
 
 
 def _failure(attempt: int, failed: AttemptFailed) -> Failure:

@@ -1,6 +1,6 @@
 """Why an attempt ended without a result, as a reason that programs read and a sentence that people read.
 
->>> of_status(-11, None).reason
+>>> str(of_status(-11, None).reason)
 'crashed'
 """
 
@@ -19,6 +19,7 @@ from sdk.errors import (
     Unavailable,
     VerificationFailed,
 )
+from sdk.schemas.failures import FailureReason
 from workers.child.protocol import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
 from workers.node.machine import control_group
 
@@ -29,7 +30,7 @@ _LESS_MEMORY = "lower batch_size or max_length, then submit the job again"
 class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
     """This attempt ends without a result."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -38,19 +39,22 @@ def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
     """What an error means that came while inputs were fetched or a result was handed in."""
     if is_full_disk(error):
         return AttemptFailed(
-            "disk_full", "the worker's disk is full; free some space there (adapterctl cache prune), then submit again"
+            FailureReason.DISK_FULL,
+            "the worker's disk is full; free some space there (adapterctl cache prune), then submit again",
         )
     if isinstance(error, OSError):
-        return AttemptFailed("internal", f"{type(error).__name__}: {error.strerror}; the worker's log has the details")
-    reasons: list[tuple[type[AdapterctlError], str]] = [
-        (InvalidBase, "base"),
-        (VerificationFailed, "verification"),
-        (Unavailable, "unavailable"),
-        (NotFound, "missing"),
-        (QuotaExceeded, "quota"),
-        (InvalidInput, "spec"),
+        return AttemptFailed(
+            FailureReason.INTERNAL, f"{type(error).__name__}: {error.strerror}; the worker's log has the details"
+        )
+    reasons: list[tuple[type[AdapterctlError], FailureReason]] = [
+        (InvalidBase, FailureReason.BASE),
+        (VerificationFailed, FailureReason.VERIFICATION),
+        (Unavailable, FailureReason.UNAVAILABLE),
+        (NotFound, FailureReason.MISSING),
+        (QuotaExceeded, FailureReason.QUOTA),
+        (InvalidInput, FailureReason.SPEC),
     ]
-    reason = next((reason for kind, reason in reasons if isinstance(error, kind)), "internal")
+    reason = next((reason for kind, reason in reasons if isinstance(error, kind)), FailureReason.INTERNAL)
     return AttemptFailed(reason, error.message)
 
 
@@ -76,19 +80,25 @@ def of_child(folder: Path, status: int, kills_before: int | None) -> AttemptFail
 def of_status(status: int, kills_before: int | None) -> AttemptFailed:
     """What an exit status means that the worker did not bring about; `kills_before` is what `oom_kills` said before."""
     if status == DISK_FULL_STATUS:
-        return AttemptFailed("disk_full", "the worker's disk is full; free some space there, then submit the job again")
+        return AttemptFailed(
+            FailureReason.DISK_FULL, "the worker's disk is full; free some space there, then submit the job again"
+        )
     if status in _KILLED:
         kills = oom_kills()
         if kills is not None and kills_before is not None and kills > kills_before:
-            return AttemptFailed("oom", f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}")
-        return AttemptFailed("oom", f"the system killed the process, most often for want of memory; {_LESS_MEMORY}")
+            return AttemptFailed(
+                FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
+            )
+        return AttemptFailed(
+            FailureReason.OOM, f"the system killed the process, most often for want of memory; {_LESS_MEMORY}"
+        )
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
         said = "was told to stop by somebody other than its worker"
     elif status < 0:
         said = f"was ended by {_name(-status)}"
     else:
         said = f"ended with status {status}"
-    return AttemptFailed("crashed", f"the process {said}; the job's log has its last words")
+    return AttemptFailed(FailureReason.CRASHED, f"the process {said}; the job's log has its last words")
 
 
 def _name(number: int) -> str:

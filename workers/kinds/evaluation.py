@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Completion, EvaluationResult
@@ -30,7 +31,7 @@ def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
     reports = attempt.run_child(order).evaluations
     if reports is None or len(reports) != len(targets):
-        raise AttemptFailed("internal", "the evaluation left no report; the worker's log has the details")
+        raise AttemptFailed(FailureReason.INTERNAL, "the evaluation left no report; the worker's log has the details")
     results = [
         EvaluationResult(
             label=target.label, digest=target.digest, base_fingerprint=base.registration.fingerprint, report=report

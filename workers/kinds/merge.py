@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import MergeRequest
 from sdk.schemas.work import Completion, MergeResult
 from workers.child.protocol import OUT_FOLDER, MergeOrder
@@ -15,7 +16,7 @@ def merge(attempt: Attempt, request: MergeRequest) -> None:
     target = attempt.assignment.targets[0]
     base = attempt.inputs.base(target.base)
     if target.manifest is None:
-        raise AttemptFailed("internal", "the registry gave a merge without a version; upgrade both")
+        raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a merge without a version; upgrade both")
     order = MergeOrder(
         base=str(base.folder),
         adapter=str(attempt.inputs.adapter(target.manifest)),
@@ -24,7 +25,7 @@ def merge(attempt: Attempt, request: MergeRequest) -> None:
     )
     report = attempt.run_child(order).merge
     if report is None:
-        raise AttemptFailed("internal", "the merge left no report; the worker's log has the details")
+        raise AttemptFailed(FailureReason.INTERNAL, "the merge left no report; the worker's log has the details")
     attempt.finishing("uploading the merged model")
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)

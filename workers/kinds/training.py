@@ -10,6 +10,7 @@ from sdk.errors import NotFound, VerificationFailed, disk_explained
 from sdk.pushing.base_folder import ScannedBase
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.training import DatasetUse, TrainingReport
 from sdk.schemas.work import Completion
@@ -19,8 +20,6 @@ from workers.kinds.causes import AttemptFailed
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease.stopping import Stopped, Why
 
-#: The reason of a child that can't go on from the checkpoint that it was given.
-_UNUSABLE = "checkpoint"
 #: How files of checkpoints end that torch pickled, as earlier releases did.
 _PICKLES = (".pt", ".pth")
 
@@ -31,7 +30,7 @@ def train(attempt: Attempt, request: TrainingRequest) -> None:
     """Carry out a training and publish its adapter. Raises AttemptFailed, Stopped, AdapterctlError."""
     source = attempt.assignment.base
     if source is None:
-        raise AttemptFailed("internal", "the registry gave a training without a base; upgrade both")
+        raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a training without a base; upgrade both")
     # Known before the training, not after it.
     attempt.client.check_signing_key()
     base = attempt.inputs.base(source)
@@ -81,7 +80,7 @@ def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingR
     try:
         return _run_once(attempt, order, base)
     except AttemptFailed as failed:
-        if failed.reason != _UNUSABLE or order.resume is None:
+        if failed.reason is not FailureReason.CHECKPOINT or order.resume is None:
             raise
         _start_over(attempt, str(failed))
     shutil.rmtree(attempt.folder / OUT_FOLDER)
@@ -99,7 +98,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
                 sender.finish(attempt.stopping.patience_s(PATIENCE_S))
             raise
     if report is None:
-        raise AttemptFailed("internal", "the training left no report; the worker's log has the details")
+        raise AttemptFailed(FailureReason.INTERNAL, "the training left no report; the worker's log has the details")
     return report
 
 

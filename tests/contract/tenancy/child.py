@@ -20,6 +20,7 @@ from support.adapters import BASE_TENSORS, lora_config
 from sdk.pulling.cache import Cache
 from sdk.pushing.pack import lora_of
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from sdk.transfer import hash_file
@@ -171,7 +172,9 @@ def _train(order: TrainingOrder, folder: Path, listener: Listener, seed: int) ->
     shutil.copytree(out, checkpoint)
     (checkpoint / "report.json").write_text(report.model_dump_json())
     listener.news(News(checkpoint=Written(step=1, total=_STEPS, folder=str(checkpoint))))
-    fault = Fault(reason="diverged", message="the loss is not a number; lower lr, then submit the job again")
+    fault = Fault(
+        reason=FailureReason.DIVERGED, message="the loss is not a number; lower lr, then submit the job again"
+    )
     (folder / FAULT_FILE).write_text(fault.model_dump_json())
     return None
 

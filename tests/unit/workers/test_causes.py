@@ -20,6 +20,7 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
+from sdk.schemas.failures import FailureReason
 from workers.child.protocol import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
 from workers.kinds import causes
 
@@ -51,7 +52,7 @@ def test_the_kernels_own_count_makes_it_certain() -> None:
 
 
 def test_a_child_that_could_say_why_is_believed(tmp_path: Path) -> None:
-    (tmp_path / FAULT_FILE).write_text(Fault(reason="data", message="no rows").model_dump_json())
+    (tmp_path / FAULT_FILE).write_text(Fault(reason=FailureReason.DATA, message="no rows").model_dump_json())
     failed = causes.of_child(tmp_path, 1, None)
     assert (failed.reason, str(failed)) == ("data", "no rows")
     (tmp_path / FAULT_FILE).write_text('{"reason":"da')
@@ -89,6 +90,7 @@ def test_a_full_disk_is_seen_through_what_explains_it() -> None:
 CHILD = """
 import os, resource, sys
 from workers.child import main as child
+from sdk.schemas.failures import FailureReason
 from workers.child.protocol import EvaluationOrder
 def carry_out(self, order):
     {then}
@@ -109,7 +111,7 @@ ORDER = '{"order":{"kind":"merge","base":"/b","adapter":"/a","quantization":null
         ("raise RuntimeError('CUDA out of memory. Tried')", "oom", False),
         ("raise KeyError('what')", "internal", True),
         (
-            "from workers.pipelines.errors import PipelineError; raise PipelineError('data', 'no rows')",
+            "from workers.pipelines import errors; raise errors.PipelineError(errors.FailureReason.DATA, 'no rows')",
             "data",
             False,
         ),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sdk.formats.rows import Row, RowsError, Shape, check_rows, detect_format, first_line, text_values
-from workers.pipelines.errors import PipelineError, Reason
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
 
 __all__ = ["Row", "Shape", "read_rows"]
 
@@ -21,7 +22,7 @@ def read_rows(path: Path) -> list[Row]:
         values = _parquet(path) if detect_format(path) == "parquet" else text_values(path)
         return list(check_rows(values))
     except RowsError as error:
-        raise PipelineError(Reason.DATA, str(error)) from error
+        raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.rows import Row, Shape, read_rows
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
 LossOn = Literal["completion", "assistant", "all"]
@@ -116,10 +117,12 @@ def load_tokenizer(base: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise PipelineError(
-            Reason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
+            FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
         ) from error
     if tokenizer.eos_token is None:
-        raise PipelineError(Reason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config.")
+        raise PipelineError(
+            FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."
+        )
     if tokenizer.pad_token is None:
         # Padding is masked everywhere, so that any token will do.
         tokenizer.pad_token = tokenizer.eos_token
@@ -162,7 +165,7 @@ def tokenise(rows: Sequence[Row], tokenizer: Any, *, loss_on: LossOn | None, max
         )
     if not examples:
         raise PipelineError(
-            Reason.DATA,
+            FailureReason.DATA,
             f"No row has a token that the loss could be taken on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
@@ -176,7 +179,8 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     if loss_on not in _POSSIBLE_LOSS_ON[shape]:
         possible = " or ".join(_POSSIBLE_LOSS_ON[shape])
         raise PipelineError(
-            Reason.DATA, f"Rows of shape {shape!r} have nothing for a loss on {loss_on!r}; set loss_on to {possible}."
+            FailureReason.DATA,
+            f"Rows of shape {shape!r} have nothing for a loss on {loss_on!r}; set loss_on to {possible}.",
         )
     return loss_on
 
@@ -194,7 +198,7 @@ def _example(row: Row, tokenizer: Any, loss_on: LossOn) -> Example:
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None and loss_on == "assistant":
         raise PipelineError(
-            Reason.DATA, f"{row.where} has no assistant message to learn from; add one or remove the row."
+            FailureReason.DATA, f"{row.where} has no assistant message to learn from; add one or remove the row."
         )
     return _chat_example(row.where, messages, last, tokenizer, loss_on)
 
@@ -215,7 +219,8 @@ def _chat_example(
     """Render a conversation; `answer` is the index of the message from which on a completion is generated."""
     if tokenizer.chat_template is None:
         raise PipelineError(
-            Reason.DATA, "The rows are conversations and the base has no chat template; use {prompt, completion} rows."
+            FailureReason.DATA,
+            "The rows are conversations and the base has no chat template; use {prompt, completion} rows.",
         )
     text = _render(tokenizer, messages)
     if loss_on == "all":
@@ -252,7 +257,7 @@ def _span(
     through = _render(tokenizer, messages[:after])
     if not text.startswith(before) or not text.startswith(through.rstrip()):
         raise PipelineError(
-            Reason.DATA,
+            FailureReason.DATA,
             f"The chat template renders the beginning of the conversation in {where} differently from the whole, so"
             " that the answers can't be found in it; set loss_on to all.",
         )
@@ -266,7 +271,8 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except (TemplateError, TypeError, ValueError) as error:
         raise PipelineError(
-            Reason.DATA, f"The base's chat template refuses a conversation ({error}); change the order of its roles."
+            FailureReason.DATA,
+            f"The base's chat template refuses a conversation ({error}); change the order of its roles.",
         ) from error
     return str(rendered)
 

@@ -15,9 +15,10 @@ from peft.tuners.lora import LoraLayer
 
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.tokenise import load_tokenizer, longest_row
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
@@ -64,7 +65,8 @@ def merge(
     started = time.perf_counter()
     if spec.onto == "dequantized" and quantization is None:
         raise PipelineError(
-            Reason.SPEC, "The adapter was trained over a base that was not quantised; merge onto original or auto."
+            FailureReason.SPEC,
+            "The adapter was trained over a base that was not quantised; merge onto original or auto.",
         )
     read_blueprint(base)
     device = choose_device()

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -92,12 +93,12 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             said = hazard(config.read(MAX_CONFIG_BYTES + 1))
     except OSError as error:
         raise PipelineError(
-            Reason.ADAPTER, f"The adapter's {CONFIG_NAME} can't be read; push the adapter again."
+            FailureReason.ADAPTER, f"The adapter's {CONFIG_NAME} can't be read; push the adapter again."
         ) from error
     if said:
         # It was stored before the registry refused it.
         raise PipelineError(
-            Reason.ADAPTER,
+            FailureReason.ADAPTER,
             f"The adapter's {CONFIG_NAME} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
             " --expand-patterns.",
         )
@@ -112,12 +113,12 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
-            Reason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
+            FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
         ) from error
     if wanted != found:
         odd = sorted(wanted ^ found)
         raise PipelineError(
-            Reason.ADAPTER,
+            FailureReason.ADAPTER,
             f"{len(found - wanted)} tensors of the adapter reach no module of this base and {len(wanted - found)} of"
             f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
         )

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from workers.pipelines.errors import PipelineError, Reason
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
@@ -73,11 +74,11 @@ def memory_errors_named(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise PipelineError(Reason.OOM, f"Memory ran out; {advice}") from error
+        raise PipelineError(FailureReason.OOM, f"Memory ran out; {advice}") from error
     except RuntimeError as error:
         # The CPU allocator raises a plain RuntimeError.
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise PipelineError(Reason.OOM, f"Main memory ran out; {advice}") from error
+            raise PipelineError(FailureReason.OOM, f"Main memory ran out; {advice}") from error
         raise
 
 

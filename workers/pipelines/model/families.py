@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TARGET_PRESETS
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 
 #: Preset to module names, for Llama and the many architectures that took over its names (Mistral, Qwen, Gemma …).
 _LLAMA = {
@@ -71,7 +72,7 @@ def resolve_targets(targets: str, model_type: str, linear_names: Sequence[str]) 
         asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
         have = ", ".join(short_names(linear_names)) or "none"
         raise PipelineError(
-            Reason.TARGETS,
+            FailureReason.TARGETS,
             f"{', '.join(repr(name) for name in missing)} of {asked} match no linear module of this {model_type} model;"
             f" name some of these as targets: {have}.",
         )

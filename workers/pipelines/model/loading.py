@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
 from workers.pipelines.model.references import require_self_contained
 
@@ -64,7 +65,7 @@ def read_blueprint(base: Path) -> Blueprint:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(
-            Reason.BASE,
+            FailureReason.BASE,
             f"No causal language model is known for {getattr(config, 'model_type', 'this config')!r}"
             f" ({_first_line(error)}); choose another base.",
         ) from error
@@ -208,7 +209,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise PipelineError(
-            Reason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
+            FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error
 
 
@@ -243,7 +244,7 @@ def _read_config(base: Path) -> Any:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise PipelineError(
-            Reason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
+            FailureReason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
         ) from error
     # None lets the library choose what the model supports, also in the parts of a config.
     said = config._attn_implementation

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sdk.formats.base_files import BadBaseError
 from sdk.formats.base_references import REFERRING_FILES, check_references
-from workers.pipelines.errors import PipelineError, Reason
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
 
 
 def require_self_contained(base: Path) -> None:
@@ -19,5 +20,5 @@ def require_self_contained(base: Path) -> None:
             continue
         except (OSError, BadBaseError) as error:
             raise PipelineError(
-                Reason.BASE, f"The base is not loaded ({error}); correct the file and add the base again."
+                FailureReason.BASE, f"The base is not loaded ({error}); correct the file and add the base again."
             ) from error

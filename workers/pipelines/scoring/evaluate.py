@@ -14,11 +14,12 @@ from transformers import set_seed
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Example, load_tokenizer, longest_row, tokenise
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
@@ -114,7 +115,8 @@ def _loss(
         on_progress(Progress(phase="evaluate", step=done, total=total, unit="rows", eta_s=left_s))
     if not math.isfinite(loss):
         raise PipelineError(
-            Reason.DIVERGED, f"The loss on these rows is {loss}; evaluate the bare base to see which of the two it is."
+            FailureReason.DIVERGED,
+            f"The loss on these rows is {loss}; evaluate the bare base to see which of the two it is.",
         )
     return loss
 

@@ -18,9 +18,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, TrainingReport
 from sdk.schemas.wire import Sha256, Wire, digest_of
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME, save_tensors
 from workers.pipelines.training.states import Standing, States
 
@@ -141,7 +142,7 @@ def checkpoint_name(step: int) -> str:
 def broken_checkpoint(what: str) -> PipelineError:
     """Return the error of a checkpoint that no training can go on from."""
     return PipelineError(
-        Reason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from its beginning."
+        FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from its beginning."
     )
 
 

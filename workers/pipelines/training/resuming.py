@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerState
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, TrainingReport, TrainingSpec
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME
 from workers.pipelines.training.checkpoints import (
     FILES,
@@ -72,7 +73,7 @@ def read_checkpoint(
     record = _read_record(folder)
     if record.configuration != configuration:
         raise PipelineError(
-            Reason.CHECKPOINT,
+            FailureReason.CHECKPOINT,
             f"The checkpoint of step {record.step} was written by a training that differs in"
             f" {_differences(record.configuration, configuration)}; submit this one again from its beginning.",
         )

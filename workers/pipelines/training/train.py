@@ -16,11 +16,12 @@ from peft.tuners.lora import LoraLayer
 from transformers import set_seed
 
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Collator, example_batches, mean_loss
 from workers.pipelines.data.tokenise import Example
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
 from workers.pipelines.model.dropout import SixteenBitDropout
@@ -259,7 +260,7 @@ def _check_equals_base(model: Any, examples: list[Example], pad_id: int, device:
             bare = model(**inputs).logits
     if not torch.equal(adapted, bare):
         raise PipelineError(
-            Reason.UNTRAINED,
+            FailureReason.UNTRAINED,
             f"The fresh adapter changes the base's logits by up to {float((adapted - bare).abs().max()):g} before any"
             " training; report this base and these library versions.",
         )
@@ -275,7 +276,7 @@ def _check_not_zero(tensors: dict[str, Any]) -> None:
     zero = zero_matrices(tensors)
     if zero:
         raise PipelineError(
-            Reason.UNTRAINED,
+            FailureReason.UNTRAINED,
             f"{len(zero)} matrices B of the trained adapter are all zero (first: {zero[0]}), so it changes nothing;"
             " raise lr or the number of steps.",
         )

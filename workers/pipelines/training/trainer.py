@@ -17,9 +17,10 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import loss_sum, micro_batches, supervised_tokens
-from workers.pipelines.errors import PipelineError, Reason
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import WEIGHTS_NAME
 from workers.pipelines.model.device import Device
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -223,7 +224,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         ]
         if missed:
             raise PipelineError(
-                Reason.UNTRAINED,
+                FailureReason.UNTRAINED,
                 f"No gradient reaches {len(missed)} of {len(self._reached)} adapter matrices (first: {missed[0]});"
                 " leave these modules out of the targets, or report this base and these library versions.",
             )
@@ -291,7 +292,7 @@ def training_arguments(
 def diverged(spec: TrainingSpec, what: str) -> PipelineError:
     """Return the error of a training whose numbers are no longer finite, with what to try, in order."""
     return PipelineError(
-        Reason.DIVERGED,
+        FailureReason.DIVERGED,
         f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"
         f" longer warm-up (warmup_ratio {spec.warmup_ratio:g} → {max(0.1, 2 * spec.warmup_ratio):g}), a smaller batch"
         f" with more accumulation (batch_size {spec.batch_size} → {max(1, spec.batch_size // 2)}, grad_accum"

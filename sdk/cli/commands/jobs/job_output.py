@@ -14,6 +14,7 @@ from sdk.job_options import parse_duration
 from sdk.job_output import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import JobView
 
 
@@ -76,7 +77,7 @@ def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: 
 
 
 def _end_of(view: JobView) -> str:
-    why = "" if view.reason in (None, "cancelled") else f" ({view.reason})"
+    why = "" if view.reason in (None, FailureReason.CANCELLED) else f" ({view.reason})"
     return f"{view.id}  {view.state.value}{why}"
 
 

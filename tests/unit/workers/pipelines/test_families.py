@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.families import resolve_targets, short_names
 from workers.pipelines.model.loading import read_blueprint
@@ -52,5 +53,5 @@ def test_a_folder_without_a_model_is_a_base_error(tmp_path: Path) -> None:
 
 
 def test_an_error_survives_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(PipelineError("oom", "Memory ran out; buy some.")))
+    error = pickle.loads(pickle.dumps(PipelineError(FailureReason.OOM, "Memory ran out; buy some.")))
     assert (error.reason, error.message) == ("oom", "Memory ran out; buy some.")

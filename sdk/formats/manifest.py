@@ -1,7 +1,7 @@
 """What a version consists of, read without pydantic: a pull is over before that would be imported.
 
-The rules and the canonical bytes are those of `sdk.schemas.manifest.Manifest`, which a test holds them against. Either
-serves where only `files`, `digest` and `canonical` are asked for.
+`sdk.schemas.manifest.Manifest` keeps the same rules on the wire; a test feeds every kind of manifest to both, and to all
+who read stored ones. Either serves where only `files`, `digest` and `canonical` are asked for.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from sdk.formats.canonical_json import canonical_json
 from sdk.formats.paths import check_path
 
-FORMAT = "adapterctl.manifest.v1"
-_KINDS = ("adapter", "merged", "base")
+Format = Literal["adapterctl.manifest.v1"]
+#: What a manifest may be the manifest of.
+Kind = Literal["adapter", "merged", "base", "checkpoint"]
+FORMAT: Format = "adapterctl.manifest.v1"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MOST_FILES = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST_FILES = 10_000
 
 
 class FileEntry(Protocol):
@@ -90,18 +93,12 @@ class Contents:
     def of(cls, value: Any) -> Contents:
         """Return the manifest that a JSON value describes. Raises ValueError."""
         known = _keys(value, "format", "kind", "base_fingerprint", "files")
-        if known["format"] != FORMAT or known["kind"] not in _KINDS or not is_sha256(known["base_fingerprint"]):
+        if known["format"] != FORMAT or known["kind"] not in KINDS or not is_sha256(known["base_fingerprint"]):
             raise ValueError("no manifest of a known format")
-        if not isinstance(known["files"], list) or not 0 < len(known["files"]) <= _MOST_FILES:
+        if not isinstance(known["files"], list) or not 0 < len(known["files"]) <= MOST_FILES:
             raise ValueError("no list of files")
         files = sorted((_file(entry) for entry in known["files"]), key=lambda file: file.path)
-        paths = {file.path.lower() for file in files}
-        if len(paths) != len(files):
-            raise ValueError("two files of a version have one path")
-        for path in paths:
-            parts = path.split("/")
-            if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
-                raise ValueError("a file lies in a folder that is also a file of the version")
+        check_apart([file.path for file in files])
         return cls(known["kind"], known["base_fingerprint"], tuple(files))
 
     def canonical(self) -> bytes:
@@ -124,6 +121,17 @@ class Contents:
     def size_bytes(self) -> int:
         """The sum of the files' sizes."""
         return sum(file.size_bytes for file in self.files)
+
+
+def check_apart(paths: Sequence[str]) -> None:
+    """Refuse paths that can't lie in one folder on every system. Raises ValueError."""
+    folded = {path.lower() for path in paths}
+    if len(folded) != len(paths):
+        raise ValueError("two files of a version have one path")
+    for path in folded:
+        parts = path.split("/")
+        if any("/".join(parts[:depth]) in folded for depth in range(1, len(parts))):
+            raise ValueError(f"{path[:80]!a} lies in a folder that is also a file of the version")
 
 
 def is_sha256(value: Any) -> bool:

@@ -6,10 +6,11 @@ It holds no time, name, job or card, so that equal trainings have equal digests.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from sdk.formats.manifest import FORMAT, MOST_FILES, Format, Kind, check_apart
 from sdk.formats.paths import check_path as check_path
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
@@ -30,22 +31,16 @@ class ManifestFile(Wire):
 class Manifest(Wire):
     """The canonical description of an adapter's, or a merged model's, bytes."""
 
-    format: Literal["adapterctl.manifest.v1"] = "adapterctl.manifest.v1"
-    kind: Literal["adapter", "merged", "base", "checkpoint"] = "adapter"
+    format: Format = FORMAT
+    kind: Kind = "adapter"
     base_fingerprint: Sha256
     #: Sorted by path; no path twice, in whichever case.
-    files: Annotated[list[ManifestFile], Field(min_length=1, max_length=10_000)]
+    files: Annotated[list[ManifestFile], Field(min_length=1, max_length=MOST_FILES)]
 
     @field_validator("files")
     @classmethod
     def _files_are_sorted(cls, files: list[ManifestFile]) -> list[ManifestFile]:
-        paths = {file.path.lower() for file in files}
-        if len(paths) != len(files):
-            raise ValueError("two files of a version have one path")
-        for path in paths:
-            parts = path.split("/")
-            if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
-                raise ValueError(f"{path[:80]!a} lies in a folder that is also a file of the version")
+        check_apart([file.path for file in files])
         return sorted(files, key=lambda file: file.path)
 
     def canonical(self) -> bytes:

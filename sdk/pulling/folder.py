@@ -253,7 +253,7 @@ def verify_folder(folder: Path) -> Manifest:
     Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
     renamed, for a link in its place, and for an adapter whose tensors can't be read.
     """
-    from sdk.lora.tensors import read_header
+    from sdk.lora.tensors import read_tensors
     from sdk.schemas.manifest import Manifest
 
     if not folder.is_dir():
@@ -282,7 +282,7 @@ def verify_folder(folder: Path) -> Manifest:
         if sha256 != file.sha256:
             raise VerificationFailed(f"{path} has the SHA-256 {sha256}, not {file.sha256}; pull again")
         if manifest.kind == "adapter" and name.endswith(".safetensors"):
-            read_header(path)
+            read_tensors(path)
     return Manifest.model_validate_json(manifest.canonical())
 
 

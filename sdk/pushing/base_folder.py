@@ -5,10 +5,8 @@ How the fingerprint comes of them, and which files a base has, `sdk.formats.base
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,13 @@ from sdk.formats.base_files import (
     weight_map,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import OnBytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-_MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -194,36 +192,14 @@ def _weight_files(folder: Path) -> list[str]:
     raise InvalidBase(f"{folder} has no weights: {hint}", param="base")
 
 
-def _shape(value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
-        raise ValueError("a shape that is none")
-    return value
-
-
 def _shapes(path: Path) -> dict[str, list[int]]:
-    """Tensor name to shape, from a safetensors header."""
+    """Tensor name to shape, from a safetensors header. A download that broke off is found here, and not by the job."""
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError("header too long")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            # A download that broke off is found here, and not by the job that reads the weights.
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-            if end != os.fstat(file.fileno()).st_size:
-                raise ValueError("the file is shorter or longer than its header says")
-        return {name: _shape(entry["shape"]) for name, entry in header.items()}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        struct.error,
-    ) as error:
+            size_bytes = os.fstat(file.fileno()).st_size
+            return read_header(file, size_bytes, called="it", any_dtype=True).shapes()
+    except (OSError, SafetensorsError) as error:
+        reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
         raise InvalidBase(
-            f"{path} is no whole safetensors file; download or save the base again", param="base"
+            f"{path} is no whole safetensors file ({reason}); download or save the base again", param="base"
         ) from error

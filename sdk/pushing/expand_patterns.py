@@ -16,7 +16,7 @@ from typing import Any
 from sdk.errors import InvalidInput
 from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError
 from sdk.formats.peft_patterns import SELECTION_KEYS, VALUE_KEYS, ModuleValues, Targets, is_name, unfit
-from sdk.lora.tensors import read_header
+from sdk.lora.tensors import read_tensors
 
 _LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:A\.weight|embedding_A)")
 #: For all patterns of a config; some three seconds.
@@ -31,7 +31,7 @@ _MOST_NAMED = 5
 
 def adapted_modules(weights: Path) -> list[str]:
     """Return the modules that a file of LoRA weights adapts, sorted, as the base names them. Raises VerificationFailed."""
-    found = (_LORA_KEY.fullmatch(name) for name in read_header(weights))
+    found = (_LORA_KEY.fullmatch(name) for name in read_tensors(weights))
     # Where several parameters of one module are adapted, each wraps the one before.
     return sorted({match["module"].replace(".base_layer", "") for match in found if match})
 

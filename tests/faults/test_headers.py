@@ -13,6 +13,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ from support.soak import scale
 
 from registry.artifacts.admission.inspection import inspect_weights
 from registry.errors import Verification
+from sdk.errors import InvalidBase, VerificationFailed
+from sdk.lora.tensors import read_tensors
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
 
 #: What a reader may hold beside twice the file: a chunk of data, its magnitudes, and what Python itself takes.
 SPARE_BYTES = 4 * 1024 * 1024
@@ -332,6 +337,24 @@ def test_an_attack_is_refused_at_once(header: bytes) -> None:
     assert time.thread_time() - started < MOST_S
 
 
+#: What no adapter has and a base may: quantised weights, and single numbers beside them.
+OF_BASES: dict[str, dict[str, list[int]]] = {"whole numbers": {"a": [1]}, "empty shape": {"a": []}}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_by_those_who_read_a_folder_too(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(packed(ATTACKS[name], b"\0\x3c"))
+    with pytest.raises(VerificationFailed):
+        read_tensors(file)
+    (tmp_path / "config.json").write_text("{}")
+    if name in OF_BASES:
+        assert scan_base(tmp_path, cache=Cache(tmp_path / "cache")).registration.tensors == OF_BASES[name]
+        return
+    with pytest.raises(InvalidBase, match="no whole safetensors file"):
+        scan_base(tmp_path, cache=Cache(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("value", [b"\x00\x7c", b"\x00\xfc", b"\x01\x7c", b"\xff\xff"])
 def test_a_value_that_is_no_number_is_refused(value: bytes) -> None:
     raw = packed(f'{{"a":{ONE}}}'.encode(), value)
@@ -366,10 +389,10 @@ def test_metadata_without_end_take_little_memory(body: bytes) -> None:
 
 
 def test_more_tensors_or_header_than_any_adapter_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.artifacts.admission.header.MAX_TENSORS", 100)
+    monkeypatch.setattr("sdk.formats.safetensors.MAX_TENSORS", 100)
     assert accepted(entries(100))
     assert not accepted(entries(101))
-    monkeypatch.setattr("registry.artifacts.admission.header.MAX_HEADER_BYTES", len(parted(entries(50))[0]))
+    monkeypatch.setattr("sdk.formats.safetensors.MAX_HEADER_BYTES", len(parted(entries(50))[0]))
     assert accepted(entries(50))
     assert not accepted(entries(51))
 

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
-from registry.artifacts.admission.header import ITEM_BYTES, Header, Kind, read_exactly, read_header
 from registry.errors import Verification
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
+from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.schemas.wire import Wire
 
 _CHUNK_BYTES = 1024 * 1024
@@ -158,8 +158,11 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
 
     Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
     """
-    header = read_header(file, size_bytes)
-    greatest = _greatest(file, header)
+    try:
+        header = read_header(file, size_bytes)
+        greatest = _greatest(file, header)
+    except SafetensorsError as error:
+        raise Verification(str(error)) from error
     zero, exponents = np.flatnonzero(greatest == 0), _exponents(greatest, header)
     names = header.names()
     kinds, kind_of = header.kinds, header.kind_of
@@ -176,7 +179,7 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
 
 def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     """Return the power of two below which the magnitude with these bits lies, by tensor."""
-    dtypes = np.array([kind.dtype for kind in header.kinds], dtype="U4")[header.kind_of]
+    dtypes = np.array([kind.dtype for kind in header.kinds], dtype="U4")[np.asarray(header.kind_of)]
     found = np.zeros(len(greatest), dtype=np.int16)
     for dtype in set(dtypes.tolist()):
         which = dtypes == dtype
@@ -189,7 +192,9 @@ def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
 
 
 def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
-    """Return the bits of each tensor's largest magnitude; raises Verification for NaN and infinity.
+    """Return the bits of each tensor's largest magnitude.
+
+    Raises Verification for NaN and infinity, SafetensorsError for a file that ends before its data.
 
     A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
     all. Neighbours of one item size are read together, however small each is.
@@ -198,13 +203,14 @@ def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
     limit_of = np.array([_LIMITS[kind.dtype] for kind in header.kinds], dtype=np.uint64)
     found = np.zeros(len(header), dtype=np.uint64)
     room = np.empty(_CHUNK_BYTES, dtype=np.uint8)
-    items = item_of[header.kind_of]
+    kind_of, begin_of = np.asarray(header.kind_of), np.asarray(header.begin)
+    items = item_of[kind_of]
     edges = np.concatenate(([0], np.flatnonzero(items[1:] != items[:-1]) + 1, [len(header)])) if len(header) else items
     for first, last in itertools.pairwise(edges.data):
         item = int(items[first])
         dtype = np.dtype(f"<u{item}")
         without_sign = dtype.type((1 << (8 * item - 1)) - 1)
-        begins = header.begin[first:last]
+        begins = begin_of[first:last]
         position, end = int(begins[0]), header.end(last - 1)
         while position < end:
             raw = read_exactly(file, min(end - position, _CHUNK_BYTES))
@@ -214,7 +220,7 @@ def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
             low = int(np.searchsorted(begins, position, side="right")) - 1
             high = int(np.searchsorted(begins, position + len(raw), side="left"))
             greatest = np.maximum.reduceat(values, np.maximum(begins[low:high] - position, 0) // item)
-            wrong = greatest >= limit_of[header.kind_of[first + low : first + high]]
+            wrong = greatest >= limit_of[kind_of[first + low : first + high]]
             if wrong.any():
                 raise Verification(
                     f"tensor {header.name(first + low + int(wrong.argmax()))!r} holds NaN or infinity; the training diverged. "

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
-from registry.artifacts.admission.header import read_header
 from registry.artifacts.service import Artifacts
 from registry.errors import Verification
 from sdk.formats.base_files import (
@@ -28,6 +27,7 @@ from sdk.formats.base_files import (
     weight_files,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.schemas.manifest import Manifest, ManifestFile
 
 #: A header of many megabytes is many times that in memory, so one file is looked into at a time.
@@ -103,11 +103,9 @@ def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
     """Name to shape of each tensor of a weight file, from its header. Raises Verification."""
     try:
         with artifacts.reading(file.sha256) as passing:
-            header = read_header(cast(IO[bytes], passing), file.size_bytes, any_dtype=True)
-    except Verification as error:
-        # The sentence was written for adapters; what it says of the tensor holds here, what it advises does not.
-        reason = error.message.partition(";")[0].replace("adapter_model.safetensors", "it")
+            header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
+    except SafetensorsError as error:
         raise Verification(
-            f"{file.path} is no whole safetensors file of a model's weights ({reason}); download or save the base again"
+            f"{file.path} is no whole safetensors file of a model's weights ({error.reason}); download or save the base again"
         ) from error
-    return {header.name(index): list(header.kinds[int(kind)].shape) for index, kind in enumerate(header.kind_of)}
+    return header.shapes()

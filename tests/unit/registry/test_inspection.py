@@ -18,9 +18,9 @@ from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
 from support.weights import QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
-from registry.artifacts.admission.header import read_header
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
 from registry.errors import Verification
+from sdk.formats.safetensors import read_header
 
 
 def config_with(**config: Any) -> ConfigFacts:

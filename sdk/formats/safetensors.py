@@ -9,23 +9,25 @@ without numbers, and names that PEFT doesn't write.
 >>> header = read_header(io.BytesIO(struct.pack("<Q", len(raw)) + raw), len(raw) + 12)
 >>> header.name(0), header.kinds, header.data_begin
 ('a', [Kind(dtype='F16', shape=(1, 2))], 64)
+>>> read_header(io.BytesIO(b""), 0)
+Traceback (most recent call last):
+sdk.formats.safetensors.SafetensorsError: adapter_model.safetensors is empty or cut; save the adapter again
 """
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import math
 import re
 import struct
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from registry.errors import Verification
+from sdk.formats.adapter_files import WEIGHTS_FILE
 
 #: The largest published mixtures of experts have 140,000 matrices of LoRA, which is a header of 25 MiB.
 MAX_HEADER_BYTES = 32 * 1024 * 1024
@@ -73,6 +75,19 @@ _TEXT = (
 )
 _METADATUM = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON + _TEXT + _W)
 
+_SAVE_AGAIN = "save the adapter again with PEFT"
+
+
+class SafetensorsError(ValueError):
+    """A file that is not one contiguous, fully described block of tensors."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        #: What is wrong, a clause.
+        self.reason = reason
+        #: What to do about it where the file is an adapter's.
+        self.advice = advice
+
 
 class Kind(NamedTuple):
     """What tensors of one adapter have in common: few kinds, many tensors."""
@@ -96,12 +111,12 @@ class Header:
     raw: bytes
     kinds: list[Kind]
     #: Where in `raw` each name begins, and its length.
-    name_at: npt.NDArray[Any]
-    name_length: npt.NDArray[Any]
+    name_at: array[int]
+    name_length: array[int]
     #: Index into `kinds`.
-    kind_of: npt.NDArray[Any]
+    kind_of: array[int]
     #: Where each tensor begins, counted from the end of the header.
-    begin: npt.NDArray[Any]
+    begin: array[int]
     #: Where the data begin in the file.
     data_begin: int
 
@@ -110,17 +125,25 @@ class Header:
 
     def name(self, index: int) -> str:
         """Return the name of a tensor."""
-        at = int(self.name_at[index])
-        return self.raw[at : at + int(self.name_length[index])].decode("ascii")
+        at = self.name_at[index]
+        return self.raw[at : at + self.name_length[index]].decode("ascii")
+
+    def kind(self, index: int) -> Kind:
+        """Return the type and shape of a tensor."""
+        return self.kinds[self.kind_of[index]]
 
     def end(self, index: int) -> int:
         """Return where a tensor ends, counted as `begin` is."""
-        return int(self.begin[index]) + self.kinds[int(self.kind_of[index])].size_bytes
+        return self.begin[index] + self.kind(index).size_bytes
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shape of each tensor by its name."""
+        return {self.name(index): list(self.kind(index).shape) for index in range(len(self))}
 
     def names(self) -> str:
         """Return all names, a newline after each."""
         joined = bytearray()
-        for at, length in zip(self.name_at.data, self.name_length.data, strict=True):
+        for at, length in zip(self.name_at, self.name_length, strict=True):
             joined += self.raw[at : at + length]
             joined += b"\n"
         return joined.decode("ascii")
@@ -131,6 +154,8 @@ class _Found:
     """What was read so far, in the order of the header."""
 
     data_bytes: int
+    #: What messages call the file.
+    called: str
     #: Whether tensors may be of any type that there is, as those of a base.
     any_dtype: bool = False
     kinds: dict[Kind, int] = field(default_factory=dict)
@@ -149,40 +174,40 @@ class _Found:
         self.hashes.append(hash(name))
 
 
-def read_header(file: IO[bytes], size_bytes: int, *, any_dtype: bool = False) -> Header:
+def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE, any_dtype: bool = False) -> Header:
     """Read the header of a file of `size_bytes`, which is left at the first byte of the data.
 
-    An adapter has floating-point tensors; those of a base, with `any_dtype`, may be of every type. Raises Verification where the file is not one contiguous, fully described block of floating-point tensors.
+    An adapter has floating-point tensors; those of a base, with `any_dtype`, may be of every type. Raises SafetensorsError
+    where the file is not one contiguous, fully described block of tensors.
     """
-    prefix = read_exactly(file, 8)
-    (length,) = struct.unpack("<Q", prefix)
+    (length,) = struct.unpack("<Q", read_exactly(file, 8, called=called))
     if length > size_bytes - 8:
-        raise Verification("adapter_model.safetensors has a header longer than the file; it is no safetensors file")
+        raise SafetensorsError(f"{called} has a header longer than the file", "it is no safetensors file")
     if length > MAX_HEADER_BYTES:
-        raise Verification(
-            f"adapter_model.safetensors has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} "
-            "MiB that are read; save the adapter with fewer tensors"
+        raise SafetensorsError(
+            f"{called} has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} MiB that are read",
+            "save the adapter with fewer tensors",
         )
-    raw = read_exactly(file, length)
-    _require_utf8(raw)
-    found = _parse(raw, _Found(size_bytes - 8 - length, any_dtype))
+    raw = read_exactly(file, length, called=called)
+    _require_utf8(raw, called)
+    found = _parse(raw, _Found(size_bytes - 8 - length, called, any_dtype))
     _refuse_duplicates(raw, found)
     found.hashes = array("q")
     return _ordered(raw, found)
 
 
-def read_exactly(file: IO[bytes], count: int) -> bytes:
-    """Return the next `count` bytes. Raises Verification where the file has fewer."""
+def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
+    """Return the next `count` bytes. Raises SafetensorsError where the file has fewer."""
     raw = file.read(count)
     while len(raw) < count:
         more = file.read(count - len(raw))
         if not more:
-            raise Verification("adapter_model.safetensors is empty or cut; save the adapter again")
+            raise SafetensorsError(f"{called} is empty or cut", "save the adapter again")
         raw += more
     return raw
 
 
-def _require_utf8(raw: bytes) -> None:
+def _require_utf8(raw: bytes, called: str) -> None:
     if raw.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -191,59 +216,57 @@ def _require_utf8(raw: bytes) -> None:
         for start in range(0, len(raw), 65536):
             decoder.decode(view[start : start + 65536], final=start + 65536 >= len(raw))
     except UnicodeDecodeError as error:
-        raise _no_json() from error
+        raise _no_json(called) from error
 
 
-def _no_json() -> Verification:
-    return Verification("adapter_model.safetensors has a header that is no JSON object; it is no safetensors file")
+def _no_json(called: str) -> SafetensorsError:
+    return SafetensorsError(f"{called} has a header that is no JSON object", "it is no safetensors file")
 
 
 def _parse(raw: bytes, found: _Found) -> _Found:
     """Read all entries, each by one match."""
     if not raw.startswith(b"{"):
-        raise _no_json()
+        raise _no_json(found.called)
     position, seen_metadata = 1, False
     if (end := _BETWEEN.match(raw, position)) and end[1] == b"}":
         return _finished(raw, end.end(), found)
     while True:
         key = _KEY.match(raw, position)
         if key is None:
-            raise _no_key(raw, position)
+            raise _no_key(raw, position, found.called)
         if key[1] == b"__metadata__":
             if seen_metadata:
-                raise _twice("__metadata__")
+                raise _twice("__metadata__", found.called)
             seen_metadata = True
-            position = _skip_metadata(raw, key.end())
+            position = _skip_metadata(raw, key.end(), found.called)
         else:
             position = _read_entry(raw, key[1], key.start(1), key.end(), found)
         between = _BETWEEN.match(raw, position)
         if between is None:
-            raise _no_json()
+            raise _no_json(found.called)
         position = between.end()
         if between[1] == b"}":
             return _finished(raw, position, found)
 
 
-def _no_key(raw: bytes, position: int) -> Verification:
+def _no_key(raw: bytes, position: int, called: str) -> SafetensorsError:
     """Say why there is no key here: a name with a backslash is JSON, and none that PEFT writes."""
     text = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON).match(raw, position, position + 4096)
-    return _bad_name(text[1]) if text else _no_json()
+    return _bad_name(text[1]) if text else _no_json(called)
 
 
-def _bad_name(name: bytes) -> Verification:
-    return Verification(f"tensor name {name[:80]!a} is none that PEFT writes; save the adapter again with PEFT")
+def _bad_name(name: bytes) -> SafetensorsError:
+    return SafetensorsError(f"tensor name {name[:80]!a} is none that PEFT writes", _SAVE_AGAIN)
 
 
-def _twice(name: str) -> Verification:
-    return Verification(
-        f"{name!a} is twice in the header of adapter_model.safetensors; save the adapter again with PEFT"
-    )
+def _twice(name: str, called: str) -> SafetensorsError:
+    return SafetensorsError(f"{name!a} is twice in the header of {called}", _SAVE_AGAIN)
 
 
 def _finished(raw: bytes, position: int, found: _Found) -> _Found:
     trailing = _TRAILING.match(raw, position)
     if trailing is None or trailing.end() != len(raw):
-        raise _no_json()
+        raise _no_json(found.called)
     return found
 
 
@@ -259,20 +282,19 @@ def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) 
     kind = _kind(name, dtype, shape, any_dtype=found.any_dtype)
     first, last = int(begin), int(end)
     if last - first != kind.size_bytes or last > found.data_bytes:
-        raise Verification(
-            f"tensor {name.decode()!r} has a shape that does not fit its bytes, or lies outside the file; save the adapter again"
+        raise SafetensorsError(
+            f"tensor {name.decode()!r} has a shape that does not fit its bytes, or lies outside the file",
+            "save the adapter again",
         )
     if len(found.begin) == MAX_TENSORS:
-        raise Verification(f"the adapter has more than {MAX_TENSORS} tensors; save it with fewer target modules")
+        raise SafetensorsError(f"the adapter has more than {MAX_TENSORS} tensors", "save it with fewer target modules")
     found.add(name, at, kind, first)
     return position
 
 
 def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
     """Read an entry whose fields come in another order."""
-    wrong = Verification(
-        f"tensor {name.decode()!r} is described wrongly in the safetensors header; save the adapter again with PEFT"
-    )
+    wrong = SafetensorsError(f"tensor {name.decode()!r} is described wrongly in the safetensors header", _SAVE_AGAIN)
     opened = _OPEN.match(raw, position)
     values: list[bytes | None] = [None] * 4
     for number in range(3):
@@ -293,26 +315,26 @@ def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, .
 def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     known = dtype.decode()
     if known not in ITEM_BYTES and not (any_dtype and known in _OTHER_BITS):
-        raise Verification(
-            f"tensor {name.decode()!r} has the type {known!a}; an adapter has floating-point tensors only"
+        raise SafetensorsError(
+            f"tensor {name.decode()!r} has the type {known!a}", "an adapter has floating-point tensors only"
         )
     if any_dtype and not shape:
         return Kind(known, ())
     if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
-        raise Verification(f"tensor {name.decode()!r} has an impossible shape; save the adapter again with PEFT")
+        raise SafetensorsError(f"tensor {name.decode()!r} has an impossible shape", _SAVE_AGAIN)
     numbers = tuple(map(int, shape.split(b",")))
     if 0 in numbers:
-        raise Verification(
-            f"tensor {name.decode()!r} is empty, as a save of one shard of many leaves it; gather the weights, then save again"
+        raise SafetensorsError(
+            f"tensor {name.decode()!r} is empty, as a save of one shard of many leaves it",
+            "gather the weights, then save again",
         )
     return Kind(known, numbers)
 
 
-def _skip_metadata(raw: bytes, position: int) -> int:
+def _skip_metadata(raw: bytes, position: int, called: str) -> int:
     """Check `__metadata__`, an object of texts; return where it ends."""
-    wrong = Verification(
-        "adapter_model.safetensors has metadata that are no texts, are twice, or are longer than 1 MiB; "
-        "save the adapter again with PEFT"
+    wrong = SafetensorsError(
+        f"{called} has metadata that are no texts, are twice, or are longer than 1 MiB", _SAVE_AGAIN
     )
     last = position + _MAX_METADATA_BYTES
     opened = _OPEN.match(raw, position)
@@ -338,56 +360,36 @@ def _skip_metadata(raw: bytes, position: int) -> int:
 
 
 def _refuse_duplicates(raw: bytes, found: _Found) -> None:
-    """Raise Verification for a name that is there twice. Hashes are compared first: a set of names is many times larger."""
-    hashes = _view(found.hashes)
-    ordered = np.sort(hashes)
-    same = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(same):
+    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times larger."""
+    same = {one for one, other in itertools.pairwise(sorted(found.hashes)) if one == other}
+    if not same:
         return
     seen: set[bytes] = set()
-    for index in np.flatnonzero(np.isin(hashes, same)):
-        at = found.name_at[index]
-        name = raw[at : at + found.name_length[index]]
-        if name in seen:
-            raise _twice(name.decode())
-        seen.add(name)
+    for at, length, hashed in zip(found.name_at, found.name_length, found.hashes, strict=True):
+        if hashed in same:
+            name = raw[at : at + length]
+            if name in seen:
+                raise _twice(name.decode(), found.called)
+            seen.add(name)
 
 
 def _ordered(raw: bytes, found: _Found) -> Header:
-    """Sort the tensors by their bytes. Raises Verification where these overlap, leave a gap, or are not all of the file."""
-    begin, kind_of = _view(found.begin), _view(found.kind_of)
-    kinds = list(found.kinds)
-    order = None if bool((begin[1:] > begin[:-1]).all()) else np.argsort(begin, kind="stable")
-    if order is not None:
-        begin, kind_of = begin[order], kind_of[order]
-    sizes = np.array([kind.size_bytes for kind in kinds], dtype=np.int64)[kind_of] if kinds else begin
-    ends = begin + sizes
-    header = Header(
-        raw=raw,
-        kinds=kinds,
-        name_at=_sorted(_view(found.name_at), order),
-        name_length=_sorted(_view(found.name_length), order),
-        kind_of=kind_of,
-        begin=begin,
-        data_begin=8 + len(raw),
-    )
-    broken = np.flatnonzero(begin[1:] != ends[:-1])
-    if len(begin) and (begin[0] != 0 or len(broken)):
-        which = 0 if begin[0] != 0 else int(broken[0]) + 1
-        raise Verification(
-            f"tensor {header.name(which)!r} overlaps another or leaves a gap; save the adapter again with PEFT"
-        )
-    if (int(ends[-1]) if len(ends) else 0) != found.data_bytes:
-        raise Verification(
-            "adapter_model.safetensors is cut, or has bytes after its last tensor; save the adapter again"
-        )
+    """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the file."""
+    columns = [found.name_at, found.name_length, found.kind_of, found.begin]
+    if not all(one < other for one, other in itertools.pairwise(found.begin)):
+        order = sorted(range(len(found.begin)), key=found.begin.__getitem__)
+        columns = [array(column.typecode, map(column.__getitem__, order)) for column in columns]
+    name_at, name_length, kind_of, begins = columns
+    header = Header(raw, list(found.kinds), name_at, name_length, kind_of, begins, data_begin=8 + len(raw))
+    end = 0
+    for index, (begin, size_bytes) in enumerate(zip(header.begin, _sizes(header), strict=True)):
+        if begin != end:
+            raise SafetensorsError(f"tensor {header.name(index)!r} overlaps another or leaves a gap", _SAVE_AGAIN)
+        end = begin + size_bytes
+    if end != found.data_bytes:
+        raise SafetensorsError(f"{found.called} is cut, or has bytes after its last tensor", "save the adapter again")
     return header
 
 
-def _view(values: array[int]) -> npt.NDArray[Any]:
-    """Return an array's numbers without a copy."""
-    return np.frombuffer(values, dtype=values.typecode) if values else np.empty(0, dtype=values.typecode)
-
-
-def _sorted(values: npt.NDArray[Any], order: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
-    return values if order is None else values[order]
+def _sizes(header: Header) -> Iterator[int]:
+    return map([kind.size_bytes for kind in header.kinds].__getitem__, header.kind_of)

@@ -1,0 +1,63 @@
+"""The two files of an adapter, and how PEFT names the tensors in its weights.
+
+>>> lora_key("base_model.model.layers.0.q_proj.lora_A.weight")
+LoraKey(module='layers.0.q_proj', part='A')
+>>> lora_key("base_model.model.embed.lora_embedding_B"), lora_key("base_model.model.score.weight")
+(LoraKey(module='embed', part='embedding_B'), None)
+>>> base_parameter("base_model.model.score.base_layer.weight"), base_parameter("score.weight")
+('score.base_layer.weight', None)
+>>> base_module("layers.0.experts.base_layer")
+'layers.0.experts'
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_PREFIX = r"base_model\.model\."
+_LORA_KEY = re.compile(
+    _PREFIX + r"(?P<module>.+)\."
+    r"lora_(?P<part>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"
+)
+#: What variants of LoRA have beside A and B; each group is called as the setting that asks for the variant.
+_VARIANT_KEY = re.compile(
+    _PREFIX
+    + r".+\.lora_(?:(?P<kasa_config>diag)|(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
+)
+_KEY = re.compile(_PREFIX + r"(?P<parameter>.+)")
+
+
+class LoraKey(NamedTuple):
+    """What the name of one of LoRA's own tensors says."""
+
+    #: The adapted module, without PEFT's prefix.
+    module: str
+    #: A, B, embedding_A, embedding_B, B.bias or magnitude_vector.
+    part: str
+
+
+def lora_key(name: str) -> LoraKey | None:
+    """Return which module and part a tensor belongs to; None where it is not one of LoRA's own."""
+    match = _LORA_KEY.fullmatch(name)
+    return LoraKey(match["module"], match["part"].removesuffix(".weight")) if match else None
+
+
+def variant_setting(name: str) -> str | None:
+    """Return the setting of a config that gives LoRA this tensor beside A and B; None for any other tensor."""
+    match = _VARIANT_KEY.fullmatch(name)
+    return match.lastgroup if match else None
+
+
+def base_parameter(name: str) -> str | None:
+    """Return the base's parameter that a tensor replaces or adds to, without PEFT's prefix; None without the prefix."""
+    match = _KEY.fullmatch(name)
+    return match["parameter"] if match else None
+
+
+def base_module(module: str) -> str:
+    """Return an adapted module's name in the base: where several parameters of one are adapted, each wraps the one before."""
+    return module.replace(".base_layer", "")

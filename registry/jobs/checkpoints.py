@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.catalog.publishing.new_version import CONFIG_FILE, WEIGHTS_FILE
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database, db_now, upsert, utc_now
 from registry.db.stored_json import read_stored, readable
@@ -24,6 +23,7 @@ from registry.jobs.models import Checkpoint, Job
 from registry.jobs.present import find_job
 from registry.principal import Principal
 from registry.usage.charging import charge
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest

@@ -19,6 +19,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.canonical_json import digest_of
 
 CONFIG_FILE = "config.json"
@@ -45,7 +46,6 @@ OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
 #: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.
-_ADAPTER_FILE = "adapter_model.safetensors"
 #: A config of more is no model's; transformers' own are a few kilobytes.
 MAX_CONFIG_BYTES = 1024 * 1024
 #: The largest published models have some 200.
@@ -104,7 +104,7 @@ def weight_files(names: Collection[str]) -> list[str]:
 def check_files(names: Collection[str]) -> None:
     """Raise BadBaseError unless these are files that a base has, the config and weights among them, and no others."""
     for name in sorted(names):
-        if name == _ADAPTER_FILE or name.startswith("adapter_"):
+        if name == WEIGHTS_FILE or name.startswith("adapter_"):
             raise BadBaseError(f"{name} is an adapter's file; a library would load it on top of the base")
         if name not in TOKENIZER_FILES and name not in OTHER_FILES and not _WEIGHT_FILE.fullmatch(name):
             raise BadBaseError(f"{name[:80]!a} is no file of a base: it has its config, tokenizer and weights alone")
@@ -147,7 +147,7 @@ def weight_map(index: Any) -> dict[str, str]:
     if not isinstance(found, dict) or not found or not all(type(name) is str for name in found.values()):
         raise BadBaseError(f"{INDEX_FILE} has no weight_map of names")
     for name in found.values():
-        if not _WEIGHT_FILE.fullmatch(name) or name == _ADAPTER_FILE:
+        if not _WEIGHT_FILE.fullmatch(name) or name == WEIGHTS_FILE:
             raise BadBaseError(f"{INDEX_FILE} names {name[:80]!a}, which is no weight file")
     return found
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from sdk.errors import NotFound, Unavailable, VerificationFailed
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
 from sdk.schemas.training import LoraConfig
-
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 #: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
 _MAX_RANK = 4096
@@ -28,9 +27,8 @@ _ROUNDING = 1e-12
 #: A squared norm beyond this can't be summed; no adapter that works comes near.
 _MAX_SQUARE = 1e200
 
-_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<half>A|B)\.weight|embedding_(?P<embedding>A|B))")
-_MAGNITUDE_KEY = re.compile(r".+\.lora_magnitude_vector(\.weight)?")
-_BIAS_KEY = re.compile(r".+\.lora_(A|B)\.bias")
+#: Parts of LoRA that are no part of s·B·A.
+_LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
 #: Initialisations by which PEFT takes the first s·B·A out of the base, or quantises it.
 _BASE_CHANGING = re.compile(r"(pissa|corda).*|loftq|lora_ga|(?i:olora)")
 
@@ -161,20 +159,19 @@ def _open(folder: Path, lora: LoraConfig) -> _Adapter:
     ranks, alphas = _values(lora.rank_pattern, lora.rank, budget), _values(lora.alpha_pattern, lora.alpha, budget)
     adapter = _Adapter(open_tensors(path), lora, ranks, alphas, {}, set(), set())
     for name, tensor in adapter.file.tensors.items():
-        if match := _LORA_KEY.fullmatch(name):
-            halves = adapter.pairs.setdefault(match["module"], {})
-            half = match["half"] or match["embedding"]
-            if half in halves:
-                raise VerificationFailed(f"{path} has {half} of {match['module']!r} twice; pull the version again")
-            halves[half] = tensor
-            if match["embedding"]:
-                adapter.embeddings.add(match["module"])
-        elif _MAGNITUDE_KEY.fullmatch(name):
-            adapter.left_out.add("DoRA's magnitudes")
-        elif _BIAS_KEY.fullmatch(name):
-            adapter.left_out.add("LoRA biases")
-        else:
+        key = lora_key(name)
+        if key is None:
             adapter.left_out.add("whole tensors (modules_to_save, biases of the base, added tokens)")
+        elif (other := _LEFT_OUT.get(key.part)) is not None:
+            adapter.left_out.add(other)
+        else:
+            half = key.part.removeprefix("embedding_")
+            halves = adapter.pairs.setdefault(key.module, {})
+            if half in halves:
+                raise VerificationFailed(f"{path} has {half} of {key.module!r} twice; pull the version again")
+            halves[half] = tensor
+            if half != key.part:
+                adapter.embeddings.add(key.module)
     if not adapter.pairs:
         raise VerificationFailed(f"{path} has no LoRA weights; pull the version again")
     for module in adapter.pairs:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput, VerificationFailed
+from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.transfer import read_json
 
-CONFIG_FILE = "adapter_config.json"
 REWRITE = "rewrite.json"
 ORIGINAL = f"original/{CONFIG_FILE}"
 _KEY = "base_model_name_or_path"

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained
+from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles
 from sdk.formats.paths import check_path
-from sdk.pulling.base_name import CONFIG_FILE, ORIGINAL, REWRITE, check_rewrite, declared, rewritten
+from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, rewritten
 from sdk.transfer import folder_whole, hash_file, place, written_whole
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, Unavailable, VerificationFailed, disk_explained
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES
-from sdk.pushing.pack import CONFIG_FILE, WEIGHTS_FILE, pickled_weights
+from sdk.pushing.pack import pickled_weights
 
 _CHILD = "workers.pipelines.model.convert"
 #: What the child needs to start; tokens and whatever else is set here stay here.

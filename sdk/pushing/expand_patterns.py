@@ -8,17 +8,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput
+from sdk.formats.adapter_files import base_module, lora_key
 from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError
 from sdk.formats.peft_patterns import SELECTION_KEYS, VALUE_KEYS, ModuleValues, Targets, is_name, unfit
 from sdk.lora.tensors import read_tensors
 
-_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:A\.weight|embedding_A)")
 #: For all patterns of a config; some three seconds.
 _STEPS = 20_000_000
 #: What PEFT takes for all linear modules, and no expression.
@@ -31,9 +30,8 @@ _MOST_NAMED = 5
 
 def adapted_modules(weights: Path) -> list[str]:
     """Return the modules that a file of LoRA weights adapts, sorted, as the base names them. Raises VerificationFailed."""
-    found = (_LORA_KEY.fullmatch(name) for name in read_tensors(weights))
-    # Where several parameters of one module are adapted, each wraps the one before.
-    return sorted({match["module"].replace(".base_layer", "") for match in found if match})
+    found = map(lora_key, read_tensors(weights))
+    return sorted({base_module(key.module) for key in found if key and key.part in ("A", "embedding_A")})
 
 
 def expressions_of(config: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, Unavailable, disk_explained
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -23,7 +24,7 @@ _SCHEME = "hf://"
 #: As the hub itself limits `owner/name`.
 _MAX_REPO_CHARACTERS = 96
 #: All that is asked for: pickled weights and code never reach this machine.
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 def resolve_commit(repo: str, revision: str | None) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
+from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.refs import BadNameError, parse_name, parse_namespace
-from sdk.pushing.pack import CONFIG_FILE
 
 if TYPE_CHECKING:
     from sdk.client import Client

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sdk.lora.weights import WEIGHTS_FILE, WeightDiff, compare_weights
+from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.lora.weights import WeightDiff, compare_weights
 from sdk.schemas.training import LoraConfig
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from registry.artifacts.manifests import blobs_of
-from sdk.pushing.pack import CONFIG_FILE, WEIGHTS_FILE, lora_of
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.lora.adapter_config import lora_of
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Publication
 from sdk.schemas.manifest import Manifest, ManifestFile

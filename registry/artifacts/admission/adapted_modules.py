@@ -22,6 +22,7 @@ from typing import NamedTuple
 from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts
 from registry.errors import Verification
+from sdk.formats.adapter_files import CONFIG_FILE, base_module
 from sdk.formats.peft_patterns import suffixes
 
 Shape = tuple[int, ...]
@@ -90,8 +91,7 @@ def judge_module(
         raise Verification(f"{name} has only one of lora_A and lora_B; save the adapter again")
     embedding = "embedding_A" in halves
     a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
-    # Where several parameters of one module are adapted, each wraps the one before.
-    plain = name.replace(".base_layer", "")
+    plain = base_module(name)
     owned = [parameter for end in suffixes(plain) for parameter in parameters.get(end, ())]
     rank = ranks.of(plain)
     if not any(end in targets for end in suffixes(plain)) or (owned and not base.shapes(f"{plain}.weight")):
@@ -137,7 +137,7 @@ def _judge_base(
     # 4-bit Linear stands in for GPT-2's Conv1D. Convolutions, which have more than two dimensions, ignore it.
     if config.fan_in_fan_out and not embedding and not any(w == [a[1], b[0]] or len(w) != 2 for w in fitting):
         raise Verification(
-            f"adapter_config.json says fan_in_fan_out, but the base keeps {plain} as (out, in); set it to false and push again"
+            f"{CONFIG_FILE} says fan_in_fan_out, but the base keeps {plain} as (out, in); set it to false and push again"
         )
 
 

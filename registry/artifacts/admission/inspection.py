@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
 from registry.errors import Verification
+from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.schemas.wire import Wire
@@ -240,7 +241,7 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
     """
     config = _parse(file.read(MAX_CONFIG_BYTES + 1))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Verification("adapter_config.json describes no LoRA; only LoRA adapters are kept here")
+        raise Verification(f"{CONFIG_FILE} describes no LoRA; only LoRA adapters are kept here")
     for finding in examine(config):
         _refuse(finding)
     targets = config.get("target_modules")
@@ -264,21 +265,21 @@ def _refuse(finding: Finding) -> None:
     """Raise Verification for a key that no version's config may have; one that would run something may be empty."""
     if finding.reason is Reason.RUNS and not says_nothing(finding.value):
         raise Verification(
-            f"adapter_config.json has {finding.key!a}, which can run code or look for files when it is loaded; "
+            f"{CONFIG_FILE} has {finding.key!a}, which can run code or look for files when it is loaded; "
             "push it with adapterctl, which leaves it out"
         )
     if finding.reason is Reason.UNKNOWN:
         raise Verification(
-            f"adapter_config.json has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+            f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
         )
     if finding.reason is Reason.PATTERN:
         raise Verification(
-            f"adapter_config.json: {finding.key} has {finding.pattern!a}, which PEFT might try for ever ({finding.why}); "
+            f"{CONFIG_FILE}: {finding.key} has {finding.pattern!a}, which PEFT might try for ever ({finding.why}); "
             "push the adapter with: adapterctl push --expand-patterns, which writes module names"
         )
     if finding.reason is Reason.VALUE:
         raise Verification(
-            f"adapter_config.json: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT, then push it with adapterctl"
+            f"{CONFIG_FILE}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT, then push it with adapterctl"
         )
 
 
@@ -287,21 +288,21 @@ def _parse(raw: bytes) -> Any:
     # Brackets in texts count too: no configuration has as many.
     if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
         raise Verification(
-            f"adapter_config.json is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
+            f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
         )
     try:
         # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Verification("adapter_config.json is no JSON; save the adapter again") from error
+        raise Verification(f"{CONFIG_FILE} is no JSON; save the adapter again") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Verification("adapter_config.json has a key twice; save the adapter again with PEFT")
+        raise Verification(f"{CONFIG_FILE} has a key twice; save the adapter again with PEFT")
     return found
 
 
 def _no_constant(word: str) -> Any:
-    raise Verification(f"adapter_config.json holds {word}, which is no number; save the adapter again with PEFT")
+    raise Verification(f"{CONFIG_FILE} holds {word}, which is no number; save the adapter again with PEFT")

@@ -13,25 +13,16 @@ registry.errors.Verification: adapter_config.json and the version's record disag
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.errors import Verification
+from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, variant_setting
 from sdk.formats.peft_patterns import suffixes
 from sdk.schemas.training import LoraConfig
 
-_LORA_KEY = re.compile(
-    r"base_model\.model\.(?P<module>.+)\."
-    r"lora_(?P<part>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"
-)
-#: What variants of LoRA have beside A and B.
-_VARIANT_KEY = re.compile(
-    r"base_model\.model\..+\.lora_(?:(?P<kasa_config>diag)|(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
-)
-_WHOLE_KEY = re.compile(r"base_model\.model\.(?P<parameter>.+)")
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: As models name their embeddings and the head, which holds as many numbers.
 _EMBEDDINGS = ("embed_tokens", "embed_in", "embed_out", "lm_head", "tok_embeddings", "word_embeddings", "wte")
@@ -82,7 +73,7 @@ def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: Lor
     alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
     effects = {}
     for name, module in sorted(modules.items()):
-        plain = name.replace(".base_layer", "")
+        plain = base_module(name)
         effects[name] = module.effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
     huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
     if huge:
@@ -115,7 +106,7 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
     }
     if said := next((name for name, differs in differences.items() if differs), None):
-        raise Verification(f"adapter_config.json and the version's record disagree on {said}; push again")
+        raise Verification(f"{CONFIG_FILE} and the version's record disagree on {said}; push again")
     if any(rank < 1 for rank in lora.rank_pattern.values()):
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
     if len(lora.modules_to_save) > _MOST_SAVED:
@@ -143,15 +134,15 @@ def _sort(
     saved = set(lora.modules_to_save)
     biases: list[tuple[str, TensorFacts]] = []
     for tensor in weights.tensors():
-        if match := _LORA_KEY.fullmatch(tensor.name):
-            modules.setdefault(match["module"], Module()).put(match["part"].removesuffix(".weight"), tensor)
+        if key := lora_key(tensor.name):
+            modules.setdefault(key.module, Module()).put(key.part, tensor)
             kind = "lora"
-        elif (variant := _VARIANT_KEY.fullmatch(tensor.name)) and variant.lastgroup in config.variants:
+        elif variant_setting(tensor.name) in config.variants:
             kind = "lora"
         else:
             kind = _judge_whole(tensor, lora, saved, base)
             if kind == "other":
-                biases.append((tensor.name.removeprefix("base_model.model."), tensor))
+                biases.append((base_parameter(tensor.name) or "", tensor))
         sizes[kind] += tensor.size_bytes
     if lora.bias == "lora_only":
         for name, tensor in biases:
@@ -170,10 +161,10 @@ def _foreign(tensor: TensorFacts) -> Verification:
 
 def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], base: BaseShapes) -> str:
     """Return the class of a tensor that stands in place of one of the base's, or beside it. Raises Verification."""
-    match = _WHOLE_KEY.fullmatch(tensor.name)
-    if match is None:
+    parameter = base_parameter(tensor.name)
+    if parameter is None:
         raise _foreign(tensor)
-    parameter = match["parameter"].replace(".base_layer.", ".")
+    parameter = parameter.replace(".base_layer.", ".")
     if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
         _judge_tokens(tensor, parameter.removesuffix(_TOKENS), lora, base)
         return "embeddings"
@@ -276,7 +267,7 @@ def _warn_beyond(names: Sequence[str]) -> list[str]:
 
 
 def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    used = {end for module in modules for end in suffixes(module.replace(".base_layer", "")) if end in targets}
+    used = {end for module in modules for end in suffixes(base_module(module)) if end in targets}
     unused = sorted(set(targets) - used)
     if not unused:
         return []

@@ -26,11 +26,9 @@ from registry.errors import Invalid, RegistryError, Verification
 from registry.principal import SYSTEM, Principal
 from registry.signatures.service import record_signature
 from registry.usage.charging import charge
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published, VersionView
 from sdk.schemas.manifest import Manifest
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")

@@ -17,8 +17,8 @@ import pytest
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, lora_config
 
+from sdk.lora.adapter_config import lora_of
 from sdk.pulling.cache import Cache
-from sdk.pushing.pack import lora_of
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec

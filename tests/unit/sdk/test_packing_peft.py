@@ -14,7 +14,8 @@ from support.small import write_adapter
 
 from sdk.errors import InvalidInput
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
-from sdk.pushing.pack import Package, lora_of, pack_adapter
+from sdk.lora.adapter_config import lora_of
+from sdk.pushing.pack import Package, pack_adapter
 from sdk.schemas.training import LoraConfig
 
 

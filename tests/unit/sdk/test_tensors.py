@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.loras import Q, compare, entry, lora, packed, put
 
 from sdk.errors import AdapterctlError, NotFound, VerificationFailed
-from sdk.lora.weights import WEIGHTS_FILE
+from sdk.formats.adapter_files import WEIGHTS_FILE
 
 QA, QB = f"base_model.model.{Q}.lora_A.weight", f"base_model.model.{Q}.lora_B.weight"
 GOOD = {QA: entry([3, 2], 0, 24), QB: entry([2, 3], 24, 48)}

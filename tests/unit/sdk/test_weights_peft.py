@@ -13,7 +13,7 @@ import pytest
 from support.loras import Q, V, compare, cosine
 
 from sdk.formats.peft_patterns import Budget, ModuleValues
-from sdk.pushing.pack import lora_of
+from sdk.lora.adapter_config import lora_of
 from sdk.schemas.training import LoraConfig
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -13,13 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
+from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
 from workers.pipelines.errors import PipelineError
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 _OS_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")
 
 
@@ -37,34 +36,11 @@ def write_adapter(
     Equal arguments give equal bytes: lists and keys are sorted, and no path, time or library version is written.
     `tensors` are stored in float32 under PEFT's own keys.
     """
-    config = {
-        "alpha_pattern": dict(lora.alpha_pattern),
-        "auto_mapping": None,
-        "base_model_name_or_path": base_name,
-        "bias": lora.bias,
-        "fan_in_fan_out": fan_in_fan_out,
-        "inference_mode": True,
-        "init_lora_weights": lora.init,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        # vLLM reads alpha as a whole number wherever it is one.
-        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
-        "lora_dropout": lora.dropout,
-        "modules_to_save": sorted(lora.modules_to_save) or None,
-        "peft_type": "LORA",
-        "r": lora.rank,
-        "rank_pattern": dict(lora.rank_pattern),
-        "revision": base_revision,
-        "target_modules": sorted(lora.target_modules),
-        "task_type": lora.task_type,
-        "use_dora": lora.use_dora,
-        "use_rslora": lora.use_rslora,
-    }
+    config = config_of(lora, base_name=base_name, base_revision=base_revision, fan_in_fan_out=fan_in_fan_out)
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    (out / CONFIG_NAME).write_bytes(text.encode("utf-8"))
+    (out / CONFIG_FILE).write_bytes(canonical_text(config).encode("utf-8"))
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_tensors(stored, out / WEIGHTS_NAME)
+    save_tensors(stored, out / WEIGHTS_FILE)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path) -> None:
@@ -89,17 +65,17 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        with (adapter / CONFIG_NAME).open("rb") as config:
+        with (adapter / CONFIG_FILE).open("rb") as config:
             said = hazard(config.read(MAX_CONFIG_BYTES + 1))
     except OSError as error:
         raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter's {CONFIG_NAME} can't be read; push the adapter again."
+            FailureReason.ADAPTER, f"The adapter's {CONFIG_FILE} can't be read; push the adapter again."
         ) from error
     if said:
         # It was stored before the registry refused it.
         raise PipelineError(
             FailureReason.ADAPTER,
-            f"The adapter's {CONFIG_NAME} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
+            f"The adapter's {CONFIG_FILE} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
             " --expand-patterns.",
         )
     try:
@@ -108,7 +84,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore")
             peft_model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
             wanted = set(get_peft_model_state_dict(peft_model))
-        with safe_open(adapter / WEIGHTS_NAME, framework="pt") as file:
+        with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
             found = set(file.keys())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -18,11 +18,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, TrainingReport
 from sdk.schemas.wire import Sha256, Wire, digest_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME, save_tensors
+from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.training.states import Standing, States
 
 OPTIMIZER_NAME = "optimizer.safetensors"
@@ -34,8 +35,8 @@ RECORD_NAME = "record.json"
 #: All that a checkpoint's folder holds: tensors and JSON.
 FILES = frozenset(
     {
-        CONFIG_NAME,
-        WEIGHTS_NAME,
+        CONFIG_FILE,
+        WEIGHTS_FILE,
         OPTIMIZER_NAME,
         GENERATORS_NAME,
         PROGRESS_NAME,

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerState
 
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import CONFIG_NAME, WEIGHTS_NAME
 from workers.pipelines.training.checkpoints import (
     FILES,
     GENERATORS_NAME,
@@ -112,11 +112,11 @@ def _read_record(folder: Path) -> Record:
 
 
 def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Schedule) -> Standing:
-    with _read(CONFIG_NAME):
-        _require(isinstance(json.loads((folder / CONFIG_NAME).read_bytes()), dict), "it is no JSON object")
-    with _read(WEIGHTS_NAME):
-        shapes = _shapes(folder / WEIGHTS_NAME, torch.float32)
-        _check_finite(folder / WEIGHTS_NAME)
+    with _read(CONFIG_FILE):
+        _require(isinstance(json.loads((folder / CONFIG_FILE).read_bytes()), dict), "it is no JSON object")
+    with _read(WEIGHTS_FILE):
+        shapes = _shapes(folder / WEIGHTS_FILE, torch.float32)
+        _check_finite(folder / WEIGHTS_FILE)
     # A gradient scaler skips steps; without one each step was taken.
     fewest = record.step if record.scaler is None else 0
     with _read(PROGRESS_NAME):

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import loss_sum, micro_batches, supervised_tokens
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import WEIGHTS_NAME
 from workers.pipelines.model.device import Device
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.states import States, restore_generators, restore_optimizer, restore_schedule, states_of
@@ -143,10 +143,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Called by the trainer before the first step: fill each matrix, in float32, from a checkpoint's adapter."""
-        stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_NAME)
+        stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
         matrices = get_peft_model_state_dict(self.model)
         if _shapes(stored) != _shapes(matrices):
-            raise broken_checkpoint(f"the matrices in {WEIGHTS_NAME} are not those of this adapter")
+            raise broken_checkpoint(f"the matrices in {WEIGHTS_FILE} are not those of this adapter")
         for name, matrix in matrices.items():
             matrix.copy_(stored[name])
 

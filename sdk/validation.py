@@ -10,7 +10,7 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,15 +22,12 @@ from sdk.config import user_path
 from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidRef, InvalidTargets, NotFound
 from sdk.formats import rows
 from sdk.formats.refs import BadNameError, BadRefError, Ref, looks_like_digest, parse_alias, parse_name, parse_number
+from sdk.lora.targets import missing_targets
 from sdk.schemas.codes import explain_validation
-from sdk.schemas.training import TARGET_PRESETS
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 M = TypeVar("M", bound=BaseModel)
-
-#: Parts of names of 2-dimensional weights that are no linear module inside a layer: embeddings and output heads.
-_NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "norm")
 
 
 def build(model: type[M], **values: Any) -> M:
@@ -146,27 +143,11 @@ def check_data_name(name: str) -> str:
 
 
 def check_targets(targets: str, tensors: Mapping[str, Sequence[int]], *, base: str) -> None:
-    """Raise InvalidTargets for a module name of which the base's weight files hold nothing like it.
-
-    Presets, and bases of experts, whose weights a library may join under other names when it loads them, are left to
-    the job, which asks the model itself.
-    """
-    if targets in TARGET_PRESETS or any("expert" in name for name in tensors):
-        return
-    weights = [
-        name.removesuffix(".weight") for name, shape in tensors.items() if len(shape) == 2 and name.endswith(".weight")
-    ]
-    last_parts = {name.rpartition(".")[2] for name in weights}
-    # Only the last part is held against the files: a model may put another prefix before the names of its files.
-    unknown = [name for name in targets.split(",") if name.rpartition(".")[2] not in last_parts]
-    if not weights or not unknown:
-        return
-    have = ", ".join(sorted({name.rpartition(".")[2] for name in _linear(weights)})) or "none"
-    raise InvalidTargets(
-        f"base {base} has no linear module {', '.join(map(repr, unknown[:5]))}; name some of these as targets: {have}",
-        param="targets",
-    )
-
-
-def _linear(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not any(part in name.rpartition(".")[2] for part in _NOT_LINEAR)]
+    """Raise InvalidTargets for a module name of which the base's weight files hold nothing like it."""
+    missing = missing_targets(targets, tensors)
+    if missing is not None:
+        have = ", ".join(missing.present) or "none"
+        raise InvalidTargets(
+            f"base {base} has no linear module {', '.join(map(repr, missing.names[:5]))}; name some of these as targets: {have}",
+            param="targets",
+        )

@@ -92,7 +92,7 @@ class Worker:
         while True:
             claimed_at = time.monotonic()
             try:
-                assignment = claim(self._client, machine.describe(self._settings, self._client.cache), hint, key=key)
+                assignment = claim(self._client, machine.worker_info(self._settings, self._client.cache), hint, key=key)
             except Misunderstood:
                 self._unanswered = None
                 raise

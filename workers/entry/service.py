@@ -100,7 +100,7 @@ def _speak(settings: WorkerSettings, shutdown: Shutdown, over: threading.Event) 
     while not shutdown.asked and not over.wait(LOOK_S):
         if time.monotonic() >= due:
             due = time.monotonic() + _HELLO_EVERY_S
-            _say(client, "/workers/hello", machine.describe(settings, client.cache))
+            _say(client, "/workers/hello", machine.worker_info(settings, client.cache))
     _say(client, "/workers/leave", Farewell(worker=settings.name))
     client.close()
 

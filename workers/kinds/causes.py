@@ -21,7 +21,7 @@ from sdk.errors import (
 )
 from sdk.schemas.failures import FailureReason
 from workers.child.protocol import DISK_FULL_STATUS, FAULT_FILE, INTERRUPTED_STATUS, Fault
-from workers.node.machine import control_group
+from workers.main_memory import control_groups
 
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _LESS_MEMORY = "lower batch_size or max_length, then submit the job again"
@@ -110,8 +110,7 @@ def _name(number: int) -> str:
 
 def oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory: in this control group, else on this machine."""
-    own = control_group()
-    places = [] if own is None else [own / "memory.events", own / "memory.oom_control"]
+    places = [own / name for own in control_groups()[:1] for name in ("memory.events", "memory.oom_control")]
     for place in (*places, Path("/proc/vmstat")):
         try:
             lines = [line.split() for line in place.read_text().splitlines()]

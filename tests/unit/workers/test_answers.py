@@ -18,7 +18,7 @@ from sdk.version import VERSION
 from workers.entry import runner, service
 from workers.entry.runner import Worker
 from workers.lease.claiming import Misunderstood, claim
-from workers.node.machine import describe
+from workers.node.machine import worker_info
 from workers.node.shutdown import Shutdown, pass_on
 from workers.settings import WorkerSettings
 
@@ -160,7 +160,7 @@ def test_fields_of_a_newer_registry_are_passed_over(worker: Worker, registry: Re
     request = {**assignment()["request"], **given}
     registry.claims = [of_json(assignment(request=request, **given))]
     client = Client()
-    held = claim(client, describe(WorkerSettings.from_env(), client.cache))
+    held = claim(client, worker_info(WorkerSettings.from_env(), client.cache))
     client.close()
     assert held is not None
     assert (held.job, held.attempt, held.request.kind) == ("3f1c2a9b7d20", 4, "merge")
@@ -197,7 +197,7 @@ def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, regist
 
     client = Client()
     registry.claims = [of_json(assignment())]
-    held = claim(client, describe(WorkerSettings.from_env(), client.cache))
+    held = claim(client, worker_info(WorkerSettings.from_env(), client.cache))
     assert held is not None
     holder = Holder(client, held, claimed_at=0.0)
     # "null" is no reply to a heartbeat.

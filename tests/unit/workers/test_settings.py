@@ -89,7 +89,7 @@ def test_queues_are_kept_in_one_order() -> None:
 
 def test_a_worker_says_what_it_listens_to(tmp_path: Path) -> None:
     settings = replace(WorkerSettings.from_env(), name="w", queues=("cpu",))
-    assert machine.describe(settings, Cache(tmp_path)).queues == ["cpu"]
+    assert machine.worker_info(settings, Cache(tmp_path)).queues == ["cpu"]
 
 
 SPEAK = """

@@ -8,15 +8,18 @@ import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from sdk.schemas.failures import FailureReason
+from workers.main_memory import main_memory
 from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
+
+#: What is taken to be available where the system does not say.
+_UNKNOWN_BYTES = 1 << 62
 
 #: Names of dtypes as they stand in specs and reports.
 DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -37,11 +40,12 @@ class Device:
         return torch.device(self.kind, 0) if self.kind == "cuda" else torch.device("cpu")
 
     def available_memory_bytes(self) -> int:
-        """Return the bytes that can still be taken: on the GPU, or in main memory under the control group's limit."""
+        """Return the bytes that can still be taken: on the GPU, or in main memory under the limits of control groups."""
         if self.kind == "cuda":
             free, _ = torch.cuda.mem_get_info(0)
             return int(free)
-        return _available_main_memory_bytes()
+        memory = main_memory()
+        return _UNKNOWN_BYTES if memory is None else memory.available_bytes
 
     def peak_memory_bytes(self) -> int:
         """Return the peak so far: allocated on the GPU, or resident in main memory, in this process."""
@@ -89,17 +93,3 @@ def _cpu_multiplies_bfloat16() -> bool:
     if platform.machine() in {"x86_64", "AMD64"}:
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _available_main_memory_bytes() -> int:
-    available = 1 << 62
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-    # A container's limit is not seen in /proc/meminfo (control groups, version 2).
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        available = min(available, max(0, limit - used))
-    return available

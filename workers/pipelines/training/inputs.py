@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdk.lora.targets import TargetsError, matches, resolve_targets
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Example, Tokenised, load_tokenizer, longest_row, tokenise
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.families import matches, resolve_targets
 from workers.pipelines.model.loading import read_blueprint
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.resuming import read_checkpoint
@@ -57,7 +59,10 @@ def read_inputs(
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
     blueprint = read_blueprint(base)
-    targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+    try:
+        targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+    except TargetsError as error:
+        raise PipelineError(FailureReason.TARGETS, str(error)) from error
     tokenizer = load_tokenizer(base)
     max_length = longest_row(base, spec.max_length)
     rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 
+from sdk.api import work as api
 from sdk.client import Client
 from sdk.schemas.evaluation import EvaluationReport
-from sdk.schemas.jobs import JobView
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult
 from workers.entry.celery_app import make_app
-from workers.entry.runner import claim
 from workers.node import machine
 from workers.settings import WorkerSettings
 
@@ -33,10 +32,10 @@ def _connection() -> tuple[WorkerSettings, Client]:
 def work(hint: str) -> None:
     """Work off what there is, beginning with the hinted job, as the real task does."""
     settings, client = _connection()
-    wanted: str | None = hint
-    while (assignment := claim(client, machine.describe(settings, client.cache), wanted)) is not None:
-        wanted = None
-        client.call("POST", f"/jobs/{assignment.job}/complete", JobView, body=_completion(assignment))
+    request = ClaimRequest(worker=machine.worker_info(settings, client.cache), hint=hint)
+    while (assignment := api.claim(client.transport, request)) is not None:
+        request = ClaimRequest(worker=machine.worker_info(settings, client.cache))
+        api.complete(client.transport, assignment.job, _completion(assignment))
 
 
 def _completion(assignment: Assignment) -> Completion:

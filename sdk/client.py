@@ -9,81 +9,119 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
-from sdk import config, transfer
-from sdk.api.access import PeopleClient
-from sdk.api.delivery import DeliveryClient
-from sdk.api.files import OnTransfer
-from sdk.api.jobs import TrackingClient
-from sdk.api.removal import RemovalClient
+from sdk.allowed_locations import Reach
+from sdk.api import (
+    access,
+    adapters,
+    aliases,
+    audit,
+    bases,
+    datasets,
+    evaluations,
+    jobs,
+    lineage,
+    manifests,
+    quotas,
+    removal,
+    search,
+    signatures,
+    tokens,
+    versions,
+    workers,
+)
+from sdk.api.pages import PAGE
 from sdk.api.transport import Transport
-from sdk.config import user_path
+from sdk.config import Config, user_path
+from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
-from sdk.formats.base_files import CONFIG_FILE
-from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
+from sdk.formats.manifest import HasFiles
+from sdk.formats.refs import digest_digits, is_folder, namespace_of
 from sdk.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
-from sdk.objects import Job, Version
+from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
-from sdk.pushing import hub
-from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pulling.filling import OnTransfer
+from sdk.pulling.http import HttpClient
+from sdk.pulling.pins import require_pinned
+from sdk.pulling.puller import Pulled, Puller, PullPlan
 from sdk.pushing.import_folders import Imported, push_tree
-from sdk.pushing.pack import pack_adapter, read_origin
-from sdk.schemas.artifacts import DatasetRegistration, DatasetView
+from sdk.pushing.pusher import Pusher, PushReport
+from sdk.pushing.signatures import check_signing_key, sign_manifest
+from sdk.schemas.aliases import (
+    AliasMove,
+    AliasMoveView,
+    AliasRemoval,
+    AliasRollback,
+    AliasView,
+    Protection,
+    ProtectionView,
+)
+from sdk.schemas.artifacts import DatasetView, SignatureView, SignedManifest, Transfer
 from sdk.schemas.catalog import (
+    AdapterView,
+    Annotation,
     BaseFix,
     BaseRegistration,
     BaseSelector,
     BaseView,
     Method,
-    Publication,
     Published,
-    VersionView,
+    VersionMove,
 )
+from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
-    BaseChoice,
+    AttemptView,
+    CheckpointPublication,
+    CheckpointView,
     EvaluationRequest,
     EvaluationTarget,
     JobSubmission,
     JobView,
     MergeRequest,
+    QueueCapacity,
     TrainingRequest,
+    WorkerView,
 )
+from sdk.schemas.lineage import Direction, Lineage
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.people import (
+    AuditView,
+    GrantView,
+    NamespaceRevocation,
+    NewToken,
+    QuotaLimits,
+    QuotaView,
+    RevocationView,
+    TokenReplacement,
+    TokenRequest,
+    TokenView,
+    Whoami,
+)
+from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
+from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import (
-    CheckedData,
     build,
+    check_alias,
     check_data,
     check_data_name,
     check_name,
-    check_targets,
+    check_number,
     parse_ref,
-    segment,
 )
 
-#: A registration with the shapes of more tensors would be longer than the body that a registry takes.
-_MOST_SHAPES_BYTES = 3_500_000
+T = TypeVar("T")
 
 
-class PushReport(NamedTuple):
-    """What a push did."""
-
-    version: VersionView
-    #: Whether the same bytes were there already.
-    existing: bool
-    #: Files of the folder that a version doesn't need, and config keys that were dropped.
-    left_out: list[str]
-    #: The base that the folder's config names.
-    named_base: str | None
-    #: Config keys whose expressions were written as the names that they mean.
-    expanded: list[str]
-
-
-class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
+class Client:
     """A connection to one registry. Cheap to make; nothing is asked before the first call."""
 
     def __init__(
@@ -94,9 +132,36 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         cache: Path | None = None,
         on_transfer: OnTransfer | None = None,
         insecure: bool = False,
+        transport: Transport | None = None,
     ) -> None:
-        self.config = config.load(url, token, insecure=insecure)
-        super().__init__(Transport(self.config), Cache(cache), on_transfer)
+        #: How requests reach the registry; a `transport` that is given knows its registry already.
+        self.transport = transport or Transport(load_config(url, token, insecure=insecure))
+        self.cache = Cache(cache)
+        #: Connections to the storage, kept from one file to the next.
+        self.http = HttpClient(self.reach)
+        self._pusher = Pusher(self.transport, self.cache, on_transfer)
+        self._puller = Puller(
+            ApiSource(self.transport), self.cache, self.config.url, http=self.http, on_transfer=on_transfer
+        )
+
+    @property
+    def config(self) -> Config:
+        """Which registry it is, and how it is reached."""
+        return self.transport.config
+
+    @property
+    def reach(self) -> Reach:
+        """The places that the registry may name."""
+        return self.config.reach
+
+    def call(self, method: str, path: str, reply: type[T], **given: Any) -> T:
+        """Call a route for which there is no method; see `sdk.api` for the routes as typed functions."""
+        return self.transport.call(method, path, reply, **given)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.transport.close()
+        self.http.close()
 
     # Bases and datasets.
 
@@ -114,51 +179,28 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         is an admin of all namespaces, and else of names without one, or of the first in which it may write. Raises NotFound, InvalidBase for a folder without
         safetensors weights, InvalidInput for a link that leads out of it, NotAllowed.
         """
-        return self._register(self._scan(folder, id=id), upload=upload, namespace=namespace)
-
-    def _scan(self, folder: str | Path, *, id: str | None = None) -> ScannedBase:  # noqa: A002
-        found = scan_base(user_path(folder), cache=self.cache, base_id=id, on_bytes=self._watch("hashing base", None))
-        # The one file whose content goes out in any case.
-        transfer.require_inside(found.folder, CONFIG_FILE)
-        return found
-
-    def _register(self, scanned: ScannedBase, *, namespace: str | None, upload: bool = False) -> BaseView:
-        body = scanned.registration.model_copy(update={"namespace": namespace})
-        if upload:
-            sources = {
-                file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
-            }
-            # Without a namespace it is published for all by whoever may do that.
-            payer = namespace or ("*" if self._may_publish_for_all() else None)
-            # What their headers say of the tensors, the registry reads there.
-            body = body.model_copy(update={"tensors": {}, "upload": self.upload(sources, "uploading base", payer)})
-        return self.register_base(body)
-
-    def _may_publish_for_all(self) -> bool:
-        grants = self.whoami().grants
-        return any(grant.namespace == "*" and grant.role == "admin" for grant in grants)
+        return self._pusher.register_scanned(
+            self._pusher.scan_base(folder, base_id=id), upload=upload, namespace=namespace
+        )
 
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base that was scanned already."""
-        if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
-            # Longer than a body may be; the files themselves say it where they are uploaded.
-            registration = registration.model_copy(update={"tensors": {}})
-        return self.call("POST", "/bases", BaseView, body=registration, timeout_s=3600)
+        return self._pusher.register_base(registration)
 
     def bases(self) -> list[BaseView]:
         """The bases that may be used, the newest first."""
-        return list(self.pages("/bases", BaseView))
+        return list(bases.iterate(self.transport))
 
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """A base by id or fingerprint, with its config: what the name means in `namespace`, or in any that may be seen.
 
         Raises NotFound, InvalidInput where it means different bases in several namespaces.
         """
-        return self.call("GET", "/base", BaseView, params={"name": name, "namespace": namespace})
+        return bases.get(self.transport, name, namespace=namespace)
 
     def remove_base(self, name: str, *, namespace: str | None = None) -> None:
         """Take a base away from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
-        self.call("POST", "/base/remove", type(None), body=build(BaseSelector, name=name, namespace=namespace))
+        bases.remove(self.transport, build(BaseSelector, name=name, namespace=namespace))
 
     def fix_base(
         self,
@@ -173,8 +215,8 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
 
         Raises NotFound, NotAllowed, InvalidInput.
         """
-        body = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
-        return self.call("POST", "/base/fix", BaseView, body=body)
+        change = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
+        return bases.fix(self.transport, change)
 
     def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
@@ -183,36 +225,31 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         Raises NotFound, InvalidData with the bad lines, InvalidName for a name that looks like a digest, NotAllowed.
         """
         data = check_data(path)
-        return self._send_data(data, namespace, check_data_name(data.name if name is None else name))
-
-    def _send_data(self, data: CheckedData, namespace: str | None, name: str | None = None) -> DatasetView:
-        sha256, size = transfer.hash_file(data.path)
-        if name is None:
-            # A file that is called like a digest is sent all the same, and is found by its own.
-            name = "" if looks_like_digest(data.name) else data.name
-        body = build(
-            DatasetRegistration,
-            digest=sha256,
-            size_bytes=size,
-            format=data.format,
-            rows=data.rows,
-            shape=data.shape,
-            name=name,
-            namespace=namespace,
-            upload=self.upload({sha256: data.path}, "uploading dataset", namespace),
-        )
-        return self.call("POST", "/datasets", DatasetView, body=body, timeout_s=600)
+        return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
         """The datasets that may be used, the newest first."""
-        return list(self.pages("/datasets", DatasetView))
+        return list(datasets.iterate(self.transport))
 
     def remove_data(self, name: str) -> None:
         """Give a dataset's rows up, by digest or name; what was trained on it still names it.
 
         Raises NotFound, InvalidInput for a name that datasets of several namespaces have.
         """
-        self.call("POST", f"/datasets/{segment(name)}/remove", type(None))
+        datasets.remove(self.transport, name)
+
+    def locate_data(self, name: str) -> Transfer:
+        """Say where a dataset is fetched from, by digest or name.
+
+        Raises NotFound, InvalidInput for a name that datasets of several namespaces have, VerificationFailed where another
+        digest is answered than was asked for.
+        """
+        found = datasets.locate(self.transport, name)
+        if not found.sha256.startswith(digest_digits(name) or ""):
+            raise VerificationFailed(
+                f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
+            )
+        return found
 
     # Jobs.
 
@@ -231,7 +268,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         memory: int | None = None,
         idempotency_key: str | None = None,
         **spec: Any,
-    ) -> Job:
+    ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It writes down
@@ -242,7 +279,7 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         """
         namespace = namespace_of(check_name(adapter)) or "-"
         checked = build(TrainingSpec, **spec)
-        terms = {
+        options = {
             "priority": priority,
             "timeout_s": None if timeout is None else parse_duration(timeout),
             "needs": needs_of(device, memory),
@@ -253,14 +290,14 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
         request = TrainingRequest(
             adapter=adapter,
-            base=self._choose_base(base, namespace, targets=checked.targets),
-            data=self._send_data(rows, namespace).digest,
-            eval_data=None if held_out is None else self._send_data(held_out, namespace).digest,
+            base=self._pusher.choose_base(base, namespace, targets=checked.targets),
+            data=self._pusher.send_data(rows, namespace).digest,
+            eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=checked,
             checkpoint=policy,
             from_checkpoint=earlier,
         )
-        return self._submit(request, idempotency_key, **terms)
+        return Job(self._submit(request, idempotency_key, **options), self)
 
     def submit_evaluation(
         self,
@@ -270,66 +307,260 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         priority: int = 0,
         idempotency_key: str | None = None,
         **spec: Any,
-    ) -> Job:
+    ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
         checked = build(EvaluationSpec, **spec)
         rows = check_data(data)
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
-        versions = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
+        by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
         # A bare base beside them is what their namespace calls so.
-        namespace = next((namespace_of(ref.adapter) or "-" for ref in versions.values()), None)
+        namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
         targets = [
-            EvaluationTarget(ref=str(versions[ref]))
-            if ref in versions
-            else EvaluationTarget(base=self._choose_base(ref.removeprefix("base:"), namespace))
+            EvaluationTarget(ref=str(by_ref[ref]))
+            if ref in by_ref
+            else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
             for ref in given
         ]
-        request = build(EvaluationRequest, targets=targets, data=self._send_data(rows, namespace).digest, spec=checked)
-        return self._submit(request, idempotency_key, priority=priority)
+        request = build(
+            EvaluationRequest, targets=targets, data=self._pusher.send_data(rows, namespace).digest, spec=checked
+        )
+        return Job(self._submit(request, idempotency_key, priority=priority), self)
 
-    def submit_merge(self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any) -> Job:
+    def submit_merge(
+        self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any
+    ) -> Job[MergedModel]:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
         request = MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec))
-        return self._submit(request, idempotency_key, priority=priority)
+        return Job(self._submit(request, idempotency_key, priority=priority), self)
 
     def _submit(
-        self, request: TrainingRequest | EvaluationRequest | MergeRequest, key: str | None, **terms: Any
-    ) -> Job:
+        self, request: TrainingRequest | EvaluationRequest | MergeRequest, key: str | None, **options: Any
+    ) -> JobView:
+        submission = build(JobSubmission, request=request, **options)
         # A key of our own makes a repeated POST harmless.
-        headers = {"Idempotency-Key": key or secrets.token_hex(16)}
-        submission = build(JobSubmission, request=request, **terms)
-        return Job(self.call("POST", "/jobs", JobView, body=submission, headers=headers), self)
+        return jobs.submit(self.transport, submission, key=key or secrets.token_hex(16))
 
-    def _registered(self, base: str | Path, namespace: str) -> BaseView:
-        """The base that an adapter is pushed over: a folder, which is registered, or one that is registered already."""
-        if isinstance(base, Path) or is_folder(base):
-            return self._register(self._scan(base), namespace=namespace)
-        return self.base(base, namespace=namespace)
+    def job(self, job_id: str) -> Job[Result]:
+        """Return a job by its id. Raises NotFound."""
+        return Job(self.job_view(job_id), self)
 
-    def _choose_base(self, base: str | Path, namespace: str | None, *, targets: str | None = None) -> BaseChoice:
-        if isinstance(base, Path) or is_folder(base):
-            scanned = self._scan(base)
-            if targets is not None:
-                check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
-            view = self._register(scanned, namespace=namespace)
-            return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
-        name, _, revision = base.partition("@")
-        try:
-            view = self.base(name, namespace=namespace)
-        except NotFound:
-            if name.count("/") != 1:
-                hint = (
-                    f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
-                )
-                raise NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base") from None
-            return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
-        if revision and view.revision != revision:
-            return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
-        return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
+    def jobs(self, *, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
+        """The last `limit` jobs, the newest first; of a state, or of the queue "gpu" or "cpu"."""
+        page = max(1, min(limit, 500))
+        views = islice(jobs.iterate(self.transport, state=state, queue=queue, page=page), limit)
+        return [Job(view, self) for view in views]
 
-    # Bytes.
+    def job_view(self, job_id: str) -> JobView:
+        """What the registry says of a job now. Raises NotFound."""
+        return jobs.get(self.transport, job_id)
+
+    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+        """Events after a cursor, only the `last` so many of them if given; waits up to `wait_s` seconds for one."""
+        return jobs.events(self.transport, job_id, after=after, wait_s=wait_s, last=last)
+
+    def cancel_job(self, job_id: str) -> JobView:
+        """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
+        return jobs.cancel(self.transport, job_id)
+
+    def retry_job(self, job_id: str) -> Job[Result]:
+        """Submit a failed or cancelled job once more; a training goes on from its last checkpoint.
+
+        Raises NotFound, NotAllowed, Conflict for a job that has a result or goes on, QuotaExceeded.
+        """
+        return Job(jobs.retry(self.transport, job_id), self)
+
+    def attempts(self, job_id: str) -> list[AttemptView]:
+        """The attempts at a job, the first one first. Raises NotFound."""
+        return jobs.attempts(self.transport, job_id)
+
+    def checkpoints(self, job_id: str) -> list[CheckpointView]:
+        """The checkpoints of a training that are stored, the newest first. Raises NotFound."""
+        return jobs.checkpoints(self.transport, job_id)
+
+    def publish_checkpoint(
+        self,
+        job_id: str,
+        step: int | None = None,
+        *,
+        adapter: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> Published:
+        """Publish the adapter of a checkpoint, of the last one where no `step` is given; waits until it has its number.
+
+        It becomes a version of `adapter`, else of the one that the job trains. The same bytes again give the existing
+        version. Raises NotFound, InvalidName, InvalidInput, NotAllowed, VerificationFailed.
+        """
+        publication = build(CheckpointPublication, adapter=adapter, tags=dict(tags or {}), description=description)
+        if step is None:
+            found = self.checkpoints(job_id)
+            if not found:
+                raise NotFound(f"job {job_id} has no checkpoint; see: adapterctl jobs show {job_id}", param="step")
+            step = found[0].step
+        return jobs.publish_checkpoint(self.transport, job_id, step, publication)
+
+    def workers(self) -> list[WorkerView]:
+        """The workers that were heard of in the last week, by name; memory in bytes."""
+        return workers.heard_of(self.transport)
+
+    def capacity(self) -> list[QueueCapacity]:
+        """Each queue as it is now: what waits, what runs, who could take it; ages in seconds."""
+        return workers.capacity(self.transport)
+
+    # Versions.
+
+    def get(self, ref: str) -> Version:
+        """Return the version that `ref` names now. Raises InvalidName, InvalidRef, NotFound, VerificationFailed."""
+        parsed = parse_ref(ref)
+        view = versions.resolve(self.transport, str(parsed))
+        require_pinned(parsed, view.adapter, view.number, view.digest)
+        return Version(view, self)
+
+    def adapters(self, *, namespace: str | None = None, prefix: str = "") -> list[AdapterView]:
+        """Adapters by name: all that may be seen, or those of a namespace ("-": of none)."""
+        return list(adapters.iterate(self.transport, namespace=namespace, prefix=prefix))
+
+    def versions(self, adapter: str, *, archived: bool = False) -> list[Version]:
+        """The ready versions of an adapter, with `archived` those too, the newest first. Raises InvalidName, NotFound."""
+        found = versions.iterate(self.transport, check_name(adapter), archived=archived)
+        return [Version(view, self) for view in found]
+
+    def search(
+        self,
+        filter: str = "",  # noqa: A002 - the word that the HTTP interface and the command line have for it
+        *,
+        sort: SortKey = "-created",
+        limit: int | None = None,
+    ) -> list[VersionBrief]:
+        """The versions that `filter` is true of, such as `base = tiny and rank >= 8`, at most `limit`.
+
+        Raises InvalidInput that says where a filter is wrong; NotAllowed for quarantined versions where no admin asks.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidInput("limit is less than 1; leave it out for all that is found", param="limit")
+        page = PAGE if limit is None else min(limit, PAGE)
+        return list(islice(search.iterate(self.transport, filter, sort=sort, page=page), limit))
+
+    def evaluations(
+        self, *, digest: str | None = None, job: str | None = None, base: str | None = None
+    ) -> list[Evaluation]:
+        """Scores of a version, of a job, or of a bare base by its fingerprint."""
+        return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base))
+
+    def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+        """What a version came from (up) and what came of it (down), up to `depth` steps away, 32 at most.
+
+        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest: what came of those. Raises
+        InvalidName, InvalidRef, NotFound.
+        """
+        of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
+        return lineage.trace(self.transport, of, direction=direction, depth=depth)
+
+    def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
+        """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
+
+        Raises NotFound; VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
+        """
+        from sdk.lora.version_diff import compare_files, compare_versions
+        from sdk.lora.weights import require_numpy
+
+        one, two = self.get(a), self.get(b)
+        same = one.digest == two.digest
+        found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
+        if same or not weights:
+            return found
+        require_numpy()
+        folders = self.fill_cache(one.info.manifest), self.fill_cache(two.info.manifest)
+        return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})
+
+    def archive(self, ref: str, *, reason: str = "") -> Version:
+        """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""
+        return Version(versions.archive(self.transport, _move(ref, reason)), self)
+
+    def restore(self, ref: str, *, reason: str = "") -> Version:
+        """Bring an archived version back."""
+        return Version(versions.restore(self.transport, _move(ref, reason)), self)
+
+    def delete(self, ref: str, *, reason: str = "") -> Version:
+        """Take a version away for good; its number stays taken. Raises Conflict that names its aliases."""
+        return Version(versions.delete(self.transport, _move(ref, reason)), self)
+
+    def release(self, ref: str, *, reason: str = "") -> Version:
+        """Let a quarantined version be one, with the next number."""
+        return Version(versions.release(self.transport, _move(ref, reason)), self)
+
+    def annotate(
+        self,
+        ref: str,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        untag: list[str] | None = None,
+        note: str | None = None,
+    ) -> Version:
+        """Write a description, tags or a note to a version; what is left out stays as it is."""
+        annotation = build(
+            Annotation,
+            ref=str(parse_ref(ref)),
+            description=description,
+            tags=dict(tags or {}),
+            untag=untag or [],
+            note=note,
+        )
+        return Version(versions.annotate(self.transport, annotation), self)
+
+    # Aliases.
+
+    def set_alias(
+        self, adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
+    ) -> AliasView:
+        """Point an alias at a version; with `expect` only if it names that version now (0: none).
+
+        Raises NotFound, NotAllowed for a protected alias, Conflict.
+        """
+        number = check_number(version)
+        change = build(AliasMove, **_alias(adapter, alias, expect, reason), number=number)
+        return aliases.move(self.transport, change)
+
+    def promote(self, ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`."""
+        number = self.get(ref).number
+        if number is None:
+            raise InvalidInput(f"{ref} has no number, so no alias can name it; an admin has to release it", param="ref")
+        return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
+
+    def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+        """Let an alias name again what it named before its last move; again goes one further back. Raises Conflict."""
+        return aliases.roll_back(self.transport, build(AliasRollback, **_alias(adapter, alias, expect, reason)))
+
+    def remove_alias(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
+        """Take an alias away; its history stays. Raises NotFound, NotAllowed, Conflict."""
+        aliases.remove(self.transport, build(AliasRemoval, **_alias(adapter, alias, expect, reason)))
+
+    def aliases(self, adapter: str) -> list[AliasView]:
+        """The aliases of an adapter."""
+        return aliases.of_adapter(self.transport, check_name(adapter))
+
+    def alias_history(self, adapter: str, alias: str | None = None) -> list[AliasMoveView]:
+        """The moves of an adapter's aliases, or of one, the newest first."""
+        one = None if alias is None else check_alias(alias)
+        return list(aliases.history(self.transport, check_name(adapter), alias=one))
+
+    def protect_alias(self, scope: str, alias: str) -> ProtectionView:
+        """Let only promoters move an alias: of an adapter, of a namespace (`team/*`), or of all (`*`)."""
+        return aliases.protect(self.transport, build(Protection, scope=scope, alias=alias))
+
+    def unprotect_alias(self, scope: str, alias: str) -> None:
+        """Let every writer move an alias again. Raises NotFound."""
+        aliases.unprotect(self.transport, build(Protection, scope=scope, alias=alias))
+
+    def protected_aliases(self) -> list[ProtectionView]:
+        """The aliases that only promoters move."""
+        return aliases.protected(self.transport)
+
+    # Pushing.
 
     def push(
         self,
@@ -388,70 +619,99 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
         Where `base` is None it is the registered base that the folder's config names. `ask_revision` is asked for the
         base's commit, given the base's id, where nobody says it. What a hub gave is tagged `hub=org/name@commit`.
         """
-        check_name(adapter)
-        if hub.is_url(path):
-            with tempfile.TemporaryDirectory() as fetched:
-                commit = hub.fetch_adapter(str(path), Path(fetched))
-                return self.push_with_report(
-                    fetched,
-                    adapter,
-                    base=base,
-                    method=method,
-                    quantization=quantization,
-                    base_revision=base_revision,
-                    description=description,
-                    tags={"hub": commit, **(tags or {})},
-                    sign=sign,
-                    sign_password=sign_password,
-                    ask_revision=ask_revision,
-                    expand_patterns=expand_patterns,
-                )
-        folder = user_path(path)
-        named, revision = read_origin(folder)
-        if base is None and named is None:
-            raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
-        trained_over = self._registered(base or named or "", namespace_of(adapter) or "-")
-        if trained_over.revision is None and revision is None and base_revision is None and ask_revision is not None:
-            base_revision = ask_revision(trained_over.id)
-        with tempfile.TemporaryDirectory() as staging:
-            package = pack_adapter(
-                folder,
-                base_id=trained_over.id,
-                base_revision=trained_over.revision or base_revision,
-                base_fingerprint=trained_over.fingerprint,
-                staging=Path(staging),
-                expand_patterns=expand_patterns,
-            )
-            # Before anything is sent: a key that can't sign leaves nothing behind.
-            signature = self.signed(package.manifest, sign, password=sign_password)
-            known = quantization is not None or method == "lora"
-            unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
-            publication = build(
-                Publication,
-                adapter=adapter,
-                upload=self.upload(package.sources, "uploading adapter", namespace_of(adapter) or "-"),
-                manifest=package.manifest,
-                lora=package.lora,
-                method=method,
-                quantization=quantization,
-                description=description,
-                tags=dict(tags or {}),
-                unknown=unknown,
-                signature=signature,
-            )
-            published = self.call("POST", "/versions", Published, body=publication, timeout_s=600)
-        return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
+        return self._pusher.push(
+            path,
+            adapter,
+            base=base,
+            method=method,
+            quantization=quantization,
+            base_revision=base_revision,
+            description=description,
+            tags=tags,
+            sign=sign,
+            sign_password=sign_password,
+            ask_revision=ask_revision,
+            expand_patterns=expand_patterns,
+        )
 
     def push_tree(
         self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any
     ) -> list[Imported]:
         """Publish every adapter of a tree of folders; see `sdk.pushing.import_folders.push_tree`, whose options these are."""
-        return push_tree(self, user_path(root), on_folder=on_folder, **options)
+        return push_tree(self._pusher.push, user_path(root), on_folder=on_folder, **options)
+
+    def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
+        """Send files, by SHA-256, straight to storage; return the upload session's id.
+
+        What the registry has and this client may read is not sent; what was interrupted goes on. Room is reserved for the
+        rest where it will be used: in a namespace, "-", or "*" for what is published for all; None: the first in which this
+        client may write. Raises QuotaExceeded before anything is sent.
+        """
+        return self._pusher.uploader.upload(sources, doing, namespace)
+
+    # Pulling.
+
+    def pull(
+        self,
+        ref: str,
+        to: str | Path | None = None,
+        *,
+        offline: bool = False,
+        frozen: bool = False,
+        base_name: str | None = None,
+        verify_with: str | Path | None = None,
+    ) -> Path:
+        """Fetch a version and return its folder, which PEFT and vLLM load as it is.
+
+        Without `to` it is the cache's own folder, which is not to be edited; with `to` a copy, which replaces an older
+        version's files there, and in which `base_name` may take the place of the base's name. `offline` asks the cache
+        alone, for a version by number or digest; `frozen` takes no ref that may move; `verify_with` is the public key of
+        who must have signed it. Raises NotFound, InvalidInput, Conflict where `to` holds foreign files,
+        VerificationFailed, Unavailable.
+        """
+        return self.pull_with_report(
+            ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with
+        ).path
+
+    def pull_with_report(
+        self,
+        ref: str,
+        to: str | Path | None = None,
+        *,
+        offline: bool = False,
+        frozen: bool = False,
+        base_name: str | None = None,
+        verify_with: str | Path | None = None,
+    ) -> Pulled:
+        """As `pull`; also says which version it was."""
+        return self._puller.pull(
+            ref,
+            None if to is None else user_path(to),
+            offline=offline,
+            frozen=frozen,
+            base_name=base_name,
+            verify_with=None if verify_with is None else user_path(verify_with),
+        )
+
+    def plan_pull(self, ref: str, *, offline: bool = False, frozen: bool = False) -> PullPlan:
+        """Say which files a pull would give, and which of them are in the cache already."""
+        return self._puller.plan(ref, offline=offline, frozen=frozen)
+
+    def puller(self) -> Puller:
+        """Return what pulls through this client."""
+        return self._puller
+
+    def verify(self, ref: str, *, verify_with: str | Path | None = None) -> Manifest:
+        """Fetch a version and hash the cached copy again; with `verify_with` it must be signed by that public key.
+
+        Raises VerificationFailed.
+        """
+        return self._puller.verify(ref, verify_with=None if verify_with is None else user_path(verify_with))
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
         if isinstance(base, Path) or is_folder(base):
-            scanned = self._scan(base).registration
+            scanned = self._pusher.scan_base(base).registration
             name, weights = scanned.id, scanned.weights_digest
         else:
             view = self.base(base, namespace=namespace_of(version.info.adapter) or "-")
@@ -463,3 +723,193 @@ class Client(TrackingClient, PeopleClient, RemovalClient, DeliveryClient):
                 f"(weights {weights[:12]}); pull a version over that base",
                 param="base",
             )
+
+    def locate(self, digest: str) -> list[Transfer]:
+        """Say where the files of a manifest are fetched from."""
+        return manifests.locate(self.transport, digest)
+
+    def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:
+        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
+
+        With `checked`, files that lie there with other bytes than the manifest says are fetched again.
+        """
+        return self._puller.fill_cache(manifest, checked=checked)
+
+    def check_cached(self, manifest: HasFiles) -> Manifest:
+        """Hash the cache's folder of a manifest again; return the manifest.
+
+        Raises VerificationFailed, also for an adapter whose config no library should be given.
+        """
+        return self._puller.check_cached(manifest)
+
+    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
+        """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
+        return self._puller.save(manifest, to)
+
+    def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
+        """Fetch a manifest's files into an existing folder, each checked against its digest."""
+        self._puller.fetch(manifest, folder)
+
+    # Signatures.
+
+    def signatures(self, digest: str) -> list[SignatureView]:
+        """The signatures over the manifest with this digest, the first one first. Raises NotFound.
+
+        The registry keeps them and vouches for none: verify each with `sdk.signing.verify` and the signer's public key.
+        """
+        return signatures.of_manifest(self.transport, digest)
+
+    def sign(self, ref: str, key: str | Path | None = None, *, password: str | None = None) -> SignatureView:
+        """Sign the version that `ref` names now, and hand the signature in; a key's second takes the place of its first.
+
+        `key` is a PEM file, or else what `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput, NotAllowed,
+        Unavailable without `[signing]`.
+        """
+        view = versions.resolve(self.transport, str(parse_ref(ref)))
+        manifest = view.manifest
+        if manifest.digest != view.digest:
+            raise VerificationFailed(f"the registry gives {view.ref} another digest than its files have; don't sign it")
+        signed = self.signed(manifest, key, password=password)
+        if signed is None:
+            raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
+        return signatures.submit(self.transport, manifest.digest, signed)
+
+    def signed(
+        self, manifest: Manifest, key: str | Path | None = None, *, password: str | None = None
+    ) -> SignedManifest | None:
+        """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None where neither does."""
+        return sign_manifest(manifest, key, password=password)
+
+    def check_signing_key(self) -> None:
+        """Raise what `signed` would, if `ADAPTERCTL_SIGNING_KEY` names a key that can't sign."""
+        check_signing_key()
+
+    # Access.
+
+    def whoami(self) -> Whoami:
+        """Who the registry takes this client for, and what it may do where."""
+        return access.whoami(self.transport)
+
+    def create_token(
+        self,
+        name: str,
+        grants: Mapping[str, str],
+        *,
+        days: int | None = None,
+        replace: bool = False,
+        overlap_hours: int = 0,
+    ) -> NewToken:
+        """Make a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
+
+        With `replace` the token in use that has its name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
+        name that is in use there, NotAllowed for roles that this client does not administer.
+        """
+        given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
+        about = {"name": name, "grants": given, "days": days}
+        # A server of the release before knows nothing of replacing, and refuses fields that it does not know.
+        request = (
+            build(TokenReplacement, **about, replace=True, overlap_hours=overlap_hours)
+            if replace
+            else build(TokenRequest, **about)
+        )
+        return tokens.create(self.transport, request)
+
+    def tokens(self) -> list[TokenView]:
+        """The tokens that this client administers, the newest first, without secrets."""
+        return tokens.administered(self.transport)
+
+    def revoke_token(self, token_id: str) -> TokenView:
+        """Make a token worthless, within a second on every server process. Raises NotFound."""
+        return tokens.revoke(self.transport, token_id)
+
+    def revoke_namespace(self, namespace: str) -> RevocationView:
+        """Take from every token the role that it has in a namespace; those that have none beside it are revoked.
+
+        This client's own token keeps it, and so do those with a role in all namespaces. Raises InvalidName, NotAllowed.
+        """
+        return tokens.revoke_namespace(self.transport, build(NamespaceRevocation, namespace=namespace))
+
+    def quota(self, namespace: str = "-") -> QuotaView:
+        """The limits of a namespace ("-": names without one), and what is used of them."""
+        return quotas.get(self.transport, namespace)
+
+    def set_quota(
+        self,
+        namespace: str = "-",
+        *,
+        max_adapters: int | None = None,
+        max_bytes: int | None = None,
+        max_jobs: int | None = None,
+    ) -> QuotaView:
+        """Set the limits of a namespace; None means none. What it has already stays."""
+        limits = build(QuotaLimits, max_adapters=max_adapters, max_bytes=max_bytes, max_jobs=max_jobs)
+        return quotas.set_limits(self.transport, namespace, limits)
+
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        token: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+        namespace: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> list[AuditView]:
+        """The last `limit` changes in the namespaces that this client administers, the newest first.
+
+        `action` is whole or ends with `.*`; `subject` is whole, or an adapter's name for all of its versions and aliases.
+        """
+        where = {
+            "actor": actor,
+            "token": token,
+            "action": action,
+            "subject": subject,
+            "namespace": namespace,
+            "since": None if since is None else since.isoformat(),
+            "until": None if until is None else until.isoformat(),
+        }
+        return list(audit.latest(self.transport, limit=limit, where=where))
+
+    # Removal.
+
+    def retention(self, adapter: str) -> RetentionView:
+        """Which versions of an adapter `gc` keeps. Raises InvalidName, NotFound."""
+        return removal.retention(self.transport, check_name(adapter))
+
+    def set_retention(
+        self, adapter: str, *, keep_last: int | None = None, keep_days: int | None = None
+    ) -> RetentionView:
+        """Let `gc` keep the newest `keep_last` ready versions, those of the last `keep_days` days, and what aliases name.
+
+        Raises InvalidName, InvalidInput, NotFound, NotAllowed.
+        """
+        rule = build(RetentionRule, keep_last=keep_last, keep_days=keep_days)
+        return removal.set_retention(self.transport, check_name(adapter), rule)
+
+    def clear_retention(self, adapter: str) -> None:
+        """Keep all versions of an adapter again. Raises InvalidName, NotFound, NotAllowed."""
+        removal.clear_retention(self.transport, check_name(adapter))
+
+    def gc(self, *, dry_run: bool, grace_hours: int = 24, keep_merged_days: int | None = None) -> GcReport:
+        """Apply the retention rules, and remove the files that nothing names any more; a dry run only says which.
+
+        What was given up less than `grace_hours` ago is kept, and so are merged models, unless `keep_merged_days` says
+        for how long. Raises NotAllowed, Unavailable.
+        """
+        request = build(GcRequest, dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+        return removal.collect_garbage(self.transport, request)
+
+
+def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> dict[str, Any]:
+    return {
+        "adapter": check_name(adapter),
+        "alias": check_alias(alias),
+        "expect": None if expect is None else check_number(expect),
+        "reason": reason,
+    }
+
+
+def _move(ref: str, reason: str) -> VersionMove:
+    return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from sdk.errors import Incompatible, TimedOut, Unavailable
 from sdk.schemas.events import Event
-
-if TYPE_CHECKING:
-    from sdk.objects import Job
+from sdk.schemas.jobs import JobState
 
 #: How long one question waits for news, in seconds, where it is about one job; several are asked about in turn.
 _POLL_S = 10.0
@@ -20,14 +18,32 @@ _ROUND_S = 0.5
 _AWAY_S = 2.0
 
 
+class Followed(Protocol):
+    """What is followed: a job."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def state(self) -> JobState:
+        """Its state now."""
+
+    def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+        """Return events after the cursor `after`."""
+
+
+J = TypeVar("J", bound=Followed)
+
+
 def follow(
-    jobs: Sequence[Job],
+    jobs: Sequence[J],
     *,
     note: Callable[[str], None],
     timeout_s: float | None = None,
     after: int = 0,
     last: int | None = None,
-) -> Iterator[tuple[Job, Event | None]]:
+) -> Iterator[tuple[J, Event | None]]:
     """Yield what happens to jobs until all have ended: (job, event), and (job, None) for one of which nothing is new.
 
     Begins with each job's `last` so many events, else with all beyond the cursor `after`. A registry that is away is told to `note`, and asked
@@ -70,7 +86,7 @@ def follow(
                 time.sleep(min(_left(deadline, followed), _ROUND_S))
 
 
-def _left(deadline: float | None, followed: Sequence[Job]) -> float:
+def _left(deadline: float | None, followed: Sequence[Followed]) -> float:
     """Seconds until the deadline. Raises TimedOut."""
     left = float("inf") if deadline is None else deadline - time.monotonic()
     if left <= 0:

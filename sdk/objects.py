@@ -7,23 +7,68 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk import job_output
 from sdk.errors import JobCancelled, JobFailed
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import VersionView
+from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 
-if TYPE_CHECKING:
-    from sdk.client import Client
-
 Evaluation = EvaluationView
 
 _log = logging.getLogger("adapterctl")
+
+
+class Registry(Protocol):
+    """What these objects ask a registry; a client answers it."""
+
+    def get(self, ref: str) -> Version:
+        """Return the version that a ref names now."""
+
+    def evaluations(self, *, digest: str | None = None, job: str | None = None) -> list[Evaluation]:
+        """Return the scores of a version, or of a job."""
+
+    def pull(self, ref: str, to: str | Path | None = None) -> Path:
+        """Fetch a version and return its folder."""
+
+    def locate(self, digest: str) -> list[Transfer]:
+        """Say where the files of a manifest are fetched from."""
+
+    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
+        """Fetch a manifest's files into a new folder."""
+
+    def job_view(self, job_id: str) -> JobView:
+        """Return what the registry says of a job now."""
+
+    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+        """Return events after a cursor."""
+
+    def cancel_job(self, job_id: str) -> JobView:
+        """Cancel a job."""
+
+    def retry_job(self, job_id: str) -> Job[Result]:
+        """Submit a job once more."""
+
+    def attempts(self, job_id: str) -> list[AttemptView]:
+        """Return the attempts at a job."""
+
+    def checkpoints(self, job_id: str) -> list[CheckpointView]:
+        """Return the checkpoints of a training."""
+
+    def publish_checkpoint(
+        self,
+        job_id: str,
+        step: int | None = None,
+        *,
+        adapter: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> Published:
+        """Publish the adapter of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +76,7 @@ class Version:
     """One immutable version of an adapter, with its lineage in `info`."""
 
     info: VersionView
-    _client: Client
+    _registry: Registry
 
     @property
     def ref(self) -> str:
@@ -57,11 +102,11 @@ class Version:
     @property
     def evaluations(self) -> list[Evaluation]:
         """Its scores, as they are now."""
-        return self._client.evaluations(digest=self.digest)
+        return self._registry.evaluations(digest=self.digest)
 
     def pull(self, to: str | Path | None = None) -> Path:
         """Fetch its files; see `Client.pull`."""
-        return self._client.pull(self.ref, to)
+        return self._registry.pull(self.ref, to)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that `adapterctl show` prints, as plain values."""
@@ -70,12 +115,17 @@ class Version:
         return shown
 
 
-class Job:
-    """A job. It runs on, whatever becomes of this object."""
+#: What a job makes: a training a Version, an evaluation a list of them, a merge a MergedModel.
+Result: TypeAlias = "Version | list[Evaluation] | MergedModel"
+R = TypeVar("R", covariant=True, bound="Result")
 
-    def __init__(self, view: JobView, client: Client) -> None:
+
+class Job(Generic[R]):
+    """A job, typed by what it makes. It runs on, whatever becomes of this object."""
+
+    def __init__(self, view: JobView, registry: Registry) -> None:
         self._view = view
-        self._client = client
+        self._registry = registry
 
     def __repr__(self) -> str:
         return f"Job(id={self.id!r}, kind={self._view.kind!r}, state={self._view.state.value!r})"
@@ -94,7 +144,7 @@ class Job:
     def state(self) -> JobState:
         """Its state now: asks the registry unless it is final already."""
         if not self._view.state.is_final:
-            self._view = self._client.job_view(self.id)
+            self._view = self._registry.job_view(self.id)
         return self._view.state
 
     @property
@@ -118,15 +168,15 @@ class Job:
             news = job_output.follow([self], note=_log.warning, after=after)
             yield from (event for _, event in news if event is not None)
             return
-        while found := self._client.job_events(self.id, after=after):
+        while found := self._registry.job_events(self.id, after=after):
             yield from found
             after = found[-1].seq
 
     def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         """Return events after the cursor `after`, only the `last` so many if given; waits up to `wait_s` seconds for one."""
-        return self._client.job_events(self.id, after=after, wait_s=wait_s, last=last)
+        return self._registry.job_events(self.id, after=after, wait_s=wait_s, last=last)
 
-    def wait(self, timeout: float | None = None) -> Job:
+    def wait(self, timeout: float | None = None) -> Job[R]:
         """Wait until it has ended, also while the registry is away, which is logged; `timeout` in seconds.
 
         Raises JobFailed or JobCancelled where it ended without a result, TimedOut.
@@ -137,28 +187,28 @@ class Job:
             raise error
         return self
 
-    def cancel(self) -> Job:
+    def cancel(self) -> Job[R]:
         """Ask for its end; a running one stops at its worker's next heartbeat.
 
         Raises Conflict for one that has succeeded or failed, NotAllowed.
         """
-        self._view = self._client.cancel_job(self.id)
+        self._view = self._registry.cancel_job(self.id)
         return self
 
-    def retry(self) -> Job:
+    def retry(self) -> Job[R]:
         """Submit it once more, as a new job; a training goes on from its last checkpoint.
 
         Raises Conflict for a job that has a result or goes on, NotAllowed, QuotaExceeded.
         """
-        return self._client.retry_job(self.id)
+        return Job(self._registry.retry_job(self.id).view, self._registry)
 
     def attempts(self) -> list[AttemptView]:
         """The tries at it so far, the first one first: worker, state, reason, and when each began and ended."""
-        return self._client.attempts(self.id)
+        return self._registry.attempts(self.id)
 
     def checkpoints(self) -> list[CheckpointView]:
         """Its checkpoints that are stored, the newest first; sizes in bytes."""
-        return self._client.checkpoints(self.id)
+        return self._registry.checkpoints(self.id)
 
     def publish(
         self,
@@ -173,23 +223,29 @@ class Job:
         It becomes one of `adapter`, else of what the job trains. Raises NotFound, InvalidName, NotAllowed,
         VerificationFailed where the gate refuses its bytes.
         """
-        published = self._client.publish_checkpoint(self.id, step, adapter=adapter, tags=tags, description=description)
-        return Version(published.version, self._client)
+        published = self._registry.publish_checkpoint(
+            self.id, step, adapter=adapter, tags=tags, description=description
+        )
+        return Version(published.version, self._registry)
 
-    def result(self) -> Version | list[Evaluation] | MergedModel:
+    def result(self) -> R:
         """Wait, then return what it made: a Version, a list of evaluations, or a merged model."""
         self.wait()
+        # The kind of a job says what it makes, and whoever made this object knew the kind.
+        return cast("R", self._made())
+
+    def _made(self) -> Result:
         found = self._view.result or {}
         if self._view.kind == "evaluation":
-            return self._client.evaluations(job=self.id)
+            return self._registry.evaluations(job=self.id)
         if self._view.kind == "merge":
             return MergedModel(
                 ref=found["ref"],
                 manifest=Manifest.model_validate(found["manifest"]),
                 report=found["report"],
-                _client=self._client,
+                _registry=self._registry,
             )
-        return self._client.get(found["ref"])
+        return self._registry.get(found["ref"])
 
 
 @dataclass(frozen=True)
@@ -200,7 +256,7 @@ class MergedModel:
     manifest: Manifest
     #: How it was merged, and how near it is to base-as-trained + adapter.
     report: dict[str, Any]
-    _client: Client
+    _registry: Registry
 
     @cached_property
     def digest(self) -> str:
@@ -209,8 +265,8 @@ class MergedModel:
 
     def save(self, to: str | Path) -> Path:
         """Write its files into the new folder `to`; return it. Raises Conflict where something is there."""
-        return self._client.save_manifest(self.manifest, Path(to))
+        return self._registry.save_manifest(self.manifest, Path(to))
 
     def locate(self) -> list[Transfer]:
         """Where its files are fetched from."""
-        return self._client.locate(self.digest)
+        return self._registry.locate(self.digest)

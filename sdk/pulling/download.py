@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sdk.errors import NotFound, Unavailable, VerificationFailed, disk_explained
-from sdk.pulling.http import Answer, BrokenLink, Links
+from sdk.pulling.http import BrokenConnection, HttpClient, Response
 from sdk.pulling.partial_file import Partial, open_partial
 from sdk.pulling.ranges import ExpiredError, Location, Reading, Relocate, ReplacedError
 from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked
@@ -47,7 +47,7 @@ def fetch(
     *,
     name: str | None = None,
     relocate: Relocate | None = None,
-    links: Links | None = None,
+    http: HttpClient | None = None,
     mode: int | None = None,
     once: bool = False,
 ) -> None:
@@ -60,7 +60,7 @@ def fetch(
     name = name or target.name
     with disk_explained(f"writing {name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        own = links or Links()
+        own = http or HttpClient()
         try:
             if origin.url.startswith("file:"):
                 own.reach.require(origin.url)
@@ -72,7 +72,7 @@ def fetch(
                 _fetch_checked(origin, partial, on_bytes, name, relocate, own)
                 partial.finish(mode)
         finally:
-            if links is None:
+            if http is None:
                 own.close()
 
 
@@ -92,12 +92,12 @@ def _fetch_checked(
     on_bytes: OnBytes,
     name: str,
     relocate: Relocate | None,
-    links: Links,
+    http: HttpClient,
 ) -> None:
     replaced = 0
     while True:
         resumed = bool(partial.ranges)
-        run = _Run(origin, partial, on_bytes, name, relocate, links)
+        run = _Run(origin, partial, on_bytes, name, relocate, http)
         try:
             found = run.run()
         except ReplacedError as error:
@@ -130,11 +130,11 @@ class _Run:
         on_bytes: OnBytes,
         name: str,
         relocate: Relocate | None,
-        links: Links,
+        http: HttpClient,
     ) -> None:
         self._origin, self._partial, self._name = origin, partial, name
-        self._on_bytes, self._relocate, self._links = on_bytes, relocate, links
-        #: Whether what arrived came in more than one answer that was to be the last.
+        self._on_bytes, self._relocate, self._http = on_bytes, relocate, http
+        #: Whether what arrived came in more than one response that was to be the last.
         self.interrupted = False
         self._gaps = partial.gaps()
         #: Guards all that follows, and the partial's note.
@@ -143,11 +143,11 @@ class _Run:
         self._error: BaseException | None = None
         self._streams = 0
         self._most = MOST_STREAMS
-        self._open: set[Answer] = set()
+        self._open: set[Response] = set()
         self._relocated = 0
         self._told = 0
         self._digest = ""
-        self._broken: BrokenLink | None = None
+        self._broken: BrokenConnection | None = None
         self._stopped = False
 
     def run(self) -> str:
@@ -211,8 +211,8 @@ class _Run:
             self._stopped = True
             self._over.set()
             self._changed.notify_all()
-            for answer in self._open:
-                answer.abort()
+            for response in self._open:
+                response.abort()
         threads[0].join()
         for thread in threads[1:]:
             # One that waits for a server to answer can't be woken; it will find that all is over.
@@ -258,7 +258,7 @@ class _Run:
     # Streams.
 
     def _claim(self, at: int | None) -> tuple[int, int] | None:
-        """Take on a part: the one at `at`, where an answer goes on, if nobody has it, else the first; None at the end."""
+        """Take on a part: the one at `at`, where a response goes on, if nobody has it, else the first; None at the end."""
         with self._changed:
             if not self._gaps or self._over.is_set():
                 return None
@@ -287,7 +287,7 @@ class _Run:
                             self._ask(reading, position, end)
                         data = reading.read(min(PIECE_BYTES, end - position))
                         if not data:
-                            raise BrokenLink("cut short")
+                            raise BrokenConnection("cut short")
                         with self._changed:
                             # After the end the file may be another's, or closed.
                             if self._over.is_set():
@@ -300,7 +300,7 @@ class _Run:
                     if reading.at is not None and reading.at >= reading.end:
                         self._close(reading)
                     self._relocated = 0
-                except BrokenLink as error:
+                except BrokenConnection as error:
                     failures = 1 if reading.passed >= _PROGRESS_BYTES else failures + 1
                     reading.passed = 0
                     self._give_back(position, end)
@@ -324,7 +324,7 @@ class _Run:
                 self._changed.notify_all()
 
     def _ask(self, reading: Reading, position: int, end: int) -> None:
-        """Open an answer that begins at `position`. Raises BrokenLink where it is worth another try."""
+        """Open a response that begins at `position`. Raises BrokenConnection where it is worth another try."""
         for _ in range(_ANEW + 1):
             with self._changed:
                 origin, etag = self._origin, self._partial.etag
@@ -337,10 +337,10 @@ class _Run:
                 headers["Range"] = f"bytes={position}-{upto - 1}"
                 if etag is not None:
                     headers["If-Match"] = etag
-            answer = self._links.get(origin.url, headers)
+            response = self._http.get(origin.url, headers)
             with self._changed:
-                self._open.add(answer)
-            reading.open(answer, position)
+                self._open.add(response)
+            reading.open(response, position)
             try:
                 self._accept(reading, origin, position)
             except ExpiredError as error:
@@ -348,7 +348,7 @@ class _Run:
                 self._ask_where(origin, error)
                 continue
             return
-        raise BrokenLink("no location is accepted")
+        raise BrokenConnection("no location is accepted")
 
     def _accept(self, reading: Reading, origin: Location, position: int) -> None:
         """Look at a status and its headers; leave `reading` at `position`."""
@@ -368,7 +368,7 @@ class _Run:
         while position:
             data = reading.read(min(PIECE_BYTES, position))
             if not data or self._over.is_set():
-                raise BrokenLink("cut short")
+                raise BrokenConnection("cut short")
             position -= len(data)
             reading.at = None if reading.at is None else reading.at - len(data)
 
@@ -389,12 +389,12 @@ class _Run:
             self._origin = fresh
 
     def _close(self, reading: Reading) -> None:
-        answer = reading.answer
+        response = reading.response
         reading.clear()
-        if answer is not None:
+        if response is not None:
             with self._changed:
-                self._open.discard(answer)
-            answer.close()
+                self._open.discard(response)
+            response.close()
 
 
 def _pause_s(failures: int) -> float:

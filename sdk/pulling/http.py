@@ -31,11 +31,11 @@ _KEPT = 8
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
-class BrokenLink(Exception):  # noqa: N818 - it is turned into an error of ours by whoever knows what was being done
+class BrokenConnection(Exception):  # noqa: N818 - it is turned into an error of ours by whoever knows what was being done
     """A connection could not be made, or broke."""
 
 
-class Answer(Protocol):
+class Response(Protocol):
     """What a server answers: a status, headers, and a body that is read piece by piece."""
 
     status: int
@@ -44,7 +44,7 @@ class Answer(Protocol):
         """Return a header's value."""
 
     def read(self, most_bytes: int) -> bytes:
-        """Return what has come of the body, `most_bytes` at most; b"" at its end. Raises BrokenLink."""
+        """Return what has come of the body, `most_bytes` at most; b"" at its end. Raises BrokenConnection."""
 
     def close(self) -> None:
         """Let go of the body; the connection is kept where it was read to its end."""
@@ -53,7 +53,7 @@ class Answer(Protocol):
         """Wake up, from another thread, whoever reads."""
 
 
-class Links:
+class HttpClient:
     """Connections to the servers that GETs go to."""
 
     def __init__(self, reach: Reach | None = None) -> None:
@@ -66,10 +66,10 @@ class Links:
         self._httpx: httpx.Client | None = None
         self._by_httpx = proxied()
 
-    def get(self, url: str, headers: Mapping[str, str], *, read_s: float = READ_S) -> Answer:
+    def get(self, url: str, headers: Mapping[str, str], *, read_s: float = READ_S) -> Response:
         """Send a GET and return its answer, of whatever status; no redirect is followed.
 
-        Raises BrokenLink, and what `Reach.require` does before anything is sent.
+        Raises BrokenConnection, and what `Reach.require` does before anything is sent.
         """
         self.reach.require(url)
         if self._pid != os.getpid():
@@ -93,7 +93,7 @@ class Links:
                     if not reused:
                         raise
         except (OSError, HTTPException, ValueError) as error:
-            raise BrokenLink(type(error).__name__) from None
+            raise BrokenConnection(type(error).__name__) from None
 
     def _ask(
         self,
@@ -102,14 +102,14 @@ class Links:
         target: str,
         headers: Mapping[str, str],
         read_s: float,
-    ) -> _Answer:
+    ) -> _Response:
         if connection.sock is None:
             connection.connect()
         # Held here, since an answer that is to be the last takes the socket from its connection.
         held: socket.socket = connection.sock
         held.settimeout(read_s)
         connection.request("GET", target, headers=dict(headers))
-        return _Answer(self, key, connection, held, connection.getresponse())
+        return _Response(self, key, connection, held, connection.getresponse())
 
     def _take(self, key: tuple[str, str, int | None]) -> tuple[HTTPConnection, bool]:
         with self._lock:
@@ -146,7 +146,7 @@ class Links:
                 return
         connection.close()
 
-    def _get_by_httpx(self, url: str, headers: Mapping[str, str], read_s: float) -> Answer:
+    def _get_by_httpx(self, url: str, headers: Mapping[str, str], read_s: float) -> Response:
         import httpx
 
         from sdk.transfer import storage_client
@@ -158,9 +158,9 @@ class Links:
         sent = {"Accept-Encoding": "identity", **headers}
         try:
             request = self._httpx.build_request("GET", url, headers=sent, timeout=timeout)
-            return _HttpxAnswer(self._httpx.send(request, stream=True))
+            return _HttpxResponse(self._httpx.send(request, stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise BrokenLink(type(error).__name__) from None
+            raise BrokenConnection(type(error).__name__) from None
 
     def close(self) -> None:
         """Close the connections that wait."""
@@ -174,16 +174,16 @@ class Links:
             self._httpx = None
 
 
-class _Answer:
+class _Response:
     def __init__(
         self,
-        links: Links,
+        http: HttpClient,
         key: tuple[str, str, int | None],
         connection: HTTPConnection,
         held: socket.socket,
         response: HTTPResponse,
     ) -> None:
-        self._links, self._key = links, key
+        self._http, self._key = http, key
         self._connection: HTTPConnection | None = connection
         self._socket = held
         self._response = response
@@ -196,7 +196,7 @@ class _Answer:
         try:
             return self._response.read1(most_bytes)
         except (OSError, HTTPException, ValueError) as error:
-            raise BrokenLink(type(error).__name__) from None
+            raise BrokenConnection(type(error).__name__) from None
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -205,7 +205,7 @@ class _Answer:
         # Only a body that was read to its last byte leaves the connection at the beginning of the next answer.
         if not self._response.will_close and (self._response.isclosed() or self._response.length == 0):
             self._response.close()
-            self._links.keep(self._key, connection)
+            self._http.keep(self._key, connection)
         else:
             self._response.close()
             connection.close()
@@ -216,7 +216,7 @@ class _Answer:
             self._socket.shutdown(socket.SHUT_RDWR)
 
 
-class _HttpxAnswer:
+class _HttpxResponse:
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._pieces: Iterator[bytes] = response.iter_raw(256 * 1024)
@@ -233,7 +233,7 @@ class _HttpxAnswer:
         try:
             piece = self._rest or next(self._pieces, b"")
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise BrokenLink(type(error).__name__) from None
+            raise BrokenConnection(type(error).__name__) from None
         self._rest = piece[most_bytes:]
         return piece[:most_bytes]
 

@@ -6,13 +6,11 @@ The parts of a client that a pull needs, and no more: `adapterctl pull` is over 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdk.config import user_path
 from sdk.errors import (
     InvalidInput,
     InvalidName,
@@ -25,22 +23,18 @@ from sdk.errors import (
 )
 from sdk.formats.manifest import Contents, FileEntry, HasFiles
 from sdk.formats.refs import BadNameError, BadRefError, Ref
-from sdk.pulling.cache import MARKER, READ_ONLY, Cache
+from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.download import fetch
+from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
-from sdk.pulling.http import Links
+from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
-from sdk.pulling.ranges import Location, Relocate
-from sdk.pulling.source import Door, Resolved, Signature, read_signature
-from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
+from sdk.pulling.source import Resolved, Signature, Source
+from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
+from sdk.transfer import folder_whole, written_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
-
-#: Called with what is being done, the bytes that just passed, and the bytes in all.
-OnTransfer = Callable[[str, int, int], None]
-#: Says where the files of a manifest lie, by its digest.
-Locate = Callable[[str], Sequence[Location]]
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,9 @@ class Puller:
     """Pulls from one registry into one cache."""
 
     def __init__(
-        self, door: Door, cache: Cache, url: str, *, links: Links, on_transfer: OnTransfer | None = None
+        self, source: Source, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
     ) -> None:
-        self._door, self._cache, self._links, self._on_transfer = door, cache, links, on_transfer
+        self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
         self._pins = Pins(cache, url)
 
     def pull(
@@ -119,7 +113,7 @@ class Puller:
             self._keep_signatures(version.digest, signatures)
         if to is None:
             return Pulled(version.ref, version.digest, folder)
-        written = _signature_bytes(signatures) if signatures else None
+        written = signature_bytes(signatures) if signatures else None
         with self._cache.lock(f"folder {to.absolute()}"), self._cache.lock(version.digest, shared=True):
             path = replace_folder(
                 folder, to, contents, signatures=written, base_name=base_name, hashed=self._cache.fresh
@@ -159,7 +153,7 @@ class Puller:
                 )
             return self._known(parsed)
         try:
-            version = self._door.resolve(str(parsed))
+            version = self._source.resolve(str(parsed))
         except Unavailable as error:
             raise Unavailable(
                 f"{error.message}; a version that was pulled before can be had without the registry: "
@@ -206,7 +200,7 @@ class Puller:
             folder = self._cache.version(version.digest)
             self._cache.used(folder)
             return folder
-        folder = fill(self._cache, version.contents, self._door.locations, self._links, self._on_transfer)
+        folder = self.fill_cache(version.contents)
         # The cache may be another's, or full: what is remembered is a help and no part of the pull.
         with contextlib.suppress(OSError, NotAllowed, Unavailable):
             self._pins.remember(version.adapter, version.number, version.digest)
@@ -216,7 +210,7 @@ class Puller:
         if offline:
             return read_signatures(self._cache.version(digest))
         try:
-            return self._door.signatures_of(digest)
+            return self._source.signatures_of(digest)
         except NotFound:
             # A registry that is one version behind knows no signatures.
             return []
@@ -225,144 +219,64 @@ class Puller:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES
         if signatures and read_signatures(self._cache.version(digest)) != signatures:
             with disk_explained("filling the cache"), written_whole(path) as file:
-                file.write(_signature_bytes(signatures))
+                file.write(signature_bytes(signatures))
 
+    # Files of any manifest.
 
-def fill(
-    cache: Cache,
-    contents: HasFiles,
-    locate: Locate,
-    links: Links,
-    on_transfer: OnTransfer | None = None,
-    *,
-    checked: bool = False,
-) -> Path:
-    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile.
+    def fill_cache(self, contents: HasFiles, *, checked: bool = False) -> Path:
+        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
 
-    With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
-    """
-    folder = cache.version(contents.digest)
+        With `checked`, files that lie there with other bytes than the manifest says are fetched again.
+        """
+        locate = self._source.locations
+        return fill(self._cache, contents, locate, self._http, self._on_transfer, checked=checked)
 
-    def there() -> bool:
-        return cache.has_version(contents) and not (
-            checked and any(not cache.is_unaltered(folder / file.path, file.sha256) for file in contents.files)
-        )
+    def check_cached(self, contents: HasFiles) -> Manifest:
+        """Hash the cache's folder of a manifest again; return the manifest.
 
-    if there():
-        cache.used(folder)
-        return folder
-    # Nobody takes away a blob that is not yet in a folder while any process fills one.
-    with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
-        if not there():
-            _fetch_missing(cache, contents, locate, links, on_transfer)
-            cache.remove_folder(folder)
-            with folder_whole(folder) as new:
-                for file in contents.files:
-                    cache.link(file.sha256, new / file.path)
-                with written_whole(new / MARKER) as marker:
-                    marker.write(contents.canonical())
-    cache.used(folder)
-    return folder
-
-
-def _fetch_missing(
-    cache: Cache,
-    contents: HasFiles,
-    locate: Locate,
-    links: Links,
-    on_transfer: OnTransfer | None,
-) -> None:
-    missing = []
-    for file in contents.files:
-        blob = cache.blob(file.sha256)
-        if not cache.has_blob(file.sha256, file.size_bytes) or hash_file(blob)[0] != file.sha256:
-            # What is there in its place was damaged.
-            blob.unlink(missing_ok=True)
-            missing.append(file)
-    if not missing:
-        return
-    watch = watching(on_transfer, "fetching", contents.size_bytes)
-    if cached := sum(file.size_bytes for file in contents.files if file not in missing):
-        watch(cached)
-    for file, origin, relocate in located(contents, locate):
-        blob = cache.blob(file.sha256)
-        if file not in missing or cache.has_blob(file.sha256, file.size_bytes):
-            continue
-        fetch(origin, blob, watch, name=file.path, relocate=relocate, links=links, mode=READ_ONLY, once=True)
-        cache.fresh.add(file.sha256)
-
-
-def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
-    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed where one is not told."""
-    places = {place.sha256: place for place in locate(contents.digest)}
-    for file in contents.files:
-        yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)
-
-
-def _relocated(file: FileEntry, digest: str, locate: Locate) -> Location:
-    return _place_of(file, {place.sha256: place for place in locate(digest)})
-
-
-def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
-    place = places.get(file.sha256)
-    if place is None or place.size_bytes != file.size_bytes:
-        raise VerificationFailed(f"the registry does not say where {file.path} lies; tell an admin")
-    return place
-
-
-def watching(on_transfer: OnTransfer | None, doing: str, total: int) -> OnBytes:
-    """Return what is called with each count of bytes."""
-    if on_transfer is None:
-        return lambda _count: None
-    return lambda count: on_transfer(doing, count, total)
-
-
-def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> None:
-    """Raise VerificationFailed unless one of the signatures over exactly this manifest is by the public key in `key`."""
-    from sdk.schemas.manifest import Manifest
-    from sdk.signing import verify
-
-    manifest = Manifest.model_validate_json(contents.canonical())
-    refused: VerificationFailed | None = None
-    for signature in signatures:
+        Raises VerificationFailed, also for an adapter whose config no library should be given.
+        """
+        folder = self.fill_cache(contents)
         try:
-            verify(manifest, signature.bundle, key)
+            found = verify_folder(folder)
         except VerificationFailed as error:
-            refused = error
-        else:
-            return
-    if refused is None or len(signatures) > 1:
-        raise VerificationFailed(
-            f"the version {contents.digest[:12]} has {'no signature' if refused is None else f'{len(signatures)} signatures, none'}"
-            f" that {key} verifies; ask its publisher to sign it, or give the signer's public key",
-            param="verify_with",
-        )
-    raise refused
+            raise VerificationFailed(
+                f"{error.message}; it was altered in the cache: remove what is damaged with: adapterctl cache verify"
+            ) from error
+        if found.digest != contents.digest:
+            raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")
+        refuse_hazard(folder, found)
+        return found
 
+    def verify(self, ref: str, *, verify_with: Path | None = None) -> Manifest:
+        """Fetch a version and hash the cached copy again; with `verify_with` it must be signed by that public key.
 
-def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
-    """Hash a pulled folder again; with `key`, a signature in it must be by that public key. Raises VerificationFailed."""
-    manifest = verify_folder(folder)
-    refuse_hazard(folder, manifest)
-    if key is not None:
-        check_signed(manifest, read_signatures(folder), key)
-    return manifest
+        Raises VerificationFailed.
+        """
+        manifest = self.check_cached(self.resolve(ref).contents)
+        if verify_with is not None:
+            check_signed(manifest, self._source.signatures_of(manifest.digest), verify_with)
+        return manifest
 
+    def save(self, contents: HasFiles, to: Path) -> Path:
+        """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
+        target = user_path(to).absolute()
+        require_free(target, replaceable=False)
+        with (
+            disk_explained(f"writing {target}"),
+            self._cache.lock(f"folder {target}"),
+            folder_whole(target) as partial,
+        ):
+            self.fetch(contents, partial)
+            if target.is_dir():
+                target.rmdir()
+        return target
 
-def read_signatures(folder: Path) -> list[Signature]:
-    """Return the signatures that lie in a pulled folder; none where there is no file. Raises VerificationFailed."""
-    path = folder / MARKER_FOLDER / SIGNATURES
-    try:
-        return [read_signature(entry) for entry in json.loads(path.read_bytes())]
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise VerificationFailed(f"{path} is no list of signatures; pull the version again") from None
-
-
-def _signature_bytes(signatures: list[Signature]) -> bytes:
-    shown = [{"key_id": signature.key_id, "bundle": signature.bundle} for signature in signatures]
-    return (json.dumps(shown, indent=1) + "\n").encode()
+    def fetch(self, contents: HasFiles, folder: Path) -> None:
+        """Fetch a manifest's files into an existing folder, each checked against its digest."""
+        watch = watching(self._on_transfer, "fetching", contents.size_bytes)
+        for file, origin, relocate in located(contents, self._source.locations):
+            fetch(origin, folder / file.path, watch, name=file.path, relocate=relocate, http=self._http)
 
 
 def _parse(ref: str) -> Ref:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sdk.errors import NotFound, Unavailable
-from sdk.pulling.http import Answer, BrokenLink
+from sdk.pulling.http import BrokenConnection, Response
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)")
 
@@ -45,37 +45,37 @@ class ExpiredError(Exception):
 
 
 class Reading:
-    """The answer that a stream reads, and where it is."""
+    """The response that a stream reads, and where it is."""
 
     def __init__(self) -> None:
-        self.answer: Answer | None = None
-        #: The position in the blob of the next byte, None without an answer.
+        self.response: Response | None = None
+        #: The position in the blob of the next byte, None without a response.
         self.at: int | None = None
-        #: Where the answer begins and ends; a server that knows no ranges begins at 0.
+        #: Where the response begins and ends; a server that knows no ranges begins at 0.
         self.begin = self.end = 0
         #: Bytes of it that were written.
         self.passed = 0
 
-    def open(self, answer: Answer, position: int) -> None:
-        """Begin with an answer that is to give the bytes from `position` on."""
-        self.answer, self.at, self.begin, self.end, self.passed = answer, position, position, position, 0
+    def open(self, response: Response, position: int) -> None:
+        """Begin with a response that is to give the bytes from `position` on."""
+        self.response, self.at, self.begin, self.end, self.passed = response, position, position, position, 0
 
     def read(self, most_bytes: int) -> bytes:
-        """Return what has come; b"" at the end. Raises BrokenLink."""
-        if self.answer is None or self.at is None:
-            raise BrokenLink("closed")
-        data = self.answer.read(most_bytes)
+        """Return what has come; b"" at the end. Raises BrokenConnection."""
+        if self.response is None or self.at is None:
+            raise BrokenConnection("closed")
+        data = self.response.read(most_bytes)
         self.at += len(data)
         return data
 
     def judge(self, origin: Location, name: str) -> str | None:
         """Look at the status and the headers; return the ETag.
 
-        Raises BrokenLink where it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
+        Raises BrokenConnection where it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
         """
-        if self.answer is None:
-            raise BrokenLink("closed")
-        status, size = self.answer.status, origin.size_bytes
+        if self.response is None:
+            raise BrokenConnection("closed")
+        status, size = self.response.status, origin.size_bytes
         if status in (400, 401, 403):
             raise ExpiredError(f"HTTP {status}")
         if status in (404, 410):
@@ -83,20 +83,20 @@ class Reading:
         if status in (412, 416):
             raise ReplacedError(f"HTTP {status}")
         if status == 429 or status >= 500:
-            raise BrokenLink(f"HTTP {status}")
+            raise BrokenConnection(f"HTTP {status}")
         if status == 206:
-            found = _CONTENT_RANGE.fullmatch(self.answer.header("Content-Range") or "")
+            found = _CONTENT_RANGE.fullmatch(self.response.header("Content-Range") or "")
             if found is None or int(found[1]) != self.begin:
-                raise BrokenLink("another range than was asked for")
+                raise BrokenConnection("another range than was asked for")
             self.end, length = int(found[2]) + 1, None if found[3] == "*" else found[3]
         elif status == 200:
-            self.begin, self.end, length = 0, size, self.answer.header("Content-Length")
+            self.begin, self.end, length = 0, size, self.response.header("Content-Length")
         else:
             raise Unavailable(f"the storage answered HTTP {status} for {name}; try again")
         if length is not None and length != str(size):
             raise ReplacedError(f"it has {length[:20]} bytes, not {size}")
-        return self.answer.header("ETag")
+        return self.response.header("ETag")
 
     def clear(self) -> None:
-        """Forget the answer."""
-        self.answer, self.at = None, None
+        """Forget the response."""
+        self.response, self.at = None, None

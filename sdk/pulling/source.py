@@ -1,6 +1,6 @@
 """The three questions that a pull asks a registry, over the standard library alone.
 
-`Door` is what a pull needs; a client answers the same questions over its own transport, which embedded registries and
+`Source` is what a pull needs; a client answers the same questions over its own transport, which embedded registries and
 proxies need.
 """
 
@@ -16,7 +16,7 @@ from sdk.api.answers import VERSION, VERSION_HEADER, check_version, raise_error,
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable
 from sdk.formats.manifest import FORMAT, Contents, is_count, is_sha256
-from sdk.pulling.http import BrokenLink, Links
+from sdk.pulling.http import BrokenConnection, HttpClient
 from sdk.pulling.ranges import Location
 from sdk.transfer import CHUNK_BYTES
 
@@ -44,7 +44,7 @@ class Signature:
     bundle: str
 
 
-class Door(Protocol):
+class Source(Protocol):
     """How a pull asks a registry."""
 
     def resolve(self, ref: str) -> Resolved:
@@ -67,11 +67,11 @@ class Place:
     headers: Mapping[str, str] = field(repr=False)
 
 
-class DirectDoor:
+class HttpSource:
     """A registry behind HTTP."""
 
-    def __init__(self, config: Config, links: Links) -> None:
-        self._config, self._links = config, links
+    def __init__(self, config: Config, http: HttpClient) -> None:
+        self._config, self._http = config, http
 
     def resolve(self, ref: str) -> Resolved:
         """Return the version that a ref names now. Raises NotFound, VerificationFailed."""
@@ -91,21 +91,21 @@ class DirectDoor:
         if self._config.token:
             headers["Authorization"] = f"Bearer {self._config.token}"
         try:
-            answer = self._links.get(f"{url}/api/v1{path}{'?' if params else ''}{urlencode(params)}", headers)
+            response = self._http.get(f"{url}/api/v1{path}{'?' if params else ''}{urlencode(params)}", headers)
             content = b""
-            while piece := answer.read(CHUNK_BYTES):
+            while piece := response.read(CHUNK_BYTES):
                 content += piece
                 if len(content) > _MOST_BYTES:
                     raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
-            answer.close()
-        except BrokenLink as error:
+            response.close()
+        except BrokenConnection as error:
             raise Unavailable(
                 f"the registry at {url} can't be reached ({error}); check ADAPTERCTL_URL and that the server runs"
             ) from None
-        check_version(answer.header(VERSION_HEADER), url)
-        if not 200 <= answer.status < 300:
-            raise_error(answer.status, content, url)
-        require_json(content, answer.header("Content-Type"), url)
+        check_version(response.header(VERSION_HEADER), url)
+        if not 200 <= response.status < 300:
+            raise_error(response.status, content, url)
+        require_json(content, response.header("Content-Type"), url)
         try:
             return parse(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -7,14 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.refs import BadNameError, parse_name, parse_namespace
+from sdk.pushing.pusher import PushReport
 
-if TYPE_CHECKING:
-    from sdk.client import Client
+#: Publishes the adapter in a folder under a name, with options of `Client.push_with_report`.
+Push = Callable[..., PushReport]
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,20 @@ class _Found:
 
 
 def push_tree(
-    client: Client,
+    push: Push,
     root: Path,
     *,
     namespace: str | None = None,
     versions: bool = False,
     on_folder: Callable[[int, int], None] | None = None,
-    **push: Any,
+    **options: Any,
 ) -> list[Imported]:
     """Publish every folder below `root` that holds an adapter; again goes on where it was stopped.
 
     A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
     the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
-    natural order. `push` are options of `Client.push_with_report`; without `base` each folder's config names it.
+    natural order. `push` publishes one folder with the `options`; without `base` each folder's config names it.
     A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
     there is no adapter, InvalidInput for a bad namespace.
     """
@@ -74,7 +75,7 @@ def push_tree(
     first: dict[str, str] = {}
     for position, item in enumerate(found, start=1):
         taken = None if versions or item.adapter is None else first.get(item.adapter)
-        results.append(_push(client, item, taken, push))
+        results.append(_push_one(push, item, taken, options))
         if item.adapter is not None:
             first.setdefault(item.adapter, item.shown)
         if on_folder is not None:
@@ -82,7 +83,7 @@ def push_tree(
     return results
 
 
-def _push(client: Client, item: _Found, taken: str | None, push: dict[str, Any]) -> Imported:
+def _push_one(push: Push, item: _Found, taken: str | None, options: dict[str, Any]) -> Imported:
     try:
         if item.adapter is None:
             raise InvalidInput(
@@ -92,7 +93,7 @@ def _push(client: Client, item: _Found, taken: str | None, push: dict[str, Any])
             raise Conflict(
                 f"{taken!a} has the name {item.adapter} too; push this one alone with another name, or use --versions"
             )
-        report = client.push_with_report(item.folder, item.adapter, **{"base": None, **push})
+        report = push(item.folder, item.adapter, **{"base": None, **options})
     except Unavailable:
         raise
     except AdapterctlError as error:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sdk.allowed_locations import Reach
+from sdk.api import uploads
+from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
+from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import proxied
-from sdk.schemas.artifacts import InParts, Transfer, UploadView
+from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
 
 if TYPE_CHECKING:
@@ -40,6 +43,42 @@ _Work = Callable[["httpx.Client"], None]
 
 class _Interrupted(Unavailable):
     """A transfer that another try may finish."""
+
+
+class Uploader:
+    """Uploads files to the storage of one registry."""
+
+    def __init__(self, transport: Transport, on_transfer: OnTransfer | None) -> None:
+        self._transport, self._on_transfer = transport, on_transfer
+
+    def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
+        """Send files, by SHA-256, straight to storage; return the upload session's id.
+
+        What the registry has and this client may read is not sent; what was interrupted goes on. Room is reserved for the
+        rest where it will be used: in a namespace, "-", or "*" for what is published for all; None: the first in which this
+        client may write. Raises QuotaExceeded before anything is sent.
+        """
+        blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
+        watch: OnBytes | None = None
+
+        def begin() -> UploadView:
+            nonlocal watch
+            session = uploads.begin(self._transport, UploadRequest(blobs=blobs), namespace=namespace)
+            if watch is None:
+                left = [min(part.part_bytes * len(part.missing), part.size_bytes) for part in session.parts]
+                watch = watching(self._on_transfer, doing, sum(put.size_bytes for put in session.put) + sum(left))
+            return session
+
+        def ask_part(session: str, sha256: str, number: int, part_sha256: str) -> Transfer:
+            request = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=part_sha256)])
+            return uploads.ask_parts(self._transport, session, request)[0]
+
+        def on_bytes(count: int) -> None:
+            if watch is not None:
+                watch(count)
+
+        reach = self._transport.config.reach
+        return send_all(sources, begin=begin, ask_part=ask_part, on_bytes=on_bytes, reach=reach)
 
 
 def send_all(

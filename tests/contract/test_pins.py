@@ -19,6 +19,7 @@ from support.registries import World
 from registry.principal import Role
 from sdk.api.transport import Transport
 from sdk.client import Client
+from sdk.config import load
 from sdk.errors import InvalidBase, VerificationFailed
 from sdk.schemas.jobs import (
     BaseChoice,
@@ -36,10 +37,26 @@ from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
 
+class Liar(Transport):
+    """A registry that answers some route otherwise, once it has a lie to tell."""
+
+    lie: Callable[[str, Any], Any] | None = None
+
+    def _send(self, method: str, path: str, **given: Any) -> bytes:
+        answer = super()._send(method, path, **given)
+        return answer if self.lie is None else json.dumps(self.lie(path, json.loads(answer))).encode()
+
+
 @pytest.fixture
-def node(people: World, tmp_path: Path) -> Iterator[Client]:
+def registry(people: World) -> Liar:
+    """How the node reaches the registry."""
+    return Liar(load(people.url, people.token(Role.WORKER)))
+
+
+@pytest.fixture
+def node(registry: Liar, tmp_path: Path) -> Iterator[Client]:
     """The client of a worker with a cache of its own."""
-    client = Client(people.url, people.token(Role.WORKER), cache=tmp_path / "node-cache")
+    client = Client(cache=tmp_path / "node-cache", transport=registry)
     yield client
     client.close()
 
@@ -110,35 +127,23 @@ def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
         return source_of(session, find_base(session, view.fingerprint, view.namespace))
 
 
-class Liar(Transport):
-    """A registry that answers some route otherwise."""
-
-    def __init__(self, honest: Transport, lie: Callable[[str, Any], Any]) -> None:
-        super().__init__(honest.config)
-        self._lie = lie
-
-    def _send(self, method: str, path: str, **given: Any) -> bytes:
-        answer = json.loads(super()._send(method, path, **given))
-        return json.dumps(self._lie(path, answer)).encode()
-
-
 class TestAnswers:
     """A registry that names something else than it was asked for by a digest or a number."""
 
     def test_the_rows_of_another_dataset_are_not_fetched(
-        self, people: World, node: Client, inputs: Inputs, rows: Path, tmp_path: Path
+        self, people: World, registry: Liar, node: Client, inputs: Inputs, rows: Path, tmp_path: Path
     ) -> None:
         view = people.writer.add_data(rows, namespace="-")
         other = tmp_path / "other.jsonl"
         other.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
         theirs = people.writer.locate_data(people.writer.add_data(other, namespace="-").digest)
-        node._transport = Liar(node._transport, lambda _path, _answer: theirs.model_dump())
+        registry.lie = lambda _path, _answer: theirs.model_dump()
         with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} where {view.digest} was asked for"):
             inputs.dataset(view.digest)
         assert not node.cache.blob(view.digest).exists()
 
     def test_another_version_than_a_ref_means_is_neither_shown_nor_pulled(
-        self, people: World, node: Client, tmp_path: Path
+        self, people: World, registry: Liar, node: Client, tmp_path: Path
     ) -> None:
         name = f"pins-{uuid.uuid4().hex[:8]}"
         first, second = (
@@ -146,7 +151,7 @@ class TestAnswers:
         )
         people.writer.push(save_adapter(tmp_path / "b", next(SEEDS)), f"{name}-b", base="tiny")
         answer = second.info.model_dump(mode="json")
-        node._transport = Liar(node._transport, lambda path, honest: answer if path == "/resolve" else honest)
+        registry.lie = lambda path, honest: answer if path == "/resolve" else honest
         for ref in (f"{name}@v1", f"{name}@sha256:{first.digest}", f"{name}@sha256:{first.digest[:12]}", f"{name}-b"):
             for ask in (node.get, node.pull):
                 with pytest.raises(VerificationFailed, match="with another version"):

@@ -194,7 +194,7 @@ class TestWhoMay:
 class TestWhatIsRefused:
     def refused(self, client: Client, version: Pushed, **body: Any) -> dict[str, Any]:
         """What the registry says to a body."""
-        answer = client._transport._client().post(
+        answer = client.transport._client().post(
             f"/api/v1/manifests/{version.digest}/signatures",
             json=body,
             headers={"Authorization": f"Bearer {client.config.token}"},

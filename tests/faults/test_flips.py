@@ -24,6 +24,7 @@ from support.registries import World
 from support.soak import SOAKING
 
 from registry.principal import Role
+from sdk import config
 from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound, VerificationFailed
 from sdk.pulling.folder import verify_folder
@@ -255,9 +256,7 @@ def test_what_was_altered_in_storage_is_not_pulled(
 def _reader(world: World, cache: Path) -> Client:
     """A client with a cache of its own."""
     if not world.has_roles:
-        client = Client(world.url, cache=cache)
-        client._transport = registries.InProcess(client.config, world.app)
-        return client
+        return Client(cache=cache, transport=registries.InProcess(config.load(world.url), world.app))
     return Client(world.url, _token(world), cache=cache)
 
 

@@ -29,7 +29,7 @@ from registry.storage import Storage
 from sdk.api.embedded import EmbeddedTransport
 from sdk.api.transport import VERSION, VERSION_HEADER, Transport
 from sdk.client import Client
-from sdk.config import Config
+from sdk.config import Config, load
 from sdk.schemas.catalog import Publication
 from sdk.schemas.people import NewToken
 
@@ -99,9 +99,7 @@ class World:
         """Open a client with a new token of `role` in a namespace ("-": names without one), or in all."""
         cache = self.folder / "cache"
         if not self.has_roles:
-            client = Client(self.url, cache=cache)
-            client._transport = InProcess(client.config, self.app)
-            return client
+            return Client(cache=cache, transport=InProcess(load(self.url), self.app))
         return Client(self.url, self.token(role, namespace=namespace), cache=cache)
 
     def token(self, role: Role, *, namespace: str = "*") -> str:
@@ -121,7 +119,7 @@ class World:
     def http(self) -> httpx.Client:
         """Bare HTTP with an admin's token, for requests that the SDK would not send."""
         if not self.has_roles:
-            return InProcess(Client(self.url, cache=self.folder / "cache").config, self.app)._open()
+            return InProcess(load(self.url), self.app)._open()
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token(Role.ADMIN)}"}, timeout=30
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from functools import partial
 
+from sdk.api import work
+from sdk.api.work import NotUnderstoodError
 from sdk.client import Client
 from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import JobView, MergeRequest, TrainingRequest
-from sdk.schemas.work import Assignment, Failure, Farewell, Release
+from sdk.schemas.jobs import MergeRequest, TrainingRequest
+from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
 from workers.child.warm import Spare
 from workers.kinds import causes
@@ -20,7 +23,6 @@ from workers.kinds.evaluation import evaluate
 from workers.kinds.merge import merge
 from workers.kinds.pins import require_pinned
 from workers.kinds.training import train
-from workers.lease.claiming import Misunderstood, claim
 from workers.lease.connections import apart
 from workers.lease.heartbeat import Holder
 from workers.lease.stopping import Stopped, Stopping, Why
@@ -57,7 +59,7 @@ class Worker:
             return False
         try:
             assignment, claimed_at = self._ask(hint)
-        except Misunderstood as error:
+        except NotUnderstoodError as error:
             self._give_up(error)
             return True
         if assignment is None:
@@ -74,7 +76,7 @@ class Worker:
 
     def leave(self) -> None:
         """Tell the registry that this worker takes no more jobs."""
-        self._client.call("POST", "/workers/leave", type(None), body=Farewell(worker=self._settings.name))
+        work.leave(self._client.transport, Farewell(worker=self._settings.name))
 
     def end(self) -> None:
         """End the spare child and close the connections."""
@@ -92,8 +94,9 @@ class Worker:
         while True:
             claimed_at = time.monotonic()
             try:
-                assignment = claim(self._client, machine.worker_info(self._settings, self._client.cache), hint, key=key)
-            except Misunderstood:
+                worker = machine.worker_info(self._settings, self._client.cache)
+                assignment = work.claim(self._client.transport, ClaimRequest(worker=worker, hint=hint), key=key)
+            except NotUnderstoodError:
                 self._unanswered = None
                 raise
             except (Unavailable, Conflict) as error:
@@ -110,13 +113,13 @@ class Worker:
                 self._unanswered = None
                 return assignment, claimed_at
 
-    def _give_up(self, given: Misunderstood) -> None:
+    def _give_up(self, given: NotUnderstoodError) -> None:
         """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
         _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
         message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
         failed = AttemptFailed(FailureReason.UNSUPPORTED, message)
         try:
-            self._client.call("POST", f"/jobs/{given.job}/fail", JobView, body=_failure(given.attempt, failed))
+            work.fail(self._client.transport, given.job, _failure(given.attempt, failed))
         except AdapterctlError as error:
             # Its lease will run out.
             _log.warning("not reported: %s", error)
@@ -186,16 +189,16 @@ class Worker:
             _log.warning("another attempt holds the job; dropped")
             return
         holder.flush()
-        body: Failure | Release
+        transport, job, attempt = self._client.transport, assignment.job, assignment.attempt
         if why is Why.DRAINING:
-            verb, body = "release", Release(attempt=assignment.attempt)
+            send = partial(work.release, transport, job, Release(attempt=attempt))
             _log.info("given back, since this worker shuts down")
         else:
             failed = ended if isinstance(ended, AttemptFailed) else _of_stop(why, assignment)
-            verb, body = "fail", _failure(assignment.attempt, failed)
+            send = partial(work.fail, transport, job, _failure(attempt, failed))
             _log.info("%s: %s", failed.reason, failed)
         try:
-            hand_in(self._client, stopping, f"/jobs/{assignment.job}/{verb}", body)
+            hand_in(stopping, send)
         except AdapterctlError as error:
             _log.warning("not reported: %s", error)
 

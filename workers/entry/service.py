@@ -6,12 +6,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sdk.api import work
 from sdk.client import Client
 from sdk.errors import AdapterctlError
-from sdk.schemas.wire import Wire
 from sdk.schemas.work import Farewell
 from workers.entry.runner import Worker
 from workers.node import machine
@@ -100,13 +100,16 @@ def _speak(settings: WorkerSettings, shutdown: Shutdown, over: threading.Event) 
     while not shutdown.asked and not over.wait(LOOK_S):
         if time.monotonic() >= due:
             due = time.monotonic() + _HELLO_EVERY_S
-            _say(client, "/workers/hello", machine.worker_info(settings, client.cache))
-    _say(client, "/workers/leave", Farewell(worker=settings.name))
+            _say(
+                "hello",
+                lambda: work.hello(client.transport, machine.worker_info(settings, client.cache), timeout_s=_TIMEOUT_S),
+            )
+    _say("leave", lambda: work.leave(client.transport, Farewell(worker=settings.name), timeout_s=_TIMEOUT_S))
     client.close()
 
 
-def _say(client: Client, path: str, body: Wire) -> None:
+def _say(word: str, say: Callable[[], None]) -> None:
     try:
-        client.call("POST", path, type(None), body=body, timeout_s=_TIMEOUT_S)
+        say()
     except Exception as error:  # noqa: BLE001 - it is said again, and this thread is all that says it
-        _log.warning("the registry was not told (%s): %s", path, error)
+        _log.warning("the registry was not told (%s): %s", word, error)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential, wait_random
 
+from sdk.api import work
 from sdk.client import Client
 from sdk.errors import Unavailable, disk_explained
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import JobView
-from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import (
     ORDER_FILE,
@@ -34,8 +35,6 @@ from workers.node.transfers import Transfers
 
 #: How long a registry that is away is waited for when something is handed in, in seconds.
 PATIENCE_S = 300.0
-#: Making a result's version can take a registry a while, in seconds.
-_COMPLETE_S = 1800.0
 _LEAST_TIMEOUT_S = 3.0
 
 _log = logging.getLogger(__name__)
@@ -104,8 +103,8 @@ class Attempt:
         self.stopping.check_finishing()
         self.holder.flush()
         _log.info("publishing")
-        path = f"/jobs/{self.assignment.job}/complete"
-        hand_in(self.client, self.stopping, path, completion, timeout_s=_COMPLETE_S)
+        send = partial(work.complete, self.client.transport, self.assignment.job, completion)
+        hand_in(self.stopping, send, timeout_s=work.COMPLETING_S)
         _log.info("succeeded")
 
 
@@ -129,8 +128,8 @@ class _Listener:
         self._holder.log(text)
 
 
-def hand_in(client: Client, stopping: Stopping, path: str, body: Wire, *, timeout_s: float = 60.0) -> JobView:
-    """Post something until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
+def hand_in(stopping: Stopping, send: Callable[..., JobView], *, timeout_s: float = 60.0) -> JobView:
+    """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
     patience = Retrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),
@@ -138,5 +137,5 @@ def hand_in(client: Client, stopping: Stopping, path: str, body: Wire, *, timeou
         reraise=True,
     )
     timeout_s = max(_LEAST_TIMEOUT_S, min(timeout_s, stopping.patience_s(timeout_s)))
-    answer: JobView = patience(client.call, "POST", path, JobView, body=body, timeout_s=timeout_s)
+    answer: JobView = patience(send, timeout_s=timeout_s)
     return answer

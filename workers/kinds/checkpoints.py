@@ -14,9 +14,9 @@ from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
 
+from sdk.api import work
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
-from sdk.schemas.jobs import CheckpointView
 from sdk.schemas.training import TrainingReport
 from sdk.schemas.work import CheckpointRecord
 from workers.child.protocol import Written
@@ -172,8 +172,7 @@ class CheckpointSender:
             manifest=manifest,
             report=report,
         )
-        path = f"/jobs/{self._attempt.assignment.job}/checkpoints"
-        client.call("POST", path, CheckpointView, body=record, timeout_s=600)
+        work.record_checkpoint(client.transport, self._attempt.assignment.job, record)
         seconds = time.monotonic() - began
         self._tell(f"the checkpoint of step {checkpoint.step} of {checkpoint.total} is stored ({seconds:.1f} s)")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sdk.api.files import OnTransfer
 from sdk.client import Client
+from sdk.pulling.filling import OnTransfer
 
 
 @contextmanager

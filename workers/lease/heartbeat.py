@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 
+from sdk.api import work
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, StaleAttempt
 from sdk.schemas.events import NewEvent, Progress
@@ -141,10 +142,6 @@ class Holder:
 
     def _post(self, news: list[NewEvent], within_s: float | None) -> HeartbeatReply:
         left_s = self._held_until - time.monotonic() if within_s is None else within_s
-        return self._client.call(
-            "POST",
-            f"/jobs/{self._assignment.job}/heartbeat",
-            HeartbeatReply,
-            body=Heartbeat(attempt=self._assignment.attempt, events=news),
-            timeout_s=max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s)),
-        )
+        beat = Heartbeat(attempt=self._assignment.attempt, events=news)
+        timeout_s = max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s))
+        return work.heartbeat(self._client.transport, self._assignment.job, beat, timeout_s=timeout_s)

@@ -174,7 +174,7 @@ def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Pat
             if file.sha256 in have:
                 (view / file.path).symlink_to(have[file.sha256].resolve())
             elif file.sha256 in origins:
-                fetch(origins[file.sha256], view / file.path, links=client.links)
+                fetch(origins[file.sha256], view / file.path, http=client.http)
             else:
                 raise InvalidBase(f"the registry has no {file.path} of this base; add it again with --upload")
     try:

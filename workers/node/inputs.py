@@ -86,6 +86,6 @@ class Inputs:
                 path.unlink(missing_ok=True)
                 origin = self._client.locate_data(digest)
                 told = self._transfers.on_bytes("fetching data", origin.size_bytes)
-                fetch(origin, path, told, links=self._client.links)
+                fetch(origin, path, told, http=self._client.http)
         cache.used(path)
         return path

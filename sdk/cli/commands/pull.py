@@ -116,7 +116,7 @@ def verify_command(target: str, verify_with: str | None, style: str) -> None:
     """
     key = None if verify_with is None else user_path(verify_with)
     if is_folder(target) or Path(target).is_dir():
-        from sdk.pulling.puller import verify_pulled
+        from sdk.pulling.verification import verify_pulled
 
         manifest = verify_pulled(user_path(target), key)
     else:

@@ -12,7 +12,7 @@ import click
 from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_bytes, plain, say
 from sdk.job_output import follow
-from sdk.objects import Job
+from sdk.objects import Job, R, Result
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState
 
@@ -29,13 +29,13 @@ _FINAL = tuple(state.value for state in JobState if state.is_final)
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-def watch(job: Job, *, timeout_s: float | None = None) -> Job:
+def watch(job: Job[R], *, timeout_s: float | None = None) -> Job[R]:
     """Follow a job to its end and return it; see `watch_all`."""
     watch_all([job], timeout_s=timeout_s)
     return job
 
 
-def watch_all(jobs: Sequence[Job], *, timeout_s: float | None = None) -> None:
+def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) -> None:
     """Follow jobs to their end; the caller decides what their ends mean.
 
     Ctrl-C leaves them running, says how to come back, and exits with 130. Raises TimedOut.
@@ -112,10 +112,10 @@ def told(event: Event) -> str:
 class _Screen(Protocol):
     """Where a watch is shown."""
 
-    def happened(self, job: Job, event: Event) -> None:
+    def happened(self, job: Job[Result], event: Event) -> None:
         """Show an event."""
 
-    def looked(self, job: Job) -> None:
+    def looked(self, job: Job[Result]) -> None:
         """Show what the registry says of a job to which nothing has happened."""
 
     def close(self) -> None:
@@ -125,13 +125,13 @@ class _Screen(Protocol):
 class _Lines:
     """A line for what is worth one."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job[Result]]) -> None:
         self._named = len(jobs) > 1
         #: Job → the phase that was told last, and when; why it waits, and when.
         self._phase: dict[str, tuple[str, float]] = {}
         self._waits: dict[str, tuple[str, float]] = {}
 
-    def happened(self, job: Job, event: Event) -> None:
+    def happened(self, job: Job[Result], event: Event) -> None:
         """Write a line, of progress within one phase not too often; lines of logs are for `jobs logs`."""
         now = time.monotonic()
         if event.progress is not None:
@@ -142,7 +142,7 @@ class _Lines:
         elif event.kind == "state":
             self._write(job, told(event))
 
-    def looked(self, job: Job) -> None:
+    def looked(self, job: Job[Result]) -> None:
         """Say why a job waits, where that has changed."""
         now = time.monotonic()
         before, at = self._waits.get(job.id, ("", now - _LINE_EVERY_S))
@@ -153,14 +153,14 @@ class _Lines:
     def close(self) -> None:
         """Nothing is to be undone."""
 
-    def _write(self, job: Job, text: str) -> None:
+    def _write(self, job: Job[Result], text: str) -> None:
         say(f"{job.id} {text}" if self._named else text)
 
 
 class _Live:
     """A row for each job, drawn again and again in its place."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job[Result]]) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
@@ -177,7 +177,7 @@ class _Live:
         )
         self._live.start()
 
-    def happened(self, job: Job, event: Event) -> None:
+    def happened(self, job: Job[Result], event: Event) -> None:
         """Draw it; news comes in bursts, and each is drawn, so that a short phase is seen at all."""
         if event.progress is not None:
             self._said[job.id] = (event.progress.phase, standing_of(event.progress))
@@ -187,7 +187,7 @@ class _Live:
             self._progress[job.id] = None
         self._live.refresh()
 
-    def looked(self, job: Job) -> None:
+    def looked(self, job: Job[Result]) -> None:
         """Draw why it waits."""
         if job.view.waits is not None:
             self._said[job.id] = (job.view.state.value, job.view.waits)

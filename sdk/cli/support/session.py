@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from sdk.client import Client
-    from sdk.pulling.puller import OnTransfer, Puller
+    from sdk.pulling.filling import OnTransfer
+    from sdk.pulling.puller import Puller
 
 #: Transfers below this show no bar.
 _WORTH_A_BAR_BYTES = 4_000_000
@@ -43,16 +44,16 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
             yield client.puller()
         return
     from sdk.pulling.cache import Cache
-    from sdk.pulling.http import Links
+    from sdk.pulling.http import HttpClient
     from sdk.pulling.puller import Puller
-    from sdk.pulling.source import DirectDoor
+    from sdk.pulling.source import HttpSource
 
-    links = Links(configured.reach)
+    http = HttpClient(configured.reach)
     with _watched() as on_transfer:
         try:
-            yield Puller(DirectDoor(configured, links), Cache(), configured.url, links=links, on_transfer=on_transfer)
+            yield Puller(HttpSource(configured, http), Cache(), configured.url, http=http, on_transfer=on_transfer)
         finally:
-            links.close()
+            http.close()
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from sdk.formats.manifest import Contents, File
 from sdk.formats.refs import Ref
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.cache_maintenance import entries, plan_prune, prune, verify
-from sdk.pulling.http import Links
+from sdk.pulling.filling import fill
+from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, all_refs
-from sdk.pulling.puller import fill
 from sdk.pulling.source import Place
 from sdk.transfer import folder_whole
 
@@ -30,17 +30,17 @@ FETCH = """
 import os, sys, time
 from pathlib import Path
 from sdk.pulling.cache import Cache
-from sdk.config import Config
-from sdk.api.files import FileClient
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
-from sdk.api.transport import Transport
+from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
+from sdk.allowed_locations import Reach
 
 source, root, log = map(Path, sys.argv[1:])
 
-class Slow(FileClient):
-    def locate(self, digest):
+class Slow:
+    def locations(self, digest):
         with log.open("a") as file:
             file.write("fetched\\n")
         time.sleep(0.5)
@@ -48,9 +48,9 @@ class Slow(FileClient):
 
 sha256, size = hash_file(source)
 manifest = Manifest(base_fingerprint="f" * 64, files=[ManifestFile(path="file", size_bytes=size, sha256=sha256)])
-client = Slow(Transport(Config("local:unused")), Cache(root), None)
-print(client.fill_cache(manifest))
-client.check_cached(manifest)
+puller = Puller(Slow(), Cache(root), "local:unused", http=HttpClient(Reach("local:unused")))
+print(puller.fill_cache(manifest))
+puller.check_cached(manifest)
 """
 
 
@@ -141,7 +141,7 @@ class Shop:
     """Versions that a server has, and the cache that they are pulled into."""
 
     def __init__(self, server: RangeServer, folder: Path) -> None:
-        self.server, self.cache, self.links = server, Cache(folder / "cache"), Links()
+        self.server, self.cache, self.http = server, Cache(folder / "cache"), HttpClient()
         self.pins = Pins(self.cache, "http://registry")
 
     def make(self, **files: bytes) -> Contents:
@@ -158,7 +158,7 @@ class Shop:
 
     def fill(self, contents: Contents, *, number: int | None = None, age_s: float = 0) -> Path:
         """Pull a version, as if so long ago."""
-        folder = fill(self.cache, contents, lambda _digest: self.locate(contents), self.links)
+        folder = fill(self.cache, contents, lambda _digest: self.locate(contents), self.http)
         if number is not None:
             self.pins.remember("a", number, contents.digest)
         then = time.time() - age_s
@@ -177,7 +177,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     with range_server() as server:
         shop = Shop(server, tmp_path)
         yield shop
-        shop.links.close()
+        shop.http.close()
 
 
 def test_a_version_is_made_of_links_that_nobody_may_write_to(shop: Shop) -> None:
@@ -245,12 +245,12 @@ from pathlib import Path
 from sdk.pulling.cache import Cache
 from sdk.formats.manifest import Contents
 from sdk.pulling.source import Place
-from sdk.pulling.http import Links
-from sdk.pulling.puller import fill
+from sdk.pulling.http import HttpClient
+from sdk.pulling.filling import fill
 root, url, text = sys.argv[1:]
 contents = Contents.read(text.encode())
 places = [Place(f.sha256, f.size_bytes, url.replace("NAME", f.sha256), {}) for f in contents.files]
-print(fill(Cache(Path(root)), contents, lambda _digest: places, Links()))
+print(fill(Cache(Path(root)), contents, lambda _digest: places, HttpClient()))
 """
 
 
@@ -306,7 +306,7 @@ def test_use_is_remembered(shop: Shop) -> None:
     contents = shop.make(one=b"1")
     shop.fill(contents, age_s=86_400)
     before = entries(shop.cache)[0].used_s
-    fill(shop.cache, contents, lambda _digest: [], shop.links)
+    fill(shop.cache, contents, lambda _digest: [], shop.http)
     assert entries(shop.cache)[0].used_s > before + 86_000
 
 

@@ -22,7 +22,7 @@ from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, NotFound, Unavailable, VerificationFailed
 from sdk.pulling import download
 from sdk.pulling.download import fetch
-from sdk.pulling.http import Links
+from sdk.pulling.http import HttpClient
 from sdk.schemas.artifacts import Transfer
 
 CONTENT = hashlib.shake_256(b"an adapter").digest(1_300_000)
@@ -77,10 +77,10 @@ def test_an_empty_blob_needs_no_request(server: RangeServer, tmp_path: Path) -> 
 
 
 def test_connections_are_kept(server: RangeServer, tmp_path: Path) -> None:
-    links = Links()
+    http = HttpClient()
     for count in range(5):
-        fetch(at(server), tmp_path / str(count), links=links)
-    links.close()
+        fetch(at(server), tmp_path / str(count), http=http)
+    http.close()
     assert len(server.requests) == 5
     assert server.connections == 1
 
@@ -89,13 +89,13 @@ def test_a_kept_connection_that_was_closed_is_no_failure(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TRIES", 1)
-    links = Links()
-    fetch(at(server), tmp_path / "one", links=links)
-    for waiting in links._idle.values():
+    http = HttpClient()
+    fetch(at(server), tmp_path / "one", http=http)
+    for waiting in http._idle.values():
         for connection in waiting:
             connection.sock.shutdown(socket.SHUT_RDWR)
-    fetch(at(server), tmp_path / "two", links=links)
-    links.close()
+    fetch(at(server), tmp_path / "two", http=http)
+    http.close()
 
 
 @pytest.mark.usefixtures("_in_small_parts")
@@ -409,13 +409,13 @@ import resource, sys
 from pathlib import Path
 from sdk.errors import AdapterctlError
 from sdk.pulling.download import fetch
-from sdk.pulling.http import Links
+from sdk.pulling.http import HttpClient
 from sdk.allowed_locations import Reach
 from sdk.schemas.artifacts import Transfer
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    links = Links(Reach("local:here"))
-    fetch(Transfer.model_validate_json(sys.argv[1]), Path(sys.argv[2]), links=links)
+    http = HttpClient(Reach("local:here"))
+    fetch(Transfer.model_validate_json(sys.argv[1]), Path(sys.argv[2]), http=http)
 except AdapterctlError as error:
     print(error.exit_code, error.message)
 """
@@ -441,13 +441,13 @@ def in_file(path: Path, content: bytes = CONTENT) -> Transfer:
     return Transfer(sha256=SHA256, size_bytes=len(CONTENT), url=path.as_uri())
 
 
-def own() -> Links:
+def own() -> HttpClient:
     """What reaches the files of a registry in a folder."""
-    return Links(Reach("local:somewhere"))
+    return HttpClient(Reach("local:somewhere"))
 
 
 def test_bytes_arrive_from_a_folder(tmp_path: Path) -> None:
-    fetch(in_file(tmp_path / "so urce%20\u00e4"), tmp_path / "out/file", mode=0o444, links=own())
+    fetch(in_file(tmp_path / "so urce%20\u00e4"), tmp_path / "out/file", mode=0o444, http=own())
     assert (tmp_path / "out/file").read_bytes() == CONTENT
     assert (tmp_path / "out/file").stat().st_mode & 0o777 == 0o444
     assert names(tmp_path / "out") == ["file"]
@@ -457,7 +457,7 @@ def test_bytes_arrive_from_a_folder(tmp_path: Path) -> None:
 def test_wrong_bytes_of_a_folder_leave_nothing(content: bytes, tmp_path: Path) -> None:
     origin = in_file(tmp_path / "source", content)
     with pytest.raises(VerificationFailed, match=f"a.bin has the SHA-256 .*, not {SHA256}; nothing was kept"):
-        fetch(origin, tmp_path / "file", name="a.bin", links=own())
+        fetch(origin, tmp_path / "file", name="a.bin", http=own())
     assert names(tmp_path) == ["source"]
 
 
@@ -465,7 +465,7 @@ def test_bytes_that_are_gone_are_named(tmp_path: Path) -> None:
     origin = in_file(tmp_path / "source")
     (tmp_path / "source").unlink()
     with pytest.raises(NotFound, match=SHA256[:12]):
-        fetch(origin, tmp_path / "file", links=own())
+        fetch(origin, tmp_path / "file", http=own())
 
 
 MEMORY = """

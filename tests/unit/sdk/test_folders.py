@@ -20,7 +20,7 @@ from sdk.formats.manifest import Contents
 from sdk.pulling import folder
 from sdk.pulling.base_name import declared, rewritten
 from sdk.pulling.folder import replace_folder, require_free, verify_folder
-from sdk.pulling.puller import verify_pulled
+from sdk.pulling.verification import verify_pulled
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.transfer import hash_file
 

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdk
-from sdk.api.catalog import CatalogClient
+from sdk.api.transport import Transport
 from sdk.cli.commands import lineage as command
 from sdk.cli.commands.lineage import lineage_command
 from sdk.cli.support.lineage_graph import dot, tree
+from sdk.client import Client
+from sdk.config import Config
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.lineage import (
     BaseNode,
@@ -208,10 +210,6 @@ class Registry:
         self.asked = {"of": of, **given}
         return self.found
 
-    def call(self, _method: str, path: str, _reply: Any, *, params: dict[str, Any]) -> Lineage:
-        self.asked = {"path": path, **params}
-        return self.found
-
 
 def run(monkeypatch: pytest.MonkeyPatch, found: Lineage, *args: str) -> tuple[Registry, Any]:
     registry = Registry(found)
@@ -257,9 +255,14 @@ class TestCommand:
     ("of", "asked"), [("x", "x@latest"), ("t/x@v3", "t/x@v3"), ("base:A b", "base:A b"), ("data:x@v1", "data:x@v1")]
 )
 def test_the_client_asks_for_a_ref_a_base_or_a_dataset(of: str, asked: str) -> None:
-    registry = Registry(STORY)
-    assert CatalogClient.lineage(registry, of, depth=3) is STORY  # type: ignore[arg-type]
-    assert registry.asked == {"path": "/lineage", "of": asked, "direction": "both", "depth": 3}
+    class Recorder(Transport):
+        def call(self, _method: str, path: str, _reply: Any, *, params: Any = None, **_given: Any) -> Any:
+            self.asked = {"path": path, **params}
+            return STORY
+
+    transport = Recorder(Config("local:unused"))
+    assert Client(transport=transport).lineage(of, depth=3) is STORY
+    assert transport.asked == {"path": "/lineage", "of": asked, "direction": "both", "depth": 3}
 
 
 def test_no_module_hides_a_function_of_the_default_client() -> None:

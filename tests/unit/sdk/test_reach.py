@@ -21,9 +21,9 @@ from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, Unavailable, VerificationFailed
 from sdk.pulling.cache import Cache
-from sdk.pulling.http import Links
+from sdk.pulling.http import HttpClient
 from sdk.pulling.puller import Puller
-from sdk.pulling.source import DirectDoor
+from sdk.pulling.source import HttpSource
 
 CONTENT = b'{"prompt": "a", "completion": "b"}\n'
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -209,8 +209,8 @@ class TestPlainHttp:
         from sdk.config import Config
 
         config = Config(self.URL, TOKEN, insecure)
-        links = Links(config.reach)
-        return Puller(DirectDoor(config, links), Cache(tmp_path / "cache"), self.URL, links=links)
+        http = HttpClient(config.reach)
+        return Puller(HttpSource(config, http), Cache(tmp_path / "cache"), self.URL, http=http)
 
     def test_the_token_is_not_sent(self, proxy: Fake, tmp_path: Path) -> None:
         client = Client(self.URL, TOKEN, cache=tmp_path / "cache")
@@ -259,8 +259,8 @@ def test_a_redirect_does_not_carry_the_token_away(tmp_path: Path) -> None:
     with fake(lambda _path: (200, {}, {"name": "eve", "grants": []})) as elsewhere:
         with fake(lambda path: (307, {"Location": f"{elsewhere.url}{path}"}, {})) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
-            door = DirectDoor(client.config, Links(client.reach))
-            for ask in (client.whoami, lambda: door.resolve("a@v1")):
+            source = HttpSource(client.config, HttpClient(client.reach))
+            for ask in (client.whoami, lambda: source.resolve("a@v1")):
                 with pytest.raises(AdapterctlError):
                     ask()
             client.close()

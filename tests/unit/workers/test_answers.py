@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from sdk.api import work
 from sdk.client import Client
-from sdk.schemas.work import Heartbeat
+from sdk.schemas.work import ClaimRequest, Heartbeat
 from sdk.version import VERSION
 from workers.entry import runner, service
 from workers.entry.runner import Worker
-from workers.lease.claiming import Misunderstood, claim
 from workers.node.machine import worker_info
 from workers.node.shutdown import Shutdown, pass_on
 from workers.settings import WorkerSettings
@@ -160,7 +160,7 @@ def test_fields_of_a_newer_registry_are_passed_over(worker: Worker, registry: Re
     request = {**assignment()["request"], **given}
     registry.claims = [of_json(assignment(request=request, **given))]
     client = Client()
-    held = claim(client, worker_info(WorkerSettings.from_env(), client.cache))
+    held = work.claim(client.transport, ClaimRequest(worker=worker_info(WorkerSettings.from_env(), client.cache)))
     client.close()
     assert held is not None
     assert (held.job, held.attempt, held.request.kind) == ("3f1c2a9b7d20", 4, "merge")
@@ -168,7 +168,7 @@ def test_fields_of_a_newer_registry_are_passed_over(worker: Worker, registry: Re
 
 def test_a_claim_that_is_misunderstood_is_answered_all_the_same(worker: Worker, registry: Registry) -> None:
     registry.claims = [of_json(assignment(request={"kind": "distillation"}))]
-    with pytest.raises(Misunderstood):
+    with pytest.raises(work.NotUnderstoodError):
         worker._ask(None)
     assert worker._unanswered is None
 
@@ -180,14 +180,14 @@ def test_a_fault_outside_of_any_job_ends_no_worker(
     worker: Worker, shutdown: Shutdown, registry: Registry, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     faults = [fault, fault]
-    real: Callable[..., Any] = runner.claim
+    real: Callable[..., Any] = work.claim
 
     def odd(*given: Any, **named: Any) -> Any:
         if faults:
             raise faults.pop()
         return real(*given, **named)
 
-    monkeypatch.setattr(runner, "claim", odd)
+    monkeypatch.setattr(work, "claim", odd)
     service.ask(worker, shutdown, every_s=0.001)
     assert faults == []
 
@@ -197,7 +197,7 @@ def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, regist
 
     client = Client()
     registry.claims = [of_json(assignment())]
-    held = claim(client, worker_info(WorkerSettings.from_env(), client.cache))
+    held = work.claim(client.transport, ClaimRequest(worker=worker_info(WorkerSettings.from_env(), client.cache)))
     assert held is not None
     holder = Holder(client, held, claimed_at=0.0)
     # "null" is no reply to a heartbeat.

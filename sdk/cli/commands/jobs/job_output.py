@@ -12,7 +12,7 @@ from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed
 from sdk.job_options import parse_duration
 from sdk.job_output import follow
-from sdk.objects import Job
+from sdk.objects import Job, Result
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import JobView
@@ -81,7 +81,7 @@ def _end_of(view: JobView) -> str:
     return f"{view.id}  {view.state.value}{why}"
 
 
-def _require_success(jobs: Sequence[Job]) -> None:
+def _require_success(jobs: Sequence[Job[Result]]) -> None:
     """Raise JobFailed where a job has ended without a result."""
     failed = [job for job in jobs if job.error is not None]
     if len(jobs) == 1 and jobs[0].error is not None:
@@ -121,7 +121,7 @@ def jobs_logs(job_id: str, following: bool, style: str) -> None:
                 _print_event(event)
 
 
-def _followed(job: Job) -> Iterable[Event]:
+def _followed(job: Job[Result]) -> Iterable[Event]:
     return (event for _, event in follow([job], note=say) if event is not None)
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sdk.pulling.http import BrokenLink, Links
+from sdk.pulling.http import BrokenConnection, HttpClient
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,16 +77,16 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_server_is_trusted_by_the_environment(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    links = Links()
-    with pytest.raises(BrokenLink, match="SSLCertVerificationError"):
-        links.get(url, {})
+    http = HttpClient()
+    with pytest.raises(BrokenConnection, match="SSLCertVerificationError"):
+        http.get(url, {})
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    links = Links()
+    http = HttpClient()
     for _ in range(2):
-        answer = links.get(url, {})
+        response = http.get(url, {})
         # The path and query arrive as they were signed.
-        assert (answer.status, answer.read(1000)) == (200, b"/a%20b?x=1&y=%2F")
-        answer.close()
-    links.close()
-    with pytest.raises(BrokenLink):
-        links.get(url.replace("127.0.0.1", "localhost"), {})
+        assert (response.status, response.read(1000)) == (200, b"/a%20b?x=1&y=%2F")
+        response.close()
+    http.close()
+    with pytest.raises(BrokenConnection):
+        http.get(url.replace("127.0.0.1", "localhost"), {})

@@ -1,0 +1,37 @@
+"""Bases: what adapters are trained over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdk.api.pages import pages
+from sdk.api.transport import Transport
+from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
+
+#: The registry reads the headers of uploaded files, which may be many.
+_REGISTERING_S = 3600.0
+
+
+def register(transport: Transport, registration: BaseRegistration) -> BaseView:
+    """Register a base. Raises InvalidBase, NotAllowed, Conflict."""
+    return transport.call("POST", "/bases", BaseView, body=registration, timeout_s=_REGISTERING_S)
+
+
+def iterate(transport: Transport) -> Iterator[BaseView]:
+    """Yield the bases that may be used, the newest first."""
+    return pages(transport, "/bases", BaseView)
+
+
+def get(transport: Transport, name: str, *, namespace: str | None = None) -> BaseView:
+    """Return what an id or a fingerprint means in a namespace, or in any. Raises NotFound, InvalidInput."""
+    return transport.call("GET", "/base", BaseView, params={"name": name, "namespace": namespace})
+
+
+def remove(transport: Transport, selector: BaseSelector) -> None:
+    """Take a base away from a namespace. Raises NotFound, NotAllowed."""
+    transport.call("POST", "/base/remove", type(None), body=selector)
+
+
+def fix(transport: Transport, change: BaseFix) -> BaseView:
+    """Correct what is said of a base. Raises NotFound, NotAllowed, InvalidInput."""
+    return transport.call("POST", "/base/fix", BaseView, body=change)

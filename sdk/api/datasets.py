@@ -1,0 +1,32 @@
+"""Datasets: rows to train on and to score with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdk.api.pages import pages
+from sdk.api.transport import Transport
+from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
+from sdk.validation import segment
+
+_REGISTERING_S = 600.0
+
+
+def register(transport: Transport, registration: DatasetRegistration) -> DatasetView:
+    """Register a dataset whose file was uploaded. Raises InvalidInput, NotAllowed, QuotaExceeded."""
+    return transport.call("POST", "/datasets", DatasetView, body=registration, timeout_s=_REGISTERING_S)
+
+
+def iterate(transport: Transport) -> Iterator[DatasetView]:
+    """Yield the datasets that may be used, the newest first."""
+    return pages(transport, "/datasets", DatasetView)
+
+
+def locate(transport: Transport, name: str) -> Transfer:
+    """Say where a dataset is fetched from, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
+    return transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
+
+
+def remove(transport: Transport, name: str) -> None:
+    """Give a dataset's rows up, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
+    transport.call("POST", f"/datasets/{segment(name)}/remove", type(None))

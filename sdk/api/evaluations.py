@@ -1,0 +1,16 @@
+"""Scores of versions and of bare bases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdk.api.pages import pages
+from sdk.api.transport import Transport
+from sdk.schemas.jobs import EvaluationView
+
+
+def iterate(
+    transport: Transport, *, digest: str | None = None, job: str | None = None, base: str | None = None
+) -> Iterator[EvaluationView]:
+    """Yield the scores of a version, of a job, or of a bare base by its fingerprint."""
+    return pages(transport, "/evaluations", EvaluationView, params={"digest": digest, "job": job, "base": base})

@@ -1,0 +1,11 @@
+"""What came from what."""
+
+from __future__ import annotations
+
+from sdk.api.transport import Transport
+from sdk.schemas.lineage import Direction, Lineage
+
+
+def trace(transport: Transport, of: str, *, direction: Direction, depth: int) -> Lineage:
+    """Return what `of` came from and what came of it: a ref, `base:NAME` or `data:NAME`. Raises NotFound."""
+    return transport.call("GET", "/lineage", Lineage, params={"of": of, "direction": direction, "depth": depth})

@@ -1,0 +1,12 @@
+"""The files of manifests."""
+
+from __future__ import annotations
+
+from sdk.api.transport import Transport
+from sdk.schemas.artifacts import Transfer
+from sdk.validation import segment
+
+
+def locate(transport: Transport, digest: str) -> list[Transfer]:
+    """Say where the files of a manifest are fetched from. Raises NotFound."""
+    return transport.call("GET", f"/manifests/{segment(digest)}/files", list[Transfer])

@@ -1,0 +1,16 @@
+"""Quotas: what a namespace may have."""
+
+from __future__ import annotations
+
+from sdk.api.transport import Transport
+from sdk.schemas.people import QuotaLimits, QuotaView
+
+
+def get(transport: Transport, namespace: str) -> QuotaView:
+    """Return the limits of a namespace ("-": names without one), and what is used of them."""
+    return transport.call("GET", "/quotas", QuotaView, params={"namespace": namespace})
+
+
+def set_limits(transport: Transport, namespace: str, limits: QuotaLimits) -> QuotaView:
+    """Set the limits of a namespace. Raises NotAllowed."""
+    return transport.call("PUT", "/quotas", QuotaView, body=limits, params={"namespace": namespace})

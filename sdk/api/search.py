@@ -1,0 +1,17 @@
+"""Finding versions by what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdk.api.pages import pages
+from sdk.api.transport import Transport
+from sdk.schemas.search import SortKey, VersionBrief
+
+
+def iterate(transport: Transport, filter: str, *, sort: SortKey, page: int) -> Iterator[VersionBrief]:  # noqa: A002 - the word of the HTTP interface
+    """Yield the versions that a filter is true of, `page` of them asked for at once.
+
+    Raises InvalidInput that says where the filter is wrong, NotAllowed.
+    """
+    return pages(transport, "/search", VersionBrief, params={"filter": filter, "sort": sort, "limit": page})

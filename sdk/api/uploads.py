@@ -1,0 +1,17 @@
+"""Upload sessions: which files the registry wants, and where they are sent."""
+
+from __future__ import annotations
+
+from sdk.api.transport import Transport
+from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
+from sdk.validation import segment
+
+
+def begin(transport: Transport, request: UploadRequest, *, namespace: str | None = None) -> UploadView:
+    """Open a session over files, with room for them in a namespace. Raises QuotaExceeded, NotAllowed."""
+    return transport.call("POST", "/uploads", UploadView, body=request, params={"namespace": namespace})
+
+
+def ask_parts(transport: Transport, upload: str, request: PartsRequest) -> list[Transfer]:
+    """Ask where parts of a large file go. Raises NotFound for a session that is over."""
+    return transport.call("POST", f"/uploads/{segment(upload)}/parts", list[Transfer], body=request)

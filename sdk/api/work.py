@@ -1,0 +1,103 @@
+"""What workers call: they claim a job, hold it, and hand in how it ended."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from sdk.api.transport import Transport
+from sdk.errors import Incompatible
+from sdk.schemas.codes import explain_validation
+from sdk.schemas.jobs import CheckpointView, JobView
+from sdk.schemas.wire import read
+from sdk.schemas.work import (
+    Assignment,
+    CheckpointRecord,
+    ClaimRequest,
+    Completion,
+    Failure,
+    Farewell,
+    Heartbeat,
+    HeartbeatReply,
+    Release,
+    WorkerInfo,
+)
+
+#: As the registry writes ids: a job's is part of paths, here and at the worker.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: A checkpoint's files are looked at before it is stored.
+_RECORDING_S = 600.0
+#: Making a result's version can take a registry a while.
+COMPLETING_S = 1800.0
+_REPORTING_S = 60.0
+
+
+class NotUnderstoodError(Exception):
+    """The registry gave a job that asks for what this release does not know. Another worker may."""
+
+    def __init__(self, job: str, attempt: int, why: str) -> None:
+        super().__init__(why)
+        self.job = job
+        self.attempt = attempt
+
+
+def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None) -> Assignment | None:
+    """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held.
+
+    Raises NotUnderstoodError, Incompatible for an answer that is no job, and what the registry refuses.
+    """
+    headers = None if key is None else {"Idempotency-Key": key}
+    reply: Any = dict[str, Any] | None
+    answer: dict[str, Any] | None = transport.call("POST", "/jobs/claim", reply, body=request, headers=headers)
+    return None if answer is None else _understood(answer)
+
+
+def _understood(answer: dict[str, Any]) -> Assignment:
+    """Return an assignment. Unlike what is only shown, a member or kind that this release does not know is an error."""
+    job, attempt = answer.get("job"), answer.get("attempt")
+    if not isinstance(job, str) or not _ID.fullmatch(job) or type(attempt) is not int:
+        raise Incompatible(
+            "the registry answers a claim with something that is no job; upgrade this worker or the registry"
+        )
+    try:
+        return read(Assignment, answer)
+    except ValidationError as error:
+        why, _ = explain_validation(list(error.errors(include_url=False, include_context=False)))
+        raise NotUnderstoodError(job, attempt, why) from error
+
+
+def heartbeat(transport: Transport, job: str, beat: Heartbeat, *, timeout_s: float) -> HeartbeatReply:
+    """Hold on to a job and report events. Raises StaleAttempt where another attempt holds it, NotFound."""
+    return transport.call("POST", f"/jobs/{job}/heartbeat", HeartbeatReply, body=beat, timeout_s=timeout_s)
+
+
+def record_checkpoint(transport: Transport, job: str, record: CheckpointRecord) -> CheckpointView:
+    """Record a checkpoint whose files were uploaded. Raises StaleAttempt, VerificationFailed, QuotaExceeded."""
+    return transport.call("POST", f"/jobs/{job}/checkpoints", CheckpointView, body=record, timeout_s=_RECORDING_S)
+
+
+def complete(transport: Transport, job: str, completion: Completion, *, timeout_s: float = COMPLETING_S) -> JobView:
+    """Hand in what a job made. Raises StaleAttempt, VerificationFailed."""
+    return transport.call("POST", f"/jobs/{job}/complete", JobView, body=completion, timeout_s=timeout_s)
+
+
+def fail(transport: Transport, job: str, failure: Failure, *, timeout_s: float = _REPORTING_S) -> JobView:
+    """Say why an attempt ended without a result. Raises StaleAttempt."""
+    return transport.call("POST", f"/jobs/{job}/fail", JobView, body=failure, timeout_s=timeout_s)
+
+
+def release(transport: Transport, job: str, given_back: Release, *, timeout_s: float = _REPORTING_S) -> JobView:
+    """Give a job back, for another worker. Raises StaleAttempt."""
+    return transport.call("POST", f"/jobs/{job}/release", JobView, body=given_back, timeout_s=timeout_s)
+
+
+def hello(transport: Transport, worker: WorkerInfo, *, timeout_s: float = _REPORTING_S) -> None:
+    """Say that a worker is there, and what it has."""
+    transport.call("POST", "/workers/hello", type(None), body=worker, timeout_s=timeout_s)
+
+
+def leave(transport: Transport, farewell: Farewell, *, timeout_s: float = _REPORTING_S) -> None:
+    """Say that a worker takes no more jobs."""
+    transport.call("POST", "/workers/leave", type(None), body=farewell, timeout_s=timeout_s)

@@ -1,0 +1,16 @@
+"""The workers that a registry has heard of, and what its queues look like."""
+
+from __future__ import annotations
+
+from sdk.api.transport import Transport
+from sdk.schemas.jobs import QueueCapacity, WorkerView
+
+
+def heard_of(transport: Transport) -> list[WorkerView]:
+    """Return the workers that were heard of in the last week, by name."""
+    return transport.call("GET", "/workers", list[WorkerView])
+
+
+def capacity(transport: Transport) -> list[QueueCapacity]:
+    """Return each queue as it is now: what waits, what runs, who could take it."""
+    return transport.call("GET", "/capacity", list[QueueCapacity])

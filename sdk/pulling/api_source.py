@@ -1,0 +1,31 @@
+"""What a pull asks a registry, asked over a client's own transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdk.api import manifests, signatures, versions
+from sdk.api.transport import Transport
+from sdk.pulling.ranges import Location
+from sdk.pulling.source import Resolved, Signature, read_version
+from sdk.validation import parse_ref
+
+
+class ApiSource:
+    """A registry behind a transport: over HTTP, in this process, or through a proxy."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def resolve(self, ref: str) -> Resolved:
+        """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
+        view = versions.resolve(self._transport, str(parse_ref(ref)))
+        return read_version(view.model_dump(mode="json"))
+
+    def locations(self, digest: str) -> Sequence[Location]:
+        """Say where the files of a manifest are fetched from. Raises NotFound."""
+        return manifests.locate(self._transport, digest)
+
+    def signatures_of(self, digest: str) -> list[Signature]:
+        """Return the signatures over a manifest. Raises NotFound."""
+        return [Signature(one.key_id, one.bundle) for one in signatures.of_manifest(self._transport, digest)]

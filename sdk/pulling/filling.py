@@ -1,0 +1,109 @@
+"""The files of a manifest, fetched into the cache or into a folder, each checked against its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from sdk.errors import VerificationFailed, disk_explained
+from sdk.formats.manifest import FileEntry, HasFiles
+from sdk.pulling.cache import MARKER, READ_ONLY, Cache
+from sdk.pulling.download import fetch
+from sdk.pulling.http import HttpClient
+from sdk.pulling.ranges import Location, Relocate
+from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
+
+#: Called with what is being done, the bytes that just passed, and the bytes in all.
+OnTransfer = Callable[[str, int, int], None]
+#: Says where the files of a manifest lie, by its digest.
+Locate = Callable[[str], Sequence[Location]]
+
+
+def fill(
+    cache: Cache,
+    contents: HasFiles,
+    locate: Locate,
+    http: HttpClient,
+    on_transfer: OnTransfer | None = None,
+    *,
+    checked: bool = False,
+) -> Path:
+    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile.
+
+    With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
+    """
+    folder = cache.version(contents.digest)
+
+    def there() -> bool:
+        return cache.has_version(contents) and not (
+            checked and any(not cache.is_unaltered(folder / file.path, file.sha256) for file in contents.files)
+        )
+
+    if there():
+        cache.used(folder)
+        return folder
+    # Nobody takes away a blob that is not yet in a folder while any process fills one.
+    with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
+        if not there():
+            _fetch_missing(cache, contents, locate, http, on_transfer)
+            cache.remove_folder(folder)
+            with folder_whole(folder) as new:
+                for file in contents.files:
+                    cache.link(file.sha256, new / file.path)
+                with written_whole(new / MARKER) as marker:
+                    marker.write(contents.canonical())
+    cache.used(folder)
+    return folder
+
+
+def _fetch_missing(
+    cache: Cache,
+    contents: HasFiles,
+    locate: Locate,
+    http: HttpClient,
+    on_transfer: OnTransfer | None,
+) -> None:
+    missing = []
+    for file in contents.files:
+        blob = cache.blob(file.sha256)
+        if not cache.has_blob(file.sha256, file.size_bytes) or hash_file(blob)[0] != file.sha256:
+            # What is there in its place was damaged.
+            blob.unlink(missing_ok=True)
+            missing.append(file)
+    if not missing:
+        return
+    watch = watching(on_transfer, "fetching", contents.size_bytes)
+    if cached := sum(file.size_bytes for file in contents.files if file not in missing):
+        watch(cached)
+    for file, origin, relocate in located(contents, locate):
+        blob = cache.blob(file.sha256)
+        if file not in missing or cache.has_blob(file.sha256, file.size_bytes):
+            continue
+        fetch(origin, blob, watch, name=file.path, relocate=relocate, http=http, mode=READ_ONLY, once=True)
+        cache.fresh.add(file.sha256)
+
+
+def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
+    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed where one is not told."""
+    places = {place.sha256: place for place in locate(contents.digest)}
+    for file in contents.files:
+        yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)
+
+
+def _relocated(file: FileEntry, digest: str, locate: Locate) -> Location:
+    return _place_of(file, {place.sha256: place for place in locate(digest)})
+
+
+def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
+    place = places.get(file.sha256)
+    if place is None or place.size_bytes != file.size_bytes:
+        raise VerificationFailed(f"the registry does not say where {file.path} lies; tell an admin")
+    return place
+
+
+def watching(on_transfer: OnTransfer | None, doing: str, total: int) -> OnBytes:
+    """Return what is called with each count of bytes."""
+    if on_transfer is None:
+        return lambda _count: None
+    return lambda count: on_transfer(doing, count, total)

@@ -1,0 +1,64 @@
+"""Whether what was pulled is what was published, and who signed it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdk.errors import VerificationFailed
+from sdk.formats.manifest import HasFiles
+from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, verify_folder
+from sdk.pulling.source import Signature, read_signature
+
+if TYPE_CHECKING:
+    from sdk.schemas.manifest import Manifest
+
+
+def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> None:
+    """Raise VerificationFailed unless one of the signatures over exactly this manifest is by the public key in `key`."""
+    from sdk.schemas.manifest import Manifest
+    from sdk.signing import verify
+
+    manifest = Manifest.model_validate_json(contents.canonical())
+    refused: VerificationFailed | None = None
+    for signature in signatures:
+        try:
+            verify(manifest, signature.bundle, key)
+        except VerificationFailed as error:
+            refused = error
+        else:
+            return
+    if refused is None or len(signatures) > 1:
+        raise VerificationFailed(
+            f"the version {contents.digest[:12]} has {'no signature' if refused is None else f'{len(signatures)} signatures, none'}"
+            f" that {key} verifies; ask its publisher to sign it, or give the signer's public key",
+            param="verify_with",
+        )
+    raise refused
+
+
+def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
+    """Hash a pulled folder again; with `key`, a signature in it must be by that public key. Raises VerificationFailed."""
+    manifest = verify_folder(folder)
+    refuse_hazard(folder, manifest)
+    if key is not None:
+        check_signed(manifest, read_signatures(folder), key)
+    return manifest
+
+
+def read_signatures(folder: Path) -> list[Signature]:
+    """Return the signatures that lie in a pulled folder; none where there is no file. Raises VerificationFailed."""
+    path = folder / MARKER_FOLDER / SIGNATURES
+    try:
+        return [read_signature(entry) for entry in json.loads(path.read_bytes())]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise VerificationFailed(f"{path} is no list of signatures; pull the version again") from None
+
+
+def signature_bytes(signatures: list[Signature]) -> bytes:
+    """Return signatures as they lie in a pulled folder."""
+    shown = [{"key_id": signature.key_id, "bundle": signature.bundle} for signature in signatures]
+    return (json.dumps(shown, indent=1) + "\n").encode()

@@ -1,0 +1,216 @@
+"""A push, from a folder to a version: packed, checked, signed and sent; with the bases and datasets that it needs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sdk import transfer
+from sdk.api import access, bases, datasets, versions
+from sdk.api.transport import Transport
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound
+from sdk.formats.base_files import CONFIG_FILE
+from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
+from sdk.pulling.cache import Cache
+from sdk.pulling.filling import OnTransfer, watching
+from sdk.pushing import hub
+from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pushing.pack import pack_adapter, read_origin
+from sdk.pushing.signatures import sign_manifest
+from sdk.pushing.upload import Uploader
+from sdk.schemas.artifacts import DatasetRegistration, DatasetView
+from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
+from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.training import QuantizationRecipe
+from sdk.validation import CheckedData, build, check_name, check_targets
+
+#: A registration with the shapes of more tensors would be longer than the body that a registry takes.
+_MOST_SHAPES_BYTES = 3_500_000
+
+
+class PushReport(NamedTuple):
+    """What a push did."""
+
+    version: VersionView
+    #: Whether the same bytes were there already.
+    existing: bool
+    #: Files of the folder that a version doesn't need, and config keys that were dropped.
+    left_out: list[str]
+    #: The base that the folder's config names.
+    named_base: str | None
+    #: Config keys whose expressions were written as the names that they mean.
+    expanded: list[str]
+
+
+class Pusher:
+    """Pushes to one registry."""
+
+    def __init__(self, transport: Transport, cache: Cache, on_transfer: OnTransfer | None) -> None:
+        self._transport, self._cache, self._on_transfer = transport, cache, on_transfer
+        self.uploader = Uploader(transport, on_transfer)
+
+    # Bases.
+
+    def scan_base(self, folder: str | Path, *, base_id: str | None = None) -> ScannedBase:
+        """Fingerprint the base in a folder. Raises NotFound, InvalidBase, InvalidInput for a link that leads out of it."""
+        on_bytes = watching(self._on_transfer, "hashing base", 0)
+        found = scan_base(user_path(folder), cache=self._cache, base_id=base_id, on_bytes=on_bytes)
+        # The one file whose content goes out in any case.
+        transfer.require_inside(found.folder, CONFIG_FILE)
+        return found
+
+    def register_scanned(self, scanned: ScannedBase, *, namespace: str | None, upload: bool = False) -> BaseView:
+        """Register a base that was scanned; with `upload` its files go to the registry's storage."""
+        body = scanned.registration.model_copy(update={"namespace": namespace})
+        if upload:
+            sources = {
+                file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
+            }
+            # Without a namespace it is published for all by whoever may do that.
+            payer = namespace or ("*" if self._may_publish_for_all() else None)
+            # What their headers say of the tensors, the registry reads there.
+            uploaded = self.uploader.upload(sources, "uploading base", payer)
+            body = body.model_copy(update={"tensors": {}, "upload": uploaded})
+        return self.register_base(body)
+
+    def _may_publish_for_all(self) -> bool:
+        grants = access.whoami(self._transport).grants
+        return any(grant.namespace == "*" and grant.role == "admin" for grant in grants)
+
+    def register_base(self, registration: BaseRegistration) -> BaseView:
+        """Register a base. Raises InvalidBase, NotAllowed."""
+        if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
+            # Longer than a body may be; the files themselves say it where they are uploaded.
+            registration = registration.model_copy(update={"tensors": {}})
+        return bases.register(self._transport, registration)
+
+    def obtain_base(self, base: str | Path, namespace: str) -> BaseView:
+        """Return the base that an adapter is pushed over: a folder, which is registered, or a registered one by name."""
+        if isinstance(base, Path) or is_folder(base):
+            return self.register_scanned(self.scan_base(base), namespace=namespace)
+        return bases.get(self._transport, base, namespace=namespace)
+
+    def choose_base(self, base: str | Path, namespace: str | None, *, targets: str | None = None) -> BaseChoice:
+        """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
+
+        Raises NotFound, InvalidTargets for modules that the base in a folder doesn't have.
+        """
+        if isinstance(base, Path) or is_folder(base):
+            scanned = self.scan_base(base)
+            if targets is not None:
+                check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
+            return _chosen(self.register_scanned(scanned, namespace=namespace))
+        name, _, revision = base.partition("@")
+        try:
+            view = bases.get(self._transport, name, namespace=namespace)
+        except NotFound:
+            if name.count("/") != 1:
+                hint = (
+                    f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
+                )
+                raise NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base") from None
+            return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
+        if revision and view.revision != revision:
+            return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
+        return _chosen(view)
+
+    # Datasets.
+
+    def send_data(self, data: CheckedData, namespace: str | None, name: str | None = None) -> DatasetView:
+        """Upload and register a dataset that was checked."""
+        sha256, size = transfer.hash_file(data.path)
+        if name is None:
+            # A file that is called like a digest is sent all the same, and is found by its own.
+            name = "" if looks_like_digest(data.name) else data.name
+        registration = build(
+            DatasetRegistration,
+            digest=sha256,
+            size_bytes=size,
+            format=data.format,
+            rows=data.rows,
+            shape=data.shape,
+            name=name,
+            namespace=namespace,
+            upload=self.uploader.upload({sha256: data.path}, "uploading dataset", namespace),
+        )
+        return datasets.register(self._transport, registration)
+
+    # Versions.
+
+    def push(
+        self,
+        path: str | Path,
+        adapter: str,
+        *,
+        base: str | Path | None,
+        method: Method | None = None,
+        quantization: QuantizationRecipe | None = None,
+        base_revision: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        sign: str | Path | None = None,
+        sign_password: str | None = None,
+        ask_revision: Callable[[str], str | None] | None = None,
+        expand_patterns: bool = False,
+    ) -> PushReport:
+        """Publish an adapter; see `Client.push_with_report`."""
+        check_name(adapter)
+        if hub.is_url(path):
+            with tempfile.TemporaryDirectory() as fetched:
+                commit = hub.fetch_adapter(str(path), Path(fetched))
+                return self.push(
+                    fetched,
+                    adapter,
+                    base=base,
+                    method=method,
+                    quantization=quantization,
+                    base_revision=base_revision,
+                    description=description,
+                    tags={"hub": commit, **(tags or {})},
+                    sign=sign,
+                    sign_password=sign_password,
+                    ask_revision=ask_revision,
+                    expand_patterns=expand_patterns,
+                )
+        folder = user_path(path)
+        named, revision = read_origin(folder)
+        if base is None and named is None:
+            raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
+        trained_over = self.obtain_base(base or named or "", namespace_of(adapter) or "-")
+        if trained_over.revision is None and revision is None and base_revision is None and ask_revision is not None:
+            base_revision = ask_revision(trained_over.id)
+        with tempfile.TemporaryDirectory() as staging:
+            package = pack_adapter(
+                folder,
+                base_id=trained_over.id,
+                base_revision=trained_over.revision or base_revision,
+                base_fingerprint=trained_over.fingerprint,
+                staging=Path(staging),
+                expand_patterns=expand_patterns,
+            )
+            # Before anything is sent: a key that can't sign leaves nothing behind.
+            signature = sign_manifest(package.manifest, sign, password=sign_password)
+            known = quantization is not None or method == "lora"
+            unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
+            publication = build(
+                Publication,
+                adapter=adapter,
+                upload=self.uploader.upload(package.sources, "uploading adapter", namespace_of(adapter) or "-"),
+                manifest=package.manifest,
+                lora=package.lora,
+                method=method,
+                quantization=quantization,
+                description=description,
+                tags=dict(tags or {}),
+                unknown=unknown,
+                signature=signature,
+            )
+            published = versions.publish(self._transport, publication)
+        return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
+
+
+def _chosen(view: BaseView) -> BaseChoice:
+    return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Literal, cast, get_args
 
 from sdk.errors import InvalidInput
@@ -45,8 +44,6 @@ class WorkerSettings:
     warm: bool = False
     log_level: str = "INFO"
     log_format: LogFormat = "text"
-    #: By which the main process of Celery speaks to its pool process; see `workers.node.shutdown`.
-    stop_file: Path | None = None
 
     @classmethod
     def from_env(cls) -> WorkerSettings:
@@ -57,7 +54,6 @@ class WorkerSettings:
                 "REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL"
             )
         shared = os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "")
-        stop_file = os.environ.get("ADAPTER_WORKER_STOP_FILE")
         return cls(
             name=os.environ.get("ADAPTER_WORKER_NAME") or f"{socket.gethostname()}-{os.getpid()}",
             broker_url=broker,
@@ -68,7 +64,6 @@ class WorkerSettings:
             warm=_one_of("ADAPTER_WORKER_WARM", ("1", "0")) == "1",
             log_level=_one_of("ADAPTER_WORKER_LOG_LEVEL", ("INFO", "DEBUG", "WARNING")),
             log_format=cast("LogFormat", _one_of("ADAPTER_WORKER_LOG_FORMAT", get_args(LogFormat))),
-            stop_file=Path(stop_file) if stop_file else None,
         )
 
     def may_use_hub_token(self, repository: str) -> bool:
@@ -86,14 +81,6 @@ class WorkerSettings:
             len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
             for wanted in (pattern.split("/") for pattern in self.hub_repositories)
         )
-
-    def hand_down(self) -> None:
-        """Put into the environment what the processes that this one starts must not choose anew."""
-        os.environ["ADAPTER_WORKER_NAME"] = self.name
-        os.environ["ADAPTER_WORKER_QUEUES"] = ",".join(self.queues)
-        os.environ["ADAPTER_WORKER_LOG_LEVEL"] = self.log_level
-        if self.stop_file is not None:
-            os.environ["ADAPTER_WORKER_STOP_FILE"] = str(self.stop_file)
 
 
 def parse_queues(text: str) -> tuple[QueueName, ...]:

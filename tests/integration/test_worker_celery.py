@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
+import redis
 from support import processes
 from support.workplace import Running, Workplace, is_alive, opened, wait_until
 
@@ -102,24 +104,22 @@ def test_one_that_waits_is_known_and_goes_at_once(place: Place, worker: Running)
     assert state() == "draining"
 
 
-@pytest.mark.parametrize("told", ["the main process", "all processes", "the main process by Ctrl-C"])
+@pytest.mark.parametrize("told", ["SIGTERM", "SIGINT", "SIGQUIT", "all processes"])
 def test_told_to_end_it_gives_its_job_back_with_a_checkpoint(place: Place, worker: Running, told: str) -> None:
     job = place.train()
     place.wait_for_step(job, 3)
-    pool_process, child = worker.pool_process(), worker.child()
+    child = worker.child()
     if told == "all processes":
         # As a service manager does that signals its whole control group.
-        for pid in (child, pool_process, worker.process.pid):
+        for pid in (child, worker.process.pid):
             os.kill(pid, signal.SIGTERM)
     else:
-        worker.signal(signal.SIGINT if "Ctrl-C" in told else signal.SIGTERM)
+        worker.signal(signal.Signals[told])
     assert worker.status() == 0
     assert not is_alive(child)
-    wait_until(lambda: not is_alive(pool_process), lambda: "the pool process goes on", 60)
     assert [attempt.state for attempt in place.attempts(job)] == ["released"]
     assert place.job(job).state == "queued"
     assert [checkpoint.step >= 3 for checkpoint in place.checkpoints(job)] == [True]
-    assert not list((place.folder / "worker-cache").glob("stop-*"))
     place.client.cancel_job(job)
 
 
@@ -129,52 +129,78 @@ def test_told_twice_it_waits_for_nobody(place: Place, worker: Running) -> None:
     child = worker.child()
     # It can't write a checkpoint now.
     os.kill(child, signal.SIGSTOP)
-    worker.signal(signal.SIGTERM)
-    wait_until(lambda: bool(list((place.folder / "worker-cache").glob("stop-*"))), lambda: worker.text)
-    worker.signal(signal.SIGTERM)
+    for times in (1, 2):
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda times=times: worker.text.count("Warm shutdown") >= times, lambda: worker.text)  # type: ignore[misc]
     assert worker.status() == 0
     assert not is_alive(child)
     assert place.attempts(job)[0].state == "released"
     place.client.cancel_job(job)
 
 
-def test_a_killed_main_process_leaves_nothing_running(place: Place, worker: Running) -> None:
+def test_told_twice_it_ends_though_its_work_does_not(place: Place, empty_valkey_url: str) -> None:
+    # A registry that takes a claim and never answers it.
+    with socket.create_server(("127.0.0.1", 0)) as silent, ExitStack() as stack:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        worker = stack.enter_context(place.worker(ADAPTERCTL_URL=url, REGISTRY_BROKER_URL=empty_valkey_url))
+        wait_until(lambda: "ready." in worker.text, lambda: worker.text)
+        job = place.train()
+        wait_until(lambda: " received" in worker.text, lambda: worker.text)
+        for times in (1, 2):
+            worker.signal(signal.SIGTERM)
+            wait_until(lambda times=times: worker.text.count("Warm shutdown") >= times, lambda: worker.text)  # type: ignore[misc]
+        assert worker.status() == 1
+        place.client.cancel_job(job)
+
+
+def test_a_killed_worker_leaves_nothing_running(place: Place, worker: Running) -> None:
     job = place.train()
     place.wait_for_step(job)
-    below = [worker.pool_process(), worker.child()]
+    child = worker.child()
     worker.signal(signal.SIGKILL)
-    wait_until(lambda: not any(is_alive(pid) for pid in below), lambda: f"{below} go on", 60)
+    wait_until(lambda: not is_alive(child), lambda: f"{child} goes on", 60)
     place.client.cancel_job(job)
 
 
-def test_a_pool_process_that_is_told_alone_is_replaced(place: Place, worker: Running) -> None:
-    job = place.train()
-    place.wait_for_step(job)
-    before = worker.pool_process()
-    os.kill(before, signal.SIGTERM)
-    wait_until(lambda: place.attempts(job)[0].state == "released", lambda: worker.text)
-    wait_until(lambda: not is_alive(before), lambda: worker.text)
-    # The next message finds another.
-    open_queue(place.broker_url).announce(job, "training")
-    wait_until(lambda: place.job(job).attempt == 2, lambda: worker.text)
-    assert worker.pool_process() != before
-    place.client.cancel_job(job)
-    place.wait_for_state(job, "cancelled")
+def test_while_a_job_runs_the_next_hint_is_left_for_others(place: Place, worker: Running) -> None:
+    first = place.train()
+    place.wait_for_step(first)
+    second = place.train()
+    assert inspect(place, "reserved") == []
+    with redis.Redis.from_url(place.broker_url) as broker:
+        assert broker.llen("gpu") == 1
+        assert broker.hlen("unacked") == 0
+    place.client.cancel_job(first)
+    place.wait_for_step(second)
+    place.client.cancel_job(second)
+    place.wait_for_state(second, "cancelled")
 
 
-def test_a_spare_waits_in_the_pool_process_and_is_replaced_after_the_job(
-    place: Place, empty_valkey_url: str, tmp_path: Path
-) -> None:
+def test_a_spare_waits_for_each_of_many_jobs_and_ends_with_its_worker(place: Place, empty_valkey_url: str) -> None:
     environment = {"REGISTRY_BROKER_URL": empty_valkey_url, "ADAPTER_WORKER_WARM": "1"}
     with place.worker("--name", "gpu-1", **environment) as worker:
+        used = []
+        for _ in range(3):
+            spare = worker.child()
+            # It has nothing to do for a while.
+            time.sleep(1)
+            job = place.train(steps=3)
+            place.wait_for_state(job, "succeeded")
+            wait_until(lambda spare=spare: not is_alive(spare), lambda: worker.text)  # type: ignore[misc]
+            assert f"job={job} attempt=1 child {spare}: started" in worker.text
+            used.append(spare)
+        waiting = worker.child()
+        assert waiting not in used
+        assert "begins cold" not in worker.text
+        worker.signal(signal.SIGKILL)
+        wait_until(lambda: not is_alive(waiting), lambda: f"{waiting} goes on", 60)
+
+
+def test_a_spare_ends_with_a_worker_that_is_told_to_end(place: Place, empty_valkey_url: str) -> None:
+    environment = {"REGISTRY_BROKER_URL": empty_valkey_url, "ADAPTER_WORKER_WARM": "1"}
+    with place.worker("--name", "gpu-1", **environment) as worker:
+        wait_until(lambda: "ready." in worker.text, lambda: worker.text)
         spare = worker.child()
-        job = place.train(steps=3)
-        place.wait_for_state(job, "succeeded")
-        wait_until(lambda: not is_alive(spare), lambda: worker.text)
-        assert f"child {spare}: started" in worker.text
-        assert worker.child() != spare
-        below = list(worker.below())
         worker.signal(signal.SIGTERM)
         assert worker.status() == 0
-        # They end with it, each in its own moment.
-        wait_until(lambda: not any(is_alive(pid) for pid in below), lambda: f"{below} go on", 60)
+        assert not is_alive(spare)

@@ -170,10 +170,6 @@ class Running:
         """Its living processes but itself: process id to command line."""
         return descendants(self.process.pid)
 
-    def pool_process(self) -> int:
-        """The process of the pool."""
-        return self._one("spawn_main")
-
     def child(self) -> int:
         """The process that trains."""
         return self._one("workers.child.main")

@@ -18,7 +18,7 @@ def _modules() -> list[str]:
     found = []
     for package in (sdk, registry, workers):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(("registry._migrations", "workers.entry.celery_app", "workers.entry.tasks")):
+            if not module.name.startswith(("registry._migrations", "workers.entry.celery_")):
                 found.append(module.name)
     return found
 

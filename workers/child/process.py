@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ LOG_FILE = "child.log"
 PROGRAM = ("-m", "workers.child.main")
 #: Names the worker's process to the child, which ends where its parent is another.
 PARENT_VARIABLE = "ADAPTER_WORKER_PID"
+#: Linux ends a child with the thread that started it, so one thread that lasts as long as this process starts them all.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 #: How long pipes are read after all who could write to them are gone, in seconds.
 _DREGS_S = 5.0
 
@@ -73,18 +76,14 @@ class Ending:
 
 
 class Child:
-    """One child, with a session of its own. Made in a thread that lives as long as the worker: Linux ends it with that one."""
+    """One child, with a session of its own. It ends with this process, and not with the thread that makes it."""
 
     def __init__(self, folder: Path | None = None, *, program: Sequence[str] = PROGRAM) -> None:
         """Start it on the order in `folder`; without one it makes itself ready and waits for `give`."""
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, *program, *([] if folder is None else [str(folder)])],
-            stdin=subprocess.PIPE if folder is None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(),
-        )
+        command = [sys.executable, *program, *([] if folder is None else [str(folder)])]
+        self._process = _starter.submit(
+            _start, command, subprocess.PIPE if folder is None else subprocess.DEVNULL
+        ).result()
         assert self._process.stderr is not None
         self._talk = Talk(self._process.stderr)
 
@@ -158,6 +157,17 @@ class Child:
                     self._process.terminate()
             if why is not None and not watch.may_finish(time.monotonic() - asked_at):
                 return why, True
+
+
+def _start(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=_environment(),
+    )
 
 
 def _read(stream: IO[bytes], on_news: Callable[[News], None]) -> None:

@@ -59,19 +59,9 @@ def start(queues: str, name: str | None, log_level: str) -> None:
 
         ask_forever(settings)
         return
-    # The pool's process is spawned and reads these from its environment.
-    settings.hand_down()
-    from workers.entry.celery_app import app
+    from workers.entry.celery_worker import work_on_hints
 
-    app.worker_main(
-        [
-            "worker",
-            "--concurrency=1",
-            f"--queues={','.join(settings.queues)}",
-            f"--hostname={settings.name}@%h",
-            f"--loglevel={log_level}",
-        ]
-    )
+    work_on_hints(settings)
 
 
 def main() -> None:

@@ -67,7 +67,8 @@ class Worker:
         with logs.about(assignment.job, assignment.attempt):
             _log.info("claimed (%s)", assignment.request.kind)
             self._hold(assignment, claimed_at)
-        self.spare.prepare()
+        if not self._shutdown.asked:
+            self.spare.prepare()
         return True
 
     def sweep(self) -> None:

@@ -14,14 +14,17 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s %(label)s%(message)s"
 
 
 class _Present(logging.Filter):
-    """Adds the attempt that this process works on. There is one at a time, whichever thread speaks."""
+    """Adds the attempt that this process works on: there is one at a time, whichever thread speaks."""
 
     job: str | None = None
     attempt: int | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.job, record.attempt = self.job, self.attempt
-        record.label = "" if self.job is None else f"job={self.job} attempt={self.attempt} "
+        # What the libraries say that listen to the broker is of no attempt.
+        own = not record.name.startswith(("celery", "kombu"))
+        job, attempt = (self.job, self.attempt) if own else (None, None)
+        record.job, record.attempt = job, attempt
+        record.label = "" if job is None else f"job={job} attempt={attempt} "
         return True
 
 

@@ -25,11 +25,9 @@ _LOOK_CLOSELY_S = 0.01
 class Target(StrEnum):
     """Who is killed, by SIGKILL."""
 
-    #: The main process of a worker. Whoever looks after it starts it again.
+    #: The process of a worker. Whoever looks after it starts it again.
     WORKER = "worker"
-    #: The process of its pool.
-    POOL = "pool process"
-    #: The process that trains.
+    #: Its child, which trains.
     CHILD = "child"
     #: The registry, with all its processes; it is started again.
     SERVER = "server"
@@ -62,8 +60,6 @@ class Moment(StrEnum):
     ANY = "any"
 
 
-#: Those without whom an attempt is lost.
-_HOLDERS = (Target.WORKER, Target.POOL)
 #: Recognised by a request that waits to pass.
 _AT_GATES = (Moment.RECORDING, Moment.PUBLISHING, Moment.DURING, Moment.LATE)
 #: Struck now, an attempt is over, and there is another unless that was the last.
@@ -74,7 +70,7 @@ _TRAINING = (Moment.STEP, Moment.CHECKPOINT, Moment.RECORDING, Moment.ANY)
 _FIRST = [
     (Target.WORKER, Moment.PUBLISHED),
     (Target.CHILD, Moment.CHECKPOINT),
-    (Target.POOL, Moment.LATE),
+    (Target.WORKER, Moment.LATE),
     (Target.SERVER, Moment.DURING),
     (Target.WORKER, Moment.CHECKPOINT),
     (Target.LEADER, Moment.STEP),
@@ -120,7 +116,7 @@ def draw(seed: int, *, jobs: int) -> list[Strike]:
     for number, job in enumerate(random.sample(range(jobs), jobs)):
         turn, place = divmod(seed * jobs + number, len(COMBINATIONS))
         target, moment = COMBINATIONS[place]
-        again = turn % 2 and moment in _REPEATABLE and target in (*_HOLDERS, Target.CHILD)
+        again = turn % 2 and moment in _REPEATABLE and target in (Target.WORKER, Target.CHILD)
         delay_s = random.uniform(0, 8) if moment is Moment.ANY else random.uniform(0, 0.1)
         plan.append(Strike(job, target, moment, 3 if again else 1, random.randint(1, STEPS * 3 // 4), delay_s))
     return plan
@@ -191,7 +187,7 @@ class Executioner:
         self._strike_now()
         if self._strike.moment is not Moment.LATE:
             raise Dropped
-        if self._strike.target in _HOLDERS:
+        if self._strike.target is Target.WORKER:
             wait_until(
                 lambda: (row := self._stack.row(self._job)).attempt > attempt or row.state.is_final,
                 lambda: self._stack.explain(self._job),
@@ -212,8 +208,7 @@ class Executioner:
     def _blow(self, worker: Worker, attempt: int) -> bool:
         registry = self._stack.registry
         kill: dict[Target, Callable[[], bool]] = {
-            Target.WORKER: worker.kill_main,
-            Target.POOL: lambda: kill_process(worker.pool_process()),
+            Target.WORKER: worker.kill,
             Target.CHILD: lambda: kill_process(worker.child_of(self._job, attempt)),
             Target.SERVER: registry.kill,
             Target.PROCESS: lambda: kill_process(next(iter(registry.processes()), None)),

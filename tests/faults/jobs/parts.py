@@ -109,17 +109,13 @@ class Worker(WorkerProcess):
         said = next((line for line in self.lines if start in line and line.endswith(": started")), None)
         return None if said is None else int(said.partition(start)[2].partition(":")[0])
 
-    def pool_process(self) -> int | None:
-        """The process of its pool."""
-        return next((pid for pid, line in descendants(self.pid or 0).items() if "spawn_main" in line), None)
-
-    def kill_main(self) -> bool:
-        """End its main process; the others must see to their end themselves. Return whether it ran."""
+    def kill(self) -> bool:
+        """End its process; its children must see to their end themselves. Return whether it ran."""
         self._left = tree(self)
         return kill_process(self.pid)
 
     def wait_until_gone(self) -> None:
-        """Wait until nothing is left of the worker whose main process was killed."""
+        """Wait until nothing is left of the worker whose process was killed."""
         wait_until(
             lambda: not any(map(is_alive, self._left)),
             lambda: f"{list(filter(is_alive, self._left))} outlive {self.name}",

@@ -58,6 +58,6 @@ def test_the_kills_happened(ledger: Ledger) -> None:
 
 
 def _lost_after_s(stack: Stack, kill: Kill) -> float | None:
-    if kill.strike.target not in (Target.WORKER, Target.POOL):
+    if kill.strike.target is not Target.WORKER:
         return None
     return lost_after_s(stack, kill.job, kill.attempt, kill.at)

@@ -122,7 +122,7 @@ def test_garbage_in_the_queue_is_dropped_and_the_next_hint_taken(
             broker.lpush("gpu", message)
         broker.publish("/0.celery.pidbox", b"7")
         Celery(broker=empty_valkey_url, set_as_current=False).send_task(TASK, args=["3f1c"], queue="gpu")
-        # It is acknowledged once the pool process has it.
+        # It is acknowledged once the pool has it.
         wait_until(lambda: " received" in worker.text and broker.hlen("unacked") == 0, lambda: worker.text)
         assert broker.llen("gpu") == 0
     assert worker.process.poll() is None

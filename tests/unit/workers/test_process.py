@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -227,6 +228,27 @@ class TestDyingWithTheWorker:
             worker.kill()
             worker.wait()
             wait_until(lambda: not is_alive(pid), lambda: f"{pid} goes on", timeout_s=60)
+
+    def test_a_child_outlives_the_thread_that_made_it(self, tmp_path: Path) -> None:
+        order = tmp_path / ORDER_FILE
+        os.mkfifo(order)
+        made: list[Child] = []
+        opened: list[int] = []
+
+        def make() -> None:
+            made.append(Child(tmp_path))
+            # By then it has asked Linux to end it with its parent.
+            opened.append(_open_once_read(order))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join(60)
+        try:
+            time.sleep(0.5)
+            assert not made[0].has_ended
+        finally:
+            made[0].end()
+            os.close(opened[0])
 
     def test_a_child_whose_worker_is_gone_already_ends(self, tmp_path: Path) -> None:
         environment = {**os.environ, PARENT_VARIABLE: "1" if os.getppid() != 1 else "2"}

@@ -24,7 +24,6 @@ VARIABLES = (
     "WARM",
     "LOG_LEVEL",
     "LOG_FORMAT",
-    "STOP_FILE",
     "SHARED_PATHS",
     "HUB_REPOSITORIES",
 )
@@ -44,17 +43,7 @@ def test_the_defaults() -> None:
     assert settings.queues == ("gpu", "cpu")
     assert settings.grace_s == 30
     assert settings.warm
-    assert (settings.log_level, settings.log_format, settings.stop_file) == ("INFO", "text", None)
-
-
-def test_what_is_handed_down_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(
-        WorkerSettings.from_env(), name="gpu-1", queues=("cpu",), log_level="DEBUG", stop_file=Path("/cache/stop-1")
-    )
-    for name in ("NAME", "QUEUES", "LOG_LEVEL", "STOP_FILE"):
-        monkeypatch.setenv(f"ADAPTER_WORKER_{name}", "")
-    settings.hand_down()
-    assert WorkerSettings.from_env() == settings
+    assert (settings.log_level, settings.log_format) == ("INFO", "text")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +96,7 @@ with logs.about("0123456789ab", 3):
         raise ValueError("why")
     except ValueError:
         log.exception("it broke")
+    logging.getLogger("celery.worker").info("of the broker")
 log.debug("too quiet")
 log.info("after")
 """
@@ -129,11 +119,12 @@ def test_lines_of_an_attempt_say_which_as_text() -> None:
     assert lines[0].endswith(" INFO workers.test before")
     assert lines[1].endswith(" WARNING workers.test job=0123456789ab attempt=3 within a thread")
     assert "ValueError: why" in lines
+    assert lines[-2].endswith(" INFO celery.worker of the broker")
     assert lines[-1].endswith(" INFO workers.test after")
 
 
 def test_lines_of_an_attempt_say_which_as_json() -> None:
-    before, within, broke, after = (json.loads(line) for line in spoken("json"))
+    before, within, broke, _, after = (json.loads(line) for line in spoken("json"))
     assert {key: value for key, value in before.items() if key != "at"} == {
         "level": "INFO",
         "logger": "workers.test",

@@ -46,8 +46,13 @@ class _Reached:
     """A registry that is reached over HTTP and through its database, as a workplace wants it."""
 
     url: str
-    writer: Client
+    admin: Client
     database: Database
+
+    @property
+    def writer(self) -> Client:
+        """The admin, who may write as well."""
+        return self.admin
 
     def token(self, role: Role, *, namespace: str = "-") -> str:
         """Make a token."""
@@ -85,9 +90,9 @@ class Stack(Workplace):
         started.callback(end, self.registry)
         self.database = Database(self.registry.database_url)
         started.callback(self.database.close)
-        writer = Client(self.registry.url, self.registry.tokens["admin"], cache=folder / "cache")
-        started.callback(writer.close)
-        self.reached = _Reached(self.registry.url, writer, self.database)
+        admin = Client(self.registry.url, self.registry.tokens["admin"], cache=folder / "cache")
+        started.callback(admin.close)
+        self.reached = _Reached(self.registry.url, admin, self.database)
         super().__init__(cast("World", self.reached), folder)
         self.gates = Gates()
         self.workers_at_work = [self._add_worker(number, started) for number in (1, 2)]

@@ -19,7 +19,7 @@ def test_a_killed_training_goes_on_to_the_same_end(stack: Stack) -> None:
     wait_until(lambda: curve(stack, job) != [], lambda: stack.explain(job))
     worker = stack.worker_named(stack.row(job).worker)
     assert worker is not None
-    worker.kill_main()
+    worker.kill()
     reached = len(curve(stack, job))
     worker.wait_until_gone()
     stack.start(worker)

@@ -119,7 +119,7 @@ class Settings:
     database_deadline_s: float | None = None
     #: How long one waits for a connection of this process to the database, in seconds; None: as `Patience` says.
     database_pool_s: float | None = None
-    #: How many connections one process has to the database at most, beside those for single look-ups.
+    #: How many connections one process has to the database at most, beside the four that answer `resolve`.
     database_connections: int = 15
     #: "omit" for a pooler that refuses connections which say `options`: then it, or the server, has to set such limits.
     database_startup_options: Literal["send", "omit"] = "send"

@@ -16,12 +16,13 @@ from registry.artifacts.uploads import Uploads
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import Moves
 from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
 from registry.db.database import Database
-from registry.db.lookups import Lookups
+from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.service import Evaluations
 from registry.http.idempotency.service import KeyedRequests
@@ -55,7 +56,6 @@ class Services:
 
     settings: Settings
     db: Database
-    lookups: Lookups
     keyed: KeyedRequests
     tokens: Tokens
     audit: Audit
@@ -65,6 +65,7 @@ class Services:
     datasets: Datasets
     bases: Bases
     catalog: Catalog
+    resolver: Resolver
     aliases: Aliases
     moves: Moves
     publisher: Publisher
@@ -115,13 +116,13 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
     claims = Claims(db, queue, effects, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
     workers = Workers(db)
+    catalog = Catalog(db)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
     expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
     return Services(
         settings=settings,
         db=db,
-        lookups=Lookups(db),
         keyed=KeyedRequests(db),
         tokens=Tokens(db),
         audit=Audit(db),
@@ -130,7 +131,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         artifacts=artifacts,
         datasets=Datasets(db, artifacts),
         bases=Bases(db, artifacts),
-        catalog=Catalog(db),
+        catalog=catalog,
+        resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
         moves=Moves(db),
         publisher=publisher,

@@ -84,16 +84,6 @@ def fix_base(body: BaseFix, bases: BasesDep, who: Admin) -> BaseView:
     return bases.fix(fix=body, who=who)
 
 
-@router.get("/resolve")
-def resolve_ref(
-    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
-    catalog: CatalogDep,
-    who: Reader,
-) -> VersionView:
-    """The version that a ref names now, with its lineage and manifest."""
-    return catalog.resolve(ref, who=who)
-
-
 @router.get("/adapters")
 def list_adapters(
     catalog: CatalogDep,

@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 from psycopg.errors import ConnectionTimeout
 
 from registry.deadlines import NoAnswer, Patience
@@ -93,20 +93,6 @@ class PatientConnection(Connection[Any]):
         self.deadline_s, self.statement_s = self.usual_deadline_s, self.usual_statement_s
 
 
-class PatientAsyncConnection(AsyncConnection[Any]):
-    """The same for an event loop, with each statement a transaction of its own."""
-
-    deadline_s = math.inf
-    #: Whoever looks something up does the same, whether the server is slow or silent.
-    statement_s = 0.0
-    waited_s = 0.0
-
-    async def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
-        """Wait for the server. Raises Unanswered."""
-        self.waited_s = 0.0
-        return await super().wait(_within_limit(self, gen), *args, **kwargs)
-
-
 def parameters(patience: Patience, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the driver is given to connect: `arguments` of the URL, and the limits that these do not name."""
     given = {
@@ -133,9 +119,7 @@ def _ms(seconds: float) -> int:
     return max(1, round(1000 * seconds))
 
 
-def _within_limit(
-    connection: PatientConnection | PatientAsyncConnection, waiting: Generator[Any, Any, T]
-) -> Generator[Any, Any, T]:
+def _within_limit(connection: PatientConnection, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
     """What the driver waits for, until the connection has waited long enough: it says each time that nothing came."""
     before_s = connection.waited_s
     try:

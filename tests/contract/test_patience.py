@@ -26,7 +26,7 @@ from support.adapters import base_registration, save_adapter
 
 from registry.access.models import Token
 from registry.db.database import Database
-from registry.db.lookups import Lookups
+from registry.db.prepared_reads import PreparedReads
 from registry.deadlines import Patience
 from registry.errors import Unavailable
 from sdk.errors import Unavailable as ClientUnavailable
@@ -118,22 +118,22 @@ class TestStopped:
             except Unavailable:
                 time.sleep(0.05)
 
-    def test_a_look_up_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
-        lookups = Lookups(db)
+    def test_a_prepared_read_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
+        reads = PreparedReads(db)
         pid = select(literal(1), bindparam("x", type_=Token.name.type), text("pg_backend_pid()"))
 
-        async def look() -> None:
-            found = await lookups.first(pid, x="a")
+        async def read_often() -> None:
+            found = await reads.first(pid, x="a")
             assert found is not None
             with stopped(int(found[2])):
                 began = time.monotonic()
                 # More than there are connections: they do not wait one after the other.
-                answers = await asyncio.gather(*(lookups.first(pid, x="a") for _ in range(20)))
+                answers = await asyncio.gather(*(reads.first(pid, x="a") for _ in range(20)))
                 assert time.monotonic() - began < 4
                 assert None in answers
-            assert await lookups.first(pid, x="a") is not None
+            assert await reads.first(pid, x="a") is not None
 
-        asyncio.run(look())
+        asyncio.run(read_often())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the look-up of `resolve` answers is what the route behind it answers, whatever was done before, by whichever process."""
+"""What `resolve` answers is what would be read of the version now, whatever was done before, by whichever process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from sqlalchemy import delete, make_url, select
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 from support import databases, processes, registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
@@ -26,11 +25,13 @@ from support.registries import World
 from registry.access.tokens import Tokens
 from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_version
-from registry.catalog.versions.hot_resolve import HotResolve
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.present import view_version
+from registry.catalog.versions.resolve import Resolver
+from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
-from registry.db.lookups import Lookups
+from registry.db.prepared_reads import PreparedReads
+from registry.errors import NotFound
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
 from sdk.formats.refs import Ref
@@ -39,8 +40,6 @@ from sdk.schemas.catalog import Publication, Published
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(900_000)
-
-BEHIND = 418
 
 
 @pytest.fixture(scope="module", params=databases.KINDS)
@@ -89,31 +88,25 @@ def continue_from(client: Client, tmp_path: Path, name: str, parent: str) -> str
     return client.call("POST", "/versions", Published, body=body).version.ref
 
 
-def resolve(http: httpx.Client, ref: str, *, slowly: bool = False) -> httpx.Response:
-    # A query of more than one ref is not for the look-up; the route passes the rest over.
-    return http.get("/api/v1/resolve", params={"ref": ref, **({"slowly": "1"} if slowly else {})})
+def resolve(http: httpx.Client, ref: str) -> httpx.Response:
+    return http.get("/api/v1/resolve", params={"ref": ref})
 
 
-def looked_up(world: World, target: str, who: Principal = SYSTEM, **headers: str) -> httpx.Response:
-    """What the look-up alone answers: `BEHIND` where it leaves a request to the route behind it."""
-
-    async def behind(scope: Scope, receive: Receive, send: Send) -> None:
-        await Response(status_code=BEHIND)(scope, receive, send)
-
-    hot = HotResolve(behind, lookups=world.services.lookups)
-
-    async def known(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["principal"] = who
-        await hot(scope, receive, send)
-
-    async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(known), base_url="http://in-process") as client:
-            return await client.get(target, headers=headers)
-
-    return asyncio.run(ask())
+def as_read_now(world: World, ref: str, who: Principal = SYSTEM) -> Any:
+    """The version as it is read from all its rows, and not from the text that is stored of it."""
+    with world.services.db.read() as session:
+        version = find_version(session, Ref.parse(ref), who)
+        return view_version(session, version, who).model_dump(mode="json")
 
 
-class TestSameAnswer:
+def resolve_as_reader_of(world: World, namespace: str, ref: str) -> httpx.Response:
+    """What a new reader's token finds."""
+    token = world.token(Role.READER, namespace=namespace)
+    with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
+        return resolve(http, ref)
+
+
+class TestAnswer:
     def test_after_every_kind_of_change(self, world: World, name: str, tmp_path: Path) -> None:
         writer, admin = world.writer, world.client(Role.ADMIN)
         first = push(writer, tmp_path, name)
@@ -135,7 +128,6 @@ class TestSameAnswer:
             yield "delete the latest", lambda: admin.delete(f"{name}@v3")
             yield "publish again", lambda: push(writer, tmp_path, name)
 
-        seen = set()
         for what, step in steps():
             step()
             newest = writer.get(name)
@@ -143,74 +135,61 @@ class TestSameAnswer:
             refs = [name, *(f"{name}@{selector}" for selector in ("latest", "production", "staging", "v1", "v9"))]
             refs += [f"{name}@v{number}" for number in range(2, 5)] + [f"{name}@sha256:{digits}" for digits in digests]
             for ref in refs:
-                hot, slow = resolve(world.http, ref), resolve(world.http, ref, slowly=True)
-                assert (hot.status_code, hot.content) == (slow.status_code, slow.content), (what, ref)
-                assert hot.headers["content-type"] == slow.headers["content-type"] == "application/json"
-                if hot.status_code == 200:
-                    # The stored text is what would be written now.
-                    with world.services.db.read() as session:
-                        version = find_version(session, Ref.parse(ref), SYSTEM)
-                        assert hot.json() == view_version(session, version, SYSTEM).model_dump(mode="json"), (what, ref)
-                seen.add((hot.status_code, looked_up(world, f"/api/v1/resolve?ref={ref}").status_code))
-        # Both ways were taken, and nothing was found by the look-up alone.
-        assert seen == {(200, 200), (200, BEHIND), (404, BEHIND)}
+                answer = resolve(world.http, ref)
+                assert answer.headers["content-type"] == "application/json"
+                if answer.status_code == 200:
+                    assert answer.json() == as_read_now(world, ref), (what, ref)
+                else:
+                    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), (what, ref)
+                    with pytest.raises(NotFound):
+                        as_read_now(world, ref)
         admin.close()
 
     def test_a_namespace_and_every_spelling_of_a_ref(self, world: World, name: str, tmp_path: Path) -> None:
         ref = push(world.writer, tmp_path, f"team/{name}")
-        body = resolve(world.http, ref, slowly=True).content
+        body = resolve(world.http, ref).content
         for query in (
             f"ref=team/{name}",
             f"ref=team%2F{name}@v1",
             f"ref=team%2f{name}%40latest",
             f"ref=team/{name}@v1",
+            f"x=1&ref=team/{name}",
+            f"ref=missing&ref=team/{name}",
         ):
-            answer = looked_up(world, f"/api/v1/resolve?{query}")
+            answer = world.http.get(f"/api/v1/resolve?{query}")
             assert (answer.status_code, answer.content) == (200, body), query
 
-    def test_what_is_not_one_plain_ref_is_left_to_the_route(self, world: World, name: str, tmp_path: Path) -> None:
+    def test_what_is_no_ref_or_names_nothing_is_explained(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, name)
-        for target in (
-            "/api/v1/resolve",
-            "/api/v1/resolve?ref=",
-            f"/api/v1/resolve?ref={name}&ref={name}",
-            f"/api/v1/resolve?x=1&ref={name}",
-            f"/api/v1/resolve?ref={name}%00",
-            f"/api/v1/resolve?ref={name}%C3%A9",
-            f"/api/v1/resolve?ref={name.upper()}",
-            f"/api/v1/resolve?ref={name}@v01",
-            f"/api/v1/resolve?ref={name}@sha256:{'0' * 12}",
-            f"/api/v1/resolve?ref={name}@missing",
-            f"/api/v1/resolve/?ref={name}",
-            f"/api/v1/adapters?ref={name}",
+        for query, status, param in (
+            ("", 422, "ref"),
+            ("ref=", 422, "ref"),
+            (f"ref={name}%00", 422, None),
+            (f"ref={name}%C3%A9", 422, "ref"),
+            (f"ref={name.upper()}", 422, "ref"),
+            (f"ref={name}@v01", 422, "ref"),
+            (f"ref={'a' * 1001}", 422, "ref"),
+            (f"ref={name}@sha256:{'0' * 12}", 404, "ref"),
+            (f"ref={name}@missing", 404, "ref"),
+            (f"ref={name}-2", 404, "adapter"),
         ):
-            assert looked_up(world, target).status_code == BEHIND, target
-        assert looked_up(world, f"/api/v1/resolve?ref={name}").status_code == 200
-        assert looked_up(world, f"/api/v1/resolve?ref={name}", **{"content-length": "2"}).status_code == BEHIND
+            answer = world.http.get(f"/api/v1/resolve?{query}")
+            assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), (query, answer.text)
 
 
 class TestWhoMaySee:
     def test_only_readers_of_its_namespace_find_a_version(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, f"team/{name}")
-        target = f"/api/v1/resolve?ref=team/{name}"
-        for namespace, status in (("team", 200), ("*", 200), ("other", BEHIND), ("-", BEHIND)):
-            assert looked_up(world, target, Principal("r", {namespace: Role.READER})).status_code == status, namespace
-        stranger = world.client(Role.READER, namespace="other")
-        with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {stranger.config.token}"}) as http:
-            assert resolve(http, f"team/{name}").status_code == 404
-        stranger.close()
+        for namespace, status in (("team", 200), ("*", 200), ("other", 404), ("-", 404)):
+            assert resolve_as_reader_of(world, namespace, f"team/{name}").status_code == status, namespace
 
     def test_parents_of_other_namespaces_are_not_shown_to_those_who_may_not_see_them(
         self, world: World, name: str, tmp_path: Path
     ) -> None:
         parent = push(world.writer, tmp_path, f"secret/{name}")
         child = continue_from(world.writer, tmp_path, f"team/{name}", parent)
-        target = f"/api/v1/resolve?ref={child}"
-        assert looked_up(world, target).json()["parents"][0]["ref"] == parent
-        assert looked_up(world, target, Principal("r", {"team": Role.READER})).status_code == BEHIND
-        reader = world.client(Role.READER, namespace="team")
-        assert reader.get(child).info.parents == []
-        reader.close()
+        assert resolve(world.http, child).json()["parents"][0]["ref"] == parent
+        assert resolve_as_reader_of(world, "team", child).json()["parents"] == []
 
     def test_no_token_and_a_wrong_one_are_refused_as_everywhere(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, name)
@@ -218,7 +197,7 @@ class TestWhoMaySee:
             answer = httpx.get(f"{world.url}/api/v1/resolve", params={"ref": name}, headers=headers)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
 
-    def test_quarantined_and_undocumented_versions_are_left_to_the_route(
+    def test_a_version_without_a_stored_text_is_read_from_its_rows(
         self, world: World, name: str, tmp_path: Path
     ) -> None:
         push(world.writer, tmp_path, name)
@@ -227,15 +206,17 @@ class TestWhoMaySee:
             version = session.scalars(select(Version).join(Adapter).where(Adapter.name == name)).one()
             session.execute(delete(VersionDocument).where(VersionDocument.version_pk == version.pk))
         for selector in ("v1", "latest", "production"):
-            assert looked_up(world, f"/api/v1/resolve?ref={name}@{selector}").status_code == BEHIND
-            assert resolve(world.http, f"{name}@{selector}").json()["number"] == 1
+            assert resolve(world.http, f"{name}@{selector}").json() == as_read_now(world, f"{name}@{selector}")
+
+    def test_a_quarantined_version_is_found_by_its_digest_only(self, world: World, name: str, tmp_path: Path) -> None:
+        push(world.writer, tmp_path, name)
+        world.writer.set_alias(name, "production", 1)
         with world.services.db.write() as session:
-            row = session.get_one(Version, version.pk)
-            row.state = VersionState.QUARANTINED
-            session.add(VersionDocument(version_pk=row.pk, body="{}", foreign=False))
+            version = session.scalars(select(Version).join(Adapter).where(Adapter.name == name)).one()
+            version.state = VersionState.QUARANTINED
         for selector in ("v1", "latest", "production"):
-            assert looked_up(world, f"/api/v1/resolve?ref={name}@{selector}").status_code == BEHIND
             assert resolve(world.http, f"{name}@{selector}").status_code == 404
+        assert resolve(world.http, f"{name}@sha256:{version.digest}").status_code == 200
 
 
 class TestBusyDatabase:
@@ -266,8 +247,6 @@ class TestBusyDatabase:
                     assert httpx.get(f"{world.url}/healthz").status_code == 200
                     slowest = max(slowest, time.monotonic() - began)
                 assert not waiting.done()
-                # The look-up gives up, and the route behind it waits.
-                assert looked_up(world, f"/api/v1/resolve?ref={name}").status_code == BEHIND
                 lock.rollback()
             assert waiting.result(10).status_code == 200
             assert slowest < 0.5
@@ -292,31 +271,19 @@ class TestBusyDatabase:
         assert not world.services.db.engine._has_events
 
     def test_many_at_once_from_several_threads_and_loops(self, world: World, name: str, tmp_path: Path) -> None:
-        push(world.writer, tmp_path, name)
-        lookups = Lookups(Database(world.services.db.url))
-        body = resolve(world.http, name).content
+        ref = push(world.writer, tmp_path, name)
+        with closing(Database(world.services.db.url)) as db:
+            resolver = Resolver(PreparedReads(db), Catalog(db))
 
-        def ask() -> set[bytes]:
-            hot = HotResolve(_never, lookups=lookups)
+            def ask() -> set[str]:
+                async def many() -> set[str]:
+                    return set(await asyncio.gather(*(resolver.resolve(ref, who=SYSTEM) for _ in range(40))))
 
-            async def known(scope: Scope, receive: Receive, send: Send) -> None:
-                scope["principal"] = SYSTEM
-                await hot(scope, receive, send)
+                return asyncio.run(many())
 
-            async def many() -> set[bytes]:
-                async with httpx.AsyncClient(transport=httpx.ASGITransport(known), base_url="http://x") as client:
-                    asked = [client.get(f"/api/v1/resolve?ref={name}") for _ in range(40)]
-                    return {answer.content for answer in await asyncio.gather(*asked)}
-
-            return asyncio.run(many())
-
-        with ThreadPoolExecutor(3) as pool:
-            assert set().union(*(done.result() for done in [pool.submit(ask) for _ in range(3)])) == {body}
-        lookups._db.close()
-
-
-async def _never(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("the look-up left a request to the route behind it")
+            with ThreadPoolExecutor(3) as pool:
+                found = set().union(*(done.result() for done in [pool.submit(ask) for _ in range(3)]))
+        assert found == {resolve(world.http, name).text}
 
 
 @pytest.mark.slow

@@ -1,0 +1,134 @@
+"""Single rows at the lowest cost: one prepared SELECT, on connections and in threads that are kept for nothing else.
+
+A session costs several times as much as the query that it runs (RESULTS.md, "resolve by alias"). Nothing is cached: each
+read sees what was committed before it began, by whichever process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+from sqlalchemy import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from registry.db.database import Database
+
+#: Threads, and so connections, of one process; with more, PostgreSQL's backends only take the processor from each other.
+_THREADS = 4
+#: How long the database may take. A read by key takes less than a millisecond, unless a table is locked.
+_STATEMENT_S = 1.0
+#: How long it is waited for, and for one of the threads: it may be stopped.
+_DEADLINE_S = 1.5
+_CONNECT_S = 2.0
+
+Row = tuple[Any, ...]
+
+
+class _Prepared(NamedTuple):
+    """A statement as its driver takes it."""
+
+    sql: Any
+    constants: Mapping[str, Any]
+    #: The order of the parameters, where the driver takes them by place.
+    places: tuple[str, ...]
+
+    def with_values(self, values: Mapping[str, Any]) -> Any:
+        """Its parameters as the driver takes them."""
+        given = {**self.constants, **values}
+        return [given[name] for name in self.places] if self.places else given
+
+
+class PreparedReads:
+    """Runs SELECTs of at most one row. Nothing is connected before the first one."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._prepared: dict[ClauseElement, _Prepared] = {}
+        self._idle: list[Any] = []
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepared-read")
+        db.on_close(self.close)
+
+    async def first(self, query: ClauseElement, **values: Any) -> Row | None:
+        """Return the row that `query` finds with these values of its parameters.
+
+        None where there is none, and where the database does not answer at once: then the ordinary way, which waits and
+        explains, is to be taken.
+        """
+        prepared = self._prepared.get(query) or self._prepare(query)
+        if self._is_sqlite:
+            # A read takes some microseconds, a step to another thread ten times as many.
+            return self._read(prepared, values)
+        read = partial(self._read, prepared, values, began=time.monotonic())
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next read opens one."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _prepare(self, query: ClauseElement) -> _Prepared:
+        compiled = query.compile(dialect=self._db.engine.dialect)
+        assert isinstance(compiled, SQLCompiler)
+        # PostgreSQL's driver wants text of a literal type or bytes, so that nobody pastes values into it.
+        sql = str(compiled) if self._is_sqlite else str(compiled).encode()
+        prepared = self._prepared[query] = _Prepared(sql, compiled.params, tuple(compiled.positiontup or ()))
+        return prepared
+
+    @cached_property
+    def _is_sqlite(self) -> bool:
+        return self._db.engine.dialect.name == "sqlite"
+
+    def _read(self, prepared: _Prepared, values: Mapping[str, Any], *, began: float | None = None) -> Row | None:
+        # Each of those that waited for a thread would else find out by itself.
+        if self._db.silence.is_known or (began is not None and time.monotonic() - began > _DEADLINE_S):
+            return None
+        connection = None
+        try:
+            connection = self._take() or self._open()
+            # To the end: a statement of SQLite that has rows left would hold on to the state of the database that it saw.
+            rows: list[Row] = connection.execute(prepared.sql, prepared.with_values(values)).fetchall()
+        except self._db.engine.dialect.loaded_dbapi.Error:
+            # Locked, gone, stopped, restarted or damaged. This connection, if there is one, is not used again.
+            if connection is not None:
+                connection.close()
+            return None
+        self._idle.append(connection)
+        return rows[0] if rows else None
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _open(self) -> Any:
+        return self._open_sqlite() if self._is_sqlite else self._open_postgres()
+
+    def _open_sqlite(self) -> sqlite3.Connection:
+        # Readers wait for nobody in WAL mode; where they would have to, another thread shall do it.
+        path = str(self._db.engine.url.database)
+        return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+    def _open_postgres(self) -> Any:
+        from registry.db.postgres import PatientConnection
+
+        engine = self._db.engine
+        _, arguments = engine.dialect.create_connect_args(engine.url)
+        patience = replace(
+            self._db.patience,
+            connect_s=_CONNECT_S,
+            tcp_s=_CONNECT_S,
+            statement_s=_STATEMENT_S,
+            deadline_s=_DEADLINE_S,
+        )
+        connection = PatientConnection.open(patience, arguments)
+        # Each statement is a transaction of its own, and is prepared at its first use.
+        connection.autocommit, connection.prepare_threshold = True, 0
+        return connection

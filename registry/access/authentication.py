@@ -13,6 +13,7 @@ from registry.access.failed_logins import FailedLogins
 from registry.access.tokens import Tokens, secret_digest
 from registry.errors import RateLimited, RegistryError, Unauthenticated
 from registry.http.addresses import neighbourhood
+from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 from registry.principal import LOCAL, Principal
 
@@ -21,16 +22,9 @@ TRUST_S = 0.5
 #: Tokens that are remembered at once.
 _MOST = 10_000
 
-_PREFIX = "/api/v1/"
-#: The one address outside the API that wants a token.
-_METRICS = "/metrics"
-
 
 class Gatekeeper:
-    """ASGI middleware: puts the caller's `Principal` into the scope, or answers 401 or 429.
-
-    Paths below `besides` are let through: their URLs are signed.
-    """
+    """ASGI middleware: puts the caller's `Principal` into the scope, or answers 401 or 429."""
 
     def __init__(
         self,
@@ -38,14 +32,12 @@ class Gatekeeper:
         *,
         tokens: Tokens | None,
         rate_limit_per_s: float,
-        besides: str,
         failed_logins_per_minute: int = 20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._rate = rate_limit_per_s
-        self._besides = f"{besides}/"
         self._clock = clock
         self._failures = FailedLogins(per_minute=failed_logins_per_minute, clock=clock)
         self._known: dict[str, tuple[float, Principal]] = {}
@@ -55,8 +47,7 @@ class Gatekeeper:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it."""
         path = scope.get("path", "")
-        guarded = path == _METRICS or (path.startswith(_PREFIX) and not path.startswith(self._besides))
-        if scope["type"] != "http" or not guarded:
+        if scope["type"] != "http" or not area_of(path).wants_token:
             await self._app(scope, receive, send)
             return
         try:

@@ -49,7 +49,6 @@ from registry.search import views as search
 from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
-from registry.storage.folder import BLOBS_PATH
 from registry.storage.views import blob_routes
 
 #: How often a process adds what it refused to what is counted, in seconds.
@@ -105,15 +104,14 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     provide(app, services.by_class())
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
-    app.add_middleware(AnswerOnce, keyed=services.keyed, besides=BLOBS_PATH)
-    app.add_middleware(StrictBodies, besides=BLOBS_PATH)
+    app.add_middleware(AnswerOnce, keyed=services.keyed)
+    app.add_middleware(StrictBodies)
     app.add_middleware(KeepReadOnly, switch=services.read_only)
     app.add_middleware(
         Gatekeeper,
         tokens=None if settings.auth == "none" else services.tokens,
         rate_limit_per_s=settings.rate_limit_per_s,
         failed_logins_per_minute=settings.failed_logins_per_minute,
-        besides=BLOBS_PATH,
     )
     app.add_middleware(SayVersion)
     for room in ROOMS:

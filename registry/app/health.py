@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from registry.app.services import Services
 from registry.errors import RegistryError, Unavailable
+from registry.http.paths import HEALTHZ, READYZ
 from registry.http.routes import VERSION
 from registry.storage import StorageError
 
@@ -98,12 +99,12 @@ def add_health(app: FastAPI, services: Services) -> None:
 
     readiness = Readiness({"database": look_at_database, "storage": services.artifacts.storage.check})
 
-    @app.get("/healthz", tags=["health"])
+    @app.get(HEALTHZ, tags=["health"])
     async def healthz() -> dict[str, str]:
         """Say that the process answers."""
         return {"status": "ok", "version": VERSION}
 
-    @app.get("/readyz", tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
+    @app.get(READYZ, tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
     async def readyz() -> dict[str, str]:
         """Say whether database and storage can be used, as it was within the last second."""
         await readiness.require()

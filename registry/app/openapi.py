@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 
 from registry.app.openapi_examples import BODIES, PARAMETERS
 from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
+from registry.http.paths import API, area_of
 from registry.http.routes import VERSION_HEADER
 from sdk.schemas.wire import Wire
 
@@ -60,12 +61,9 @@ TAGS = [
 
 _BEARER = "HTTPBearer"
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
-#: The one route outside `/api/v1` that wants a token.
-_METRICS = "/metrics"
-
 _KEYED = ("post", "put", "patch")
 #: Takes no key: its answer holds a secret.
-_UNKEYED = "/api/v1/tokens"
+_UNKEYED = f"{API}/tokens"
 
 
 def operation_id(route: APIRoute) -> str:
@@ -112,12 +110,12 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         given = parameter["name"] in PARAMETERS and not {"example", "examples"} & set(parameter)
         if given and "examples" not in parameter["schema"]:
             parameter["example"] = PARAMETERS[parameter["name"]]
-    if path.startswith("/api/v1/") or path == _METRICS:
+    if area_of(path).wants_token:
         # The gatekeeper looks at the token; as a dependency of each route it would be taken from its header twice.
         operation["security"] = [{_BEARER: []}]
-    if method in _KEYED and path.startswith("/api/v1/") and path != _UNKEYED:
+    if method in _KEYED and area_of(path).takes_json and path != _UNKEYED:
         operation.setdefault("parameters", []).append(_key_parameter())
-    if method in _KEYED and path.startswith("/api/v1/") and path not in (_UNKEYED, *OWN_KEY):
+    if method in _KEYED and area_of(path).takes_json and path not in (_UNKEYED, *OWN_KEY):
         for response in operation["responses"].values():
             response["headers"][REPLAYED] = _header("There where this is the answer to an earlier sending.", ["true"])
 

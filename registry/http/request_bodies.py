@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry.errors import Invalid, RegistryError, WrongMediaType
 from registry.http.incoming_bodies import Incoming, Room, too_large
 from registry.http.memory_budget import Held
+from registry.http.paths import API, area_of
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
 from registry.principal import Principal
 
@@ -42,9 +43,9 @@ _USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
 #: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
 #: the samples of an evaluation.
 LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
-    (re.compile(r"/api/v1/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
+    (re.compile(rf"{API}/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
     (
-        re.compile(r"/api/v1/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
+        re.compile(rf"{API}/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
         Limit(4 * _MIB, MAX_VALUES),
     ),
 )
@@ -68,7 +69,6 @@ READ_S = 60.0
 #: In the scope: the value of the body, where there is one.
 PARSED = "registry.parsed"
 
-_PREFIX = "/api/v1/"
 _JSON = b"application/json"
 _CHARSET = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
 
@@ -86,13 +86,11 @@ class Parsed(NamedTuple):
 class StrictBodies:
     """ASGI middleware: refuses requests to the API whose text no rule could accept.
 
-    It stands behind the gatekeeper, since whose request it is decides for whom it is held. Paths below `besides`
-    are let through unread: bytes stream there.
+    It stands behind the gatekeeper, since whose request it is decides for whom it is held.
     """
 
-    def __init__(self, app: ASGIApp, *, besides: str, read_s: float = READ_S) -> None:
+    def __init__(self, app: ASGIApp, *, read_s: float = READ_S) -> None:
         self._app = app
-        self._besides = f"{besides}/"
         self._read_s = read_s
         self._incoming = Incoming(
             small=Room(
@@ -107,7 +105,7 @@ class StrictBodies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on with its value."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith(_PREFIX) or path.startswith(self._besides):
+        if scope["type"] != "http" or not area_of(path).takes_json:
             await self._app(scope, receive, send)
             return
         who: Principal = scope["principal"]

@@ -22,6 +22,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
+from registry.http.paths import API
 from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import PARSED, Parsed, sized
 from registry.principal import Principal
@@ -182,7 +183,7 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
 
 def room(path: str, tag: str, *, route_class: type[StrictRoute] = StrictRoute) -> APIRouter:
     """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
-    return APIRouter(prefix=f"/api/v1{path}", tags=[tag], responses=ERRORS, route_class=route_class)
+    return APIRouter(prefix=f"{API}{path}", tags=[tag], responses=ERRORS, route_class=route_class)
 
 
 class SayVersion:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
+from registry.http.paths import METRICS
 from registry.http.plain_text import errors_in_json
 from registry.http.routes import service
 from registry.metrics.service import Metrics
@@ -18,7 +19,7 @@ router = APIRouter(tags=["health"], responses=errors_in_json(401, 429, 500, 503)
 MetricsDep = Annotated[Metrics, service(Metrics)]
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get(METRICS, response_class=PlainTextResponse)
 def read_metrics(metrics: MetricsDep) -> Response:
     """What waits and runs, and what was counted, in Prometheus' text format; any token that is valid opens it."""
     return PlainTextResponse(metrics.exposition(), media_type=_TYPE)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from registry.http.addresses import is_within
+from registry.http.paths import HEALTHZ, READYZ
 from registry.http.refusals import REFUSALS
 from registry.server.connections import (
     LONG_HEAD,
@@ -27,7 +28,7 @@ from registry.server.connections import (
 from registry.server.limits import Limits
 
 #: What may be asked on a connection beyond the limits: whether the process lives must be known above all when it is full.
-_PROBES = (b"/healthz", b"/readyz")
+_PROBES = (HEALTHZ.encode(), READYZ.encode())
 
 
 class _RefusedError(Exception):

@@ -318,7 +318,7 @@ def ask(app: App, key: str, *, after_s: tuple[float, ...] = (0.0,)) -> list[http
 
 
 def once(world: World, behind: Behind, **times: float) -> AnswerOnce:
-    return AnswerOnce(behind, keyed=world.services.keyed, besides="/api/v1/blobs", **times)
+    return AnswerOnce(behind, keyed=world.services.keyed, **times)
 
 
 @pytest.mark.alone

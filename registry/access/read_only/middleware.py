@@ -10,13 +10,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.access.read_only.service import ReadOnlySwitch
 from registry.errors import ReadOnly
+from registry.http.paths import API, area_of
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_PREFIX = "/api/v1/"
 #: Heartbeats go on, so that workers keep the jobs that they hold: a lease that ends would start a job from its last
 #: checkpoint, and nothing else comes of a heartbeat than events of that job.
 #: In an emergency somebody's rights can still be taken away.
-_LET_THROUGH = re.compile(r"/api/v1/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
+_LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
 
 
 class KeepReadOnly:
@@ -29,7 +29,7 @@ class KeepReadOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
         path = scope.get("path", "")
-        changes = scope["type"] == "http" and scope["method"] not in _READS and path.startswith(_PREFIX)
+        changes = scope["type"] == "http" and scope["method"] not in _READS and area_of(path).keeps_state
         if changes and _LET_THROUGH.fullmatch(path) is None:
             try:
                 if self._switch.is_known:

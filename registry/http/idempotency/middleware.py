@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import Conflict, Invalid, RegistryError
 from registry.http.idempotency.service import Answer, Keyed, KeyedRequests, Turn, owner_of
+from registry.http.paths import API, area_of
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -22,15 +23,14 @@ MAX_KEY_CHARS = 200
 #: The longest answer that is kept, in bytes.
 MAX_ANSWER_BYTES = 1024 * 1024
 
-_PREFIX = "/api/v1/"
 _METHODS = ("POST", "PUT", "PATCH")
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
 #: Their keys are kept in the transaction that makes a job, or gives it to a worker: no crash can come in between.
-OWN_KEY = ("/api/v1/jobs", "/api/v1/jobs/claim")
+OWN_KEY = (f"{API}/jobs", f"{API}/jobs/claim")
 #: Its answer holds a secret, which is kept nowhere.
-_TOKENS = "/api/v1/tokens"
+_TOKENS = f"{API}/tokens"
 #: Their answers hold signed URLs, which are credentials; a session that is opened twice does no harm.
-_UPLOADS = re.compile(r"/api/v1/uploads(/[^/]+/parts)?")
+_UPLOADS = re.compile(rf"{API}/uploads(/[^/]+/parts)?")
 #: Answers that say nothing of the request itself: too many of them, and no such method.
 _PASSING = (405, 429)
 
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 class AnswerOnce:
     """ASGI middleware behind the gatekeeper: the same request with the same key from the same caller is run once.
 
-    Paths below `besides` are let through: bytes stream there. `patience_s` is how long a request waits for the answer
-    to one that came before it; `life_s` how often the latter tells the others that it is still worked on.
+    `patience_s` is how long a request waits for the answer to one that came before it; `life_s` how often the latter
+    tells the others that it is still worked on.
     """
 
     def __init__(
@@ -49,14 +49,12 @@ class AnswerOnce:
         app: ASGIApp,
         *,
         keyed: KeyedRequests,
-        besides: str,
         patience_s: float = 10.0,
         look_s: float = 0.05,
         life_s: float = 15.0,
     ) -> None:
         self._app = app
         self._keyed = keyed
-        self._besides = f"{besides}/"
         self._patience_s = patience_s
         self._look_s = look_s
         self._life_s = life_s
@@ -67,8 +65,7 @@ class AnswerOnce:
         if (
             scope["type"] != "http"
             or scope["method"] not in _METHODS
-            or not path.startswith(_PREFIX)
-            or path.startswith(self._besides)
+            or not area_of(path).takes_json
             or not any(name == b"idempotency-key" for name, _ in scope["headers"])
         ):
             await self._app(scope, receive, send)

@@ -64,7 +64,7 @@ class Door:
     def __init__(self, tokens: Tokens | None, *, rate: float = 0.0) -> None:
         self.clock = Clock()
         self.answer = Answer()
-        self.gatekeeper = Gatekeeper(self.app, tokens=tokens, rate_limit_per_s=rate, besides=BLOBS, clock=self.clock)
+        self.gatekeeper = Gatekeeper(self.app, tokens=tokens, rate_limit_per_s=rate, clock=self.clock)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.answer.principal = scope.get("principal")

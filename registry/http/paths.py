@@ -1,0 +1,50 @@
+"""What the server answers where, and which middleware is for it: the one table of that.
+
+>>> area_of("/api/v1/jobs").wants_token, area_of("/api/v1/blobs/0a1b").wants_token, area_of("/docs").wants_token
+(True, False, False)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.storage.folder import BLOBS_PATH
+
+#: Below it are the routes of the API.
+API = "/api/v1"
+#: For whoever probes the process: answered at all times, also beyond the limits of connections.
+HEALTHZ, READYZ = "/healthz", "/readyz"
+METRICS = "/metrics"
+
+
+@dataclass(frozen=True)
+class Area:
+    """A path, or with a "/" at its end all paths below it, and what holds there."""
+
+    path: str
+    #: `Gatekeeper` asks for a token, and counts requests.
+    wants_token: bool = False
+    #: `StrictBodies` reads a body whole, as JSON, and `AnswerOnce` runs a request with an `Idempotency-Key` once.
+    takes_json: bool = False
+    #: `KeepReadOnly` refuses what is no reading, while the registry is read-only.
+    keeps_state: bool = False
+
+
+#: The first that fits counts.
+AREAS = (
+    # Signed URLs are a token already, and bytes stream.
+    Area(f"{BLOBS_PATH}/", keeps_state=True),
+    Area(f"{API}/", wants_token=True, takes_json=True, keeps_state=True),
+    Area(METRICS, wants_token=True),
+    # Health, the documentation, and whatever else is read by browsers.
+    Area("/"),
+)
+
+
+def area_of(path: str) -> Area:
+    """The area that a path is in."""
+    for area in AREAS:
+        if path == area.path or (area.path.endswith("/") and path.startswith(area.path)):
+            return area
+    # Such as `*`, which asks for the server as a whole.
+    return AREAS[-1]

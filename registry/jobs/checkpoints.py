@@ -17,10 +17,10 @@ from registry.db.database import Database, db_now, upsert, utc_now
 from registry.db.stored_json import read_stored, readable
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts
-from registry.jobs.kinds.outcomes import require_asked, settle
+from registry.jobs.finding import find_job
+from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Checkpoint, Job
-from registry.jobs.present import find_job
 from registry.principal import Principal
 from registry.usage.charging import charge
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
@@ -147,7 +147,7 @@ class Checkpoints:
             return
         # Read under the locks: whoever names one of these has either done so, or waits.
         job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
-        waiting = (Job.kind == "training", Job.state.in_(UNFINISHED), job.is_not(None))
+        waiting = (Job.state.in_(UNFINISHED), job.is_not(None))
         named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
         for key in kept:
             if (key[0], str(key[1])) in named:

@@ -7,33 +7,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import Any
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from registry.artifacts.manifests import read_manifest
-from registry.catalog.bases.finding import find_base, source_of
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.datasets.finding import find_for_job
 from registry.db.database import Database, db_epoch_s, db_now
-from registry.db.stored_json import read_stored
-from registry.errors import Invalid, RegistryError, StaleAttempt, Unavailable, Unreadable
+from registry.errors import RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
-from registry.jobs.checkpoints import resume_point
 from registry.jobs.fair_share import find_next, take_turn
+from registry.jobs.finding import find_job
+from registry.jobs.kinds.known import read_request, rules_of
+from registry.jobs.kinds.rules import HandedIn, Rooms
 from registry.jobs.models import Job
-from registry.jobs.present import find_job, view
+from registry.jobs.present import view
 from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
-from registry.principal import SYSTEM, Principal
+from registry.principal import Principal
 from registry.queue import Queue
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.jobs import JobState, JobView
 from sdk.schemas.work import (
     Assignment,
     BaseSource,
@@ -43,7 +40,6 @@ from sdk.schemas.work import (
     Heartbeat,
     HeartbeatReply,
     Release,
-    TargetSource,
 )
 
 #: Stands for the request where its key is kept: whatever else a claim says may have changed when it is sent again.
@@ -53,18 +49,7 @@ _MOST_ENDED = 8
 #: Transactions of one claim. A worker that is given nothing asks again.
 _ROUNDS = 4
 
-#: Makes a job succeed within the effect's own last transaction, with this result.
-Succeed = Callable[[Session, dict[str, Any]], None]
-
-
 _log = logging.getLogger(__name__)
-
-
-class Effect(Protocol):
-    """What a job's completion does in another room. It must call `succeed` in the transaction that does it."""
-
-    def __call__(self, *, job: JobView, completion: Completion, who: Principal, succeed: Succeed) -> None:
-        """Do it. Raise a RegistryError to refuse the completion."""
 
 
 class Claims:
@@ -74,7 +59,7 @@ class Claims:
         self,
         db: Database,
         queue: Queue,
-        effects: Mapping[str, Effect],
+        rooms: Rooms,
         *,
         lease_s: float,
         max_attempts: int,
@@ -82,7 +67,7 @@ class Claims:
     ) -> None:
         self._db = db
         self._queue = queue
-        self._effects = effects
+        self._rooms = rooms
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._limits = limits
@@ -184,31 +169,24 @@ class Claims:
         return None
 
     def _assignment(self, session: Session, job: Job, who: Principal) -> Assignment:
-        request = _request(job)
-        base: BaseSource | None = None
-        targets: list[TargetSource] = []
-        digests: list[str] = []
-        if isinstance(request, TrainingRequest):
-            base = _source(session, request.base, job.namespace)
-            digests = [digest for digest in (request.data, request.eval_data) if digest is not None]
-        elif isinstance(request, MergeRequest):
-            targets = [_target(session, request.ref, None, job.namespace)]
-        else:
-            targets = [_target(session, target.ref, target.base, job.namespace) for target in request.targets]
-            digests = [request.data]
+        rules = rules_of(job.kind)
+        request: Any = read_request(job.kind, job.request, job_id=job.id)
+        given = rules.assign(session, request, job)
+        named = [getattr(request, field) for field in rules.datasets]
         return Assignment(
             job=job.id,
             attempt=job.attempt,
             lease_s=self._lease_s,
             namespace=job.namespace,
             request=request,
-            base=None if base is None else _told_by(who, base),
-            targets=[target.model_copy(update={"base": _told_by(who, target.base)}) for target in targets],
+            base=None if given.base is None else _told_by(who, given.base),
+            targets=[target.model_copy(update={"base": _told_by(who, target.base)}) for target in given.targets],
             datasets={
                 digest: find_for_job(session, digest, namespace=job.namespace, submitted_at=job.created_at).format
-                for digest in digests
+                for digest in named
+                if digest is not None
             },
-            checkpoint=resume_point(session, job, request) if isinstance(request, TrainingRequest) else None,
+            checkpoint=given.checkpoint,
             timeout_s=self._limits.of_job(job.timeout_s),
         )
 
@@ -247,10 +225,9 @@ class Claims:
         def succeed(session: Session, result: dict[str, Any]) -> None:
             attempts.succeed(session, job_id, completion.attempt, result, who=who)
 
-        effect = self._effects.get(present.kind)
-        if effect is None:
-            raise Unreadable(f"this release knows no jobs of the kind {present.kind!a}; upgrade the registry")
-        effect(job=present, completion=completion, who=who, succeed=succeed)
+        request = read_request(present.kind, present.request, job_id=job_id)
+        done = HandedIn(job=present, completion=completion, who=who, succeed=succeed)
+        rules_of(present.kind).complete(self._rooms, request, done)
         with self._db.read() as session:
             return view(session.get_one(Job, job_id))
 
@@ -266,7 +243,7 @@ class Claims:
                 job = attempts.fail(session, job_id, failure.attempt, reason, message, who=who, max_attempts=limit)
             again, found = job.state == JobState.QUEUED, view(job)
         if again:
-            self._queue.remind([(job_id, found.kind)])
+            self._queue.remind([(job_id, found.queue)])
         return found
 
     def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
@@ -275,7 +252,7 @@ class Claims:
             find_job(session, job_id, who, action="work")
             found = view(attempts.release(session, job_id, release.attempt, who=who))
         if found.state == JobState.QUEUED:
-            self._queue.remind([(job_id, found.kind)])
+            self._queue.remind([(job_id, found.queue)])
         return found
 
     def requeue_expired(self) -> int:
@@ -297,7 +274,7 @@ class Claims:
                         job = attempts.lose(session, job_id, attempt, max_attempts=self._max_attempts)
                     else:
                         job = attempts.overrun(session, job_id, attempt)
-                    again, kind = job.state == JobState.QUEUED, job.kind
+                    again, queue = job.state == JobState.QUEUED, job.queue
             except StaleAttempt:
                 # A heartbeat, a result or another look has come in between.
                 continue
@@ -308,7 +285,7 @@ class Claims:
                 continue
             moved += 1
             if again:
-                self._queue.remind([(job_id, kind)])
+                self._queue.remind([(job_id, queue)])
         return moved
 
 
@@ -317,45 +294,7 @@ def _require_worker(job: Job, who: Principal) -> None:
     who.require("work", job.namespace, missing=missing, param="job")
 
 
-def _request(job: Job) -> TrainingRequest | EvaluationRequest | MergeRequest:
-    kinds: dict[str, type[TrainingRequest | EvaluationRequest | MergeRequest]] = {
-        "training": TrainingRequest,
-        "evaluation": EvaluationRequest,
-        "merge": MergeRequest,
-    }
-    if job.kind not in kinds:
-        raise Unreadable(f"this release knows no jobs of the kind {job.kind!a}; upgrade the registry")
-    return read_stored(kinds[job.kind], job.request, of=f"the request of job {job.id}")
-
-
 def _told_by(who: Principal, base: BaseSource) -> BaseSource:
     """A base as a worker is told of it: whose word on it would be refused is not asked for one."""
     may_say = base.namespace is None or who.may("work", base.namespace)
     return base if may_say else base.model_copy(update={"hashed": True})
-
-
-def _source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:
-    if choice.fingerprint is None:
-        location = f"hf://{choice.id}@{choice.revision}"
-        return BaseSource(id=choice.id, revision=choice.revision, fingerprint=None, location=location)
-    return source_of(session, find_base(session, choice.fingerprint, namespace))
-
-
-def _target(session: Session, ref: str | None, base: BaseChoice | None, namespace: str) -> TargetSource:
-    if ref is not None:
-        version = find_version(session, parse_ref(ref), SYSTEM)
-        recipe = version.quantization
-        return TargetSource(
-            label=exact_ref(version),
-            digest=version.digest,
-            manifest=read_manifest(session, version.digest),
-            base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
-            quantization=None
-            if recipe is None
-            else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
-        )
-    if base is None:
-        raise Invalid("an evaluation target without ref and base")
-    return TargetSource(
-        label=f"base:{base.id}", digest=None, manifest=None, base=_source(session, base, namespace), quantization=None
-    )

@@ -9,28 +9,16 @@ from sqlalchemy.orm import Session
 
 from registry.db.database import db_epoch_s
 from registry.db.stored_json import readable, table
-from registry.errors import NotFound
 from registry.jobs.available_workers import running_on, workers_at_hand
 from registry.jobs.fair_share import places
 from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.jobs.requirements import why_waiting
-from registry.principal import Principal
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
 from sdk.schemas.wire import member_of
 
 #: Jobs of a queue that have a place in it; those behind them wait long in any case.
 _PLACES = 1000
-
-
-def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
-    """Return the row of a job. Raises NotFound, Forbidden where `action` is not allowed in its namespace."""
-    missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
-    job = session.get(Job, job_id)
-    if job is None:
-        raise NotFound(missing, param="job")
-    who.require(action, job.namespace, missing=missing, param="job")
-    return job
 
 
 def view(job: Job) -> JobView:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sdk.schemas.jobs import EvaluationRequest, MergeRequest, TrainingRequest
+from sdk.schemas.jobs import JobRequest
 from sdk.version import VERSION
 
 #: Path within a request, what it is where nobody uses it, and the release that understands it first.
@@ -37,7 +37,7 @@ def name_of(release: int) -> str:
 OURS = number_of(VERSION)
 
 
-def needed_by(request: TrainingRequest | EvaluationRequest | MergeRequest) -> int:
+def needed_by(request: JobRequest) -> int:
     """Return the least release that understands all that a request asks for; 0: any."""
     said = request.model_dump()
     return max((release for path, default, release in _SINCE if _at(said, path) not in (default, None)), default=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import get_args
 
 from sqlalchemy import ColumnElement, or_
 
@@ -11,29 +10,22 @@ from registry.catalog.models import NamedBase
 from registry.jobs.available_workers import AtHand
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
-from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, Needs, QueueName, TrainingRequest
+from sdk.schemas.jobs import JOB_KINDS, Needs
 from sdk.schemas.work import WorkerInfo
 
 #: Interpreter and libraries, without any weights.
 _PROCESS_BYTES = 512 * 2**20
 
 
-def queue_of(request: TrainingRequest | EvaluationRequest | MergeRequest) -> QueueName:
-    """The queue in which a job waits: a merge only moves bytes."""
-    return "cpu" if isinstance(request, MergeRequest) else "gpu"
+def weights_and_process(base: NamedBase | None, *, quantised: bool) -> Needs:
+    """What a job surely needs that loads a base: its weights as the job holds them, and the process. Not what it would like.
 
-
-def reckon(request: TrainingRequest | EvaluationRequest | MergeRequest, base: NamedBase | None) -> Needs:
-    """What a job surely needs: the base's weights as it holds them, and the process. Not what it would like.
-
-    NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are. A merge goes tensor by tensor.
+    NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
     """
-    if base is None or isinstance(request, MergeRequest):
+    if base is None:
         return Needs()
-    quantised = (
-        request.spec.method == "qlora" if isinstance(request, TrainingRequest) else (request.spec.precision == "nf4")
-    )
-    weights = base.size_bytes * 0.3 if quantised else base.size_bytes
+    size_bytes = base.size_bytes if base.base.derived_at is None else base.base.size_bytes
+    weights = size_bytes * 0.3 if quantised else size_bytes
     return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
 
 
@@ -43,7 +35,7 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
     enough = or_(Job.needs_memory_bytes.is_(None), Job.needs_memory_bytes <= worker.free_memory_bytes)
     return (
         # Also where a worker of a newer release does more kinds than this registry can make an assignment of.
-        Job.kind.in_([kind for kind in worker.kinds if kind in get_args(JobKind)]),
+        Job.kind.in_([kind for kind in worker.kinds if kind in JOB_KINDS]),
         Job.needs_device.in_(devices),
         Job.needs_release <= min(OURS, number_of(worker.version)),
         # A system that does not say how much memory it has is taken at its word that it is a worker.
@@ -53,7 +45,7 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
 
 def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
     """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
-    if job.kind not in get_args(JobKind):
+    if job.kind not in JOB_KINDS:
         return f"this registry knows no jobs of the kind {job.kind!a}; upgrade it"
     if job.needs_release > OURS:
         return f"it asks for what release {name_of(job.needs_release)} can do, and this registry is {name_of(OURS)}; upgrade it"

@@ -16,21 +16,22 @@ from registry.db.stored_json import table
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end
-from registry.jobs.checkpoints import pin_again, pin_checkpoint
+from registry.jobs.checkpoints import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
+from registry.jobs.finding import find_job
+from registry.jobs.kinds.known import rules_of
 from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Job
-from registry.jobs.pins import pin, require_data
-from registry.jobs.present import attempts_of, described, find_job, view
+from registry.jobs.pins import require_data
+from registry.jobs.present import attempts_of, described, view
 from registry.jobs.releases import needed_by
-from registry.jobs.requirements import queue_of, reckon
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
 from registry.usage.limits import limits_of, require_room, submit_alone
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
 
 #: Waiting jobs of each queue of which it is reminded in one go; whoever comes for one goes on with the others.
@@ -73,7 +74,7 @@ class Jobs:
             # The same key was used at the same moment; the other call's job is the answer.
             job, fresh = self._insert(submission, asked, who, idempotency_key)
         if fresh:
-            self._queue.announce(job.id, job.kind)
+            self._queue.announce(job.id, job.queue)
         return job
 
     def _insert(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
@@ -86,26 +87,25 @@ class Jobs:
                             "this idempotency key was used for another request; use a new key", param="idempotency_key"
                         )
                     return view(earlier), False
-            pinned = pin(session, submission.request, who, embedded=self._embedded)
+            rules = rules_of(submission.request.kind)
+            pinned = rules.pin(session, submission.request, who, self._embedded)
             request = pinned.request
             require_priority(submission.priority, pinned.namespace, who)
-            if isinstance(request, TrainingRequest):
-                request = pin_checkpoint(session, request, who)
-            needs = reckon(request, pinned.base)
+            needs = rules.needs(request, pinned.base)
             if submission.needs is not None:
-                # What is said counts; what isn't is reckoned.
+                # What is said counts; what isn't is estimated.
                 needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
             job = self._new(
                 session,
                 who,
                 namespace=pinned.namespace,
-                kind=request.kind,
+                kind=rules.name,
                 subject=pinned.subject,
                 request=request.model_dump(mode="json"),
                 request_digest=asked,
                 submit_key=key,
                 priority=submission.priority,
-                queue=queue_of(request),
+                queue=rules.queue,
                 needs_release=needed_by(request),
                 needs_device=needs.device,
                 needs_memory_bytes=needs.memory_bytes,
@@ -144,7 +144,7 @@ class Jobs:
                     f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
                 )
             request = table(earlier.request)
-            require_data(session, request, who, earlier.namespace)
+            require_data(session, request, rules_of(earlier.kind).datasets, who, earlier.namespace)
             request = pin_again(session, earlier, request, who)
             job = self._new(
                 session,
@@ -156,7 +156,7 @@ class Jobs:
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
             found = view(job)
-        self._queue.announce(found.id, found.kind)
+        self._queue.announce(found.id, found.queue)
         return found
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
@@ -232,7 +232,7 @@ class Jobs:
                 row
                 for queue in QUEUES
                 for row in session.execute(
-                    select(Job.id, Job.kind)
+                    select(Job.id, Job.queue)
                     .where(Job.state == JobState.QUEUED, Job.queue == queue, due())
                     .order_by(Job.priority.desc(), Job.created_at)
                     .limit(_REMINDERS)

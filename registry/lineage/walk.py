@@ -14,6 +14,7 @@ from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
 from registry.db.stored_json import readable, table
 from registry.evaluations.models import Evaluation
+from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
 from registry.principal import EVERYWHERE, Principal
@@ -183,7 +184,7 @@ class Walk:
         subjects |= {f"{version.adapter.name}@sha256:{version.digest}": exact_ref(version) for version in versions}
         digest, onto = Job.result["digest"].as_string(), Job.result[("report", "onto")].as_string()
         query = select(Job.id, Job.subject, digest.label("digest"), onto.label("onto")).where(
-            Job.subject.in_(subjects), Job.kind == "merge", Job.state == JobState.SUCCEEDED
+            Job.subject.in_(subjects), Job.kind.in_(MODEL_MAKING), Job.state == JobState.SUCCEEDED
         )
         query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
         for row in self._rows(query):

@@ -6,7 +6,7 @@ import json
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,12 +18,11 @@ from registry.jobs.models import Job
 from registry.jobs.sweepers import sweepers
 from registry.jobs.workers import QUEUES, Workers
 from registry.principal import SYSTEM
-from sdk.schemas.jobs import JobKind, JobState
+from sdk.schemas.jobs import JOB_KINDS, JobState
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-_KINDS: tuple[str, ...] = get_args(JobKind)
 #: As `WorkerView.state` says them.
 _WORKER_STATES = ("busy", "idle", "draining", "silent")
 
@@ -115,7 +114,7 @@ def _waiting_and_running(numbers: _Numbers) -> Iterator[Metric]:
         "adapterctl_jobs_oldest_queued_seconds", "Age of the job that waits longest; 0 for none.", labels=["queue"]
     )
     for queue in QUEUES:
-        for kind in _KINDS:
+        for kind in JOB_KINDS:
             queued.add_metric([queue, kind], numbers.queued.get((queue, kind), (0, 0.0))[0])
         running.add_metric([queue], numbers.running.get(queue, 0))
         ages = [age for (where, _), (_, age) in numbers.queued.items() if where == queue]
@@ -145,7 +144,7 @@ def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator
 
     attempts = CounterMetricFamily("adapterctl_job_attempts", "Attempts that workers began.", labels=["kind"])
     begun = {labels["kind"]: value for labels, value in counters.get("attempts", [])}
-    for kind in _KINDS:
+    for kind in JOB_KINDS:
         attempts.add_metric([kind], begun.get(kind, 0))
     finished = CounterMetricFamily(
         "adapterctl_jobs_finished",

@@ -14,11 +14,11 @@ from registry.errors import Invalid
 class Queue(Protocol):
     """Tells workers that there is work."""
 
-    def announce(self, job_id: str, kind: str) -> None:
-        """Say that the job `job_id` waits. Called after its row is committed; never raises for a broker that is away."""
+    def announce(self, job_id: str, queue: str) -> None:
+        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that is away."""
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
-        """Say again that these jobs, (id, kind), wait, unless that is known; return how many were said."""
+        """Say again that these jobs, (id, queue), wait, unless that is known; return how many were said."""
 
     def revive(self) -> None:
         """See to it that somebody works. Called while jobs are unfinished and nothing is heard of them."""
@@ -27,7 +27,7 @@ class Queue(Protocol):
 class NoQueue:
     """Nobody is told: workers that ask by themselves find the job."""
 
-    def announce(self, job_id: str, kind: str) -> None:
+    def announce(self, job_id: str, queue: str) -> None:
         """Do nothing."""
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:

@@ -13,11 +13,8 @@ from redis.exceptions import RedisError
 from registry.deadlines import NoAnswer, Places, Silence
 from registry.errors import Unavailable
 
-#: The one task that workers know, and the queue of each kind of job.
+#: The one task that workers know.
 TASK = "adapterctl.work"
-QUEUE_OF = {"training": "gpu", "evaluation": "gpu", "merge": "cpu"}
-#: Where a kind is announced that only a newer release knows.
-_OTHERWISE = "gpu"
 
 #: Threads of this process that may wait for the broker at a time.
 _AT_ONCE = 4
@@ -44,11 +41,11 @@ class CeleryQueue:
             task_publish_retry_policy={"max_retries": 1, "interval_start": 0.1},
         )
 
-    def announce(self, job_id: str, kind: str) -> None:
+    def announce(self, job_id: str, queue: str) -> None:
         """Send the hint; a broker that is away costs only time, since workers also find the job by asking."""
         try:
             with self._asking():
-                self._celery.send_task(TASK, args=[job_id], queue=_queue_of(kind), ignore_result=True)
+                self._celery.send_task(TASK, args=[job_id], queue=queue, ignore_result=True)
         except Unavailable as error:
             _log.warning("job %s was not announced: %s", job_id, error.message)
 
@@ -57,13 +54,13 @@ class CeleryQueue:
         try:
             with self._asking(), self._celery.connection_for_write() as connection:
                 client = connection.default_channel.client
-                empty = {queue for queue in {_queue_of(kind) for _, kind in jobs} if client.llen(queue) == 0}
+                empty = {queue for queue in {queue for _, queue in jobs} if client.llen(queue) == 0}
         except Unavailable as error:
             _log.warning("nothing was announced again: %s", error.message)
             return 0
-        due = [(job_id, kind) for job_id, kind in jobs if _queue_of(kind) in empty]
-        for job_id, kind in due:
-            self.announce(job_id, kind)
+        due = [(job_id, queue) for job_id, queue in jobs if queue in empty]
+        for job_id, queue in due:
+            self.announce(job_id, queue)
         return len(due)
 
     def revive(self) -> None:
@@ -78,7 +75,3 @@ class CeleryQueue:
             except (KombuError, RedisError, OSError) as error:
                 # Its messages may hold the URL, and so the password.
                 raise NoAnswer(type(error).__name__) from None
-
-
-def _queue_of(kind: str) -> str:
-    return QUEUE_OF.get(kind, _OTHERWISE)

@@ -44,7 +44,7 @@ class LocalQueue:
                 return True
         return False
 
-    def announce(self, job_id: str, kind: str) -> None:
+    def announce(self, job_id: str, queue: str) -> None:
         """Start a runner in a session of its own, so that it outlives the terminal."""
         try:
             process = self._start()

@@ -27,6 +27,7 @@ from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, U
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.versions.lifecycle import LIVE, VersionState
 from registry.datasets.models import Dataset
+from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState
 
@@ -83,7 +84,7 @@ class Rules:
             return ManifestRow.kind != "merged"
         digest = Job.result["digest"].as_string()
         recent = select(digest).where(
-            Job.kind == "merge",
+            Job.kind.in_(MODEL_MAKING),
             Job.state == JobState.SUCCEEDED,
             Job.finished_at > self.merged_before,
             digest.is_not(None),

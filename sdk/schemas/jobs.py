@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,6 @@ from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 
-JobKind = Literal["training", "evaluation", "merge"]
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
 
@@ -132,14 +131,22 @@ class MergeRequest(Wire):
         return str(Ref.parse(value))
 
 
+#: What a job asks for; each kind has a request of its own.
+JobRequest = Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
+#: The kinds of job that this release knows.
+JOB_KINDS: tuple[str, ...] = tuple(
+    request.model_fields["kind"].default for request in get_args(get_args(JobRequest)[0])
+)
+
+
 class JobSubmission(Wire):
     """A job as submitted. References are pinned when it is accepted."""
 
-    request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
+    request: JobRequest
     #: Higher goes first within the namespace. A writer gives up to 10, a promoter or an admin of the namespace up to 50; above
     #: that, which an admin of all gives, it goes before the jobs of every namespace, and below 0 after them.
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    #: None: what the registry reckons from kind and base.
+    #: None: what the registry estimates from kind and base.
     needs: Needs | None = None
     #: How long one attempt may run, in seconds; then the job fails with the reason "timeout". None: the registry's default.
     timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None

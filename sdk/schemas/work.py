@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent
-from sdk.schemas.jobs import EvaluationRequest, JobKind, MergeRequest, QueueName, TrainingRequest
+from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import QuantizationRecipe, TrainingReport
@@ -32,9 +32,7 @@ class WorkerInfo(Wire):
     #: Folders that clients and this worker both see.
     shared_paths: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)] = []
     #: Also those that only a newer release than the registry's knows.
-    kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(
-        get_args(JobKind)
-    )
+    kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(JOB_KINDS)
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
 
@@ -91,7 +89,7 @@ class Assignment(Wire):
     lease_s: float
     #: Whose job it is; what the worker registers for it is of this namespace.
     namespace: str | None = None
-    request: Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
+    request: JobRequest
     #: The base of a training.
     base: BaseSource | None = None
     #: What an evaluation scores, or the one version that is merged.

@@ -11,18 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
 
 from registry.queue import NoQueue, Queue, open_queue
-from registry.queue.broker import QUEUE_OF, TASK, CeleryQueue
+from registry.queue.broker import TASK, CeleryQueue
 from registry.queue.local import LOCK_FILE, RUNNER_MODULE, LocalQueue
-from sdk.schemas.jobs import JobKind
 from workers.entry import hints
-from workers.settings import QUEUES
 
 
 def messages(url: str, queue: str) -> list[dict[str, Any]]:
@@ -61,7 +59,7 @@ class TestAway:
     def test_announcing_never_raises_and_takes_little_time(self, away: Queue, caplog: pytest.LogCaptureFixture) -> None:
         began = time.monotonic()
         with caplog.at_level(logging.WARNING):
-            away.announce("0123456789ab", "training")
+            away.announce("0123456789ab", "gpu")
             away.revive()
         assert time.monotonic() - began < 5
         if not isinstance(away, NoQueue):
@@ -70,11 +68,11 @@ class TestAway:
 
 
 class TestCelery:
-    def test_a_message_is_the_id_on_the_queue_of_the_kind(self, empty_valkey_url: str) -> None:
+    def test_a_message_is_the_id_on_the_queue_of_the_job(self, empty_valkey_url: str) -> None:
         queue = open_queue(empty_valkey_url)
-        queue.announce("job-t", "training")
-        queue.announce("job-e", "evaluation")
-        queue.announce("job-m", "merge")
+        queue.announce("job-t", "gpu")
+        queue.announce("job-e", "gpu")
+        queue.announce("job-m", "cpu")
         gpu, cpu = messages(empty_valkey_url, "gpu"), messages(empty_valkey_url, "cpu")
         assert {message["headers"]["task"] for message in gpu + cpu} == {TASK}
         assert sorted(message["headers"]["argsrepr"] for message in gpu) == ["['job-e']", "['job-t']"]
@@ -84,7 +82,7 @@ class TestCelery:
 
     def test_a_message_is_all_that_is_left_in_the_broker(self, empty_valkey_url: str) -> None:
         queue = open_queue(empty_valkey_url)
-        queue.announce("job", "merge")
+        queue.announce("job", "cpu")
         queue.revive()
         with redis.Redis.from_url(empty_valkey_url) as client:
             # No result, and no state of the task.
@@ -93,8 +91,6 @@ class TestCelery:
 
     def test_workers_and_registry_agree_on_names(self) -> None:
         assert hints.TASK == TASK
-        assert set(QUEUE_OF) == set(get_args(JobKind))
-        assert set(QUEUE_OF.values()) == set(QUEUES)
 
 
 class TestLocal:
@@ -109,7 +105,7 @@ class TestLocal:
     def test_a_runner_is_started_by_name_in_a_session_of_its_own(self, tmp_path: Path) -> None:
         queue = LocalQueue(tmp_path)
         with self.environment("ADAPTERCTL_TOKEN", "actl_secret"):
-            queue.announce("job", "training")
+            queue.announce("job", "gpu")
         (process,) = queue._started
         assert os.getsid(process.pid) == process.pid
         command = Path(f"/proc/{process.pid}/cmdline")

@@ -29,7 +29,7 @@ class Place(Workplace):
     def train(self, **options: int) -> str:
         """Submit a training and say so."""
         job = self.submit(**options)
-        open_queue(self.broker_url).announce(job, "training")
+        open_queue(self.broker_url).announce(job, "gpu")
         return job
 
 

@@ -6,32 +6,13 @@ only the worker can know, is the worker's word, and is marked as that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from registry.errors import Verification
-from sdk.schemas.catalog import Publication
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
-from sdk.schemas.jobs import TrainingRequest
-from sdk.schemas.manifest import Manifest
-from sdk.schemas.training import (
-    TARGET_PRESETS,
-    JsonScalar,
-    LoraConfig,
-    QuantizationRecipe,
-    TrainingReport,
-    TrainingSpec,
-)
-
-#: Parts of a LoRA record that follow from the base or from what the request left open.
-_OF_THE_BASE = ("task_type", "fan_in_fan_out")
-#: What no training is asked for, so that no worker may say it in its name.
-_NEVER_ASKED = ("parents", "tags", "description", "unknown")
-#: The precisions that a base has which is not quantised.
-_WIDE = ("bfloat16", "float16", "float32")
 
 
-class _Difference(NamedTuple):
+class Difference(NamedTuple):
     """One thing that is not as it was asked for."""
 
     #: The field, as the job's request or the record names it.
@@ -40,145 +21,8 @@ class _Difference(NamedTuple):
     handed_in: Any
 
 
-def settle(request: TrainingRequest, publication: Publication) -> tuple[Publication, list[str]]:
-    """Return what is to be recorded of a training's version, and which of that is the worker's word.
-
-    Raises Verification for a version of another base, dataset or spec than the job's.
-    """
-    said = publication.training or {}
-    _require(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
-    _require(_of_publication(request, publication))
-    asked = _asked(request.spec)
-    settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
-    # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
-    of_base = ["base"] if request.base.fingerprint is None else []
-    return settled, of_base + _reported(settled, asked)
-
-
-def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:
-    """Raise Verification where a checkpoint is none of the training that was asked for."""
-    _require(_of_training(request, manifest, report.lora, report.quantization, report.training))
-
-
-def require_merged(spec: MergeSpec, base_fingerprint: str, manifest: Manifest, report: MergeReport) -> None:
-    """Raise Verification where a merged model is not over the version's base, or not made as was asked for."""
-    _require(_of_merge(spec, base_fingerprint, manifest, report))
-
-
-def require_scored(
-    label: str, spec: EvaluationSpec, recipe: QuantizationRecipe | None, report: EvaluationReport
-) -> None:
-    """Raise Verification where scores of a target were taken otherwise than was asked for.
-
-    `recipe` is how an adapter's base was quantised in training; of a bare base that of the job's first adapter.
-    """
-    quantized = {"native": None, "nf4": "nf4", "as-trained": None if recipe is None else recipe.type}[spec.precision]
-    wanted = _WIDE if quantized is None else (quantized,)
-    if report.precision not in wanted:
-        _require([_Difference(f"precision of {label}", " or ".join(wanted), report.precision)])
-    if len(report.samples) > spec.keep_samples:
-        _require([_Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))])
-
-
-def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it."""
-    asked: dict[str, JsonScalar] = {
-        "method": spec.method,
-        "rank": spec.rank,
-        "alpha": _alpha(spec),
-        "dropout": spec.dropout,
-        "targets": spec.targets,
-        "epochs": None if spec.max_steps else spec.epochs,
-        "max_steps": spec.max_steps,
-        "warmup_ratio": spec.warmup_ratio,
-        "schedule": spec.schedule,
-        "lr": spec.lr,
-        "batch_size": spec.batch_size,
-        "grad_accum": spec.grad_accum,
-        "effective_batch": spec.effective_batch,
-        "seed": spec.seed,
-    }
-    if spec.loss_on is not None:
-        asked["loss_on"] = spec.loss_on
-    if spec.max_steps is not None:
-        asked["total_steps"] = spec.max_steps
-    return asked
-
-
-def _alpha(spec: TrainingSpec) -> float:
-    return float(spec.alpha if spec.alpha is not None else 2 * spec.rank)
-
-
-def _of_training(
-    request: TrainingRequest,
-    manifest: Manifest,
-    lora: LoraConfig,
-    recipe: QuantizationRecipe | None,
-    training: dict[str, JsonScalar],
-) -> Iterator[_Difference]:
-    spec = request.spec
-    # A base that was named by its place on a hub is fingerprinted by the worker.
-    if request.base.fingerprint not in (None, manifest.base_fingerprint):
-        yield _Difference("base", request.base.fingerprint, manifest.base_fingerprint)
-    if (recipe is not None) != (spec.method == "qlora"):
-        yield _Difference("method", spec.method, "lora" if recipe is None else "qlora")
-    yield from _of_lora(spec, lora)
-    for name, value in _asked(spec).items():
-        if name in training and training[name] != value:
-            yield _Difference(name, value, training[name])
-    # A base may count fewer positions than were asked for.
-    length = training.get("max_length", spec.max_length)
-    if not isinstance(length, int) or not 0 < length <= spec.max_length:
-        yield _Difference("max_length", spec.max_length, length)
-
-
-def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[_Difference]:
-    """Hold a LoRA record, which the gate holds against the bytes, against a spec; the rest of it nobody asked for."""
-    targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
-    asked = LoraConfig(
-        rank=spec.rank,
-        alpha=_alpha(spec),
-        dropout=spec.dropout,
-        target_modules=sorted(set(targets)),
-        **{name: getattr(lora, name) for name in _OF_THE_BASE},
-    )
-    handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
-    for name, value in asked:
-        if (given := getattr(handed_in, name)) != value:
-            yield _Difference(f"lora.{name}", value, given)
-
-
-def _of_publication(request: TrainingRequest, publication: Publication) -> Iterator[_Difference]:
-    used = None if publication.dataset is None else publication.dataset.digest
-    if used != request.data:
-        yield _Difference("dataset", request.data, used)
-    if publication.method not in (None, request.spec.method):
-        yield _Difference("method", request.spec.method, publication.method)
-    for name in _NEVER_ASKED:
-        if given := getattr(publication, name):
-            yield _Difference(name, None, given)
-
-
-def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[str]:
-    """The parts of a version's record that are its worker's word, by dotted names."""
-    found = [f"training.{name}" for name in publication.training or {} if name not in asked]
-    found += ["dataset.rows", "dataset.supervised_tokens"]
-    if asked["targets"] in TARGET_PRESETS:
-        found.append("lora.target_modules")
-    found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]
-    return sorted(found)
-
-
-def _of_merge(spec: MergeSpec, base_fingerprint: str, manifest: Manifest, report: MergeReport) -> Iterator[_Difference]:
-    if manifest.base_fingerprint != base_fingerprint:
-        yield _Difference("base", base_fingerprint, manifest.base_fingerprint)
-    for name in ("onto", "dtype"):
-        asked, done = getattr(spec, name), getattr(report, name)
-        if asked not in ("auto", done):
-            yield _Difference(name, asked, done)
-
-
-def _require(differences: Iterator[_Difference] | list[_Difference]) -> None:
+def require_none(differences: Iterable[Difference]) -> None:
+    """Raise Verification where a result is not what was asked for; the first difference is named."""
     found = next(iter(differences), None)
     if found is not None:
         raise Verification(

@@ -36,7 +36,7 @@ def hint(valkey_url: str) -> dict[str, Any]:
     """A message as the registry sends it."""
     with redis.Redis.from_url(valkey_url) as broker:
         broker.delete("gpu")
-        CeleryQueue(valkey_url).announce("3f1c2a9b7d20", "training")
+        CeleryQueue(valkey_url).announce("3f1c2a9b7d20", "gpu")
         found: dict[str, Any] = json.loads(broker.rpop("gpu"))  # type: ignore[arg-type]
     return found
 

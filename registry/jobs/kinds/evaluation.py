@@ -1,0 +1,144 @@
+"""Evaluations: versions and bare bases scored on the same rows; the scores are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import NamedBase
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.db.stored_json import read_stored
+from registry.errors import Invalid
+from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.models import Job
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data
+from registry.jobs.requirements import weights_and_process
+from registry.jobs.sources import Inputs, bare_base_source, version_source
+from registry.principal import SYSTEM, Principal
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, Needs
+from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import EvaluationResult, TargetSource
+
+_DATASETS = ("data",)
+#: The precisions of a base that is not quantised.
+_WIDE = ("bfloat16", "float16", "float32")
+
+
+def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned[EvaluationRequest]:
+    """Raises Invalid for an evaluation over several namespaces."""
+    versions = {
+        target.ref: find_version(session, parse_ref(target.ref), who, action="write")
+        for target in request.targets
+        if target.ref is not None
+    }
+    namespaces = {version.adapter.namespace for version in versions.values()}
+    if len(namespaces) > 1:
+        # Whoever may see one of them would see the others' names in the job.
+        raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
+    namespace = namespaces.pop() if namespaces else who.home()
+    digests = pin_data(session, request, _DATASETS, who, namespace)
+    targets: list[EvaluationTarget] = []
+    bases: list[NamedBase] = []
+    for target in request.targets:
+        if target.ref is not None:
+            bases.append(base_of(session, versions[target.ref], embedded))
+            targets.append(EvaluationTarget(ref=exact_ref(versions[target.ref])))
+        elif target.base is not None:
+            choice, row = pin_base(session, target.base, namespace, embedded)
+            targets.append(EvaluationTarget(base=choice))
+            bases.extend([] if row is None else [row])
+    return Pinned(
+        request.model_copy(update={"targets": targets, **digests}),
+        namespace,
+        " ".join(target.label for target in targets)[:300],
+        bases[0] if bases else None,
+    )
+
+
+def _needs(request: EvaluationRequest, base: NamedBase | None) -> Needs:
+    return weights_and_process(base, quantised=request.spec.precision == "nf4")
+
+
+def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:
+    return Inputs(targets=[_source(session, target, job.namespace) for target in request.targets])
+
+
+def _source(session: Session, target: EvaluationTarget, namespace: str) -> TargetSource:
+    if target.ref is not None:
+        return version_source(session, target.ref, namespace)
+    if target.base is None:
+        raise Invalid("an evaluation target without ref and base")
+    return bare_base_source(session, target.base, namespace)
+
+
+def _keep(rooms: Rooms, request: EvaluationRequest, done: HandedIn) -> None:
+    """Append one row a target, in the transaction in which the job succeeds."""
+    results = done.completion.evaluations
+    expected = [target.label for target in request.targets]
+    if results is None or [result.label for result in results] != expected:
+        raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
+    with rooms.db.write() as session:
+        _require_asked(session, request, results)
+        ids = rooms.keep_scores(
+            session,
+            job=session.get_one(Job, done.job.id),
+            attempt=done.completion.attempt,
+            request=request,
+            results=results,
+            who=done.who,
+        )
+        done.succeed(session, {"evaluations": list(ids)})
+
+
+def _require_asked(session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult]) -> None:
+    """Raise Invalid or Verification where a result is of other bytes, another base or another precision than asked for."""
+    versions = [
+        None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
+        for target in request.targets
+    ]
+    first = next((version.quantization for version in versions if version is not None), None)
+    for target, version, result in zip(request.targets, versions, results, strict=True):
+        digest, fingerprint = None, None if target.base is None else target.base.fingerprint
+        if version is not None:
+            digest, fingerprint = version.digest, version.base.fingerprint
+        if result.digest != digest:
+            raise Invalid(
+                f"the result of {target.label} is of another version; evaluate the assigned one", param="digest"
+            )
+        if fingerprint is not None and result.base_fingerprint != fingerprint:
+            raise Invalid(
+                f"the result of {target.label} is over another base; evaluate over the assigned one",
+                param="base_fingerprint",
+            )
+        recipe = first if version is None else version.quantization
+        trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
+        require_none(_differences(target.label, request.spec, trained, result.report))
+
+
+def _differences(
+    label: str, spec: EvaluationSpec, recipe: QuantizationRecipe | None, report: EvaluationReport
+) -> Iterator[Difference]:
+    """What of the scores of a target was taken otherwise than was asked for.
+
+    `recipe` is how an adapter's base was quantised in training; of a bare base that of the job's first adapter.
+    """
+    quantized = {"native": None, "nf4": "nf4", "as-trained": None if recipe is None else recipe.type}[spec.precision]
+    wanted = _WIDE if quantized is None else (quantized,)
+    if report.precision not in wanted:
+        yield Difference(f"precision of {label}", " or ".join(wanted), report.precision)
+    if len(report.samples) > spec.keep_samples:
+        yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
+
+
+EVALUATION = JobKindRules(
+    request=EvaluationRequest,
+    queue="gpu",
+    datasets=_DATASETS,
+    pin=_pin,
+    needs=_needs,
+    assign=_assign,
+    complete=_keep,
+)

@@ -1,0 +1,90 @@
+"""Merges: one version added to its base; the model becomes a manifest of its files, fetched by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import blobs_of, record_manifest
+from registry.artifacts.uploads import finish_upload
+from registry.catalog.models import NamedBase
+from registry.catalog.publishing.new_version import refuse_code
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.errors import Invalid
+from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.models import Job
+from registry.jobs.pins import Pinned, base_of
+from registry.jobs.sources import Inputs, version_source
+from registry.principal import SYSTEM, Principal
+from registry.usage.charging import charge
+from sdk.schemas.jobs import MergeRequest, Needs
+from sdk.schemas.work import MergeResult
+
+
+def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
+    version = find_version(session, parse_ref(request.ref), who, action="write")
+    base = base_of(session, version, embedded)
+    ref = exact_ref(version)
+    return Pinned(request.model_copy(update={"ref": ref}), version.adapter.namespace, ref, base)
+
+
+def _needs(request: MergeRequest, base: NamedBase | None) -> Needs:
+    return Needs()
+
+
+def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
+    return Inputs(targets=[version_source(session, request.ref, job.namespace)])
+
+
+def _keep(rooms: Rooms, request: MergeRequest, done: HandedIn) -> None:
+    """Verify and record the merged model's files.
+
+    Raises Verification also where they are not what the job asked for, QuotaExceeded where its namespace has no room.
+    """
+    subject, merge = done.job.subject, done.completion.merge
+    if merge is None or merge.manifest.kind != "merged":
+        raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
+    refuse_code(merge.manifest)
+    with rooms.db.read() as session:
+        base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
+    require_none(_differences(request, base, merge))
+    space = space_of(subject.partition("@")[0])
+    rooms.artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=done.who)
+    with rooms.db.write() as session:
+        digest, opened = record_manifest(session, merge.manifest, namespace=space)
+        if opened:
+            charge(session, space, merged=merge.manifest.size_bytes)
+        finish_upload(session, merge.upload)
+        result = {
+            "ref": subject,
+            "digest": digest,
+            "manifest": merge.manifest.model_dump(),
+            "report": merge.report.model_dump(),
+            #: The worker's word, by dotted names.
+            "reported": ["report.libraries", "report.metrics"],
+        }
+        done.succeed(session, result)
+
+
+def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResult) -> Iterator[Difference]:
+    """What of a merged model is not over the version's base, or not made as was asked for."""
+    if merge.manifest.base_fingerprint != base_fingerprint:
+        yield Difference("base", base_fingerprint, merge.manifest.base_fingerprint)
+    for name in ("onto", "dtype"):
+        asked, done = getattr(request.spec, name), getattr(merge.report, name)
+        if asked not in ("auto", done):
+            yield Difference(name, asked, done)
+
+
+MERGE = JobKindRules(
+    request=MergeRequest,
+    queue="cpu",
+    datasets=(),
+    pin=_pin,
+    needs=_needs,
+    assign=_assign,
+    complete=_keep,
+    makes_model=True,
+)

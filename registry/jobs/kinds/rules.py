@@ -1,0 +1,91 @@
+"""What the registry knows of one kind of job: a frozen value, of which each kind has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy.orm import Session
+
+from registry.artifacts.service import Artifacts
+from registry.catalog.models import NamedBase
+from registry.catalog.publishing.publisher import Publisher
+from registry.db.database import Database
+from registry.jobs.models import Job
+from registry.jobs.pins import Pinned
+from registry.jobs.sources import Inputs
+from registry.principal import Principal
+from sdk.schemas.jobs import EvaluationRequest, JobView, Needs, QueueName
+from sdk.schemas.wire import Wire
+from sdk.schemas.work import Completion, EvaluationResult
+
+R = TypeVar("R", bound=Wire)
+
+#: Makes a job succeed within the last transaction of its effect, with this result.
+Succeed = Callable[[Session, dict[str, Any]], None]
+
+
+class KeepScores(Protocol):
+    """Keeps the scores of a job; the room of evaluations does it."""
+
+    def __call__(
+        self,
+        session: Session,
+        *,
+        job: Job,
+        attempt: int,
+        request: EvaluationRequest,
+        results: Sequence[EvaluationResult],
+        who: Principal,
+    ) -> Sequence[str]:
+        """Append them in the caller's transaction; return their ids."""
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """The services of other rooms by which a completion has its effect."""
+
+    db: Database
+    artifacts: Artifacts
+    publisher: Publisher
+    keep_scores: KeepScores
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """A result that a worker hands in, of an attempt that it holds."""
+
+    job: JobView
+    completion: Completion
+    who: Principal
+    succeed: Succeed
+
+
+@dataclass(frozen=True)
+class JobKindRules(Generic[R]):
+    """One kind of job."""
+
+    #: What is asked for; its field `kind` has the kind's name.
+    request: type[R]
+    queue: QueueName
+    #: The fields of the request that name datasets.
+    datasets: tuple[str, ...]
+    #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what is not
+    #: there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
+    pin: Callable[[Session, R, Principal, bool], Pinned[R]]
+    #: What a worker surely needs for it, from the request and the base where that is known.
+    needs: Callable[[R, NamedBase | None], Needs]
+    #: What a worker is given. Raises NotFound where something is gone by now, Unreadable.
+    assign: Callable[[Session, R, Job], Inputs]
+    #: Holds the result against what was asked for and makes its effects; calls `succeed` in its last transaction. Raises a
+    #: RegistryError to refuse the result.
+    complete: Callable[[Rooms, R, HandedIn], None]
+    #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
+    #: is kept for a while.
+    makes_model: bool = False
+
+    @property
+    def name(self) -> str:
+        """What requests and rows say for it."""
+        return str(self.request.model_fields["kind"].default)

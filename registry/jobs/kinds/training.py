@@ -1,0 +1,83 @@
+"""Trainings: over one base, on one dataset, gone on from a checkpoint; the adapter becomes a version."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import NamedBase
+from registry.catalog.versions.finding import space_of
+from registry.errors import Invalid
+from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.kinds.training_outcome import settle
+from registry.jobs.models import Job
+from registry.jobs.pins import Pinned, pin_base, pin_data
+from registry.jobs.requirements import weights_and_process
+from registry.jobs.sources import Inputs, base_source
+from registry.principal import Principal
+from sdk.schemas.catalog import JobRef, Published
+from sdk.schemas.jobs import Needs, TrainingRequest
+
+_DATASETS = ("data", "eval_data")
+
+
+def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
+    namespace = space_of(request.adapter)
+    missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
+    who.require("write", namespace, missing=missing, param="adapter")
+    digests = pin_data(session, request, _DATASETS, who, namespace)
+    choice, base = pin_base(session, request.base, namespace, embedded)
+    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
+    return Pinned(exact, namespace, request.adapter, base)
+
+
+def _needs(request: TrainingRequest, base: NamedBase | None) -> Needs:
+    return weights_and_process(base, quantised=request.spec.method == "qlora")
+
+
+def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
+    base = base_source(session, request.base, job.namespace)
+    return Inputs(base=base, checkpoint=resume_point(session, job, request))
+
+
+def _publish(rooms: Rooms, request: TrainingRequest, done: HandedIn) -> None:
+    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
+
+    Raises Verification where it is none that the job asked for.
+    """
+    job, publication = done.job, done.completion.version
+    if publication is None:
+        raise Invalid("the completion of a training holds a version", param="version")
+    if publication.adapter != job.subject:
+        raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
+    settled, reported = settle(request, publication)
+
+    def finish(session: Session, published: Published) -> None:
+        version = published.version
+        result = {
+            "ref": version.ref,
+            "digest": version.digest,
+            "existing": published.existing,
+            "metrics": settled.metrics,
+        }
+        done.succeed(session, result)
+
+    rooms.publisher.publish(
+        publication=settled,
+        who=done.who,
+        job=JobRef(id=job.id, attempt=done.completion.attempt),
+        reported=reported,
+        action="work",
+        finish=finish,
+    )
+
+
+TRAINING = JobKindRules(
+    request=TrainingRequest,
+    queue="gpu",
+    datasets=_DATASETS,
+    pin=_pin,
+    needs=_needs,
+    assign=_assign,
+    complete=_publish,
+)

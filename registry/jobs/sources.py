@@ -1,0 +1,54 @@
+"""Where a worker finds what a job was pinned to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import read_manifest
+from registry.catalog.bases.finding import find_base, source_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.db.stored_json import read_stored
+from registry.principal import SYSTEM
+from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a worker is given for a job, beside its datasets."""
+
+    base: BaseSource | None = None
+    targets: list[TargetSource] = field(default_factory=list)
+    checkpoint: CheckpointSource | None = None
+
+
+def base_source(session: Session, choice: BaseChoice, namespace: str) -> BaseSource:
+    """Where a base of a namespace is found. Raises NotFound."""
+    if choice.fingerprint is None:
+        location = f"hf://{choice.id}@{choice.revision}"
+        return BaseSource(id=choice.id, revision=choice.revision, fingerprint=None, location=location)
+    return source_of(session, find_base(session, choice.fingerprint, namespace))
+
+
+def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
+    """Where a version and its base are found. Raises NotFound, Unreadable."""
+    version = find_version(session, parse_ref(ref), SYSTEM)
+    recipe = version.quantization
+    return TargetSource(
+        label=exact_ref(version),
+        digest=version.digest,
+        manifest=read_manifest(session, version.digest),
+        base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
+        quantization=None
+        if recipe is None
+        else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
+    )
+
+
+def bare_base_source(session: Session, choice: BaseChoice, namespace: str) -> TargetSource:
+    """Where a base is found that is itself the target. Raises NotFound."""
+    base = base_source(session, choice, namespace)
+    return TargetSource(label=f"base:{choice.id}", digest=None, manifest=None, base=base, quantization=None)

@@ -1,0 +1,18 @@
+"""Each kind of job that clients may submit is known to the registry and to workers."""
+
+from __future__ import annotations
+
+from registry.jobs.kinds.known import KINDS
+from registry.jobs.workers import QUEUES
+from sdk.schemas.jobs import JOB_KINDS
+
+
+def test_every_kind_has_its_rules() -> None:
+    assert tuple(KINDS) == JOB_KINDS
+    assert {rules.queue for rules in KINDS.values()} == set(QUEUES)
+
+
+def test_the_datasets_of_a_kind_are_fields_of_its_request() -> None:
+    for rules in KINDS.values():
+        digests = {name for name, field in rules.request.model_fields.items() if name in ("data", "eval_data")}
+        assert set(rules.datasets) == digests, rules.name

@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 
 from hypothesis import HealthCheck, settings
+from support.temporary import use_memory
 
-pytest_plugins = ["support.fixtures", "support.parallel"]
+use_memory()
+
+pytest_plugins = ["support.servers", "support.fixtures", "support.parallel"]
 
 # How long an example takes says nothing on a machine that runs other tests beside it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

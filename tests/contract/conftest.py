@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import registries
 from support.adapters import base_registration
-from support.people import new_database
+from support.databases import new_database
 from support.registries import World
 
 from registry.principal import LOCAL, Role

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +25,12 @@ import pytest
 from sqlalchemy import select
 from support import embedded_users, registries
 from support.adapters import base_registration, save_adapter
+from support.migrated import migrated_database
 from support.model import Model, ModelAdapter
 from support.payloads import Payload, make_payload
 from support.processes import environment
 from support.registries import World
+from support.servers import TestPostgres
 from support.soak import scale
 
 from registry.artifacts.service import Artifacts
@@ -39,7 +42,6 @@ from sdk.client import Client
 from sdk.errors import Conflict, NotFound, VerificationFailed
 from sdk.schemas.artifacts import UploadRequest, UploadView
 from sdk.schemas.catalog import Published, VersionMove
-from sdk.stack.postgres import PostgresServer
 from sdk.transfer import written_whole
 
 pytestmark = pytest.mark.soak
@@ -58,18 +60,19 @@ MOVES = 8
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres
 ) -> Iterator[World]:
     """A registry behind HTTP, over a folder."""
     folder = tmp_path_factory.mktemp("served")
     url = f"sqlite:///{folder / 'registry.sqlite3'}"
     if request.param == "postgres":
-        url = postgres_server.create_database("concurrency")
+        name = f"test_{uuid.uuid4().hex}"
+        url = migrated_database(postgres_server, name)
     with registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri()) as world:
         world.admin.register_base(base_registration())
         yield world
     if request.param == "postgres":
-        postgres_server.drop_database("concurrency")
+        postgres_server.drop_database(name)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import update
 from support import registries
 from support.adapters import base_registration, digest
-from support.people import SEEDS, new_adapter, new_database, package, submit, training
+from support.databases import new_database
+from support.people import SEEDS, new_adapter, package, submit, training
 from support.registries import World
 from support.small import write_base
 from support.usage import begin, blob, by_kind, differing, end_time_of

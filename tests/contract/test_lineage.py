@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from sqlalchemy import insert, select, text, update
 from support import registries
 from support.adapters import SPEC, base_registration, digest, save_adapter, use_of
+from support.migrated import migrated_database
 from support.registries import World
+from support.servers import TestPostgres
 from support.statements import plan_of, sent
 
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionParent
@@ -35,7 +37,6 @@ from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.lineage import Edge, Lineage, VersionNode
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
-from sdk.stack.postgres import PostgresServer
 from sdk.transfer import hash_file
 
 SEEDS = itertools.count(10_000)
@@ -49,10 +50,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[World]:
+def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
     name = f"lineage_{uuid.uuid4().hex}"
     folder = tmp_path_factory.mktemp("postgres")
-    database_url = postgres_server.create_database(name)
+    database_url = migrated_database(postgres_server, name)
     with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
         yield world
     postgres_server.drop_database(name)

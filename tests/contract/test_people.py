@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support import processes
-from support.people import Place, bare_http, claim, furnish, new_adapter, new_database, package, submit, training
+from support.databases import new_database
+from support.people import Place, bare_http, claim, furnish, new_adapter, package, submit, training
 from support.registries import World
 
 from registry.access.tokens import Tokens

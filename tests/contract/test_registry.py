@@ -18,7 +18,9 @@ from sqlalchemy import select, update
 from support import registries
 from support.adapters import BASE_TENSORS, SPEC, base_registration, digest, lora_tensors, save_adapter, use_of
 from support.fixtures import S3Place
+from support.migrated import migrated_database
 from support.registries import SHORT_LEASE_S, World
+from support.servers import TestPostgres
 from support.statements import plan_of, sent
 from support.stored import lose, names_of
 
@@ -69,7 +71,6 @@ from sdk.schemas.work import (
     MergeResult,
     WorkerInfo,
 )
-from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.transfer import hash_file
 
@@ -93,7 +94,7 @@ def http_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def http_postgres_s3(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, s3_server: SeaweedServer
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres, s3_server: SeaweedServer
 ) -> Iterator[World]:
     name = f"registry_{uuid.uuid4().hex}"
     place = S3Place(
@@ -105,7 +106,7 @@ def http_postgres_s3(
         secret_key=s3_server.secret_key,
     )
     storage = open_storage(place.url, s3=place.options)
-    database_url = postgres_server.create_database(name)
+    database_url = migrated_database(postgres_server, name)
     folder = tmp_path_factory.mktemp("postgres")
     with registries.served(folder, database_url=database_url, storage_url=place.url, storage=storage) as world:
         yield world

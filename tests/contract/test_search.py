@@ -18,7 +18,9 @@ from sqlalchemy import text
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
+from support.migrated import migrated_database
 from support.registries import World
+from support.servers import TestPostgres
 from support.shelf import Made, Shelf, digest_of
 from support.statements import plan_of, sent
 
@@ -32,13 +34,12 @@ from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed
 from sdk.schemas.search import SortKey
-from sdk.stack.postgres import PostgresServer
 
 
 @contextmanager
-def postgres(folder: Path, server: PostgresServer) -> Iterator[World]:
+def postgres(folder: Path, server: TestPostgres) -> Iterator[World]:
     name = f"search_{uuid.uuid4().hex}"
-    database_url = server.create_database(name)
+    database_url = migrated_database(server, name)
     with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
         yield world
     server.drop_database(name)
@@ -51,7 +52,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[World]:
+def on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
     with postgres(tmp_path_factory.mktemp("postgres"), postgres_server) as world:
         yield world
 
@@ -355,7 +356,7 @@ def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     url = f"sqlite:///{tmp_path_factory.mktemp('crowd') / 'registry.sqlite3'}"
     if request.param == "postgres":
         server = request.getfixturevalue("postgres_server")
-        url = server.create_database(name)
+        url = migrated_database(server, name)
     db = Database(url)
     db.upgrade()
     Shelf(db).add(

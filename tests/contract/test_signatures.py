@@ -17,8 +17,9 @@ import pytest
 from sqlalchemy import func, select
 from support import registries
 from support.adapters import base_registration, digest, lora_tensors, save_adapter, use_of
+from support.databases import new_database
 from support.keys import Pair, make_key
-from support.people import claim, new_adapter, new_database, submit, training
+from support.people import claim, new_adapter, submit, training
 from support.registries import World
 
 from registry.catalog.models import Adapter, Version

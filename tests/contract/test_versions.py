@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
+from support.migrated import migrated_database
 from support.registries import World
+from support.servers import TestPostgres
 
 from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -21,7 +23,6 @@ from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.training import QuantizationRecipe
-from sdk.stack.postgres import PostgresServer
 
 SEEDS = itertools.count(70_000)
 
@@ -33,10 +34,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[World]:
+def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
     name = f"versions_{uuid.uuid4().hex}"
     folder = tmp_path_factory.mktemp("postgres")
-    url = postgres_server.create_database(name)
+    url = migrated_database(postgres_server, name)
     with registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri()) as world:
         yield world
     postgres_server.drop_database(name)

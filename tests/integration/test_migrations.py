@@ -49,7 +49,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
     else:
-        url = request.getfixturevalue("postgres_database")
+        url = request.getfixturevalue("empty_postgres_database")
     database = Database(url)
     yield database
     database.close()
@@ -140,8 +140,8 @@ def test_servers_that_start_at_once_migrate_once(db: Database, count: int) -> No
     assert [(grant.namespace, grant.role) for grant in token.grants] == [("*", "writer")]
 
 
-def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database: str) -> None:
-    db = Database(postgres_database, Patience(migration_lock_s=0.2))
+def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
+    db = Database(empty_postgres_database, Patience(migration_lock_s=0.2))
     load_past(db, "0001")
     before = rows_of(db)
     with db.engine.connect() as somebody, somebody.begin():
@@ -156,8 +156,8 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(postgres_database
     db.close()
 
 
-def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(postgres_database: str) -> None:
-    db = Database(postgres_database, Patience(migration_lock_s=0.2))
+def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
+    db = Database(empty_postgres_database, Patience(migration_lock_s=0.2))
     with db.engine.connect() as somebody, somebody.begin():
         somebody.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6164617074657263})
         with pytest.raises(Unavailable, match="try again"):

@@ -34,7 +34,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    found: str = request.getfixturevalue("postgres_database")
+    found: str = request.getfixturevalue("empty_postgres_database")
     return found
 
 

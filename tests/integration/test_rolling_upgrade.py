@@ -156,7 +156,7 @@ class OldServer:
 def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Services]:
     url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_database")
+        url = request.getfixturevalue("empty_postgres_database")
     settings = Settings(
         database_url=url, storage_url=(tmp_path / "artifacts").as_uri(), auth="none", embedded_home=str(tmp_path)
     )

@@ -1,4 +1,4 @@
-"""Empty databases of both kinds, for tests that hold on each of them."""
+"""Databases of both kinds with the schema and nothing in them, for tests that hold on each of them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from sdk.stack.postgres import PostgresServer
+from support.migrated import migrated_database, migrated_file
+from support.servers import TestPostgres
 
 KINDS = ("sqlite", "postgresql")
 
 
 @contextmanager
 def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database: a file in `folder`, or one on the run's PostgreSQL, which goes at the end."""
+    """The URL of a new database: a file in `folder`, or one on the run's PostgreSQL, which goes at the end."""
     if kind == "sqlite":
-        yield f"sqlite:///{folder / 'registry.sqlite3'}"
+        yield migrated_file(folder / "registry.sqlite3")
         return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
+    server: TestPostgres = request.getfixturevalue("postgres_server")
     name = f"test_{uuid.uuid4().hex}"
-    yield server.create_database(name)
+    yield migrated_database(server, name)
     server.drop_database(name)

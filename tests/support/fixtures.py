@@ -1,4 +1,4 @@
-"""Pytest fixtures over real servers. Each server starts when the first test asks for it and serves the whole run."""
+"""Pytest fixtures over the real servers of a run. Each starts when the first test asks for it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from registry.storage import S3Options
 from sdk.stack.local_server import LocalServer
-from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
+from support import servers
+from support.forks import ForkServer
 from support.guard import Guard
+from support.migrated import migrated_database
+from support.servers import BUCKET, TestPostgres
 
 ServerT = TypeVar("ServerT", bound=LocalServer)
-
-_BUCKET = "adapterctl"
 
 
 @dataclass(frozen=True)
@@ -69,51 +71,51 @@ def run_server() -> Iterator[Callable[[Callable[[Path], ServerT]], ServerT]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(run_server: Callable[[Callable[[Path], PostgresServer]], PostgresServer]) -> PostgresServer:
-    """PostgreSQL, without the waits for a disk that tests need not survive the loss of."""
-    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "100"}
-    return run_server(lambda directory: PostgresServer(directory, settings=settings))
-
-
-@pytest.fixture(scope="session")
-def postgres_url(postgres_server: PostgresServer) -> str:
-    """The URL of the maintenance database of one PostgreSQL server."""
-    return postgres_server.url
+def postgres_server(request: pytest.FixtureRequest) -> TestPostgres:
+    """The run's PostgreSQL."""
+    return servers.of_run(request.config).use(TestPostgres)
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of an empty database for one test."""
+def empty_postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
+    """The URL of a database without a schema, for one test."""
     name = f"test_{uuid.uuid4().hex}"
     yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
 
 
-@pytest.fixture(scope="session")
-def valkey_server(run_server: Callable[[Callable[[Path], ValkeyServer]], ValkeyServer]) -> ValkeyServer:
-    """Valkey with a password and an append-only file."""
-    return run_server(ValkeyServer)
+@pytest.fixture
+def postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
+    """The URL of a database with the schema and nothing in it, for one test."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield migrated_database(postgres_server, name)
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture(scope="session")
-def valkey_url(valkey_server: ValkeyServer) -> str:
-    """The URL of one Valkey server, with whatever earlier tests left in it."""
-    return valkey_server.url
+def valkey_server(request: pytest.FixtureRequest) -> ValkeyServer:
+    """The run's Valkey, with a password and an append-only file."""
+    return servers.of_run(request.config).use(ValkeyServer)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_server: ValkeyServer, request: pytest.FixtureRequest) -> str:
+    """The URL of a database in Valkey that is this process's alone, with whatever earlier tests left in it."""
+    return f"{valkey_server.url.removesuffix('/0')}/{servers.of_run(request.config).number}"
 
 
 @pytest.fixture
-def empty_valkey_url(valkey_server: ValkeyServer) -> str:
-    """The URL of one Valkey server that holds nothing."""
-    valkey_server.flush()
-    return valkey_server.url
+def empty_valkey_url(valkey_url: str) -> str:
+    """The URL of a database in Valkey that holds nothing."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushdb()
+    return valkey_url
 
 
 @pytest.fixture(scope="session")
-def s3_server(run_server: Callable[[Callable[[Path], SeaweedServer]], SeaweedServer]) -> SeaweedServer:
-    """SeaweedFS with one bucket."""
-    server = run_server(SeaweedServer)
-    server.create_bucket(_BUCKET)
-    return server
+def s3_server(request: pytest.FixtureRequest) -> SeaweedServer:
+    """The run's SeaweedFS, with one bucket."""
+    return servers.of_run(request.config).use(SeaweedServer, prepare=lambda server: server.create_bucket(BUCKET))
 
 
 @pytest.fixture
@@ -121,9 +123,15 @@ def s3(s3_server: SeaweedServer) -> S3Place:
     """A place in S3 for one test."""
     return S3Place(
         endpoint_url=s3_server.url,
-        bucket=_BUCKET,
+        bucket=BUCKET,
         prefix=f"test-{uuid.uuid4().hex}",
         region=s3_server.region,
         access_key=s3_server.access_key,
         secret_key=s3_server.secret_key,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_forks() -> Iterator[None]:
+    yield
+    ForkServer.end()

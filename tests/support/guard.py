@@ -9,8 +9,6 @@ kills what it was told to watch and removes the folders.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sdk.stack.identity import process_started_at
+from sdk.stack.identity import Identity, process_started_at
 
 
 class Guard:
@@ -36,7 +34,7 @@ class Guard:
         )
 
     def watch(self, pid: int | None, directory: Path) -> None:
-        """Have a process ended and a folder removed when this one is gone."""
+        """Have a process ended and a folder removed when this one is gone; also the servers with pid files in there."""
         started_at = process_started_at(pid) if pid else None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{pid or 0}\t{started_at or ''}\t{directory}\n".encode())
@@ -48,6 +46,10 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Clear away what was watched, and wait until that is done."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -56,15 +58,13 @@ class Guard:
 def main() -> None:
     """Read what to watch until the writer is gone, then clear it away."""
     watched = [line.rstrip("\n").split("\t") for line in sys.stdin]
+    known = [Identity(int(pid), started_at) for pid, started_at, _ in watched if started_at]
+    for _, _, directory in watched:
+        known += [found for path in Path(directory).rglob("*.pid") if (found := Identity.read(path))]
     for number, patience_s in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        alive = [
-            int(pid) for pid, started_at, _ in watched if started_at and process_started_at(int(pid)) == started_at
-        ]
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        alive = [identity for identity in known if identity.send(number)]
         deadline_s = time.monotonic() + patience_s
-        while time.monotonic() < deadline_s and any(process_started_at(pid) for pid in alive):
+        while time.monotonic() < deadline_s and any(identity.is_alive for identity in alive):
             time.sleep(0.05)
     for _, _, directory in watched:
         shutil.rmtree(directory, ignore_errors=True)

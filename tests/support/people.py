@@ -10,30 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pytest
 
 from sdk.client import Client
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
-from sdk.stack.postgres import PostgresServer
 from support.adapters import SPEC, digest, save_adapter
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(700_000)
-
-
-@contextmanager
-def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database."""
-    if kind == "sqlite":
-        yield f"sqlite:///{folder / 'registry.sqlite3'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    name = f"people_{uuid.uuid4().hex}"
-    yield server.create_database(name)
-    server.drop_database(name)
 
 
 def new_adapter(tmp_path: Path) -> Path:

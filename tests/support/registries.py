@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy import make_url
 
 from registry.access.tokens import Tokens
 from registry.app.application import create_app
@@ -32,6 +33,7 @@ from sdk.client import Client
 from sdk.config import Config, load
 from sdk.schemas.catalog import Publication
 from sdk.schemas.people import NewToken
+from support.migrated import migrated_file
 
 #: A lease that a test can see the end of, in seconds.
 SHORT_LEASE_S = 0.15
@@ -150,7 +152,7 @@ def embedded(home: Path, *, database_url: str | None = None) -> Iterator[World]:
     """The registry as `local:HOME` has it: in process, SQLite unless another database is given, a folder, no tokens."""
     home.mkdir(parents=True)
     settings = Settings(
-        database_url=database_url or f"sqlite:///{home / 'registry.sqlite3'}",
+        database_url=database_url or migrated_file(home / "registry.sqlite3"),
         storage_url=(home / "artifacts").as_uri(),
         auth="none",
         embedded_home=str(home),
@@ -169,6 +171,9 @@ def served(
 ) -> Iterator[World]:
     """A registry behind a real HTTP server, with tokens; `changed` are settings."""
     folder.mkdir(parents=True, exist_ok=True)
+    file = make_url(database_url).database
+    if database_url.startswith("sqlite") and file is not None and not Path(file).exists():
+        migrated_file(Path(file))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # Tests of all kinds send wrong tokens from one address.

@@ -121,11 +121,11 @@ def test_free_ports_are_different_and_so_are_their_twins() -> None:
     assert len({number for port in ports for number in (port, port + 10_000)}) == 40
 
 
-def test_a_database_belongs_to_one_test(postgres_server: PostgresServer, postgres_database: str) -> None:
-    with psycopg.connect(postgres_database.replace("+psycopg", "")) as connection:
+def test_a_database_belongs_to_one_test(postgres_server: PostgresServer, empty_postgres_database: str) -> None:
+    with psycopg.connect(empty_postgres_database.replace("+psycopg", "")) as connection:
         assert connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
         assert connection.execute("show server_encoding").fetchone() == ("UTF8",)
-    wrong = postgres_database.replace("+psycopg", "").replace(postgres_server.kept["password"], "wrong")
+    wrong = empty_postgres_database.replace("+psycopg", "").replace(postgres_server.kept["password"], "wrong")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(wrong)
 

@@ -16,6 +16,7 @@ import httpx
 from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.principal import SYSTEM, Role
+from support.migrated import migrated_file
 from support.processes import environment, free_port, running, wait_until_healthy
 
 
@@ -149,8 +150,7 @@ class Served:
 @contextmanager
 def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: str) -> Iterator[Served]:
     """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
-    database = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
-    database.upgrade()
+    database = Database(migrated_file(folder / "registry.sqlite3"))
     token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
     env = environment(
         REGISTRY_DATABASE_URL=database.url,

@@ -14,9 +14,9 @@ from contract.tenancy.transcript import Transcript
 from contract.tenancy.universe import Universe
 from contract.tenancy.worked import work_off
 from support import registries
+from support.migrated import migrated_file
 from support.registries import World
 
-from registry.db.database import Database
 from registry.principal import Role
 from sdk.errors import AdapterctlError
 
@@ -105,7 +105,5 @@ def house(folder: Path, universe: Universe, *, empty: Path, with_attacker: bool)
 
 def empty_database(path: Path) -> Path:
     """Make a database with the schema and nothing in it."""
-    database = Database(f"sqlite:///{path}")
-    database.upgrade()
-    database.close()
+    migrated_file(path)
     return path

@@ -21,8 +21,9 @@ from faults.linearizability.client import Caller, Config, history_of, numbers_of
 from faults.linearizability.served import Served, Strike
 from faults.linearizability.specs import Alias, Job, alias, job_of, numbers
 from support.adapters import base_registration, save_adapter
+from support.databases import new_database
 from support.guard import Guard
-from support.people import new_database, package
+from support.people import package
 from support.soak import SOAKING, scale
 from support.workplace import wait_until
 

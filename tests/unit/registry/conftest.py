@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.migrated import migrated_file
 
 from registry.app.services import Services, build
 from registry.db.database import Database
@@ -15,8 +16,7 @@ from registry.settings import Settings
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-    database.upgrade()
+    database = Database(migrated_file(tmp_path / "registry.sqlite3"))
     yield database
     database.close()
 

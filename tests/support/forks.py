@@ -1,0 +1,213 @@
+"""Our commands as forks of a process that has imported what they need: a real process each, without two seconds of imports.
+
+    done = ForkServer.of_this_process().run(["adapterctl", "list"], env=env, cwd=None, timeout_s=60)
+
+Arguments, environment, working directory, standard streams, signals and the exit status are those of a new process. What
+a fork can't have is what the interpreter reads when it starts, so that `can_fork` refuses environments which change that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = {"adapterctl": "sdk.cli:main", "adapter-registry": "registry.ops.entry:main"}
+#: What a command with a registry in a folder imports. Nothing here may read the environment when it is imported.
+_PRELOADED = (
+    "registry.app.embedded",
+    "registry.ops.cli",
+    "sdk.client",
+    "alembic.command",
+    "safetensors.numpy",
+    "rich.progress",
+    "rich.table",
+)
+_PRELOADED_PACKAGES = ("sdk.cli", "sdk.api", "sdk.pulling", "sdk.pushing", "sdk.schemas")
+#: The interpreter, or the loader, reads variables that begin so before any of our code runs.
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_")
+_BIN = Path(sys.executable).parent
+
+
+def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a fork of this process's server would be as a new process: a server forks and starts others itself."""
+    if command[0] not in PROGRAMS or "serve" in command or not hasattr(os, "fork"):
+        return False
+    names = {name for name in (*env, *os.environ) if name.startswith(_READ_AT_START)}
+    return all(env.get(name) == os.environ.get(name) for name in names)
+
+
+class ForkServer:
+    """The process that forks; it ends with the process that started it."""
+
+    _started: ForkServer | None = None
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="forks-")
+        self._address = str(Path(self._folder.name) / "socket")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.forks", self._address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n", "the server of forks ended"
+
+    @classmethod
+    def of_this_process(cls) -> ForkServer:
+        """Return the one of this process, started when it is first asked for."""
+        with cls._lock:
+            if cls._started is None:
+                cls._started = cls()
+            return cls._started
+
+    @classmethod
+    def end(cls) -> None:
+        """End the one of this process, if it was started."""
+        with cls._lock:
+            if cls._started is not None:
+                assert cls._started._process.stdin is not None
+                assert cls._started._process.stdout is not None
+                cls._started._process.stdin.close()
+                cls._started._process.stdout.close()
+                cls._started._process.wait()
+                cls._started._folder.cleanup()
+                cls._started = None
+
+    def run(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
+        with (
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        ):
+            connection.connect(self._address)
+            request = {"command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd())}
+            socket.send_fds(connection, [b"0"], [0, out.fileno(), err.fileno()])
+            connection.sendall(json.dumps(request).encode())
+            connection.shutdown(socket.SHUT_WR)
+            status = _status_of(connection, command, timeout_s)
+            said = []
+            for file in (out, err):
+                file.seek(0)
+                said.append(file.read().decode())
+        return subprocess.CompletedProcess([str(_BIN / command[0]), *command[1:]], status, *said)
+
+
+def _status_of(connection: socket.socket, command: Sequence[str], timeout_s: float) -> int:
+    """Wait for a fork's end; kill it where that does not come."""
+    with connection.makefile("r") as answers:
+        pid = int(answers.readline())
+        connection.settimeout(timeout_s)
+        try:
+            return int(answers.readline())
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(list(command), timeout_s) from None
+
+
+def main() -> None:
+    """Fork for whoever asks, until the process that started this one is gone; in a fork, run the command."""
+    sys.path.pop(0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(16)
+        _preload()
+        # Whoever attends to a command is not waited for here.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.write(1, b"ready\n")
+        while True:
+            readable, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in readable:
+                return
+            connection, _ = listener.accept()
+            with connection:
+                if os.fork() == 0:
+                    listener.close()
+                    _attend(connection)
+
+
+def _preload() -> None:
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    for name in _PRELOADED_PACKAGES:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    assert not {"torch", "huggingface_hub"} & set(sys.modules), "these read the environment when they are imported"
+    # Pages of what nobody changes stay shared.
+    gc.freeze()
+
+
+def _attend(connection: socket.socket) -> None:
+    """Fork once more, say who that is, wait for its end, and say how it ended; the fork itself runs the command."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    with connection.makefile("rb") as asked:
+        request: dict[str, Any] = json.loads(asked.read())
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(request, streams)
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    # Who had no patience is gone.
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Run the command in this process, and leave it as a new one would be left."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    os.chdir(request["cwd"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    name, *arguments = request["command"]
+    sys.argv = [str(_BIN / name), *arguments]
+    for number, stream_name in enumerate(("stdin", "stdout", "stderr")):
+        before = getattr(sys, stream_name)
+        opened = open(  # noqa: SIM115 - for the life of the process
+            number,
+            "r" if number == 0 else "w",
+            encoding=before.encoding,
+            errors=before.errors,
+            buffering=1 if number == 2 else -1,
+            closefd=False,
+        )
+        setattr(sys, stream_name, opened)
+        setattr(sys, f"__{stream_name}__", opened)
+    module, _, function = PROGRAMS[name].partition(":")
+    run: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""One PostgreSQL, one Valkey and one SeaweedFS for a whole run, also where several processes run its tests.
+
+The first process that needs a server starts it, under a lock; the others find it by its folder. They keep apart by
+names of databases, prefixes in the bucket, and numbers of Valkey's databases. The process that began the run ends them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from sdk.stack.local_server import LocalServer
+from sdk.stack.locks import locked
+from sdk.stack.postgres import PostgresServer
+from sdk.stack.seaweed import SeaweedServer
+from sdk.stack.valkey import ValkeyServer
+from support.guard import Guard
+
+ServerT = TypeVar("ServerT", bound=LocalServer)
+
+#: The bucket of every test.
+BUCKET = "adapterctl"
+#: Longer than a server may take for its first start.
+_PATIENCE_S = 180.0
+_KEY: pytest.StashKey[RunServers] = pytest.StashKey()
+_INPUT = "adapterctl_servers"
+
+
+class TestPostgres(PostgresServer):
+    """PostgreSQL without the waits for a disk that tests need not survive the loss of."""
+
+    __test__ = False
+    _UNSAFE: ClassVar = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, settings={**self._UNSAFE, "max_connections": "400"})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of the run from what they must not do at once."""
+        with locked(self.directory.parent / "use.lock", timeout_s=_PATIENCE_S):
+            yield
+
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """Create a database as a copy of another, and return its URL."""
+        self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
+        return self.url_of(name)
+
+    def rename_database(self, name: str, new_name: str) -> None:
+        """Give a database that nobody uses another name."""
+        self._execute("ALTER DATABASE {} RENAME TO {}", name, new_name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, cutting off whoever still uses it."""
+        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+class RunServers:
+    """The servers of a run, in one folder."""
+
+    _KINDS: ClassVar[tuple[type[LocalServer], ...]] = (TestPostgres, ValkeyServer, SeaweedServer)
+
+    def __init__(self, folder: Path, *, number: int = 0) -> None:
+        self.folder = folder
+        #: Which of the run's processes this is.
+        self.number = number
+        self._found: dict[type[LocalServer], LocalServer] = {}
+
+    def use(self, kind: type[ServerT], *, prepare: Callable[[ServerT], None] = lambda _server: None) -> ServerT:
+        """Return a server that runs; whoever starts it prepares it, too."""
+        if kind not in self._found:
+            place = self.folder / kind.name
+            place.mkdir(mode=0o711, exist_ok=True)
+            with locked(place / "start.lock", timeout_s=_PATIENCE_S):
+                server = kind(place / "home")
+                server.start()
+                if not (place / "prepared").exists():
+                    prepare(server)
+                    (place / "prepared").touch()
+            self._found[kind] = server
+        found = self._found[kind]
+        assert isinstance(found, kind)
+        return found
+
+    def end(self) -> None:
+        """End all that was started by any process of the run."""
+        for kind in self._KINDS:
+            if (self.folder / kind.name / "home").exists():
+                kind(self.folder / kind.name / "home").stop()
+
+
+def of_run(config: pytest.Config) -> RunServers:
+    """Return the servers of the run that a process of tests belongs to."""
+    return config.stash[_KEY]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the folder of a new run, or take that of the run that this process was started for."""
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        number = int(given["workerid"].removeprefix("gw"))
+        config.stash[_KEY] = RunServers(Path(given[_INPUT]), number=number)
+        return
+    # Not pytest's tmp_path: that one is closed to the unprivileged user as whom root's PostgreSQL runs.
+    folder = Path(tempfile.mkdtemp(prefix="adapterctl-servers-"))
+    folder.chmod(0o711)
+    config.stash[_KEY] = servers = RunServers(folder)
+    guard = Guard()
+    guard.watch(None, folder)
+    # Last in, first out.
+    config.add_cleanup(guard.end)
+    config.add_cleanup(servers.end)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Tell a process of tests, as it is started, where the servers of the run are."""
+    node.workerinput[_INPUT] = str(of_run(node.config).folder)  # type: ignore[attr-defined]

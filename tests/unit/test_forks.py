@@ -1,0 +1,47 @@
+"""A command that is forked does what a new process does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import processes
+from support.forks import ForkServer, can_fork
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return processes.environment(
+        ADAPTERCTL_URL=f"local:{tmp_path / 'home'}", ADAPTERCTL_CACHE=str(tmp_path / "cache"), HOME=str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("adapterctl", "show", "a/none"), ("adapterctl", "list", "--format", "json"), ("adapter-registry", "doctor")],
+)
+def test_it_says_and_returns_the_same(command: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
+    assert can_fork(command, env)
+    forked = ForkServer.of_this_process().run(command, env=env, cwd=tmp_path, timeout_s=60)
+    new = subprocess.run(
+        [str(processes.BIN / command[0]), *command[1:]],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (forked.returncode, forked.stdout, forked.stderr) == (new.returncode, new.stdout, new.stderr)
+
+
+def test_what_the_interpreter_reads_at_its_start_takes_a_new_process(env: dict[str, str]) -> None:
+    command = ("adapterctl", "list")
+    assert not can_fork(command, {**env, "PYTHONPATH": "/elsewhere"})
+    assert not can_fork(command, {**env, "LC_ALL": "C.UTF-8.other"})
+    assert not can_fork(("adapter-worker", "start"), env)
+
+
+def test_one_that_takes_too_long_is_killed(env: dict[str, str]) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        ForkServer.of_this_process().run(("adapterctl", "list"), env=env, cwd=None, timeout_s=0.01)

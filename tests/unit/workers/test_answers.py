@@ -19,7 +19,7 @@ from sdk.version import VERSION
 from workers.entry import runner, service
 from workers.entry.runner import Worker
 from workers.node.machine import worker_info
-from workers.node.shutdown import Shutdown, pass_on
+from workers.node.shutdown import Shutdown
 from workers.settings import WorkerSettings
 
 
@@ -27,7 +27,8 @@ from workers.settings import WorkerSettings
 class Registry:
     """Answers claims one after the other as it is told, all else with nothing, and then ends the worker."""
 
-    stop: Path
+    #: Of the worker, which is to end once it has heard all.
+    shutdown: Shutdown = field(default_factory=lambda: Shutdown(grace_s=1.0))
     claims: list[tuple[int, str, bytes]] = field(default_factory=list)
     #: What it was sent on other paths.
     posted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -39,13 +40,13 @@ class Registry:
             return 200, "application/json", b"null"
         if self.claims:
             return self.claims.pop(0)
-        pass_on(self.stop)
+        self.shutdown.ask()
         return 204, "application/json", b""
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    found = Registry(tmp_path / "stop")
+def registry() -> Iterator[Registry]:
+    found = Registry()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -71,7 +72,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def shutdown(registry: Registry) -> Shutdown:
-    return Shutdown(grace_s=1.0, file=registry.stop)
+    return registry.shutdown
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 from support.workplace import Running, Workplace, is_alive, opened, wait_until
 
 from registry.principal import Role
+from sdk.api.work import claim
 from sdk.client import Client
 from sdk.schemas.jobs import CheckpointRef, CheckpointView, JobView
 from sdk.schemas.training import TrainingReport
-from sdk.schemas.work import CheckpointRecord, Release, WorkerInfo
-from workers.entry.runner import claim
+from sdk.schemas.work import CheckpointRecord, ClaimRequest, Release, WorkerInfo
 from workers.kinds.packing import pack
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_no_training_can_read_is_not_gone_on_from(
     job = place.submit(steps=2)
     client = Client(place.world.url, place.token, cache=tmp_path)
     info = WorkerInfo(name="other", device="cpu", memory_bytes=2**40, free_memory_bytes=2**40)
-    held = claim(client, info, job)
+    held = claim(client.transport, ClaimRequest(worker=info, hint=job))
     assert held is not None
     assert held.job == job
     assert held.base is not None

@@ -19,6 +19,7 @@ from support.registries import World
 from support.workplace import wait_until
 
 from registry.principal import Role
+from sdk.api.work import claim
 from sdk.client import Client
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.events import Event as JobEvent
@@ -32,10 +33,9 @@ from sdk.schemas.jobs import (
     TrainingRequest,
 )
 from sdk.schemas.training import LoraConfig, TrainingReport
-from sdk.schemas.work import Assignment, Release, WorkerInfo
+from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.protocol import Written
 from workers.child.warm import Spare
-from workers.entry.runner import claim
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
@@ -112,7 +112,7 @@ def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterat
     )
     job = world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request)).id
     claimed_at = time.monotonic()
-    assignment = claim(client, WORKER, job)
+    assignment = claim(client.transport, ClaimRequest(worker=WORKER, hint=job))
     assert assignment is not None
     assert assignment.job == job
     yield Held(assignment, claimed_at)
@@ -257,7 +257,7 @@ class TestWhy:
         assert late.why() is Why.TIMEOUT
         assert late.may_finish(29)
         assert not late.may_finish(30)
-        shutdown._signals = 1
+        shutdown.ask()
         stopping = Stopping(holder, shutdown, grace_s=30, timeout_s=None)
         assert stopping.why() is Why.DRAINING
         assert stopping.may_finish(1)
@@ -265,7 +265,7 @@ class TestWhy:
         shutdown._since = time.monotonic() - 21
         assert not stopping.may_finish(1)
         assert 8 < stopping.patience_s(300) <= 9
-        shutdown._signals = 2
+        shutdown.ask()
         assert not stopping.may_finish(0)
         assert stopping.patience_s(300) == 0
         holder.lose()

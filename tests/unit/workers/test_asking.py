@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sdk.api import work
 from sdk.errors import AdapterctlError, Conflict, Incompatible, RateLimited, Unavailable
 from workers.entry import runner
 from workers.entry.runner import Worker
@@ -45,7 +46,7 @@ def worker(shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *answers: AdapterctlError) -> Asked:
     registry = Asked(*answers)
-    monkeypatch.setattr(runner, "claim", registry.claim)
+    monkeypatch.setattr(work, "claim", registry.claim)
     return registry
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
+from adapterctl_entry import hidden_package
 from sdk.api.answers import VERSION as VERSION
 from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
@@ -148,7 +149,10 @@ def _retrying(url: str) -> httpx.BaseTransport | None:
 
 
 def _embedded(config: Config) -> httpx.BaseTransport:
-    """Open the registry of a folder in this process. Raises Unavailable without the extra."""
+    """Open the registry of a folder in this process. Raises Unavailable without the extra, or where another package hides ours."""
+    hidden = hidden_package()
+    if hidden is not None:
+        raise Unavailable(hidden)
     missing = [
         name for name in ("fastapi", "sqlalchemy", "alembic", "a2wsgi") if importlib.util.find_spec(name) is None
     ]

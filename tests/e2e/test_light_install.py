@@ -63,8 +63,9 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     packages = {name.split("/")[0] for name in names}
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"sdk", "registry", "workers"}
-    assert len(packages) == 4
+    ours = {name for name in packages if not name.endswith(".dist-info")}
+    assert ours == {"adapterctl_entry.py", "sdk", "registry", "workers"}
+    assert len(packages) == 5
     carried = {name.removeprefix("registry/_migrations/") for name in names if name.startswith("registry/_migrations/")}
     wanted = {
         path.relative_to(ROOT / "migrations").as_posix()

@@ -26,7 +26,7 @@ from workers.lease.stopping import Why
 from workers.node.shutdown import LOOK_S
 
 LOG_FILE = "child.log"
-PROGRAM = ("-m", "workers.child.main")
+PROGRAM = ("-P", "-m", "workers.child.main")
 #: Names the worker's process to the child, which ends where its parent is another.
 PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 #: Linux ends a child with the thread that started it, so one thread that lasts as long as this process starts them all.

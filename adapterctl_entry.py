@@ -1,0 +1,64 @@
+"""The three console scripts. Each looks first whether something hides the packages that it is about to import.
+
+`sdk`, `registry` and `workers` are names that other projects use for folders of their own. Where such a folder comes
+first on Python's path, an import finds it and fails far from the cause. The name of this module is nobody else's, and
+it needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+PACKAGES = ("sdk", "registry", "workers")
+
+
+def hidden_package() -> str | None:
+    """Return a sentence on the package of adapterctl that another one hides, and what to do; None where none is hidden."""
+    ours = Path(__file__).resolve().parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return (
+                f"adapterctl's package '{name}' is missing; install it again: pip install --force-reinstall adapterctl"
+            )
+        found = Path(spec.origin) if spec.origin else Path(*list(spec.submodule_search_locations or [])[:1])
+        place = found.parent if found.name == "__init__.py" else found
+        if place.resolve() != ours / name:
+            return (
+                f"{place} hides adapterctl's own package '{name}'; rename it, or take {place.parent} out of PYTHONPATH "
+                "and away from the script that runs"
+            )
+    return None
+
+
+def adapterctl() -> None:
+    """Run `adapterctl`."""
+    _stop_where_hidden()
+    from sdk.cli import main
+
+    main()
+
+
+def adapter_registry() -> None:
+    """Run `adapter-registry`."""
+    _stop_where_hidden()
+    from registry.ops.entry import main
+
+    main()
+
+
+def adapter_worker() -> None:
+    """Run `adapter-worker`."""
+    _stop_where_hidden()
+    from workers.entry.cli import main
+
+    main()
+
+
+def _stop_where_hidden() -> None:
+    told = hidden_package()
+    if told is not None:
+        sys.stderr.write(f"error: {told}\n")
+        sys.exit(9)

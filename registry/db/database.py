@@ -231,7 +231,7 @@ class Database:
             self._is_full = False
 
     def close(self) -> None:
-        """Close the connections that nobody uses; the next session opens one."""
+        """Close all connections: those in use as soon as their session ends. The next session opens one."""
         self.engine.dispose()
         for call in self._on_close:
             call()

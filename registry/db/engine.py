@@ -56,7 +56,19 @@ def _whole(value: Any) -> Any:
 def make_engine(url: str, patience: Patience) -> Engine:
     """Return an engine for a database of ours; nothing is connected. Raises Invalid for a URL of another kind."""
     parsed = _parsed(url)
-    return _sqlite(parsed, patience) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, patience)
+    engine = _sqlite(parsed, patience) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, patience)
+
+    @event.listens_for(engine, "connect")
+    def _remember_pool(_connection: Any, record: Any) -> None:
+        record.info["pool"] = engine.pool
+
+    # SQLAlchemy puts it back into the pool that it came from, where nothing ever closes it.
+    @event.listens_for(engine, "checkin")
+    def _close_after_dispose(_connection: Any, record: Any) -> None:
+        if record.info.get("pool") is not engine.pool:
+            record.close()
+
+    return engine
 
 
 def _postgresql(url: URL, patience: Patience) -> Engine:

@@ -239,3 +239,15 @@ class TestErrors:
     def test_a_fault_of_ours_stays_one(self, db: Database) -> None:
         with pytest.raises(Exception, match="no such table"), db.read() as session:
             session.execute(text("SELECT * FROM missing"))
+
+
+def test_a_connection_in_use_is_closed_with_its_session_once_the_database_is(db: Database) -> None:
+    with db.read() as session:
+        driver = session.connection().connection.dbapi_connection
+        assert isinstance(driver, sqlite3.Connection)
+        db.close()
+        assert session.execute(text("SELECT 1")).scalar_one() == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        driver.execute("SELECT 1")
+    with db.read() as session:
+        assert session.execute(text("SELECT 1")).scalar_one() == 1

@@ -78,7 +78,8 @@ def base_fix(
 @click.argument("name")
 @_namespace
 @yes_option
-def base_rm(name: str, namespace: str | None, yes: bool) -> None:
+@format_option
+def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
     """Take the base NAME, an id or fingerprint, away from a namespace. For admins.
 
     Its versions stay, and jobs that wait for it fail; its files go with the next collection.
@@ -90,6 +91,10 @@ def base_rm(name: str, namespace: str | None, yes: bool) -> None:
     confirm(f"take the base {name} away, so that nobody makes versions over it any more?", yes=yes)
     with open_client() as client:
         client.remove_base(name, namespace=namespace)
+    if style == "json":
+        print_json({"base": name, "removed": True})
+    else:
+        say(f"{name} is removed; its files go with: adapterctl gc")
 
 
 @base_command.command(name="list")

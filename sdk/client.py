@@ -83,6 +83,7 @@ from sdk.schemas.jobs import (
     CheckpointView,
     EvaluationRequest,
     EvaluationTarget,
+    JobRequest,
     JobSubmission,
     JobView,
     MergeRequest,
@@ -335,9 +336,7 @@ class Client:
         request = MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec))
         return Job(self._submit(request, idempotency_key, priority=priority), self)
 
-    def _submit(
-        self, request: TrainingRequest | EvaluationRequest | MergeRequest, key: str | None, **options: Any
-    ) -> JobView:
+    def _submit(self, request: JobRequest, key: str | None, **options: Any) -> JobView:
         submission = build(JobSubmission, request=request, **options)
         # A key of our own makes a repeated POST harmless.
         return jobs.submit(self.transport, submission, key=key or secrets.token_hex(16))

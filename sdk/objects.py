@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -232,20 +232,7 @@ class Job(Generic[R]):
         """Wait, then return what it made: a Version, a list of evaluations, or a merged model."""
         self.wait()
         # The kind of a job says what it makes, and whoever made this object knew the kind.
-        return cast("R", self._made())
-
-    def _made(self) -> Result:
-        found = self._view.result or {}
-        if self._view.kind == "evaluation":
-            return self._registry.evaluations(job=self.id)
-        if self._view.kind == "merge":
-            return MergedModel(
-                ref=found["ref"],
-                manifest=Manifest.model_validate(found["manifest"]),
-                report=found["report"],
-                _registry=self._registry,
-            )
-        return self._registry.get(found["ref"])
+        return cast("R", _RESULTS.get(self._view.kind, _version)(self._view, self._registry))
 
 
 @dataclass(frozen=True)
@@ -270,3 +257,25 @@ class MergedModel:
     def locate(self) -> list[Transfer]:
         """Where its files are fetched from."""
         return self._registry.locate(self.digest)
+
+
+def _version(view: JobView, registry: Registry) -> Version:
+    return registry.get((view.result or {})["ref"])
+
+
+def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
+    return registry.evaluations(job=view.id)
+
+
+def _merged(view: JobView, registry: Registry) -> MergedModel:
+    found = view.result or {}
+    manifest = Manifest.model_validate(found["manifest"])
+    return MergedModel(ref=found["ref"], manifest=manifest, report=found["report"], _registry=registry)
+
+
+#: What `Job.result` returns, by kind of job; of the others it is a version.
+_RESULTS: dict[str, Callable[[JobView, Registry], Result]] = {
+    "training": _version,
+    "evaluation": _evaluations,
+    "merge": _merged,
+}

@@ -31,7 +31,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import Assignment, BaseSource, CheckpointSource, TargetSource
-from workers.kinds.pins import require_pinned
+from workers.kinds.known import require_pinned
 from workers.node.inputs import Inputs
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings

@@ -1,4 +1,4 @@
-"""The child process: one order in, files and one outcome out. torch lives and dies in here.
+"""The child process: one order in, files and one report out. torch lives and dies in here.
 
 News goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard error.
 Started without a folder it imports what a job needs, touches no card, and waits on standard input for one. The child
@@ -23,6 +23,7 @@ from typing import IO
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.wire import Wire, read_json
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -30,15 +31,11 @@ from workers.child.protocol import (
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
-    EvaluationOrder,
     Fault,
-    MergeOrder,
     News,
-    Order,
-    Outcome,
-    TrainingOrder,
     Written,
 )
+from workers.pipelines.orders import Order
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_VARIABLE = "ADAPTER_WORKER_PID"
@@ -58,14 +55,13 @@ def main() -> int:
     folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
     # A bare name that a library opens leads to what is the job's own.
     os.chdir(folder)
-    order = Order.model_validate_json((folder / ORDER_FILE).read_bytes()).order
-    work = _Work(folder, pipe)
+    order = (folder / ORDER_FILE).read_bytes()
     try:
         (folder / OUT_FOLDER).mkdir()
-        outcome = work.carry_out(order)
-        if outcome is None:
+        report = _carry_out(order, _Process(folder, pipe))
+        if report is None:
             return INTERRUPTED_STATUS
-        (folder / RESULT_FILE).write_text(outcome.model_dump_json())
+        (folder / RESULT_FILE).write_text(report.model_dump_json())
     except Exception as error:
         fault = _fault(error)
         try:
@@ -114,90 +110,40 @@ def _wait_warm() -> Path:
     return Path(json.loads(line))
 
 
-class _Work:
-    """One order at work."""
+def _carry_out(text: bytes, host: _Process) -> Wire | None:
+    """Return what a pipeline found; None where it was told to stop and has written a checkpoint."""
+    pipeline = read_json(Order, text).pipeline
+    room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
+    found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)
+    return found
+
+
+class _Process:
+    """This process, as the host of a pipeline."""
 
     def __init__(self, folder: Path, pipe: IO[str]) -> None:
         self._folder = folder
         self._pipe = pipe
-        self._told_to_stop = False
         self._listens = False
+        self.told_to_stop = False
 
-    def carry_out(self, order: TrainingOrder | EvaluationOrder | MergeOrder) -> Outcome | None:
-        """Return what came of it; None for a training that was told to stop and has written a checkpoint."""
-        if isinstance(order, TrainingOrder):
-            return self._train(order)
-        return self._merge(order) if isinstance(order, MergeOrder) else self._evaluate(order)
+    @property
+    def out(self) -> Path:
+        """The folder for the files that are made."""
+        return self._folder / OUT_FOLDER
 
-    def _train(self, order: TrainingOrder) -> Outcome | None:
-        from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
-        from workers.pipelines.training.train import train
-
-        minutes = order.checkpoint.every_minutes
-        checkpoints = Checkpoints(
-            folder=Path(order.checkpoints),
-            every_steps=order.checkpoint.every_steps,
-            every_s=None if minutes is None else minutes * 60,
-            written=self._written,
-            must_stop=lambda: self._told_to_stop,
-            resume=None if order.resume is None else Path(order.resume),
-        )
-        try:
-            training = train(
-                base=Path(order.base),
-                base_name=order.base_name,
-                base_revision=order.base_revision,
-                data=Path(order.data),
-                eval_data=None if order.eval_data is None else Path(order.eval_data),
-                out=self._folder / OUT_FOLDER,
-                spec=order.spec,
-                on_progress=self._report_step,
-                checkpoints=checkpoints,
-            )
-        except Interrupted:
-            return None
-        return Outcome(training=training)
-
-    def _evaluate(self, order: EvaluationOrder) -> Outcome:
-        from workers.pipelines.scoring.evaluate import evaluate
-
-        reports = [
-            evaluate(
-                base=Path(item.base),
-                adapter=None if item.adapter is None else Path(item.adapter),
-                quantization=item.quantization,
-                data=Path(order.data),
-                spec=order.spec,
-                on_progress=self._report,
-            )
-            for item in order.items
-        ]
-        return Outcome(evaluations=reports)
-
-    def _merge(self, order: MergeOrder) -> Outcome:
-        from workers.pipelines.merging.merge import merge
-
-        merged = merge(
-            base=Path(order.base),
-            adapter=Path(order.adapter),
-            quantization=order.quantization,
-            out=self._folder / OUT_FOLDER,
-            spec=order.spec,
-            on_progress=self._report,
-        )
-        return Outcome(merge=merged)
-
-    def _report(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
+        """Say how far the pipeline is."""
         self._say(News(progress=progress))
 
-    def _report_step(self, progress: Progress) -> None:
-        # Before the first step there is nothing to keep, and SIGTERM ends the process as it does any other.
-        if progress.phase == "train" and not self._listens:
+    def stop_in_order(self) -> None:
+        """Leave it to the pipeline to end when SIGTERM comes."""
+        if not self._listens:
             signal.signal(signal.SIGTERM, self._stop)
             self._listens = True
-        self._report(progress)
 
-    def _written(self, step: int, total: int, folder: Path) -> None:
+    def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
+        """Say that a checkpoint is whole and on the disk."""
         self._say(News(checkpoint=Written(step=step, total=total, folder=str(folder))))
 
     def _say(self, news: News) -> None:
@@ -205,7 +151,7 @@ class _Work:
         self._pipe.flush()
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._told_to_stop = True
+        self.told_to_stop = True
 
 
 def _fault(error: Exception) -> Fault:

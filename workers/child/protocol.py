@@ -1,16 +1,13 @@
-"""What passes between a worker and its child process, as JSON: local paths and a spec, nothing of the network."""
+"""What passes between a worker and its child process, as JSON, beside the order and the report of a pipeline."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import CheckpointPolicy
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from sdk.schemas.wire import Wire
 
 ORDER_FILE = "order.json"
@@ -22,56 +19,6 @@ OUT_FOLDER = "out"
 INTERRUPTED_STATUS = 75
 #: The child ends so where the disk is too full even to say that it is.
 DISK_FULL_STATUS = 74
-
-
-class TrainingOrder(Wire):
-    """Train; the adapter's files go to `out/`."""
-
-    kind: Literal["training"] = "training"
-    base: str
-    base_name: str
-    base_revision: str | None
-    data: str
-    eval_data: str | None
-    spec: TrainingSpec
-    checkpoint: CheckpointPolicy
-    #: The folder that checkpoints are written into, beside `out`.
-    checkpoints: str
-    #: The folder of a checkpoint to go on from; the worker has checked its files' digests.
-    resume: str | None
-
-
-class EvaluationItem(Wire):
-    """One thing to score."""
-
-    base: str
-    adapter: str | None
-    quantization: QuantizationRecipe | None
-
-
-class EvaluationOrder(Wire):
-    """Score every item on the same rows."""
-
-    kind: Literal["evaluation"] = "evaluation"
-    items: list[EvaluationItem]
-    data: str
-    spec: EvaluationSpec
-
-
-class MergeOrder(Wire):
-    """Merge; the model's files go to `out/`."""
-
-    kind: Literal["merge"] = "merge"
-    base: str
-    adapter: str
-    quantization: QuantizationRecipe | None
-    spec: MergeSpec
-
-
-class Order(Wire):
-    """Whichever it is."""
-
-    order: Annotated[TrainingOrder | EvaluationOrder | MergeOrder, Field(discriminator="kind")]
 
 
 class Written(Wire):
@@ -93,14 +40,6 @@ class News(Wire):
         if (self.progress is None) == (self.checkpoint is None):
             raise ValueError("news is progress or a checkpoint, one of the two")
         return self
-
-
-class Outcome(Wire):
-    """What the child found, one of the three."""
-
-    training: TrainingReport | None = None
-    evaluations: list[EvaluationReport] | None = None
-    merge: MergeReport | None = None
 
 
 class Fault(Wire):

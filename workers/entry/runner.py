@@ -12,17 +12,13 @@ from sdk.api.work import NotUnderstoodError
 from sdk.client import Client
 from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import MergeRequest, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
 from workers.child.warm import Spare
 from workers.kinds import causes
 from workers.kinds.attempt import Attempt, hand_in
 from workers.kinds.causes import AttemptFailed
-from workers.kinds.evaluation import evaluate
-from workers.kinds.merge import merge
-from workers.kinds.pins import require_pinned
-from workers.kinds.training import train
+from workers.kinds.known import carry_out, require_pinned
 from workers.lease.connections import apart
 from workers.lease.heartbeat import Holder
 from workers.lease.stopping import Stopped, Stopping, Why
@@ -167,13 +163,7 @@ class Worker:
                     spare=self.spare,
                     folder=folder,
                 )
-                request = assignment.request
-                if isinstance(request, TrainingRequest):
-                    train(attempt, request)
-                elif isinstance(request, MergeRequest):
-                    merge(attempt, request)
-                else:
-                    evaluate(attempt, request)
+                carry_out(attempt)
         except StaleAttempt:
             raise
         except AdapterctlError as error:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential, wait_random
 
@@ -14,16 +15,12 @@ from sdk.client import Client
 from sdk.errors import Unavailable, disk_explained
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import JobView
+from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import (
     ORDER_FILE,
     RESULT_FILE,
-    EvaluationOrder,
-    MergeOrder,
     News,
-    Order,
-    Outcome,
-    TrainingOrder,
     Written,
 )
 from workers.child.warm import Spare
@@ -32,6 +29,9 @@ from workers.lease.heartbeat import Holder
 from workers.lease.stopping import Stopped, Stopping
 from workers.node.inputs import Inputs
 from workers.node.transfers import Transfers
+from workers.pipelines.orders import Order
+
+F = TypeVar("F", bound=Wire)
 
 #: How long a registry that is away is waited for when something is handed in, in seconds.
 PATIENCE_S = 300.0
@@ -65,15 +65,11 @@ class Attempt:
         transfers.watch(stopping.check, holder.report)
         self._spare = spare
 
-    def run_child(
-        self,
-        order: TrainingOrder | EvaluationOrder | MergeOrder,
-        on_checkpoint: Callable[[Written], None] | None = None,
-    ) -> Outcome:
-        """Let a child carry out an order. Raises Stopped once all its processes are gone, AttemptFailed."""
+    def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
+        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone, AttemptFailed."""
         self.stopping.check()
         with disk_explained("preparing the job"):
-            (self.folder / ORDER_FILE).write_text(Order(order=order).model_dump_json())
+            (self.folder / ORDER_FILE).write_text(order.model_dump_json())
         self.holder.report(Progress(phase="load", message="starting"))
         kills = causes.oom_kills()
         # Checkpoints that are sent meanwhile are watched by who sends them.
@@ -83,7 +79,7 @@ class Attempt:
         ending = child.run(self.folder, _Listener(self.holder, on_checkpoint), self.stopping)
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
-            return Outcome.model_validate_json((self.folder / RESULT_FILE).read_bytes())
+            return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
         # Whoever shuts a machine down signals all processes at once, so the child may have been told first.
         why = ending.why or self.stopping.why()
         if why is not None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from sdk.schemas.failures import FailureReason
+from collections.abc import Iterator
+
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.training import QuantizationRecipe
-from sdk.schemas.work import Completion, EvaluationResult
-from workers.child.protocol import EvaluationItem, EvaluationOrder
+from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from workers.kinds.attempt import Attempt
-from workers.kinds.causes import AttemptFailed
+from workers.kinds.pins import of_targets
+from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
+from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores
 
 _NF4 = QuantizationRecipe()
 
 
-def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
+def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]:
+    return of_targets(request.targets, given.targets)
+
+
+def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
     targets = attempt.assignment.targets
     scanned = [attempt.inputs.base(target.base) for target in targets]
@@ -29,9 +35,7 @@ def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
         items.append(EvaluationItem(base=str(base.folder), adapter=adapter, quantization=recipe))
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
-    reports = attempt.run_child(order).evaluations
-    if reports is None or len(reports) != len(targets):
-        raise AttemptFailed(FailureReason.INTERNAL, "the evaluation left no report; the worker's log has the details")
+    reports = attempt.run_child(order, EvaluationScores).reports
     results = [
         EvaluationResult(
             label=target.label, digest=target.digest, base_fingerprint=base.registration.fingerprint, report=report
@@ -39,3 +43,6 @@ def evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         for target, base, report in zip(targets, scanned, within(reports), strict=True)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+EVALUATION = KindOfWork(request=EvaluationRequest, differences=_differences, carry_out=_evaluate)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import MergeRequest
-from sdk.schemas.work import Completion, MergeResult
-from workers.child.protocol import OUT_FOLDER, MergeOrder
+from sdk.schemas.jobs import EvaluationTarget, MergeRequest
+from sdk.schemas.work import Assignment, Completion, MergeResult
+from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.packing import pack
+from workers.kinds.pins import of_targets
+from workers.kinds.rules import KindOfWork
+from workers.pipelines.merging.order import MergeOrder
 
 
-def merge(attempt: Attempt, request: MergeRequest) -> None:
+def _differences(given: Assignment, request: MergeRequest) -> Iterator[str]:
+    return of_targets([EvaluationTarget(ref=request.ref)], given.targets)
+
+
+def _merge(attempt: Attempt, request: MergeRequest) -> None:
     """Carry out a merge and hand the model in. Raises AttemptFailed, Stopped, AdapterctlError."""
     target = attempt.assignment.targets[0]
     base = attempt.inputs.base(target.base)
@@ -23,12 +33,13 @@ def merge(attempt: Attempt, request: MergeRequest) -> None:
         quantization=target.quantization,
         spec=request.spec,
     )
-    report = attempt.run_child(order).merge
-    if report is None:
-        raise AttemptFailed(FailureReason.INTERNAL, "the merge left no report; the worker's log has the details")
+    report = attempt.run_child(order, MergeReport)
     attempt.finishing("uploading the merged model")
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)
     upload = attempt.client.upload(sources, "storing merged model", attempt.assignment.namespace)
     merged = MergeResult(manifest=manifest, upload=upload, report=report)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, merge=merged))
+
+
+MERGE = KindOfWork(request=MergeRequest, differences=_differences, carry_out=_merge)

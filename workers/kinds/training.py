@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed, disk_explained
@@ -13,12 +14,15 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.training import DatasetUse, TrainingReport
-from sdk.schemas.work import Completion
-from workers.child.protocol import FAULT_FILE, OUT_FOLDER, TrainingOrder
+from sdk.schemas.work import Assignment, Completion
+from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import PATIENCE_S, Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.checkpoints import CheckpointSender
+from workers.kinds.pins import of_base, of_manifest
+from workers.kinds.rules import KindOfWork
 from workers.lease.stopping import Stopped, Why
+from workers.pipelines.training.order import TrainingOrder
 
 #: How files of checkpoints end that torch pickled, as earlier releases did.
 _PICKLES = (".pt", ".pth")
@@ -26,7 +30,17 @@ _PICKLES = (".pt", ".pth")
 _log = logging.getLogger(__name__)
 
 
-def train(attempt: Attempt, request: TrainingRequest) -> None:
+def _differences(given: Assignment, request: TrainingRequest) -> Iterator[str]:
+    if given.base is not None:
+        yield from of_base(request.base, given.base)
+    if given.checkpoint is not None:
+        earlier = request.from_checkpoint
+        if given.checkpoint.job not in (given.job, None if earlier is None else earlier.job):
+            yield "a checkpoint of another job"
+        yield from of_manifest(given.checkpoint.manifest, "checkpoint", request.base.fingerprint)
+
+
+def _train(attempt: Attempt, request: TrainingRequest) -> None:
     """Carry out a training and publish its adapter. Raises AttemptFailed, Stopped, AdapterctlError."""
     source = attempt.assignment.base
     if source is None:
@@ -91,15 +105,12 @@ def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingR
 def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
     with CheckpointSender(attempt, base_fingerprint=base.registration.fingerprint) as sender:
         try:
-            report = attempt.run_child(order, sender.written).training
+            return attempt.run_child(order, TrainingReport, sender.written)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.why is Why.LOST):
                 # Whoever takes the job up again goes on from here.
                 sender.finish(attempt.stopping.patience_s(PATIENCE_S))
             raise
-    if report is None:
-        raise AttemptFailed(FailureReason.INTERNAL, "the training left no report; the worker's log has the details")
-    return report
 
 
 def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport) -> None:
@@ -125,3 +136,6 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         signature=attempt.client.signed(package.manifest),
     )
     attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
+
+
+TRAINING = KindOfWork(request=TrainingRequest, differences=_differences, carry_out=_train)

@@ -30,18 +30,16 @@ from workers.child.protocol import (
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
-    EvaluationOrder,
     Fault,
-    MergeOrder,
     News,
-    Order,
-    Outcome,
-    TrainingOrder,
     Written,
 )
 from workers.child.warm import Spare
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
+from workers.pipelines.merging.order import MergeOrder
+from workers.pipelines.scoring.order import EvaluationOrder, EvaluationScores
+from workers.pipelines.training.order import TrainingOrder
 from workers.settings import WorkerSettings
 
 #: A training with such a seed writes a checkpoint and fails, unless it goes on from one.
@@ -115,7 +113,7 @@ class _Child:
 
     def run(self, folder: Path, listener: Listener, _watch: Watch) -> Ending:
         """Carry out the order in `folder`."""
-        order = Order.model_validate_json((folder / ORDER_FILE).read_bytes()).order
+        order = _read_order(folder)
         read = _read_by(order)
         self._notes.take(folder.name.partition("-")[0], read)
         seed = int(digest_of(read)[:12], 16)
@@ -129,6 +127,12 @@ class _Child:
             return Ending(1, None, False)
         (folder / RESULT_FILE).write_text(outcome.model_dump_json())
         return Ending(0, None, False)
+
+
+def _read_order(folder: Path) -> TrainingOrder | EvaluationOrder | MergeOrder:
+    text = (folder / ORDER_FILE).read_bytes()
+    orders = {"training": TrainingOrder, "scoring": EvaluationOrder, "merging": MergeOrder}
+    return orders[json.loads(text)["pipeline"]].model_validate_json(text)
 
 
 def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, A
         read = {"items": items, "data": files_of(order.data)}
     else:
         read = {"base": files_of(order.base), "adapter": files_of(order.adapter)}
-    return {"kind": order.kind, "spec": order.spec.model_dump(mode="json"), **read}
+    return {"pipeline": order.pipeline, "spec": order.spec.model_dump(mode="json"), **read}
 
 
 def files_of(named: str | None) -> dict[str, str] | str | None:
@@ -163,11 +167,11 @@ def files_of(named: str | None) -> dict[str, str] | str | None:
     }
 
 
-def _train(order: TrainingOrder, folder: Path, listener: Listener, seed: int) -> Outcome | None:
+def _train(order: TrainingOrder, folder: Path, listener: Listener, seed: int) -> TrainingReport | None:
     out = folder / OUT_FOLDER
     report = _write_adapter(out, order, seed)
     if order.spec.seed not in FAILING_SEEDS or order.resume is not None:
-        return Outcome(training=report)
+        return report
     checkpoint = Path(order.checkpoints) / "step-00000001"
     shutil.copytree(out, checkpoint)
     (checkpoint / "report.json").write_text(report.model_dump_json())
@@ -221,15 +225,15 @@ def _hyperparameters(spec: TrainingSpec) -> dict[str, Any]:
     }
 
 
-def _evaluate(order: EvaluationOrder, seed: int) -> Outcome:
+def _evaluate(order: EvaluationOrder, seed: int) -> EvaluationScores:
     reports = [
         EvaluationReport(metrics={"loss": 1 + (seed + at) % 1000 / 1000, "rows": 3}, precision="float32")
         for at, _ in enumerate(order.items)
     ]
-    return Outcome(evaluations=reports)
+    return EvaluationScores(reports=reports)
 
 
-def _merge(order: MergeOrder, folder: Path, seed: int) -> Outcome:
+def _merge(order: MergeOrder, folder: Path, seed: int) -> MergeReport:
     out = folder / OUT_FOLDER
     out.mkdir()
     shutil.copy(Path(order.base) / "config.json", out / "config.json")
@@ -237,4 +241,4 @@ def _merge(order: MergeOrder, folder: Path, seed: int) -> Outcome:
     weights = {name: numbers.random(shape, dtype=np.float32) for name, shape in BASE_TENSORS.items()}
     save_file(weights, out / "model.safetensors")
     metrics = {"logit_kl_original": seed % 1000 / 1e6}
-    return Outcome(merge=MergeReport(onto="original", dtype="float32", metrics=metrics))
+    return MergeReport(onto="original", dtype="float32", metrics=metrics)

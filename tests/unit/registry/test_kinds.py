@@ -5,10 +5,11 @@ from __future__ import annotations
 from registry.jobs.kinds.known import KINDS
 from registry.jobs.workers import QUEUES
 from sdk.schemas.jobs import JOB_KINDS
+from workers.kinds.known import KINDS as KINDS_OF_WORK
 
 
 def test_every_kind_has_its_rules() -> None:
-    assert tuple(KINDS) == JOB_KINDS
+    assert tuple(KINDS) == tuple(KINDS_OF_WORK) == JOB_KINDS
     assert {rules.queue for rules in KINDS.values()} == set(QUEUES)
 
 

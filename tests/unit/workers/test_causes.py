@@ -91,14 +91,13 @@ CHILD = """
 import os, resource, sys
 from workers.child import main as child
 from sdk.schemas.failures import FailureReason
-from workers.child.protocol import EvaluationOrder
-def carry_out(self, order):
+def carry_out(order, host):
     {then}
-child._Work.carry_out = carry_out
+child._carry_out = carry_out
 sys.argv = ["child", {folder!r}]
 sys.exit(child.main())
 """
-ORDER = '{"order":{"kind":"merge","base":"/b","adapter":"/a","quantization":null,"spec":{}}}'
+ORDER = '{"pipeline":"merging","base":"/b","adapter":"/a","quantization":null,"spec":{}}'
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_a_child_says_why_and_shows_a_traceback_of_the_unexpected_only(
 
 def test_a_child_on_a_disk_too_full_to_say_so_says_it_by_its_status(tmp_path: Path) -> None:
     (tmp_path / "order.json").write_text(ORDER)
-    then = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); (self._folder / 'out/x').write_text('x')"
+    then = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); (host.out / 'x').write_text('x')"
     code = CHILD.format(then=then, folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == DISK_FULL_STATUS, done.stderr

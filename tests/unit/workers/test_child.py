@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from support.processes import environment
 
-from workers.child.protocol import ORDER_FILE, EvaluationOrder, Order
+from workers.child.protocol import ORDER_FILE
+from workers.pipelines.scoring.order import EvaluationOrder
 
 PROGRAM = """
 import os, sys
 from workers.child import main as child
 
-def carry_out(self, order):
+def carry_out(order, host):
     print(os.getcwd(), os.environ["HF_HUB_OFFLINE"], file=sys.stderr)
 
-child._Work.carry_out = carry_out
+child._carry_out = carry_out
 sys.exit(child.main())
 """
 
@@ -28,7 +29,7 @@ def test_a_bare_name_leads_into_the_job_s_folder_and_no_name_to_a_hub(warm: bool
     folder, elsewhere = tmp_path / "job", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
-    order = Order(order=EvaluationOrder(items=[], data="data", spec={}))
+    order = EvaluationOrder(items=[], data="data", spec={})
     (folder / ORDER_FILE).write_text(order.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *([] if warm else [str(folder)])],

@@ -1,0 +1,19 @@
+"""The order of a merge."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.orders import Order
+
+
+class MergeOrder(Order):
+    """Merge; the model's files go to the host's `out`."""
+
+    pipeline: Literal["merging"] = "merging"
+    base: str
+    adapter: str
+    quantization: QuantizationRecipe | None
+    spec: MergeSpec

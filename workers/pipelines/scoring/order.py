@@ -1,0 +1,33 @@
+"""The order of an evaluation, and what it finds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.wire import Wire
+from workers.pipelines.orders import Order
+
+
+class EvaluationItem(Wire):
+    """One thing to score."""
+
+    base: str
+    adapter: str | None
+    quantization: QuantizationRecipe | None
+
+
+class EvaluationOrder(Order):
+    """Score every item on the same rows."""
+
+    pipeline: Literal["scoring"] = "scoring"
+    items: list[EvaluationItem]
+    data: str
+    spec: EvaluationSpec
+
+
+class EvaluationScores(Wire):
+    """The scores of each item, in their order."""
+
+    reports: list[EvaluationReport]

@@ -1,0 +1,48 @@
+"""A training as it was ordered, with checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingReport
+from workers.pipelines.orders import Host
+from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
+from workers.pipelines.training.order import TrainingOrder
+from workers.pipelines.training.train import train
+
+ORDER = TrainingOrder
+
+
+def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
+    """Train; return None where the training was told to stop and has written a checkpoint."""
+
+    def report(progress: Progress) -> None:
+        # Before the first step there is nothing to keep, and being told to stop ends the process as it does any other.
+        if progress.phase == "train":
+            host.stop_in_order()
+        host.report(progress)
+
+    minutes = order.checkpoint.every_minutes
+    checkpoints = Checkpoints(
+        folder=Path(order.checkpoints),
+        every_steps=order.checkpoint.every_steps,
+        every_s=None if minutes is None else minutes * 60,
+        written=host.wrote_checkpoint,
+        must_stop=lambda: host.told_to_stop,
+        resume=None if order.resume is None else Path(order.resume),
+    )
+    try:
+        return train(
+            base=Path(order.base),
+            base_name=order.base_name,
+            base_revision=order.base_revision,
+            data=Path(order.data),
+            eval_data=None if order.eval_data is None else Path(order.eval_data),
+            out=host.out,
+            spec=order.spec,
+            on_progress=report,
+            checkpoints=checkpoints,
+        )
+    except Interrupted:
+        return None

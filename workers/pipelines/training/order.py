@@ -1,0 +1,26 @@
+"""The order of a training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdk.schemas.jobs import CheckpointPolicy
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.orders import Order
+
+
+class TrainingOrder(Order):
+    """Train; the adapter's files go to the host's `out`."""
+
+    pipeline: Literal["training"] = "training"
+    base: str
+    base_name: str
+    base_revision: str | None
+    data: str
+    eval_data: str | None
+    spec: TrainingSpec
+    checkpoint: CheckpointPolicy
+    #: The folder that checkpoints are written into.
+    checkpoints: str
+    #: The folder of a checkpoint to go on from; the worker has checked its files' digests.
+    resume: str | None

@@ -16,6 +16,7 @@ from registry.db.counters import count, count_duration
 from registry.db.database import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
+from registry.jobs.lifecycle import move
 from registry.jobs.models import Attempt, Job
 from registry.principal import SYSTEM, Principal
 from sdk.schemas.failures import FailureReason, is_known, retry_policy
@@ -147,7 +148,7 @@ def overrun(session: Session, job_id: str, attempt: int) -> Job:
 
 
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:
-    job.state = JobState.QUEUED
+    move(job, JobState.QUEUED)
     job.worker = job.lease_until_s = None
     job.not_before_s = None if pause_s == 0 else session.scalar(select(db_epoch_s() + pause_s))
     session.flush()
@@ -155,7 +156,7 @@ def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> No
 
 
 def _end(session: Session, job: Job, state: JobState) -> None:
-    job.state = state
+    move(job, state)
     job.lease_until_s = None
     job.finished_at = db_now(session)
     ended = "lost" if job.reason == FailureReason.WORKER_LOST else str(state)

@@ -87,14 +87,14 @@ class Checkpoints:
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
-            return _view(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
+            return _present(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
         """The checkpoints of a job, the newest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
             rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
-            return [_view(row) for row in session.scalars(rows)]
+            return [_present(row) for row in session.scalars(rows)]
 
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
         """Make the adapter of a checkpoint a version, with the job and the step in its lineage.
@@ -238,7 +238,7 @@ def _metrics_of(report: Any) -> dict[str, float]:
     return {} if scores is None else scores.metrics
 
 
-def _view(row: Checkpoint) -> CheckpointView:
+def _present(row: Checkpoint) -> CheckpointView:
     return CheckpointView(
         job=row.job_id,
         step=row.step,

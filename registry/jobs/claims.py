@@ -23,8 +23,9 @@ from registry.jobs.fair_share import find_next, take_turn
 from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import HandedIn, Rooms
+from registry.jobs.lifecycle import may_become
 from registry.jobs.models import Job
-from registry.jobs.present import view
+from registry.jobs.present import present
 from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
 from registry.principal import Principal
@@ -108,7 +109,7 @@ class Claims:
                 break
             won = session.execute(
                 update(Job)
-                .where(Job.id == job_id, Job.state == JobState.QUEUED)
+                .where(Job.id == job_id, may_become(JobState.RUNNING))
                 .values(
                     state=JobState.RUNNING,
                     attempt=Job.attempt + 1,
@@ -217,19 +218,19 @@ class Claims:
                 raise attempts.stale(job_id, completion.attempt)
             if job.state == JobState.SUCCEEDED:
                 # The first answer was lost on its way; the work is done.
-                return view(job)
+                return present(job)
             if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
-            present = view(job)
+            held = present(job)
 
         def succeed(session: Session, result: dict[str, Any]) -> None:
             attempts.succeed(session, job_id, completion.attempt, result, who=who)
 
-        request = read_request(present.kind, present.request, job_id=job_id)
-        done = HandedIn(job=present, completion=completion, who=who, succeed=succeed)
-        rules_of(present.kind).complete(self._rooms, request, done)
+        request = read_request(held.kind, held.request, job_id=job_id)
+        done = HandedIn(job=held, completion=completion, who=who, succeed=succeed)
+        rules_of(held.kind).complete(self._rooms, request, done)
         with self._db.read() as session:
-            return view(session.get_one(Job, job_id))
+            return present(session.get_one(Job, job_id))
 
     def fail(self, *, job_id: str, failure: Failure, who: Principal) -> JobView:
         """Record that an attempt ended without a result; the job may be tried again. Raises NotFound, StaleAttempt."""
@@ -241,7 +242,7 @@ class Claims:
             else:
                 limit = self._max_attempts
                 job = attempts.fail(session, job_id, failure.attempt, reason, message, who=who, max_attempts=limit)
-            again, found = job.state == JobState.QUEUED, view(job)
+            again, found = job.state == JobState.QUEUED, present(job)
         if again:
             self._queue.remind([(job_id, found.queue)])
         return found
@@ -250,7 +251,7 @@ class Claims:
         """Queue a job again whose worker shuts down, as if it had not been claimed. Raises NotFound, StaleAttempt."""
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
-            found = view(attempts.release(session, job_id, release.attempt, who=who))
+            found = present(attempts.release(session, job_id, release.attempt, who=who))
         if found.state == JobState.QUEUED:
             self._queue.remind([(job_id, found.queue)])
         return found

@@ -1,7 +1,7 @@
-"""One look for all who wait: who watches a job sleeps until something has happened to it.
+"""One query for all who wait: whoever watches a job sleeps until something has happened to it.
 
-A server process asks the database once a tick, while anybody waits, to which jobs something has happened. It may miss
-something, since sequence numbers are committed out of their order: whoever waits looks by themselves every `LOOK_S`.
+While anybody waits, a server process asks the database once every `TICK_S` which jobs have new events. It may miss one, since
+sequence numbers are not committed in their order: so whoever waits also looks for themselves every `LOOK_S`.
 """
 
 from __future__ import annotations
@@ -20,57 +20,57 @@ from registry.db.database import Database
 from registry.errors import RegistryError
 from registry.jobs.models import JobEvent
 
-#: How often a process looks while anybody waits, in seconds.
+#: How often a process asks the database while anybody waits, in seconds.
 TICK_S = 0.25
-#: How long anybody waits before they look by themselves, in seconds.
+#: How long anybody waits before they look for themselves, in seconds.
 LOOK_S = 2.0
 
 _log = logging.getLogger(__name__)
 
 
-class Bell:
-    """Rings for one watcher of one job. Silence it before you look, so that what comes in between rings it again."""
+class JobSignal:
+    """Wakes one watcher of one job. Clear it before you look, so that what happens in between sets it again."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the watcher."""
-        self._rung.set()
+        self._event.set()
 
-    def silence(self) -> None:
-        """Forget that it has rung."""
-        self._rung.clear()
+    def clear(self) -> None:
+        """Forget that something has happened."""
+        self._event.clear()
 
     async def wait(self, timeout_s: float) -> None:
-        """Return once it has rung, and after `LOOK_S` or `timeout_s` in any case."""
+        """Return once something has happened, and after `LOOK_S` or `timeout_s` in any case."""
         with suppress(TimeoutError):
             async with asyncio.timeout(min(timeout_s, LOOK_S)):
-                await self._rung.wait()
+                await self._event.wait()
 
 
-class Tail:
-    """The bells of an event loop over one database."""
+class EventFeed:
+    """The signals of an event loop over one database."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._bells: dict[str, set[Bell]] = {}
+        self._signals: dict[str, set[JobSignal]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Bell]:
-        """A bell that rings when something has happened to a job, until the end of the block."""
-        bell = Bell()
-        self._bells.setdefault(job_id, set()).add(bell)
+    def watch(self, job_id: str) -> Iterator[JobSignal]:
+        """A signal that is set when something has happened to a job, until the end of the block."""
+        signal = JobSignal()
+        self._signals.setdefault(job_id, set()).add(signal)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._follow(), name="tail")
+            self._task = asyncio.get_running_loop().create_task(self._follow(), name="event feed")
         try:
-            yield bell
+            yield signal
         finally:
-            self._bells[job_id].discard(bell)
-            if not self._bells[job_id]:
-                del self._bells[job_id]
-            if not self._bells:
+            self._signals[job_id].discard(signal)
+            if not self._signals[job_id]:
+                del self._signals[job_id]
+            if not self._signals:
                 self._task.cancel()
                 self._task = None
 
@@ -81,15 +81,15 @@ class Tail:
             try:
                 jobs, newest = await run_in_threadpool(self._look, newest)
             except (RegistryError, SQLAlchemyError) as error:
-                # Whoever waits hears of it when they look by themselves.
-                _log.debug("nothing was seen of the events: %s", type(error).__name__)
+                # Whoever waits is told when they look for themselves.
+                _log.debug("the events could not be read: %s", type(error).__name__)
                 continue
-            for job_id in self._bells if jobs is None else jobs & self._bells.keys():
-                for bell in self._bells[job_id]:
-                    bell.ring()
+            for job_id in self._signals if jobs is None else jobs & self._signals.keys():
+                for signal in self._signals[job_id]:
+                    signal.notify()
 
     def _look(self, newest: int | None) -> tuple[set[str] | None, int]:
-        """To which jobs something has happened since `newest`, and what is the newest now; all of them at first."""
+        """Return the jobs with events after `newest`, None for all of them at first, and the newest event now."""
         with self._db.read() as session:
             if newest is None:
                 return None, session.scalar(select(func.max(JobEvent.seq))) or 0
@@ -98,14 +98,14 @@ class Tail:
         return {job_id for job_id, _ in rows}, max((seq for _, seq in rows), default=newest)
 
 
-_tails: RunVar[dict[str, Tail]] = RunVar("registry_tails")
+_feeds: RunVar[dict[str, EventFeed]] = RunVar("registry_event_feeds")
 
 
-def tail_of(db: Database) -> Tail:
-    """The tail of the running event loop over a database."""
+def feed_of(db: Database) -> EventFeed:
+    """Return the feed of the running event loop over a database."""
     try:
-        tails = _tails.get()
+        feeds = _feeds.get()
     except LookupError:
-        tails = {}
-        _tails.set(tails)
-    return tails.setdefault(db.url, Tail(db))
+        feeds = {}
+        _feeds.set(feeds)
+    return feeds.setdefault(db.url, EventFeed(db))

@@ -20,7 +20,7 @@ from registry.errors import RegistryError
 from registry.http.plain_text import errors_in_json
 from registry.http.routes import Reader, room, service
 from registry.jobs import events
-from registry.jobs.event_feed import tail_of
+from registry.jobs.event_feed import feed_of
 from registry.jobs.service import Jobs
 from registry.jobs.watch_limits import Watchers
 from registry.principal import Principal
@@ -98,9 +98,9 @@ async def read_job_events(
     deadline = time.monotonic() + wait_s
     # Who does not wait is counted by no one.
     counted = watchers.entered(who) if wait_s else nullcontext()
-    with counted, tail_of(db).watch(job_id) as bell:
+    with counted, feed_of(db).watch(job_id) as signal:
         while True:
-            bell.silence()
+            signal.clear()
             found, state = await run_in_threadpool(
                 events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who
             )
@@ -110,7 +110,7 @@ async def read_job_events(
             if left <= 0 or await request.is_disconnected():
                 await run_in_threadpool(jobs.revive)
                 return []
-            await bell.wait(left)
+            await signal.wait(left)
 
 
 @router.get(
@@ -193,9 +193,9 @@ class _Reader:
 async def _stream(reader: _Reader, deadline: float | None) -> AsyncIterator[str]:
     checked = spoke = time.monotonic()
     yield f"retry: {_RETRY_MS}\n\n"
-    with tail_of(reader.db).watch(reader.job_id) as bell:
+    with feed_of(reader.db).watch(reader.job_id) as signal:
         while True:
-            bell.silence()
+            signal.clear()
             now = time.monotonic()
             trusted = now - checked < _TRUST_S
             checked = checked if trusted else now
@@ -219,7 +219,7 @@ async def _stream(reader: _Reader, deadline: float | None) -> AsyncIterator[str]
             if now - spoke >= _KEEP_ALIVE_S:
                 spoke = now
                 yield ":\n\n"
-            await bell.wait(float("inf") if deadline is None else deadline - now)
+            await signal.wait(float("inf") if deadline is None else deadline - now)
 
 
 def _message(kind: str, data: Wire, *, seq: int | None = None) -> str:

@@ -1,12 +1,15 @@
-"""The legal moves of a job. Its states are `sdk.schemas.jobs.JobState`."""
+"""The legal moves of a job, and the two ways to make one. Its states are `sdk.schemas.jobs.JobState`."""
 
 from __future__ import annotations
 
+from sqlalchemy import ColumnElement
+
+from registry.jobs.models import Job
 from sdk.schemas.jobs import JobState
 
 MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
-    # Back to queued when its worker is lost.
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    # Back to queued when its worker is lost, gives it back, or failed in a way that another try may help.
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
@@ -17,3 +20,15 @@ MOVES: dict[JobState, frozenset[JobState]] = {
 FINAL = tuple(state for state in JobState if state.is_final)
 #: Those of jobs that wait or run.
 UNFINISHED = tuple(state for state in JobState if not state.is_final)
+
+
+def may_become(to: JobState) -> ColumnElement[bool]:
+    """The condition that a job may move to a state: that of an UPDATE which makes the move for the one who changes the row."""
+    return Job.state.in_([state for state, targets in MOVES.items() if to in targets])
+
+
+def move(job: Job, to: JobState) -> None:
+    """Move a job whose row the caller has locked. Raises RuntimeError for a move that is not in the table."""
+    if to not in MOVES.get(JobState(job.state), ()):
+        raise RuntimeError(f"job {job.id} can't move from {job.state} to {to}")
+    job.state = to

@@ -21,7 +21,7 @@ from sdk.schemas.wire import member_of
 _PLACES = 1000
 
 
-def view(job: Job) -> JobView:
+def present(job: Job) -> JobView:
     """Return a job as it travels, without what only the queue and the workers could tell."""
     return JobView(
         id=job.id,
@@ -47,7 +47,7 @@ def view(job: Job) -> JobView:
     )
 
 
-def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
+def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
     of_these = Checkpoint.job_id.in_([job.id for job in jobs])
     recorded = (
@@ -67,7 +67,7 @@ def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
         for job in queued:
             waits[job.id] = why_waiting(job, workers, busy=busy, ahead=ahead.get(job.id), now_s=now_s)
     return [
-        view(job).model_copy(
+        present(job).model_copy(
             update={
                 "checkpoint_step": steps.get(job.id),
                 "ahead": ahead.get(job.id),
@@ -78,8 +78,8 @@ def described(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     ]
 
 
-def attempts_of(session: Session, job_id: str) -> list[AttemptView]:
-    """The attempts at a job, the first one first."""
+def present_attempts(session: Session, job_id: str) -> list[AttemptView]:
+    """Return the attempts at a job as they travel, the first one first."""
     rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt))
     return [
         AttemptView(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,10 +20,10 @@ from registry.jobs.checkpoints import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import rules_of
-from registry.jobs.lifecycle import FINAL, UNFINISHED
+from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
 from registry.jobs.pins import require_data
-from registry.jobs.present import attempts_of, described, view
+from registry.jobs.present import present, present_attempts, present_in_queue
 from registry.jobs.releases import needed_by
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
@@ -86,7 +86,7 @@ class Jobs:
                         raise Conflict(
                             "this idempotency key was used for another request; use a new key", param="idempotency_key"
                         )
-                    return view(earlier), False
+                    return present(earlier), False
             rules = rules_of(submission.request.kind)
             pinned = rules.pin(session, submission.request, who, self._embedded)
             request = pinned.request
@@ -112,7 +112,7 @@ class Jobs:
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
             )
-            return view(job), True
+            return present(job), True
 
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded."""
@@ -155,21 +155,21 @@ class Jobs:
                 priority=min(earlier.priority, most_priority(earlier.namespace, who)),
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
-            found = view(job)
+            found = present(job)
         self._queue.announce(found.id, found.queue)
         return found
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
         """Return a job. Raises NotFound."""
         with self._db.read() as session:
-            (found,) = described(session, [find_job(session, job_id, who)])
+            (found,) = present_in_queue(session, [find_job(session, job_id, who)])
             return found
 
     def attempts(self, job_id: str, *, who: Principal) -> list[AttemptView]:
         """The attempts at a job, the first one first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
-            return attempts_of(session, job_id)
+            return present_attempts(session, job_id)
 
     def list(
         self, *, state: str | None, queue: str | None = None, cursor: str | None, limit: int, who: Principal
@@ -188,7 +188,7 @@ class Jobs:
                 Job.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda jobs: described(session, jobs),
+                views=lambda jobs: present_in_queue(session, jobs),
                 newest_first=True,
             )
 
@@ -197,33 +197,27 @@ class Jobs:
 
         Raises NotFound, and Conflict for one that has ended otherwise.
         """
-        waits = Job.state == JobState.QUEUED
         with self._db.write() as session:
-            before = find_job(session, job_id, who, action="write").state
-            # One statement, since a worker may give the job back at this moment: as two, each would miss it in turn.
-            moved = session.execute(
-                update(Job)
-                .where(Job.id == job_id, Job.state.not_in(FINAL))
-                .values(
-                    cancel_requested=True,
-                    state=case((waits, JobState.CANCELLED), else_=Job.state),
-                    finished_at=case((waits, db_now(session)), else_=Job.finished_at),
-                    reason=case((waits, FailureReason.CANCELLED), else_=Job.reason),
-                )
-                .returning(Job.id)
-            ).first()
-            job = session.get_one(Job, job_id, populate_existing=True)
-            if moved is None and job.state != JobState.CANCELLED:
+            find_job(session, job_id, who, action="write")
+            # Under the lock, since a worker may claim the job or give it back at this moment.
+            job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+            before = job.state
+            if before == JobState.CANCELLED:
+                return present(job)
+            if before in FINAL:
                 raise Conflict(
-                    f"job {job_id} has {job.state} and can't be cancelled; see what came of it: adapterctl jobs show {job_id}",
+                    f"job {job_id} has {before} and can't be cancelled; see what came of it: adapterctl jobs show {job_id}",
                     param="job",
                 )
-            if moved is not None and job.state == JobState.CANCELLED:
+            job.cancel_requested = True
+            if before == JobState.QUEUED:
+                move(job, JobState.CANCELLED)
+                job.reason, job.finished_at = FailureReason.CANCELLED, db_now(session)
+                session.flush()
                 events.record_state(session, job)
                 count_end(session, job)
-            if moved is not None:
-                record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
-            return view(job)
+            record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
+            return present(job)
 
     def remind(self) -> int:
         """Tell the queue once more of the first waiting jobs, where it may have forgotten them; return how many."""

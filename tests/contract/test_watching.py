@@ -191,7 +191,7 @@ class TestLongPoll:
         assert len(seqs) == watchers
         assert len(set(seqs)) == 1
         asked = _about_events(seen)
-        # Each looks at first, once more as the tail begins, every LOOK_S, and when it is woken; the tail looks for all.
+        # Each looks at first, once more as the feed begins, every LOOK_S, and when it is woken; the feed looks for all.
         assert len(asked) < watchers * (3 + took_s / LOOK_S) + took_s / TICK_S + 10
 
     def test_who_goes_away_is_not_looked_for_any_more(self, people: World, job: SdkJob) -> None:

@@ -24,7 +24,7 @@ from support.workplace import Workplace, wait_until
 from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.jobs.models import Job
-from registry.jobs.present import attempts_of
+from registry.jobs.present import present_attempts
 from registry.jobs.reconcile import LEADER_LOCK
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
@@ -172,7 +172,7 @@ class Stack(Workplace):
     def explain(self, job: str) -> str:
         """All that is known of a job."""
         with self.database.read() as session:
-            attempts = "\n".join(str(attempt) for attempt in attempts_of(session, job))
+            attempts = "\n".join(str(attempt) for attempt in present_attempts(session, job))
         lines = "\n".join(line for worker in self.workers_at_work for line in worker.lines if job in line)
         return f"{self.row(job)}\n{attempts}\n{lines}"
 

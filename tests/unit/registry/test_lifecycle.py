@@ -54,6 +54,14 @@ class TestTables:
             assert bool(targets) != state.is_final
         assert set(lifecycle.FINAL) == {state for state in JobState if state.is_final}
 
+    @pytest.mark.parametrize("state", JobState)
+    def test_a_job_makes_no_move_that_is_not_in_the_table(self, state: JobState) -> None:
+        for target in JobState:
+            job = Job(id="j", state=state)
+            with nullcontext() if target in lifecycle.MOVES[state] else pytest.raises(RuntimeError, match="can't move"):
+                lifecycle.move(job, target)
+                assert job.state == target
+
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_to_jobs_is_in_the_table(services: Services, seed: int) -> None:

@@ -27,7 +27,7 @@ _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
 
 
 @dataclass(frozen=True)
-class AtHand:
+class AvailableWorker:
     """A worker that was heard of lately and takes jobs."""
 
     owner: str
@@ -57,15 +57,15 @@ def seen_by(who: Principal) -> ColumnElement[bool]:
     return true() if namespaces is None else works_in(namespaces)
 
 
-def workers_at_hand(session: Session, who: Principal = SYSTEM) -> list[AtHand]:
-    """The workers that were heard of lately, take jobs, and may be known to somebody."""
+def available_workers(session: Session, who: Principal = SYSTEM) -> list[AvailableWorker]:
+    """Return the workers that were heard of lately, take jobs, and may be known to somebody."""
     columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues, Worker.version)
     query = select(*columns).where(
         Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who)
     )
     rows = session.execute(query.order_by(Worker.name, Worker.owner)).all()
     spaces = spaces_of(session, {row.owner for row in rows})
-    return [AtHand(*row, spaces=spaces[row.owner]) for row in rows]
+    return [AvailableWorker(*row, spaces=spaces[row.owner]) for row in rows]
 
 
 def spaces_of(session: Session, owners: set[str]) -> dict[str, frozenset[str]]:

@@ -99,7 +99,7 @@ class Checkpoints:
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
         """Make the adapter of a checkpoint a version, with the job and the step in its lineage.
 
-        Raises NotFound, Verification where the gate refuses it, and what publishing raises.
+        Raises NotFound, Verification where its bytes are refused, and what publishing raises.
         """
         with self._db.read() as session:
             job = find_job(session, job_id, who)

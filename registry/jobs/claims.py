@@ -19,7 +19,7 @@ from registry.db.database import Database, db_epoch_s, db_now
 from registry.errors import RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
-from registry.jobs.fair_share import find_next, take_turn
+from registry.jobs.fair_share import find_next, note_served
 from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import HandedIn, Rooms
@@ -128,7 +128,7 @@ class Claims:
             attempts.begin(session, job, claim.worker.name, who, within_s=within_s)
             assignment = self._assignment_or_end(session, job, who)
             if assignment is not None:
-                take_turn(session, job)
+                note_served(session, job)
                 return assignment, ended
             ended.append(job.namespace)
         return None, ended

@@ -1,4 +1,4 @@
-"""Whose turn it is: the order in which waiting jobs of all namespaces are given out.
+"""Fair shares: the order in which waiting jobs of all namespaces are given out.
 
 Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a class
 the namespace goes first that has the fewest running jobs in the queue, among those the one that was served longest ago. Within
@@ -94,7 +94,7 @@ def find_next(
     It is none of the namespaces that are passed over.
     """
     fitting = (Job.state == JobState.QUEUED, due(), *fits(claim.worker))
-    found = [place for queue in claim.worker.queues for place in _in_turn(session, queue, fitting, who)]
+    found = [place for queue in claim.worker.queues for place in _next_of_each(session, queue, fitting, who)]
     found = [place for place in found if place.namespace not in passed_over]
     found.sort(key=lambda place: place.order)
     # Where all jobs of a priority are being given to others, the ones below are looked at: first those of the same class.
@@ -109,12 +109,12 @@ def find_next(
     return None
 
 
-def take_turn(session: Session, job: Job) -> None:
+def note_served(session: Session, job: Job) -> None:
     """Note that the namespace of a job was served now."""
     upsert(session, Turn, {"queue": job.queue, "namespace": job.namespace}, {"served_at_s": db_epoch_s()})
 
 
-def _in_turn(session: Session, queue: str, fitting: Sequence[ColumnElement[bool]], who: Principal) -> list[Next]:
+def _next_of_each(session: Session, queue: str, fitting: Sequence[ColumnElement[bool]], who: Principal) -> list[Next]:
     """The namespaces with a job that fits. Each is found by the index, however many jobs wait in it."""
     queued = (Job.state == JobState.QUEUED, Job.queue == queue)
     spaces = select(func.min(Job.namespace).label("namespace")).where(*queued).cte("spaces", recursive=True)
@@ -201,17 +201,17 @@ def places(session: Session, queue: str, namespaces: Collection[str], *, most: i
     order: list[str] = []
     for in_class in (2, 1, 0):
         left = Counter(waiting[in_class])
-        turns = [(running[name], served.get(name, 0.0), name) for name in left]
-        heapq.heapify(turns)
-        while turns and len(order) < most:
-            _, _, name = heapq.heappop(turns)
-            # As `take_turn` does, at a moment after all that are known.
+        heap = [(running[name], served.get(name, 0.0), name) for name in left]
+        heapq.heapify(heap)
+        while heap and len(order) < most:
+            _, _, name = heapq.heappop(heap)
+            # As `note_served` does, at a moment after all that are known.
             running[name] += 1
             served[name] = float(10**12 + len(order))
             order.append(name)
             left[name] -= 1
             if left[name]:
-                heapq.heappush(turns, (running[name], served[name], name))
+                heapq.heappush(heap, (running[name], served[name], name))
     wanted: dict[str, list[int]] = {name: [] for name in namespaces}
     for place, name in enumerate(order):
         if name in wanted:

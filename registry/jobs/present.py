@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.database import db_epoch_s
 from registry.db.stored_json import readable, table
-from registry.jobs.available_workers import running_on, workers_at_hand
+from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places
 from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.jobs.requirements import why_waiting
@@ -62,7 +62,7 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
         for queue in {job.queue for job in queued}:
             namespaces = {job.namespace for job in queued if job.queue == queue}
             ahead |= places(session, queue, namespaces, most=_PLACES)
-        workers, busy = workers_at_hand(session), running_on(session)
+        workers, busy = available_workers(session), running_on(session)
         now_s = session.scalar(select(db_epoch_s())) or 0.0
         for job in queued:
             waits[job.id] = why_waiting(job, workers, busy=busy, ahead=ahead.get(job.id), now_s=now_s)

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from sqlalchemy import ColumnElement, or_
 
 from registry.catalog.models import NamedBase
-from registry.jobs.available_workers import AtHand
+from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
 from sdk.schemas.jobs import JOB_KINDS, Needs
@@ -43,8 +43,8 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
-    """Say why no worker at hand may have a job; None where one may. What it has free now is of no account: it changes."""
+def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
+    """Say why no available worker may have a job; None where one may. What it has free now is of no account: it changes."""
     if job.kind not in JOB_KINDS:
         return f"this registry knows no jobs of the kind {job.kind!a}; upgrade it"
     if job.needs_release > OURS:
@@ -69,7 +69,7 @@ def obstacle(job: Job, workers: Sequence[AtHand]) -> str | None:
 
 
 def why_waiting(
-    job: Job, workers: Sequence[AtHand], *, busy: Container[tuple[str, str]], ahead: int | None, now_s: float
+    job: Job, workers: Sequence[AvailableWorker], *, busy: Container[tuple[str, str]], ahead: int | None, now_s: float
 ) -> str:
     """Say in one sentence why a queued job waits; `busy` are owner and name of the workers that hold a job."""
     if job.not_before_s is not None and job.not_before_s > now_s:

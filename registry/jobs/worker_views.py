@@ -1,4 +1,4 @@
-"""Workers, and what the fleet has room for."""
+"""Workers, and how busy they are."""
 
 from __future__ import annotations
 

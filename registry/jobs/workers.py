@@ -1,4 +1,4 @@
-"""The workers that were heard of, and what the fleet has room for.
+"""The workers that were heard of, and how busy they are.
 
 A worker is a token and a name: whoever speaks for one speaks for a worker of their own token.
 """
@@ -16,10 +16,10 @@ from registry.errors import QuotaExceeded
 from registry.jobs.available_workers import (
     FORGOTTEN_AFTER,
     SILENT_AFTER,
+    available_workers,
     running_on,
     seen_by,
     spaces_of,
-    workers_at_hand,
 )
 from registry.jobs.models import Job, Worker
 from registry.jobs.requirements import obstacle
@@ -32,7 +32,7 @@ QUEUES = ("gpu", "cpu")
 _NOTED_EVERY = timedelta(seconds=10)
 #: Workers of one token that are remembered at once.
 MOST_WORKERS = 1000
-#: Jobs of a queue that are held against the fleet one by one.
+#: Jobs of a queue that are checked one by one for a worker that they fit.
 _LOOKED_AT = 1000
 
 
@@ -62,7 +62,7 @@ class Workers:
         """Each queue as it is now: numbers only, of the jobs of all namespaces and of the workers that the caller may see."""
         with self._db.read() as session:
             now = db_now(session)
-            workers, visible = workers_at_hand(session), workers_at_hand(session, who)
+            workers, visible = available_workers(session), available_workers(session, who)
             counts = {
                 (state, queue): number
                 for state, queue, number in session.execute(

@@ -174,7 +174,7 @@ class JobView(Wire):
     #: The adapter or ref that it is about, for lists.
     subject: str
     attempt: int
-    #: Why it failed: one of `FailureReason`, or what a worker of a newer release said.
+    #: Why it failed, in one word: "data", "oom", "worker_lost" and so on, or what a worker of a newer release said.
     reason: str | None
     message: str | None
     cancel_requested: bool

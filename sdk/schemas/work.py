@@ -169,6 +169,6 @@ class Failure(Wire):
     """A worker reports that its attempt failed."""
 
     attempt: Annotated[int, Field(ge=1)]
-    #: One of `FailureReason`, or one that only a newer release than the registry's knows.
+    #: In one word: "data", "oom" and so on, or what only a newer release than the registry's knows.
     reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
     message: Annotated[str, Field(max_length=4000)]

@@ -305,7 +305,7 @@ class TestRouting:
         job = crew.submit(needs=Needs(memory_bytes=2**36))
         assert crew.hold(memory_bytes=0, free_memory_bytes=0).job == job.id
 
-    def test_a_base_is_reckoned_with(self, crew: Crew) -> None:
+    def test_the_memory_of_a_base_is_estimated(self, crew: Crew) -> None:
         size = 40 * 2**30
         crew.world.admin.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
         over_four_bits = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec())

@@ -96,7 +96,7 @@ def _of_training(
 
 
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
-    """Hold a LoRA record, which the gate holds against the bytes, against a spec; the rest of it nobody asked for."""
+    """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
     targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
     asked = LoraConfig(
         rank=spec.rank,

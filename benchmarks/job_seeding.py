@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from registry.access.audit.models import AuditEntry
 from registry.db.database import Database, Model
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Attempt, Job, JobEvent
 
@@ -28,7 +28,7 @@ _AT = "now() - (interval '1 second' * (:count - i + 60))"
 def seed_finished(database_url: str, count: int) -> None:
     """Insert `count` finished jobs. The registry must have one that has succeeded."""
     # Millions of rows in one statement.
-    db = Database(database_url, Patience(statement_s=3600, deadline_s=3600))
+    db = Database(database_url, Timeouts(statement_s=3600, deadline_s=3600))
     with db.engine.begin() as connection:
         connection.execute(text("SET LOCAL synchronous_commit = off"))
         # What is copied refers to rows that are there; looking each of them up would take most of the time.

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from registry.db.database import Database
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 
 #: Bases that the versions are spread over, and their ranks.
 BASES = 8
@@ -28,7 +28,7 @@ _BLOBS = 1000
 def seed_rows(database_url: str, versions: int, adapters: int) -> None:
     """Insert `versions` ready versions, evenly over `adapters` adapters, each of which has an alias `production`."""
     # Millions of rows in one statement.
-    db = Database(database_url, Patience(statement_s=3600, deadline_s=3600))
+    db = Database(database_url, Timeouts(statement_s=3600, deadline_s=3600))
     per_adapter = versions // adapters
     with db.engine.begin() as connection:
         connection.execute(text("SET LOCAL synchronous_commit = off"))

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Engine, text
 
 from registry.db.database import allow, begin
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 
 _LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
 
@@ -15,9 +15,9 @@ def run(engine: Engine) -> None:
     """Migrate in one transaction, alone."""
     with engine.connect() as connection, connection.begin():
         begin(connection, to_write=True)
-        allow(connection, context.config.attributes.get("within_s", Patience.migration_s))
+        allow(connection, context.config.attributes.get("within_s", Timeouts.migration_s))
         if connection.dialect.name == "postgresql":
-            patience_s = context.config.attributes.get("lock_timeout_s", Patience.migration_lock_s)
+            patience_s = context.config.attributes.get("lock_timeout_s", Timeouts.migration_lock_s)
             connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         context.configure(

@@ -1,15 +1,15 @@
-"""How long this process waits for what it stands on, and what it does once that has fallen silent.
+"""How long this process waits for what it depends on, and what it does once that no longer answers.
 
-A database or a store that is stopped, and not dead, is the worst of them: its kernel still takes what is sent and
-acknowledges it, so no connection breaks. Whoever asks it waits for as long as `Patience` says; then `Silence` lets one
-caller a second ask again and refuses the rest at once, so that not every thread waits for the same silent part.
+A database or a store that is stopped, and not dead, is the worst case: its kernel still takes what is sent and
+acknowledges it, so no connection breaks. Whoever asks it waits for as long as `Timeouts` says; then `CircuitBreaker` lets
+one caller a second ask again and refuses the rest at once, so that not every thread waits for the same silent part.
 
 >>> from registry.errors import Unavailable
->>> silence = Silence("the store", Unavailable)
->>> with silence.asking():
+>>> breaker = CircuitBreaker("the store", Unavailable)
+>>> with breaker.asking():
 ...     "an answer"
 'an answer'
->>> with silence.asking():
+>>> with breaker.asking():
 ...     raise NoAnswer
 Traceback (most recent call last):
 registry.errors.Unavailable: the store does not answer; check that it runs, then try again
@@ -28,7 +28,7 @@ ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long a database is waited for, in seconds."""
 
     #: Until PostgreSQL has taken a connection. Its library takes no less than 2.
@@ -80,7 +80,7 @@ class NoAnswer(Exception):  # noqa: N818 - it reads as what happened
     """Something has not answered within the time that it was given. Drivers' own errors may be this too."""
 
 
-class Silence:
+class CircuitBreaker:
     """Notes when something has stopped answering, and spares it, and the callers, further questions.
 
     It has stopped where a caller waited in vain and no caller that began with him or later was answered. From then on
@@ -98,13 +98,13 @@ class Silence:
         #: When the caller began that was answered, of all that were the one that began last.
         self._answered_at = float("-inf")
         #: When it was found to be silent; None: it answers.
-        self._silent_at: float | None = None
+        self._opened_at: float | None = None
         self._ask_again_at = 0.0
 
     @property
-    def is_known(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it was found to be silent, and has not answered since."""
-        return self._silent_at is not None
+        return self._opened_at is not None
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -116,32 +116,32 @@ class Silence:
             # What a driver has raised stands behind SQLAlchemy's error.
             if not isinstance(error, NoAnswer) and not isinstance(getattr(error, "orig", None), NoAnswer):
                 raise
-            self._note_silence(began)
+            self._note_failure(began)
             raise self._refusal() from error
         if began > self._answered_at:
             self._note_answer(began)
 
     def _begin(self) -> float:
         now = self._clock()
-        if self._silent_at is not None:
+        if self._opened_at is not None:
             with self._changing:
-                if self._silent_at is not None:
+                if self._opened_at is not None:
                     if now < self._ask_again_at:
                         raise self._refusal()
                     self._ask_again_at = now + ASK_AGAIN_S
         return now
 
-    def _note_silence(self, began: float) -> None:
+    def _note_failure(self, began: float) -> None:
         with self._changing:
-            if self._silent_at is None and self._answered_at < began:
-                self._silent_at = self._ask_again_at = self._clock()
+            if self._opened_at is None and self._answered_at < began:
+                self._opened_at = self._ask_again_at = self._clock()
 
     def _note_answer(self, began: float) -> None:
         with self._changing:
             self._answered_at = max(self._answered_at, began)
             # Who began before it fell silent may have been answered before it did.
-            if self._silent_at is not None and began >= self._silent_at:
-                self._silent_at = None
+            if self._opened_at is not None and began >= self._opened_at:
+                self._opened_at = None
 
     def _refusal(self) -> Exception:
         return self._make_refusal(f"{self._what} does not answer; check that it runs, then try again")

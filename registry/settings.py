@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 from registry.errors import Invalid
 from registry.removal.row_lifetimes import Lifetimes
 
@@ -110,14 +110,14 @@ class Settings:
     auth: Literal["token", "none"] = "token"
     #: How clients reach this server; needed by folder storage behind HTTP.
     public_url: str | None = None
-    #: How long PostgreSQL is waited for, in seconds; what each is, `Patience` says. None: as it says.
+    #: How long PostgreSQL is waited for, in seconds; what each is, `Timeouts` says. None: as it says.
     database_connect_s: float | None = None
     database_statement_s: float | None = None
     database_lock_s: float | None = None
     database_idle_s: float | None = None
     database_tcp_s: float | None = None
     database_deadline_s: float | None = None
-    #: How long one waits for a connection of this process to the database, in seconds; None: as `Patience` says.
+    #: How long one waits for a connection of this process to the database, in seconds; None: as `Timeouts` says.
     database_pool_s: float | None = None
     #: How many connections one process has to the database at most, beside the four that answer `resolve`.
     database_connections: int = 15
@@ -193,7 +193,7 @@ class Settings:
     embedded_home: str | None = None
 
     @property
-    def patience(self) -> Patience:
+    def timeouts(self) -> Timeouts:
         """How long the database is waited for."""
         given = {
             "connect_s": self.database_connect_s,
@@ -205,7 +205,7 @@ class Settings:
             "pool_s": self.database_pool_s,
         }
         known = {name: seconds for name, seconds in given.items() if seconds is not None}
-        return Patience(
+        return Timeouts(
             **known,
             migration_s=self.migration_s,
             migration_lock_s=self.migration_lock_s,

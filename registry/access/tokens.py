@@ -78,7 +78,7 @@ class Tokens:
                     raise _taken(name, earlier, who)
                 _end(session, earlier, token, after=timedelta(hours=overlap_hours), who=who)
             session.add(token)
-            view = _view(token)
+            view = _present(token)
             # The admins of each namespace see in their trail who got a role there.
             for grant in token.grants:
                 after = view.model_dump(mode="json")
@@ -98,7 +98,7 @@ class Tokens:
                 token.revoked_at = utc_now()
                 for grant in token.grants:
                     record(session, who, "token.revoke", grant.namespace, token_id, before={"name": token.name})
-            return _view(token)
+            return _present(token)
 
     def revoke_namespace(self, namespace: str, *, who: Principal) -> RevocationView:
         """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
@@ -134,7 +134,7 @@ class Tokens:
         with self._db.read() as session:
             known = select(Token).where(Token.forgotten_at.is_(None))
             found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))
-            return [_view(token) for token in found if _administers(who, token)]
+            return [_present(token) for token in found if _administers(who, token)]
 
     def check(self, secret: str | None) -> Principal:
         """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
@@ -245,7 +245,7 @@ def _administers(who: Principal, token: Token) -> bool:
     return namespaces is None or within
 
 
-def _view(token: Token) -> TokenView:
+def _present(token: Token) -> TokenView:
     return TokenView(
         id=token.id,
         name=token.name,

@@ -18,7 +18,7 @@ from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
-from registry.catalog.versions.version_states import Moves
+from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
 from registry.db.database import Database
@@ -67,7 +67,7 @@ class Services:
     catalog: Catalog
     resolver: Resolver
     aliases: Aliases
-    moves: Moves
+    version_states: VersionStates
     publisher: Publisher
     jobs: Jobs
     claims: Claims
@@ -92,7 +92,7 @@ class Services:
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
     """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
-    db = Database(settings.database_url, settings.patience)
+    db = Database(settings.database_url, settings.timeouts)
     # Whoever has a registry in a folder of their own shares it with nobody.
     defaults = (settings.default_max_adapters, settings.default_max_bytes, settings.default_max_jobs)
     limit_by_default(db, Limits(*defaults) if settings.embedded_home is None else Limits())
@@ -130,7 +130,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         catalog=catalog,
         resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
-        moves=Moves(db),
+        version_states=VersionStates(db),
         publisher=publisher,
         jobs=jobs,
         claims=claims,

@@ -79,7 +79,7 @@ class Uploads:
             if not released:
                 raise
             opened = self._open(wanted, namespace, who)
-        return self._view(opened, wanted)
+        return self._present(opened, wanted)
 
     def _open(self, wanted: Mapping[str, BlobSpec], namespace: str, who: Principal) -> _Opened:
         """Write down what a new session announces, and reserve room for it. Raises QuotaExceeded."""
@@ -121,7 +121,7 @@ class Uploads:
             session.add_all(rows)
         return _Opened(upload_id, rows, readable=readable, begun=begun)
 
-    def _view(self, opened: _Opened, wanted: Mapping[str, BlobSpec]) -> UploadView:
+    def _present(self, opened: _Opened, wanted: Mapping[str, BlobSpec]) -> UploadView:
         view = UploadView(id=opened.upload_id, put=[])
         with storage_explained():
             for row in opened.rows:

@@ -10,7 +10,7 @@ from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.service import Catalog
-from registry.catalog.versions.version_states import Moves
+from registry.catalog.versions.version_states import VersionStates
 from registry.http.routes import Admin, Cursor, Limit, Reader, Sender, Writer, apart, room, service, written
 from sdk.schemas.aliases import (
     AliasMove,
@@ -40,7 +40,7 @@ router = room("", "catalog")
 BasesDep = Annotated[Bases, service(Bases)]
 CatalogDep = Annotated[Catalog, service(Catalog)]
 PublisherDep = Annotated[Publisher, service(Publisher)]
-MovesDep = Annotated[Moves, service(Moves)]
+VersionStatesDep = Annotated[VersionStates, service(VersionStates)]
 AliasesDep = Annotated[Aliases, service(Aliases)]
 
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
@@ -117,33 +117,33 @@ def list_versions(
 
 
 @router.patch("/version")
-def annotate_version(body: Annotation, moves: MovesDep, who: Writer) -> VersionView:
+def annotate_version(body: Annotation, states: VersionStatesDep, who: Writer) -> VersionView:
     """Write a description, tags or a note to a version."""
-    return moves.annotate(annotation=body, who=who)
+    return states.annotate(annotation=body, who=who)
 
 
 @router.post("/version/archive")
-def archive_version(body: VersionMove, moves: MovesDep, who: Writer) -> VersionView:
+def archive_version(body: VersionMove, states: VersionStatesDep, who: Writer) -> VersionView:
     """Hide a version from lists and `latest`; its number still finds it."""
-    return moves.archive(move=body, who=who)
+    return states.archive(move=body, who=who)
 
 
 @router.post("/version/restore")
-def restore_version(body: VersionMove, moves: MovesDep, who: Writer) -> VersionView:
+def restore_version(body: VersionMove, states: VersionStatesDep, who: Writer) -> VersionView:
     """Bring an archived version back."""
-    return moves.restore(move=body, who=who)
+    return states.restore(move=body, who=who)
 
 
 @router.post("/version/delete")
-def delete_version(body: VersionMove, moves: MovesDep, who: Admin) -> VersionView:
+def delete_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> VersionView:
     """Take a version away for good; its number stays taken."""
-    return moves.delete(move=body, who=who)
+    return states.delete(move=body, who=who)
 
 
 @router.post("/version/release")
-def release_version(body: VersionMove, moves: MovesDep, who: Admin) -> VersionView:
+def release_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> VersionView:
     """Let a quarantined version be one, with the next number."""
-    return moves.release(move=body, who=who)
+    return states.release(move=body, who=who)
 
 
 @router.put("/aliases")

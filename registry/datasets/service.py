@@ -55,7 +55,7 @@ class Datasets:
             )
             session.get_one(Dataset, dataset.digest, with_for_update=True).removed_at = None
             finish_upload(session, dataset.upload)
-            return _view(self._open(session, dataset, namespace, who))
+            return _present(self._open(session, dataset, namespace, who))
 
     def _open(self, session: Session, dataset: DatasetRegistration, namespace: str, who: Principal) -> DatasetAccess:
         """Let a namespace use a dataset under the name that is given there. The first name stays."""
@@ -86,7 +86,7 @@ class Datasets:
         query = select(DatasetAccess).where(usable_by(who), spoken_for(who))
 
         def views(rows: Sequence[DatasetAccess]) -> list[DatasetView]:
-            return [_view(row) for row in rows]
+            return [_present(row) for row in rows]
 
         with self._db.read() as session:
             return page_of(
@@ -134,7 +134,7 @@ class Datasets:
                 record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
 
 
-def _view(row: DatasetAccess) -> DatasetView:
+def _present(row: DatasetAccess) -> DatasetView:
     return DatasetView(
         digest=row.digest,
         namespace=row.namespace,

@@ -46,7 +46,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.db.causes import Causes
 from registry.db.engine import make_engine
-from registry.deadlines import NoAnswer, Patience, Silence
+from registry.deadlines import CircuitBreaker, NoAnswer, Timeouts
 from registry.errors import Invalid, Unavailable
 
 _CONVENTION = {
@@ -133,11 +133,11 @@ def head_revision() -> str:
 class Database:
     """One database, by URL. Holds the engine; gives sessions."""
 
-    def __init__(self, url: str, patience: Patience | None = None, *, logs_causes: bool = True) -> None:
+    def __init__(self, url: str, timeouts: Timeouts | None = None, *, logs_causes: bool = True) -> None:
         """A command whose errors are one line says `logs_causes=False`: it has no log."""
         self.url = url
-        self.patience = patience or Patience()
-        self.silence = Silence("the database", Unavailable)
+        self.timeouts = timeouts or Timeouts()
+        self.breaker = CircuitBreaker("the database", Unavailable)
         self._causes = Causes(logs=logs_causes)
         #: What each session finds in its `info`, put there by the rooms that look for it.
         self.session_info: dict[str, Any] = {}
@@ -147,7 +147,7 @@ class Database:
     @cached_property
     def engine(self) -> Engine:
         """The engine, made on first use. Raises Invalid for a URL of another kind of database."""
-        return make_engine(self.url, self.patience)
+        return make_engine(self.url, self.timeouts)
 
     @cached_property
     def _reader(self) -> Engine:
@@ -162,7 +162,7 @@ class Database:
 
         PostgreSQL may take `within_s` for its statements, where that is more than usual. Raises Unavailable beyond it.
         """
-        with self._explained(), self.silence.asking(), Session(self._reader, expire_on_commit=False) as session:
+        with self._explained(), self.breaker.asking(), Session(self._reader, expire_on_commit=False) as session:
             _begin_in(session, self.session_info, within_s=within_s)
             yield session
 
@@ -174,7 +174,7 @@ class Database:
         """
         with (
             self._explained(),
-            self.silence.asking(),
+            self.breaker.asking(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -242,7 +242,7 @@ class Database:
 
     def revision(self) -> str | None:
         """The revision of the schema as it is, or None for an empty database."""
-        with self._explained(), self.silence.asking(), self.engine.connect() as connection:
+        with self._explained(), self.breaker.asking(), self.engine.connect() as connection:
             try:
                 return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             except (OperationalError, ProgrammingError) as error:
@@ -255,7 +255,7 @@ class Database:
         """Bring the schema to the newest revision; does nothing where it is there already.
 
         Raises Unavailable where the schema is newer than this code, or where somebody holds a table for longer than a
-        migration on PostgreSQL waits, which `Patience` says.
+        migration on PostgreSQL waits, which `Timeouts` says.
         """
         head = head_revision()
         present = self.revision()
@@ -263,7 +263,7 @@ class Database:
             return
         if present is not None and present > head:
             raise _too_new(present, head)
-        with self._explained(), self.silence.asking():
+        with self._explained(), self.breaker.asking():
             self._run_migrations()
 
     def _run_migrations(self) -> None:
@@ -273,8 +273,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(migrations_folder()))
         config.attributes["engine"] = self.engine
-        config.attributes["within_s"] = self.patience.migration_s
-        config.attributes["lock_timeout_s"] = self.patience.migration_lock_s
+        config.attributes["within_s"] = self.timeouts.migration_s
+        config.attributes["lock_timeout_s"] = self.timeouts.migration_lock_s
         command.upgrade(config, "head")
 
     def require_current(self, *, or_newer: bool = False) -> None:

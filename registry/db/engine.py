@@ -1,6 +1,6 @@
 """SQLAlchemy's engine for each kind of database, and how its connections are set up.
 
->>> make_engine("postgresql://registry@db/registry", Patience()).dialect.driver
+>>> make_engine("postgresql://registry@db/registry", Timeouts()).dialect.driver
 'psycopg'
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
-from registry.deadlines import NoAnswer, Patience
+from registry.deadlines import NoAnswer, Timeouts
 from registry.errors import Invalid
 
 #: How long one waits for a connection of this process, unless settings say otherwise, in seconds.
@@ -53,10 +53,10 @@ def _whole(value: Any) -> Any:
     return [_whole(below) for below in value] if isinstance(value, list) else value
 
 
-def make_engine(url: str, patience: Patience) -> Engine:
+def make_engine(url: str, timeouts: Timeouts) -> Engine:
     """Return an engine for a database of ours; nothing is connected. Raises Invalid for a URL of another kind."""
     parsed = _parsed(url)
-    engine = _sqlite(parsed, patience) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, patience)
+    engine = _sqlite(parsed, timeouts) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, timeouts)
 
     @event.listens_for(engine, "connect")
     def _remember_pool(_connection: Any, record: Any) -> None:
@@ -71,27 +71,27 @@ def make_engine(url: str, patience: Patience) -> Engine:
     return engine
 
 
-def _postgresql(url: URL, patience: Patience) -> Engine:
+def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
     import psycopg
 
-    from registry.db.postgres import PatientConnection
+    from registry.db.postgres import BoundedConnection
 
-    def connect() -> PatientConnection:
+    def connect() -> BoundedConnection:
         _, arguments = engine.dialect.create_connect_args(url)
-        return PatientConnection.open(patience, arguments)
+        return BoundedConnection.open(timeouts, arguments)
 
     # What a statement was given, such as digests of tokens, is nothing for logs and messages.
     engine: Engine = create_engine(
-        url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(patience, _POOL_S)
+        url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(timeouts, _POOL_S)
     )
 
     # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
     @event.listens_for(engine, "checkout")
-    def _ping(connection: PatientConnection, record: Any, _proxy: Any) -> None:
+    def _ping(connection: BoundedConnection, record: Any, _proxy: Any) -> None:
         if record.fresh:
             return
         try:
-            connection.ping(patience.connect_s)
+            connection.ping(timeouts.connect_s)
         except NoAnswer:
             raise
         except psycopg.Error as error:
@@ -101,24 +101,24 @@ def _postgresql(url: URL, patience: Patience) -> Engine:
     return engine
 
 
-def _pool(patience: Patience, usual_s: float) -> dict[str, Any]:
+def _pool(timeouts: Timeouts, usual_s: float) -> dict[str, Any]:
     """What SQLAlchemy is told of the pool. Its own limit is of the connections that it opens beside those that it keeps."""
-    kept = min(_KEPT, patience.connections)
+    kept = min(_KEPT, timeouts.connections)
     return {
         "pool_size": kept,
-        "max_overflow": patience.connections - kept,
-        "pool_timeout": patience.pool_s or usual_s,
+        "max_overflow": timeouts.connections - kept,
+        "pool_timeout": timeouts.pool_s or usual_s,
     }
 
 
-def _sqlite(url: URL, patience: Patience) -> Engine:
-    lock_s = patience.lock_s or _SQLITE_LOCK_S
+def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
+    lock_s = timeouts.lock_s or _SQLITE_LOCK_S
     engine = create_engine(
         url,
         connect_args={"timeout": lock_s},
         hide_parameters=True,
         json_deserializer=read_json,
-        **_pool(patience, _SQLITE_POOL_S),
+        **_pool(timeouts, _SQLITE_POOL_S),
     )
 
     @event.listens_for(engine, "do_connect")

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.errors import ConnectionTimeout
 
-from registry.deadlines import NoAnswer, Patience
+from registry.deadlines import NoAnswer, Timeouts
 
 #: How long a statement waits for a lock unless settings say otherwise, in seconds.
 _LOCK_S = 4.0
@@ -39,7 +39,7 @@ class TooSlow(psycopg.OperationalError):
     closed_by_us = True
 
 
-class PatientConnection(Connection[Any]):
+class BoundedConnection(Connection[Any]):
     """A connection whose transactions wait for `deadline_s` in all, and then are over."""
 
     #: How long the statements of one transaction are waited for.
@@ -50,14 +50,14 @@ class PatientConnection(Connection[Any]):
     waited_s = 0.0
 
     @classmethod
-    def open(cls, patience: Patience, arguments: Mapping[str, Any]) -> Self:
-        """Connect. `arguments` are those of the URL, and go before what `patience` says."""
+    def open(cls, timeouts: Timeouts, arguments: Mapping[str, Any]) -> Self:
+        """Connect. `arguments` are those of the URL, and go before what `timeouts` says."""
         try:
-            made = cls.connect(**parameters(patience, arguments))
+            made = cls.connect(**parameters(timeouts, arguments))
         except ConnectionTimeout as error:
             raise Unanswered(str(error)) from error
-        made.deadline_s = made.usual_deadline_s = patience.deadline_s
-        made.statement_s = made.usual_statement_s = patience.statement_s
+        made.deadline_s = made.usual_deadline_s = timeouts.deadline_s
+        made.statement_s = made.usual_statement_s = timeouts.statement_s
         return made
 
     def ping(self, within_s: float) -> None:
@@ -93,21 +93,21 @@ class PatientConnection(Connection[Any]):
         self.deadline_s, self.statement_s = self.usual_deadline_s, self.usual_statement_s
 
 
-def parameters(patience: Patience, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def parameters(timeouts: Timeouts, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the driver is given to connect: `arguments` of the URL, and the limits that these do not name."""
     given = {
-        "connect_timeout": max(2, round(patience.connect_s)),
-        "tcp_user_timeout": _ms(patience.tcp_s),
-        "keepalives_idle": max(1, round(patience.tcp_s / 2)),
+        "connect_timeout": max(2, round(timeouts.connect_s)),
+        "tcp_user_timeout": _ms(timeouts.tcp_s),
+        "keepalives_idle": max(1, round(timeouts.tcp_s / 2)),
         "keepalives_interval": 1,
-        "keepalives_count": max(1, round(patience.tcp_s / 2)),
+        "keepalives_count": max(1, round(timeouts.tcp_s / 2)),
         **arguments,
     }
-    if patience.tells:
+    if timeouts.tells:
         limits = {
-            "statement_timeout": patience.statement_s,
-            "lock_timeout": patience.lock_s or _LOCK_S,
-            "idle_in_transaction_session_timeout": patience.idle_s,
+            "statement_timeout": timeouts.statement_s,
+            "lock_timeout": timeouts.lock_s or _LOCK_S,
+            "idle_in_transaction_session_timeout": timeouts.idle_s,
         }
         told = [f"-c {name}={_ms(seconds)}" for name, seconds in limits.items()]
         # Of two with one name the later counts.
@@ -119,7 +119,7 @@ def _ms(seconds: float) -> int:
     return max(1, round(1000 * seconds))
 
 
-def _within_limit(connection: PatientConnection, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+def _within_limit(connection: BoundedConnection, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
     """What the driver waits for, until the connection has waited long enough: it says each time that nothing came."""
     before_s = connection.waited_s
     try:

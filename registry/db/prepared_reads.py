@@ -87,7 +87,7 @@ class PreparedReads:
 
     def _read(self, prepared: _Prepared, values: Mapping[str, Any], *, began: float | None = None) -> Row | None:
         # Each of those that waited for a thread would else find out by itself.
-        if self._db.silence.is_known or (began is not None and time.monotonic() - began > _DEADLINE_S):
+        if self._db.breaker.is_open or (began is not None and time.monotonic() - began > _DEADLINE_S):
             return None
         connection = None
         try:
@@ -117,18 +117,18 @@ class PreparedReads:
         return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
     def _open_postgres(self) -> Any:
-        from registry.db.postgres import PatientConnection
+        from registry.db.postgres import BoundedConnection
 
         engine = self._db.engine
         _, arguments = engine.dialect.create_connect_args(engine.url)
-        patience = replace(
-            self._db.patience,
+        timeouts = replace(
+            self._db.timeouts,
             connect_s=_CONNECT_S,
             tcp_s=_CONNECT_S,
             statement_s=_STATEMENT_S,
             deadline_s=_DEADLINE_S,
         )
-        connection = PatientConnection.open(patience, arguments)
+        connection = BoundedConnection.open(timeouts, arguments)
         # Each statement is a transaction of its own, and is prepared at its first use.
         connection.autocommit, connection.prepare_threshold = True, 0
         return connection

@@ -93,7 +93,7 @@ class Evaluations:
                 Evaluation.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda rows: [view for row in rows if (view := _view(row)) is not None],
+                views=lambda rows: [view for row in rows if (view := _present(row)) is not None],
             )
 
 
@@ -121,7 +121,7 @@ class _Found(Wire):
     samples: list[dict[str, str]] = Field(default_factory=list)
 
 
-def _view(row: Evaluation) -> EvaluationView | None:
+def _present(row: Evaluation) -> EvaluationView | None:
     found = readable(_Found, {"metrics": row.metrics, "samples": row.samples}) or _Found()
     return readable(
         EvaluationView,

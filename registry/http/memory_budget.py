@@ -1,10 +1,10 @@
 """How much memory requests may hold at once: in all, and for one holder.
 
->>> held = Held(total_bytes=100, share_bytes=60)
->>> held.try_take("ana", 50), held.try_take("ana", 20), held.try_take("ben", 50)
+>>> budget = MemoryBudget(total_bytes=100, share_bytes=60)
+>>> budget.try_take("ana", 50), budget.try_take("ana", 20), budget.try_take("ben", 50)
 (True, False, True)
->>> held.give("ben", 50)
->>> held.try_take("ben", 40)
+>>> budget.give("ben", 50)
+>>> budget.try_take("ben", 40)
 True
 """
 
@@ -28,7 +28,7 @@ class _Waiter:
     granted: asyncio.Event
 
 
-class Held:
+class MemoryBudget:
     """A sum of bytes that is never above `total_bytes`, of which no holder has more than `share_bytes`."""
 
     def __init__(self, *, total_bytes: int, share_bytes: int) -> None:

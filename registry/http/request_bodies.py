@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import Invalid, RegistryError, WrongMediaType
 from registry.http.incoming_bodies import Incoming, Room, too_large
-from registry.http.memory_budget import Held
+from registry.http.memory_budget import MemoryBudget
 from registry.http.paths import API, area_of
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
 from registry.principal import Principal
@@ -99,8 +99,8 @@ class StrictBodies:
             large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
             small_bytes=APART_BYTES,
         )
-        self._small_values = Held(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
-        self._values = Held(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
+        self._small_values = MemoryBudget(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
+        self._values = MemoryBudget(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on with its value."""

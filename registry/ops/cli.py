@@ -377,7 +377,7 @@ def _settings_at_home() -> Settings:
 
 
 def _database_of(settings: Settings) -> Database:
-    return Database(settings.database_url, settings.patience, logs_causes=False)
+    return Database(settings.database_url, settings.timeouts, logs_causes=False)
 
 
 def _database() -> Database:

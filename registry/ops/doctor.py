@@ -80,7 +80,7 @@ def _try(what: str, trial: Callable[[], str]) -> Finding:
 
 
 def _database(settings: Settings) -> str:
-    database = Database(settings.database_url, settings.patience, logs_causes=False)
+    database = Database(settings.database_url, settings.timeouts, logs_causes=False)
     try:
         database.require_current()
         _require_private(database.engine.url.database if database.engine.dialect.name == "sqlite" else None)

@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from registry.deadlines import NoAnswer, Places, Silence
+from registry.deadlines import CircuitBreaker, NoAnswer, Places
 from registry.errors import Unavailable
 
 #: The one task that workers know.
@@ -26,7 +26,7 @@ class CeleryQueue:
     """Sends job ids as hints. One that can't be sent soon is left to the reconciler, which reminds of what waits."""
 
     def __init__(self, broker_url: str, *, timeout_s: float = 1.0) -> None:
-        self._silence = Silence("the broker", Unavailable)
+        self._breaker = CircuitBreaker("the broker", Unavailable)
         self._places = Places(_AT_ONCE, "the broker", Unavailable)
         self._celery = Celery("adapterctl-registry", broker=broker_url, set_as_current=False)
         self._celery.conf.update(
@@ -69,7 +69,7 @@ class CeleryQueue:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Ask the broker in the block. Raises Unavailable where it does not answer, and what it says is nothing to know."""
-        with self._silence.asking(), self._places.taken():
+        with self._breaker.asking(), self._places.taken():
             try:
                 yield
             except (KombuError, RedisError, OSError) as error:

@@ -26,7 +26,7 @@ class Quotas:
         """The limits of a namespace, and what is used. Raises InvalidName, NotFound."""
         _check(namespace, who, "read")
         with self._db.read() as session:
-            return _view(session, namespace)
+            return _present(session, namespace)
 
     def set(self, namespace: str, *, limits: QuotaLimits, who: Principal) -> QuotaView:
         """Limit a namespace from now on, or with "*" each that has no limits of its own; what is there already stays.
@@ -36,13 +36,13 @@ class Quotas:
         _check(namespace, who, "read")
         who.require_everywhere("admin")
         with self._db.write() as session:
-            before = _view(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
+            before = _present(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
             values = limits.model_dump()
             upsert(session, Quota, {"namespace": namespace}, {**values, "updated_at": utc_now()})
             record(session, who, "quota.set", namespace, namespace, before=before, after=values)
             session.flush()
             session.expire_all()
-            return _view(session, namespace)
+            return _present(session, namespace)
 
 
 def _check(namespace: str, who: Principal, action: str) -> None:
@@ -56,7 +56,7 @@ def _check(namespace: str, who: Principal, action: str) -> None:
     who.require(action, namespace, missing=f"there is no namespace {namespace!r} that this token may see")
 
 
-def _view(session: Session, namespace: str) -> QuotaView:
+def _present(session: Session, namespace: str) -> QuotaView:
     own = session.get(Quota, namespace)
     row = own or session.get(Quota, EVERYWHERE)
     limits = default_limits(session) if row is None else Limits(row.max_adapters, row.max_bytes, row.max_jobs)

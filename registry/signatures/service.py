@@ -61,7 +61,7 @@ class Signatures:
             for row in rows:
                 # What is said in several namespaces is said once.
                 found.setdefault((row.key_id, row.bundle), row)
-            return [_view(row) for row in found.values()]
+            return [_present(row) for row in found.values()]
 
 
 def record_signature(
@@ -90,7 +90,7 @@ def record_signature(
             row.bundle, row.created_by, row.created_at = signed.bundle, who.name, utc_now()
             record(session, who, "version.sign", namespace, digest, before=before, after={"key": signed.key_id})
     session.flush()
-    return _view(row)
+    return _present(row)
 
 
 def _find(session: Session, digest: str, who: Principal) -> ManifestRow:
@@ -113,5 +113,5 @@ def _writable(session: Session, digest: str, who: Principal) -> list[str]:
     return sorted(session.scalars(query))
 
 
-def _view(row: Signature) -> SignatureView:
+def _present(row: Signature) -> SignatureView:
     return SignatureView(key_id=row.key_id, bundle=row.bundle, created_by=row.created_by, created_at=row.created_at)

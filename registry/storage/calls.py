@@ -15,7 +15,7 @@ from typing import Any
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
-from registry.deadlines import Places, Silence
+from registry.deadlines import CircuitBreaker, Places
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
 
@@ -29,7 +29,7 @@ class Calls:
     def __init__(self, bucket: str, options: S3Options) -> None:
         self._bucket = bucket
         self._deadline_s = options.deadline_s
-        self._silence = Silence(f"The bucket {bucket!r}", StorageUnavailable)
+        self._breaker = CircuitBreaker(f"The bucket {bucket!r}", StorageUnavailable)
         self._places = Places(options.at_once, f"The bucket {bucket!r}", StorageUnavailable)
         self._present = threading.local()
 
@@ -63,7 +63,7 @@ class Calls:
         Raises StorageUnavailable for what the store says, except the answers whose meaning the caller knows, and where
         it says nothing.
         """
-        with self._silence.asking(), self._places.taken(), self.explained():
+        with self._breaker.asking(), self._places.taken(), self.explained():
             self._present.began = time.monotonic()
             yield
 

@@ -30,7 +30,7 @@ from registry.storage.protocol import (
     is_name,
     sha256_of,
 )
-from registry.storage.signing import MIN_KEY_BYTES, Leave, sign
+from registry.storage.signing import MIN_KEY_BYTES, Permission, sign
 
 #: Where the blobs of a folder behind HTTP are served, below its public URL.
 BLOBS_PATH = "/api/v1/blobs"
@@ -80,7 +80,7 @@ class FolderStorage:
             with _as_unavailable(path.parent):
                 _make_private(path.parent)
             return PutLocation(url=path.as_uri())
-        return self._signed_put(Leave("PUT", name, size_bytes))
+        return self._signed_put(Permission("PUT", name, size_bytes))
 
     def begin_parts(self, name: str) -> str:
         parts_id = secrets.token_hex(8)
@@ -92,7 +92,7 @@ class FolderStorage:
 
     def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
         self._parts_of(name, parts_id)
-        return self._signed_put(Leave("PUT", name, size_bytes, parts_id, number, sha256_of(sha256)))
+        return self._signed_put(Permission("PUT", name, size_bytes, parts_id, number, sha256_of(sha256)))
 
     def sent_parts(self, name: str, parts_id: str) -> dict[int, int]:
         folder = self._parts_of(name, parts_id)
@@ -123,18 +123,18 @@ class FolderStorage:
         finally:
             partial.unlink(missing_ok=True)
 
-    def part_writer(self, leave: Leave) -> BlobWriter:
+    def part_writer(self, permission: Permission) -> BlobWriter:
         """Return what writes one part. Raises BlobMissing where its parts were joined or swept."""
-        folder = self._parts_of(leave.name, leave.parts_id)
+        folder = self._parts_of(permission.name, permission.parts_id)
         if not folder.is_dir():
-            raise BlobMissing(leave.name)
-        return BlobWriter(folder / str(leave.part), leave.part_sha256, leave.size_bytes or 0)
+            raise BlobMissing(permission.name)
+        return BlobWriter(folder / str(permission.part), permission.part_sha256, permission.size_bytes or 0)
 
     def get_location(self, name: str) -> GetLocation:
         path = self.path_of(name)
         if self._public_url is None:
             return GetLocation(url=path.as_uri())
-        return GetLocation(url=self._signed_url(Leave("GET", name)), expires_in_s=self._expires_in_s)
+        return GetLocation(url=self._signed_url(Permission("GET", name)), expires_in_s=self._expires_in_s)
 
     def stat(self, name: str) -> BlobStat | None:
         path = self.path_of(name)
@@ -231,15 +231,15 @@ class FolderStorage:
         path = self.path_of(name)
         return path.with_name(f"{path.name}{_PARTS}{parts_id}")
 
-    def _signed_put(self, leave: Leave) -> PutLocation:
-        headers = {"Content-Length": str(leave.size_bytes)}
-        return PutLocation(url=self._signed_url(leave), headers=headers, expires_in_s=self._expires_in_s)
+    def _signed_put(self, permission: Permission) -> PutLocation:
+        headers = {"Content-Length": str(permission.size_bytes)}
+        return PutLocation(url=self._signed_url(permission), headers=headers, expires_in_s=self._expires_in_s)
 
-    def _signed_url(self, leave: Leave) -> str:
+    def _signed_url(self, permission: Permission) -> str:
         if self.signing_key is None:
             raise StorageError("A folder without a public URL takes whole files only. Send the file at once.")
-        query = sign(self.signing_key, leave, expires_at_s=int(time.time()) + self._expires_in_s)
-        return f"{self._public_url}{BLOBS_PATH}/{leave.name}?{urlencode(query)}"
+        query = sign(self.signing_key, permission, expires_at_s=int(time.time()) + self._expires_in_s)
+        return f"{self._public_url}{BLOBS_PATH}/{permission.name}?{urlencode(query)}"
 
 
 class BlobWriter:

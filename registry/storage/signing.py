@@ -1,8 +1,8 @@
-"""Signed URLs for a folder behind HTTP: short-lived leave to send or read one blob, or to send one part of one.
+"""Signed URLs for a folder behind HTTP: short-lived permission to send or read one blob, or to send one part of one.
 
->>> query = sign(b"k" * 32, Leave("GET", "ab" * 32), expires_at_s=1000)
+>>> query = sign(b"k" * 32, Permission("GET", "ab" * 32), expires_at_s=1000)
 >>> verify(b"k" * 32, "GET", "ab" * 32, query, now_s=999.0)
-Leave(method='GET', name='abababababababababababababababababababababababababababababababab', size_bytes=None, parts_id='', part=0, part_sha256='')
+Permission(method='GET', name='abababababababababababababababababababababababababababababababab', size_bytes=None, parts_id='', part=0, part_sha256='')
 >>> verify(b"k" * 32, "PUT", "ab" * 32, query, now_s=999.0) is None
 True
 """
@@ -59,7 +59,7 @@ def kept_key(path: Path) -> bytes:
 
 
 @dataclass(frozen=True)
-class Leave:
+class Permission:
     """What one URL allows: `size_bytes` and, for a part, which one of what with which digest, where something is sent."""
 
     method: str
@@ -70,17 +70,19 @@ class Leave:
     part_sha256: str = ""
 
 
-def sign(key: bytes, leave: Leave, *, expires_at_s: int) -> dict[str, str]:
-    """Return the query that carries a leave and its signature. `expires_at_s` is Unix time."""
-    query = {"expires": str(expires_at_s), "method": leave.method}
-    if leave.size_bytes is not None:
-        query["size"] = str(leave.size_bytes)
-    if leave.part:
-        query |= {"parts": leave.parts_id, "part": str(leave.part), "sha256": leave.part_sha256}
-    return query | {"sig": _signature(key, leave, expires_at_s)}
+def sign(key: bytes, permission: Permission, *, expires_at_s: int) -> dict[str, str]:
+    """Return the query that carries a permission and its signature. `expires_at_s` is Unix time."""
+    query = {"expires": str(expires_at_s), "method": permission.method}
+    if permission.size_bytes is not None:
+        query["size"] = str(permission.size_bytes)
+    if permission.part:
+        query |= {"parts": permission.parts_id, "part": str(permission.part), "sha256": permission.part_sha256}
+    return query | {"sig": _signature(key, permission, expires_at_s)}
 
 
-def verify(key: bytes, method: str, name: str, query: Mapping[str, str], *, now_s: float | None = None) -> Leave | None:
+def verify(
+    key: bytes, method: str, name: str, query: Mapping[str, str], *, now_s: float | None = None
+) -> Permission | None:
     """Return what a URL allows, where it was signed here for this request and has not expired; else None."""
     if not query.keys() <= _FIELDS or query.get("method") != method or not _NUMBER.fullmatch(query.get("expires", "")):
         return None
@@ -88,20 +90,20 @@ def verify(key: bytes, method: str, name: str, query: Mapping[str, str], *, now_
         return None
     size = int(query["size"]) if "size" in query else None
     part = int(query.get("part", "0"))
-    leave = Leave(method, name, size, query.get("parts", ""), part, query.get("sha256", ""))
+    permission = Permission(method, name, size, query.get("parts", ""), part, query.get("sha256", ""))
     if (method == "PUT") != (size is not None) or (part > 0) != ("part" in query):
         return None
     expires_at_s = int(query["expires"])
     # As bytes, because compare_digest refuses text that is not ASCII, and the text comes from a stranger.
     given = query.get("sig", "").encode("utf-8", "surrogatepass")
-    genuine = hmac.compare_digest(_signature(key, leave, expires_at_s).encode(), given)
-    return leave if genuine and (time.time() if now_s is None else now_s) < expires_at_s else None
+    genuine = hmac.compare_digest(_signature(key, permission, expires_at_s).encode(), given)
+    return permission if genuine and (time.time() if now_s is None else now_s) < expires_at_s else None
 
 
-def _signature(key: bytes, leave: Leave, expires_at_s: int) -> str:
+def _signature(key: bytes, permission: Permission, expires_at_s: int) -> str:
     """The signature in hexadecimal."""
-    size = "" if leave.size_bytes is None else str(leave.size_bytes)
-    part = (leave.parts_id, str(leave.part), leave.part_sha256)
+    size = "" if permission.size_bytes is None else str(permission.size_bytes)
+    part = (permission.parts_id, str(permission.part), permission.part_sha256)
     # The first line keeps a signature made with the same key for another purpose from ever meaning this.
-    text = "\n".join(("adapterctl blob 2", leave.method, leave.name, size, *part, str(expires_at_s)))
+    text = "\n".join(("adapterctl blob 2", permission.method, permission.name, size, *part, str(expires_at_s)))
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

@@ -1,6 +1,6 @@
 """The routes of a folder behind HTTP: one blob in, or a range of one out, for whoever holds a signed URL.
 
-They carry no token: the signature in the query is the leave, as it is with a presigned S3 URL.
+They carry no token: the signature in the query is the permission, as it is with a presigned S3 URL.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
 from registry.storage.folder import BLOBS_PATH, BlobWriter, FolderStorage
 from registry.storage.protocol import CHUNK_BYTES, sha256_of
-from registry.storage.signing import Leave, verify
+from registry.storage.signing import Permission, verify
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
 
 P = ParamSpec("P")
@@ -62,14 +62,16 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     @router.put(path, include_in_schema=False)
     async def put_blob(name: str, request: Request) -> Response:
         """Store one blob, or one part. 200 also where it is there already; 400, and nothing stored, for other bytes."""
-        leave = verify(key, "PUT", name, request.query_params)
-        if leave is None or leave.size_bytes is None:
+        permission = verify(key, "PUT", name, request.query_params)
+        if permission is None or permission.size_bytes is None:
             return _forbidden()
-        if request.headers.get("content-length") != str(leave.size_bytes):
-            message = f"This URL takes exactly {leave.size_bytes} bytes with a Content-Length. Ask for a new upload."
+        if request.headers.get("content-length") != str(permission.size_bytes):
+            message = (
+                f"This URL takes exactly {permission.size_bytes} bytes with a Content-Length. Ask for a new upload."
+            )
             return _error(400, ErrorCode.VERIFICATION, message)
         try:
-            writer = await _on_disk(_writer_of, storage, leave)
+            writer = await _on_disk(_writer_of, storage, permission)
             with writer:
                 async for chunk in _gathered(request.stream()):
                     await _on_disk(writer.write, chunk)
@@ -105,10 +107,10 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     return router
 
 
-def _writer_of(storage: FolderStorage, leave: Leave) -> BlobWriter:
-    if leave.part:
-        return storage.part_writer(leave)
-    return BlobWriter(storage.path_of(leave.name), sha256_of(leave.name), leave.size_bytes or 0)
+def _writer_of(storage: FolderStorage, permission: Permission) -> BlobWriter:
+    if permission.part:
+        return storage.part_writer(permission)
+    return BlobWriter(storage.path_of(permission.name), sha256_of(permission.name), permission.size_bytes or 0)
 
 
 def _answer(file: BinaryIO, etag: str, request: Request) -> Response:

@@ -99,10 +99,10 @@ def fill(services: Services, folder: Path) -> None:
     services.aliases.remove(removal=AliasRemoval(adapter=ADAPTER, alias="staging"), who=ANA)
     services.aliases.protect(scope="team/*", alias="production", who=SYSTEM)
     annotation = Annotation(ref=f"{ADAPTER}@v1", tags={"language": "python"}, note="beats the base")
-    services.moves.annotate(annotation=annotation, who=ANA)
+    services.version_states.annotate(annotation=annotation, who=ANA)
     services.removal.set_retention("summary", rule=RetentionRule(keep_last=3), who=SYSTEM)
-    services.moves.archive(move=VersionMove(ref=f"{ADAPTER}@v3", reason="worse"), who=ANA)
-    services.moves.delete(move=VersionMove(ref=f"{ADAPTER}@v4", reason="leaks"), who=SYSTEM)
+    services.version_states.archive(move=VersionMove(ref=f"{ADAPTER}@v3", reason="worse"), who=ANA)
+    services.version_states.delete(move=VersionMove(ref=f"{ADAPTER}@v4", reason="leaks"), who=SYSTEM)
     with services.db.write() as session:
         session.add(
             KeyedRequest(owner=digest("ana"), key="once", request_digest=digest("request"), status=201, body="{}")

@@ -265,7 +265,7 @@ def test_a_version_that_moves_while_its_bytes_are_published_again(
 ) -> None:
     same = payload()
     publish(world.writer, same, name, tmp_path)
-    move = getattr(world.services.moves, verb)
+    move = getattr(world.services.version_states, verb)
     body = VersionMove(ref=f"{name}@v1")
     publisher = Publisher(world.services.db, Interrupted(world, lambda: move(move=body, who=LOCAL)))
     again = same.publication(name, send(world.writer, same, tmp_path))

@@ -26,7 +26,7 @@ from registry.access.tokens import Tokens
 from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_version
 from registry.catalog.versions.lifecycle import VersionState
-from registry.catalog.versions.present import view_version
+from registry.catalog.versions.present import present
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
@@ -96,7 +96,7 @@ def as_read_now(world: World, ref: str, who: Principal = SYSTEM) -> Any:
     """The version as it is read from all its rows, and not from the text that is stored of it."""
     with world.services.db.read() as session:
         version = find_version(session, Ref.parse(ref), who)
-        return view_version(session, version, who).model_dump(mode="json")
+        return present(session, version, who).model_dump(mode="json")
 
 
 def resolve_as_reader_of(world: World, namespace: str, ref: str) -> httpx.Response:

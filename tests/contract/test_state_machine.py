@@ -135,7 +135,7 @@ class RegistryMachine(RuleBasedStateMachine):
         change = VersionMove(ref=f"{adapter.name}@v{target}", reason="so")
         moved = self._both(
             lambda: self.model.move(adapter, target, verb),
-            lambda: getattr(self.services.moves, verb)(move=change, who=LOCAL),
+            lambda: getattr(self.services.version_states, verb)(move=change, who=LOCAL),
         )
         if moved is not None:
             self._check_view(adapter, *moved)
@@ -148,7 +148,7 @@ class RegistryMachine(RuleBasedStateMachine):
         body = Annotation.model_validate({"ref": f"{adapter.name}@v{target}", **said})
         written = self._both(
             lambda: self.model.annotate(adapter, target, **said),
-            lambda: self.services.moves.annotate(annotation=body, who=LOCAL),
+            lambda: self.services.version_states.annotate(annotation=body, who=LOCAL),
         )
         if written is not None:
             self._check_view(adapter, *written)

@@ -40,7 +40,7 @@ from registry.storage import (
     blob_key,
     open_storage,
 )
-from registry.storage.signing import Leave, kept_key, sign
+from registry.storage.signing import Permission, kept_key, sign
 from registry.storage.views import blob_routes
 
 BODY = b"low rank, high hopes\n" * 1000
@@ -165,7 +165,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 @pytest.fixture(params=["folder_http", "seaweed"])
 def signed(request: pytest.FixtureRequest) -> World:
-    """Storages whose locations are signed URLs. A plain folder's are paths, and whoever can use one needs no leave."""
+    """Storages whose locations are signed URLs. A plain folder's are paths, and whoever can use one needs no permission."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, World)
     return found
@@ -556,7 +556,7 @@ class TestFolder:
             storage.put_location(SHA256, len(BODY))
             keep(storage)
             parts_id = storage.begin_parts(NAME)
-            with storage.part_writer(Leave("PUT", NAME, len(BODY), parts_id, 1, SHA256)) as part:
+            with storage.part_writer(Permission("PUT", NAME, len(BODY), parts_id, 1, SHA256)) as part:
                 part.write(BODY)
                 part.commit()
             storage.join_parts(NAME, parts_id, {1: SHA256})
@@ -632,7 +632,7 @@ class TestFolderBehindHTTP:
     def test_even_a_signed_digest_must_be_one(self, folder_http: World, sha256: str) -> None:
         url = urlsplit(folder_http.storage.get_location(SHA256).url)
         expires_at_s = int(time.time()) + 60
-        query = urlencode(sign(KEY, Leave("GET", sha256), expires_at_s=expires_at_s))
+        query = urlencode(sign(KEY, Permission("GET", sha256), expires_at_s=expires_at_s))
         answer = httpx.get(f"{url.scheme}://{url.netloc}/api/v1/blobs/{sha256}?{query}")
         assert answer.status_code in {400, 404}
 

@@ -26,7 +26,7 @@ from support.schemas import (
 
 from registry.access.tokens import Tokens
 from registry.db.database import Database, head_revision, migrations_folder
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from registry.ops.schema import METADATA, drift
 from registry.principal import SYSTEM, Role
@@ -141,7 +141,7 @@ def test_servers_that_start_at_once_migrate_once(db: Database, count: int) -> No
 
 
 def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
-    db = Database(empty_postgres_database, Patience(migration_lock_s=0.2))
+    db = Database(empty_postgres_database, Timeouts(migration_lock_s=0.2))
     load_past(db, "0001")
     before = rows_of(db)
     with db.engine.connect() as somebody, somebody.begin():
@@ -157,7 +157,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(empty_postgres_da
 
 
 def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
-    db = Database(empty_postgres_database, Patience(migration_lock_s=0.2))
+    db = Database(empty_postgres_database, Timeouts(migration_lock_s=0.2))
     with db.engine.connect() as somebody, somebody.begin():
         somebody.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6164617074657263})
         with pytest.raises(Unavailable, match="try again"):

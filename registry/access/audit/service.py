@@ -82,14 +82,16 @@ class Audit:
         if until is not None:
             query = query.where(AuditEntry.at < until)
         with self._db.read() as session:
-            return page_of(session, query, AuditEntry.pk, cursor=cursor, limit=limit, views=_views, newest_first=True)
+            return page_of(
+                session, query, AuditEntry.pk, cursor=cursor, limit=limit, views=_present_all, newest_first=True
+            )
 
 
-def _views(rows: Sequence[AuditEntry]) -> list[AuditView]:
-    return [_view(row) for row in rows]
+def _present_all(rows: Sequence[AuditEntry]) -> list[AuditView]:
+    return [_present(row) for row in rows]
 
 
-def _view(row: AuditEntry) -> AuditView:
+def _present(row: AuditEntry) -> AuditView:
     return AuditView(
         id=row.pk,
         at=row.at,

@@ -39,7 +39,7 @@ class Aliases:
                 AliasMoveRow.pk,
                 cursor=cursor,
                 limit=limit,
-                views=lambda moves: [_move_view(row, move) for move in moves],
+                views=lambda moves: [_present_move(row, move) for move in moves],
                 newest_first=True,
             )
 
@@ -96,7 +96,7 @@ class Aliases:
             new = insert_if_new(session, AliasProtection, scope=scope, alias=alias, created_by=who.name)
             if new:
                 record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
-            return _protection_view(session.get_one(AliasProtection, (scope, alias)))
+            return _present_protection(session.get_one(AliasProtection, (scope, alias)))
 
     def unprotect(self, *, scope: str, alias: str, who: Principal) -> None:
         """Let every writer move an alias again. Raises NotFound."""
@@ -116,7 +116,9 @@ class Aliases:
         with self._db.read() as session:
             query = select(AliasProtection).order_by(AliasProtection.scope, AliasProtection.alias)
             return [
-                _protection_view(row) for row in session.scalars(query) if who.may("read", _space_of_scope(row.scope))
+                _present_protection(row)
+                for row in session.scalars(query)
+                if who.may("read", _space_of_scope(row.scope))
             ]
 
     def list(self, *, adapter: str, who: Principal) -> list[AliasView]:
@@ -126,7 +128,7 @@ class Aliases:
             protected = _protected(session, row)
             query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk)
             found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
-            return [_view(row, alias, version, protected) for alias, version in found]
+            return [_present(row, alias, version, protected) for alias, version in found]
 
 
 def aliases_of(session: Session, version: Version) -> list[str]:
@@ -156,7 +158,7 @@ def _point(
     _remember(session, adapter, name, kind, from_number, version.number, reason, who)
     for touched in {version.pk: version, **({} if present is None else {present.pk: present})}.values():
         refresh_document(session, touched)
-    return _view(adapter, alias, version, _protected(session, adapter))
+    return _present(adapter, alias, version, _protected(session, adapter))
 
 
 def _before(session: Session, adapter: Adapter, alias: str) -> int:
@@ -271,7 +273,7 @@ def _space_of_scope(scope: str) -> str:
     return EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
 
 
-def _view(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:
+def _present(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:
     return AliasView(
         adapter=adapter.name,
         alias=alias.name,
@@ -283,7 +285,7 @@ def _view(adapter: Adapter, alias: Alias, version: Version, protected: set[str])
     )
 
 
-def _move_view(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
+def _present_move(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
     return AliasMoveView(
         adapter=adapter.name,
         alias=move.alias,
@@ -296,5 +298,5 @@ def _move_view(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
     )
 
 
-def _protection_view(row: AliasProtection) -> ProtectionView:
+def _present_protection(row: AliasProtection) -> ProtectionView:
     return ProtectionView(scope=row.scope, alias=row.alias, created_by=row.created_by, created_at=row.created_at)

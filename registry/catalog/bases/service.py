@@ -67,7 +67,7 @@ class Bases:
             elif base.manifest is not None:
                 _take_files(session, row, base, who)
             _tell_the_release_before(session, row.base_pk)
-            return view_base(row, replaces=moved)
+            return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
         """Make sure of the files that were sent, and read what they say; None where none were sent. Raises Forbidden."""
@@ -102,7 +102,7 @@ class Bases:
         """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
 
         def views(rows: Sequence[NamedBase]) -> list[BaseView]:
-            return [view_base(row) for row in rows]
+            return [present(row) for row in rows]
 
         query = select(NamedBase).where(who.within(NamedBase.namespace))
         with self._db.read() as session:
@@ -111,7 +111,7 @@ class Bases:
     def get(self, name: str, *, who: Principal, namespace: str | None = None) -> BaseView:
         """Return a base by id (the last named), or 12 digits and more of its fingerprint. Raises NotFound, Invalid."""
         with self._db.read() as session:
-            return view_base(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
+            return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
         """Take a base away from a namespace: its versions stay, and no new one is made over it there.
@@ -149,7 +149,7 @@ class Bases:
             row.edition += 1
             record(session, who, "base.fix", row.namespace, row.base.fingerprint, before=before, after=_said(row))
             _tell_the_release_before(session, row.base_pk)
-            return view_base(row, replaces=moved)
+            return present(row, replaces=moved)
 
 
 def _home(base: BaseRegistration, who: Principal) -> str:
@@ -377,7 +377,7 @@ def _said(row: NamedBase) -> Mapping[str, Any]:
     return {"id": row.id, "location": row.location, "manifest": row.manifest_digest}
 
 
-def view_base(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
+def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
     """Return a base as it travels; with its config where `whole`."""
     return BaseView(
         id=row.id,

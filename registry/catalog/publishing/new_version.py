@@ -20,7 +20,7 @@ from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters
-from registry.catalog.versions.present import Surroundings, parents_of, refresh_document, view_version
+from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
 from registry.db.database import append, connection_of, insert_if_new, put, utc_now
 from registry.errors import Invalid, RegistryError, Verification
 from registry.principal import SYSTEM, Principal
@@ -150,7 +150,7 @@ class Making:
             view = self._write_document(session, version, ground, origin)
         else:
             append(session, Origin, self._origin(version))
-            view = view_version(session, version, self._who)
+            view = present(session, version, self._who)
         published = Published(version=view, existing=not new)
         if self._finish is not None:
             self._finish(session, published)

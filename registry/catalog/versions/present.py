@@ -40,14 +40,14 @@ class Surroundings(NamedTuple):
     files: list[ManifestFile] | None
 
 
-def view_versions(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
+def present_all(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
     """Return versions as they travel, with what belongs to each read in five queries, not five a version.
 
     Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
     it takes to show them.
     """
     views = []
-    for view in _views(session, versions, who):
+    for view in _present_each(session, versions, who):
         if isinstance(view, Unreadable):
             _log.warning("a version is left out of a list: %s", view)
         else:
@@ -55,7 +55,7 @@ def view_versions(session: Session, versions: Sequence[Version], who: Principal)
     return views
 
 
-def _views(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
+def _present_each(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
     pks = [version.pk for version in versions]
     origins: dict[int, Origin] = {}
     for origin in session.scalars(select(Origin).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())):
@@ -103,12 +103,12 @@ def parents_of(session: Session, pks: Collection[int], who: Principal) -> dict[i
 
 def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadable:
     try:
-        return _view(version, around)
+        return _present(version, around)
     except Unreadable as error:
         return error
 
 
-def _view(version: Version, around: Surroundings) -> VersionView:
+def _present(version: Version, around: Surroundings) -> VersionView:
     """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
 
     Raises Unreadable where nothing is left that could be shown.
@@ -166,9 +166,9 @@ def _view(version: Version, around: Surroundings) -> VersionView:
     return view
 
 
-def view_version(session: Session, version: Version, who: Principal) -> VersionView:
+def present(session: Session, version: Version, who: Principal) -> VersionView:
     """Return one version as it travels. Raises Unreadable."""
-    (view,) = _views(session, [version], who)
+    (view,) = _present_each(session, [version], who)
     if isinstance(view, Unreadable):
         raise view
     return view
@@ -183,7 +183,7 @@ def refresh_document(
     """
     if known is None:
         session.flush()
-    view = view_version(session, version, SYSTEM) if known is None else _view(version, known)
+    view = present(session, version, SYSTEM) if known is None else _present(version, known)
     namespace = space_of(view.adapter)
     spaces = [space_of(parent.ref.partition("@")[0]) for parent in view.parents]
     foreign = any(space != namespace for space in spaces)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_adapter, find_version, parse_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
-from registry.catalog.versions.present import view_version, view_versions
+from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.errors import InvalidName
@@ -34,12 +34,12 @@ class Catalog:
             version = find_version(session, parsed, who)
             document = session.get(VersionDocument, version.pk)
             if document is None or (document.foreign and who.namespaces() is not None):
-                return view_version(session, version, who)
+                return present(session, version, who)
             try:
                 return read_json(VersionView, document.body, open_ended=True)
             except ValidationError:
                 # It was written by another release; what it is made of may be readable still.
-                return view_version(session, version, who)
+                return present(session, version, who)
 
     def versions(
         self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal
@@ -51,7 +51,7 @@ class Catalog:
             query = select(Version).where(Version.adapter_pk == row.pk, Version.state.in_(states))
 
             def views(versions: Sequence[Version]) -> list[VersionView]:
-                return view_versions(session, versions, who)
+                return present_all(session, versions, who)
 
             return page_of(session, query, Version.number, cursor=cursor, limit=limit, views=views, newest_first=True)
 
@@ -71,7 +71,7 @@ class Catalog:
                 Adapter.name,
                 cursor=cursor,
                 limit=limit,
-                views=lambda adapters: _adapter_views(session, adapters),
+                views=lambda adapters: _present_adapters(session, adapters),
             )
 
 
@@ -84,7 +84,7 @@ def _checked(namespace: str) -> str:
         raise InvalidName(f"{error}; or '-' for names without one", param="namespace") from None
 
 
-def _adapter_views(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
+def _present_adapters(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
     query = select(Version.adapter_pk, Version.base_id).where(
         tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters])
     )

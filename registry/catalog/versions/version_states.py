@@ -14,7 +14,7 @@ from registry.catalog.models import Adapter, Version, VersionNote, VersionTag
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
-from registry.catalog.versions.present import refresh_document, view_version
+from registry.catalog.versions.present import present, refresh_document
 from registry.db.database import Database, upsert, utc_now
 from registry.errors import Conflict, Invalid
 from registry.principal import Principal
@@ -30,7 +30,7 @@ _VERBS = {
 }
 
 
-class Moves:
+class VersionStates:
     """The service that changes versions. Every change holds the lock of the adapter's row."""
 
     def __init__(self, db: Database) -> None:
@@ -120,7 +120,7 @@ def move_version(
     """Move a version whose adapter the caller has locked, with all that hangs on it. Raises Conflict."""
     ref, before = exact_ref(version), version.state
     if before == target:
-        return view_version(session, version, who)
+        return present(session, version, who)
     if target in (VersionState.ARCHIVED, VersionState.DELETED):
         _require_no_alias(session, version, verb)
     # Out of quarantine leads only a release, which gives a number.

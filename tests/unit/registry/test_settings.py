@@ -12,7 +12,7 @@ from sqlalchemy import QueuePool
 from registry.app.services import build
 from registry.db.database import Database
 from registry.db.postgres import parameters
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 from registry.errors import Invalid, Unavailable
 from registry.queue import NoQueue, open_queue
 from registry.queue.broker import CeleryQueue
@@ -150,7 +150,7 @@ def test_a_storage_of_another_kind_is_refused(url: str) -> None:
 
 
 def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
-    assert Settings.from_env(ENV).patience == Patience()
+    assert Settings.from_env(ENV).timeouts == Timeouts()
     given = {
         "REGISTRY_DATABASE_CONNECT_S": "7",
         "REGISTRY_DATABASE_STATEMENT_S": "20",
@@ -164,25 +164,25 @@ def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
         "REGISTRY_DATABASE_POOL_S": "1.5",
         "REGISTRY_DATABASE_CONNECTIONS": "3",
     }
-    found = Settings.from_env(ENV | given).patience
-    rest = Patience(migration_s=60, migration_lock_s=8, pool_s=1.5, connections=3, tells=False)
+    found = Settings.from_env(ENV | given).timeouts
+    rest = Timeouts(migration_s=60, migration_lock_s=8, pool_s=1.5, connections=3, tells=False)
     assert found == replace(rest, connect_s=7, statement_s=20, lock_s=2.5, idle_s=60, tcp_s=9, deadline_s=25)
     sent = parameters(found, {"connect_timeout": "4", "options": "-c search_path=x"})
     # What the URL says goes first.
     assert (sent["connect_timeout"], sent["options"], sent["tcp_user_timeout"]) == ("4", "-c search_path=x", 9000)
-    assert parameters(Patience(), {"options": "-c lock_timeout=1"})["options"].endswith(" -c lock_timeout=1")
+    assert parameters(Timeouts(), {"options": "-c lock_timeout=1"})["options"].endswith(" -c lock_timeout=1")
 
 
 @pytest.mark.parametrize("scheme", ["sqlite:////tmp/none.sqlite3", "postgresql://user@db/registry"])
 @pytest.mark.parametrize("most", [2, 15, 20])
 def test_a_process_has_so_many_connections_and_waits_so_long_for_one(scheme: str, most: int) -> None:
-    pool = Database(scheme, Patience(connections=most, pool_s=0.25)).engine.pool
+    pool = Database(scheme, Timeouts(connections=most, pool_s=0.25)).engine.pool
     assert isinstance(pool, QueuePool)
     assert (pool.size() + pool._max_overflow, pool.timeout()) == (most, 0.25)
 
 
 def test_who_finds_no_connection_is_told_after_the_time_that_is_set(tmp_path: Path) -> None:
-    db = Database(f"sqlite:///{tmp_path / 'r.sqlite3'}", Patience(connections=1, pool_s=0.1))
+    db = Database(f"sqlite:///{tmp_path / 'r.sqlite3'}", Timeouts(connections=1, pool_s=0.1))
     began = time.monotonic()
     with db.read(), pytest.raises(Unavailable, match="more to do than it can"), db.read():
         pass

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry.deadlines import ASK_AGAIN_S, NoAnswer, Places, Silence
+from registry.deadlines import ASK_AGAIN_S, CircuitBreaker, NoAnswer, Places
 from registry.errors import Unavailable
 
 
@@ -28,13 +28,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def silence(clock: Clock) -> Silence:
-    return Silence("the database", Unavailable, clock=clock)
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker("the database", Unavailable, clock=clock)
 
 
-def wait_in_vain(silence: Silence, clock: Clock, meanwhile: Callable[[], None] = lambda: None) -> None:
+def wait_in_vain(breaker: CircuitBreaker, clock: Clock, meanwhile: Callable[[], None] = lambda: None) -> None:
     def wait() -> None:
-        with silence.asking():
+        with breaker.asking():
             clock.now += 1
             meanwhile()
             clock.now += 5
@@ -46,60 +46,60 @@ def wait_in_vain(silence: Silence, clock: Clock, meanwhile: Callable[[], None] =
 
 class TestSilence:
     def test_after_one_waited_in_vain_one_asks_each_second_and_the_others_are_refused(
-        self, silence: Silence, clock: Clock
+        self, breaker: CircuitBreaker, clock: Clock
     ) -> None:
-        wait_in_vain(silence, clock)
-        assert silence.is_known
-        with silence.asking():
+        wait_in_vain(breaker, clock)
+        assert breaker.is_open
+        with breaker.asking():
             # This one asks; whoever comes meanwhile does not.
             for _ in range(3):
-                with pytest.raises(Unavailable), silence.asking():
+                with pytest.raises(Unavailable), breaker.asking():
                     raise AssertionError("asked")
             clock.now += ASK_AGAIN_S
-            with pytest.raises(Unavailable), silence.asking():
+            with pytest.raises(Unavailable), breaker.asking():
                 # The next second's.
                 raise NoAnswer
-        assert not silence.is_known
-        with silence.asking(), silence.asking():
+        assert not breaker.is_open
+        with breaker.asking(), breaker.asking():
             pass
 
     def test_who_waits_in_vain_while_others_are_answered_says_nothing_on_the_whole(
-        self, silence: Silence, clock: Clock
+        self, breaker: CircuitBreaker, clock: Clock
     ) -> None:
         def be_answered() -> None:
-            with silence.asking():
+            with breaker.asking():
                 pass
 
-        wait_in_vain(silence, clock, be_answered)
-        assert not silence.is_known
+        wait_in_vain(breaker, clock, be_answered)
+        assert not breaker.is_open
 
-    def test_an_answer_to_what_was_asked_before_does_not_end_it(self, silence: Silence, clock: Clock) -> None:
-        with silence.asking():
+    def test_an_answer_to_what_was_asked_before_does_not_end_it(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        with breaker.asking():
             clock.now += 1
-            wait_in_vain(silence, clock)
-        assert silence.is_known
+            wait_in_vain(breaker, clock)
+        assert breaker.is_open
 
-    def test_other_errors_are_answers_or_nothing(self, silence: Silence) -> None:
-        with pytest.raises(ValueError, match="x"), silence.asking():
+    def test_other_errors_are_answers_or_nothing(self, breaker: CircuitBreaker) -> None:
+        with pytest.raises(ValueError, match="x"), breaker.asking():
             raise ValueError("x")
-        assert not silence.is_known
+        assert not breaker.is_open
 
-    def test_what_a_driver_raised_is_seen_behind_the_error_that_wraps_it(self, silence: Silence) -> None:
+    def test_what_a_driver_raised_is_seen_behind_the_error_that_wraps_it(self, breaker: CircuitBreaker) -> None:
         class Wrapped(Exception):  # noqa: N818
             orig = NoAnswer()
 
-        with pytest.raises(Unavailable), silence.asking():
+        with pytest.raises(Unavailable), breaker.asking():
             raise Wrapped
-        assert silence.is_known
+        assert breaker.is_open
 
-    def test_of_many_at_once_one_asks(self, clock: Clock, silence: Silence) -> None:
-        wait_in_vain(silence, clock)
+    def test_of_many_at_once_one_asks(self, clock: Clock, breaker: CircuitBreaker) -> None:
+        wait_in_vain(breaker, clock)
         asked, together = [], threading.Barrier(16)
 
         def ask(number: int) -> None:
             together.wait()
             try:
-                with silence.asking():
+                with breaker.asking():
                     asked.append(number)
                     raise NoAnswer
             except Unavailable:

@@ -7,40 +7,40 @@ import asyncio
 import pytest
 
 from registry.errors import RateLimited, Unavailable
-from registry.http.memory_budget import Held
+from registry.http.memory_budget import MemoryBudget
 
 
 def test_a_caller_has_no_more_than_its_share_and_all_no_more_than_there_is() -> None:
     async def run() -> None:
-        held = Held(total_bytes=100, share_bytes=60)
-        await held.take("ana", 60)
+        budget = MemoryBudget(total_bytes=100, share_bytes=60)
+        await budget.take("ana", 60)
         with pytest.raises(RateLimited, match="of this namespace"):
-            await held.take("ana", 1, patience_s=0.01)
-        await held.take("ben", 40)
+            await budget.take("ana", 1, patience_s=0.01)
+        await budget.take("ben", 40)
         with pytest.raises(Unavailable) as caught:
-            await held.take("cid", 1, patience_s=0.01)
+            await budget.take("cid", 1, patience_s=0.01)
         assert not isinstance(caught.value, RateLimited)
-        held.give("ben", 40)
-        await held.take("cid", 40)
+        budget.give("ben", 40)
+        await budget.take("cid", 40)
 
     asyncio.run(run())
 
 
 def test_who_waits_comes_in_when_there_is_room_and_who_has_none_of_their_own_holds_nobody_up() -> None:
     async def run() -> None:
-        held = Held(total_bytes=100, share_bytes=60)
-        await held.take("ana", 60)
+        budget = MemoryBudget(total_bytes=100, share_bytes=60)
+        await budget.take("ana", 60)
         order: list[str] = []
 
         async def take(who: str) -> None:
-            await held.take(who, 30)
+            await budget.take(who, 30)
             order.append(who)
 
         waiting = [asyncio.create_task(take("ana")), asyncio.create_task(take("ben"))]
         await asyncio.sleep(0)
         await asyncio.wait([waiting[1]])
         assert order == ["ben"]
-        held.give("ana", 60)
+        budget.give("ana", 60)
         await asyncio.gather(*waiting)
         assert order == ["ben", "ana"]
 
@@ -49,35 +49,35 @@ def test_who_waits_comes_in_when_there_is_room_and_who_has_none_of_their_own_hol
 
 def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
     async def run() -> None:
-        held = Held(total_bytes=10, share_bytes=10)
-        await held.take("ana", 10)
-        waiting = asyncio.create_task(held.take("ben", 10))
+        budget = MemoryBudget(total_bytes=10, share_bytes=10)
+        await budget.take("ana", 10)
+        waiting = asyncio.create_task(budget.take("ben", 10))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        held.give("ana", 10)
-        assert held.try_take("cid", 10)
+        budget.give("ana", 10)
+        assert budget.try_take("cid", 10)
 
     asyncio.run(run())
 
 
 def test_nobody_overtakes_who_waits_for_room_that_all_have() -> None:
     async def run() -> None:
-        held = Held(total_bytes=100, share_bytes=60)
-        await held.take("ana", 45)
-        await held.take("ben", 45)
+        budget = MemoryBudget(total_bytes=100, share_bytes=60)
+        await budget.take("ana", 45)
+        await budget.take("ben", 45)
         order: list[str] = []
 
         async def take(who: str, size_bytes: int) -> None:
-            await held.take(who, size_bytes)
+            await budget.take(who, size_bytes)
             order.append(who)
 
         waiting = [asyncio.create_task(take("cid", 50)), asyncio.create_task(take("dan", 5))]
         for _ in range(5):
             await asyncio.sleep(0)
         assert not order
-        held.give("ana", 45)
+        budget.give("ana", 45)
         await asyncio.gather(*waiting)
         assert order == ["cid", "dan"]
 
@@ -87,18 +87,18 @@ def test_nobody_overtakes_who_waits_for_room_that_all_have() -> None:
 @pytest.mark.parametrize("turns", range(4))
 def test_a_cancellation_that_comes_with_the_room_is_none_the_less_one(turns: int) -> None:
     async def run() -> None:
-        held = Held(total_bytes=10, share_bytes=10)
-        await held.take("ana", 10)
-        waiting = asyncio.create_task(held.take("ben", 10))
+        budget = MemoryBudget(total_bytes=10, share_bytes=10)
+        await budget.take("ana", 10)
+        waiting = asyncio.create_task(budget.take("ben", 10))
         for _ in range(3):
             await asyncio.sleep(0)
-        held.give("ana", 10)
+        budget.give("ana", 10)
         for _ in range(turns):
             await asyncio.sleep(0)
         has_taken = waiting.done()
         waiting.cancel()
         await asyncio.wait([waiting])
         assert waiting.cancelled() is not has_taken
-        assert ("ben" in held.by_holder) is has_taken
+        assert ("ben" in budget.by_holder) is has_taken
 
     asyncio.run(run())

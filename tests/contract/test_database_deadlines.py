@@ -27,14 +27,14 @@ from support.adapters import base_registration, save_adapter
 from registry.access.models import Token
 from registry.db.database import Database
 from registry.db.prepared_reads import PreparedReads
-from registry.deadlines import Patience
+from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from sdk.errors import Unavailable as ClientUnavailable
 
 pytestmark = pytest.mark.alone
 
 #: Shorter than anybody would want, so that the tests are short; less than 2 to connect the driver does not take.
-IMPATIENT = Patience(connect_s=2, statement_s=0.4, lock_s=0.2, idle_s=0.3, deadline_s=0.6)
+IMPATIENT = Timeouts(connect_s=2, statement_s=0.4, lock_s=0.2, idle_s=0.3, deadline_s=0.6)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ class TestStopped:
             assert quick >= 39
             assert time.monotonic() - began < IMPATIENT.connect_s + 1
         deadline = time.monotonic() + 10
-        while db.silence.is_known:
+        while db.breaker.is_open:
             assert time.monotonic() < deadline
             try:
                 backend_of(db)
@@ -154,7 +154,7 @@ class TestTooLong:
     def test_a_statement(self, db: Database) -> None:
         with pytest.raises(Unavailable, match="took too long"), db.read() as session:
             session.execute(text("SELECT pg_sleep(5)"))
-        assert not db.silence.is_known
+        assert not db.breaker.is_open
 
     def test_a_lock(self, db: Database) -> None:
         with db.write() as holder:
@@ -218,7 +218,7 @@ class TestTooLong:
 
         with pytest.raises(Unavailable, match="took too long"):
             ask_often()
-        assert not db.silence.is_known
+        assert not db.breaker.is_open
 
     def test_a_statement_that_came_late_is_no_sign_of_silence(self, postgres_database: str) -> None:
         db = Database(postgres_database, replace(IMPATIENT, statement_s=2, deadline_s=2.4))
@@ -231,7 +231,7 @@ class TestTooLong:
 
         with closing(db), pytest.raises(Unavailable, match="took too long"):
             ask_twice()
-        assert not db.silence.is_known
+        assert not db.breaker.is_open
 
     def test_what_may_take_longer_does_and_the_next_may_not(self, db: Database) -> None:
         with db.write(within_s=5) as session:
@@ -241,7 +241,7 @@ class TestTooLong:
 
     def test_a_pooler_that_takes_no_options_is_given_none(self, postgres_database: str) -> None:
         for tells, said in ((True, "5s"), (False, "0")):
-            db = Database(postgres_database, replace(Patience(), tells=tells))
+            db = Database(postgres_database, replace(Timeouts(), tells=tells))
             with db.read() as session:
                 assert session.scalar(text("SHOW statement_timeout")) == said
             db.close()

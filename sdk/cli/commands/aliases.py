@@ -93,7 +93,7 @@ def _version(number: int | None) -> str:
 @yes_option
 @format_option
 def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, style: str) -> None:
-    """Take ALIAS of the adapter NAME away; its versions and its history stay.
+    """Remove ALIAS of the adapter NAME; its versions and its history stay.
 
     \b
     Example:
@@ -191,9 +191,9 @@ def promote_command(ref: str, alias: str, expect: str | None, reason: str, style
 @_reason
 @format_option
 def rollback_command(name: str, alias: str, expect: str | None, reason: str, style: str) -> None:
-    """Let ALIAS of the adapter NAME name again what it named before its last move; print the exact ref.
+    """Point ALIAS of the adapter NAME back at what it named before its last move; print the exact ref.
 
-    Again goes one further back.
+    Run it again to go back another move.
 
     \b
     Example:

@@ -21,7 +21,7 @@ _namespace = click.option("--namespace", help="Whose base it is: a namespace, '-
 @base_command.command(name="add")
 @click.argument("folder")
 @click.option("--id", "base_id", help="How it is called. [default: the folder's name]")
-@click.option("--upload", is_flag=True, help="Also send its files, for workers that don't see the folder.")
+@click.option("--upload", is_flag=True, help="Also upload its files, for workers that can't see the folder.")
 @_namespace
 @format_option
 def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | None, style: str) -> None:
@@ -80,7 +80,7 @@ def base_fix(
 @yes_option
 @format_option
 def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
-    """Take the base NAME, an id or fingerprint, away from a namespace. For admins.
+    """Remove the base NAME, an id or fingerprint, from a namespace. For admins.
 
     Its versions stay, and jobs that wait for it fail; its files go with the next collection.
 

@@ -52,7 +52,7 @@ def cache_list(style: str) -> None:
 @cache_command.command(name="verify")
 @format_option
 def cache_verify(style: str) -> None:
-    """Hash every version in the cache again, and take away what is damaged: the next pull fetches it anew.
+    """Hash every version in the cache again, and remove what is damaged: the next pull fetches it anew.
 
     \b
     Example:
@@ -79,16 +79,18 @@ def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 
 @cache_command.command(name="prune")
-@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep so many of the versions, those used last.")
+@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep so many versions, the most recently used.")
 @click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within so many days.")
-@click.option("--max-size", callback=_take_size, metavar="SIZE", help="Keep so much, of what was used last: 20GB.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be taken away.")
+@click.option(
+    "--max-size", callback=_take_size, metavar="SIZE", help="Keep so much of what was used most recently: 20GB."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @yes_option
 @format_option
 def cache_prune(
     keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
 ) -> None:
-    """Take away what has not been used, and blobs that no version has; what another process holds stays.
+    """Remove what has not been used, and blobs that no version has; what another process holds stays.
 
     --keep counts versions; --keep-days and --max-size count bases too. What goes can be pulled again.
 

@@ -135,7 +135,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 
 @click.command(name="versions")
 @click.argument("name")
-@click.option("--archived", is_flag=True, help="With archived ones.")
+@click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:
     """List the versions of the adapter NAME, the newest first.

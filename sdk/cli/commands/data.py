@@ -15,7 +15,7 @@ def data_command() -> None:
 
 @data_command.command(name="add")
 @click.argument("file")
-@click.option("--name", metavar="NAME", help="How to call it, where not as FILE is called.")
+@click.option("--name", metavar="NAME", help="Its name. [default: the name of FILE]")
 @click.option("--namespace", metavar="NAMESPACE", help="Whose readers may use it; the first that you may write to.")
 @format_option
 def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
@@ -56,7 +56,7 @@ def data_list(style: str) -> None:
 @click.argument("data")
 @format_option
 def data_rm(data: str, style: str) -> None:
-    """Give the rows of DATA up, a dataset's name or digest; what was trained on it still names it.
+    """Give up the rows of DATA, a dataset's name or digest; what was trained on it still names it.
 
     They go with a later `adapterctl gc`, unless the same file is added again before.
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--base-name", help="With -o: the name by which the copy's config calls the base, as vLLM compares it.")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
-@click.option("--offline", is_flag=True, help="Ask the cache alone; REF must be a version or digest.")
-@click.option("--frozen", is_flag=True, help="Take no REF that may move: a version or digest only.")
+@click.option("--offline", is_flag=True, help="Use the cache alone; REF must be a version or digest.")
+@click.option("--frozen", is_flag=True, help="Refuse a REF that may move: a version or digest only.")
 @format_option
 def pull_command(
     ref: str,

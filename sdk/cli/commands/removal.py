@@ -45,7 +45,7 @@ def archive_command(ref: str, reason: str, style: str) -> None:
 @_reason
 @format_option
 def restore_command(ref: str, reason: str, style: str) -> None:
-    """Bring the archived version that REF names back.
+    """Bring back the archived version that REF names.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def restore_command(ref: str, reason: str, style: str) -> None:
 @yes_option
 @format_option
 def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
-    """Take the version that REF names away for good; its number stays taken.
+    """Delete the version that REF names for good; its number stays taken.
 
     Its files go with a later `adapterctl gc`, unless another version has the same.
 
@@ -83,7 +83,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
 @_reason
 @format_option
 def release_command(ref: str, reason: str, style: str) -> None:
-    """Let the quarantined version that REF names, by its digest, be one, with the next number.
+    """Release the quarantined version that REF names by its digest: it becomes ready, with the next number.
 
     \b
     Example:
@@ -98,7 +98,7 @@ def release_command(ref: str, reason: str, style: str) -> None:
 @click.argument("ref")
 @click.option("--description", help="A line for people, in place of the one before.")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="Set a tag; repeatable.")
-@click.option("--untag", multiple=True, metavar="KEY", help="Take a tag away; repeatable.")
+@click.option("--untag", multiple=True, metavar="KEY", help="Remove a tag; repeatable.")
 @click.option("--note", help="A note, which is kept with your name and never edited.")
 @format_option
 def annotate_command(
@@ -185,7 +185,7 @@ def _show_rule(view: RetentionView, style: str) -> None:
 
 
 @click.command(name="gc")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option(
     "--grace-hours",
     default=24,

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="- begins with the newest or the highest.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many; all without it.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many. [default: all]")
 @format_option
 def search_command(filter_: str, sort: str, limit: int | None, style: str) -> None:
-    """Find the versions that FILTER is true of; without one, every ready version.
+    """Find the versions that match FILTER; without one, every ready version.
 
     FILTER is one argument: comparisons of name, namespace, base, base.fingerprint, rank, alpha, number,
     method, target, state, alias, author, created, digest, dataset, kind, tag[KEY] and eval[DATASET].METRIC,

@@ -84,7 +84,7 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 @_home_option
 @format_option
 def down_command(home: Path, style: str) -> None:
-    """End the stack: workers first, which hand their jobs back, then the registry and its servers. The data stays.
+    """Stop the stack: workers first, which hand their jobs back, then the registry and its servers. The data stays.
 
     \b
     Example:
@@ -134,7 +134,7 @@ def status_command(home: Path, style: str) -> None:
 
 @click.command(name="logs")
 @click.argument("part", required=False)
-@click.option("-f", "--follow", "goes_on", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-f", "--follow", "goes_on", is_flag=True, help="Follow what is written from now on.")
 @click.option(
     "--lines", type=click.IntRange(0, 100_000), help="How many of each. [default: 100 of one part, 10 of all]"
 )

@@ -19,7 +19,7 @@ ROLES: tuple[str, ...] = get_args(RoleName)
 
 @click.group(name="token")
 def token_command() -> None:
-    """Give out, list and revoke tokens."""
+    """Create, list and revoke tokens."""
 
 
 @token_command.command(name="create")
@@ -141,7 +141,7 @@ def _state(token: TokenView) -> str:
 @yes_option
 @format_option
 def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: str) -> None:
-    """Make the token ID worthless, within a second on every server; again is harmless.
+    """Revoke the token ID, within a second on every server; repeating it is harmless.
 
     With --namespace every token loses the role that it has there, and those without another role are revoked. Your own
     keeps it, and so do tokens with a role in all namespaces; both are said.

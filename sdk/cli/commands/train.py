@@ -53,10 +53,12 @@ _JOB_KEYS = (
 @click.option("--max-length", type=int, help="Longest row in tokens. [default: 1024]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
-    "--checkpoint-every", metavar="10m|90s|50steps|never", help="Write down how far it is so often. [default: 10m]"
+    "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )
 @click.option(
-    "--from-checkpoint", metavar="JOB[@STEP]", help="Go on where a training of the same base, data and options was."
+    "--from-checkpoint",
+    metavar="JOB[@STEP]",
+    help="Start from a checkpoint of a training with the same base, data and options.",
 )
 @click.option(
     "--priority",

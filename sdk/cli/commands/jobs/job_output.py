@@ -95,7 +95,7 @@ def _require_success(jobs: Sequence[Job[Result]]) -> None:
 
 @click.command(name="logs", short_help="Print what happened to a job.")
 @click.argument("job_id", metavar="JOB")
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job has ended.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Follow it until the job has ended.")
 @click.option(
     "--format",
     "style",

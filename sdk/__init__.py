@@ -8,8 +8,8 @@
     version = job.wait().result()
     path = sdk.pull(version.ref)
 
-The functions of this module work on the default client, made from the environment on first use or by `connect`.
-Names are imported on first use, so that `import sdk` costs next to nothing.
+The functions of this module work on the default client, made from the environment on first use or by `connect`; each asks
+for it when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from typing import Literal, Unpack
+
     from sdk.client import Client
     from sdk.errors import (
         AdapterctlError,
@@ -46,62 +50,15 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
-    from sdk.objects import Evaluation, Job, MergedModel, Version
-
-_HOME_OF = {
-    "Client": "sdk.client",
-    **dict.fromkeys(("Evaluation", "Job", "MergedModel", "Version"), "sdk.objects"),
-    **dict.fromkeys(
-        (
-            "AdapterctlError",
-            "Conflict",
-            "Incompatible",
-            "InvalidBase",
-            "InvalidData",
-            "InvalidInput",
-            "InvalidName",
-            "InvalidRef",
-            "InvalidTargets",
-            "JobCancelled",
-            "JobFailed",
-            "NotAllowed",
-            "NotFound",
-            "QuotaExceeded",
-            "RateLimited",
-            "ReadOnly",
-            "StaleAttempt",
-            "TimedOut",
-            "TooLarge",
-            "Unauthenticated",
-            "Unavailable",
-            "Unreadable",
-            "UnsupportedMediaType",
-            "VerificationFailed",
-        ),
-        "sdk.errors",
-    ),
-}
-
-#: Methods of the client that are also functions of this module, on the default client.
-_ON_DEFAULT_CLIENT = (
-    "capacity",
-    "diff",
-    "get",
-    "job",
-    "jobs",
-    "lineage",
-    "promote",
-    "pull",
-    "push",
-    "rollback",
-    "search",
-    "set_alias",
-    "submit_evaluation",
-    "submit_merge",
-    "submit_training",
-    "versions",
-    "workers",
-)
+    from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+    from sdk.schemas.aliases import AliasView
+    from sdk.schemas.catalog import Method
+    from sdk.schemas.diff import Diff
+    from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
+    from sdk.schemas.jobs import QueueCapacity, WorkerView
+    from sdk.schemas.lineage import Direction, Lineage
+    from sdk.schemas.search import SortKey, VersionBrief
+    from sdk.schemas.training import QuantizationRecipe, TrainingOptions
 
 __all__ = [
     "AdapterctlError",
@@ -131,11 +88,36 @@ __all__ = [
     "Unavailable",
     "Unreadable",
     "UnsupportedMediaType",
-    "Version",
     "VerificationFailed",
+    "Version",
+    "capacity",
     "connect",
-    *_ON_DEFAULT_CLIENT,
+    "diff",
+    "get",
+    "job",
+    "jobs",
+    "lineage",
+    "promote",
+    "pull",
+    "push",
+    "rollback",
+    "search",
+    "set_alias",
+    "submit_evaluation",
+    "submit_merge",
+    "submit_training",
+    "versions",
+    "workers",
 ]
+
+#: Where classes come from that are no errors.
+_HOME_OF = {
+    "Client": "sdk.client",
+    "Evaluation": "sdk.objects",
+    "Job": "sdk.objects",
+    "MergedModel": "sdk.objects",
+    "Version": "sdk.objects",
+}
 
 _lock = threading.Lock()
 _default: Client | None = None
@@ -156,17 +138,172 @@ def connect(url: str | None = None, token: str | None = None, *, insecure: bool 
     return client
 
 
-def _default_client() -> Client:
+def _client() -> Client:
     return _default if _default is not None else connect()
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
-    if name in _ON_DEFAULT_CLIENT:
-        return getattr(_default_client(), name)
-    raise AttributeError(f"module 'sdk' has no attribute {name!r}")
+def capacity() -> list[QueueCapacity]:
+    """Return each queue as it is now: what waits, what runs, who could take it. See `Client.capacity`."""
+    return _client().capacity()
+
+
+def diff(a: str, b: str, *, weights: bool = True) -> Diff:
+    """Say how two versions differ, weights included. See `Client.diff`."""
+    return _client().diff(a, b, weights=weights)
+
+
+def get(ref: str) -> Version:
+    """Return the version that a ref names now. See `Client.get`."""
+    return _client().get(ref)
+
+
+def job(job_id: str) -> Job[Result]:
+    """Return a job by its id. See `Client.job`."""
+    return _client().job(job_id)
+
+
+def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
+    """Return the last jobs, the newest first. See `Client.jobs`."""
+    return _client().jobs(state=state, queue=queue, limit=limit)
+
+
+def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+    """Say what a version came from, and what came of it. See `Client.lineage`."""
+    return _client().lineage(of, direction=direction, depth=depth)
+
+
+def promote(ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+    """Point an alias at the version that a ref names now. See `Client.promote`."""
+    return _client().promote(ref, alias, expect=expect, reason=reason)
+
+
+def pull(
+    ref: str,
+    to: str | Path | None = None,
+    *,
+    offline: bool = False,
+    frozen: bool = False,
+    base_name: str | None = None,
+    verify_with: str | Path | None = None,
+) -> Path:
+    """Fetch a version and return its folder, which PEFT and vLLM load as it is. See `Client.pull`."""
+    return _client().pull(ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
+
+
+def push(
+    path: str | Path,
+    adapter: str,
+    *,
+    base: str | Path,
+    method: Method | None = None,
+    quantization: QuantizationRecipe | None = None,
+    base_revision: str | None = None,
+    description: str = "",
+    tags: Mapping[str, str] | None = None,
+    sign: str | Path | None = None,
+    expand_patterns: bool = False,
+) -> Version:
+    """Publish an adapter from a folder that PEFT wrote. See `Client.push`."""
+    return _client().push(
+        path,
+        adapter,
+        base=base,
+        method=method,
+        quantization=quantization,
+        base_revision=base_revision,
+        description=description,
+        tags=tags,
+        sign=sign,
+        expand_patterns=expand_patterns,
+    )
+
+
+def rollback(adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+    """Let an alias name again what it named before its last move. See `Client.rollback`."""
+    return _client().rollback(adapter, alias, expect=expect, reason=reason)
+
+
+def search(filter: str = "", *, sort: SortKey = "-created", limit: int | None = None) -> list[VersionBrief]:  # noqa: A002 - as the client calls it
+    """Return the versions that a filter is true of. See `Client.search`."""
+    return _client().search(filter, sort=sort, limit=limit)
+
+
+def set_alias(
+    adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
+) -> AliasView:
+    """Point an alias at a version. See `Client.set_alias`."""
+    return _client().set_alias(adapter, alias, version, expect=expect, reason=reason)
+
+
+def submit_evaluation(
+    refs: str | Iterable[str],
+    *,
+    data: str | Path,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    **spec: Unpack[EvaluationOptions],
+) -> Job[list[Evaluation]]:
+    """Submit an evaluation of versions and bare bases on the same rows; returns at once. See `Client.submit_evaluation`."""
+    return _client().submit_evaluation(refs, data=data, priority=priority, idempotency_key=idempotency_key, **spec)
+
+
+def submit_merge(
+    ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
+) -> Job[MergedModel]:
+    """Submit the merge of a version into its base; returns at once. See `Client.submit_merge`."""
+    return _client().submit_merge(ref, priority=priority, idempotency_key=idempotency_key, **spec)
+
+
+def submit_training(
+    adapter: str,
+    *,
+    base: str | Path,
+    data: str | Path,
+    eval_data: str | Path | None = None,
+    checkpoint_every: str | None = None,
+    from_checkpoint: str | None = None,
+    priority: int = 0,
+    timeout: float | str | None = None,
+    device: Literal["any", "cuda"] | None = None,
+    memory: int | None = None,
+    idempotency_key: str | None = None,
+    **spec: Unpack[TrainingOptions],
+) -> Job[Version]:
+    """Submit a training and return at once. See `Client.submit_training`."""
+    return _client().submit_training(
+        adapter,
+        base=base,
+        data=data,
+        eval_data=eval_data,
+        checkpoint_every=checkpoint_every,
+        from_checkpoint=from_checkpoint,
+        priority=priority,
+        timeout=timeout,
+        device=device,
+        memory=memory,
+        idempotency_key=idempotency_key,
+        **spec,
+    )
+
+
+def versions(adapter: str, *, archived: bool = False) -> list[Version]:
+    """Return the ready versions of an adapter, the newest first. See `Client.versions`."""
+    return _client().versions(adapter, archived=archived)
+
+
+def workers() -> list[WorkerView]:
+    """Return the workers that were heard of in the last week. See `Client.workers`."""
+    return _client().workers()
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# Hidden from type checkers, which would take any name for one of this module.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            return getattr(importlib.import_module(_HOME_OF.get(name, "sdk.errors")), name)
+        raise AttributeError(f"module 'sdk' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import (
@@ -75,7 +75,7 @@ from sdk.schemas.catalog import (
     VersionMove,
 )
 from sdk.schemas.diff import Diff
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import (
     AttemptView,
@@ -108,7 +108,7 @@ from sdk.schemas.people import (
 )
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
 from sdk.validation import (
     build,
     check_alias,
@@ -268,7 +268,7 @@ class Client:
         device: Literal["any", "cuda"] | None = None,
         memory: int | None = None,
         idempotency_key: str | None = None,
-        **spec: Any,
+        **spec: Unpack[TrainingOptions],
     ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
@@ -307,7 +307,7 @@ class Client:
         data: str | Path,
         priority: int = 0,
         idempotency_key: str | None = None,
-        **spec: Any,
+        **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
         checked = build(EvaluationSpec, **spec)
@@ -330,7 +330,7 @@ class Client:
         return Job(self._submit(request, idempotency_key, priority=priority), self)
 
     def submit_merge(
-        self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Any
+        self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
     ) -> Job[MergedModel]:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
         request = MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
@@ -46,6 +46,19 @@ class EvaluationSpec(Wire):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
 
+class EvaluationOptions(TypedDict, total=False):
+    """The fields of `EvaluationSpec` as keywords of a function, for type checkers and editors."""
+
+    loss_on: Literal["completion", "assistant", "all"] | None
+    max_length: int
+    batch_size: int
+    generate_rows: int
+    max_new_tokens: int
+    keep_samples: int
+    precision: BasePrecision
+    seed: int
+
+
 class Sample(Wire):
     """One generated completion beside what was expected."""
 
@@ -72,6 +85,13 @@ class MergeSpec(Wire):
     #: or "auto": both are measured against base-as-trained + adapter, and the nearer one is kept.
     onto: Literal["auto", "original", "dequantized"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+
+class MergeOptions(TypedDict, total=False):
+    """The fields of `MergeSpec` as keywords of a function, for type checkers and editors."""
+
+    onto: Literal["auto", "original", "dequantized"]
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
 
 
 class MergeReport(Wire):

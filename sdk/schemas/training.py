@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -73,6 +73,26 @@ class TrainingSpec(Wire):
     def effective_batch(self) -> int:
         """Rows that one optimiser step sees."""
         return self.batch_size * self.grad_accum
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+
+    method: Literal["qlora", "lora"]
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    loss_on: Literal["completion", "assistant", "all"] | None
+    epochs: float
+    max_steps: int | None
+    lr: float
+    warmup_ratio: float
+    schedule: Literal["cosine", "linear", "constant"]
+    batch_size: int
+    grad_accum: int
+    max_length: int
+    seed: int
 
 
 class LoraConfig(Wire):

@@ -1,0 +1,115 @@
+"""What the type checkers say of code that uses the installed SDK: of what the pages show, and of what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import processes
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TYPED = """
+from pathlib import Path
+
+import sdk
+from sdk import pull
+
+training = sdk.submit_training("x", base="./base", data="rows.jsonl", rank=8, alpha=16, lr=1e-4, targets="qv")
+ref: str = training.wait().result().ref
+pushed: sdk.Version = sdk.push("./adapter", "x", base="tiny", description="by hand")
+evaluation = sdk.submit_evaluation([ref], data="rows.jsonl", generate_rows=4)
+losses: list[float] = [score.metrics["loss"] for score in evaluation.result()]
+merged: Path = sdk.submit_merge(ref, onto="auto").retry().result().save("./merged")
+folder: Path = pull(ref, frozen=True)
+result = sdk.connect("local:x").job("abc").result()
+if isinstance(result, sdk.Version):
+    ref = result.ref
+try:
+    sdk.promote(ref, "production")
+except sdk.Conflict as error:
+    print(error.code)
+"""
+WRONG = {
+    "rnak": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl", rnak=8)\n',
+    "rank": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl", rank="8")\n',
+    "generate": 'import sdk\n\nsdk.submit_evaluation("x@v1", data="rows.jsonl", generate=8)\n',
+    "ontoo": 'import sdk\n\nsdk.submit_merge("x@v1", ontoo="auto")\n',
+    "frozzen": 'import sdk\n\nsdk.pull("x@v1", frozzen=True)\n',
+    "save": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl").result().save("./merged")\n',
+    "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',
+}
+
+#: Says what a checker finds wrong in files of a folder, one line an error.
+Check = Callable[[Path], list[str]]
+
+
+def snippets() -> dict[str, str]:
+    """The Python that the pages show, each as a program."""
+    found = {}
+    for page in PAGES:
+        for number, block in enumerate(
+            re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        ):
+            found[f"{page.stem.lower()}_{number}"] = block if "import sdk" in block else f"import sdk\n\n{block}"
+    return found
+
+
+@pytest.fixture(scope="module", params=["mypy", "basedpyright"])
+def check(request: pytest.FixtureRequest, python: Path) -> Check:
+    """A type checker of this environment, over what is installed in the clean one."""
+    arguments = {
+        "mypy": [
+            "--strict",
+            "--no-incremental",
+            "--no-pretty",
+            "--no-error-summary",
+            "--python-executable",
+            str(python),
+        ],
+        "basedpyright": ["--level", "error", "--pythonpath", str(python)],
+    }[request.param]
+
+    def run(folder: Path) -> list[str]:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(request.param)), *arguments, "."],
+            env=processes.environment(HOME=str(folder.parent), PYTHONPATH=""),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = [line for line in done.stdout.splitlines() if re.search(r"\berror\b: ", line) or " - error: " in line]
+        assert done.returncode == (1 if lines else 0), done.stdout + done.stderr
+        return lines
+
+    return run
+
+
+def write(folder: Path, programs: dict[str, str]) -> Path:
+    folder.mkdir()
+    for name, text in programs.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_what_the_pages_show_has_the_right_types(check: Check, tmp_path: Path) -> None:
+    shown = snippets()
+    assert len(shown) >= 3
+    assert check(write(tmp_path / "right", {**shown, "typed": TYPED})) == []
+
+
+def test_what_is_wrong_is_found(check: Check, tmp_path: Path) -> None:
+    found = check(write(tmp_path / "wrong", WRONG))
+    silent = [
+        name
+        for name in WRONG
+        if not any(f"{name}.py:" in line and name in line.partition("error")[2] for line in found)
+    ]
+    assert silent == []

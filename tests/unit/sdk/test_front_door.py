@@ -1,0 +1,87 @@
+"""The functions of the module `sdk`: the client's methods with the same signatures, on whichever client is the default."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import sdk
+from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
+from sdk.schemas.training import TrainingOptions, TrainingSpec
+
+FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, name)) and name != "connect"]
+
+
+@pytest.fixture(autouse=True)
+def _no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "_default", None)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_the_signature_of_the_clients_method(name: str) -> None:
+    ours, theirs = inspect.signature(getattr(sdk, name)), inspect.signature(getattr(sdk.Client, name))
+    assert list(ours.parameters.values()) == list(theirs.parameters.values())[1:]
+    assert ours.return_annotation == theirs.return_annotation
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def method(*args: Any, **kwargs: Any) -> str:
+        bound = inspect.signature(getattr(sdk.Client, name)).bind(None, *args, **kwargs)
+        seen.update(list(bound.arguments.items())[1:])
+        return "answered"
+
+    monkeypatch.setattr(sdk, "_default", type("Recorder", (), {name: staticmethod(method)})())
+    function = getattr(sdk, name)
+    given = {parameter: f"a {parameter}" for parameter in inspect.signature(function).parameters if parameter != "spec"}
+    spec = {"rank": 4} if "spec" in inspect.signature(function).parameters else {}
+    assert function(**given, **spec) == "answered"
+    assert seen == given | ({"spec": spec} if spec else {})
+
+
+@pytest.mark.parametrize(
+    ("options", "spec"),
+    [(TrainingOptions, TrainingSpec), (EvaluationOptions, EvaluationSpec), (MergeOptions, MergeSpec)],
+)
+def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> None:
+    ours, theirs = get_type_hints(options), get_type_hints(spec)
+    theirs.pop("model_config", None)
+    assert ours == {name: theirs[name] for name in spec.model_fields}  # type: ignore[attr-defined]
+    assert not options.__required_keys__  # type: ignore[attr-defined]
+
+
+def test_a_misspelt_keyword_is_refused_at_run_time(tmp_path: Path) -> None:
+    client = sdk.Client(f"local:{tmp_path}", cache=tmp_path / "cache")
+    with pytest.raises(sdk.InvalidInput, match="rnak"):
+        client.submit_training("x", base="./base", data="rows.jsonl", rnak=8)  # type: ignore[call-arg]
+
+
+def test_a_function_that_was_imported_follows_a_later_connect(tmp_path: Path) -> None:
+    from sdk import versions
+
+    for name in ("one", "two"):
+        client = sdk.connect(f"local:{tmp_path / name}")
+        with pytest.raises(sdk.NotFound):
+            versions("nothing")
+        assert sdk._client() is client
+        assert (tmp_path / name / "registry.sqlite3").is_file()
+        client.close()
+
+
+def test_importing_the_module_loads_next_to_nothing() -> None:
+    said = (
+        "import sys, sdk; from sdk import pull, submit_training; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'pydantic', 'httpx', 'click', 'json', 'inspect'}), "
+        "[name for name in sys.modules if name.startswith('sdk.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", said], capture_output=True, text=True, cwd=Path(sdk.__file__).parents[1]
+    )
+    assert done.stdout == "[] []\n", done.stderr

@@ -275,7 +275,7 @@ class Client:
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It writes down
         how far it is `checkpoint_every` "10m", "90s", "50steps" or "never", and goes on `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h",
-        else for as long as the registry allows by default; it goes to a worker with that `device` and `memory` in bytes free, else to one that the registry reckons to have
+        else for as long as the registry allows by default; it goes to a worker with that `device` and `memory` in bytes free, else to one that the registry estimates to have
         enough. Raises InvalidInput for values and rows, NotFound for files, bases and checkpoints.
         """
         namespace = namespace_of(check_name(adapter)) or "-"

@@ -35,6 +35,8 @@ class Pinned(Generic[R]):
     subject: str
     #: The base that a worker will need, where it is known; the first one of an evaluation.
     base: NamedBase | None
+    #: Whether a version to merge was trained over a quantised base.
+    quantized: bool = False
 
     @property
     def base_fingerprint(self) -> str | None:

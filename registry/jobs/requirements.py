@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, or_
 
@@ -10,23 +11,49 @@ from registry.catalog.models import NamedBase
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
+from sdk.lora.memory import loading_bytes, merge_bytes
+from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.jobs import JOB_KINDS, Needs
 from sdk.schemas.work import WorkerInfo
 
-#: Interpreter and libraries, without any weights.
-_PROCESS_BYTES = 512 * 2**20
+#: No vocabulary has as many: a config may say whatever whoever wrote it likes.
+_MOST_TOKENS = 2**24
 
 
-def weights_and_process(base: NamedBase | None, *, quantised: bool) -> Needs:
-    """What a job surely needs that loads a base: its weights as the job holds them, and the process. Not what it would like.
+def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
+    """Return what a job surely needs that loads a base, as `sdk.lora.memory` says; nothing where the base is not known."""
+    return Needs() if base is None else Needs(memory_bytes=loading_bytes(_size_bytes(base), quantized=quantized))
 
-    NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
-    """
+
+def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) -> Needs:
+    """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
     if base is None:
         return Needs()
-    size_bytes = base.size_bytes if base.base.derived_at is None else base.base.size_bytes
-    weights = size_bytes * 0.3 if quantised else size_bytes
-    return Needs(memory_bytes=int(weights) + _PROCESS_BYTES)
+    needed = merge_bytes(
+        _size_bytes(base),
+        stored_dtype=_stored_dtype(base.config),
+        merged_dtype=spec.dtype,
+        quantized=quantized,
+        vocabulary=_vocabulary(base.config),
+    )
+    return Needs(memory_bytes=needed)
+
+
+def _size_bytes(base: NamedBase) -> int:
+    return base.size_bytes if base.base.derived_at is None else base.base.size_bytes
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> str | None:
+    """Return the precision that a base's config names, by its name now or before; None where it names none."""
+    said = config.get("dtype", config.get("torch_dtype"))
+    return said if isinstance(said, str) else None
+
+
+def _vocabulary(config: Mapping[str, Any]) -> int:
+    """Return the size of a base's vocabulary; 0 where its config has none that can be meant."""
+    text = config.get("text_config")
+    said = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    return said if type(said) is int and 0 < said <= _MOST_TOKENS else 0
 
 
 def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:

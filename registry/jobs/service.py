@@ -91,7 +91,7 @@ class Jobs:
             pinned = rules.pin(session, submission.request, who, self._embedded)
             request = pinned.request
             require_priority(submission.priority, pinned.namespace, who)
-            needs = rules.needs(request, pinned.base)
+            needs = rules.needs(pinned)
             if submission.needs is not None:
                 # What is said counts; what isn't is estimated.
                 needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))

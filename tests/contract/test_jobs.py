@@ -33,6 +33,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, JobFailed, NotAllowed, NotFound, StaleAttempt, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
+from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.jobs import (
     AttemptView,
@@ -42,6 +43,7 @@ from sdk.schemas.jobs import (
     CheckpointView,
     JobSubmission,
     JobView,
+    MergeRequest,
     Needs,
     QueueCapacity,
     TrainingRequest,
@@ -49,7 +51,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
@@ -315,6 +317,43 @@ class TestRouting:
         assert needs[1] > size
         assert crew.claim(memory_bytes=2**33, free_memory_bytes=2**33) is None
         assert crew.hold(memory_bytes=2**34, free_memory_bytes=2**34).job == over_four_bits.id
+
+    def test_a_merge_goes_only_to_a_worker_that_holds_whole_models(self, crew: Crew) -> None:
+        size = 10 * 2**30
+        name = f"large-{crew.space}"
+        config = {"model_type": "llama", "hidden_size": 6, "dtype": "bfloat16", "vocab_size": 32_000}
+        crew.world.admin.register_base(base_registration(name, size_bytes=size, config=config))
+        ref = crew.writer.push(new_adapter(crew.tmp_path), f"{crew.space}/m", base=name).ref
+
+        def submit(**spec: Any) -> JobView:
+            body = JobSubmission(request=MergeRequest(ref=ref, spec=MergeSpec(**spec)))
+            return crew.writer.call("POST", "/jobs", JobView, body=body)
+
+        kept, wide = submit(), submit(dtype="float32")
+        # The base and what is made of it, as large as it or in numbers twice as wide.
+        needs = [job.needs.memory_bytes or 0 for job in (kept, wide)]
+        assert 2 * size < needs[0] < 2.4 * size
+        assert 3 * size < needs[1] < 3.5 * size
+        assert crew.claim(name="small") is None
+        assert crew.claim(name="used", memory_bytes=2**36, free_memory_bytes=2 * size) is None
+        crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker="used"))
+        assert (
+            crew.view(kept.id).waits
+            == "it needs 22.9 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+        )
+        assert crew.hold(name="enough", memory_bytes=2**36, free_memory_bytes=needs[0]).job == kept.id
+
+    def test_a_merge_over_four_bits_needs_more(self, crew: Crew) -> None:
+        needs = []
+        for method in ("lora", "qlora"):
+            folder = new_adapter(crew.tmp_path)
+            quantization = QuantizationRecipe(compute_dtype="bfloat16") if method == "qlora" else None
+            version = crew.writer.push(
+                folder, f"{crew.space}/{method}", base="tiny", method=method, quantization=quantization
+            )
+            body = JobSubmission(request=MergeRequest(ref=version.ref))
+            needs.append(crew.writer.call("POST", "/jobs", JobView, body=body).needs.memory_bytes or 0)
+        assert needs[0] < needs[1]
 
     def test_workers_are_known_by_what_they_said(self, crew: Crew) -> None:
         name = f"node of {crew.space}"

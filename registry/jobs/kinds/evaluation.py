@@ -14,7 +14,7 @@ from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data
-from registry.jobs.requirements import weights_and_process
+from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
@@ -58,8 +58,8 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     )
 
 
-def _needs(request: EvaluationRequest, base: NamedBase | None) -> Needs:
-    return weights_and_process(base, quantised=request.spec.precision == "nf4")
+def _needs(pinned: Pinned[EvaluationRequest]) -> Needs:
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.precision == "nf4")
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:

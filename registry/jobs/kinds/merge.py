@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
-from registry.catalog.models import NamedBase
 from registry.catalog.publishing.new_version import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.errors import Invalid
@@ -16,6 +15,7 @@ from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of
+from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import Inputs, version_source
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
@@ -27,11 +27,17 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
     version = find_version(session, parse_ref(request.ref), who, action="write")
     base = base_of(session, version, embedded)
     ref = exact_ref(version)
-    return Pinned(request.model_copy(update={"ref": ref}), version.adapter.namespace, ref, base)
+    return Pinned(
+        request.model_copy(update={"ref": ref}),
+        version.adapter.namespace,
+        ref,
+        base,
+        quantized=version.quantization is not None,
+    )
 
 
-def _needs(request: MergeRequest, base: NamedBase | None) -> Needs:
-    return Needs()
+def _needs(pinned: Pinned[MergeRequest]) -> Needs:
+    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:

@@ -9,7 +9,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
-from registry.catalog.models import NamedBase
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
 from registry.jobs.models import Job
@@ -74,8 +73,8 @@ class JobKindRules(Generic[R]):
     #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what is not
     #: there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
-    #: What a worker surely needs for it, from the request and the base where that is known.
-    needs: Callable[[R, NamedBase | None], Needs]
+    #: What a worker surely needs for it, as far as the base is known.
+    needs: Callable[[Pinned[R]], Needs]
     #: What a worker is given. Raises NotFound where something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Holds the result against what was asked for and makes its effects; calls `succeed` in its last transaction. Raises a

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
 from registry.errors import Invalid
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
@@ -12,7 +11,7 @@ from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, pin_base, pin_data
-from registry.jobs.requirements import weights_and_process
+from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.principal import Principal
 from sdk.schemas.catalog import JobRef, Published
@@ -31,8 +30,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     return Pinned(exact, namespace, request.adapter, base)
 
 
-def _needs(request: TrainingRequest, base: NamedBase | None) -> Needs:
-    return weights_and_process(base, quantised=request.spec.method == "qlora")
+def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora")
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:

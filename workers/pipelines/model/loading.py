@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from sdk.lora.memory import widened_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
@@ -116,9 +117,9 @@ def load_base(
     skipped = [
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
     ]
-    wide_bytes = sum(2 * math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
+    numbers = sum(math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
     if held is None:
-        held = "wide" if wide_bytes <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+        held = "wide" if widened_bytes(numbers) <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
     if device.kind != "cpu":
         held = "packed"
     if held == "wide":

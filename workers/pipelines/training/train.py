@@ -15,6 +15,7 @@ from peft import get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from transformers import set_seed
 
+from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec
@@ -300,17 +301,16 @@ def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]
 def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:
     """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
 
-    Per token and layer some 18 vectors of the hidden size and 6 of the MLP's are kept for the backward pass, and the
-    adapters' float32 inputs, 4 more in 16 bit; attention keeps no (seq, seq) matrix. The logits count in 16 bit once
-    and in float32 twice. This is an upper estimate for Llama's kin, and only chooses between speed and memory.
+    This only chooses between speed and memory.
     """
     config = loaded.model.config.get_text_config()
     lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
-    tokens = lengths[0] * min(given.spec.batch_size, len(lengths))
-    width = torch.finfo(DTYPES[loaded.dtype]).bits // 8
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    layers = config.num_hidden_layers
-    activations = tokens * layers * (18 * hidden + 6 * inner + 8 * hidden) * width
-    logits = tokens * config.vocab_size * (width + 8)
-    return bool(activations + logits > _ACTIVATION_SHARE * given.device.available_memory_bytes())
+    needed = pass_bytes(
+        tokens=lengths[0] * min(given.spec.batch_size, len(lengths)),
+        hidden=config.hidden_size,
+        inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
+    )
+    return needed > _ACTIVATION_SHARE * given.device.available_memory_bytes()

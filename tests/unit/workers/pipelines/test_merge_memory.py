@@ -1,0 +1,80 @@
+"""What a merge takes at its peak is what is asked for: less kills it, and far more leaves it waiting for no reason."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny
+
+from sdk.lora.memory import merge_bytes
+from sdk.schemas.training import LoraConfig
+from workers.pipelines.model.adapters import write_adapter
+
+#: As a worker's child merges, in a process of its own, whose peak the kernel counts.
+CHILD = """
+import sys
+from pathlib import Path
+from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.merging.merge import merge
+folder, method, onto, dtype = Path(sys.argv[1]), *sys.argv[2:]
+recipe = QuantizationRecipe(compute_dtype="bfloat16") if method == "qlora" else None
+spec = MergeSpec(onto=onto, dtype=dtype)
+merge(base=folder / "base", adapter=folder / "adapter", quantization=recipe, out=folder / "out", spec=spec, on_progress=lambda _: None)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def save_base(folder: Path, hidden: int, layers: int) -> int:
+    """Write a random Llama in bfloat16; return the size of its weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True)
+    config = LlamaConfig(
+        vocab_size=tiny.save_tokenizer(folder),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return (folder / "model.safetensors").stat().st_size
+
+
+def save_adapter(folder: Path, hidden: int, layers: int) -> None:
+    lora = LoraConfig(rank=4, alpha=8.0, dropout=0.0, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    tensors = {}
+    for layer in range(layers):
+        prefix = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{prefix}.lora_A.weight"] = torch.randn(4, hidden) * 0.01
+        tensors[f"{prefix}.lora_B.weight"] = torch.randn(hidden, 4) * 0.01
+    write_adapter(folder, tensors=tensors, lora=lora, base_name="org/b", base_revision=None, fan_in_fan_out=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of the peak")
+@pytest.mark.parametrize(
+    ("hidden", "layers", "method", "onto", "dtype"),
+    [(1024, 8, "qlora", "auto", "auto"), (1024, 8, "lora", "original", "float32")],
+)
+def test_the_peak_of_a_merge_is_what_is_asked_for_and_at_least_half_of_it(
+    tmp_path: Path, hidden: int, layers: int, method: str, onto: str, dtype: str
+) -> None:
+    size_bytes = save_base(tmp_path / "base", hidden, layers)
+    save_adapter(tmp_path / "adapter", hidden, layers)
+    command = [sys.executable, "-c", CHILD, str(tmp_path), method, onto, dtype]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
+    measured = int(said.stdout.split()[-1]) * 1024
+    asked = merge_bytes(
+        size_bytes, stored_dtype="bfloat16", merged_dtype=dtype, quantized=method == "qlora", vocabulary=300
+    )
+    assert measured <= asked <= 2 * measured

@@ -40,7 +40,7 @@ class WorkerSettings:
     #: What a training gets to write a checkpoint before its processes are killed; a worker that is told to end needs no
     #: longer than this for all that it has to do. In seconds.
     grace_s: float = _GRACE_S
-    #: Whether a spare child waits with its libraries imported, so that the next job begins sooner.
+    #: Whether a warm child waits, its libraries imported, so that the next job begins sooner.
     warm: bool = False
     log_level: str = "INFO"
     log_format: LogFormat = "text"

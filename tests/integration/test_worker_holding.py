@@ -35,7 +35,7 @@ from sdk.schemas.jobs import (
 from sdk.schemas.training import LoraConfig, TrainingReport
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.protocol import Written
-from workers.child.warm import Spare
+from workers.child.warm import WarmChild
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
@@ -316,7 +316,7 @@ class TestCheckpoints:
                 stopping=stopping,
                 inputs=inputs,
                 transfers=transfers,
-                spare=Spare(warm=False),
+                warm_child=WarmChild(warm=False),
                 folder=tmp_path,
             )
             with CheckpointSender(attempt, base_fingerprint=base.fingerprint) as sender:

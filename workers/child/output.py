@@ -61,7 +61,7 @@ class Throttle:
         return [f"({left_out} more lines came at once; they are left out)"] if left_out else []
 
 
-class Talk:
+class Output:
     """Reads a stream to its end, so that who writes to it never waits. What came before `attach` goes there then."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -73,7 +73,7 @@ class Talk:
         self._file: IO[bytes] | None = None
         self._written_bytes = 0
         self._on_line: Callable[[str], None] | None = None
-        self._thread = threading.Thread(target=self._listen, name="talk", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="output", daemon=True)
         self._thread.start()
 
     def attach(self, file: IO[bytes], on_line: Callable[[str], None]) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Protocol
 from pydantic import ValidationError
 
 from workers.child import process_group
-from workers.child.output import Talk
+from workers.child.output import Output
 from workers.child.protocol import News
 from workers.lease.stopping import Why
 from workers.node.shutdown import LOOK_S
@@ -85,7 +85,7 @@ class Child:
             _start, command, subprocess.PIPE if folder is None else subprocess.DEVNULL
         ).result()
         assert self._process.stderr is not None
-        self._talk = Talk(self._process.stderr)
+        self._output = Output(self._process.stderr)
 
     @property
     def pid(self) -> int:
@@ -100,7 +100,7 @@ class Child:
     @property
     def last_words(self) -> str:
         """The last lines of its standard error."""
-        return self._talk.last_words
+        return self._output.last_words
 
     def give(self, folder: Path) -> bool:
         """Give a waiting child the order in `folder`; return whether it could take it."""
@@ -115,7 +115,7 @@ class Child:
     def run(self, folder: Path, listener: Listener, watch: Watch) -> Ending:
         """Listen to it until it and all that it started are gone, having stopped it where `watch` wants that."""
         with (folder / LOG_FILE).open("ab") as log:
-            self._talk.attach(log, listener.line)
+            self._output.attach(log, listener.line)
             # Whoever reads a stream closes it.
             stream, self._process.stdout = self._process.stdout, None
             reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
@@ -125,7 +125,7 @@ class Child:
             finally:
                 self.end()
                 reader.join(_DREGS_S)
-                self._talk.finish(_DREGS_S)
+                self._output.finish(_DREGS_S)
         return Ending(self._process.returncode, why, killed)
 
     def end(self) -> None:

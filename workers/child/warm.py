@@ -1,4 +1,4 @@
-"""The spare: one child that has imported its libraries and waits for an order. It is used once."""
+"""The warm child: it has imported its libraries and waits for an order. It is used once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.child.process import PROGRAM, Child
 _log = logging.getLogger(__name__)
 
 
-class Spare:
+class WarmChild:
     """Keeps at most one child in waiting. Without `warm` there is none, and each order starts a child of its own."""
 
     def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM) -> None:
@@ -27,20 +27,20 @@ class Spare:
         try:
             self._child = Child(program=self._program)
         except OSError as error:
-            _log.warning("no spare child could be started (%s); the next job begins cold", error.strerror)
+            _log.warning("no warm child could be started (%s); the next job begins cold", error.strerror)
 
     def take(self, folder: Path) -> Child:
-        """Return a child at work on the order in `folder`: the spare, or a new one where there is none that lives."""
+        """Return a child at work on the order in `folder`: the warm one, or a new one where none lives."""
         child, self._child = self._child, None
         if child is not None:
             if child.give(folder):
                 return child
             child.end()
-            _log.warning("the spare child has ended; this job begins cold. Its last words:\n%s", child.last_words)
+            _log.warning("the warm child has ended; this job begins cold. Its last words:\n%s", child.last_words)
         return Child(folder, program=self._program)
 
     def end(self) -> None:
-        """End the spare that waits, if one does."""
+        """End the child that waits, if one does."""
         child, self._child = self._child, None
         if child is not None:
             child.end()

@@ -54,7 +54,7 @@ def work_on_hints(settings: WorkerSettings) -> None:
         signals.worker_ready.connect(on_ready, weak=False)
         signals.worker_shutting_down.connect(on_signal, weak=False)
         worker.sweep()
-        worker.spare.prepare()
+        worker.warm_child.prepare()
         app.worker_main(
             [
                 "worker",

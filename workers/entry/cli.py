@@ -38,7 +38,7 @@ def start(queues: str, name: str | None, log_level: str) -> None:
     \b
     SIGTERM ends it in order: what it does is written to a checkpoint and given back within
     ADAPTER_WORKER_GRACE_S (30) seconds. A second one ends it at once. With ADAPTER_WORKER_WARM=0
-    no spare child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
+    no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
 
     \b
     Example:

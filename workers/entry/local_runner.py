@@ -54,7 +54,7 @@ def _only_runner(home: Path) -> Iterator[bool]:
 def main() -> int:
     """Work until there is no work, or a signal ends this."""
     keep_to_itself()
-    # A home has one runner at a time, which has ended before the next begins: no spare would live to see its job.
+    # A home has one runner at a time, which has ended before the next begins: no warm child would live to see its job.
     settings = replace(WorkerSettings.from_env(), name="local", warm=False)
     logs.configure(settings)
     home = config.load().home

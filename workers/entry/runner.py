@@ -14,7 +14,7 @@ from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateL
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
-from workers.child.warm import Spare
+from workers.child.warm import WarmChild
 from workers.kinds import causes
 from workers.kinds.attempt import Attempt, hand_in
 from workers.kinds.causes import AttemptFailed
@@ -45,7 +45,7 @@ class Worker:
         self._client = Client(on_transfer=self._transfers)
         self._client.cache.keep_private()
         self._folders = Folders(self._client.cache.root / "jobs")
-        self.spare = Spare(warm=settings.warm)
+        self.warm_child = WarmChild(warm=settings.warm)
         #: The key of the last claim, until it is answered.
         self._unanswered: str | None = None
 
@@ -64,7 +64,7 @@ class Worker:
             _log.info("claimed (%s)", assignment.request.kind)
             self._hold(assignment, claimed_at)
         if not self._shutdown.asked:
-            self.spare.prepare()
+            self.warm_child.prepare()
         return True
 
     def sweep(self) -> None:
@@ -76,8 +76,8 @@ class Worker:
         work.leave(self._client.transport, Farewell(worker=self._settings.name))
 
     def end(self) -> None:
-        """End the spare child and close the connections."""
-        self.spare.end()
+        """End the warm child and close the connections."""
+        self.warm_child.end()
         self._client.close()
 
     def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
@@ -160,7 +160,7 @@ class Worker:
                     stopping=stopping,
                     inputs=inputs,
                     transfers=self._transfers,
-                    spare=self.spare,
+                    warm_child=self.warm_child,
                     folder=folder,
                 )
                 carry_out(attempt)

@@ -44,7 +44,7 @@ def ask_forever(settings: WorkerSettings) -> None:
     worker = Worker(settings, shutdown)
     worker.sweep()
     with shutdown.on_signals(signal.SIGTERM, signal.SIGINT), present(settings, shutdown):
-        worker.spare.prepare()
+        worker.warm_child.prepare()
         try:
             ask(worker, shutdown, every_s=settings.ask_every_s)
         finally:

@@ -23,7 +23,7 @@ from workers.child.protocol import (
     News,
     Written,
 )
-from workers.child.warm import Spare
+from workers.child.warm import WarmChild
 from workers.kinds import causes
 from workers.lease.heartbeat import Holder
 from workers.lease.stopping import Stopped, Stopping
@@ -52,7 +52,7 @@ class Attempt:
         stopping: Stopping,
         inputs: Inputs,
         transfers: Transfers,
-        spare: Spare,
+        warm_child: WarmChild,
         folder: Path,
     ) -> None:
         self.client = client
@@ -63,7 +63,7 @@ class Attempt:
         self.folder = folder
         self._transfers = transfers
         transfers.watch(stopping.check, holder.report)
-        self._spare = spare
+        self._warm_child = warm_child
 
     def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
         """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone, AttemptFailed."""
@@ -74,7 +74,7 @@ class Attempt:
         kills = causes.oom_kills()
         # Checkpoints that are sent meanwhile are watched by who sends them.
         self._transfers.ignore()
-        child = self._spare.take(self.folder)
+        child = self._warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
         ending = child.run(self.folder, _Listener(self.holder, on_checkpoint), self.stopping)
         _log.info("child %s: ended with status %s", child.pid, ending.status)

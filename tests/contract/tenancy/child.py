@@ -34,7 +34,7 @@ from workers.child.protocol import (
     News,
     Written,
 )
-from workers.child.warm import Spare
+from workers.child.warm import WarmChild
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
 from workers.pipelines.merging.order import MergeOrder
@@ -58,7 +58,7 @@ def worker(name: str, *, url: str, token: str, cache: Path, shared: Path, notes:
         made = Worker(settings, Shutdown(grace_s=30))
     # A worker that has a base is given the jobs for it first. Which jobs are given first is not what is looked at here.
     made._client.cache = _Modest(cache)
-    made.spare = _Scripted(notes)
+    made.warm_child = _Scripted(notes)
     try:
         yield made
     finally:
@@ -91,7 +91,7 @@ class Notes:
         return self._read.get(job, [])
 
 
-class _Scripted(Spare):
+class _Scripted(WarmChild):
     """Gives out children that are no processes."""
 
     def __init__(self, notes: Notes) -> None:

@@ -18,7 +18,7 @@ from support.workplace import is_alive, wait_until
 from workers.child import process_group
 from workers.child.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
 from workers.child.protocol import INTERRUPTED_STATUS, ORDER_FILE, News
-from workers.child.warm import Spare
+from workers.child.warm import WarmChild
 from workers.lease.stopping import Why
 
 #: Ignores SIGTERM, as its own child does, whose process id it leaves in a file.
@@ -270,53 +270,53 @@ if not line: sys.exit(0)
 """
 
 
-class TestSpare:
-    def carry_out(self, spare: Spare, folder: Path) -> tuple[int, bool, list[str]]:
+class TestWarmChild:
+    def carry_out(self, warm_child: WarmChild, folder: Path) -> tuple[int, bool, list[str]]:
         """Return by which process, and whether it waited, and what it said."""
         folder.mkdir()
         listener = Listener()
-        assert spare.take(folder).run(folder, listener, Watch()).status == 0
+        assert warm_child.take(folder).run(folder, listener, Watch()).status == 0
         pid, warm = (folder / "did").read_text().split()
         return int(pid), warm == "True", listener.lines
 
     def test_one_waits_and_is_used_once(self, tmp_path: Path) -> None:
-        spare = Spare(warm=True, program=("-c", PATIENT))
-        spare.prepare()
-        assert spare._child is not None
-        waiting = spare._child.pid
+        warm_child = WarmChild(warm=True, program=("-c", PATIENT))
+        warm_child.prepare()
+        assert warm_child._child is not None
+        waiting = warm_child._child.pid
         # Another is not made while one waits.
-        spare.prepare()
-        assert spare._child.pid == waiting
+        warm_child.prepare()
+        assert warm_child._child.pid == waiting
         # In a folder with a name that a shell would stumble over.
-        assert self.carry_out(spare, tmp_path / "a\n'b' \u00e9") == (waiting, True, ["imported"])
-        pid, warm, _ = self.carry_out(spare, tmp_path / "second")
+        assert self.carry_out(warm_child, tmp_path / "a\n'b' \u00e9") == (waiting, True, ["imported"])
+        pid, warm, _ = self.carry_out(warm_child, tmp_path / "second")
         assert (pid != waiting, warm) == (True, False)
-        spare.prepare()
-        assert self.carry_out(spare, tmp_path / "third")[1] is True
+        warm_child.prepare()
+        assert self.carry_out(warm_child, tmp_path / "third")[1] is True
 
     def test_without_warm_there_is_none(self, tmp_path: Path) -> None:
-        spare = Spare(warm=False, program=("-c", PATIENT))
-        spare.prepare()
-        assert spare._child is None
-        assert self.carry_out(spare, tmp_path / "cold")[1] is False
+        warm_child = WarmChild(warm=False, program=("-c", PATIENT))
+        warm_child.prepare()
+        assert warm_child._child is None
+        assert self.carry_out(warm_child, tmp_path / "cold")[1] is False
 
     def test_one_that_has_died_is_replaced_by_a_cold_one(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        spare = Spare(warm=True, program=("-c", PATIENT))
-        spare.prepare()
-        assert spare._child is not None
-        os.kill(spare._child.pid, signal.SIGKILL)
-        wait_until(lambda: spare._child is not None and spare._child.has_ended, lambda: "it goes on")
-        assert self.carry_out(spare, tmp_path / "job")[1] is False
+        warm_child = WarmChild(warm=True, program=("-c", PATIENT))
+        warm_child.prepare()
+        assert warm_child._child is not None
+        os.kill(warm_child._child.pid, signal.SIGKILL)
+        wait_until(lambda: warm_child._child is not None and warm_child._child.has_ended, lambda: "it goes on")
+        assert self.carry_out(warm_child, tmp_path / "job")[1] is False
         assert "begins cold" in caplog.text
 
     def test_it_ends_when_it_is_not_wanted(self) -> None:
-        spare = Spare(warm=True, program=("-c", PATIENT))
-        spare.prepare()
-        assert spare._child is not None
-        pid = spare._child.pid
-        spare.end()
+        warm_child = WarmChild(warm=True, program=("-c", PATIENT))
+        warm_child.prepare()
+        assert warm_child._child is not None
+        pid = warm_child._child.pid
+        warm_child.end()
         assert not is_alive(pid)
 
     @pytest.mark.slow

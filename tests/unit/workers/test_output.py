@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.child.output import Talk, Throttle, clean
+from workers.child.output import Output, Throttle, clean
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_lines_come_again_with_time() -> None:
 
 def test_what_came_before_it_is_attached_is_not_lost(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    talk = Talk(os.fdopen(reader, "rb"))
+    talk = Output(os.fdopen(reader, "rb"))
     os.write(writer, b"early\n")
     time.sleep(0.1)
     lines: list[str] = []
@@ -78,7 +78,7 @@ def test_what_came_before_it_is_attached_is_not_lost(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_nobody_from_reading(tmp_path: Path) -> None:
     lines: list[str] = []
     reader, writer = os.pipe()
-    talk = Talk(os.fdopen(reader, "rb"))
+    talk = Output(os.fdopen(reader, "rb"))
     with open("/dev/full", "wb", buffering=0) as full:
         talk.attach(full, lines.append)
         os.write(writer, b"one\ntwo\n")
@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_nobody_from_reading(tmp_path: Path) -> None:
 
 def test_a_stream_that_stays_open_is_left_after_a_while() -> None:
     reader, writer = os.pipe()
-    talk = Talk(os.fdopen(reader, "rb"))
+    talk = Output(os.fdopen(reader, "rb"))
     talk.attach(io.BytesIO(), lambda _line: None)
     talk.finish(0.1)
     os.close(writer)

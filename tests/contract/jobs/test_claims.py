@@ -1,0 +1,329 @@
+"""Who gets which job, and again after what failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from contract.jobs.helpers import Crew, info
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+from support.adapters import base_registration
+from support.people import new_adapter
+
+from registry.db.database import db_epoch_s, utc_now
+from registry.jobs.models import Job, Worker
+from registry.principal import Role
+from sdk.client import Client
+from sdk.errors import Conflict, JobFailed, NotAllowed, NotFound, StaleAttempt
+from sdk.schemas.catalog import Published
+from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.jobs import (
+    CheckpointPublication,
+    JobSubmission,
+    JobView,
+    MergeRequest,
+    Needs,
+    QueueCapacity,
+    WorkerView,
+)
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.work import (
+    Farewell,
+    Release,
+)
+
+
+class TestRetries:
+    @pytest.mark.parametrize(("reason", "tries"), [("oom", 2), ("crashed", 2), ("data", 1), ("of_tomorrow", 1)])
+    def test_a_reason_is_tried_as_often_as_it_may_help(self, crew: Crew, reason: str, tries: int) -> None:
+        job = crew.submit()
+        for attempt in range(1, tries + 1):
+            held = crew.hold()
+            assert (held.job, held.attempt) == (job.id, attempt)
+            seen = crew.fail(held, reason, "the rows are odd")
+            assert seen.state == ("queued" if attempt < tries else "failed")
+        assert (seen.reason, seen.failures) == (reason, tries)
+        assert crew.claim() is None
+        found = crew.attempts(job.id)
+        assert [(row.attempt, row.state, row.reason) for row in found] == [
+            (attempt, "failed", reason) for attempt in range(1, tries + 1)
+        ]
+        with pytest.raises(JobFailed, match="the rows are odd"):
+            crew.writer.job(job.id).wait(5)
+
+    def test_what_is_away_is_waited_for(self, crew: Crew) -> None:
+        job = crew.submit()
+        crew.fail(crew.hold(), "unavailable", "the hub is away")
+        assert crew.claim() is None
+        waits = crew.view(job.id).waits
+        assert waits is not None
+        assert waits.startswith("it failed and is tried again in")
+        with crew.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == job.id).values(not_before_s=1.0))
+        assert crew.hold().attempt == 2
+
+    def test_reasons_are_counted_apart(self, crew: Crew) -> None:
+        crew.submit()
+        for reason in ("oom", "crashed", "oom"):
+            seen = crew.fail(crew.hold(), reason)
+        assert (seen.state, seen.reason, seen.failures) == ("failed", "oom", 3)
+
+    def test_a_cancelled_job_is_not_tried_again(self, crew: Crew) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        crew.writer.cancel_job(job.id)
+        assert crew.fail(held, "oom").state == "cancelled"
+
+    def test_a_job_is_tried_again_by_hand_once_it_has_ended(self, crew: Crew) -> None:
+        job = crew.submit(priority=3, needs=Needs(memory_bytes=5), timeout_s=60.0)
+        with pytest.raises(Conflict, match="is queued"):
+            crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView)
+        held = crew.hold()
+        crew.checkpoint(held, 10)
+        crew.fail(held, "diverged")
+        again = crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView)
+        assert (again.retry_of, again.priority, again.needs.memory_bytes) == (job.id, 3, 5)
+        given = crew.hold()
+        assert (given.job, given.attempt, given.timeout_s) == (again.id, 1, 60.0)
+        assert given.checkpoint is not None
+        assert (given.checkpoint.job, given.checkpoint.step) == (job.id, 10)
+        crew.complete(given)
+        with pytest.raises(Conflict, match="is succeeded"):
+            crew.writer.call("POST", f"/jobs/{again.id}/retry", JobView)
+
+
+class TestRelease:
+    def test_a_job_that_is_given_back_stands_where_it_stood(self, crew: Crew) -> None:
+        first, second = crew.submit(), crew.submit()
+        held = crew.hold()
+        assert held.job == first.id
+        assert crew.release(held).state == "queued"
+        assert (crew.view(first.id).failures, crew.view(first.id).ahead) == (0, 0)
+        assert crew.view(second.id).ahead == 1
+        again = crew.hold(name="w2")
+        assert (again.job, again.attempt) == (first.id, 2)
+        assert [row.state for row in crew.attempts(first.id)] == ["released", "running"]
+        with pytest.raises(StaleAttempt):
+            crew.release(held)
+
+    def test_it_may_be_given_back_any_number_of_times(self, crew: Crew) -> None:
+        crew.submit()
+        for attempt in range(1, 8):
+            held = crew.hold()
+            assert held.attempt == attempt
+            assert crew.release(held).state == "queued"
+
+    def test_a_cancelled_job_ends_when_it_is_given_back(self, crew: Crew) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        crew.writer.cancel_job(job.id)
+        assert crew.release(held).state == "cancelled"
+        assert crew.claim() is None
+
+
+class TestRouting:
+    def test_a_job_goes_only_where_it_fits(self, crew: Crew) -> None:
+        large = crew.submit(needs=Needs(memory_bytes=2**36), priority=9)
+        card = crew.submit(needs=Needs(device="cuda"), priority=5)
+        small = crew.submit()
+        assert crew.hold(name="small").job == small.id
+        assert crew.claim(name="small") is None
+        assert crew.claim(name="other", queues=["cpu"]) is None
+        waits = {job.id: crew.view(job.id).waits or "" for job in (large, card)}
+        assert waits[large.id] == "it needs 64.0 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+        assert waits[card.id] == "it needs a CUDA card, and no worker of the queue gpu has one"
+        assert crew.hold(name="card", device="cuda").job == card.id
+        assert crew.hold(name="big", memory_bytes=2**37, free_memory_bytes=2**37).job == large.id
+
+    def test_a_machine_that_does_not_know_its_memory_is_given_jobs(self, crew: Crew) -> None:
+        job = crew.submit(needs=Needs(memory_bytes=2**36))
+        assert crew.hold(memory_bytes=0, free_memory_bytes=0).job == job.id
+
+    def test_the_memory_of_a_base_is_estimated(self, crew: Crew) -> None:
+        size = 40 * 2**30
+        crew.world.admin.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
+        over_four_bits = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec())
+        over_sixteen = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec(method="lora"))
+        needs = [crew.view(job.id).needs.memory_bytes or 0 for job in (over_four_bits, over_sixteen)]
+        assert size / 4 < needs[0] < size / 2
+        assert needs[1] > size
+        assert crew.claim(memory_bytes=2**33, free_memory_bytes=2**33) is None
+        assert crew.hold(memory_bytes=2**34, free_memory_bytes=2**34).job == over_four_bits.id
+
+    def test_a_merge_goes_only_to_a_worker_that_holds_whole_models(self, crew: Crew) -> None:
+        size = 10 * 2**30
+        name = f"large-{crew.space}"
+        config = {"model_type": "llama", "hidden_size": 6, "dtype": "bfloat16", "vocab_size": 32_000}
+        crew.world.admin.register_base(base_registration(name, size_bytes=size, config=config))
+        ref = crew.writer.push(new_adapter(crew.tmp_path), f"{crew.space}/m", base=name).ref
+
+        def submit(**spec: Any) -> JobView:
+            body = JobSubmission(request=MergeRequest(ref=ref, spec=MergeSpec(**spec)))
+            return crew.writer.call("POST", "/jobs", JobView, body=body)
+
+        kept, wide = submit(), submit(dtype="float32")
+        # The base and what is made of it, as large as it or in numbers twice as wide.
+        needs = [job.needs.memory_bytes or 0 for job in (kept, wide)]
+        assert 2 * size < needs[0] < 2.4 * size
+        assert 3 * size < needs[1] < 3.5 * size
+        assert crew.claim(name="small") is None
+        assert crew.claim(name="used", memory_bytes=2**36, free_memory_bytes=2 * size) is None
+        crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker="used"))
+        assert (
+            crew.view(kept.id).waits
+            == "it needs 22.9 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+        )
+        assert crew.hold(name="enough", memory_bytes=2**36, free_memory_bytes=needs[0]).job == kept.id
+
+    def test_a_merge_over_four_bits_needs_more(self, crew: Crew) -> None:
+        needs = []
+        for method in ("lora", "qlora"):
+            folder = new_adapter(crew.tmp_path)
+            quantization = QuantizationRecipe(compute_dtype="bfloat16") if method == "qlora" else None
+            version = crew.writer.push(
+                folder, f"{crew.space}/{method}", base="tiny", method=method, quantization=quantization
+            )
+            body = JobSubmission(request=MergeRequest(ref=version.ref))
+            needs.append(crew.writer.call("POST", "/jobs", JobView, body=body).needs.memory_bytes or 0)
+        assert needs[0] < needs[1]
+
+    def test_workers_are_known_by_what_they_said(self, crew: Crew) -> None:
+        name = f"node of {crew.space}"
+        crew.worker.call("POST", "/workers/hello", None, body=info(name, device="cuda", queues=["gpu"], version="9.9"))
+        job = crew.submit()
+
+        def seen() -> WorkerView:
+            found = crew.writer.call("GET", "/workers", list[WorkerView])
+            return next(worker for worker in found if worker.name == name)
+
+        assert (seen().state, seen().device, seen().queues, seen().version) == ("idle", "cuda", ["gpu"], "9.9")
+        gpu = crew.writer.call("GET", "/capacity", list[QueueCapacity])[0]
+        assert (gpu.queue, gpu.queued, gpu.running, gpu.workers, gpu.idle, gpu.unfit) == ("gpu", 1, 0, 1, 1, 0)
+        crew.hold(name=name, device="cuda", queues=["gpu"])
+        assert (seen().state, seen().job) == ("busy", job.id)
+        crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker=name))
+        assert seen().state == "draining"
+        with crew.world.services.db.write() as session:
+            session.execute(update(Worker).where(Worker.name == name).values(seen_at=utc_now() - timedelta(minutes=5)))
+        assert seen().state == "silent"
+        crew.worker.call("POST", "/workers/hello", None, body=info(name))
+        assert seen().state == "busy"
+
+    def test_another_team_sees_neither_job_nor_place(self, crew: Crew, acting: Callable[..., Client]) -> None:
+        stranger = acting(elsewhere=Role.WRITER)
+        job = crew.submit()
+        held = crew.hold(name=f"node of {crew.space}")
+        found = stranger.call("GET", "/workers", list[WorkerView])
+        assert [worker for worker in found if worker.name == f"node of {crew.space}"] == []
+        for method, path in (
+            ("GET", f"/jobs/{job.id}/attempts"),
+            ("GET", f"/jobs/{job.id}/checkpoints"),
+            ("POST", f"/jobs/{job.id}/retry"),
+        ):
+            with pytest.raises(NotFound):
+                stranger.call(method, path, None)
+        crew.checkpoint(held, 1)
+        with pytest.raises(NotFound):
+            stranger.call(
+                "POST",
+                f"/jobs/{job.id}/checkpoints/1/publish",
+                Published,
+                body=CheckpointPublication(adapter="elsewhere/b"),
+            )
+        with pytest.raises(NotAllowed):
+            crew.writer.call("POST", f"/jobs/{job.id}/release", JobView, body=Release(attempt=1))
+
+    def test_waiting_is_explained(self, crew: Crew) -> None:
+        first, second = crew.submit(), crew.submit()
+        assert (crew.view(first.id).waits or "").startswith("no worker listens to the queue gpu")
+        crew.worker.call("POST", "/workers/hello", None, body=info("only"))
+        assert crew.view(first.id).waits == "a worker is about to take it"
+        assert crew.view(second.id).waits == "1 job goes first"
+        crew.hold(name="only")
+        assert crew.view(second.id).waits == "every worker that it may go to is busy"
+        assert (crew.view(first.id).waits, crew.view(first.id).ahead) == (None, None)
+
+    def test_workers_that_ask_at_once_are_given_different_jobs(self, crew: Crew) -> None:
+        jobs = {crew.submit().id for _ in range(12)}
+        with ThreadPoolExecutor(8) as pool:
+            given = list(pool.map(lambda n: crew.claim(name=f"w{n}"), range(16)))
+        assert sorted(held.job for held in given if held is not None) == sorted(jobs)
+
+
+def _request_of(session: Session, job: JobView) -> dict[str, Any]:
+    return session.get_one(Job, job.id).request
+
+
+class TestClaimsSentAgain:
+    def test_the_same_claim_is_given_the_same_attempt_with_what_is_left_of_its_lease(self, crew: Crew) -> None:
+        first, second = crew.submit(), crew.submit()
+        held = crew.hold(key="claim-1")
+        with crew.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == held.job).values(lease_until_s=db_epoch_s() + 5))
+        # What a worker says of itself may have changed meanwhile.
+        again = crew.hold(key="claim-1", free_memory_bytes=2**38)
+        assert 0 < again.lease_s <= 5 < held.lease_s
+        assert again.model_copy(update={"lease_s": held.lease_s}) == held
+        assert crew.hold(key="claim-2").job == ({first.id, second.id} - {held.job}).pop()
+        assert crew.claim(key="claim-3") is None
+        assert [row.state for row in crew.attempts(held.job)] == ["running"]
+        crew.complete(held)
+
+    def test_where_there_was_no_work_it_is_looked_for_anew(self, crew: Crew) -> None:
+        assert crew.claim(key="claim-1") is None
+        job = crew.submit()
+        assert crew.hold(key="claim-1").job == job.id
+
+    def test_what_is_not_held_any_more_is_not_given_again(self, crew: Crew) -> None:
+        # Nor is anything else: a sending that comes so late is one that nobody waits for.
+        crew.submit()
+        held = crew.hold(key="claim-1")
+        crew.release(held)
+        assert crew.claim(key="claim-1") is None
+        again = crew.hold(key="claim-2")
+        assert (again.job, again.attempt) == (held.job, 2)
+        with crew.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.id == held.job).values(lease_until_s=db_epoch_s() - 1))
+        assert crew.claim(key="claim-2") is None
+        assert crew.hold(key="claim-3").attempt == 3
+
+    def test_what_it_needs_may_be_gone_by_then(self, crew: Crew) -> None:
+        job = crew.submit()
+        crew.hold(key="claim-1")
+        with crew.world.services.db.write() as session:
+            session.execute(
+                update(Job).where(Job.id == job.id).values(request={**_request_of(session, job), "data": "0" * 64})
+            )
+        assert crew.claim(key="claim-1") is None
+        assert (crew.view(job.id).state, crew.view(job.id).reason) == ("failed", "gone")
+
+    def test_its_key_is_for_one_thing(self, crew: Crew) -> None:
+        crew.submit()
+        crew.hold(key="claim-1")
+        with pytest.raises(Conflict, match="used for another request"):
+            crew.worker.call("POST", "/workers/hello", None, body=info(), headers={"Idempotency-Key": "claim-1"})
+        crew.worker.call("POST", "/workers/hello", None, body=info(), headers={"Idempotency-Key": "hello-1"})
+        with pytest.raises(Conflict, match="used for another request"):
+            crew.claim(key="hello-1")
+
+    def test_sent_many_times_at_once_it_is_given_one_job(self, crew: Crew) -> None:
+        jobs = [crew.submit() for _ in range(4)]
+
+        def ask(_: int) -> tuple[str, int]:
+            while True:
+                try:
+                    held = crew.hold(key="claim-1")
+                except Conflict:
+                    # Another sending of it is not done yet.
+                    time.sleep(0.01)
+                else:
+                    return held.job, held.attempt
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(8))) == {(jobs[0].id, 1)}
+        assert [crew.view(job.id).state for job in jobs] == ["running", "queued", "queued", "queued"]

@@ -1,0 +1,163 @@
+"""What these tests share. The lineage of real publishes, jobs, merges and evaluations: in process over SQLite, and over HTTP and PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.adapters import SPEC, digest, save_adapter, use_of
+from support.registries import World
+
+from sdk.client import Client
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.artifacts import DatasetView
+from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.evaluation import EvaluationReport, MergeReport
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.lineage import Lineage
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
+from sdk.transfer import hash_file
+
+SEEDS = itertools.count(10_000)
+
+
+BASE = f"base:{digest('tiny: base')}"
+
+
+# What people and workers do, as they do it.
+
+
+@dataclass
+class Maker:
+    """Makes things in one registry, below a folder."""
+
+    world: World
+    folder: Path
+
+    def rows(self, name: str, namespace: str | None = None) -> DatasetView:
+        path = self.folder / name
+        path.write_text(f'{{"prompt": "{uuid.uuid4().hex}", "completion": "b"}}\n')
+        return self.world.writer.add_data(path, namespace=namespace)
+
+    def adapter(self) -> Path:
+        return save_adapter(self.folder / uuid.uuid4().hex, next(SEEDS))
+
+    def publication(self, client: Client, name: str, folder: Path, **said: Any) -> Publication:
+        staging = self.folder / uuid.uuid4().hex
+        staging.mkdir()
+        package = pack_adapter(
+            folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
+        )
+        upload = client.upload(package.sources, "")
+        return Publication(adapter=name, upload=upload, manifest=package.manifest, lora=package.lora, **said)
+
+    def push(self, name: str, *parents: tuple[str, str, float | None], folder: Path | None = None) -> str:
+        edges = [Parent.model_validate({"ref": ref, "relation": how, "weight": by}) for ref, how, by in parents]
+        body = self.publication(self.world.writer, name, folder or self.adapter(), parents=edges)
+        return self.world.writer.call("POST", "/versions", Published, body=body).version.ref
+
+    def claimed(self, job_id: str) -> Assignment:
+        worker = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        body = ClaimRequest(worker=worker, hint=job_id)
+        held = self.world.worker.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
+        assert held is not None
+        assert held.job == job_id
+        return held
+
+    def complete(self, held: Assignment, **result: Any) -> JobView:
+        body = Completion(attempt=held.attempt, **result)
+        return self.world.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+    def train(self, name: str, rows: DatasetView, folder: Path) -> JobView:
+        base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
+        request = TrainingRequest(adapter=name, base=base, data=rows.digest, spec=SPEC)
+        job = self.world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
+        use = use_of(rows.digest)
+        body = self.publication(self.world.worker, name, folder, dataset=use, metrics={"loss": 1.0})
+        return self.complete(self.claimed(job.id), version=body)
+
+    def evaluate(self, refs: list[str], heldout: Path, **metrics: float) -> list[str]:
+        job = self.world.writer.submit_evaluation(refs, data=heldout)
+        held = self.claimed(job.id)
+        report = EvaluationReport(metrics=metrics, precision="float32")
+        results = [
+            EvaluationResult(
+                label=target.label, digest=target.digest, base_fingerprint=digest("tiny: base"), report=report
+            )
+            for target in held.targets
+        ]
+        done = self.complete(held, evaluations=results)
+        assert done.result is not None
+        return [f"evaluation:{found}" for found in done.result["evaluations"]]
+
+    def merge(self, ref: str) -> tuple[str, str]:
+        job = self.world.writer.submit_merge(ref)
+        held = self.claimed(job.id)
+        model = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        model.write_bytes(ref.encode())
+        sha256, size = hash_file(model)
+        manifest = Manifest(
+            kind="merged",
+            base_fingerprint=digest("tiny: base"),
+            files=[ManifestFile(path="model.safetensors", size_bytes=size, sha256=sha256)],
+        )
+        report = MergeReport(onto="original", dtype="float32", metrics={})
+        upload = self.world.worker.upload({sha256: model}, "")
+        self.complete(held, merge=MergeResult(manifest=manifest, upload=upload, report=report))
+        return job.id, f"merged:{manifest.digest}"
+
+
+@dataclass
+class Story:
+    """A version that a job trained, what came of it, and all that was done with it."""
+
+    name: str
+    rows: DatasetView
+    heldout: Path
+    job: str
+    again: str
+    merge_job: str
+    merged: str
+    #: Of the first version, and of the bare base.
+    scores: list[str]
+    mix: str
+
+    @property
+    def first(self) -> str:
+        return f"{self.name}@v1"
+
+    @property
+    def second(self) -> str:
+        return f"{self.name}@v2"
+
+    @property
+    def data(self) -> str:
+        return f"data:{self.rows.digest}"
+
+
+def tell(world: World, maker: Maker, namespace: str) -> Story:
+    name = f"{namespace}story-{uuid.uuid4().hex[:8]}"
+    rows = maker.rows(f"rows-{uuid.uuid4().hex}.jsonl", namespace.rstrip("/") or "-")
+    trained = maker.adapter()
+    job = maker.train(name, rows, trained)
+    again = maker.train(name, rows, trained)
+    second = maker.push(name, (f"{name}@v1", "continued-from", None))
+    mix = maker.push(f"{name}-mix", (f"{name}@v1", "combined-from", 0.25), (second, "combined-from", 0.75))
+    world.writer.set_alias(name, "production", 2)
+    heldout = maker.folder / f"heldout-{uuid.uuid4().hex}.jsonl"
+    heldout.write_text(f'{{"prompt": "{heldout.name}", "completion": "d"}}\n')
+    scores = maker.evaluate([f"{name}@v1", "base:tiny"], heldout, loss=1.5, eval_s=9.0, rows=1.0)
+    merge_job, merged = maker.merge(f"{name}@v1")
+    return Story(name, rows, heldout, job.id, again.id, merge_job, merged, scores, mix)
+
+
+def keys_of(found: Lineage) -> list[str]:
+    return [node.key for node in found.nodes]
+
+
+def node_of(found: Lineage, key: str) -> dict[str, Any]:
+    return next(node for node in found.nodes if node.key == key).model_dump()

@@ -1,0 +1,105 @@
+"""Fixtures of these tests. Every registry keeps the one contract: in process over SQLite, over HTTP with SQLite, and over PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract.registry.helpers import SEEDS
+from support import registries
+from support.adapters import base_registration, save_adapter
+from support.fixtures import S3Place
+from support.migrated import migrated_database
+from support.registries import World
+from support.servers import TestPostgres
+
+from registry.storage import open_storage
+from sdk.client import Client
+from sdk.schemas.artifacts import DatasetView
+from sdk.stack.seaweed import SeaweedServer
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with registries.embedded(tmp_path_factory.mktemp("embedded") / "home") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def http_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("http")
+    database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
+    with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def http_postgres_s3(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres, s3_server: SeaweedServer
+) -> Iterator[World]:
+    name = f"registry_{uuid.uuid4().hex}"
+    place = S3Place(
+        endpoint_url=s3_server.url,
+        bucket="adapterctl",
+        prefix=name,
+        region=s3_server.region,
+        access_key=s3_server.access_key,
+        secret_key=s3_server.secret_key,
+    )
+    storage = open_storage(place.url, s3=place.options)
+    database_url = migrated_database(postgres_server, name)
+    folder = tmp_path_factory.mktemp("postgres")
+    with registries.served(folder, database_url=database_url, storage_url=place.url, storage=storage) as world:
+        yield world
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="module", params=["embedded", "http_sqlite", "http_postgres_s3"])
+def world(request: pytest.FixtureRequest) -> World:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, World)
+    found.admin.register_base(base_registration())
+    return found
+
+
+@pytest.fixture(scope="module", params=["http_sqlite", "http_postgres_s3"])
+def guarded(request: pytest.FixtureRequest) -> World:
+    """Registries that want a token."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, World)
+    return found
+
+
+@pytest.fixture
+def writer(world: World) -> Client:
+    return world.writer
+
+
+@pytest.fixture
+def name() -> str:
+    """The name of an adapter that no other test has."""
+    return f"adapter-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A folder with an adapter whose bytes nobody has."""
+    return save_adapter(tmp_path / "adapter", next(SEEDS))
+
+
+@pytest.fixture(scope="module")
+def rows(world: World, tmp_path_factory: pytest.TempPathFactory) -> DatasetView:
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    return world.writer.add_data(path)
+
+
+@pytest.fixture
+def quiet(world: World) -> World:
+    """A registry in which no job waits."""
+    for state in ("queued", "running"):
+        for job in world.writer.jobs(state=state, limit=1000):
+            world.writer.cancel_job(job.id)
+    return world

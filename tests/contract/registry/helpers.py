@@ -1,0 +1,80 @@
+"""What these tests share. Every registry keeps the one contract: in process over SQLite, over HTTP with SQLite, and over PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from support.adapters import SPEC, digest
+from support.registries import World
+
+from registry.catalog.models import Version
+from sdk.client import Client
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.artifacts import DatasetView
+from sdk.schemas.catalog import Publication
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.work import (
+    Assignment,
+    ClaimRequest,
+    WorkerInfo,
+)
+
+#: Each adapter of the run has bytes of its own.
+SEEDS = itertools.count(1)
+
+
+# What workers do, as they do it.
+
+
+def worker_info(name: str = "w1", **changed: Any) -> WorkerInfo:
+    return WorkerInfo.model_validate(
+        {"name": name, "device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33} | changed
+    )
+
+
+def claim(client: Client, hint: str | None = None, **worker: Any) -> Assignment | None:
+    body = ClaimRequest(worker=worker_info(**worker), hint=hint)
+    return client.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
+
+
+def submission(name: str, rows: DatasetView, *, base: str = "tiny", priority: int = 0, **spec: Any) -> JobSubmission:
+    choice = BaseChoice(id=base, fingerprint=digest(f"{base}: base"))
+    request = TrainingRequest.model_validate(
+        {"adapter": name, "base": choice, "data": rows.digest, "spec": SPEC.model_dump() | spec}
+    )
+    return JobSubmission(request=request, priority=priority)
+
+
+def submit(client: Client, body: JobSubmission, key: str | None = None) -> JobView:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return client.call("POST", "/jobs", JobView, body=body, headers=headers)
+
+
+def publication(client: Client, folder: Path, name: str, **changed: Any) -> Publication:
+    """Upload an adapter and say what a worker says of it."""
+    staging = folder.parent / f"staging-{uuid.uuid4().hex}"
+    staging.mkdir()
+    package = pack_adapter(
+        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
+    )
+    return Publication.model_validate(
+        {
+            "adapter": name,
+            "upload": client.upload(package.sources, "uploading"),
+            "manifest": package.manifest,
+            "lora": package.lora,
+            "metrics": {"loss": 1.25},
+        }
+        | changed
+    )
+
+
+def states_of(world: World, name: str) -> list[tuple[str, int | None]]:
+    """Every row of an adapter's versions, also those that nobody can see."""
+    with world.services.db.read() as session:
+        rows = session.scalars(select(Version).order_by(Version.pk)).all()
+        return [(row.state, row.number) for row in rows if row.adapter.name == name]

@@ -1,0 +1,309 @@
+"""Versions: a push is one, numbers count, and publishers at once come apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.registry.helpers import SEEDS, publication, states_of
+from sqlalchemy import select
+from support.adapters import base_registration, digest, lora_tensors, save_adapter
+from support.registries import World
+from support.statements import plan_of, sent
+from support.stored import lose, names_of
+
+from registry.artifacts.manifests import blobs_of
+from registry.catalog.bases.finding import KnownBases
+from registry.catalog.models import Version
+from registry.catalog.publishing.new_version import Making
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.present import refresh_document
+from registry.principal import Role
+from registry.storage import FolderStorage
+from sdk.client import Client
+from sdk.errors import (
+    InvalidInput,
+    InvalidName,
+    InvalidRef,
+    NotFound,
+    VerificationFailed,
+)
+from sdk.schemas.catalog import Publication, Published
+from sdk.schemas.manifest import ManifestFile
+from sdk.transfer import hash_file
+
+
+def publish(client: Client, body: Publication) -> Published:
+    return client.call("POST", "/versions", Published, body=body)
+
+
+class TestVersions:
+    def test_a_push_is_a_version_with_its_lineage(self, writer: Client, name: str, adapter: Path) -> None:
+        version = writer.push(adapter, name, base="tiny", description="of a test", tags={"team": "a"})
+        assert version.ref == f"{name}@v1"
+        info = writer.get(name).info
+        assert (info.state, info.description, info.tags) == ("ready", "of a test", {"team": "a"})
+        assert info.base.fingerprint == digest("tiny: base")
+        assert (info.lora.rank, info.lora.alpha, info.lora.target_modules) == (2, 4.0, ["q_proj", "v_proj"])
+        assert info.manifest.digest == info.digest == version.digest
+        assert [file.path for file in info.files] == ["adapter_config.json", "adapter_model.safetensors"]
+        assert name in {found.adapter: found.latest for found in writer.adapters()}
+
+    def test_numbers_are_one_to_n_and_every_ref_finds_its_version(
+        self, writer: Client, name: str, tmp_path: Path
+    ) -> None:
+        pushed = [writer.push(save_adapter(tmp_path / str(n), next(SEEDS)), name, base="tiny") for n in range(3)]
+        assert [version.number for version in pushed] == [1, 2, 3]
+        assert [version.number for version in writer.versions(name)] == [3, 2, 1]
+        writer.set_alias(name, "production", 2)
+        found = {
+            f"{name}": 3,
+            f"{name}@latest": 3,
+            f"{name}@v1": 1,
+            f"{name}@v2": 2,
+            f"{name}@production": 2,
+            f"{name}@sha256:{pushed[0].digest[:12]}": 1,
+            f"{name}@sha256:{pushed[2].digest}": 3,
+        }
+        assert {ref: writer.get(ref).number for ref in found} == found
+        assert writer.get(f"{name}@v2").info.aliases == ["production"]
+
+    def test_refs_that_mean_nothing_say_so(self, world: World, writer: Client, name: str, adapter: Path) -> None:
+        with pytest.raises(NotFound):
+            writer.get(name)
+        writer.push(adapter, name, base="tiny")
+        for ref in (f"{name}@v2", f"{name}@staging", f"{name}@sha256:{'0' * 12}"):
+            with pytest.raises(NotFound):
+                writer.get(ref)
+        # What the SDK refuses by itself, the registry refuses too.
+        for ref, code in (
+            (f"{name}@v01", "invalid_ref"),
+            (f"{name}@sha256:12", "invalid_ref"),
+            ("../x", "invalid_name"),
+        ):
+            answer = world.http.get("/api/v1/resolve", params={"ref": ref})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, code)
+        with pytest.raises(InvalidName):
+            writer.get("Upper")
+        with pytest.raises(InvalidRef):
+            writer.get(f"{name}@sha256:xyz")
+
+    def test_the_same_bytes_again_are_the_existing_version(self, writer: Client, name: str, adapter: Path) -> None:
+        first = writer.push(adapter, name, base="tiny")
+        again = writer.push_with_report(adapter, name, base="tiny", description="another word")
+        assert (again.existing, again.version.ref) == (True, first.ref)
+        assert again.version.description == ""
+        assert len(writer.versions(name)) == 1
+        # In another adapter they are a version of its own.
+        assert writer.push(adapter, f"{name}-b", base="tiny").ref == f"{name}-b@v1"
+
+    def test_a_refused_push_burns_no_number_and_leaves_nothing_visible(
+        self, world: World, writer: Client, name: str, tmp_path: Path
+    ) -> None:
+        zero = {key: value * ("lora_A" in key) for key, value in lora_tensors(next(SEEDS)).items()}
+        bad = save_adapter(tmp_path / "bad", tensors=zero)
+        with pytest.raises(VerificationFailed, match="changes nothing"):
+            writer.push(bad, name, base="tiny")
+        for look in (lambda: writer.get(name), lambda: writer.versions(name), lambda: writer.aliases(name)):
+            with pytest.raises(NotFound):
+                look()
+        assert name not in {found.adapter for found in writer.adapters()}
+        assert states_of(world, name) == [("failed", None)]
+        assert writer.push(save_adapter(tmp_path / "good", next(SEEDS)), name, base="tiny").number == 1
+        with pytest.raises(VerificationFailed):
+            writer.push(bad, name, base="tiny")
+        assert writer.push(save_adapter(tmp_path / "better", next(SEEDS)), name, base="tiny").number == 2
+
+    def test_other_bytes_than_announced_are_refused_and_the_right_ones_taken_later(
+        self, world: World, writer: Client, name: str, adapter: Path
+    ) -> None:
+        body = publication(writer, adapter, name)
+        weights = body.manifest.files[1]
+        storage = world.services.artifacts.storage
+        lose(storage, weights.sha256)
+        with pytest.raises(VerificationFailed, match="never arrived"):
+            publish(writer, body)
+        with pytest.raises(NotFound):
+            writer.get(name)
+        assert writer.push(adapter, name, base="tiny").number == 1
+
+    @pytest.mark.parametrize("kind", ["embedded", "http_sqlite"])
+    @pytest.mark.parametrize("spoil", [lambda raw: raw[:-1] + b"!", lambda raw: raw[:-1], lambda raw: raw + b"!"])
+    def test_bytes_that_were_altered_in_storage_are_found_and_replaced(
+        self, request: pytest.FixtureRequest, kind: str, name: str, adapter: Path, spoil: Callable[[bytes], bytes]
+    ) -> None:
+        # A store in S3 refuses such bytes itself; a folder is open to whoever may write there.
+        world: World = request.getfixturevalue(kind)
+        world.admin.register_base(base_registration())
+        body = publication(world.writer, adapter, name)
+        storage = world.services.artifacts.storage
+        assert isinstance(storage, FolderStorage)
+        (sent,) = names_of(storage, body.manifest.files[1].sha256)
+        stored = storage.path_of(sent)
+        whole = stored.read_bytes()
+        stored.chmod(0o600)
+        stored.write_bytes(spoil(whole))
+        with pytest.raises(VerificationFailed, match="storage holds other bytes"):
+            publish(world.writer, body)
+        with pytest.raises(NotFound):
+            world.writer.get(name)
+        assert world.writer.push(adapter, name, base="tiny").number == 1
+        # They lie at another place, since nothing is ever sent again to one that was given up.
+        (sent,) = names_of(storage, body.manifest.files[1].sha256)
+        assert (storage.path_of(sent) != stored, storage.path_of(sent).read_bytes()) == (True, whole)
+
+    def test_the_row_of_the_same_bytes_is_found_by_an_index_however_many_versions_there_are(
+        self, embedded: World, name: str, adapter: Path
+    ) -> None:
+        with sent(embedded.services.db) as seen:
+            embedded.writer.push(adapter, name, base="tiny")
+        twins = [one for one in seen if one.sql.startswith("SELECT") and "versions.digest = " in one.sql]
+        plans = [line for one in twins for line in plan_of(embedded.services.db, one)]
+        assert plans
+        assert all("USING INDEX uq_versions_live_digest (adapter_pk=? AND digest=?)" in line for line in plans), plans
+
+    def test_a_row_whose_publisher_died_is_taken_over_by_the_next_push(
+        self, world: World, writer: Client, name: str, adapter: Path
+    ) -> None:
+        body = publication(writer, adapter, name, description="of the dead")
+        world.announce(body, world.principal(Role.WRITER))
+        assert states_of(world, name) == [("pending", None)]
+        with pytest.raises(NotFound):
+            writer.get(name)
+        version = writer.push(adapter, name, base="tiny", description="of the living")
+        assert (version.number, version.info.description) == (1, "of the living")
+        assert states_of(world, name) == [("ready", 1)]
+
+    def test_a_refused_push_does_not_take_another_of_the_same_bytes_along(
+        self, world: World, writer: Client, name: str, adapter: Path
+    ) -> None:
+        good = publication(writer, adapter, name)
+        who = world.principal(Role.WRITER)
+        making = Making(good, who, KnownBases())
+        with world.services.db.write() as session:
+            ground = making.begin(session)
+            making.announce(session, ground)
+        world.services.artifacts.verify(upload=good.upload, blobs=blobs_of(good.manifest), who=who)
+        # While a slow publisher still reads, one with a wrong record of the same bytes is refused.
+        with pytest.raises(VerificationFailed, match="disagree on rank"):
+            publish(writer, good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})}))
+        assert states_of(world, name) == [("failed", None)]
+        with world.services.db.write() as session:
+            published = making.make_ready(session, ground, [])
+            assert (published.version.number, published.existing) == (1, False)
+        assert states_of(world, name) == [("failed", None), ("ready", 1)]
+
+    def test_bytes_that_are_known_are_not_read_again(
+        self, world: World, writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = publication(writer, adapter, name)
+        publish(writer, body)
+
+        def refuse(stored_as: str) -> Any:
+            raise AssertionError(f"{stored_as} was read again")
+
+        monkeypatch.setattr(world.services.artifacts.storage, "open", refuse)
+        other = body.model_copy(update={"adapter": f"{name}-again", "upload": None})
+        assert publish(writer, other).version.ref == f"{name}-again@v1"
+        again = publish(writer, other)
+        assert (again.version.ref, again.existing) == (f"{name}-again@v1", True)
+        wrong = other.model_copy(update={"adapter": f"{name}-wrong", "lora": body.lora.model_copy(update={"rank": 3})})
+        with pytest.raises(VerificationFailed, match="disagree on rank"):
+            publish(writer, wrong)
+        assert states_of(world, f"{name}-wrong") == [("failed", None)]
+
+    def test_a_quarantined_version_is_not_released_by_pushing_it_again(
+        self, world: World, writer: Client, name: str, adapter: Path
+    ) -> None:
+        version = writer.push(adapter, name, base="tiny")
+        writer.set_alias(name, "production", 1)
+        with world.services.db.write() as session:
+            row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
+            row.state, row.number = VersionState.QUARANTINED, None
+            refresh_document(session, row)
+        with pytest.raises(VerificationFailed, match=r"in quarantine.*adapterctl release"):
+            writer.push(adapter, name, base="tiny")
+        for ref in (name, f"{name}@v1", f"{name}@production"):
+            with pytest.raises(NotFound):
+                writer.get(ref)
+        assert writer.get(f"{name}@sha256:{version.digest}").info.state == "quarantined"
+
+    def test_an_upload_is_of_one_user_and_of_what_it_announced(
+        self, world: World, writer: Client, name: str, adapter: Path
+    ) -> None:
+        body = publication(writer, adapter, name)
+        with pytest.raises(NotFound, match="upload session"):
+            publish(writer, body.model_copy(update={"upload": "0" * 32}))
+        other = writer.upload({hash_file(adapter / "adapter_config.json")[0]: adapter / "adapter_config.json"}, "")
+        with pytest.raises(InvalidInput, match="neither announced"):
+            publish(writer, body.model_copy(update={"upload": other}))
+        if world.has_roles:
+            other_writer = world.token(Role.WRITER)
+            client = Client(world.url, other_writer)
+            with pytest.raises(NotFound, match="upload session"):
+                publish(client, body)
+            client.close()
+
+    @pytest.mark.parametrize("extra", ["adapter_model.bin", "modeling.py", "sub/optimizer.PT"])
+    def test_files_that_can_run_are_refused(self, writer: Client, name: str, adapter: Path, extra: str) -> None:
+        body = publication(writer, adapter, name)
+        files = [*body.manifest.files, ManifestFile(path=extra, size_bytes=1, sha256=digest(extra))]
+        manifest = body.manifest.model_copy(update={"files": files})
+        with pytest.raises(VerificationFailed, match="pickled or is code"):
+            publish(writer, body.model_copy(update={"manifest": manifest}))
+
+    def test_parents_are_edges_of_the_lineage(self, writer: Client, name: str, adapter: Path, tmp_path: Path) -> None:
+        parent = writer.push(adapter, name, base="tiny")
+        child = save_adapter(tmp_path / "child", next(SEEDS))
+        edge = {"ref": f"{name}@latest", "relation": "continued-from"}
+        made = publish(writer, publication(writer, child, name, parents=[edge, edge])).version
+        assert [(found.ref, found.relation) for found in made.parents] == [(parent.ref, "continued-from")]
+        missing = publication(writer, child, name, parents=[edge | {"ref": f"{name}@v9"}])
+        with pytest.raises(NotFound):
+            publish(writer, missing)
+
+    def test_a_base_that_nobody_knows_is_not_found(self, writer: Client, name: str, adapter: Path) -> None:
+        body = publication(writer, adapter, name)
+        manifest = body.manifest.model_copy(update={"base_fingerprint": digest("nowhere")})
+        with pytest.raises(NotFound, match="base"):
+            publish(writer, body.model_copy(update={"manifest": manifest}))
+
+    def test_what_is_pulled_is_what_was_pushed(self, writer: Client, name: str, adapter: Path, tmp_path: Path) -> None:
+        version = writer.push(adapter, name, base="tiny")
+        pulled = writer.pull(version.ref, tmp_path / "out")
+        weights = "adapter_model.safetensors"
+        assert (pulled / weights).read_bytes() == (adapter / weights).read_bytes()
+        assert {file.path: hash_file(pulled / file.path) for file in version.info.files} == {
+            file.path: (file.sha256, file.size_bytes) for file in version.info.files
+        }
+
+    def test_eight_publishers_at_once_get_one_to_eight(
+        self, writer: Client, world: World, name: str, tmp_path: Path
+    ) -> None:
+        bodies = [publication(writer, save_adapter(tmp_path / f"a{n}", next(SEEDS)), name) for n in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda body: publish(writer, body), bodies))
+        assert sorted(found.version.number or 0 for found in made) == list(range(1, 9))
+        assert len({found.version.digest for found in made}) == 8
+        assert [version.number for version in writer.versions(name)] == list(range(8, 0, -1))
+
+    def test_publishers_of_the_same_bytes_at_once_make_one_version(
+        self, writer: Client, world: World, name: str, adapter: Path
+    ) -> None:
+        bodies = [publication(writer, adapter, name) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda body: publish(writer, body), bodies))
+        assert {found.version.ref for found in made} == {f"{name}@v1"}
+        assert sorted(found.existing for found in made) == [False, True, True, True]
+        assert states_of(world, name) == [("ready", 1)]
+
+    def test_adapters_come_in_pages(self, world: World, writer: Client, name: str, tmp_path: Path) -> None:
+        names = [f"{name}-{letter}" for letter in "abc"]
+        for seed, each in enumerate(names):
+            writer.push(save_adapter(tmp_path / f"{seed}", next(SEEDS)), each, base="tiny")
+        first = world.http.get("/api/v1/adapters", params={"prefix": name, "limit": 1}).json()
+        page = world.http.get("/api/v1/adapters", params={"prefix": name, "limit": 2, "cursor": first["next"]}).json()
+        assert [found["adapter"] for found in page["items"]] == names[1:]

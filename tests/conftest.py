@@ -9,7 +9,7 @@ from support.temporary import use_memory
 
 use_memory()
 
-pytest_plugins = ["support.servers", "support.fixtures", "support.parallel"]
+pytest_plugins = ["support.quick", "support.servers", "support.fixtures", "support.parallel"]
 
 # How long an example takes says nothing on a machine that runs other tests beside it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

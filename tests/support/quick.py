@@ -1,0 +1,59 @@
+"""The quick run is one without torch: a file of tests that needs it, or another large library, is left to `make test`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+#: Set by `make quick`; everywhere else a library that is missing fails the tests that need it.
+_IS_QUICK = os.environ.get("ADAPTERCTL_QUICK") == "1"
+_LEFT_OUT = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "gguf",
+    "peft",
+    "rouge_score",
+    "schemathesis",
+    "torch",
+    "transformers",
+    "trl",
+}
+
+
+def _missing(error: BaseException | None) -> str | None:
+    """The library of the large ones that an error, or what caused it, misses."""
+    while error is not None:
+        name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if name in _LEFT_OUT:
+            return name
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a file that can't be imported without a large library."""
+    report = yield
+    call = getattr(report, "call", None)
+    name = _missing(call.excinfo.value) if _IS_QUICK and call is not None and call.excinfo is not None else None
+    if name is None:
+        return report
+    reason = f"needs {name}, which only `make test` installs"
+    return pytest.CollectReport(collector.nodeid, "skipped", (str(collector.path), 0, reason), [])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip a test that can't go on without a large library."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = _missing(error) if _IS_QUICK else None
+        if name is None:
+            raise
+        pytest.skip(f"needs {name}, which only `make test` installs")

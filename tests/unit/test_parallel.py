@@ -84,7 +84,12 @@ def test_where_a_test_belongs(nodeid: str, share: str) -> None:
 def test_what_takes_longest_begins_first() -> None:
     ranks = [
         rank_of(f"tests/{file}::test_it")
-        for file in ("contract/removal/test_blobs.py", "contract/test_audit.py", "e2e/test_readme.py", "unit/test_docs.py")
+        for file in (
+            "contract/removal/test_blobs.py",
+            "contract/test_audit.py",
+            "e2e/test_readme.py",
+            "unit/test_docs.py",
+        )
     ]
     assert ranks == sorted(set(ranks))
     assert rank_of("tests/faults_of_another_kind.py::test_it") == ranks[-1]

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -375,3 +375,18 @@ def test_many_programs_make_and_use_one_registry_in_a_folder(tmp_path: Path) -> 
         # Each winner found what the one before it had left.
         assert [move.from_number for move in moves[:-1]] == [move.to_number for move in moves[1:]]
         assert client.get(f"{name}@live").number == moves[0].to_number
+
+
+def test_an_alias_is_protected_while_others_let_go_of_it(world: World) -> None:
+    def again_and_again(seed: int) -> None:
+        random = Random(seed)
+        for _ in range(scale(800)):
+            if random.random() < 0.5:
+                assert world.admin.protect_alias("team/*", "gold").alias == "gold"
+            else:
+                with suppress(NotFound):
+                    world.admin.unprotect_alias("team/*", "gold")
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(again_and_again, seed) for seed in range(6)]:
+            done.result()

@@ -93,10 +93,13 @@ class Aliases:
         """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); again is harmless."""
         with self._db.write() as session:
             namespace = _checked_scope(scope, alias, who)
-            new = insert_if_new(session, AliasProtection, scope=scope, alias=alias, created_by=who.name)
-            if new:
-                record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
-            return _present_protection(session.get_one(AliasProtection, (scope, alias)))
+            while True:
+                if insert_if_new(session, AliasProtection, scope=scope, alias=alias, created_by=who.name):
+                    record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
+                row = session.get(AliasProtection, (scope, alias))
+                if row is not None:
+                    return _present_protection(row)
+                # It was there, and somebody has taken it away since.
 
     def unprotect(self, *, scope: str, alias: str, who: Principal) -> None:
         """Let every writer move an alias again. Raises NotFound."""

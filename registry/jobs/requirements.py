@@ -22,7 +22,7 @@ _MOST_TOKENS = 2**24
 
 def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
     """Return what a job surely needs that loads a base, as `sdk.lora.memory` says; nothing where the base is not known."""
-    return Needs() if base is None else Needs(memory_bytes=loading_bytes(_size_bytes(base), quantized=quantized))
+    return Needs() if base is None else Needs(memory_bytes=loading_bytes(base.size_bytes, quantized=quantized))
 
 
 def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) -> Needs:
@@ -30,17 +30,13 @@ def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) 
     if base is None:
         return Needs()
     needed = merge_bytes(
-        _size_bytes(base),
+        base.size_bytes,
         stored_dtype=_stored_dtype(base.config),
         merged_dtype=spec.dtype,
         quantized=quantized,
         vocabulary=_vocabulary(base.config),
     )
     return Needs(memory_bytes=needed)
-
-
-def _size_bytes(base: NamedBase) -> int:
-    return base.size_bytes if base.base.derived_at is None else base.base.size_bytes
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str | None:

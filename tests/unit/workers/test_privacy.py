@@ -104,13 +104,22 @@ def test_an_ordinary_users_child_reads_nothing_of_its_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("workers.entry.cli", "start"), ("workers.entry.local_runner",)], ids=["worker", "runner"]
+    ("command", "broker"),
+    [
+        (("workers.entry.cli", "start"), None),
+        (("workers.entry.cli", "start"), "redis://127.0.0.1:1/0"),
+        (("workers.entry.local_runner",), None),
+    ],
+    ids=["worker", "worker with a broker", "runner"],
 )
-def test_each_worker_keeps_its_environment_to_itself(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_each_worker_keeps_its_environment_to_itself(
+    command: tuple[str, ...], broker: str | None, tmp_path: Path
+) -> None:
     # What a process keeps to itself belongs to root and its group, whoever runs it.
     module, *words = command
     place = f"local:{tmp_path / 'home'}" if module == "workers.entry.local_runner" else "http://127.0.0.1:1"
     env = environment(ADAPTERCTL_URL=place, ADAPTERCTL_CACHE=str(tmp_path / "cache"), HOME=str(tmp_path))
+    env |= {} if broker is None else {"REGISTRY_BROKER_URL": broker}
     start = f"from {module} import main\nimport time, workers.child.privacy\n"
     if module == "workers.entry.local_runner":
         # It ends as soon as there is no work.
@@ -134,25 +143,6 @@ def test_each_worker_keeps_its_environment_to_itself(command: tuple[str, ...], t
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
-
-
-def test_so_does_the_process_below_celery_that_starts_the_child() -> None:
-    program = """
-import ctypes
-import workers.entry.celery_app
-import workers.entry.tasks
-from celery import signals
-workers.entry.tasks.begin = lambda: None
-dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
-before = dumpable()
-signals.worker_process_init.send(sender=None)
-print(before, dumpable())
-"""
-    env = environment(ADAPTERCTL_URL="http://127.0.0.1:1", REGISTRY_BROKER_URL="redis://127.0.0.1:1/0")
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout == "1 0\n", done.stderr
 
 
 def _belongs_to_root(pid: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -14,18 +12,17 @@ from support.servers import TestPostgres
 
 def migrated_file(path: Path) -> str:
     """Make an SQLite database with the schema and nothing in it; return its URL."""
-    shutil.copy(_template_file(), path)
-    path.chmod(0o600)
+    path.touch(mode=0o600)
+    path.write_bytes(_template())
     return f"sqlite:///{path}"
 
 
 @cache
-def _template_file() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="adapterctl-schema-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "registry.sqlite3"
-    _upgrade(f"sqlite:///{path}")
-    return path
+def _template() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "registry.sqlite3"
+        _upgrade(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 def migrated_database(server: TestPostgres, name: str) -> str:

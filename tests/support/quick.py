@@ -8,12 +8,14 @@ from collections.abc import Generator
 import pytest
 
 #: Set by `make quick`; everywhere else a library that is missing fails the tests that need it.
-_IS_QUICK = os.environ.get("ADAPTERCTL_QUICK") == "1"
+IS_QUICK = os.environ.get("ADAPTERCTL_QUICK") == "1"
 _LEFT_OUT = {
     "accelerate",
     "bitsandbytes",
+    "cyclonedx",
     "datasets",
     "gguf",
+    "jsonschema_rs",
     "peft",
     "rouge_score",
     "schemathesis",
@@ -40,7 +42,7 @@ def pytest_make_collect_report(
     """Skip a file that can't be imported without a large library."""
     report = yield
     call = getattr(report, "call", None)
-    name = _missing(call.excinfo.value) if _IS_QUICK and call is not None and call.excinfo is not None else None
+    name = _missing(call.excinfo.value) if IS_QUICK and call is not None and call.excinfo is not None else None
     if name is None:
         return report
     reason = f"needs {name}, which only `make test` installs"
@@ -53,7 +55,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        name = _missing(error) if _IS_QUICK else None
+        name = _missing(error) if IS_QUICK else None
         if name is None:
             raise
         pytest.skip(f"needs {name}, which only `make test` installs")

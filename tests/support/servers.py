@@ -22,6 +22,7 @@ from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
 from support.guard import Guard
+from support.quick import IS_QUICK
 
 ServerT = TypeVar("ServerT", bound=LocalServer)
 
@@ -79,6 +80,8 @@ class RunServers:
 
     def use(self, kind: type[ServerT], *, prepare: Callable[[ServerT], None] = lambda _server: None) -> ServerT:
         """Return a server that runs; whoever starts it prepares it, too."""
+        if IS_QUICK:
+            pytest.skip(f"needs {kind.name}, which only `make test` installs")
         if kind not in self._found:
             place = self.folder / kind.name
             place.mkdir(mode=0o711, exist_ok=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("sdk", "registry", "workers")
 
 
-def hidden_package() -> str | None:
+def hidden_package(names: Sequence[str] = PACKAGES) -> str | None:
     """Return a sentence on the package of adapterctl that another one hides, and what to do; None where none is hidden."""
-    ours = Path(__file__).resolve().parent
-    for name in PACKAGES:
+    ours = Path(__file__).parent
+    for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None:
             return (
@@ -25,7 +26,8 @@ def hidden_package() -> str | None:
             )
         found = Path(spec.origin) if spec.origin else Path(*list(spec.submodule_search_locations or [])[:1])
         place = found.parent if found.name == "__init__.py" else found
-        if place.resolve() != ours / name:
+        # Files are compared, not folders: an installer may link each of them to where it keeps them.
+        if not (place / "__init__.py").exists() or not (place / "__init__.py").samefile(ours / name / "__init__.py"):
             return (
                 f"{place} hides adapterctl's own package '{name}'; rename it, or take {place.parent} out of PYTHONPATH "
                 "and away from the script that runs"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,9 @@ class PreparedReads:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._prepared: dict[ClauseElement, _Prepared] = {}
+        #: Another list after each closing.
         self._idle: list[Any] = []
+        self._changing = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepared-read")
         db.on_close(self.close)
 
@@ -69,9 +72,11 @@ class PreparedReads:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     def close(self) -> None:
-        """Close the connections that nobody uses; the next read opens one."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close all connections, those in use as soon as their read ends; the next read opens one."""
+        with self._changing:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _prepare(self, query: ClauseElement) -> _Prepared:
         compiled = query.compile(dialect=self._db.engine.dialect)
@@ -89,7 +94,7 @@ class PreparedReads:
         # Each of those that waited for a thread would else find out by itself.
         if self._db.breaker.is_open or (began is not None and time.monotonic() - began > _DEADLINE_S):
             return None
-        connection = None
+        idle, connection = self._idle, None
         try:
             connection = self._take() or self._open()
             # To the end: a statement of SQLite that has rows left would hold on to the state of the database that it saw.
@@ -99,7 +104,12 @@ class PreparedReads:
             if connection is not None:
                 connection.close()
             return None
-        self._idle.append(connection)
+        with self._changing:
+            still_open = idle is self._idle
+            if still_open:
+                idle.append(connection)
+        if not still_open:
+            connection.close()
         return rows[0] if rows else None
 
     def _take(self) -> Any:

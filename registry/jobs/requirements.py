@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_
 
 from registry.catalog.models import NamedBase
+from registry.db.stored_json import table
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
 from sdk.lora.memory import loading_bytes, merge_bytes
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.jobs import JOB_KINDS, Needs
+from sdk.schemas.jobs import JOB_KINDS, MOST_MEMORY_BYTES, Needs
 from sdk.schemas.work import WorkerInfo
 
 #: No vocabulary has as many: a config may say whatever whoever wrote it likes.
@@ -22,21 +23,27 @@ _MOST_TOKENS = 2**24
 
 def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
     """Return what a job surely needs that loads a base, as `sdk.lora.memory` says; nothing where the base is not known."""
-    return Needs() if base is None else Needs(memory_bytes=loading_bytes(base.size_bytes, quantized=quantized))
+    return Needs() if base is None else _needs(loading_bytes(base.size_bytes, quantized=quantized))
 
 
 def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) -> Needs:
     """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
     if base is None:
         return Needs()
+    config = table(base.config)
     needed = merge_bytes(
         base.size_bytes,
-        stored_dtype=_stored_dtype(base.config),
+        stored_dtype=_stored_dtype(config),
         merged_dtype=spec.dtype,
         quantized=quantized,
-        vocabulary=_vocabulary(base.config),
+        vocabulary=_vocabulary(config),
     )
-    return Needs(memory_bytes=needed)
+    return _needs(needed)
+
+
+def _needs(memory_bytes: int) -> Needs:
+    # A base of any size may be claimed, and no worker has what this much asks for.
+    return Needs(memory_bytes=min(memory_bytes, MOST_MEMORY_BYTES))
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str | None:

@@ -51,6 +51,8 @@ _OTHER_BITS = {
     "F6_E3M2": 6,
 }
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
+#: Who saves a base calls its tensors as they like.
+_ANY_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,499}")
 
 # The grammar. Repetitions are possessive: nothing is ever tried a second way, so that time grows with the length alone.
 _W = rb"[ \t\n\r]*+"
@@ -272,7 +274,7 @@ def _finished(raw: bytes, position: int, found: _Found) -> _Found:
 
 def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) -> int:
     """Read what follows a name; return where it ends."""
-    if not _NAME.fullmatch(name) or b".." in name:
+    if not (_ANY_NAME if found.any_dtype else _NAME).fullmatch(name) or b".." in name:
         raise _bad_name(name)
     if match := _ENTRY.match(raw, position):
         dtype, shape, begin, end = match.groups()
@@ -323,7 +325,8 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
         raise SafetensorsError(f"tensor {name.decode()!r} has an impossible shape", _SAVE_AGAIN)
     numbers = tuple(map(int, shape.split(b",")))
-    if 0 in numbers:
+    # A quantised base may have parts that are empty.
+    if 0 in numbers and not any_dtype:
         raise SafetensorsError(
             f"tensor {name.decode()!r} is empty, as a save of one shard of many leaves it",
             "gather the weights, then save again",
@@ -377,7 +380,9 @@ def _ordered(raw: bytes, found: _Found) -> Header:
     """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the file."""
     columns = [found.name_at, found.name_length, found.kind_of, found.begin]
     if not all(one < other for one, other in itertools.pairwise(found.begin)):
-        order = sorted(range(len(found.begin)), key=found.begin.__getitem__)
+        sizes = [kind.size_bytes for kind in found.kinds]
+        # An empty one lies where the next begins, and before it.
+        order = sorted(range(len(found.begin)), key=lambda index: (found.begin[index], sizes[found.kind_of[index]]))
         columns = [array(column.typecode, map(column.__getitem__, order)) for column in columns]
     name_at, name_length, kind_of, begins = columns
     header = Header(raw, list(found.kinds), name_at, name_length, kind_of, begins, data_begin=8 + len(raw))

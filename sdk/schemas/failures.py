@@ -76,9 +76,13 @@ class RetryPolicy:
     def pause_s(self, tries: int, *, max_attempts: int) -> float | None:
         """Return how many seconds to wait after the attempt number `tries` that ended so; None: the job has failed."""
         most = max_attempts if self.attempts is None else self.attempts
-        return None if tries >= most else self.first_pause_s * 2.0 ** (tries - 1)
+        if tries >= most:
+            return None
+        # Powers of 2 end where floating-point numbers do; no job waits that long.
+        return self.first_pause_s * 2.0 ** min(tries - 1, _MOST_DOUBLINGS)
 
 
+_MOST_DOUBLINGS = 20
 _FINAL = RetryPolicy(attempts=1)
 
 RETRY_POLICIES: dict[FailureReason, RetryPolicy] = {

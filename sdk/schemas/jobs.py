@@ -47,12 +47,16 @@ class BaseChoice(Wire):
     fingerprint: Sha256 | None = None
 
 
+#: No machine has so much, and every database can keep it.
+MOST_MEMORY_BYTES = 2**62
+
+
 class Needs(Wire):
     """What a worker must have for a job to be given to it."""
 
     device: Annotated[Literal["any", "cuda"], Open] = "any"
     #: Free memory, of the card or of the machine; None where it is not known beforehand.
-    memory_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    memory_bytes: Annotated[int, Field(ge=0, le=MOST_MEMORY_BYTES)] | None = None
 
 
 class CheckpointPolicy(Wire):

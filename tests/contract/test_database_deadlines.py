@@ -135,6 +135,25 @@ class TestStopped:
 
         asyncio.run(read_often())
 
+    def test_a_read_that_outlasts_the_closing_closes_its_connection(self, db: Database) -> None:
+        reads = PreparedReads(db)
+        slow = select(text("pg_backend_pid()"), text("pg_sleep(0.5)"), bindparam("x", type_=Token.name.type))
+
+        async def close_meanwhile() -> int:
+            reading = asyncio.create_task(reads.first(slow, x="a"))
+            await asyncio.sleep(0.2)
+            db.close()
+            found = await reading
+            assert found is not None
+            return int(found[0])
+
+        backend = asyncio.run(close_meanwhile())
+        deadline = time.monotonic() + 5
+        with db.read() as session:
+            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
 
 @contextmanager
 def _stopped_at_the_end(db: Database) -> Iterator[None]:

@@ -80,10 +80,10 @@ class Counting:
     """Stands before a client's calls, counts the parts that it asks for, and breaks off after some."""
 
     def __init__(self, client: Client, *, breaks_after: int | None = None) -> None:
-        self._call = client.call
+        self._call = client.transport.call
         self._breaks_after = breaks_after
         self.asked: list[int] = []
-        client.call = self  # type: ignore[method-assign]
+        client.transport.call = self  # type: ignore[method-assign]
         self._client = client
 
     def __call__(self, method: str, path: str, reply: Any, **given: Any) -> Any:
@@ -94,7 +94,7 @@ class Counting:
         return self._call(method, path, reply, **given)
 
     def stop(self) -> None:
-        self._client.call = self._call  # type: ignore[method-assign]
+        self._client.transport.call = self._call  # type: ignore[method-assign]
 
 
 class TestParts:
@@ -283,14 +283,14 @@ def test_a_store_that_is_away_is_tried_again_and_then_said(
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("sdk.pushing.upload.time.sleep", waited.append)
-    real: Callable[..., Any] = world.writer.call
+    real: Callable[..., Any] = world.writer.transport.call
     dead = "http://127.0.0.1:9/nothing?sig=secret"
 
     def away(method: str, path: str, reply: Any, **given: Any) -> Any:
         answer = real(method, path, reply, **given)
         return [to.model_copy(update={"url": dead}) for to in answer] if path.endswith("/parts") else answer
 
-    monkeypatch.setattr(world.writer, "call", away)
+    monkeypatch.setattr(world.writer.transport, "call", away)
     with pytest.raises(Unavailable, match="can't be reached") as caught:
         world.writer.upload({hash_file(big)[0]: big}, "uploading")
     assert "secret" not in str(caught.value)

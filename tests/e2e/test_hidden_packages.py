@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support import processes
 
+import adapterctl_entry
+
 
 @pytest.fixture(params=["package", "module"])
 def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
@@ -58,3 +60,23 @@ def test_a_folder_that_is_no_package_hides_nothing(tmp_path: Path) -> None:
 def test_scripts_run_in_a_folder_with_such_a_package(project: Path) -> None:
     done = run(project, str(Path(sys.executable).with_name("adapterctl")), "list", PYTHONPATH="")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_installation_of_links_hides_nothing(tmp_path: Path) -> None:
+    # As some installers lay packages out: folders of their own, and each file a link to where it is kept.
+    kept, site = Path(adapterctl_entry.__file__).parent, tmp_path / "site"
+    for name in adapterctl_entry.PACKAGES:
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").symlink_to(kept / name / "__init__.py")
+    (site / "adapterctl_entry.py").symlink_to(kept / "adapterctl_entry.py")
+    script = "import adapterctl_entry; print(adapterctl_entry.__file__, adapterctl_entry.hidden_package())"
+    done = run(tmp_path, sys.executable, "-c", script, PYTHONPATH=str(site))
+    assert done.stdout == f"{site / 'adapterctl_entry.py'} None\n", done.stderr
+
+
+def test_a_registry_in_this_process_needs_no_package_of_workers(tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers/__init__.py").write_text("")
+    (tmp_path / "script.py").write_text(f"import sdk\nprint(sdk.connect('local:{tmp_path / 'home'}').adapters())\n")
+    done = run(tmp_path, sys.executable, "script.py")
+    assert done.stdout == "[]\n", done.stderr

@@ -287,6 +287,7 @@ ATTACKS: dict[str, bytes] = {
     "NUL in name": f'{{"a\\u0000b":{ONE}}}'.encode(),
     "parent in name": f'{{"a/../b":{ONE}}}'.encode(),
     "dots in name": f'{{"a..b":{ONE}}}'.encode(),
+    "name of a path": f'{{"enc/a:0":{ONE}}}'.encode(),
     "empty name": f'{{"":{ONE}}}'.encode(),
     "invalid utf-8": b'{"a\xff":' + ONE.encode() + b"}",
     "invalid utf-8 in metadata": b'{"__metadata__":{"a":"\xed\xa0\x80"},"a":' + ONE.encode() + b"}",
@@ -337,8 +338,13 @@ def test_an_attack_is_refused_at_once(header: bytes) -> None:
     assert time.thread_time() - started < MOST_S
 
 
-#: What no adapter has and a base may: quantised weights, and single numbers beside them.
-OF_BASES: dict[str, dict[str, list[int]]] = {"whole numbers": {"a": [1]}, "empty shape": {"a": []}}
+#: What no adapter has and a base may: quantised weights, single numbers and empty parts beside them, names of any library.
+OF_BASES: dict[str, dict[str, list[int]]] = {
+    "whole numbers": {"a": [1]},
+    "empty shape": {"a": []},
+    "zero tensor": {"z": [0], "a": [1]},
+    "name of a path": {"enc/a:0": [1]},
+}
 
 
 @pytest.mark.parametrize("name", ATTACKS)

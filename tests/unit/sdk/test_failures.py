@@ -27,6 +27,11 @@ def test_a_reason_is_tried_so_often(reason: str, tries: int) -> None:
     assert [pause is None for pause in pauses] == [False] * (tries - 1) + [True]
 
 
+def test_a_pause_of_however_many_tries_is_a_number() -> None:
+    pauses = [retry_policy(reason).pause_s(5000, max_attempts=10_000) for reason in FailureReason]
+    assert all(pause is None or pause < 1e9 for pause in pauses)
+
+
 def test_reasons_that_are_not_known_are_counted_as_one() -> None:
     assert [counted_as(reason) for reason in (None, "oom", "a" * 40, "oomm")] == ["", "oom", "other", "other"]
 

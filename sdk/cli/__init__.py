@@ -155,7 +155,7 @@ def main() -> None:
 
 def _run() -> NoReturn:
     try:
-        result: Any = cli.main(standalone_mode=False)
+        result: Any = cli.main(prog_name="adapterctl", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one handler; it shows what it does not know in full on request
         from sdk.cli.support.failures import leave
 

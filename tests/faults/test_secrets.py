@@ -239,7 +239,7 @@ def submit(run: Run, base: Path) -> str:
     """Submit a training, and return its job while the worker goes about it."""
     folder = run.folder
     rows = tiny.write_rows(folder / "rows.jsonl")
-    run.command("base", "add", str(base), "--upload")
+    run.command("base", "add", str(base), "--upload", "--namespace", "team")
     steps = ("--max-steps", "1", "--batch-size", "1", "--grad-accum", "1", "--max-length", "64", "--rank", "2")
     made = run.command(
         *("train", "team/trained", "--base", "tiny-llama", "--data", str(rows), *steps, "--lr", "1e-2"),

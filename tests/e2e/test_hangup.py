@@ -68,7 +68,9 @@ def test_so_does_an_error_that_can_not_be_told() -> None:
 def test_a_thread_that_draws_ends_the_command(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     program = (
-        "import threading, time\n"
+        "import signal, threading, time\n"
+        # Whoever runs the tests may have them ignore it.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from sdk.cli.support.hangup import hang_up_in_threads\n"
         "hang_up_in_threads()\n"
         "def draw():\n"

@@ -8,79 +8,51 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, get_args
 
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from sdk.environment import Positive, Switch, read_settings
 from sdk.errors import InvalidInput
 from sdk.schemas.jobs import QueueName
 
-LogFormat = Literal["text", "json"]
+LogLevel = Literal["INFO", "DEBUG", "WARNING"]
 
 #: The queues that there are; a worker listens to one or both.
 QUEUES: tuple[QueueName, ...] = get_args(QueueName)
-_GRACE_S = 30.0
 _REPOSITORY = re.compile(r"\*|[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+")
+_VARIABLES = {
+    "name": "ADAPTER_WORKER_NAME",
+    "broker_url": "REGISTRY_BROKER_URL",
+    "shared_paths": "ADAPTER_WORKER_SHARED_PATHS",
+    "hub_repositories": "ADAPTER_WORKER_HUB_REPOSITORIES",
+    "queues": "ADAPTER_WORKER_QUEUES",
+    "grace_s": "ADAPTER_WORKER_GRACE_S",
+    "warm": "ADAPTER_WORKER_WARM",
+    "log_level": "ADAPTER_WORKER_LOG_LEVEL",
+    "log_format": "ADAPTER_WORKER_LOG_FORMAT",
+}
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What a worker process runs with."""
+def _redis_url(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://")):
+        raise ValueError("is no redis:// or rediss:// URL; set it to one")
+    return text
 
-    #: How it is called in job lists.
-    name: str
-    #: `redis://…`, which may hold a password and is never shown; None: the worker asks by itself.
-    broker_url: str | None = field(default=None, repr=False)
-    #: Folders that clients see under the same path.
-    shared_paths: tuple[str, ...] = ()
-    #: Repositories of a model hub for which this node's hub token is used, with `*` for any text: `meta-llama/*`, or `*`.
-    hub_repositories: tuple[str, ...] = ()
-    #: Which jobs it takes.
-    queues: tuple[QueueName, ...] = QUEUES
-    #: Pause between two questions for work without a broker, in seconds.
-    ask_every_s: float = 2.0
-    #: What a training gets to write a checkpoint before its processes are killed; a worker that is told to end needs no
-    #: longer than this for all that it has to do. In seconds.
-    grace_s: float = _GRACE_S
-    #: Whether a warm child waits, its libraries imported, so that the next job begins sooner.
-    warm: bool = False
-    log_level: str = "INFO"
-    log_format: LogFormat = "text"
 
-    @classmethod
-    def from_env(cls) -> WorkerSettings:
-        """Read the settings. Raises InvalidInput that names the variable."""
-        broker = os.environ.get("REGISTRY_BROKER_URL") or None
-        if broker is not None and not broker.startswith(("redis://", "rediss://")):
-            raise InvalidInput(
-                "REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL"
+def _paths(text: str) -> tuple[str, ...]:
+    return tuple(path for path in text.split(os.pathsep) if path)
+
+
+def _repositories(text: str) -> tuple[str, ...]:
+    found = tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+    for pattern in found:
+        if not _REPOSITORY.fullmatch(pattern):
+            raise ValueError(
+                f"has {pattern[:80]!a}, which names no repositories of a model hub; write org/name, org/*, or * for all, "
+                "separated by commas"
             )
-        shared = os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "")
-        return cls(
-            name=os.environ.get("ADAPTER_WORKER_NAME") or f"{socket.gethostname()}-{os.getpid()}",
-            broker_url=broker,
-            shared_paths=tuple(path for path in shared.split(os.pathsep) if path),
-            hub_repositories=_repositories(os.environ.get("ADAPTER_WORKER_HUB_REPOSITORIES", "")),
-            queues=parse_queues(os.environ.get("ADAPTER_WORKER_QUEUES") or ",".join(QUEUES)),
-            grace_s=_seconds("ADAPTER_WORKER_GRACE_S", _GRACE_S),
-            warm=_one_of("ADAPTER_WORKER_WARM", ("1", "0")) == "1",
-            log_level=_one_of("ADAPTER_WORKER_LOG_LEVEL", ("INFO", "DEBUG", "WARNING")),
-            log_format=cast("LogFormat", _one_of("ADAPTER_WORKER_LOG_FORMAT", get_args(LogFormat))),
-        )
-
-    def may_use_hub_token(self, repository: str) -> bool:
-        """Tell whether this node's hub token may be used to fetch a repository: anybody may ask for any.
-
-        >>> settings = WorkerSettings("gpu-1", hub_repositories=("meta-llama/*", "org/base"))
-        >>> [settings.may_use_hub_token(name) for name in ("meta-llama/x", "org/base", "org/other", "meta-llama/x/y")]
-        [True, True, False, False]
-        """
-        if "*" in self.hub_repositories:
-            return True
-        parts = repository.split("/")
-        # Part by part, since `*` would else mean a "/" as well.
-        return any(
-            len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
-            for wanted in (pattern.split("/") for pattern in self.hub_repositories)
-        )
+    return found
 
 
 def parse_queues(text: str) -> tuple[QueueName, ...]:
@@ -98,32 +70,57 @@ def parse_queues(text: str) -> tuple[QueueName, ...]:
     return tuple(queue for queue in QUEUES if queue in chosen)
 
 
-def _repositories(text: str) -> tuple[str, ...]:
-    found = tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
-    for pattern in found:
-        if not _REPOSITORY.fullmatch(pattern):
-            raise InvalidInput(
-                f"ADAPTER_WORKER_HUB_REPOSITORIES has {pattern[:80]!a}, which names no repositories of a model hub; write "
-                "org/name, org/*, or * for all, separated by commas",
-                param="ADAPTER_WORKER_HUB_REPOSITORIES",
-            )
-    return found
-
-
-def _seconds(name: str, default: float) -> float:
-    text = os.environ.get(name) or str(default)
+def _queues(text: str) -> tuple[QueueName, ...]:
     try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 < value < 86_400:
-        raise InvalidInput(f"{name} is no number of seconds above 0; set it to one, such as {default:g}", param=name)
-    return value
+        return parse_queues(text)
+    except InvalidInput as error:
+        raise ValueError(f"is no list of queues: {error.message}") from None
 
 
-def _one_of(name: str, choices: Sequence[str]) -> str:
-    """Return what a variable says, or the first of the choices where it says nothing."""
-    text = os.environ.get(name) or choices[0]
-    if text not in choices:
-        raise InvalidInput(f"{name} is none of {', '.join(choices)}; set it to one of them", param=name)
-    return text
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker process runs with."""
+
+    #: How it is called in job lists.
+    name: str
+    #: `redis://…`, which may hold a password and is never shown; None: the worker asks by itself.
+    broker_url: Annotated[str | None, AfterValidator(_redis_url)] = field(default=None, repr=False)
+    #: Folders that clients see under the same path.
+    shared_paths: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
+    #: Repositories of a model hub for which this node's hub token is used, with `*` for any text: `meta-llama/*`, or `*`.
+    hub_repositories: Annotated[tuple[str, ...], BeforeValidator(_repositories)] = ()
+    #: Which jobs it takes.
+    queues: Annotated[tuple[QueueName, ...], BeforeValidator(_queues)] = QUEUES
+    #: Pause between two questions for work without a broker, in seconds.
+    ask_every_s: float = 2.0
+    #: What a training gets to write a checkpoint before its processes are killed; a worker that is told to end needs no
+    #: longer than this for all that it has to do. In seconds.
+    grace_s: Annotated[Positive, Field(lt=86_400)] = 30.0
+    #: Whether a warm child waits, its libraries imported, so that the next job begins sooner.
+    warm: Switch = False
+    log_level: LogLevel = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    @classmethod
+    def from_env(cls) -> WorkerSettings:
+        """Read the settings. Raises InvalidInput with a sentence for each variable that has a bad value."""
+        # A worker that is started has a name of its own, and has time to make a child warm.
+        usual = {"ADAPTER_WORKER_NAME": f"{socket.gethostname()}-{os.getpid()}", "ADAPTER_WORKER_WARM": "1"}
+        given = {variable: text for variable, text in os.environ.items() if text}
+        return read_settings(cls, _VARIABLES, usual | given, refused=InvalidInput)
+
+    def may_use_hub_token(self, repository: str) -> bool:
+        """Tell whether this node's hub token may be used to fetch a repository: anybody may ask for any.
+
+        >>> settings = WorkerSettings("gpu-1", hub_repositories=("meta-llama/*", "org/base"))
+        >>> [settings.may_use_hub_token(name) for name in ("meta-llama/x", "org/base", "org/other", "meta-llama/x/y")]
+        [True, True, False, False]
+        """
+        if "*" in self.hub_repositories:
+            return True
+        parts = repository.split("/")
+        # Part by part, since `*` would else mean a "/" as well.
+        return any(
+            len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
+            for wanted in (pattern.split("/") for pattern in self.hub_repositories)
+        )

@@ -12,7 +12,7 @@ from sdk.config import load
 from sdk.errors import AdapterctlError, InvalidInput
 from workers.child.privacy import keep_to_itself
 from workers.node import logs
-from workers.settings import WorkerSettings, parse_queues
+from workers.settings import LogLevel, WorkerSettings, parse_queues
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,7 +32,7 @@ def cli() -> None:
 )
 @click.option("--name", default=None, help="How this worker is called in job lists. [default: host and process id]")
 @click.option("--log-level", default="INFO", show_default=True, type=click.Choice(["DEBUG", "INFO", "WARNING"]))
-def start(queues: str, name: str | None, log_level: str) -> None:
+def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     """Start a worker; one job at a time, each in a child process.
 
     \b

@@ -16,7 +16,7 @@ from registry.deadlines import Timeouts
 from registry.errors import Invalid, Unavailable
 from registry.queue import NoQueue, open_queue
 from registry.queue.broker import CeleryQueue
-from registry.settings import _NUMBERS, Settings
+from registry.settings import Settings
 from registry.storage.s3 import S3Storage
 
 ENV = {"REGISTRY_DATABASE_URL": "sqlite:////tmp/none.sqlite3", "REGISTRY_STORAGE_URL": "s3://bucket/prefix"}
@@ -52,8 +52,7 @@ def test_what_is_set_is_read_and_the_rest_has_defaults() -> None:
 
 
 def test_every_setting_but_the_home_can_be_set() -> None:
-    numbers = dict.fromkeys(set(_NUMBERS) - {"part_bytes"}, "3")
-    chosen = {
+    given = {
         "part_bytes": "10000000",
         "gate": "quarantine",
         "read_only": "1",
@@ -61,12 +60,14 @@ def test_every_setting_but_the_home_can_be_set() -> None:
         "s3_checksum_mode": "when_supported",
         "s3_encryption": "AES256",
         "database_startup_options": "omit",
+        "auth": "none",
     }
-    given = {**numbers, **chosen}
-    env = {f"REGISTRY_{field.name.upper()}": given.get(field.name, "none") for field in fields(Settings)}
+    env = {f"REGISTRY_{field.name.upper()}": given.get(field.name, "7") for field in fields(Settings)}
     settings = Settings.from_env(env)
     assert settings.embedded_home is None
-    assert {field.name for field in fields(Settings) if getattr(settings, field.name) is None} == {"embedded_home"}
+    assert [field.name for field in fields(Settings) if getattr(settings, field.name) == field.default] == [
+        "embedded_home"
+    ]
 
 
 def test_a_default_limit_may_be_none_and_no_other_number_may() -> None:
@@ -79,7 +80,7 @@ def test_a_default_limit_may_be_none_and_no_other_number_may() -> None:
         for wrong in ("0", "-1", "1.5", "None", "1TB"):
             with pytest.raises(Invalid, match=variable):
                 Settings.from_env(ENV | {variable: wrong})
-    with pytest.raises(Invalid, match="REGISTRY_LEASE_S is no number"):
+    with pytest.raises(Invalid, match=r"REGISTRY_LEASE_S is no number; set it to one$"):
         Settings.from_env(ENV | {"REGISTRY_LEASE_S": "none"})
 
 
@@ -115,6 +116,35 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(Invalid, match=name) as caught:
         Settings.from_env(ENV | {name: value})
     assert caught.value.param == name
+
+
+def test_all_that_is_wrong_is_said_at_once_and_no_secret_with_it() -> None:
+    wrong = {
+        "REGISTRY_STORAGE_URL": "",
+        "REGISTRY_AUTH": "off",
+        "REGISTRY_PART_BYTES": "1",
+        "REGISTRY_RATE_LIMIT_PER_S": "-1",
+        "REGISTRY_READ_ONLY": "yes",
+        "REGISTRY_LEASE_S": "inf",
+        "REGISTRY_MAX_ATTEMPTS": "9" * 5000,
+    }
+    secrets = {
+        "REGISTRY_DATABASE_URL": "postgresql://user:hunter2@db/registry",
+        "REGISTRY_BROKER_URL": "redis://:hunter2@b",
+    }
+    with pytest.raises(Invalid) as caught:
+        Settings.from_env(secrets | wrong)
+    assert sorted(caught.value.message.split(". ")) == [
+        "REGISTRY_AUTH is 'off'; set it to 'token' or 'none'",
+        "REGISTRY_LEASE_S is no finite number; set it to one",
+        "REGISTRY_MAX_ATTEMPTS is no number; set it to one",
+        "REGISTRY_PART_BYTES is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between",
+        "REGISTRY_RATE_LIMIT_PER_S is no number from 0 on; set it to one",
+        "REGISTRY_READ_ONLY is neither 0 nor 1; set it to one of them",
+        "REGISTRY_STORAGE_URL is not set; set it, for example REGISTRY_STORAGE_URL=s3://bucket/prefix",
+    ]
+    assert caught.value.param == "REGISTRY_STORAGE_URL"
+    assert "hunter2" not in repr(Settings.from_env(ENV | secrets))
 
 
 @pytest.mark.parametrize(

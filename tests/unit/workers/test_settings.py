@@ -67,8 +67,49 @@ def test_a_bad_value_is_refused_by_name_and_not_shown(name: str, value: str, mon
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput) as raised:
         WorkerSettings.from_env()
-    assert name in raised.value.message or raised.value.param == "queue"
+    assert raised.value.message.startswith(f"{name} ")
+    assert raised.value.param == name
     assert "hunter2" not in raised.value.message
+
+
+def test_all_that_is_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "REGISTRY_BROKER_URL": "rediss://:hunter2@broker",
+        "ADAPTER_WORKER_NAME": "gpu-1",
+        "ADAPTER_WORKER_SHARED_PATHS": "/data::/models",
+        "ADAPTER_WORKER_HUB_REPOSITORIES": " org/*, meta-llama/x ",
+        "ADAPTER_WORKER_QUEUES": "cpu",
+        "ADAPTER_WORKER_GRACE_S": "12.5",
+        "ADAPTER_WORKER_WARM": "0",
+        "ADAPTER_WORKER_LOG_LEVEL": "DEBUG",
+        "ADAPTER_WORKER_LOG_FORMAT": "json",
+    }
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    settings = WorkerSettings.from_env()
+    assert settings == WorkerSettings(
+        name="gpu-1",
+        broker_url="rediss://:hunter2@broker",
+        shared_paths=("/data", "/models"),
+        hub_repositories=("org/*", "meta-llama/x"),
+        queues=("cpu",),
+        grace_s=12.5,
+        warm=False,
+        log_level="DEBUG",
+        log_format="json",
+    )
+    assert "hunter2" not in repr(settings)
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTER_WORKER_QUEUES", "tpu")
+    monkeypatch.setenv("ADAPTER_WORKER_GRACE_S", "86400")
+    with pytest.raises(InvalidInput) as raised:
+        WorkerSettings.from_env()
+    assert raised.value.message == (
+        "ADAPTER_WORKER_QUEUES is no list of queues: there is no queue tpu; choose among gpu, cpu. "
+        "ADAPTER_WORKER_GRACE_S is no number below 86400; set it to one"
+    )
 
 
 def test_queues_are_kept_in_one_order() -> None:

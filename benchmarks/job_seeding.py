@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from sqlalchemy import text
 
 from registry.access.audit.models import AuditEntry
-from registry.db.database import Database, Model
+from registry.db.database import Database
+from registry.db.types import Model
 from registry.deadlines import Timeouts
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Attempt, Job, JobEvent

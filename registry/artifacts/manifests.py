@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.db.database import connection_of, hold_blobs, insert_if_new
+from registry.db.statements import insert_if_new
+from registry.db.transactions import connection_of
 from registry.errors import Invalid, NotFound, Unreadable, Verification
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.codes import explain_validation

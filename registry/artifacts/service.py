@@ -10,12 +10,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.blob_check import Facts, Inspection, Passing, read_blob
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.storage_access import storage_explained, transfer_of
 from registry.artifacts.stored_blobs import STORED, Readable, Stored, find_stored
 from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to
-from registry.db.database import Database, hold_blobs, insert_if_new, upsert
+from registry.db.database import Database
+from registry.db.statements import insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
 from registry.principal import Principal
 from registry.storage import Storage

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob
-from registry.db.database import connection_of
+from registry.db.transactions import connection_of
 from registry.principal import Principal
 
 STORED = Blob.collected_at.is_(None)

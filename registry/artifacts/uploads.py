@@ -18,10 +18,14 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.storage_access import storage_explained, transfer_of
 from registry.artifacts.stored_blobs import Readable, find_stored
-from registry.db.database import Database, connection_of, hold_blobs, upsert, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
+from registry.db.statements import upsert
+from registry.db.transactions import connection_of
 from registry.errors import Invalid, NotFound, QuotaExceeded, Verification
 from registry.principal import Principal
 from registry.storage import MAX_PARTS, Storage

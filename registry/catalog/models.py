@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from registry.db.database import Model, UtcDateTime, utc_now
+from registry.db.clock import utc_now
+from registry.db.types import Model, UtcDateTime
 
 #: `lifecycle.LIVE` as the index says it: a query that says the same is answered by it.
 LIVE_ROWS = text("state IN ('pending', 'ready', 'quarantined', 'archived')")

@@ -8,7 +8,7 @@ from sqlalchemy import Float, String, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from registry.db.database import Model
+from registry.db.types import Model
 
 #: Upper ends of the histogram of durations, in seconds; what took longer is in none of them but "+Inf".
 BUCKETS_S = (5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 86_400.0)

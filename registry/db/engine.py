@@ -130,7 +130,7 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        # The driver's own BEGIN is switched off; `registry.db.database.begin` sends ours, of the right kind.
+        # The driver's own BEGIN is switched off; `registry.db.transactions.begin` sends ours, of the right kind.
         connection.isolation_level = None
         cursor = connection.cursor()
         # FULL: else a power cut takes back what was acknowledged, and a version's number is given again to other bytes.

@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.orm import Session
 
+from registry.db.clock import db_epoch_s, db_now, utc_now
 from registry.db.counters import count, count_duration
-from registry.db.database import db_epoch_s, db_now, utc_now
 from registry.errors import StaleAttempt
 from registry.jobs import events
 from registry.jobs.lifecycle import move

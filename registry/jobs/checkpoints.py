@@ -13,7 +13,9 @@ from registry.artifacts.manifests import blobs_of, read_manifest, record_manifes
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
-from registry.db.database import Database, db_now, upsert, utc_now
+from registry.db.clock import db_now, utc_now
+from registry.db.database import Database
+from registry.db.statements import upsert
 from registry.db.stored_json import read_stored, readable
 from registry.errors import Invalid, NotFound
 from registry.jobs import attempts

@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from registry.datasets.finding import find_for_job
-from registry.db.database import Database, db_epoch_s, db_now
+from registry.db.clock import db_epoch_s, db_now
+from registry.db.database import Database
 from registry.errors import RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events

@@ -7,7 +7,8 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.database import Database, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.db.stored_json import readable
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent

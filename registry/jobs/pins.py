@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.bases.finding import files_of, find_base
 from registry.catalog.models import NamedBase, Version
 from registry.datasets.finding import find_dataset
-from registry.db.database import db_now
+from registry.db.clock import db_now
 from registry.errors import InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.models import Worker

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.database import db_epoch_s
+from registry.db.clock import db_epoch_s
 from registry.db.stored_json import readable, table
 from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places

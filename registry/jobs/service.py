@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.db.database import Database, db_now
+from registry.db.clock import db_now
+from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.stored_json import table
 from registry.errors import Conflict

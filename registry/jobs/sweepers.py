@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from registry.db.database import db_epoch_s, upsert
+from registry.db.clock import db_epoch_s
+from registry.db.statements import upsert
 from registry.jobs.models import Sweeper
 
 #: A process that has not swept for so long is not told of any more, in seconds.

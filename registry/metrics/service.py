@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.db.clock import db_now
 from registry.db.counters import BUCKETS_S, Counter, count
-from registry.db.database import Database, db_now
+from registry.db.database import Database
 from registry.http.refusals import WHYS
 from registry.jobs.models import Job
 from registry.jobs.sweepers import sweepers

@@ -19,7 +19,9 @@ import registry.jobs.models
 import registry.removal.models
 import registry.signatures.models
 import registry.usage.models  # noqa: F401 - for its tables
-from registry.db.database import Database, Model, allow
+from registry.db.database import Database
+from registry.db.transactions import allow
+from registry.db.types import Model
 
 METADATA: MetaData = Model.metadata
 #: How long PostgreSQL may take to describe its tables, in seconds.

@@ -13,7 +13,8 @@ from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
 from registry.catalog.models import Adapter, NamedBase, Version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db.database import Database, insert_if_new
+from registry.db.database import Database
+from registry.db.statements import insert_if_new
 from registry.jobs.models import Checkpoint, Job
 from registry.usage.charging import COUNTED
 from registry.usage.models import Usage

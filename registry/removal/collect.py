@@ -19,13 +19,15 @@ from typing import NamedTuple
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
 from registry.artifacts.storage_access import storage_explained
 from registry.artifacts.uploads import leave_places
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import LIVE
-from registry.db.database import Database, hold_blobs, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.removal.garbage import Rules
 from registry.storage import Storage
 from registry.usage.charging import charge

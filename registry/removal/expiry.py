@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from registry.access.audit.models import AuditEntry
 from registry.access.audit.service import record
 from registry.access.models import Grant, Token
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
 from registry.artifacts.uploads import end_expired
 from registry.catalog.models import (
@@ -38,7 +39,9 @@ from registry.catalog.models import (
 )
 from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset
-from registry.db.database import Database, db_epoch_s, hold_blobs, insert_if_new, utc_now
+from registry.db.clock import db_epoch_s, utc_now
+from registry.db.database import Database
+from registry.db.statements import insert_if_new
 from registry.errors import RegistryError, Unavailable
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest

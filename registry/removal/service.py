@@ -14,7 +14,9 @@ from registry.artifacts.uploads import end_expired
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import find_adapter
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.database import Database, Model, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
+from registry.db.types import Model
 from registry.http.idempotency.models import KeyedRequest
 from registry.principal import EVERYWHERE, Principal
 from registry.removal.collect import Collection

@@ -9,7 +9,7 @@ from sqlalchemy import Insert, bindparam, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from registry.db.database import connection_of
+from registry.db.transactions import connection_of
 from registry.usage.limits import limits_of, require_room
 from registry.usage.models import Usage
 

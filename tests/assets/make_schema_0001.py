@@ -20,7 +20,7 @@ from support.adapters import base_registration, digest, save_adapter  # noqa: E4
 
 from registry.access.tokens import Role  # noqa: E402
 from registry.app.services import Services, build  # noqa: E402
-from registry.db.database import head_revision  # noqa: E402
+from registry.db.schema_version import head_revision  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402
 from registry.settings import Settings  # noqa: E402
 from sdk.pushing.pack import pack_adapter  # noqa: E402

@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 from support.adapters import base_registration, digest, save_adapter  # noqa: E402
 
 from registry.app.services import Services, build  # noqa: E402
-from registry.db.database import head_revision  # noqa: E402
+from registry.db.schema_version import head_revision  # noqa: E402
 from registry.http.idempotency.models import KeyedRequest  # noqa: E402
 from registry.principal import SYSTEM, Principal, Role  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402

@@ -23,7 +23,7 @@ from support.adapters import base_registration, digest, lora_tensors, save_adapt
 
 from registry.app.services import Services, build  # noqa: E402
 from registry.artifacts.models import UploadBlob, UploadPart  # noqa: E402
-from registry.db.database import head_revision  # noqa: E402
+from registry.db.schema_version import head_revision  # noqa: E402
 from registry.http.idempotency.models import KeyedRequest  # noqa: E402
 from registry.principal import SYSTEM, Principal, Role  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402

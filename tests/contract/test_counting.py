@@ -24,7 +24,7 @@ from support.usage import begin, blob, by_kind, differing, end_time_of
 from support.working import Held
 
 from registry.artifacts.models import ManifestRow
-from registry.db.database import db_now, utc_now
+from registry.db.clock import db_now, utc_now
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import SYSTEM, Role
 from registry.quotas.recount import recount

@@ -22,7 +22,8 @@ from registry.access.audit.models import AuditEntry
 from registry.access.models import Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
 from registry.catalog.models import Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.db.database import Model, utc_now
+from registry.db.clock import utc_now
+from registry.db.types import Model
 from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import LOCAL, Role

@@ -15,9 +15,9 @@ from support.adapters import SPEC
 from support.registries import World
 from support.working import Held
 
-import registry.db.database
+import registry.db.clock
 from registry.app.services import Services, build
-from registry.db.database import db_epoch_s
+from registry.db.clock import db_epoch_s
 from registry.jobs import attempts
 from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.jobs.time_limits import OVERTIME_S, TimeLimits
@@ -169,7 +169,7 @@ def clock_ahead(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> Iterator[Non
             return datetime.now(tz) + timedelta(**ahead)
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry.db.database, "datetime", Skewed)
+        patched.setattr(registry.db.clock, "datetime", Skewed)
         yield
 
 

@@ -20,8 +20,8 @@ from registry.access.audit.models import AuditEntry
 from registry.access.read_only.models import ReadOnlyRow
 from registry.access.read_only.service import TRUST_S, ReadOnlySwitch
 from registry.app import application
+from registry.db.clock import utc_now
 from registry.db.counters import Counter
-from registry.db.database import utc_now
 from registry.http.refusals import REFUSALS
 from registry.jobs.models import Job, Worker
 from registry.principal import LOCAL, SYSTEM, Role

@@ -16,8 +16,10 @@ from support.registries import World
 from support.schemas import ASSETS, kept_revisions, load_past
 
 from registry.catalog.models import Version
-from registry.db.database import Database, Model, append
+from registry.db.database import Database
+from registry.db.statements import append
 from registry.db.stored_json import read_stored
+from registry.db.types import Model
 from registry.errors import Unreadable
 from registry.jobs import releases
 from registry.jobs.models import Job

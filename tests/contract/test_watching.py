@@ -19,7 +19,7 @@ from support.registries import World
 from support.statements import Statement, sent
 from support.working import Held, line, progress
 
-from registry.db.database import utc_now
+from registry.db.clock import utc_now
 from registry.jobs import event_stream
 from registry.jobs import events as stored
 from registry.jobs.event_feed import LOOK_S, TICK_S

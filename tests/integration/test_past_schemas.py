@@ -12,7 +12,8 @@ from support.schemas import downgrade, kept_revisions, load_past, revisions, row
 from registry.access.audit.service import Audit
 from registry.app.services import Services, build
 from registry.catalog.models import AliasMoveRow, Version
-from registry.db.database import Database, head_revision
+from registry.db.database import Database
+from registry.db.schema_version import head_revision
 from registry.errors import Forbidden, NotFound
 from registry.evaluations.models import EvaluationMetric
 from registry.http.idempotency.models import KeyedRequest

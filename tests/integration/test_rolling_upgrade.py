@@ -16,7 +16,8 @@ from support.schemas import ASSETS, downgrade
 from registry.app.services import Services, build
 from registry.artifacts.models import ManifestRow
 from registry.catalog.models import NamedBase
-from registry.db.database import append, utc_now
+from registry.db.clock import utc_now
+from registry.db.statements import append
 from registry.errors import NotFound
 from registry.jobs.models import Job
 from registry.principal import LOCAL, SYSTEM, Principal, Role

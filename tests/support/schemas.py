@@ -11,7 +11,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData, Table, create_engine, inspect, select, text
 
-from registry.db.database import Database, migrations_folder
+from registry.db.database import Database
+from registry.db.schema_version import migrations_folder
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

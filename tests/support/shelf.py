@@ -25,7 +25,8 @@ from registry.catalog.models import (
 )
 from registry.catalog.versions.finding import space_of
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db.database import Database, Model
+from registry.db.database import Database
+from registry.db.types import Model
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.jobs.models import Job
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from registry.artifacts.models import Upload
-from registry.db.database import utc_now
+from registry.db.clock import utc_now
 from registry.quotas.recount import count_anew
 from registry.usage.charging import BYTES, COUNTED
 from registry.usage.models import Usage

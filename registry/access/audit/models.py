@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.db.database import Model, UtcDateTime, utc_now
+from registry.db.clock import utc_now
+from registry.db.types import Model, UtcDateTime
 
 
 class AuditEntry(Model):

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.models import AuditEntry
-from registry.db.database import Database, append
+from registry.db.database import Database
 from registry.db.paging import Paged, page_of
+from registry.db.statements import append
 from registry.principal import Principal
 from sdk.schemas.people import AuditView
 

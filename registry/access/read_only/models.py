@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.db.database import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime
 
 
 class ReadOnlyRow(Model):

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from registry.access.audit.service import record
 from registry.access.read_only.models import ReadOnlyRow
-from registry.db.database import Database, insert_if_new, upsert, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
+from registry.db.statements import insert_if_new, upsert
 from registry.errors import ReadOnly, RegistryError
 from registry.principal import EVERYWHERE, Principal
 

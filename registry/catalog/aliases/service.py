@@ -10,8 +10,10 @@ from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtectio
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.present import refresh_document
-from registry.db.database import Database, insert_if_new, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.db.paging import Paged, page_of
+from registry.db.statements import insert_if_new
 from registry.errors import Conflict, Forbidden, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.refs import BadNameError, Ref, parse_alias, parse_scope

@@ -21,8 +21,10 @@ from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
 from registry.catalog.bases.finding import WHOLE, find_base, find_visible, is_digits
 from registry.catalog.models import BaseModelRow, NamedBase
-from registry.db.database import Database, insert_if_new, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.db.paging import Paged, page_of
+from registry.db.statements import insert_if_new
 from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.principal import EVERYWHERE, LOCAL, Principal

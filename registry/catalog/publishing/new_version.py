@@ -21,7 +21,9 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
-from registry.db.database import append, connection_of, insert_if_new, put, utc_now
+from registry.db.clock import utc_now
+from registry.db.statements import append, insert_if_new, put
+from registry.db.transactions import connection_of
 from registry.errors import Invalid, RegistryError, Verification
 from registry.principal import SYSTEM, Principal
 from registry.signatures.service import record_signature

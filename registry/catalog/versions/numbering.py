@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.database import connection_of, put, utc_now
+from registry.db.clock import utc_now
+from registry.db.statements import put
+from registry.db.transactions import connection_of
 from registry.usage.charging import charge
 
 

@@ -14,7 +14,7 @@ from registry.artifacts.manifests import read_manifests
 from registry.catalog.bases.finding import base_of
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.versions.finding import exact_ref, space_of
-from registry.db.database import append, upsert
+from registry.db.statements import append, upsert
 from registry.db.stored_json import salvage, table
 from registry.errors import Unreadable
 from registry.principal import SYSTEM, Principal

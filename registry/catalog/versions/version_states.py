@@ -15,7 +15,9 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
 from registry.catalog.versions.present import present, refresh_document
-from registry.db.database import Database, upsert, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
+from registry.db.statements import upsert
 from registry.errors import Conflict, Invalid
 from registry.principal import Principal
 from registry.usage.charging import charge

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, select, update
 from sqlalchemy.orm import Session
 
-from registry.db.database import Database, db_epoch_s, insert_if_new
+from registry.db.clock import db_epoch_s
+from registry.db.database import Database
+from registry.db.statements import insert_if_new
 from registry.errors import Conflict
 from registry.http.idempotency.models import KeyedRequest
 from registry.principal import Principal

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from support.adapters import base_registration
 from support.people import new_adapter
 
-from registry.db.database import db_epoch_s, utc_now
+from registry.db.clock import db_epoch_s, utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import Role
 from sdk.client import Client

@@ -14,7 +14,7 @@ from sqlalchemy import delete, text
 from support.registries import SHORT_LEASE_S
 from support.statements import sent
 
-from registry.db.database import append
+from registry.db.statements import append
 from registry.jobs.models import Job, Sweeper
 from registry.jobs.reconcile import in_background
 from registry.jobs.sweepers import note_sweep, sweepers

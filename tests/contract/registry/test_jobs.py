@@ -15,7 +15,7 @@ from support.registries import SHORT_LEASE_S, World
 
 from registry.catalog.models import Version
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.database import db_epoch_s
+from registry.db.clock import db_epoch_s
 from registry.errors import RegistryError
 from registry.jobs.models import Job
 from registry.principal import Role

@@ -14,7 +14,8 @@ from support.adapters import digest
 from support.registries import World
 from support.stored import names_of
 
-from registry.db.database import Model, utc_now
+from registry.db.clock import utc_now
+from registry.db.types import Model
 from sdk.client import Client
 from sdk.objects import Version
 from sdk.pushing.pack import pack_adapter

@@ -34,7 +34,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixe
 from registry.artifacts.models import Upload
 from registry.catalog.models import Version as VersionRow
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.database import utc_now
+from registry.db.clock import utc_now
 from registry.errors import Unavailable
 from registry.http.idempotency.models import KeyedRequest
 from registry.principal import SYSTEM, Role

@@ -19,7 +19,10 @@ from sqlalchemy import func, select, text, update
 from registry.access.models import Token
 from registry.artifacts.models import Blob
 from registry.catalog.models import Adapter, AliasMoveRow
-from registry.db.database import Database, db_epoch_s, head_revision, insert_if_new, migrations_folder, utc_now
+from registry.db.clock import db_epoch_s, utc_now
+from registry.db.database import Database
+from registry.db.schema_version import head_revision, migrations_folder
+from registry.db.statements import insert_if_new
 from registry.errors import Invalid, Unavailable
 
 

@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from registry.access.audit.models import AuditEntry
 from registry.access.models import Token
 from registry.access.tokens import Tokens
-from registry.db.database import Database, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, Unauthenticated
 from registry.principal import LOCAL, SYSTEM, Principal, Role
 from sdk.schemas.labels import parse_label, same_label

@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from registry.access.audit.models import AuditEntry
 from registry.access.models import Token
 from registry.access.tokens import Tokens
-from registry.db.database import Database, utc_now
+from registry.db.clock import utc_now
+from registry.db.database import Database
 from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import LOCAL, Principal, Role
 from sdk.schemas.people import GrantView, NewToken

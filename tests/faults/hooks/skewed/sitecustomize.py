@@ -1,7 +1,7 @@
 """Lets a process of ours think that it is another time. Python reads this at its start, from PYTHONPATH.
 
 `SKEWED_S`: by how many seconds its clock is ahead, or behind. It is that of records and of signatures (`time.time` and
-`registry.db.database.utc_now`); how long something takes is measured as everywhere.
+`registry.db.clock.utc_now`); how long something takes is measured as everywhere.
 """
 
 import importlib.abc
@@ -23,10 +23,10 @@ time.time = _skewed_time
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Changes `registry.db.database` before anybody takes the clock from it."""
+    """Changes `registry.db.clock` before anybody takes the clock from it."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != "registry.db.database":
+        if name != "registry.db.clock":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -1,0 +1,69 @@
+"""What whoever asked is told of what the driver or the pool of connections says.
+
+>>> explain(OverflowError("Python int too large to convert to SQLite INTEGER")).code
+<ErrorCode.INVALID: 'invalid'>
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DatabaseError, DataError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from registry.errors import Invalid, Unavailable
+
+#: What drivers say of a connection that was open.
+_ENDED = ("closed the connection", "connection is closed", "terminating connection", "reset by peer")
+
+
+def explain(error: Exception) -> Invalid | Unavailable | None:
+    """Return the error that says what to do, or None where this one is a fault of ours."""
+    if isinstance(error, PoolTimeoutError):
+        return Unavailable("the database has more to do than it can; try again shortly")
+    if isinstance(error, DataError):
+        return Invalid("a value is too long or out of the range that the database keeps; send a smaller one")
+    if isinstance(error, OverflowError):
+        # What SQLite's driver says to an integer of more than 64 bits.
+        return Invalid("a number is out of the range that the database keeps; send a smaller one")
+    if isinstance(error, InterfaceError):
+        return Unavailable("the database can't be reached; check that it runs, then try again")
+    # Faults of ours or of a value, such as IntegrityError, are children of these.
+    if type(error) in (OperationalError, InternalError, DatabaseError):
+        return _said_by_driver(str(error.orig))  # type: ignore[attr-defined]
+    return None
+
+
+def says_full(error: Exception) -> bool:
+    """Whether a driver says that the disk of the database is full."""
+    return isinstance(error, DatabaseError) and _is_full(str(error.orig))
+
+
+def _is_full(reason: str) -> bool:
+    return "is full" in reason or "No space left" in reason
+
+
+def _said_by_driver(reason: str) -> Unavailable | None:
+    if _is_full(reason):
+        return Unavailable("the disk that holds the database is full; free some space, then try again")
+    if "readonly" in reason or "unable to open" in reason:
+        return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
+    if "not a database" in reason or "malformed" in reason:
+        return Unavailable("the database's file is no database of ours, or is damaged; restore it from a backup")
+    if "locked" in reason or "lock timeout" in reason:
+        return Unavailable("the database is busy with another program's changes; try again shortly")
+    if "statement timeout" in reason:
+        return Unavailable("the database took too long for this; ask for less, or try again shortly")
+    if "idle-in-transaction" in reason:
+        return Unavailable("this server stood still amid a transaction, and the database took that back; try again")
+    if any(word in reason for word in ("too many clients", "too many connections", "connection slots")):
+        return Unavailable(
+            "the database has no connection left; raise its max_connections or lower REGISTRY_DATABASE_CONNECTIONS, "
+            "or try again shortly"
+        )
+    if "connection failed" not in reason and any(word in reason for word in _ENDED):
+        # It was there when the transaction began. Where it has gone away, whoever comes next is told so.
+        return Unavailable("the database ended the connection amid a transaction; try again shortly")
+    if any(
+        word in reason for word in ("connect", "no answer", "terminating", "closed", "starting up", "shutting down")
+    ):
+        return Unavailable("the database can't be reached; check that it runs, then try again")
+    return None

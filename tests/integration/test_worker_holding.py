@@ -40,8 +40,8 @@ from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
 from workers.lease.connections import apart
-from workers.lease.heartbeat import Holder
-from workers.lease.stopping import Stopping, Why
+from workers.lease.heartbeat import Lease
+from workers.lease.stop_signal import StopReason, StopSignal
 from workers.node.inputs import Inputs
 from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
@@ -93,9 +93,9 @@ class Held:
         """Its id."""
         return self.assignment.job
 
-    def by(self, client: Client) -> Holder:
+    def by(self, client: Client) -> Lease:
         """Hold it through a client."""
-        return Holder(client, self.assignment, claimed_at=self.claimed_at)
+        return Lease(client, self.assignment, claimed_at=self.claimed_at)
 
 
 @pytest.fixture
@@ -132,17 +132,17 @@ class TestHeartbeats:
         self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", LEASE_S / 4)
-        with apart(client) as own, held.by(own) as holder:
-            holder.report(Progress(phase="load", step=1))
+        with apart(client) as own, held.by(own) as lease:
+            lease.report(Progress(phase="load", step=1))
             _wait_for_news(world, held, 1)
             # What follows soon waits a moment, and of counts within a phase only the newest is of use.
-            holder.report(Progress(phase="load", step=2))
-            holder.report(Progress(phase="load", step=3))
-            holder.report(Progress(phase="train", step=1, loss=1.0))
-            holder.log("a line")
+            lease.report(Progress(phase="load", step=2))
+            lease.report(Progress(phase="load", step=3))
+            lease.report(Progress(phase="train", step=1, loss=1.0))
+            lease.log("a line")
             time.sleep(1.2 * LEASE_S)
-            assert not holder.lost
-            assert not holder.cancelled
+            assert not lease.lost
+            assert not lease.cancelled
         assert world.writer.job_view(held.job).state == "running"
         said = [event.progress.step if event.progress else event.message for event in _news_of(world, held)]
         assert said == [1, 3, 1, "a line"]
@@ -151,44 +151,44 @@ class TestHeartbeats:
         self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", 3600.0)
-        with held.by(client) as holder:
-            holder.report(Progress(phase="load", step=1))
+        with held.by(client) as lease:
+            lease.report(Progress(phase="load", step=1))
             _wait_for_news(world, held, 1)
 
     def test_an_assignment_that_was_long_under_way_is_held_if_the_registry_still_says_so(
         self, client: Client, held: Held
     ) -> None:
         slow = Held(held.assignment, held.claimed_at - 2 * LEASE_S)
-        with slow.by(client) as holder:
-            assert not holder.lost
+        with slow.by(client) as lease:
+            assert not lease.lost
         given_since = Held(held.assignment.model_copy(update={"attempt": 2}), slow.claimed_at)
-        with given_since.by(client) as holder:
-            assert holder.lost
+        with given_since.by(client) as lease:
+            assert lease.lost
 
     def test_a_registry_that_answers_slowly_has_time_to_say_so(
         self, client: Client, proxy: FaultProxy, held: Held
     ) -> None:
         proxy.before = lambda _head: time.sleep(LEASE_S / 6)
-        with Held(held.assignment, held.claimed_at - 2 * LEASE_S).by(client) as holder:
-            assert not holder.lost
+        with Held(held.assignment, held.claimed_at - 2 * LEASE_S).by(client) as lease:
+            assert not lease.lost
 
     def test_a_cancel_is_heard(self, world: World, client: Client, held: Held) -> None:
-        with held.by(client) as holder:
+        with held.by(client) as lease:
             world.writer.cancel_job(held.job)
-            wait_until(lambda: holder.cancelled, lambda: "it was not heard", timeout_s=60)
-            assert not holder.lost
+            wait_until(lambda: lease.cancelled, lambda: "it was not heard", timeout_s=60)
+            assert not lease.lost
 
     def test_a_registry_that_comes_back_in_time_costs_nothing(
         self, client: Client, proxy: FaultProxy, held: Held
     ) -> None:
         there = proxy.upstream
-        with held.by(client) as holder:
+        with held.by(client) as lease:
             proxy.upstream = ("127.0.0.1", processes.free_port())
-            holder.log("said while it was away")
+            lease.log("said while it was away")
             time.sleep(LEASE_S / 3)
             proxy.upstream = there
             time.sleep(LEASE_S)
-            assert not holder.lost
+            assert not lease.lost
         assert "said while it was away" in [event.message for event in client.job_events(held.job)]
 
     @pytest.mark.alone
@@ -197,12 +197,12 @@ class TestHeartbeats:
         self, world: World, client: Client, proxy: FaultProxy, held: Held, silence: str
     ) -> None:
         let_go = Event()
-        with apart(client) as own, held.by(own) as holder:
+        with apart(client) as own, held.by(own) as lease:
             if silence == "refused":
                 proxy.upstream = ("127.0.0.1", processes.free_port())
             else:
                 proxy.before = lambda _head: let_go.wait(30)
-            wait_until(lambda: holder.lost, lambda: "it is still held", timeout_s=60)
+            wait_until(lambda: lease.lost, lambda: "it is still held", timeout_s=60)
             given_up_at = time.monotonic()
             # Whoever looks now finds the lease still running.
             world.services.claims.requeue_expired()
@@ -212,21 +212,21 @@ class TestHeartbeats:
         assert given_up_at - held.claimed_at < LEASE_S
 
     def test_an_attempt_that_is_stale_is_lost(self, world: World, client: Client, held: Held) -> None:
-        with held.by(client) as holder:
+        with held.by(client) as lease:
             stale = held.assignment.model_copy(update={"attempt": held.assignment.attempt + 1})
-            with Holder(client, stale, claimed_at=held.claimed_at) as other:
+            with Lease(client, stale, claimed_at=held.claimed_at) as other:
                 wait_until(lambda: other.lost, lambda: "it is still held", timeout_s=60)
-            assert not holder.lost
+            assert not lease.lost
 
     def test_events_that_the_registry_refuses_cost_the_line_and_not_the_job(
         self, world: World, client: Client, held: Held
     ) -> None:
-        with held.by(client) as holder:
-            holder.log("with a NUL: \0")
+        with held.by(client) as lease:
+            lease.log("with a NUL: \0")
             time.sleep(1)
-            holder.log("without")
+            lease.log("without")
             time.sleep(LEASE_S)
-            assert not holder.lost
+            assert not lease.lost
         assert [event.message for event in client.job_events(held.job) if event.kind == "log"] == ["without"]
 
     def test_threads_that_wait_for_the_registry_do_not_keep_heartbeats_waiting(
@@ -241,35 +241,35 @@ class TestHeartbeats:
         proxy.before = hang
         with ThreadPoolExecutor(3) as pool, apart(client) as own:
             busy = [pool.submit(client.job_view, held.job) for _ in range(3)]
-            with held.by(own) as holder:
+            with held.by(own) as lease:
                 time.sleep(1.2 * LEASE_S)
                 assert not any(call.done() for call in busy)
-                assert not holder.lost
+                assert not lease.lost
             let_go.set()
 
 
-class TestWhy:
+class TestStopReason:
     def test_reasons_and_what_they_allow(self, client: Client, held: Held) -> None:
-        holder = held.by(client)
+        lease = held.by(client)
         shutdown = Shutdown(grace_s=30)
-        assert Stopping(holder, shutdown, grace_s=30, timeout_s=None).why() is None
-        late = Stopping(holder, shutdown, grace_s=30, timeout_s=0.0)
-        assert late.why() is Why.TIMEOUT
+        assert StopSignal(lease, shutdown, grace_s=30, timeout_s=None).reason() is None
+        late = StopSignal(lease, shutdown, grace_s=30, timeout_s=0.0)
+        assert late.reason() is StopReason.TIMEOUT
         assert late.may_finish(29)
         assert not late.may_finish(30)
         shutdown.ask()
-        stopping = Stopping(holder, shutdown, grace_s=30, timeout_s=None)
-        assert stopping.why() is Why.DRAINING
-        assert stopping.may_finish(1)
+        stop_signal = StopSignal(lease, shutdown, grace_s=30, timeout_s=None)
+        assert stop_signal.reason() is StopReason.DRAINING
+        assert stop_signal.may_finish(1)
         # What is left then is for sending the checkpoint.
         shutdown._since = time.monotonic() - 21
-        assert not stopping.may_finish(1)
-        assert 8 < stopping.patience_s(300) <= 9
+        assert not stop_signal.may_finish(1)
+        assert 8 < stop_signal.remaining_s(300) <= 9
         shutdown.ask()
-        assert not stopping.may_finish(0)
-        assert stopping.patience_s(300) == 0
-        holder.lose()
-        assert stopping.why() is Why.LOST
+        assert not stop_signal.may_finish(0)
+        assert stop_signal.remaining_s(300) == 0
+        lease.lose()
+        assert stop_signal.reason() is StopReason.LOST
 
 
 REPORT = TrainingReport(
@@ -286,8 +286,8 @@ REPORT = TrainingReport(
 class Sending:
     """A sender and the checkpoints that it is given."""
 
-    def __init__(self, sender: CheckpointSender, holder: Holder, folder: Path) -> None:
-        self.sender, self.holder, self.folder = sender, holder, folder
+    def __init__(self, sender: CheckpointSender, lease: Lease, folder: Path) -> None:
+        self.sender, self.lease, self.folder = sender, lease, folder
 
     def write(self, step: int) -> Path:
         """Write a checkpoint and hand it over."""
@@ -303,24 +303,24 @@ class TestCheckpoints:
     def sending(self, client: Client, held: Held, base: BaseView, tmp_path: Path) -> Iterator[Sending]:
         transfers = Transfers()
         with (
-            held.by(client) as holder,
+            held.by(client) as lease,
             Inputs(
                 client, transfers, folder=tmp_path / "attempt", namespace=None, settings=WorkerSettings("tested")
             ) as inputs,
         ):
-            stopping = Stopping(holder, Shutdown(grace_s=30), grace_s=30, timeout_s=None)
+            stop_signal = StopSignal(lease, Shutdown(grace_s=30), grace_s=30, timeout_s=None)
             attempt = Attempt(
                 client,
                 held.assignment,
-                holder=holder,
-                stopping=stopping,
+                lease=lease,
+                stop_signal=stop_signal,
                 inputs=inputs,
                 transfers=transfers,
                 warm_child=WarmChild(warm=False),
                 folder=tmp_path,
             )
             with CheckpointSender(attempt, base_fingerprint=base.fingerprint) as sender:
-                yield Sending(sender, holder, tmp_path / "checkpoints")
+                yield Sending(sender, lease, tmp_path / "checkpoints")
 
     @pytest.fixture
     def stored(self, world: World, held: Held) -> Callable[[], list[int]]:
@@ -370,7 +370,7 @@ class TestCheckpoints:
         proxy.upstream = there
         sending.sender.finish(60)
         assert stored() == [5]
-        sending.holder.flush()
+        sending.lease.flush()
         said = "\n".join(event.message or "" for event in world.writer.job_events(held.job) if event.kind == "log")
         assert "the checkpoint of step 5 is not sent yet, it will be tried again" in said
         assert "the checkpoint of step 5 of 100 is stored" in said
@@ -394,7 +394,7 @@ class TestCheckpoints:
         who = world.services.tokens.check(client.config.token)
         world.services.claims.release(job_id=held.job, release=release, who=who)
         sending.write(1)
-        wait_until(lambda: sending.holder.lost, lambda: "it is still held", timeout_s=60)
+        wait_until(lambda: sending.lease.lost, lambda: "it is still held", timeout_s=60)
         sending.sender.finish(60)
         assert stored() == []
 

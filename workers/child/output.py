@@ -34,8 +34,8 @@ def clean(line: bytes) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
 
 
-class Throttle:
-    """Lets so many lines a second through, and says how many it did not."""
+class RateLimiter:
+    """A token bucket: lets so many lines a second through, and says how many it did not."""
 
     def __init__(self, lines_per_s: float = _LINES_PER_S, burst: int = _BURST) -> None:
         self._lines_per_s = lines_per_s
@@ -67,7 +67,7 @@ class Output:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._guard = threading.Lock()
-        self._throttle = Throttle()
+        self._rate_limiter = RateLimiter()
         self._early: deque[bytes] = deque(maxlen=_BURST)
         self._last: deque[str] = deque(maxlen=_REMEMBERED)
         self._file: IO[bytes] | None = None
@@ -83,12 +83,12 @@ class Output:
             while self._early:
                 self._take(self._early.popleft())
 
-    def finish(self, patience_s: float) -> None:
+    def finish(self, within_s: float) -> None:
         """Wait for the end of the stream, which is closed then; another process may have kept it open."""
-        self._thread.join(patience_s)
+        self._thread.join(within_s)
         with self._guard:
             if self._on_line is not None:
-                for line in self._throttle.rest():
+                for line in self._rate_limiter.rest():
                     self._on_line(line)
             self._file = self._on_line = None
 
@@ -113,7 +113,7 @@ class Output:
         if not text or self._on_line is None:
             return
         self._last.append(text)
-        for passed in self._throttle.lines(text):
+        for passed in self._rate_limiter.lines(text):
             self._on_line(passed)
 
     def _write(self, line: bytes) -> None:

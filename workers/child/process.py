@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from workers.child import process_group
 from workers.child.output import Output
 from workers.child.protocol import News
-from workers.lease.stopping import Why
+from workers.lease.stop_signal import StopReason
 from workers.node.shutdown import LOOK_S
 
 LOG_FILE = "child.log"
@@ -32,7 +32,7 @@ PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 #: Linux ends a child with the thread that started it, so one thread that lasts as long as this process starts them all.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 #: How long pipes are read after all who could write to them are gone, in seconds.
-_DREGS_S = 5.0
+_DRAIN_S = 5.0
 
 #: What libraries are told, unless somebody told them already. Nothing is compiled here: with torch's compiler at hand,
 #: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up.
@@ -56,7 +56,7 @@ class Listener(Protocol):
 class Watch(Protocol):
     """Who says whether a child is to be stopped."""
 
-    def why(self) -> Why | None:
+    def reason(self) -> StopReason | None:
         """Say why it must stop, or None."""
 
     def may_finish(self, asked_s: float) -> bool:
@@ -70,7 +70,7 @@ class Ending:
     #: The exit status, negative for a signal.
     status: int
     #: Why it was told to stop, if it was.
-    why: Why | None
+    stop_reason: StopReason | None
     #: Whether it was killed for not stopping in time.
     killed: bool
 
@@ -121,12 +121,12 @@ class Child:
             reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
             reader.start()
             try:
-                why, killed = self._supervise(watch)
+                reason, killed = self._supervise(watch)
             finally:
                 self.end()
-                reader.join(_DREGS_S)
-                self._output.finish(_DREGS_S)
-        return Ending(self._process.returncode, why, killed)
+                reader.join(_DRAIN_S)
+                self._output.finish(_DRAIN_S)
+        return Ending(self._process.returncode, reason, killed)
 
     def end(self) -> None:
         """End it and all that it started, at once; return when they are gone."""
@@ -140,8 +140,8 @@ class Child:
                 with suppress(OSError):
                     stream.close()
 
-    def _supervise(self, watch: Watch) -> tuple[Why | None, bool]:
-        why: Why | None = None
+    def _supervise(self, watch: Watch) -> tuple[StopReason | None, bool]:
+        reason: StopReason | None = None
         asked_at = 0.0
         while True:
             try:
@@ -149,14 +149,14 @@ class Child:
             except subprocess.TimeoutExpired:
                 pass
             else:
-                return why, False
-            if why is None:
-                why, asked_at = watch.why(), time.monotonic()
-                if why is not None and watch.may_finish(0.0):
+                return reason, False
+            if reason is None:
+                reason, asked_at = watch.reason(), time.monotonic()
+                if reason is not None and watch.may_finish(0.0):
                     # Only the child itself: what it started is needed for its last step.
                     self._process.terminate()
-            if why is not None and not watch.may_finish(time.monotonic() - asked_at):
-                return why, True
+            if reason is not None and not watch.may_finish(time.monotonic() - asked_at):
+                return reason, True
 
 
 def _start(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:

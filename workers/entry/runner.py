@@ -20,8 +20,8 @@ from workers.kinds.attempt import Attempt, hand_in
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.known import carry_out, require_pinned
 from workers.lease.connections import apart
-from workers.lease.heartbeat import Holder
-from workers.lease.stopping import Stopped, Stopping, Why
+from workers.lease.heartbeat import Lease
+from workers.lease.stop_signal import Stopped, StopReason, StopSignal
 from workers.node import logs, machine
 from workers.node.attempt_folders import Folders
 from workers.node.inputs import Inputs
@@ -122,23 +122,25 @@ class Worker:
             _log.warning("not reported: %s", error)
 
     def _hold(self, assignment: Assignment, claimed_at: float) -> None:
-        with apart(self._client) as connection, Holder(connection, assignment, claimed_at=claimed_at) as holder:
-            stopping = Stopping(holder, self._shutdown, grace_s=self._settings.grace_s, timeout_s=assignment.timeout_s)
+        with apart(self._client) as connection, Lease(connection, assignment, claimed_at=claimed_at) as lease:
+            stop_signal = StopSignal(
+                lease, self._shutdown, grace_s=self._settings.grace_s, timeout_s=assignment.timeout_s
+            )
             try:
-                self._carry_out(assignment, holder, stopping)
+                self._carry_out(assignment, lease, stop_signal)
             except (StaleAttempt, Stopped, AttemptFailed) as ended:
-                self._report(assignment, holder, stopping, ended)
+                self._report(assignment, lease, stop_signal, ended)
             except Exception as error:  # noqa: BLE001 - see below
                 # Whatever it was, the job must not hang until its lease runs out.
                 _log.exception("unexpected error")
                 failed = AttemptFailed(
                     FailureReason.INTERNAL, f"{type(error).__name__} in the worker; its log has the details"
                 )
-                self._report(assignment, holder, stopping, failed)
+                self._report(assignment, lease, stop_signal, failed)
             finally:
                 self._transfers.ignore()
 
-    def _carry_out(self, assignment: Assignment, holder: Holder, stopping: Stopping) -> None:
+    def _carry_out(self, assignment: Assignment, lease: Lease, stop_signal: StopSignal) -> None:
         """Raises AttemptFailed, Stopped, StaleAttempt."""
         try:
             require_pinned(assignment)
@@ -156,8 +158,8 @@ class Worker:
                 attempt = Attempt(
                     self._client,
                     assignment,
-                    holder=holder,
-                    stopping=stopping,
+                    lease=lease,
+                    stop_signal=stop_signal,
                     inputs=inputs,
                     transfers=self._transfers,
                     warm_child=self.warm_child,
@@ -173,29 +175,29 @@ class Worker:
                 raise
             raise causes.of_error(error) from error
 
-    def _report(self, assignment: Assignment, holder: Holder, stopping: Stopping, ended: Exception) -> None:
+    def _report(self, assignment: Assignment, lease: Lease, stop_signal: StopSignal, ended: Exception) -> None:
         """Say how an attempt ended; that another attempt holds the job is nobody's business."""
-        why = ended.why if isinstance(ended, Stopped) else None
-        if isinstance(ended, StaleAttempt) or why is Why.LOST or holder.lost:
+        reason = ended.reason if isinstance(ended, Stopped) else None
+        if isinstance(ended, StaleAttempt) or reason is StopReason.LOST or lease.lost:
             _log.warning("another attempt holds the job; dropped")
             return
-        holder.flush()
+        lease.flush()
         transport, job, attempt = self._client.transport, assignment.job, assignment.attempt
-        if why is Why.DRAINING:
+        if reason is StopReason.DRAINING:
             send = partial(work.release, transport, job, Release(attempt=attempt))
             _log.info("given back, since this worker shuts down")
         else:
-            failed = ended if isinstance(ended, AttemptFailed) else _of_stop(why, assignment)
+            failed = ended if isinstance(ended, AttemptFailed) else _of_stop(reason, assignment)
             send = partial(work.fail, transport, job, _failure(attempt, failed))
             _log.info("%s: %s", failed.reason, failed)
         try:
-            hand_in(stopping, send)
+            hand_in(stop_signal, send)
         except AdapterctlError as error:
             _log.warning("not reported: %s", error)
 
 
-def _of_stop(why: Why | None, assignment: Assignment) -> AttemptFailed:
-    if why is Why.TIMEOUT:
+def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed:
+    if reason is StopReason.TIMEOUT:
         return AttemptFailed(
             FailureReason.TIMEOUT,
             f"it ran longer than its timeout of {assignment.timeout_s:g} s; submit it with a longer one, "

@@ -25,8 +25,8 @@ from workers.child.protocol import (
 )
 from workers.child.warm import WarmChild
 from workers.kinds import causes
-from workers.lease.heartbeat import Holder
-from workers.lease.stopping import Stopped, Stopping
+from workers.lease.heartbeat import Lease
+from workers.lease.stop_signal import Stopped, StopSignal
 from workers.node.inputs import Inputs
 from workers.node.transfers import Transfers
 from workers.pipelines.orders import Order
@@ -34,7 +34,7 @@ from workers.pipelines.orders import Order
 F = TypeVar("F", bound=Wire)
 
 #: How long a registry that is away is waited for when something is handed in, in seconds.
-PATIENCE_S = 300.0
+HAND_IN_S = 300.0
 _LEAST_TIMEOUT_S = 3.0
 
 _log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ class Attempt:
         client: Client,
         assignment: Assignment,
         *,
-        holder: Holder,
-        stopping: Stopping,
+        lease: Lease,
+        stop_signal: StopSignal,
         inputs: Inputs,
         transfers: Transfers,
         warm_child: WarmChild,
@@ -57,81 +57,81 @@ class Attempt:
     ) -> None:
         self.client = client
         self.assignment = assignment
-        self.holder = holder
-        self.stopping = stopping
+        self.lease = lease
+        self.stop_signal = stop_signal
         self.inputs = inputs
         self.folder = folder
         self._transfers = transfers
-        transfers.watch(stopping.check, holder.report)
+        transfers.watch(stop_signal.check, lease.report)
         self._warm_child = warm_child
 
     def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
         """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone, AttemptFailed."""
-        self.stopping.check()
+        self.stop_signal.check()
         with disk_explained("preparing the job"):
             (self.folder / ORDER_FILE).write_text(order.model_dump_json())
-        self.holder.report(Progress(phase="load", message="starting"))
+        self.lease.report(Progress(phase="load", message="starting"))
         kills = causes.oom_kills()
         # Checkpoints that are sent meanwhile are watched by who sends them.
         self._transfers.ignore()
         child = self._warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
-        ending = child.run(self.folder, _Listener(self.holder, on_checkpoint), self.stopping)
+        ending = child.run(self.folder, _Listener(self.lease, on_checkpoint), self.stop_signal)
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
             return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
         # Whoever shuts a machine down signals all processes at once, so the child may have been told first.
-        why = ending.why or self.stopping.why()
-        if why is not None:
-            raise Stopped(why)
+        reason = ending.stop_reason or self.stop_signal.reason()
+        if reason is not None:
+            raise Stopped(reason)
         _log.info("child %s: its last words:\n%s", child.pid, child.last_words)
         raise causes.of_child(self.folder, ending.status, kills)
 
     def finishing(self, message: str) -> None:
         """Say that what the child made is now handed in."""
         _log.info(message)
-        self._transfers.watch(self.stopping.check_finishing, self.holder.report)
-        self.stopping.check_finishing()
-        self.holder.report(Progress(phase="upload", message=message))
+        self._transfers.watch(self.stop_signal.check_finishing, self.lease.report)
+        self.stop_signal.check_finishing()
+        self.lease.report(Progress(phase="upload", message=message))
 
     def complete(self, completion: Completion) -> None:
         """Hand in the result. Raises Stopped, StaleAttempt."""
-        self.stopping.check_finishing()
-        self.holder.flush()
+        self.stop_signal.check_finishing()
+        self.lease.flush()
         _log.info("publishing")
         send = partial(work.complete, self.client.transport, self.assignment.job, completion)
-        hand_in(self.stopping, send, timeout_s=work.COMPLETING_S)
+        hand_in(self.stop_signal, send, timeout_s=work.COMPLETING_S)
         _log.info("succeeded")
 
 
 class _Listener:
     """Passes on what a child says."""
 
-    def __init__(self, holder: Holder, on_checkpoint: Callable[[Written], None] | None) -> None:
-        self._holder = holder
+    def __init__(self, lease: Lease, on_checkpoint: Callable[[Written], None] | None) -> None:
+        self._lease = lease
         self._on_checkpoint = on_checkpoint
 
     def news(self, news: News) -> None:
         """Take progress or a checkpoint."""
         if news.progress is not None:
-            self._holder.report(news.progress)
+            self._lease.report(news.progress)
         elif news.checkpoint is not None and self._on_checkpoint is not None:
             self._on_checkpoint(news.checkpoint)
 
     def line(self, text: str) -> None:
         """Take a line of the child's standard error."""
         _log.debug("child: %s", text)
-        self._holder.log(text)
+        self._lease.log(text)
 
 
-def hand_in(stopping: Stopping, send: Callable[..., JobView], *, timeout_s: float = 60.0) -> JobView:
+def hand_in(stop_signal: StopSignal, send: Callable[..., JobView], *, timeout_s: float = 60.0) -> JobView:
     """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
-    patience = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),
-        stop=lambda state: (state.seconds_since_start or 0) >= stopping.patience_s(PATIENCE_S),
+        stop=lambda state: (state.seconds_since_start or 0) >= stop_signal.remaining_s(HAND_IN_S),
         reraise=True,
     )
-    timeout_s = max(_LEAST_TIMEOUT_S, min(timeout_s, stopping.patience_s(timeout_s)))
-    answer: JobView = patience(send, timeout_s=timeout_s)
+    timeout_s = max(_LEAST_TIMEOUT_S, min(timeout_s, stop_signal.remaining_s(timeout_s)))
+    answer: JobView = retrying(send, timeout_s=timeout_s)
     return answer

@@ -23,7 +23,7 @@ from workers.child.protocol import Written
 from workers.kinds.attempt import Attempt
 from workers.kinds.packing import pack
 from workers.lease.connections import apart
-from workers.lease.stopping import Stopped, Why
+from workers.lease.stop_signal import Stopped, StopReason
 
 _FIRST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 60.0
@@ -83,10 +83,10 @@ class CheckpointSender:
                 _remove(older)
             self._changed.notify_all()
 
-    def finish(self, patience_s: float) -> None:
-        """Wait until the newest is sent, but no longer than `patience_s`."""
+    def finish(self, within_s: float) -> None:
+        """Wait until the newest is sent, but no longer than `within_s`."""
         with self._changed:
-            self._until = time.monotonic() + patience_s
+            self._until = time.monotonic() + within_s
             self._changed.notify_all()
             while (unsent := self._waiting or self._sending) is not None and not self._is_over:
                 left_s = self._until - time.monotonic()
@@ -98,7 +98,7 @@ class CheckpointSender:
 
     @property
     def _is_over(self) -> bool:
-        return self._over or self._attempt.holder.lost
+        return self._over or self._attempt.lease.lost
 
     def _work(self) -> None:
         with apart(self._attempt.client, self._on_transfer) as client:
@@ -143,7 +143,7 @@ class CheckpointSender:
         try:
             self._send(client, checkpoint)
         except StaleAttempt:
-            self._attempt.holder.lose()
+            self._attempt.lease.lose()
         except Stopped:
             # Nobody needs it any more.
             pass
@@ -178,11 +178,11 @@ class CheckpointSender:
 
     def _on_transfer(self, _doing: str, _count: int, _total_bytes: int) -> None:
         if self._is_over or (self._until is not None and time.monotonic() > self._until):
-            raise Stopped(Why.LOST)
+            raise Stopped(StopReason.LOST)
 
     def _tell(self, message: str) -> None:
         _log.info(message)
-        self._attempt.holder.log(message)
+        self._attempt.lease.log(message)
 
 
 def _remove(checkpoint: Written) -> None:

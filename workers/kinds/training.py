@@ -16,12 +16,12 @@ from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.training import DatasetUse, TrainingReport
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
-from workers.kinds.attempt import PATIENCE_S, Attempt
+from workers.kinds.attempt import HAND_IN_S, Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import of_base, of_manifest
 from workers.kinds.rules import KindOfWork
-from workers.lease.stopping import Stopped, Why
+from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.training.order import TrainingOrder
 
 #: How files of checkpoints end that torch pickled, as earlier releases did.
@@ -79,15 +79,15 @@ def _fetch_checkpoint(attempt: Attempt) -> str | None:
     except (NotFound, VerificationFailed) as error:
         _start_over(attempt, error.message)
         return None
-    attempt.holder.log(f"going on from the checkpoint of step {source.step} of job {source.job}")
+    attempt.lease.log(f"going on from the checkpoint of step {source.step} of job {source.job}")
     return str(folder)
 
 
-def _start_over(attempt: Attempt, why: str) -> None:
+def _start_over(attempt: Attempt, reason: str) -> None:
     step = attempt.assignment.checkpoint.step if attempt.assignment.checkpoint is not None else 0
-    said = f"the checkpoint of step {step} can't be gone on from, so the training starts over: {why}"
+    said = f"the checkpoint of step {step} can't be gone on from, so the training starts over: {reason}"
     _log.warning(said)
-    attempt.holder.log(said)
+    attempt.lease.log(said)
 
 
 def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
@@ -107,9 +107,9 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
         try:
             return attempt.run_child(order, TrainingReport, sender.written)
         except (Stopped, AttemptFailed) as error:
-            if not (isinstance(error, Stopped) and error.why is Why.LOST):
+            if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # Whoever takes the job up again goes on from here.
-                sender.finish(attempt.stopping.patience_s(PATIENCE_S))
+                sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
             raise
 
 

@@ -28,8 +28,8 @@ _MARGIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Holder:
-    """Holds one assignment from `with` to its end."""
+class Lease:
+    """The lease of one job: held by heartbeats from `with` to its end, which carry what happened."""
 
     def __init__(self, client: Client, assignment: Assignment, *, claimed_at: float) -> None:
         self._client = client
@@ -48,7 +48,7 @@ class Holder:
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Holder:
+    def __enter__(self) -> Lease:
         if time.monotonic() - self.claimed_at > self._lease_s / 4:
             # The answer was long under way. The registry counts from when it gave the job, and can say whether that holds.
             self._send(within_s=self._lease_s / 4)

@@ -194,14 +194,14 @@ def test_a_fault_outside_of_any_job_ends_no_worker(
 
 
 def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, registry: Registry) -> None:
-    from workers.lease.heartbeat import Holder
+    from workers.lease.heartbeat import Lease
 
     client = Client()
     registry.claims = [of_json(assignment())]
     held = work.claim(client.transport, ClaimRequest(worker=worker_info(WorkerSettings.from_env(), client.cache)))
     assert held is not None
-    holder = Holder(client, held, claimed_at=0.0)
+    lease = Lease(client, held, claimed_at=0.0)
     # "null" is no reply to a heartbeat.
-    assert holder._send(within_s=1.0) is False
+    assert lease._send(within_s=1.0) is False
     assert [Heartbeat.model_validate(body).attempt for _, body in registry.posted] == [4]
     client.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.child.output import Output, Throttle, clean
+from workers.child.output import Output, RateLimiter, clean
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_no_control_character_is_left(line: bytes) -> None:
 
 
 def test_a_burst_goes_through_and_what_is_left_out_is_counted() -> None:
-    throttle = Throttle(lines_per_s=0.001, burst=3)
-    assert [throttle.lines(str(number)) for number in range(5)] == [["0"], ["1"], ["2"], [], []]
-    assert throttle.rest() == ["(2 more lines came at once; they are left out)"]
-    assert throttle.rest() == []
+    rate_limiter = RateLimiter(lines_per_s=0.001, burst=3)
+    assert [rate_limiter.lines(str(number)) for number in range(5)] == [["0"], ["1"], ["2"], [], []]
+    assert rate_limiter.rest() == ["(2 more lines came at once; they are left out)"]
+    assert rate_limiter.rest() == []
 
 
 def test_lines_come_again_with_time() -> None:
-    throttle = Throttle(lines_per_s=1000, burst=1)
-    assert throttle.lines("a") == ["a"]
-    while not (found := throttle.lines("b")):
+    rate_limiter = RateLimiter(lines_per_s=1000, burst=1)
+    assert rate_limiter.lines("a") == ["a"]
+    while not (found := rate_limiter.lines("b")):
         continue
     assert found[-1] == "b"
     assert all("more lines" in line for line in found[:-1])

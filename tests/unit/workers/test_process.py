@@ -19,7 +19,7 @@ from workers.child import process_group
 from workers.child.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
 from workers.child.protocol import INTERRUPTED_STATUS, ORDER_FILE, News
 from workers.child.warm import WarmChild
-from workers.lease.stopping import Why
+from workers.lease.stop_signal import StopReason
 
 #: Ignores SIGTERM, as its own child does, whose process id it leaves in a file.
 STUBBORN = """
@@ -67,11 +67,13 @@ class Listener:
 class Watch:
     """Wants the child to stop as soon as a file is there."""
 
-    def __init__(self, file: Path | None = None, why: Why = Why.CANCELLED, grace_s: float = 600) -> None:
-        self._file, self._why, self._grace_s = file, why, grace_s
+    def __init__(
+        self, file: Path | None = None, reason: StopReason = StopReason.CANCELLED, grace_s: float = 600
+    ) -> None:
+        self._file, self._reason, self._grace_s = file, reason, grace_s
 
-    def why(self) -> Why | None:
-        return self._why if self._file is not None and self._file.exists() else None
+    def reason(self) -> StopReason | None:
+        return self._reason if self._file is not None and self._file.exists() else None
 
     def may_finish(self, asked_s: float) -> bool:
         return asked_s < self._grace_s
@@ -89,19 +91,19 @@ def pid_in(file: Path) -> int:
 class TestStopping:
     def test_a_child_that_stops_in_order_is_not_killed(self, tmp_path: Path) -> None:
         ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready"))
-        assert ending == Ending(INTERRUPTED_STATUS, Why.CANCELLED, killed=False)
+        assert ending == Ending(INTERRUPTED_STATUS, StopReason.CANCELLED, killed=False)
         assert (tmp_path / "stopped").exists()
 
     def test_one_that_does_not_is_killed_after_its_grace_with_all_that_it_started(self, tmp_path: Path) -> None:
         began = time.monotonic()
-        ending = run(tmp_path, STUBBORN + WAITS, Watch(tmp_path / "grandchild", Why.TIMEOUT, grace_s=1.0))
-        assert ending == Ending(-signal.SIGKILL, Why.TIMEOUT, killed=True)
+        ending = run(tmp_path, STUBBORN + WAITS, Watch(tmp_path / "grandchild", StopReason.TIMEOUT, grace_s=1.0))
+        assert ending == Ending(-signal.SIGKILL, StopReason.TIMEOUT, killed=True)
         assert time.monotonic() - began >= 1.0
         assert not is_alive(pid_in(tmp_path / "grandchild"))
 
     def test_a_lost_job_gets_no_grace(self, tmp_path: Path) -> None:
-        ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready", Why.LOST, grace_s=0))
-        assert ending == Ending(-signal.SIGKILL, Why.LOST, killed=True)
+        ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready", StopReason.LOST, grace_s=0))
+        assert ending == Ending(-signal.SIGKILL, StopReason.LOST, killed=True)
         assert not (tmp_path / "stopped").exists()
 
     def test_what_a_child_leaves_behind_is_ended(self, tmp_path: Path) -> None:

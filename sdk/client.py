@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
@@ -35,14 +33,13 @@ from sdk.api import (
     versions,
     workers,
 )
-from sdk.api.pages import PAGE
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.errors import InvalidInput, NotFound, VerificationFailed
+from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
-from sdk.formats.refs import digest_digits, is_folder, namespace_of
-from sdk.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
+from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
+from sdk.job_submission import JobSubmitter
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
@@ -52,7 +49,7 @@ from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushReport
-from sdk.pushing.signatures import check_signing_key, sign_manifest
+from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -81,14 +78,8 @@ from sdk.schemas.jobs import (
     AttemptView,
     CheckpointPublication,
     CheckpointView,
-    EvaluationRequest,
-    EvaluationTarget,
-    JobRequest,
-    JobSubmission,
     JobView,
-    MergeRequest,
     QueueCapacity,
-    TrainingRequest,
     WorkerView,
 )
 from sdk.schemas.lineage import Direction, Lineage
@@ -118,6 +109,7 @@ from sdk.validation import (
     check_number,
     parse_ref,
 )
+from sdk.version_comparison import compare
 
 T = TypeVar("T")
 
@@ -141,6 +133,7 @@ class Client:
         #: Connections to the storage, kept from one file to the next.
         self.http = HttpClient(self.reach)
         self._pusher = Pusher(self.transport, self.cache, on_transfer)
+        self._submitter = JobSubmitter(self.transport, self._pusher)
         self._puller = Puller(
             ApiSource(self.transport), self.cache, self.config.url, http=self.http, on_transfer=on_transfer
         )
@@ -245,12 +238,7 @@ class Client:
         Raises NotFound, InvalidInput for a name that datasets of several namespaces have, VerificationFailed where another
         digest is answered than was asked for.
         """
-        found = datasets.locate(self.transport, name)
-        if not found.sha256.startswith(digest_digits(name) or ""):
-            raise VerificationFailed(
-                f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
-            )
-        return found
+        return datasets.locate(self.transport, name)
 
     # Jobs.
 
@@ -278,27 +266,18 @@ class Client:
         else for as long as the registry allows by default; it goes to a worker with that `device` and `memory` in bytes free, else to one that the registry estimates to have
         enough. Raises InvalidInput for values and rows, NotFound for files, bases and checkpoints.
         """
-        namespace = namespace_of(check_name(adapter)) or "-"
-        checked = build(TrainingSpec, **spec)
-        options = {
-            "priority": priority,
-            "timeout_s": None if timeout is None else parse_duration(timeout),
-            "needs": needs_of(device, memory),
-        }
-        policy, earlier = checkpoint_policy(checkpoint_every), checkpoint_ref(from_checkpoint)
-        # Everything is looked at before anything is sent: what is refused leaves nothing behind.
-        rows = check_data(data)
-        held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
-        request = TrainingRequest(
-            adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, targets=checked.targets),
-            data=self._pusher.send_data(rows, namespace).digest,
-            eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
-            spec=checked,
-            checkpoint=policy,
-            from_checkpoint=earlier,
+        view = self._submitter.training(
+            check_name(adapter),
+            build(TrainingSpec, **spec),
+            base=base,
+            data=data,
+            eval_data=eval_data,
+            terms=job_terms(priority, timeout, device, memory),
+            checkpoint=checkpoint_policy(checkpoint_every),
+            from_checkpoint=checkpoint_ref(from_checkpoint),
+            key=idempotency_key,
         )
-        return Job(self._submit(request, idempotency_key, **options), self)
+        return Job(view, self)
 
     def submit_evaluation(
         self,
@@ -310,36 +289,15 @@ class Client:
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
-        checked = build(EvaluationSpec, **spec)
-        rows = check_data(data)
-        given = [refs] if isinstance(refs, str) else list(refs)
-        if not given:
-            raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
-        by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
-        # A bare base beside them is what their namespace calls so.
-        namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
-        targets = [
-            EvaluationTarget(ref=str(by_ref[ref]))
-            if ref in by_ref
-            else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
-            for ref in given
-        ]
-        request = build(
-            EvaluationRequest, targets=targets, data=self._pusher.send_data(rows, namespace).digest, spec=checked
-        )
-        return Job(self._submit(request, idempotency_key, priority=priority), self)
+        terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
+        return Job(self._submitter.evaluation(refs, checked, data=data, terms=terms, key=idempotency_key), self)
 
     def submit_merge(
         self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
     ) -> Job[MergedModel]:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
-        request = MergeRequest(ref=str(parse_ref(ref)), spec=build(MergeSpec, **spec))
-        return Job(self._submit(request, idempotency_key, priority=priority), self)
-
-    def _submit(self, request: JobRequest, key: str | None, **options: Any) -> JobView:
-        submission = build(JobSubmission, request=request, **options)
-        # A key of our own makes a repeated POST harmless.
-        return jobs.submit(self.transport, submission, key=key or secrets.token_hex(16))
+        terms, checked = JobTerms(priority), build(MergeSpec, **spec)
+        return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
@@ -347,9 +305,7 @@ class Client:
 
     def jobs(self, *, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
         """The last `limit` jobs, the newest first; of a state, or of the queue "gpu" or "cpu"."""
-        page = max(1, min(limit, 500))
-        views = islice(jobs.iterate(self.transport, state=state, queue=queue, page=page), limit)
-        return [Job(view, self) for view in views]
+        return [Job(view, self) for view in jobs.iterate(self.transport, state=state, queue=queue, limit=limit)]
 
     def job_view(self, job_id: str) -> JobView:
         """What the registry says of a job now. Raises NotFound."""
@@ -393,12 +349,8 @@ class Client:
         version. Raises NotFound, InvalidName, InvalidInput, NotAllowed, VerificationFailed.
         """
         publication = build(CheckpointPublication, adapter=adapter, tags=dict(tags or {}), description=description)
-        if step is None:
-            found = self.checkpoints(job_id)
-            if not found:
-                raise NotFound(f"job {job_id} has no checkpoint; see: adapterctl jobs show {job_id}", param="step")
-            step = found[0].step
-        return jobs.publish_checkpoint(self.transport, job_id, step, publication)
+        at = jobs.newest_checkpoint(self.transport, job_id).step if step is None else step
+        return jobs.publish_checkpoint(self.transport, job_id, at, publication)
 
     def workers(self) -> list[WorkerView]:
         """The workers that were heard of in the last week, by name; memory in bytes."""
@@ -437,10 +389,7 @@ class Client:
 
         Raises InvalidInput that says where a filter is wrong; NotAllowed for quarantined versions where no admin asks.
         """
-        if limit is not None and limit < 1:
-            raise InvalidInput("limit is less than 1; leave it out for all that is found", param="limit")
-        page = PAGE if limit is None else min(limit, PAGE)
-        return list(islice(search.iterate(self.transport, filter, sort=sort, page=page), limit))
+        return list(search.iterate(self.transport, filter, sort=sort, limit=limit))
 
     def evaluations(
         self, *, digest: str | None = None, job: str | None = None, base: str | None = None
@@ -462,17 +411,7 @@ class Client:
 
         Raises NotFound; VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
         """
-        from sdk.lora.version_diff import compare_files, compare_versions
-        from sdk.lora.weights import require_numpy
-
-        one, two = self.get(a), self.get(b)
-        same = one.digest == two.digest
-        found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
-        if same or not weights:
-            return found
-        require_numpy()
-        folders = self.fill_cache(one.info.manifest), self.fill_cache(two.info.manifest)
-        return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})
+        return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.fill_cache)
 
     def archive(self, ref: str, *, reason: str = "") -> Version:
         """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""
@@ -709,19 +648,7 @@ class Client:
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
-        if isinstance(base, Path) or is_folder(base):
-            scanned = self._pusher.scan_base(base).registration
-            name, weights = scanned.id, scanned.weights_digest
-        else:
-            view = self.base(base, namespace=namespace_of(version.info.adapter) or "-")
-            name, weights = view.id, view.weights_digest
-        ours = version.info.base
-        if weights != ours.weights_digest:
-            raise VerificationFailed(
-                f"{version.ref} belongs to {ours.id} (weights {ours.weights_digest[:12]}), not to {name} "
-                f"(weights {weights[:12]}); pull a version over that base",
-                param="base",
-            )
+        self._pusher.require_base(version.info, base)
 
     def locate(self, digest: str) -> list[Transfer]:
         """Say where the files of a manifest are fetched from."""
@@ -764,14 +691,7 @@ class Client:
         `key` is a PEM file, or else what `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput, NotAllowed,
         Unavailable without `[signing]`.
         """
-        view = versions.resolve(self.transport, str(parse_ref(ref)))
-        manifest = view.manifest
-        if manifest.digest != view.digest:
-            raise VerificationFailed(f"the registry gives {view.ref} another digest than its files have; don't sign it")
-        signed = self.signed(manifest, key, password=password)
-        if signed is None:
-            raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
-        return signatures.submit(self.transport, manifest.digest, signed)
+        return sign_version(self.transport, ref, key, password=password)
 
     def signed(
         self, manifest: Manifest, key: str | Path | None = None, *, password: str | None = None
@@ -866,8 +786,8 @@ class Client:
             "action": action,
             "subject": subject,
             "namespace": namespace,
-            "since": None if since is None else since.isoformat(),
-            "until": None if until is None else until.isoformat(),
+            "since": since,
+            "until": until,
         }
         return list(audit.latest(self.transport, limit=limit, where=where))
 

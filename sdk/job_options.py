@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sdk.errors import InvalidInput
 from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, Needs
@@ -63,6 +63,21 @@ def checkpoint_ref(text: str | None) -> CheckpointRef | None:
             param="from_checkpoint",
         )
     return build(CheckpointRef, job=check_job_id(job), step=int(step) if at else None)
+
+
+class JobTerms(NamedTuple):
+    """On what terms a job runs, of whichever kind it is."""
+
+    priority: int
+    timeout_s: float | None = None
+    needs: Needs | None = None
+
+
+def job_terms(
+    priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
+) -> JobTerms:
+    """The terms that people write: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
+    return JobTerms(priority, None if timeout is None else parse_duration(timeout), needs_of(device, memory))
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:

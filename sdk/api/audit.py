@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from datetime import datetime
 
-from sdk.api.pages import PAGE, pages
+from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.schemas.people import AuditView
 
 
-def latest(transport: Transport, *, limit: int, where: Mapping[str, str | None]) -> Iterator[AuditView]:
+def latest(transport: Transport, *, limit: int, where: Mapping[str, str | datetime | None]) -> Iterator[AuditView]:
     """Yield the last `limit` changes that `where` is true of, the newest first. Raises NotAllowed, InvalidInput."""
-    params = {**where, "limit": min(limit, PAGE)}
-    return islice(pages(transport, "/audit", AuditView, params=params), max(0, limit))
+    texts = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in where.items()}
+    return pages(transport, "/audit", AuditView, params={**texts}, limit=limit)

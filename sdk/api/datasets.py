@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.errors import VerificationFailed
+from sdk.formats.refs import digest_digits
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 from sdk.validation import segment
 
@@ -23,8 +25,17 @@ def iterate(transport: Transport) -> Iterator[DatasetView]:
 
 
 def locate(transport: Transport, name: str) -> Transfer:
-    """Say where a dataset is fetched from, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
-    return transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
+    """Say where a dataset is fetched from, by digest or name.
+
+    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed where another digest is answered than was
+    asked for.
+    """
+    found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
+    if not found.sha256.startswith(digest_digits(name) or ""):
+        raise VerificationFailed(
+            f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
+        )
+    return found
 
 
 def remove(transport: Transport, name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.errors import NotFound
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
@@ -23,10 +24,10 @@ def submit(transport: Transport, submission: JobSubmission, *, key: str) -> JobV
 
 
 def iterate(
-    transport: Transport, *, state: str | None = None, queue: str | None = None, page: int
+    transport: Transport, *, state: str | None = None, queue: str | None = None, limit: int
 ) -> Iterator[JobView]:
-    """Yield jobs, the newest first, `page` of them asked for at once."""
-    return pages(transport, "/jobs", JobView, params={"state": state, "queue": queue, "limit": page})
+    """Yield the last `limit` jobs, the newest first."""
+    return pages(transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
 
 
 def get(transport: Transport, job_id: str) -> JobView:
@@ -52,6 +53,14 @@ def attempts(transport: Transport, job_id: str) -> list[AttemptView]:
 def checkpoints(transport: Transport, job_id: str) -> list[CheckpointView]:
     """Return the checkpoints of a training that are stored, the newest first. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
+
+
+def newest_checkpoint(transport: Transport, job_id: str) -> CheckpointView:
+    """Return the last checkpoint of a training. Raises NotFound for a job that has none."""
+    found = checkpoints(transport, job_id)
+    if not found:
+        raise NotFound(f"job {job_id} has no checkpoint; see: adapterctl jobs show {job_id}", param="step")
+    return found[0]
 
 
 def publish_checkpoint(transport: Transport, job_id: str, step: int, publication: CheckpointPublication) -> Published:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from sdk.api.transport import Transport
@@ -10,15 +11,24 @@ from sdk.schemas.pages import Page
 
 T = TypeVar("T")
 
-#: Rows that are asked for at once.
-PAGE = 500
+#: The most rows that are asked for at once.
+_PAGE = 500
 
 
-def pages(transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None) -> Iterator[T]:
-    """Yield the rows of a list, each page asked for when it is needed."""
+def pages(
+    transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None, limit: int | None = None
+) -> Iterator[T]:
+    """Yield the rows of a list, the first `limit` of them if given, each page asked for when it is needed."""
+    if limit is None:
+        return _rows(transport, path, row, {"limit": _PAGE, **(params or {})})
+    page = max(1, min(limit, _PAGE))
+    return islice(_rows(transport, path, row, {"limit": page, **(params or {})}), max(0, limit))
+
+
+def _rows(transport: Transport, path: str, row: type[T], params: dict[str, Any]) -> Iterator[T]:
     cursor: str | None = None
     while True:
-        given = {"limit": PAGE, **(params or {}), "cursor": cursor}
+        given = {**params, "cursor": cursor}
         page = transport.call("GET", path, Page[row], params=given)  # type: ignore[valid-type]
         yield from page.items
         cursor = page.next

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.errors import InvalidInput
 from sdk.schemas.search import SortKey, VersionBrief
 
 
-def iterate(transport: Transport, filter: str, *, sort: SortKey, page: int) -> Iterator[VersionBrief]:  # noqa: A002 - the word of the HTTP interface
-    """Yield the versions that a filter is true of, `page` of them asked for at once.
+def iterate(transport: Transport, filter: str, *, sort: SortKey, limit: int | None) -> Iterator[VersionBrief]:  # noqa: A002 - the word of the HTTP interface
+    """Yield the versions that a filter is true of, at most `limit`.
 
     Raises InvalidInput that says where the filter is wrong, NotAllowed.
     """
-    return pages(transport, "/search", VersionBrief, params={"filter": filter, "sort": sort, "limit": page})
+    if limit is not None and limit < 1:
+        raise InvalidInput("limit is less than 1; leave it out for all that is found", param="limit")
+    return pages(transport, "/search", VersionBrief, params={"filter": filter, "sort": sort}, limit=limit)

@@ -1,42 +1,21 @@
 """One blob from storage into a file: in ranges, hashed while it streams, and whole or not there.
 
-One connection is opened first, since the nearest storage is fastest so; more join it while much is left. What has arrived
-survives an interruption, also a kill, and the next fetch goes on at the byte where it broke.
+What has arrived survives an interruption, also a kill, and the next fetch goes on at the byte where it broke.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
-import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sdk.errors import NotFound, Unavailable, VerificationFailed, disk_explained
-from sdk.pulling.http import BrokenConnection, HttpClient, Response
+from sdk.errors import NotFound, VerificationFailed, disk_explained
+from sdk.pulling.http import HttpClient
 from sdk.pulling.partial_file import Partial, open_partial
-from sdk.pulling.ranges import ExpiredError, Location, Reading, Relocate, ReplacedError
-from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked
+from sdk.pulling.ranges import Location, Relocate, ReplacedError
+from sdk.pulling.streams import Streams
+from sdk.transfer import OnBytes, copy_checked
 
-#: What one connection takes on at a time.
-PART_BYTES = 8 * 1024 * 1024
-#: What is read at once.
-PIECE_BYTES = 256 * 1024
-MOST_STREAMS = 8
-#: How often it is looked whether another connection would help.
-TICK_S = 0.15
-#: Less than this left is not worth another connection.
-_WORTH_S = 0.5
-#: A storage that gives this to one stream is near, or gives all it has: others would only get in its way.
-FAST_BYTES_PER_S = 200_000_000
-#: Failures in a row, without progress, that one connection is allowed.
-TRIES = 8
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 5.0
-#: Progress after which failures are counted anew.
-_PROGRESS_BYTES = 64 * 1024
-#: How often a blob is begun anew, and a fresh location is asked for without progress.
+#: How often a blob is begun anew.
 _ANEW = 3
 
 
@@ -97,12 +76,12 @@ def _fetch_checked(
     replaced = 0
     while True:
         resumed = bool(partial.ranges)
-        run = _Run(origin, partial, on_bytes, name, relocate, http)
+        streams = Streams(origin, partial, on_bytes, name, relocate, http)
         try:
-            found = run.run()
+            found = streams.run()
         except ReplacedError as error:
             replaced += 1
-            run.forget()
+            streams.forget()
             if replaced >= _ANEW:
                 raise VerificationFailed(
                     f"the object of {name} in the storage was replaced again and again while it was fetched ({error}); "
@@ -111,294 +90,10 @@ def _fetch_checked(
             continue
         if found == origin.sha256:
             return
-        run.forget()
-        if not (resumed or run.interrupted) or replaced:
+        streams.forget()
+        if not (resumed or streams.interrupted) or replaced:
             raise VerificationFailed(
                 f"{name} has the SHA-256 {found}, not {origin.sha256}; nothing was kept. Try again, then tell an admin"
             )
         # Something of it may come from an earlier time, or be what a crash left: once it is fetched anew.
         replaced = _ANEW - 1
-
-
-class _Run:
-    """One attempt at a whole blob: streams that write, one thread that hashes behind them, and who watches both."""
-
-    def __init__(
-        self,
-        origin: Location,
-        partial: Partial,
-        on_bytes: OnBytes,
-        name: str,
-        relocate: Relocate | None,
-        http: HttpClient,
-    ) -> None:
-        self._origin, self._partial, self._name = origin, partial, name
-        self._on_bytes, self._relocate, self._http = on_bytes, relocate, http
-        #: Whether what arrived came in more than one response that was to be the last.
-        self.interrupted = False
-        self._gaps = partial.gaps()
-        #: Guards all that follows, and the partial's note.
-        self._changed = threading.Condition()
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-        self._streams = 0
-        self._most = MOST_STREAMS
-        self._open: set[Response] = set()
-        self._relocated = 0
-        self._told = 0
-        self._digest = ""
-        self._broken: BrokenConnection | None = None
-        self._stopped = False
-
-    def run(self) -> str:
-        """Return the SHA-256 of the blob once all of it is in the partial file."""
-        threads = [threading.Thread(target=self._hash, daemon=True)]
-        threads[0].start()
-        if self._gaps:
-            threads.append(self._join())
-        else:
-            self._over.set()
-        try:
-            self._watch(threads)
-            if self._error is None:
-                # What is in the disk's queue goes out while the last bytes are hashed.
-                os.fsync(self._partial.descriptor)
-                threads[0].join()
-        finally:
-            self._end(threads)
-        if self._error is not None:
-            raise self._error
-        return self._digest
-
-    def forget(self) -> None:
-        """Throw away what was written."""
-        self._on_bytes(-self._told)
-        self._partial.reset()
-
-    def _watch(self, threads: list[threading.Thread]) -> None:
-        """Tell how far it is, and let more streams join while much is left and they bring something."""
-        before, since, rate_before, patience = self._partial.written_bytes, time.monotonic(), 0.0, 0
-        self._tell()
-        while not self._over.wait(TICK_S):
-            now, written = time.monotonic(), self._tell()
-            rate = (written - before) / max(now - since, 1e-3)
-            before, since = written, now
-            patience -= 1
-            with self._changed:
-                left = sum(end - begin for begin, end in self._gaps)
-                wanted = 0 < self._streams < self._most and left >= 2 * PART_BYTES and left > rate * _WORTH_S
-                wanted = wanted and rate < self._streams * FAST_BYTES_PER_S
-            if not wanted or patience > 0:
-                continue
-            if rate < rate_before * 1.05:
-                # The last one brought nothing: it is the wire, or the storage, that sets the pace.
-                rate_before, patience = 0.0, 20
-                continue
-            rate_before = rate
-            threads.append(self._join())
-        self._tell()
-
-    def _tell(self) -> int:
-        with self._changed:
-            written = self._partial.written_bytes
-        if written != self._told:
-            self._on_bytes(written - self._told)
-            self._told = written
-        return written
-
-    def _end(self, threads: list[threading.Thread]) -> None:
-        with self._changed:
-            self._stopped = True
-            self._over.set()
-            self._changed.notify_all()
-            for response in self._open:
-                response.abort()
-        threads[0].join()
-        for thread in threads[1:]:
-            # One that waits for a server to answer can't be woken; it will find that all is over.
-            thread.join(timeout=2)
-
-    def _join(self) -> threading.Thread:
-        with self._changed:
-            self._streams += 1
-        thread = threading.Thread(target=self._stream, daemon=True)
-        thread.start()
-        return thread
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = self._error or error
-            self._over.set()
-            self._changed.notify_all()
-
-    # Hashing.
-
-    def _hash(self) -> None:
-        """Hash the bytes in order as they come in, read back while they are still in memory."""
-        try:
-            self._digest = self._hashed()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the fetch was called
-            self._fail(error)
-
-    def _hashed(self) -> str:
-        hasher, done = hashlib.sha256(), 0
-        while done < self._origin.size_bytes:
-            with self._changed:
-                while (end := self._partial.frontier) <= done and not self._stopped:
-                    self._changed.wait()
-            if self._stopped:
-                return ""
-            piece = os.pread(self._partial.descriptor, min(CHUNK_BYTES, end - done), done)
-            if not piece:
-                raise ReplacedError("the partial file was cut")
-            hasher.update(piece)
-            done += len(piece)
-        return hasher.hexdigest()
-
-    # Streams.
-
-    def _claim(self, at: int | None) -> tuple[int, int] | None:
-        """Take on a part: the one at `at`, where a response goes on, if nobody has it, else the first; None at the end."""
-        with self._changed:
-            if not self._gaps or self._over.is_set():
-                return None
-            gap = next((gap for gap in self._gaps if gap[0] == at), self._gaps[0])
-            begin, end = gap[0], min(gap[1], gap[0] + PART_BYTES)
-            gap[0] = end
-            if gap[0] == gap[1]:
-                self._gaps.remove(gap)
-            return begin, end
-
-    def _give_back(self, begin: int, end: int) -> None:
-        with self._changed:
-            if begin < end:
-                self._gaps = sorted([*self._gaps, [begin, end]])
-
-    def _stream(self) -> None:
-        reading = Reading()
-        failures = 0
-        try:
-            while (part := self._claim(reading.at)) is not None:
-                position, end = part
-                try:
-                    while position < end:
-                        if reading.at != position:
-                            self._close(reading)
-                            self._ask(reading, position, end)
-                        data = reading.read(min(PIECE_BYTES, end - position))
-                        if not data:
-                            raise BrokenConnection("cut short")
-                        with self._changed:
-                            # After the end the file may be another's, or closed.
-                            if self._over.is_set():
-                                return
-                            self._partial.write(data, position)
-                            self._partial.note(position, position + len(data))
-                            self._changed.notify_all()
-                        position += len(data)
-                        reading.passed += len(data)
-                    if reading.at is not None and reading.at >= reading.end:
-                        self._close(reading)
-                    self._relocated = 0
-                except BrokenConnection as error:
-                    failures = 1 if reading.passed >= _PROGRESS_BYTES else failures + 1
-                    reading.passed = 0
-                    self._give_back(position, end)
-                    self._close(reading)
-                    self._broken, self.interrupted = error, True
-                    if failures >= TRIES or self._over.wait(_pause_s(failures)):
-                        return
-        except BaseException as error:  # noqa: BLE001 - it is raised where the fetch was called
-            self._fail(error)
-        finally:
-            self._close(reading)
-            with self._changed:
-                self._streams -= 1
-                if self._streams == 0:
-                    if self._gaps and not self._over.is_set():
-                        self._error = self._error or Unavailable(
-                            f"the connection to the storage broke while {self._name} was fetched ({self._broken}); "
-                            "check the network, then run the same again: it goes on where it broke"
-                        )
-                    self._over.set()
-                self._changed.notify_all()
-
-    def _ask(self, reading: Reading, position: int, end: int) -> None:
-        """Open a response that begins at `position`. Raises BrokenConnection where it is worth another try."""
-        for _ in range(_ANEW + 1):
-            with self._changed:
-                origin, etag = self._origin, self._partial.etag
-                # Alone, it asks for all that follows, and reads on without asking again.
-                upto = end
-                if self._streams == 1:
-                    upto = next((gap[1] for gap in self._gaps if gap[0] == end), end)
-            headers = dict(origin.headers)
-            if position or upto < origin.size_bytes:
-                headers["Range"] = f"bytes={position}-{upto - 1}"
-                if etag is not None:
-                    headers["If-Match"] = etag
-            response = self._http.get(origin.url, headers)
-            with self._changed:
-                self._open.add(response)
-            reading.open(response, position)
-            try:
-                self._accept(reading, origin, position)
-            except ExpiredError as error:
-                self._close(reading)
-                self._ask_where(origin, error)
-                continue
-            return
-        raise BrokenConnection("no location is accepted")
-
-    def _accept(self, reading: Reading, origin: Location, position: int) -> None:
-        """Look at a status and its headers; leave `reading` at `position`."""
-        etag = reading.judge(origin, self._name)
-        with self._changed:
-            if self._partial.etag is None and not (etag or "W/").startswith("W/"):
-                self._partial.etag = etag
-            elif etag is not None and self._partial.etag not in (None, etag):
-                raise ReplacedError("another ETag")
-        if reading.begin < position:
-            self._skip(reading, position)
-
-    def _skip(self, reading: Reading, position: int) -> None:
-        """Read past what is there already: this server knows no ranges, so that one stream is all that helps."""
-        with self._changed:
-            self._most = 1
-        while position:
-            data = reading.read(min(PIECE_BYTES, position))
-            if not data or self._over.is_set():
-                raise BrokenConnection("cut short")
-            position -= len(data)
-            reading.at = None if reading.at is None else reading.at - len(data)
-
-    def _ask_where(self, used: Location, error: ExpiredError) -> None:
-        """Ask for a fresh location, once for all streams. Raises Unavailable where that does not help."""
-        with self._changed:
-            if self._origin is not used:
-                return
-            self._relocated += 1
-            if self._relocate is None or self._relocated > _ANEW:
-                raise Unavailable(
-                    f"the storage refuses to give {self._name} ({error}): the permission is over or wrong; "
-                    "run the same again: it goes on where it broke"
-                )
-            fresh = self._relocate()
-            if (fresh.sha256, fresh.size_bytes) != (used.sha256, used.size_bytes):
-                raise VerificationFailed(f"the registry names another blob for {self._name} than before; try again")
-            self._origin = fresh
-
-    def _close(self, reading: Reading) -> None:
-        response = reading.response
-        reading.clear()
-        if response is not None:
-            with self._changed:
-                self._open.discard(response)
-            response.close()
-
-
-def _pause_s(failures: int) -> float:
-    """How long to wait after so many failures in a row: longer each time, and not all streams for the same time."""
-    import random
-
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (failures - 1)) * random.uniform(0.5, 1)  # noqa: S311 - no secret

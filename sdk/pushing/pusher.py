@@ -11,7 +11,7 @@ from sdk import transfer
 from sdk.api import access, bases, datasets, versions
 from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.errors import InvalidInput, NotFound
+from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
 from sdk.pulling.cache import Cache
@@ -116,6 +116,22 @@ class Pusher:
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
         return _chosen(view)
+
+    def require_base(self, version: VersionView, base: str | Path) -> None:
+        """Raise VerificationFailed unless a version was trained over the weights of `base`."""
+        if isinstance(base, Path) or is_folder(base):
+            scanned = self.scan_base(base).registration
+            name, weights = scanned.id, scanned.weights_digest
+        else:
+            view = bases.get(self._transport, base, namespace=namespace_of(version.adapter) or "-")
+            name, weights = view.id, view.weights_digest
+        ours = version.base
+        if weights != ours.weights_digest:
+            raise VerificationFailed(
+                f"{version.ref} belongs to {ours.id} (weights {ours.weights_digest[:12]}), not to {name} "
+                f"(weights {weights[:12]}); pull a version over that base",
+                param="base",
+            )
 
     # Datasets.
 

@@ -1,13 +1,17 @@
-"""Signing what is pushed, with the key that was given or that the environment names."""
+"""Signing what is pushed, or was, with the key that was given or that the environment names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sdk import config
-from sdk.schemas.artifacts import SignedManifest
+from sdk.api import signatures, versions
+from sdk.api.transport import Transport
+from sdk.errors import InvalidInput, VerificationFailed
+from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.manifest import Manifest
 from sdk.signing import check_key, sign
+from sdk.validation import parse_ref
 
 
 def sign_manifest(
@@ -19,6 +23,20 @@ def sign_manifest(
     """
     path = config.signing_key() if key is None else config.user_path(key)
     return None if path is None else sign(manifest, path, password or config.signing_password())
+
+
+def sign_version(
+    transport: Transport, ref: str, key: str | Path | None = None, *, password: str | None = None
+) -> SignatureView:
+    """Sign the version that a ref names now, and hand the signature in; see `Client.sign`."""
+    view = versions.resolve(transport, str(parse_ref(ref)))
+    manifest = view.manifest
+    if manifest.digest != view.digest:
+        raise VerificationFailed(f"the registry gives {view.ref} another digest than its files have; don't sign it")
+    signed = sign_manifest(manifest, key, password=password)
+    if signed is None:
+        raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
+    return signatures.submit(transport, manifest.digest, signed)
 
 
 def check_signing_key() -> None:

@@ -22,7 +22,7 @@ from support.soak import scale
 from sdk.client import Client
 from sdk.errors import AdapterctlError, NotFound
 from sdk.objects import Version
-from sdk.pulling import download
+from sdk.pulling import streams
 from sdk.pulling.folder import verify_folder
 from sdk.pushing import upload
 from sdk.stack.seaweed import SeaweedServer
@@ -33,8 +33,8 @@ KINDS = ("seaweed", "folder")
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients try again as often as ever, but at once: what they wait for is no matter here."""
-    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(streams, "LONGEST_WAIT_S", 0.05)
     monkeypatch.setattr(upload, "time", SimpleNamespace(sleep=lambda s: time.sleep(min(s, 0.05))))
 
 

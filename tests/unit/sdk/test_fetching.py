@@ -20,7 +20,7 @@ from support.ranges import Fault, RangeServer, Request, range_server
 
 from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, NotFound, Unavailable, VerificationFailed
-from sdk.pulling import download
+from sdk.pulling import streams
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
 from sdk.schemas.artifacts import Transfer
@@ -38,16 +38,16 @@ def server() -> Iterator[RangeServer]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.001)
 
 
 @pytest.fixture
 def _in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let as many streams join at once as ever may."""
-    monkeypatch.setattr(download, "PART_BYTES", PIECE)
-    monkeypatch.setattr(download, "PIECE_BYTES", PIECE // 4)
-    monkeypatch.setattr(download, "TICK_S", 0.01)
-    monkeypatch.setattr(download, "_WORTH_S", 0.0)
+    monkeypatch.setattr(streams, "PART_BYTES", PIECE)
+    monkeypatch.setattr(streams, "PIECE_BYTES", PIECE // 4)
+    monkeypatch.setattr(streams, "TICK_S", 0.01)
+    monkeypatch.setattr(streams, "_WORTH_S", 0.0)
 
 
 def at(server: RangeServer, name: str = "blob") -> Transfer:
@@ -88,7 +88,7 @@ def test_connections_are_kept(server: RangeServer, tmp_path: Path) -> None:
 def test_a_kept_connection_that_was_closed_is_no_failure(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(streams, "TRIES", 1)
     http = HttpClient()
     fetch(at(server), tmp_path / "one", http=http)
     for waiting in http._idle.values():
@@ -121,7 +121,7 @@ def test_cuts_at_any_offset_lose_nothing(server: RangeServer, tmp_path: Path) ->
 def test_it_goes_on_at_the_byte_where_it_broke(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(streams, "TRIES", 1)
     server.script = lambda _request: Fault(cut_after=777_777)
     with pytest.raises(Unavailable, match="it goes on where it broke") as caught:
         fetch(at(server), tmp_path / "file")
@@ -204,7 +204,7 @@ def test_a_location_that_is_none_is_not_shown(url: str, tmp_path: Path) -> None:
 def _leave(server: RangeServer, target: Path, monkeypatch: pytest.MonkeyPatch, cut: int = 600_000) -> None:
     """Interrupt a fetch of what the server has."""
     with monkeypatch.context() as patch:
-        patch.setattr(download, "TRIES", 1)
+        patch.setattr(streams, "TRIES", 1)
         script, server.script = server.script, lambda _request: Fault(cut_after=cut)
         with pytest.raises(Unavailable):
             fetch(at(server), target)

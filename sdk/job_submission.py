@@ -1,0 +1,103 @@
+"""How a job is submitted: its rows are checked and sent, its base is found or registered, and then the registry is asked."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from sdk.api import jobs
+from sdk.api.transport import Transport
+from sdk.errors import InvalidInput
+from sdk.formats.refs import namespace_of
+from sdk.job_options import JobTerms
+from sdk.pushing.pusher import Pusher
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.jobs import (
+    CheckpointPolicy,
+    CheckpointRef,
+    EvaluationRequest,
+    EvaluationTarget,
+    JobRequest,
+    JobSubmission,
+    JobView,
+    MergeRequest,
+    TrainingRequest,
+)
+from sdk.schemas.training import TrainingSpec
+from sdk.validation import build, check_data, parse_ref
+
+
+class JobSubmitter:
+    """Submits jobs to one registry. What is refused before anything is sent leaves nothing behind.
+
+    `key` is the idempotency key: the same one again gives the same job.
+    """
+
+    def __init__(self, transport: Transport, pusher: Pusher) -> None:
+        self._transport, self._pusher = transport, pusher
+
+    def training(
+        self,
+        adapter: str,
+        spec: TrainingSpec,
+        *,
+        base: str | Path,
+        data: str | Path,
+        eval_data: str | Path | None,
+        checkpoint: CheckpointPolicy,
+        from_checkpoint: CheckpointRef | None,
+        terms: JobTerms,
+        key: str | None,
+    ) -> JobView:
+        """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        namespace = namespace_of(adapter) or "-"
+        rows = check_data(data)
+        held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
+        request = TrainingRequest(
+            adapter=adapter,
+            base=self._pusher.choose_base(base, namespace, targets=spec.targets),
+            data=self._pusher.send_data(rows, namespace).digest,
+            eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
+            spec=spec,
+            checkpoint=checkpoint,
+            from_checkpoint=from_checkpoint,
+        )
+        return self._submit(request, terms, key)
+
+    def evaluation(
+        self,
+        refs: str | Iterable[str],
+        spec: EvaluationSpec,
+        *,
+        data: str | Path,
+        terms: JobTerms,
+        key: str | None,
+    ) -> JobView:
+        """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
+        rows = check_data(data)
+        given = [refs] if isinstance(refs, str) else list(refs)
+        if not given:
+            raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
+        by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
+        # A bare base beside them is what their namespace calls so.
+        namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
+        targets = [
+            EvaluationTarget(ref=str(by_ref[ref]))
+            if ref in by_ref
+            else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
+            for ref in given
+        ]
+        sent = self._pusher.send_data(rows, namespace)
+        return self._submit(build(EvaluationRequest, targets=targets, data=sent.digest, spec=spec), terms, key)
+
+    def merge(self, ref: str, spec: MergeSpec, *, terms: JobTerms, key: str | None) -> JobView:
+        """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
+        return self._submit(MergeRequest(ref=str(parse_ref(ref)), spec=spec), terms, key)
+
+    def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
+        submission = build(
+            JobSubmission, request=request, priority=terms.priority, timeout_s=terms.timeout_s, needs=terms.needs
+        )
+        # A key of our own makes a repeated POST harmless.
+        return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))

@@ -1,0 +1,27 @@
+"""How two versions differ, with their weights, which are fetched for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sdk.objects import Version
+from sdk.schemas.diff import Diff
+from sdk.schemas.manifest import Manifest
+
+
+def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[Manifest], Path]) -> Diff:
+    """Say how two versions differ; with `weights`, `fill_cache` gives the folder of each one's files.
+
+    Raises VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
+    """
+    from sdk.lora.version_diff import compare_files, compare_versions
+    from sdk.lora.weights import require_numpy
+
+    same = one.digest == two.digest
+    found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
+    if same or not weights:
+        return found
+    require_numpy()
+    folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
+    return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})

@@ -84,41 +84,48 @@ def canonical_text(config: Mapping[str, Any]) -> str:
     return json.dumps(stable, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config says in the LoRA record's fields, but for `other`, by their names; unchecked.
+
+    What it leaves out, and most of what is null, is what PEFT takes it to be. Names of modules are sorted;
+    `target_modules` is None where the config has a pattern. Raises TypeError or AttributeError for values that no config of
+    LoRA has, which `sdk.formats.peft_config.examine` finds.
+    """
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    return {
+        "rank": config.get("r"),
+        "alpha": _number(config.get("lora_alpha")),
+        "dropout": _number(config.get("lora_dropout", 0.0)),
+        "target_modules": sorted(set(targets)) if isinstance(targets, list) else None,
+        "rank_pattern": config.get("rank_pattern") or {},
+        "alpha_pattern": {key: _number(value) for key, value in (config.get("alpha_pattern") or {}).items()},
+        "modules_to_save": sorted(config.get("modules_to_save") or []),
+        "bias": config.get("bias", "none"),
+        "init": config.get("init_lora_weights", True),
+        "use_rslora": bool(config.get("use_rslora", False)),
+        "use_dora": bool(config.get("use_dora", False)),
+        "task_type": config.get("task_type"),
+        "fan_in_fan_out": config.get("fan_in_fan_out") or False,
+        "lora_bias": config.get("lora_bias") or False,
+        "exclude_modules": [] if isinstance(excluded, str) else sorted(set(excluded or [])),
+        "layers_to_transform": sorted(set(_listed(config.get("layers_to_transform")))),
+        "layers_pattern": _listed(config.get("layers_pattern")),
+        "target_parameters": sorted(set(_listed(config.get("target_parameters")))),
+        "layer_replication": config.get("layer_replication") or [],
+        "trainable_token_indices": config.get("trainable_token_indices") or [],
+        "alora_invocation_tokens": config.get("alora_invocation_tokens") or [],
+    }
+
+
 def lora_of(config: Mapping[str, Any]) -> LoraConfig:
     """Return the LoRA record that an `adapter_config.json` says. Raises InvalidInput for values that it can't have."""
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    if not isinstance(targets, list):
+    if not isinstance(config.get("target_modules"), list):
         raise InvalidInput(
             f"{CONFIG_FILE} gives target_modules as a pattern; save the adapter with a list of module names",
             param="target_modules",
         )
     try:
-        return LoraConfig.model_validate(
-            {
-                "rank": config.get("r"),
-                "alpha": _number(config.get("lora_alpha")),
-                "dropout": _number(config.get("lora_dropout", 0.0)),
-                "target_modules": sorted(set(targets)),
-                "rank_pattern": config.get("rank_pattern") or {},
-                "alpha_pattern": {key: _number(value) for key, value in (config.get("alpha_pattern") or {}).items()},
-                "modules_to_save": sorted(config.get("modules_to_save") or []),
-                "bias": config.get("bias", "none"),
-                "init": config.get("init_lora_weights", True),
-                "use_rslora": bool(config.get("use_rslora", False)),
-                "use_dora": bool(config.get("use_dora", False)),
-                "task_type": config.get("task_type"),
-                "fan_in_fan_out": config.get("fan_in_fan_out") or False,
-                "lora_bias": config.get("lora_bias") or False,
-                "exclude_modules": [] if isinstance(excluded, str) else sorted(set(excluded or [])),
-                "layers_to_transform": sorted(set(_listed(config.get("layers_to_transform")))),
-                "layers_pattern": _listed(config.get("layers_pattern")),
-                "target_parameters": sorted(set(_listed(config.get("target_parameters")))),
-                "layer_replication": config.get("layer_replication") or [],
-                "trainable_token_indices": config.get("trainable_token_indices") or [],
-                "alora_invocation_tokens": config.get("alora_invocation_tokens") or [],
-                "other": _other_settings(config),
-            }
-        )
+        return LoraConfig.model_validate({**recorded(config), "other": _other_settings(config)})
     except (ValidationError, TypeError, AttributeError) as error:
         said = explain_validation(error.errors())[0] if isinstance(error, ValidationError) else str(error)
         raise InvalidInput(

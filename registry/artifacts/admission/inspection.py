@@ -24,6 +24,7 @@ from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
+from sdk.lora.adapter_config import recorded
 from sdk.schemas.wire import Wire
 
 _CHUNK_BYTES = 1024 * 1024
@@ -131,7 +132,10 @@ class WeightFacts(_Facts):
 
 
 class ConfigFacts(_Facts):
-    """What the gate has to know of `adapter_config.json`. None stands for a value that no version can have."""
+    """What the gate has to know of `adapter_config.json`; None stands for a value that no version can have.
+
+    All but `variants` are fields of the LoRA record, as `sdk.lora.adapter_config.recorded` reads them.
+    """
 
     kind: Literal["config"] = "config"
     version: Literal[3] = 3
@@ -244,21 +248,11 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
         raise Verification(f"{CONFIG_FILE} describes no LoRA; only LoRA adapters are kept here")
     for finding in examine(config):
         _refuse(finding)
-    targets = config.get("target_modules")
-    return ConfigFacts(
-        rank=config.get("r"),
-        alpha=config.get("lora_alpha"),
-        target_modules=sorted(targets) if isinstance(targets, list) else None,
-        rank_pattern=config.get("rank_pattern") or {},
-        alpha_pattern=config.get("alpha_pattern") or {},
-        modules_to_save=sorted(config.get("modules_to_save") or []),
-        bias=config.get("bias") or "none",
-        use_rslora=bool(config.get("use_rslora")),
-        use_dora=bool(config.get("use_dora")),
-        lora_bias=bool(config.get("lora_bias")),
-        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
-        variants=[name for name in _VARIANTS if config.get(name)],
-    )
+    said = recorded(config)
+    facts = {name: said[name] for name in ConfigFacts.model_fields.keys() & said.keys()}
+    # PEFT writes no null here, and the gate takes it for none.
+    facts["bias"] = said["bias"] or "none"
+    return ConfigFacts(**facts, variants=[name for name in _VARIANTS if config.get(name)])
 
 
 def _refuse(finding: Finding) -> None:

@@ -453,6 +453,7 @@ class TestConfig:
         check_config()
         check_config(auto_mapping=None, megatron_config=None, megatron_core="", base_model_name_or_path=None)
         check_config(base_model_name_or_path="org/name-1.0", target_modules=["v_proj", "q_proj"], lora_alpha=4.0)
+        check_config(target_modules=["v_proj", "q_proj", "v_proj"], bias=None, modules_to_save=None, rank_pattern=None)
 
     @pytest.mark.parametrize(
         ("config", "said"),

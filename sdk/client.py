@@ -40,6 +40,7 @@ from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
 from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.job_submission import JobSubmitter
+from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
@@ -48,7 +49,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
 from sdk.pushing.import_folders import Imported, push_tree
-from sdk.pushing.pusher import Pusher, PushReport
+from sdk.pushing.pusher import Pusher, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
 from sdk.schemas.aliases import (
     AliasMove,
@@ -100,15 +101,7 @@ from sdk.schemas.people import (
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
-from sdk.validation import (
-    build,
-    check_alias,
-    check_data,
-    check_data_name,
-    check_name,
-    check_number,
-    parse_ref,
-)
+from sdk.validation import build, check_data, check_data_name
 from sdk.version_comparison import compare
 
 T = TypeVar("T")
@@ -522,9 +515,7 @@ class Client:
         `ADAPTERCTL_SIGNING_KEY` names. With `expand_patterns` the modules' names are written in place of expressions in its
         config, which are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
-        report = self.push_with_report(
-            path,
-            adapter,
+        options = PushOptions(
             base=base,
             method=method,
             quantization=quantization,
@@ -534,7 +525,7 @@ class Client:
             sign=sign,
             expand_patterns=expand_patterns,
         )
-        return Version(report.version, self)
+        return Version(self._pusher.push(path, adapter, options).version, self)
 
     def push_with_report(
         self,
@@ -557,9 +548,7 @@ class Client:
         Where `base` is None it is the registered base that the folder's config names. `ask_revision` is asked for the
         base's commit, given the base's id, where nobody says it. What a hub gave is tagged `hub=org/name@commit`.
         """
-        return self._pusher.push(
-            path,
-            adapter,
+        options = PushOptions(
             base=base,
             method=method,
             quantization=quantization,
@@ -571,6 +560,7 @@ class Client:
             ask_revision=ask_revision,
             expand_patterns=expand_patterns,
         )
+        return self._pusher.push(path, adapter, options)
 
     def push_tree(
         self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any

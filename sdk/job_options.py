@@ -14,8 +14,9 @@ import re
 from typing import Literal, NamedTuple
 
 from sdk.errors import InvalidInput
+from sdk.names import check_job_id
 from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, Needs
-from sdk.validation import build, check_job_id
+from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
 _STEPS = re.compile(r"([0-9]{1,9}) ?steps?", re.ASCII)

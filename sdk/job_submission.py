@@ -11,6 +11,7 @@ from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.job_options import JobTerms
+from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.jobs import (
@@ -25,7 +26,7 @@ from sdk.schemas.jobs import (
     TrainingRequest,
 )
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_data, parse_ref
+from sdk.validation import build, check_data
 
 
 class JobSubmitter:

@@ -1,7 +1,5 @@
-"""What is checked before anything is sent: values, names, refs, rows and target modules.
+"""What is checked before anything is sent: values, rows and target modules. Names and refs are checked in `sdk.names`.
 
->>> check_name("team/code-review")
-'team/code-review'
 >>> check_targets("q_proj,nope", {"model.layers.0.self_attn.q_proj.weight": [64, 64]}, base="tiny")
 Traceback (most recent call last):
 sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of these as targets: q_proj
@@ -9,23 +7,19 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
 from sdk.config import user_path
-from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidRef, InvalidTargets, NotFound
+from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
-from sdk.formats.refs import BadNameError, BadRefError, Ref, looks_like_digest, parse_alias, parse_name, parse_number
+from sdk.formats.refs import looks_like_digest
 from sdk.lora.targets import missing_targets
 from sdk.schemas.codes import explain_validation
-
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -37,58 +31,6 @@ def build(model: type[M], **values: Any) -> M:
     except ValidationError as error:
         message, param = explain_validation(list(error.errors()))
         raise InvalidInput(f"{message}; correct it, then try again", param=param) from None
-
-
-def parse_ref(ref: str) -> Ref:
-    """Parse a ref. Raises InvalidName or InvalidRef."""
-    try:
-        return Ref.parse(ref)
-    except BadRefError as error:
-        raise InvalidRef(str(error), param="ref") from None
-    except BadNameError as error:
-        raise InvalidName(str(error), param="ref") from None
-
-
-def check_name(name: str) -> str:
-    """Return the name of an adapter. Raises InvalidName."""
-    return _checked(parse_name, name, "name")
-
-
-def check_alias(alias: str) -> str:
-    """Return the name of an alias. Raises InvalidName."""
-    return _checked(parse_alias, alias, "alias")
-
-
-def _checked(parse: Callable[[str], str], text: str, param: str) -> str:
-    try:
-        return parse(text)
-    except BadNameError as error:
-        raise InvalidName(str(error), param=param) from None
-
-
-def check_number(version: str | int) -> int:
-    """Return 3 for "v3" or 3, and 0, which means none, for "0" or 0. Raises InvalidRef."""
-    if isinstance(version, int) and not isinstance(version, bool):
-        if 0 <= version < 10**9:
-            return version
-    elif version == "0":
-        return 0
-    try:
-        return parse_number(str(version))
-    except BadRefError as error:
-        raise InvalidRef(str(error), param="version") from None
-
-
-def check_job_id(job_id: str) -> str:
-    """Return the id of a job if it can be one. Raises NotFound."""
-    if not _JOB_ID.fullmatch(job_id):
-        raise NotFound(f"there is no job {job_id[:80]!a}; see: adapterctl jobs list", param="job")
-    return job_id
-
-
-def segment(text: str) -> str:
-    """Return `text` as one segment of a URL's path; it can't climb."""
-    return quote(text, safe="").replace(".", "%2E") if text.strip(".") == "" and text else quote(text, safe="") or "-"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
-VOCABULARY = 512
 PROMPT = "Review this line of Python.\n\n{line}\n\nComment: "
 #: A line of code, and what a reviewer says of it.
 REVIEWS = [
@@ -49,15 +48,15 @@ def make(folder: Path) -> None:
     _write_rows(folder / "heldout.jsonl", rows[HELD_OUT])
     _write_rows(folder / "train.jsonl", [row for name in NAMES if name != HELD_OUT for row in rows[name]])
     texts = [row["prompt"] + row["completion"] for name in NAMES for row in rows[name]]
-    _save_llama(folder / NAME, _save_tokenizer(folder / NAME, texts))
+    save_llama(folder / NAME, save_tokenizer(folder / NAME, texts))
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _save_tokenizer(folder: Path, texts: list[str]) -> int:
-    """Write a byte-level tokenizer trained on `texts`; return the size of its vocabulary."""
+def save_tokenizer(folder: Path, texts: list[str], *, vocabulary: int = 512) -> int:
+    """Write a byte-level tokenizer with a chat template, trained on `texts`; return the size of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -65,7 +64,7 @@ def _save_tokenizer(folder: Path, texts: list[str]) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -77,14 +76,14 @@ def _save_tokenizer(folder: Path, texts: list[str]) -> int:
     return len(fast)
 
 
-def _save_llama(folder: Path, vocabulary: int) -> None:
-    """Write a random Llama of 2 layers, hidden size 64 and tied embeddings in float32."""
+def save_llama(folder: Path, vocabulary: int, *, seed: int = 1, positions: int = 512) -> None:
+    """Write a random Llama of 2 layers, hidden size 64 and tied embeddings in float32, for texts of `positions` tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=64,
@@ -92,7 +91,7 @@ def _save_llama(folder: Path, vocabulary: int) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=0,

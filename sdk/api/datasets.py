@@ -8,8 +8,8 @@ from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.errors import VerificationFailed
 from sdk.formats.refs import digest_digits
+from sdk.names import segment
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
-from sdk.validation import segment
 
 _REGISTERING_S = 600.0
 

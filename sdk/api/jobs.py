@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.errors import NotFound
+from sdk.names import check_job_id
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
-from sdk.validation import check_job_id
 
 #: A published checkpoint's files are hashed before it is one.
 _PUBLISHING_S = 600.0

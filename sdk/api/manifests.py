@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
-from sdk.validation import segment
 
 
 def locate(transport: Transport, digest: str) -> list[Transfer]:

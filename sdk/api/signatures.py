@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.names import segment
 from sdk.schemas.artifacts import SignatureView, SignedManifest
-from sdk.validation import segment
 
 
 def submit(transport: Transport, digest: str, signed: SignedManifest) -> SignatureView:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.names import segment
 from sdk.schemas.people import NamespaceRevocation, NewToken, RevocationView, TokenReplacement, TokenRequest, TokenView
-from sdk.validation import segment
 
 
 def create(transport: Transport, request: TokenRequest | TokenReplacement) -> NewToken:

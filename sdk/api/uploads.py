@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.names import segment
 from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
-from sdk.validation import segment
 
 
 def begin(transport: Transport, request: UploadRequest, *, namespace: str | None = None) -> UploadView:

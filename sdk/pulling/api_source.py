@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from sdk.api import manifests, signatures, versions
 from sdk.api.transport import Transport
+from sdk.names import parse_ref
 from sdk.pulling.ranges import Location
 from sdk.pulling.source import Resolved, Signature, read_version
-from sdk.validation import parse_ref
 
 
 class ApiSource:

@@ -5,6 +5,7 @@ What has arrived survives an interruption, also a kill, and the next fetch goes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -48,7 +49,9 @@ def fetch(
             with open_partial(target, origin.sha256, origin.size_bytes) as partial:
                 if once and target.exists():
                     return
-                _fetch_checked(origin, partial, on_bytes, name, relocate, own)
+                _fetch_checked(
+                    lambda: Streams(origin, partial, on_bytes, name, relocate, own), partial, origin.sha256, name
+                )
                 partial.finish(mode)
         finally:
             if http is None:
@@ -65,18 +68,11 @@ def _copy(origin: Location, source: Path, target: Path, on_bytes: OnBytes, name:
         target.chmod(mode)
 
 
-def _fetch_checked(
-    origin: Location,
-    partial: Partial,
-    on_bytes: OnBytes,
-    name: str,
-    relocate: Relocate | None,
-    http: HttpClient,
-) -> None:
+def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, name: str) -> None:
     replaced = 0
     while True:
         resumed = bool(partial.ranges)
-        streams = Streams(origin, partial, on_bytes, name, relocate, http)
+        streams = begin()
         try:
             found = streams.run()
         except ReplacedError as error:
@@ -85,15 +81,15 @@ def _fetch_checked(
             if replaced >= _ANEW:
                 raise VerificationFailed(
                     f"the object of {name} in the storage was replaced again and again while it was fetched ({error}); "
-                    f"its SHA-256 must be {origin.sha256}; nothing was kept. Try again, then tell an admin"
+                    f"its SHA-256 must be {sha256}; nothing was kept. Try again, then tell an admin"
                 ) from None
             continue
-        if found == origin.sha256:
+        if found == sha256:
             return
         streams.forget()
         if not (resumed or streams.interrupted) or replaced:
             raise VerificationFailed(
-                f"{name} has the SHA-256 {found}, not {origin.sha256}; nothing was kept. Try again, then tell an admin"
+                f"{name} has the SHA-256 {found}, not {sha256}; nothing was kept. Try again, then tell an admin"
             )
         # Something of it may come from an earlier time, or be what a crash left: once it is fetched anew.
         replaced = _ANEW - 1

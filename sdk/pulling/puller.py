@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from sdk.config import user_path
 from sdk.errors import (
     InvalidInput,
-    InvalidName,
-    InvalidRef,
     NotAllowed,
     NotFound,
     Unavailable,
@@ -22,7 +20,8 @@ from sdk.errors import (
     disk_explained,
 )
 from sdk.formats.manifest import Contents, FileEntry, HasFiles
-from sdk.formats.refs import BadNameError, BadRefError, Ref
+from sdk.formats.refs import Ref
+from sdk.names import parse_ref
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, fill, located, watching
@@ -142,7 +141,7 @@ class Puller:
 
         Raises InvalidInput for a ref that may move where only one that can't is taken.
         """
-        parsed = _parse(ref)
+        parsed = parse_ref(ref)
         moves = parsed.number is None and parsed.digest_prefix is None
         if offline:
             if moves:
@@ -277,12 +276,3 @@ class Puller:
         watch = watching(self._on_transfer, "fetching", contents.size_bytes)
         for file, origin, relocate in located(contents, self._source.locations):
             fetch(origin, folder / file.path, watch, name=file.path, relocate=relocate, http=self._http)
-
-
-def _parse(ref: str) -> Ref:
-    try:
-        return Ref.parse(ref)
-    except BadRefError as error:
-        raise InvalidRef(str(error), param="ref") from None
-    except BadNameError as error:
-        raise InvalidName(str(error), param="ref") from None

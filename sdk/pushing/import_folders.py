@@ -12,10 +12,10 @@ from typing import Any
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.refs import BadNameError, parse_name, parse_namespace
-from sdk.pushing.pusher import PushReport
+from sdk.pushing.pusher import PushOptions, PushReport
 
-#: Publishes the adapter in a folder under a name, with options of `Client.push_with_report`.
-Push = Callable[..., PushReport]
+#: Publishes the adapter in a folder under a name.
+Push = Callable[[Path, str, PushOptions], PushReport]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ def push_tree(
     A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
     the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
-    natural order. `push` publishes one folder with the `options`; without `base` each folder's config names it.
+    natural order. `push` publishes one folder with the `options`, fields of `PushOptions`; without `base` each folder's config names it.
     A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
     there is no adapter, InvalidInput for a bad namespace.
     """
+    given = PushOptions(**options)
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}; give the one under which the adapters lie", param="path")
     if namespace is not None:
@@ -75,7 +76,7 @@ def push_tree(
     first: dict[str, str] = {}
     for position, item in enumerate(found, start=1):
         taken = None if versions or item.adapter is None else first.get(item.adapter)
-        results.append(_push_one(push, item, taken, options))
+        results.append(_push_one(push, item, taken, given))
         if item.adapter is not None:
             first.setdefault(item.adapter, item.shown)
         if on_folder is not None:
@@ -83,7 +84,7 @@ def push_tree(
     return results
 
 
-def _push_one(push: Push, item: _Found, taken: str | None, options: dict[str, Any]) -> Imported:
+def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions) -> Imported:
     try:
         if item.adapter is None:
             raise InvalidInput(
@@ -93,7 +94,7 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: dict[str, An
             raise Conflict(
                 f"{taken!a} has the name {item.adapter} too; push this one alone with another name, or use --versions"
             )
-        report = push(item.folder, item.adapter, **{"base": None, **options})
+        report = push(item.folder, item.adapter, options)
     except Unavailable:
         raise
     except AdapterctlError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
+from sdk.names import check_name
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pushing import hub
@@ -25,10 +27,28 @@ from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import QuantizationRecipe
-from sdk.validation import CheckedData, build, check_name, check_targets
+from sdk.validation import CheckedData, build, check_targets
 
 #: A registration with the shapes of more tensors would be longer than the body that a registry takes.
 _MOST_SHAPES_BYTES = 3_500_000
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """What is said of an adapter that is pushed, and how it is; see `Client.push_with_report`."""
+
+    #: None: the registered base that the folder's config names.
+    base: str | Path | None = None
+    method: Method | None = None
+    quantization: QuantizationRecipe | None = None
+    base_revision: str | None = None
+    description: str = ""
+    tags: Mapping[str, str] | None = None
+    sign: str | Path | None = None
+    sign_password: str | None = None
+    #: Asked for the base's commit, given the base's id, where nobody says it.
+    ask_revision: Callable[[str], str | None] | None = None
+    expand_patterns: bool = False
 
 
 class PushReport(NamedTuple):
@@ -156,48 +176,24 @@ class Pusher:
 
     # Versions.
 
-    def push(
-        self,
-        path: str | Path,
-        adapter: str,
-        *,
-        base: str | Path | None,
-        method: Method | None = None,
-        quantization: QuantizationRecipe | None = None,
-        base_revision: str | None = None,
-        description: str = "",
-        tags: Mapping[str, str] | None = None,
-        sign: str | Path | None = None,
-        sign_password: str | None = None,
-        ask_revision: Callable[[str], str | None] | None = None,
-        expand_patterns: bool = False,
-    ) -> PushReport:
+    def push(self, path: str | Path, adapter: str, options: PushOptions) -> PushReport:
         """Publish an adapter; see `Client.push_with_report`."""
         check_name(adapter)
-        if hub.is_url(path):
-            with tempfile.TemporaryDirectory() as fetched:
-                commit = hub.fetch_adapter(str(path), Path(fetched))
-                return self.push(
-                    fetched,
-                    adapter,
-                    base=base,
-                    method=method,
-                    quantization=quantization,
-                    base_revision=base_revision,
-                    description=description,
-                    tags={"hub": commit, **(tags or {})},
-                    sign=sign,
-                    sign_password=sign_password,
-                    ask_revision=ask_revision,
-                    expand_patterns=expand_patterns,
-                )
-        folder = user_path(path)
+        if not hub.is_url(path):
+            return self._push_folder(user_path(path), adapter, options)
+        with tempfile.TemporaryDirectory() as fetched:
+            commit = hub.fetch_adapter(str(path), Path(fetched))
+            tagged = replace(options, tags={"hub": commit, **(options.tags or {})})
+            return self._push_folder(Path(fetched), adapter, tagged)
+
+    def _push_folder(self, folder: Path, adapter: str, options: PushOptions) -> PushReport:
         named, revision = read_origin(folder)
-        if base is None and named is None:
+        if options.base is None and named is None:
             raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
-        trained_over = self.obtain_base(base or named or "", namespace_of(adapter) or "-")
-        if trained_over.revision is None and revision is None and base_revision is None and ask_revision is not None:
-            base_revision = ask_revision(trained_over.id)
+        trained_over = self.obtain_base(options.base or named or "", namespace_of(adapter) or "-")
+        base_revision = options.base_revision
+        if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:
+            base_revision = options.ask_revision(trained_over.id)
         with tempfile.TemporaryDirectory() as staging:
             package = pack_adapter(
                 folder,
@@ -205,11 +201,11 @@ class Pusher:
                 base_revision=trained_over.revision or base_revision,
                 base_fingerprint=trained_over.fingerprint,
                 staging=Path(staging),
-                expand_patterns=expand_patterns,
+                expand_patterns=options.expand_patterns,
             )
             # Before anything is sent: a key that can't sign leaves nothing behind.
-            signature = sign_manifest(package.manifest, sign, password=sign_password)
-            known = quantization is not None or method == "lora"
+            signature = sign_manifest(package.manifest, options.sign, password=options.sign_password)
+            known = options.quantization is not None or options.method == "lora"
             unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
             publication = build(
                 Publication,
@@ -217,10 +213,10 @@ class Pusher:
                 upload=self.uploader.upload(package.sources, "uploading adapter", namespace_of(adapter) or "-"),
                 manifest=package.manifest,
                 lora=package.lora,
-                method=method,
-                quantization=quantization,
-                description=description,
-                tags=dict(tags or {}),
+                method=options.method,
+                quantization=options.quantization,
+                description=options.description,
+                tags=dict(options.tags or {}),
                 unknown=unknown,
                 signature=signature,
             )

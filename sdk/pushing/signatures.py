@@ -8,10 +8,10 @@ from sdk import config
 from sdk.api import signatures, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput, VerificationFailed
+from sdk.names import parse_ref
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.manifest import Manifest
 from sdk.signing import check_key, sign
-from sdk.validation import parse_ref
 
 
 def sign_manifest(

@@ -12,8 +12,9 @@ import pytest
 from support.small import TENSORS
 
 from sdk.errors import AdapterctlError, InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
+from sdk.names import check_number, segment
 from sdk.schemas.training import TARGET_PRESETS, TrainingSpec
-from sdk.validation import build, check_data, check_number, check_targets, segment
+from sdk.validation import build, check_data, check_targets
 
 GPT2 = {
     "wte.weight": [100, 8],

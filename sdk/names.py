@@ -1,0 +1,70 @@
+"""Names, refs and ids as callers write them, checked against their grammar before anything is sent. Light to import.
+
+>>> check_name("team/code-review")
+'team/code-review'
+>>> check_number("v3"), check_number(0)
+(3, 0)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote
+
+from sdk.errors import InvalidName, InvalidRef, NotFound
+from sdk.formats.refs import BadNameError, BadRefError, Ref, parse_alias, parse_name, parse_number
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def parse_ref(ref: str) -> Ref:
+    """Parse a ref. Raises InvalidName or InvalidRef."""
+    try:
+        return Ref.parse(ref)
+    except BadRefError as error:
+        raise InvalidRef(str(error), param="ref") from None
+    except BadNameError as error:
+        raise InvalidName(str(error), param="ref") from None
+
+
+def check_name(name: str) -> str:
+    """Return the name of an adapter. Raises InvalidName."""
+    return _checked(parse_name, name, "name")
+
+
+def check_alias(alias: str) -> str:
+    """Return the name of an alias. Raises InvalidName."""
+    return _checked(parse_alias, alias, "alias")
+
+
+def _checked(parse: Callable[[str], str], text: str, param: str) -> str:
+    try:
+        return parse(text)
+    except BadNameError as error:
+        raise InvalidName(str(error), param=param) from None
+
+
+def check_number(version: str | int) -> int:
+    """Return 3 for "v3" or 3, and 0, which means none, for "0" or 0. Raises InvalidRef."""
+    if isinstance(version, int) and not isinstance(version, bool):
+        if 0 <= version < 10**9:
+            return version
+    elif version == "0":
+        return 0
+    try:
+        return parse_number(str(version))
+    except BadRefError as error:
+        raise InvalidRef(str(error), param="version") from None
+
+
+def check_job_id(job_id: str) -> str:
+    """Return the id of a job if it can be one. Raises NotFound."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound(f"there is no job {job_id[:80]!a}; see: adapterctl jobs list", param="job")
+    return job_id
+
+
+def segment(text: str) -> str:
+    """Return `text` as one segment of a URL's path; it can't climb."""
+    return quote(text, safe="").replace(".", "%2E") if text.strip(".") == "" and text else quote(text, safe="") or "-"

@@ -51,6 +51,19 @@ from sdk.pulling.puller import Pulled, Puller, PullPlan
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
+from sdk.schemas.access import (
+    AuditView,
+    GrantView,
+    NamespaceRevocation,
+    NewToken,
+    QuotaLimits,
+    QuotaView,
+    RevocationView,
+    TokenReplacement,
+    TokenRequest,
+    TokenView,
+    Whoami,
+)
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -85,19 +98,6 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.people import (
-    AuditView,
-    GrantView,
-    NamespaceRevocation,
-    NewToken,
-    QuotaLimits,
-    QuotaView,
-    RevocationView,
-    TokenReplacement,
-    TokenRequest,
-    TokenView,
-    Whoami,
-)
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec

@@ -21,8 +21,8 @@ from registry.db.database import Database
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from sdk.formats.refs import BadNameError, parse_namespace
+from sdk.schemas.access import GrantView, LostGrant, NewToken, RevocationView, TokenView
 from sdk.schemas.labels import parse_label, same_label
-from sdk.schemas.people import GrantView, LostGrant, NewToken, RevocationView, TokenView
 
 #: Names under which histories show the registry itself, and logs whoever has no token.
 _OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})

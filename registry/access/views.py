@@ -10,7 +10,7 @@ from registry.access.tokens import Tokens
 from registry.errors import Invalid
 from registry.http.routes import Admin, Reader, room, service
 from registry.principal import Role
-from sdk.schemas.people import (
+from sdk.schemas.access import (
     GrantView,
     NamespaceRevocation,
     NewToken,

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.http.memory_budget import PATIENCE_S
+from registry.http.memory_budget import MEMORY_TIMEOUT_S
 from registry.principal import Principal
 
 #: After how long a body that is not there yet may have to make room, in seconds.
@@ -121,7 +121,7 @@ class Room:
 
     async def _wait(self, body: Body, granted: asyncio.Event) -> None:
         clock = asyncio.get_running_loop().time
-        deadline = clock() + PATIENCE_S
+        deadline = clock() + MEMORY_TIMEOUT_S
         while not granted.is_set():
             try:
                 async with asyncio.timeout(_LOOK_S):

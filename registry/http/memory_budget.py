@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from registry.errors import RateLimited, Unavailable
 
 #: How long a request waits for others to give back what they hold, in seconds.
-PATIENCE_S = 10.0
+MEMORY_TIMEOUT_S = 10.0
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ class MemoryBudget:
         self._taken_bytes += size_bytes
         return True
 
-    async def take(self, who: str, size_bytes: int, *, patience_s: float = PATIENCE_S) -> None:
+    async def take(self, who: str, size_bytes: int, *, timeout_s: float = MEMORY_TIMEOUT_S) -> None:
         """Take so many bytes, once there is room for them.
 
         Raises RateLimited where the holder's own requests leave no room for so long, Unavailable where everybody's do.
@@ -63,7 +63,7 @@ class MemoryBudget:
         self._grant()
         try:
             # No `wait_for`: before Python 3.12 it swallows a cancellation that comes together with what it waits for.
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await waiter.granted.wait()
         except TimeoutError:
             if waiter.granted.is_set():

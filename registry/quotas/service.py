@@ -15,7 +15,7 @@ from registry.usage.charging import BYTES, COUNTED
 from registry.usage.limits import Limits, default_limits
 from registry.usage.models import Quota, Usage
 from sdk.formats.refs import BadNameError, parse_namespace
-from sdk.schemas.people import QuotaLimits, QuotaView
+from sdk.schemas.access import QuotaLimits, QuotaView
 
 
 class Quotas:

@@ -8,7 +8,7 @@ from fastapi import Query
 
 from registry.http.routes import Admin, Reader, room, service
 from registry.quotas.service import Quotas
-from sdk.schemas.people import QuotaLimits, QuotaView
+from sdk.schemas.access import QuotaLimits, QuotaView
 
 router = room("/quotas", "people")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
-from sdk.schemas.people import Whoami
+from sdk.schemas.access import Whoami
 
 
 def whoami(transport: Transport) -> Whoami:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
-from sdk.schemas.people import AuditView
+from sdk.schemas.access import AuditView
 
 
 def latest(transport: Transport, *, limit: int, where: Mapping[str, str | datetime | None]) -> Iterator[AuditView]:

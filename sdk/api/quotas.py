@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
-from sdk.schemas.people import QuotaLimits, QuotaView
+from sdk.schemas.access import QuotaLimits, QuotaView
 
 
 def get(transport: Transport, namespace: str) -> QuotaView:

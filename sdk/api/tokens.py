@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdk.api.transport import Transport
 from sdk.names import segment
-from sdk.schemas.people import NamespaceRevocation, NewToken, RevocationView, TokenReplacement, TokenRequest, TokenView
+from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, TokenReplacement, TokenRequest, TokenView
 
 
 def create(transport: Transport, request: TokenRequest | TokenReplacement) -> NewToken:

@@ -26,13 +26,13 @@ from registry.principal import SYSTEM, Principal, Role  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402
 from registry.settings import Settings  # noqa: E402
 from sdk.pushing.pack import pack_adapter  # noqa: E402
+from sdk.schemas.access import QuotaLimits  # noqa: E402
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback  # noqa: E402
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
 from sdk.schemas.catalog import Annotation, Parent, Publication, VersionMove  # noqa: E402
 from sdk.schemas.evaluation import EvaluationReport  # noqa: E402
 from sdk.schemas.events import NewEvent, Progress  # noqa: E402
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, TrainingRequest  # noqa: E402
-from sdk.schemas.people import QuotaLimits  # noqa: E402
 from sdk.schemas.removal import GcRequest, RetentionRule  # noqa: E402
 from sdk.schemas.training import DatasetUse, QuantizationRecipe  # noqa: E402
 from sdk.schemas.work import ClaimRequest, Completion, EvaluationResult, Heartbeat, WorkerInfo  # noqa: E402

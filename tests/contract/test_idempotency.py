@@ -331,7 +331,7 @@ class TestWhileItIsWorkedOn:
 
     def test_the_second_is_told_where_that_takes_too_long(self, world: World, key: str) -> None:
         behind = Behind(JSONResponse({"n": 1}), takes_s=2.0)
-        first, second = ask(once(world, behind, patience_s=0.3), key, after_s=(0, 0.5))
+        first, second = ask(once(world, behind, timeout_s=0.3), key, after_s=(0, 0.5))
         assert (first.status_code, second.status_code, behind.asked) == (200, 409, 1)
         assert "still worked on" in second.json()["error"]["message"]
         assert replayed(ask(once(world, behind), key)[0])
@@ -364,7 +364,7 @@ class TestWhileItIsWorkedOn:
             while not rows_of(world, key):
                 assert time.monotonic() < began + 10
                 time.sleep(0.02)
-            assert ask(once(world, next_one, patience_s=0.1), key)[0].status_code == 409
+            assert ask(once(world, next_one, timeout_s=0.1), key)[0].status_code == 409
             make_old(world.services.db, key, timedelta(seconds=61))
             taking_over = pool.submit(ask, once(world, next_one), key)
             # It still gets its own answer, but the request is no longer its own.

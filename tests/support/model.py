@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdk.schemas.access import AuditView
 from sdk.schemas.codes import ErrorCode
-from sdk.schemas.people import AuditView
 from support.payloads import Payload
 
 

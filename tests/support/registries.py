@@ -31,8 +31,8 @@ from sdk.api.embedded import EmbeddedTransport
 from sdk.api.transport import VERSION, VERSION_HEADER, Transport
 from sdk.client import Client
 from sdk.config import Config, load
+from sdk.schemas.access import NewToken
 from sdk.schemas.catalog import Publication
-from sdk.schemas.people import NewToken
 from support.migrated import migrated_file
 
 #: A lease that a test can see the end of, in seconds.

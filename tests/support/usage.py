@@ -13,8 +13,8 @@ from registry.quotas.recount import count_anew
 from registry.usage.charging import BYTES, COUNTED
 from registry.usage.models import Usage
 from sdk.client import Client
+from sdk.schemas.access import QuotaView
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
-from sdk.schemas.people import QuotaView
 from support.adapters import digest
 from support.people import SEEDS
 from support.registries import World

@@ -14,7 +14,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import append
 from registry.principal import Principal
-from sdk.schemas.people import AuditView
+from sdk.schemas.access import AuditView
 
 
 def record(

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 class AnswerOnce:
     """ASGI middleware behind the gatekeeper: the same request with the same key from the same caller is run once.
 
-    `patience_s` is how long a request waits for the answer to one that came before it; `life_s` how often the latter
+    `timeout_s` is how long a request waits for the answer to one that came before it; `life_s` how often the latter
     tells the others that it is still worked on.
     """
 
@@ -49,13 +49,13 @@ class AnswerOnce:
         app: ASGIApp,
         *,
         keyed: KeyedRequests,
-        patience_s: float = 10.0,
+        timeout_s: float = 10.0,
         look_s: float = 0.05,
         life_s: float = 15.0,
     ) -> None:
         self._app = app
         self._keyed = keyed
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._look_s = look_s
         self._life_s = life_s
 
@@ -89,7 +89,7 @@ class AnswerOnce:
     async def _begin(self, request: Keyed) -> Turn | Answer:
         """Return the turn to run a request, or its answer. Raises Conflict where it is still run by somebody else."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        deadline = loop.time() + self._timeout_s
         while (found := await run_in_threadpool(self._keyed.begin, request)) is None:
             # Most often the answer comes soon, and looking for it is cheaper than asking for a turn.
             for _ in range(20):

@@ -11,7 +11,7 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.session import open_client
 from sdk.cli.support.values import parse_size
 from sdk.errors import InvalidInput
-from sdk.schemas.people import QuotaView
+from sdk.schemas.access import QuotaView
 
 
 class _Given(NamedTuple):

@@ -12,7 +12,7 @@ from sdk.cli.support.confirm import confirm, yes_option
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
-from sdk.schemas.people import GrantView, RoleName, TokenView
+from sdk.schemas.access import GrantView, RoleName, TokenView
 
 ROLES: tuple[str, ...] = get_args(RoleName)
 

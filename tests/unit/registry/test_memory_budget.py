@@ -15,10 +15,10 @@ def test_a_caller_has_no_more_than_its_share_and_all_no_more_than_there_is() -> 
         budget = MemoryBudget(total_bytes=100, share_bytes=60)
         await budget.take("ana", 60)
         with pytest.raises(RateLimited, match="of this namespace"):
-            await budget.take("ana", 1, patience_s=0.01)
+            await budget.take("ana", 1, timeout_s=0.01)
         await budget.take("ben", 40)
         with pytest.raises(Unavailable) as caught:
-            await budget.take("cid", 1, patience_s=0.01)
+            await budget.take("cid", 1, timeout_s=0.01)
         assert not isinstance(caught.value, RateLimited)
         budget.give("ben", 40)
         await budget.take("cid", 40)

@@ -18,7 +18,7 @@ from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import LOCAL, Principal, Role
-from sdk.schemas.people import GrantView, NewToken
+from sdk.schemas.access import GrantView, NewToken
 
 #: Whoever comes without a token is who they are said to be.
 TEAM_ADMIN = Principal("ana", {"team": Role.ADMIN, "-": Role.READER})

@@ -223,12 +223,8 @@ class Claims:
             if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
             held = present(job)
-
-        def succeed(session: Session, result: dict[str, Any]) -> None:
-            attempts.succeed(session, job_id, completion.attempt, result, who=who)
-
         request = read_request(held.kind, held.request, job_id=job_id)
-        done = HandedIn(job=held, completion=completion, who=who, succeed=succeed)
+        done = HandedIn(job=held, completion=completion, who=who)
         rules_of(held.kind).complete(self._rooms, request, done)
         with self._db.read() as session:
             return present(session.get_one(Job, job_id))

@@ -21,7 +21,9 @@ from registry.access.tokens import Tokens
 from registry.app.application import create_app
 from registry.app.services import Services, build
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.publishing.new_version import Making
+from registry.catalog.publishing.inspecting import find_ground
+from registry.catalog.publishing.new_version import NewVersion
+from registry.catalog.publishing.recording import record_pending
 from registry.errors import Conflict
 from registry.principal import LOCAL, SYSTEM, Principal, Role
 from registry.queue import NoQueue
@@ -93,9 +95,9 @@ class World:
 
     def announce(self, publication: Publication, who: Principal) -> None:
         """Come as far as a publisher who is killed while the bytes are read."""
-        making = Making(publication, who, KnownBases())
+        new = NewVersion(publication, who, None, [])
         with self.services.db.write() as session:
-            making.announce(session, making.begin(session))
+            record_pending(session, new, find_ground(session, new, KnownBases()))
 
     def client(self, role: Role, *, namespace: str = "*") -> Client:
         """Open a client with a new token of `role` in a namespace ("-": names without one), or in all."""

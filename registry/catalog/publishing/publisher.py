@@ -1,14 +1,20 @@
-"""Publication: bytes, then name. pending → verified → ready with a number, in the caller's last transaction."""
+"""Publication in three steps: inspect the bytes, record the version, and let the caller finish in the same transaction.
+
+A version is pending while its bytes are read, then ready with a number; or failed, or in quarantine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.publishing.new_version import Making, require_files
+from registry.catalog.publishing.inspecting import bytes_of, find_ground, judge_files, require_files
+from registry.catalog.publishing.new_version import Ground, NewVersion, claims_of
+from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
 from registry.catalog.versions.finding import space_of
 from registry.db.database import Database
 from registry.errors import RegistryError, Verification
@@ -37,14 +43,30 @@ class Publisher:
         who: Principal,
         job: JobRef | None = None,
         reported: Sequence[str] | None = None,
-        action: str = "write",
-        finish: Callable[[Session, Published], None] | None = None,
     ) -> Published:
         """Verify the uploaded bytes and make them a version, or find the version that they are already.
 
-        `reported` is what of the record is a worker's word; None: all that the publication says is the caller's. `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `finish` runs in the transaction that gives the number, so that a job and its version succeed together or
-        not at all. Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see),
-        Forbidden, QuotaExceeded, Verification, Conflict.
+        Raises what `publishing` raises.
+        """
+        with self.publishing(publication=publication, who=who, job=job, reported=reported) as (_, published):
+            return published
+
+    @contextmanager
+    def publishing(
+        self,
+        *,
+        publication: Publication,
+        who: Principal,
+        job: JobRef | None = None,
+        reported: Sequence[str] | None = None,
+        action: str = "write",
+    ) -> Iterator[tuple[Session, Published]]:
+        """The transaction that gives a version its number: the block finishes what belongs to it, or nothing is done.
+
+        `reported` is what of the record is a worker's word; None: all that the publication says is the caller's.
+        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker.
+        Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
+        QuotaExceeded, Verification, Conflict.
         """
         who.require(
             action,
@@ -54,27 +76,41 @@ class Publisher:
         )
         self._trust.require(publication.manifest, publication.signature)
         require_files(publication.manifest)
-        making = Making(publication, who, self._bases, job, finish, reported)
+        new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
         with self._db.write() as session:
-            ground = making.begin(session)
-            facts = self._artifacts.known(session, **making.bytes)
-            if facts is not None and (warnings := making.passes(facts, ground)) is not None:
+            ground = find_ground(session, new, self._bases)
+            if (warnings := self._inspect_known(session, new, ground)) is not None:
                 # No byte need be read, so one transaction is enough.
-                return making.make_ready(session, ground, warnings)
-            making.announce(session, ground)
+                yield session, record_ready(session, new, ground, warnings)
+                return
+            record_pending(session, new, ground)
         try:
-            facts = self._artifacts.verify(**making.bytes)
-            try:
-                warnings = making.judge(facts, ground)
-            except Verification as error:
-                if not self._quarantine:
-                    raise
-                with self._db.write() as session:
-                    kept = making.put_away(session, ground, error)
-                raise kept from error
+            warnings = self._inspect(new, ground)
             with self._db.write() as session:
-                return making.make_ready(session, ground, warnings)
+                yield session, record_ready(session, new, ground, warnings)
         except RegistryError as error:
             with self._db.write() as session:
-                making.refuse(session, error)
+                record_failed(session, new, error)
             raise
+
+    def _inspect_known(self, session: Session, new: NewVersion, ground: Ground) -> list[str] | None:
+        """The warnings of bytes whose content is known and is let in; None for any others."""
+        facts = self._artifacts.known(session, **bytes_of(new))
+        if facts is None:
+            return None
+        try:
+            return judge_files(new, facts, ground)
+        except Verification:
+            return None
+
+    def _inspect(self, new: NewVersion, ground: Ground) -> list[str]:
+        """Read the bytes that are new; return the warnings of what is let in. Raises Verification."""
+        facts = self._artifacts.verify(**bytes_of(new))
+        try:
+            return judge_files(new, facts, ground)
+        except Verification as error:
+            if not self._quarantine:
+                raise
+            with self._db.write() as session:
+                kept = record_quarantined(session, new, ground, error)
+            raise kept from error

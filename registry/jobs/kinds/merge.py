@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
-from registry.catalog.publishing.new_version import refuse_code
+from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.service import Artifacts
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
+from registry.jobs import attempts
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
@@ -20,9 +21,6 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import Completion, EvaluationResult
 
 R = TypeVar("R", bound=Wire)
-
-#: Makes a job succeed within the last transaction of its effect, with this result.
-Succeed = Callable[[Session, dict[str, Any]], None]
 
 
 class KeepScores(Protocol):
@@ -58,7 +56,10 @@ class HandedIn:
     job: JobView
     completion: Completion
     who: Principal
-    succeed: Succeed
+
+    def succeed(self, session: Session, result: dict[str, Any]) -> None:
+        """Make the job succeed within the last transaction of its effect. Raises StaleAttempt."""
+        attempts.succeed(session, self.job.id, self.completion.attempt, result, who=self.who)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from registry.jobs.pins import Pinned, pin_base, pin_data
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.principal import Principal
-from sdk.schemas.catalog import JobRef, Published
+from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
 
 _DATASETS = ("data", "eval_data")
@@ -51,24 +51,20 @@ def _publish(rooms: Rooms, request: TrainingRequest, done: HandedIn) -> None:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
 
-    def finish(session: Session, published: Published) -> None:
-        version = published.version
-        result = {
-            "ref": version.ref,
-            "digest": version.digest,
-            "existing": published.existing,
-            "metrics": settled.metrics,
-        }
-        done.succeed(session, result)
-
-    rooms.publisher.publish(
+    with rooms.publisher.publishing(
         publication=settled,
         who=done.who,
         job=JobRef(id=job.id, attempt=done.completion.attempt),
         reported=reported,
         action="work",
-        finish=finish,
-    )
+    ) as (session, published):
+        result = {
+            "ref": published.version.ref,
+            "digest": published.version.digest,
+            "existing": published.existing,
+            "metrics": settled.metrics,
+        }
+        done.succeed(session, result)
 
 
 TRAINING = JobKindRules(

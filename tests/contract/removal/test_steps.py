@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from contract.removal.helpers import (
     same,
 )
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from support.adapters import base_registration, save_adapter
 from support.registries import World
 from support.stored import names_of
@@ -39,8 +38,8 @@ from registry.removal.garbage import Rules
 from sdk.client import Client
 from sdk.errors import VerificationFailed
 from sdk.objects import Version
-from sdk.schemas.catalog import Publication, Published
-from sdk.schemas.removal import GcReport, GcRequest
+from sdk.schemas.catalog import Publication
+from sdk.schemas.removal import GcRequest
 from sdk.transfer import hash_file
 
 
@@ -226,17 +225,14 @@ class TestSteps:
         extra = other.info.files[0].model_copy(update={"path": "README.md"})
         manifest = whole.model_copy(update={"files": sorted([*whole.files, extra], key=lambda file: file.path)})
         body = Publication(adapter="c", manifest=manifest, lora=first.info.lora)
-        collecting: list[Future[GcReport]] = []
         with closing(world.client(Role.ADMIN)) as admin, ThreadPoolExecutor() as pool:
-
-            def meanwhile(_session: Session, _published: Published) -> None:
-                admin.delete("a@v1")
-                collecting.append(pool.submit(world.services.removal.collect, request=WITHOUT_GRACE, who=SYSTEM))
-                assert not wait(collecting, 0.5).done
-
             who = world.principal(Role.ADMIN)
-            assert world.services.publisher.publish(publication=body, who=who, finish=meanwhile).version.number == 1
-            report = collecting[0].result()
+            with world.services.publisher.publishing(publication=body, who=who) as (_, published):
+                admin.delete("a@v1")
+                collecting = pool.submit(world.services.removal.collect, request=WITHOUT_GRACE, who=SYSTEM)
+                assert not wait([collecting], 0.5).done
+            assert published.version.number == 1
+            report = collecting.result()
         assert (report.manifests, report.blobs) == (1, 0)
         assert is_stored(world, file_of(first))
 

@@ -1,0 +1,236 @@
+"""The second step of a publication: the row of a version and all that belongs to it, in the caller's transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from registry.access.audit.service import record
+from registry.artifacts.manifests import record_manifest
+from registry.artifacts.uploads import finish_upload
+from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.publishing.new_version import Ground, NewVersion
+from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.numbering import Counters, give_number, lock_counters
+from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
+from registry.db.clock import utc_now
+from registry.db.statements import append, insert_if_new, put
+from registry.db.transactions import connection_of
+from registry.errors import RegistryError, Verification
+from registry.principal import SYSTEM
+from registry.signatures.service import record_signature
+from registry.usage.charging import charge
+from sdk.schemas.catalog import Published, VersionView
+
+_LIVE_ROW = select(Version.pk).where(
+    Version.adapter_pk == bindparam("adapter"), Version.digest == bindparam("digest"), LIVE_ROWS
+)
+
+
+def record_pending(session: Session, new: NewVersion, ground: Ground) -> None:
+    """Write a row that has no number yet, unless these bytes have a live one."""
+    counters = _counters(session, new)
+    if _find(session, new, counters) is None:
+        version = _unwritten(new, counters, ground)
+        _describe(version, new, VersionState.PENDING)
+        put(session, version)
+
+
+def record_ready(session: Session, new: NewVersion, ground: Ground, warnings: list[str]) -> Published:
+    """Make verified bytes a version with a number, or find the one that they are. Raises Verification.
+
+    The commit raises QuotaExceeded where the namespace has no room for it.
+    """
+    digest = _record_files(session, new)
+    version, counters = _row(session, new, ground)
+    if version.state == VersionState.QUARANTINED:
+        raise Verification(
+            f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
+            f"adapterctl release {exact_ref(version)}"
+        )
+    if version.state != VersionState.PENDING:
+        append(session, Origin, _origin(version, new))
+        return Published(version=present(session, version, new.who), existing=True)
+    _describe(version, new, VersionState.READY, manifest_digest=digest, warnings=warnings)
+    size_bytes = new.publication.manifest.size_bytes
+    give_number(session, version, counters, size_bytes)
+    charge(session, new.namespace, versions=size_bytes)
+    origin = _add_parts(session, version, new, ground)
+    job = None if new.job is None else new.job.id
+    about = {"digest": digest, "base": ground.base.brief.fingerprint, "job": job}
+    record(session, new.who, "version.publish", new.namespace, _ref(version, new), after=about)
+    return Published(version=_write_document(session, version, new, ground, origin), existing=False)
+
+
+def record_quarantined(session: Session, new: NewVersion, ground: Ground, error: Verification) -> Verification:
+    """Keep what was refused where only its digest leads to it; return the error that says so.
+
+    It is paid for as any version is: the commit raises QuotaExceeded where there is no room for it.
+    """
+    digest = _record_files(session, new)
+    version, _ = _row(session, new, ground)
+    if version.state != VersionState.PENDING:
+        # The same bytes have a row that is past this: ready once, or in quarantine already.
+        return error
+    _describe(version, new, VersionState.QUARANTINED, manifest_digest=digest, refusal=error.message)
+    version.moved_at = utc_now()
+    put(session, version)
+    charge(session, new.namespace, versions=new.publication.manifest.size_bytes)
+    origin = _add_parts(session, version, new, ground)
+    ref = _ref(version, new)
+    record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
+    _write_document(session, version, new, ground, origin)
+    return Verification(
+        f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
+        param=error.param,
+    )
+
+
+def record_failed(session: Session, new: NewVersion, error: RegistryError) -> None:
+    """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
+    version = _find(session, new, _counters(session, new))
+    if version is not None and version.state == VersionState.PENDING:
+        version.state, version.refusal = VersionState.FAILED, error.message
+
+
+# The row.
+
+
+def _counters(session: Session, new: NewVersion) -> Counters:
+    """The adapter's, made where it is new; nobody else changes anything of it until the transaction ends."""
+    name = new.publication.adapter
+    while (found := lock_counters(session, name)) is None:
+        insert_if_new(session, Adapter, name=name, namespace=new.namespace, created_by=new.who.name, last_number=0)
+    return found
+
+
+def _find(session: Session, new: NewVersion, counters: Counters) -> Version | None:
+    """The one live row of these bytes in their adapter."""
+    values = {"adapter": counters.adapter_pk, "digest": new.digest}
+    pk = connection_of(session).execute(_LIVE_ROW, values).scalar()
+    return None if pk is None else session.get_one(Version, pk, populate_existing=True)
+
+
+def _row(session: Session, new: NewVersion, ground: Ground) -> tuple[Version, Counters]:
+    """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked."""
+    counters = _counters(session, new)
+    return _find(session, new, counters) or _unwritten(new, counters, ground), counters
+
+
+def _unwritten(new: NewVersion, counters: Counters, ground: Ground) -> Version:
+    base = ground.base.brief
+    keys = {
+        "adapter_pk": counters.adapter_pk,
+        "digest": new.digest,
+        "base_pk": ground.base.pk,
+        "base_id": base.id,
+        "base_revision": base.revision,
+        "base_weights_digest": base.weights_digest,
+        "base_architecture": base.architecture,
+    }
+    return Version(state=VersionState.PENDING, created_at=utc_now(), **keys)
+
+
+def _describe(
+    version: Version,
+    new: NewVersion,
+    state: VersionState,
+    *,
+    manifest_digest: str | None = None,
+    warnings: list[str] | None = None,
+    refusal: str | None = None,
+) -> None:
+    """Take a pending row to its state, and write its record.
+
+    All of it is written again: the row may be that of another push, which died or is slower.
+    """
+    publication = new.publication
+    recipe = publication.quantization
+    columns = {
+        "state": state,
+        "created_by": new.who.name,
+        "manifest_digest": manifest_digest,
+        "warnings": warnings,
+        "refusal": refusal,
+        "kind": publication.manifest.kind,
+        "lora": publication.lora.model_dump(),
+        "rank": publication.lora.rank,
+        "method": publication.method or ("unknown" if recipe is None else "qlora"),
+        "quantization": None if recipe is None else recipe.model_dump(),
+        "tags": publication.tags,
+        "description": publication.description,
+        "unknown": publication.unknown,
+    }
+    for name, value in columns.items():
+        setattr(version, name, value)
+
+
+def _ref(version: Version, new: NewVersion) -> str:
+    return exact_ref(version, new.publication.adapter)
+
+
+# What belongs to it.
+
+
+def _record_files(session: Session, new: NewVersion) -> str:
+    """Record the manifest, and its signature where it has one; return the manifest's digest."""
+    publication = new.publication
+    digest = record_manifest(session, publication.manifest, namespace=new.namespace).digest
+    if publication.signature is not None:
+        record_signature(session, digest, publication.signature, new.who, namespaces=[new.namespace])
+    finish_upload(session, publication.upload)
+    return digest
+
+
+def _add_parts(session: Session, version: Version, new: NewVersion, ground: Ground) -> dict[str, Any]:
+    """Write down what lineage and search find a new version by; return its origin."""
+    pk = version.pk
+    for edge in ground.parents:
+        # A parent that is named twice in one relation is one edge.
+        insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
+    tags = [{"version_pk": pk, "key": key, "value": value} for key, value in new.publication.tags.items()]
+    append(session, VersionTag, *tags)
+    modules = sorted({module[:200] for module in new.publication.lora.target_modules})
+    append(session, VersionTarget, *[{"version_pk": pk, "module": module} for module in modules])
+    origin = _origin(version, new)
+    append(session, Origin, origin)
+    return origin
+
+
+def _write_document(
+    session: Session, version: Version, new: NewVersion, ground: Ground, origin: dict[str, Any]
+) -> VersionView:
+    """Write down what `resolve` answers for a new version, and return it as the caller may see it.
+
+    Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
+    """
+    parents = parents_of(session, [version.pk], SYSTEM).get(version.pk, []) if ground.parents else []
+    newborn = Surroundings(
+        adapter=new.publication.adapter,
+        base=ground.base.brief,
+        origin=Origin(**origin),
+        aliases=[],
+        notes=[],
+        parents=parents,
+        files=new.publication.manifest.files,
+    )
+    return refresh_document(session, version, new.who, known=newborn)
+
+
+def _origin(version: Version, new: NewVersion) -> dict[str, Any]:
+    publication, job = new.publication, new.job
+    return {
+        "version_pk": version.pk,
+        "job": None if job is None else job.id,
+        "attempt": None if job is None else job.attempt,
+        "dataset_digest": None if publication.dataset is None else publication.dataset.digest,
+        "dataset": None if publication.dataset is None else publication.dataset.model_dump(),
+        "training": publication.training,
+        "metrics": publication.metrics,
+        "libraries": publication.libraries,
+        "reported": new.reported,
+        "created_by": new.who.name,
+    }

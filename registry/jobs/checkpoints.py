@@ -111,7 +111,12 @@ class Checkpoints:
             report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
             made = JobRef(id=job.id, attempt=row.attempt)
         files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE)]
-        use = DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens)
+        use = DatasetUse(
+            digest=request.data,
+            rows=report.rows,
+            supervised_tokens=report.supervised_tokens,
+            rendering=report.rendering,
+        )
         settled, reported = settle(
             request,
             Publication(
@@ -188,6 +193,9 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
     others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
     ours_spec, their_spec = request.spec.model_dump(), theirs.spec.model_dump()
+    day = request.template_date or theirs.template_date
+    if day != theirs.template_date:
+        others.append("template_date")
     others += [name for name, value in ours_spec.items() if their_spec[name] != value]
     if others:
         raise Invalid(
@@ -196,7 +204,8 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
             param="from_checkpoint",
         )
     row.kept, row.expires_at = True, None
-    return request.model_copy(update={"from_checkpoint": CheckpointRef(job=row.job_id, step=row.step)})
+    checkpoint = CheckpointRef(job=row.job_id, step=row.step)
+    return request.model_copy(update={"from_checkpoint": checkpoint, "template_date": day})
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:

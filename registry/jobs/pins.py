@@ -66,6 +66,11 @@ def require_data(
             find_dataset(session, digest, who, prefer=namespace, param=name)
 
 
+def today(session: Session) -> str:
+    """Return the day on which a job is accepted, in UTC, which its chat templates are told at each attempt."""
+    return db_now(session).date().isoformat()
+
+
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
     """The base of a version, as its namespace knows it. Raises NotFound where it was taken away, InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base, source_of
+from registry.catalog.models import Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
-from registry.db.stored_json import read_stored
+from registry.db.stored_json import read_stored, salvage
 from registry.principal import SYSTEM
 from sdk.schemas.jobs import BaseChoice
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import DatasetUse, QuantizationRecipe, Rendering
 from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 
 
@@ -37,6 +39,7 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
     """Where a version and its base are found. Raises NotFound, Unreadable."""
     version = find_version(session, parse_ref(ref), SYSTEM)
     recipe = version.quantization
+    rendering = _rendering(session, version)
     return TargetSource(
         label=exact_ref(version),
         digest=version.digest,
@@ -45,7 +48,17 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
         quantization=None
         if recipe is None
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
+        template_date=rendering.template_date,
+        stop_ids=rendering.stop_ids,
     )
+
+
+def _rendering(session: Session, version: Version) -> Rendering:
+    """Return how the rows of a version were rendered; what nobody said is left empty."""
+    first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
+    stored = session.scalars(first).first()
+    use = None if stored is None else salvage(DatasetUse, stored)[0]
+    return (None if use is None else use.rendering) or Rendering()
 
 
 def bare_base_source(session: Session, choice: BaseChoice, namespace: str) -> TargetSource:

@@ -6,18 +6,19 @@ Client and job read rows by the same rules, so that what the client lets through
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.formats.messages import check_messages, check_tools, parse_json
+
 Format = Literal["jsonl", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text"]
 
-ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
+_TEXT_KEYS = ("prompt", "completion", "text", "messages")
 _SHAPES = "{prompt, completion}, {messages} or {text}"
 
 
@@ -88,7 +89,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield f"line {number}", json.loads(line.decode("utf-8-sig"))
+                yield f"line {number}", parse_json(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 yield f"line {number}", ValueError(f"is no JSON object ({first_line(error)})")
 
@@ -105,7 +106,8 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
                 if None in row or None in row.values():
                     yield where, ValueError("has another number of fields than the header")
                 else:
-                    yield where, dict(row)
+                    # A column without a text is a key that this row doesn't have.
+                    yield where, {key: text for key, text in row.items() if text != "" or key in _TEXT_KEYS}
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
@@ -118,26 +120,43 @@ def _row(where: str, value: Any) -> Row:
         raise value
     if not isinstance(value, dict):
         raise ValueError(f"is no object but a {type(value).__name__}")
-    if "prompt" in value or "completion" in value:
-        prompt, completion = value.get("prompt"), value.get("completion")
-        if isinstance(prompt, list) and isinstance(completion, list):
-            fields = {"prompt": _messages("prompt", prompt), "completion": _messages("completion", completion)}
-            return Row(where, "prompt", fields)
-        return Row(where, "prompt", {"prompt": _text("prompt", prompt), "completion": _text("completion", completion)})
-    if "messages" in value:
-        messages = value["messages"]
-        if isinstance(messages, str):
-            # CSV has no lists, so that one column holds the JSON of it.
-            try:
-                messages = json.loads(messages)
-            except ValueError as error:
-                raise ValueError("has `messages` that are no JSON list") from error
-        return Row(where, "messages", {"messages": _messages("messages", messages)})
-    if "text" in value and "label" in value:
+    given = {key: content for key, content in value.items() if content is not None}
+    if "prompt" in given or "completion" in given:
+        return _pair(where, given)
+    if "messages" in given:
+        tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
+        _only(given, "messages", "tools")
+        return Row(where, "messages", {"messages": check_messages("messages", given["messages"]), **tools})
+    if "text" in given and "label" in given:
         raise ValueError("has a `label`, and classification is not trained by this job")
-    if "text" in value:
-        return Row(where, "text", {"text": _text("text", value["text"])})
+    if "text" in given:
+        _only(given, "text")
+        return Row(where, "text", {"text": _text("text", given["text"])})
     raise ValueError(f"has none of the shapes {_SHAPES}")
+
+
+def _pair(where: str, given: dict[str, Any]) -> Row:
+    prompt, completion = given.get("prompt"), given.get("completion")
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        fields = {"prompt": _text("prompt", prompt), "completion": _text("completion", completion)}
+        _only(given, "prompt", "completion")
+        return Row(where, "prompt", fields)
+    tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
+    _only(given, "prompt", "completion", "tools")
+    answers = check_messages("completion", completion)
+    if answers[0]["role"] != "assistant":
+        raise ValueError("has a `completion` that does not begin with a message of role assistant")
+    return Row(
+        where, "prompt", {"prompt": check_messages("prompt", prompt, weights=False), "completion": answers, **tools}
+    )
+
+
+def _only(given: dict[str, Any], *known: str) -> None:
+    """Refuse further keys, of which nothing is made. Raises ValueError."""
+    further = [key for key in given if key not in known]
+    if further:
+        names = ", ".join(f"`{str(key)[:80]}`" for key in further[:NAMED_ROWS])
+        raise ValueError(f"has keys beside {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -152,24 +171,6 @@ def _text(name: str, value: Any) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"has a `{name}` with half a surrogate pair") from error
     return value
-
-
-def _messages(name: str, value: Any) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"has `{name}` that are no list of messages, or an empty one")
-    messages = []
-    for position, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f"has a message {position} in `{name}` without a role of {', '.join(sorted(ROLES))}")
-        content = message.get("content")
-        if not isinstance(content, str):
-            raise ValueError(f"has a message {position} in `{name}` without a text as `content`")
-        try:
-            content.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"has a message {position} in `{name}` with half a surrogate pair") from error
-        messages.append({"role": message["role"], "content": content})
-    return messages
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
@@ -86,6 +86,8 @@ class TrainingRequest(Wire):
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: Where another job of the same base, data and spec left off.
     from_checkpoint: CheckpointRef | None = None
+    #: What chat templates are told that the date is, at each attempt. None: the day on which the job is accepted.
+    template_date: Day | None = None
 
     @field_validator("adapter")
     @classmethod
@@ -120,6 +122,9 @@ class EvaluationRequest(Wire):
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=64)]
     data: Sha256
     spec: EvaluationSpec = EvaluationSpec()
+    #: What chat templates are told that the date is; a version that was trained with another is told that. None: the day on
+    #: which the job is accepted.
+    template_date: Day | None = None
 
 
 class MergeRequest(Wire):

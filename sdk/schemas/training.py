@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from sdk.schemas.wire import Open, Wire
+from sdk.schemas.wire import Open, Sha256, Wire
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -149,6 +150,28 @@ class QuantizationRecipe(Wire):
     library_version: str | None = None
 
 
+def _require_day(value: str) -> str:
+    date.fromisoformat(value)
+    return value
+
+
+#: A day as "2026-11-26".
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_require_day)]
+
+
+class Rendering(Wire):
+    """How rows became tokens, and where a model that learnt them stops."""
+
+    #: SHA-256 of each chat template that rendered conversations, sorted.
+    templates: Annotated[list[Sha256], Field(max_length=64)] = []
+    #: Texts by how it was found what of them is learnt: "marks", "prefix", "variant", "turns", "changed" or "all".
+    methods: Annotated[dict[_ShortText, Annotated[int, Field(ge=0)]], Field(max_length=64)] = {}
+    #: The day that the template wrote into the conversations; None where it writes none.
+    template_date: Day | None = None
+    #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
+    stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+
+
 class DatasetUse(Wire):
     """What a training took from its dataset."""
 
@@ -157,6 +180,8 @@ class DatasetUse(Wire):
     rows: Annotated[int, Field(ge=0)]
     #: Tokens that the loss is taken on, in one epoch.
     supervised_tokens: Annotated[int, Field(ge=0)]
+    #: None: an earlier release trained it, or nobody said.
+    rendering: Rendering | None = None
 
 
 class LossPoint(Wire):
@@ -181,6 +206,7 @@ class TrainingReport(Wire):
     #: Distribution name to version.
     libraries: dict[str, str]
     curve: list[LossPoint] = []
+    rendering: Rendering | None = None
 
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:

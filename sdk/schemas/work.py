@@ -12,7 +12,7 @@ from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.training import QuantizationRecipe, TrainingReport
+from sdk.schemas.training import Day, QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
 #: Bases of its cache that a worker names at once; beyond them it is only less often given what it has.
@@ -71,6 +71,10 @@ class TargetSource(Wire):
     manifest: Manifest | None
     base: BaseSource
     quantization: QuantizationRecipe | None
+    #: What chat templates were told that the date is when the version was trained, if they asked.
+    template_date: Day | None = None
+    #: Ids of the tokens that the version was taught to stop at.
+    stop_ids: list[int] = []
 
 
 class CheckpointSource(Wire):

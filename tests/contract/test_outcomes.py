@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
 from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, Rendering, TrainingReport, TrainingSpec
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
@@ -28,6 +29,7 @@ from sdk.schemas.work import (
     Completion,
     EvaluationResult,
     MergeResult,
+    Release,
     WorkerInfo,
 )
 from sdk.transfer import hash_file
@@ -52,10 +54,12 @@ class Desk:
         info = WorkerInfo(name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
         return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
 
-    def train(self, spec: TrainingSpec = SPEC, **base: Any) -> Assignment:
+    def train(self, spec: TrainingSpec = SPEC, template_date: str | None = None, **base: Any) -> Assignment:
         """Submit a training and let the worker claim it."""
         choice = BaseChoice(**{"id": "tiny", "fingerprint": digest("tiny: base"), **base})
-        request = TrainingRequest(adapter=self.name, base=choice, data=self.data, spec=spec)
+        request = TrainingRequest(
+            adapter=self.name, base=choice, data=self.data, spec=spec, template_date=template_date
+        )
         submit(self.writer, JobSubmission(request=request))
         return self.claim()
 
@@ -101,6 +105,7 @@ def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, t
     return Desk(writer, acting(**{space: Role.WORKER}), space, data, tmp_path)
 
 
+RENDERING = Rendering(templates=["a" * 64], methods={"turns": 2}, template_date="2026-01-31", stop_ids=[7])
 NF4 = QuantizationRecipe()
 
 
@@ -325,3 +330,39 @@ class TestEvaluations:
         samples = [Sample(prompt="a", reference="b", completion="b")] * 2
         label = held.targets[0].label
         desk.refused(held, f"keep_samples of {label}", evaluations=self.scores(desk, held, samples=samples))
+
+
+class TestRendering:
+    """The day that templates are told and the tokens that generation stops at are the job's and the version's."""
+
+    def test_the_day_of_a_job_is_the_one_on_which_it_was_accepted(self, desk: Desk) -> None:
+        before = datetime.now(UTC).date()
+        held = desk.train()
+        day = held.request.template_date
+        assert day in {before.isoformat(), datetime.now(UTC).date().isoformat()}
+        desk.worker.call("POST", f"/jobs/{held.job}/release", JobView, body=Release(attempt=held.attempt))
+        again = desk.claim()
+        assert (again.job, again.attempt, again.request.template_date) == (held.job, held.attempt + 1, day)
+        assert desk.writer.job_view(held.job).request["template_date"] == day
+
+    def test_a_version_is_evaluated_on_its_day_and_stops_where_it_was_taught_to(self, desk: Desk, rows: Path) -> None:
+        held = desk.train(template_date="2026-01-31")
+        use = use_of(desk.data).model_copy(update={"rendering": RENDERING})
+        wrong = use.model_copy(update={"rendering": RENDERING.model_copy(update={"template_date": "2026-02-01"})})
+        desk.refused(held, "template_date", version=desk.publication(dataset=wrong))
+        done = desk.complete(held, version=desk.publication(dataset=use))
+        assert done.result is not None
+        version = desk.writer.get(done.result["ref"]).info
+        assert version.dataset == use
+        assert "dataset.rendering" in (version.reported or [])
+        desk.writer.submit_evaluation([version.ref, "base:tiny"], data=rows)
+        scored = desk.claim()
+        assert [(target.template_date, target.stop_ids) for target in scored.targets] == [
+            ("2026-01-31", [7]),
+            (None, []),
+        ]
+        assert scored.request.template_date != "2026-01-31"
+
+    def test_a_day_is_a_day(self, desk: Desk) -> None:
+        with pytest.raises(ValueError, match="template_date"):
+            desk.train(template_date="2026-02-31")

@@ -8,7 +8,7 @@ from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from workers.kinds.attempt import Attempt
-from workers.kinds.pins import of_targets
+from workers.kinds.pins import of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
 from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores
@@ -33,7 +33,15 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             "as-trained": target.quantization if target.digest is not None else as_trained,
         }[request.spec.precision]
         adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
-        items.append(EvaluationItem(base=str(base.folder), adapter=adapter, quantization=recipe))
+        items.append(
+            EvaluationItem(
+                base=str(base.folder),
+                adapter=adapter,
+                quantization=recipe,
+                template_date=target.template_date or request.template_date or today(),
+                stop_ids=target.stop_ids,
+            )
+        )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
     reports = attempt.run_child(order, EvaluationScores).reports
     results = [

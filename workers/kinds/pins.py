@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from sdk.formats.refs import Ref
 from sdk.schemas.jobs import BaseChoice, EvaluationTarget
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource, TargetSource
+
+
+def today() -> str:
+    """Return the day in UTC, for a job of a registry of an earlier release, which pins none."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]) -> Iterator[str]:

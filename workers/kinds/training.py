@@ -19,7 +19,7 @@ from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.checkpoints import CheckpointSender
-from workers.kinds.pins import of_base, of_manifest
+from workers.kinds.pins import of_base, of_manifest, today
 from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.training.order import TrainingOrder
@@ -56,6 +56,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         data=str(attempt.inputs.dataset(request.data)),
         eval_data=None if eval_data is None else str(attempt.inputs.dataset(eval_data)),
         spec=request.spec,
+        template_date=request.template_date or today(),
         checkpoint=request.checkpoint,
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),
@@ -129,7 +130,12 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         lora=report.lora,
         method="lora" if report.quantization is None else "qlora",
         quantization=report.quantization,
-        dataset=DatasetUse(digest=request.data, rows=report.rows, supervised_tokens=report.supervised_tokens),
+        dataset=DatasetUse(
+            digest=request.data,
+            rows=report.rows,
+            supervised_tokens=report.supervised_tokens,
+            rendering=report.rendering,
+        ),
         training=report.training,
         metrics=report.metrics,
         libraries=report.libraries,

@@ -115,6 +115,10 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     used = None if publication.dataset is None else publication.dataset.digest
     if used != request.data:
         yield Difference("dataset", request.data, used)
+    rendering = None if publication.dataset is None else publication.dataset.rendering
+    day = None if rendering is None else rendering.template_date
+    if day is not None and request.template_date not in (None, day):
+        yield Difference("template_date", request.template_date, day)
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
     for name in _NEVER_ASKED:
@@ -126,6 +130,8 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
     """The parts of a version's record that are its worker's word, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
+    if publication.dataset is not None and publication.dataset.rendering is not None:
+        found.append("dataset.rendering")
     if asked["targets"] in TARGET_PRESETS:
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]

@@ -25,6 +25,13 @@ def read_rows(path: Path) -> list[Row]:
         raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
+def _without_nulls(value: Any) -> Any:
+    """Leave out keys that hold null: Parquet gives each object of a column all keys that any of them has."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     # pyarrow comes with datasets.
     import pyarrow
@@ -36,6 +43,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 number += 1
-                yield f"row {number}", value
+                yield f"row {number}", _without_nulls(value)
     except (pyarrow.ArrowException, OSError) as error:
         raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error

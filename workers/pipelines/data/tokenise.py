@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.schemas.evaluation import EvaluationSpec
+from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.rows import Row, Shape, read_rows
+from sdk.schemas.training import Rendering
+from workers.pipelines.data.conversation import Conversation, RowRefused
+from workers.pipelines.data.spans import ChatTemplate, Sample
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
@@ -31,14 +36,16 @@ _POSSIBLE_LOSS_ON: dict[Shape, tuple[LossOn, ...]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens. `input_ids` and `labels` are (seq,) and unshifted; labels[0] is always IGNORED."""
+    """One text as tokens. `input_ids` and `labels` are (seq,) and unshifted; labels[0] is always IGNORED."""
 
     input_ids: list[int]
     labels: list[int]
-    #: What generation starts from, (prompt_seq,); empty for rows without a prompt.
+    #: What generation starts from, (prompt_seq,); empty for rows without a prompt, and for all but the last text of a row.
     prompt_ids: list[int]
     prompt: str
     reference: str
+    #: The token that ends what is learnt; None where it was cut off, or where all of a conversation is learnt.
+    stop: int | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -50,13 +57,17 @@ class Example:
 class Tokenised:
     """The usable rows of a dataset."""
 
+    #: One of each row, or of a conversation one for each answer.
     examples: list[Example]
     shape: Shape
     loss_on: LossOn
+    #: Rows that there are examples of.
+    rows: int
     #: Rows left out because `max_length` cut off all that the loss would have been taken on.
     dropped: int
     #: Rows cut at `max_length`.
     cut: int
+    rendering: Rendering
 
     @property
     def supervised_tokens(self) -> int:
@@ -65,41 +76,8 @@ class Tokenised:
 
     @property
     def tokens(self) -> int:
-        """All tokens of all rows, without padding."""
+        """All tokens of all examples, without padding."""
         return sum(len(example.input_ids) for example in self.examples)
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """What a dataset holds for one base and spec."""
-
-    rows: int
-    dropped: int
-    cut: int
-    tokens: int
-    supervised_tokens: int
-    longest: int
-    shape: Shape
-    loss_on: LossOn
-
-
-def inspect(data: Path, tokenizer_dir: Path, spec: TrainingSpec | EvaluationSpec) -> DataSummary:
-    """Count what the rows of `data` give under the tokenizer in `tokenizer_dir`; no weights are read.
-
-    Raises PipelineError ("data") for bad rows, or when nothing is left that a loss could be taken on.
-    """
-    max_length = longest_row(tokenizer_dir, spec.max_length)
-    found = tokenise(read_rows(data), load_tokenizer(tokenizer_dir), loss_on=spec.loss_on, max_length=max_length)
-    return DataSummary(
-        rows=len(found.examples),
-        dropped=found.dropped,
-        cut=found.cut,
-        tokens=found.tokens,
-        supervised_tokens=found.supervised_tokens,
-        longest=max(len(example.input_ids) for example in found.examples),
-        shape=found.shape,
-        loss_on=found.loss_on,
-    )
 
 
 def load_tokenizer(base: Path) -> Any:
@@ -129,6 +107,17 @@ def load_tokenizer(base: Path) -> Any:
     return tokenizer
 
 
+def configured_stops(base: Path) -> list[int]:
+    """Return the ids that a base's generation stops at, by its `generation_config.json`, sorted; none where it names none."""
+    try:
+        config = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
+        named = config.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
+    listed = named if isinstance(named, list) else [named]
+    return sorted({token for token in listed if type(token) is int and token >= 0})
+
+
 def longest_row(base: Path, max_length: int) -> int:
     """Return `max_length`, or the positions that the base's config counts where those are fewer.
 
@@ -142,26 +131,44 @@ def longest_row(base: Path, max_length: int) -> int:
     return min(max_length, positions) if isinstance(positions, int) else max_length
 
 
-def tokenise(rows: Sequence[Row], tokenizer: Any, *, loss_on: LossOn | None, max_length: int) -> Tokenised:
-    """Tokenise rows and mark what the loss is taken on.
+def tokenise(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    loss_on: LossOn | None,
+    max_length: int,
+    day: date | None = None,
+    stop_ids: Sequence[int] = (),
+) -> Tokenised:
+    """Return rows as tokens, each with the tokens that the loss is taken on.
 
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
-    lists of messages, which the base's chat template renders. Rows are cut at `max_length` tokens at the end.
-    Raises PipelineError ("data") when no token is left that a loss could be taken on.
+    lists of messages, which the base's chat template renders as on `day`. Generation stops at `stop_ids` and at the end of
+    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end.
+    Raises PipelineError ("data") that names the rows that can't be used, or when no token is left that a loss could be
+    taken on.
     """
     shape = rows[0].shape
     resolved = resolve_loss_on(shape, loss_on)
-    examples, dropped, cut = [], 0, 0
+    maker = _Maker(tokenizer, resolved, ChatTemplate(tokenizer, day, stop_ids), day)
+    examples: list[Example] = []
+    used, dropped, cut, refused = 0, 0, 0, []
     for row in rows:
-        example = _example(row, tokenizer, resolved)
-        # The first token has no predecessor that could predict it.
-        labels = [IGNORED, *example.labels[1:max_length]]
-        cut += len(example.input_ids) > max_length
-        if all(label == IGNORED for label in labels):
-            dropped += 1
+        try:
+            made = maker.examples(row)
+        except RowRefused as error:
+            refused.append(f"{row.where} {error}")
             continue
-        examples.append(
-            Example(example.input_ids[:max_length], labels, example.prompt_ids, example.prompt, example.reference)
+        kept = [example for each in made if (example := _cut(each, max_length)) is not None]
+        cut += any(len(example.input_ids) > max_length for example in made)
+        used += bool(kept)
+        dropped += not kept
+        examples += kept
+    if refused:
+        more = f"; and {len(refused) - NAMED_ROWS} more" if len(refused) > NAMED_ROWS else ""
+        raise PipelineError(
+            FailureReason.DATA,
+            f"{len(refused)} of {len(rows)} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
         )
     if not examples:
         raise PipelineError(
@@ -169,7 +176,17 @@ def tokenise(rows: Sequence[Row], tokenizer: Any, *, loss_on: LossOn | None, max
             f"No row has a token that the loss could be taken on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
-    return Tokenised(examples, shape, resolved, dropped, cut)
+    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples))
+
+
+def _cut(example: Example, max_length: int) -> Example | None:
+    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is learnt."""
+    # The first token has no predecessor that could predict it.
+    labels = [IGNORED, *example.labels[1:max_length]]
+    if all(label == IGNORED for label in labels):
+        return None
+    stop = None if len(example.input_ids) > max_length else example.stop
+    return replace(example, input_ids=example.input_ids[:max_length], labels=labels, stop=stop)
 
 
 def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
@@ -185,22 +202,105 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     return loss_on
 
 
-def _example(row: Row, tokenizer: Any, loss_on: LossOn) -> Example:
-    if row.shape == "text":
-        ids = _ended(tokenizer(row.fields["text"])["input_ids"], tokenizer)
-        return Example(ids, list(ids), [], "", row.fields["text"])
-    if row.shape == "prompt" and isinstance(row.fields["prompt"], str):
-        return _prompt_example(row.fields["prompt"], row.fields["completion"], tokenizer, loss_on)
-    if row.shape == "prompt":
-        prompt, completion = row.fields["prompt"], row.fields["completion"]
-        return _chat_example(row.where, prompt + completion, len(prompt), tokenizer, loss_on)
-    messages = row.fields["messages"]
-    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
-    if last is None and loss_on == "assistant":
-        raise PipelineError(
-            FailureReason.DATA, f"{row.where} has no assistant message to learn from; add one or remove the row."
+class _Maker:
+    """Makes examples of rows, and knows afterwards how it did."""
+
+    def __init__(self, tokenizer: Any, loss_on: LossOn, template: ChatTemplate, day: date | None) -> None:
+        self._tokenizer = tokenizer
+        self._loss_on = loss_on
+        self._day = day
+        self._template = template
+        self._methods: Counter[str] = Counter()
+        self._templates: set[str] = set()
+        self._dated = False
+
+    def examples(self, row: Row) -> list[Example]:
+        """Return the examples of one row. Raises RowRefused, PipelineError where the base has no chat template."""
+        fields = row.fields
+        if row.shape == "text":
+            ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
+            return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
+        if row.shape == "prompt" and isinstance(fields["prompt"], str):
+            return [_prompt_example(fields["prompt"], fields["completion"], self._tokenizer, self._loss_on)]
+        if self._tokenizer.chat_template is None:
+            raise PipelineError(
+                FailureReason.DATA,
+                "The rows are conversations and the base has no chat template; use {prompt, completion} rows.",
+            )
+        samples = [self._note(sample) for sample in self._samples(row)]
+        return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
+
+    def rendering(self, examples: Sequence[Example]) -> Rendering:
+        """Return how all rows so far were rendered, of which these examples were kept."""
+        return Rendering(
+            templates=sorted(hashlib.sha256(template.encode()).hexdigest() for template in self._templates),
+            methods=dict(sorted(self._methods.items())),
+            template_date=self._day.isoformat() if self._dated and self._day is not None else None,
+            stop_ids=sorted({example.stop for example in examples if example.stop is not None}),
         )
-    return _chat_example(row.where, messages, last, tokenizer, loss_on)
+
+    def _samples(self, row: Row) -> list[Sample]:
+        messages, first = _messages(row)
+        if self._loss_on == "all":
+            if any(message.get("weight") == 0 for message in messages):
+                raise RowRefused("has a `weight` of 0, which a loss on all can't leave out; set loss_on to assistant")
+            return [self._template.whole(Conversation(messages, row.fields.get("tools"), ()))]
+        learnt = tuple(
+            index
+            for index, message in enumerate(messages)
+            if index >= first and message["role"] == "assistant" and message.get("weight") != 0
+        )
+        if not learnt:
+            raise RowRefused("has no assistant message to learn from; add one or remove the row")
+        return self._template.learnt(Conversation(messages, row.fields.get("tools"), learnt))
+
+    def _note(self, sample: Sample) -> Sample:
+        self._methods[sample.method] += 1
+        self._templates.add(sample.template)
+        self._dated |= sample.dated
+        return sample
+
+    def _of_sample(self, row: Row, sample: Sample, *, last: bool) -> Example:
+        """Return a rendered conversation as tokens; a token is learnt where it begins in a learnt part of the text."""
+        tokenizer = self._tokenizer
+        # The template writes the special tokens itself.
+        encoded = tokenizer(sample.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = encoded["input_ids"]
+        starts = [first for first, _ in encoded["offset_mapping"]]
+        labels = _labels(ids, starts, sample.spans)
+        final = [token for token in _labels(ids, starts, sample.spans[-1:]) if token != IGNORED]
+        stop = None
+        if sample.method != "all":
+            stop = final[-1] if final else None
+            if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+                raise RowRefused("ends in an end of turn that is no token of the base's tokenizer")
+        if sample.answer is None or not last:
+            return Example(ids, labels, [], "", "", stop)
+        messages, _ = _messages(row)
+        asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
+        # What is generated is decoded in the same way: with the reasoning and the calls as the template writes them.
+        if sample.method == "all":
+            reference = messages[sample.answer].get("content", "")
+        else:
+            reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
+        prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
+        return Example(ids, labels, prompt_ids, asked, reference, stop)
+
+
+def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
+    """Return a row's messages, and the index of the first that may be learnt."""
+    if row.shape == "messages":
+        return row.fields["messages"], 0
+    return row.fields["prompt"] + row.fields["completion"], len(row.fields["prompt"])
+
+
+def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]]) -> list[int]:
+    labels = [IGNORED] * len(ids)
+    for start, end in spans:
+        # Tokens stand in the order of what they are of.
+        learnt = slice(bisect_left(starts, start), bisect_left(starts, end))
+        labels[learnt] = ids[learnt]
+    return labels
 
 
 def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossOn) -> Example:
@@ -210,71 +310,7 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
         # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
         ids = prompt_ids + _ended(tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
-    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion)
-
-
-def _chat_example(
-    where: str, messages: list[dict[str, str]], answer: int | None, tokenizer: Any, loss_on: LossOn
-) -> Example:
-    """Render a conversation; `answer` is the index of the message from which on a completion is generated."""
-    if tokenizer.chat_template is None:
-        raise PipelineError(
-            FailureReason.DATA,
-            "The rows are conversations and the base has no chat template; use {prompt, completion} rows.",
-        )
-    text = _render(tokenizer, messages)
-    if loss_on == "all":
-        spans = [(0, len(text))]
-    elif loss_on == "completion":
-        assert answer is not None
-        spans = [_span(where, tokenizer, messages, answer, len(messages), text)]
-    else:
-        spans = [
-            _span(where, tokenizer, messages, i, i + 1, text)
-            for i, message in enumerate(messages)
-            if message["role"] == "assistant"
-        ]
-    # The template writes the special tokens itself.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    labels = [
-        token if any(start <= first < end for start, end in spans) else IGNORED
-        for token, (first, _) in zip(ids, encoded["offset_mapping"], strict=True)
-    ]
-    if answer is None:
-        return Example(ids, labels, [], "", "")
-    prompt = _render(tokenizer, messages[:answer], add_generation_prompt=True) if answer else ""
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-    asked = messages[answer - 1]["content"] if answer else ""
-    return Example(ids, labels, prompt_ids, asked, messages[answer]["content"])
-
-
-def _span(
-    where: str, tokenizer: Any, messages: list[dict[str, str]], first: int, after: int, text: str
-) -> tuple[int, int]:
-    """Return where messages[first:after] stand in the rendered text, in characters, end-of-turn token included."""
-    before = _render(tokenizer, messages[:first], add_generation_prompt=True) if first else ""
-    through = _render(tokenizer, messages[:after])
-    if not text.startswith(before) or not text.startswith(through.rstrip()):
-        raise PipelineError(
-            FailureReason.DATA,
-            f"The chat template renders the beginning of the conversation in {where} differently from the whole, so"
-            " that the answers can't be found in it; set loss_on to all.",
-        )
-    return len(before), len(through.rstrip())
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError, ValueError) as error:
-        raise PipelineError(
-            FailureReason.DATA,
-            f"The base's chat template refuses a conversation ({error}); change the order of its roles.",
-        ) from error
-    return str(rendered)
+    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
 
 
 def _ended(ids: list[int], tokenizer: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from workers.pipelines.orders import Host
@@ -20,6 +21,8 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
             quantization=item.quantization,
             data=Path(order.data),
             spec=order.spec,
+            day=date.fromisoformat(item.template_date),
+            stop_ids=item.stop_ids,
             on_progress=host.report,
         )
         for item in order.items

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import Example, configured_stops, load_tokenizer, longest_row, tokenise
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
@@ -34,19 +35,25 @@ def evaluate(
     data: Path,
     spec: EvaluationSpec,
     on_progress: Callable[[Progress], None],
+    day: date | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
     `quantization` None loads the base in native precision. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
-    have a prompt, decoded greedily. Raises PipelineError.
+    have a prompt, decoded greedily. `day` is what chat templates are told that the date is. A completion ends at
+    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. Raises PipelineError.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     read_blueprint(base)
     tokenizer = load_tokenizer(base)
     max_length = longest_row(base, spec.max_length)
-    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    configured = configured_stops(base)
+    rows = tokenise(
+        read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured
+    )
     device = choose_device()
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -60,7 +67,7 @@ def evaluate(
             "loss": loss,
             # Above e^709 a float overflows; such a model predicts nothing anyway.
             "perplexity": math.exp(min(loss, 709.0)),
-            "rows": float(len(rows.examples)),
+            "rows": float(rows.rows),
             "supervised_tokens": float(rows.supervised_tokens),
             "tokens": float(rows.tokens),
             "tokens_per_s": rows.tokens / loss_s,
@@ -69,7 +76,9 @@ def evaluate(
         begun = time.perf_counter()
         # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
         room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
-        answers = _generate(model, [e.prompt_ids[-room:] for e in asked], tokenizer, device, spec, on_progress)
+        prompts = [example.prompt_ids[-room:] for example in asked]
+        stops = _stop_ids(model, tokenizer, [*stop_ids, *rows.rendering.stop_ids])
+        answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
     if asked:
         scores = rouge_l(answers, [example.reference for example in asked])
         metrics["rouge_l"] = sum(scores) / len(scores)
@@ -127,6 +136,7 @@ def _generate(
     tokenizer: Any,
     device: Device,
     spec: EvaluationSpec,
+    stop_ids: list[int],
     on_progress: Callable[[Progress], None],
 ) -> list[str]:
     """Return one greedy completion per prompt, given as tokens, in their order.
@@ -156,7 +166,7 @@ def _generate(
                 num_beams=1,
                 max_new_tokens=spec.max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=_stop_ids(model, tokenizer),
+                eos_token_id=stop_ids,
             )
         for index, text in zip(
             part, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True
@@ -168,11 +178,11 @@ def _generate(
     return answers
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Return the ids that end a completion: the tokenizer's, and those that the base's generation config names."""
+def _stop_ids(model: Any, tokenizer: Any, taught: Sequence[int]) -> list[int]:
+    """Return the ids that end a completion: those taught, the tokenizer's, and those of the base's generation config."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+    return sorted({*taught, tokenizer.eos_token_id, *(token for token in listed if token is not None)})
 
 
 def _kept(text: str) -> str:

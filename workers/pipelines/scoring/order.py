@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import Day, QuantizationRecipe
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
 
@@ -16,6 +16,10 @@ class EvaluationItem(Wire):
     base: str
     adapter: str | None
     quantization: QuantizationRecipe | None
+    #: What chat templates are told that the date is.
+    template_date: Day
+    #: Ids of the tokens that the adapter was taught to stop at, beside those of its base.
+    stop_ids: list[int]
 
 
 class EvaluationOrder(Order):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from sdk.schemas.events import Progress
@@ -41,6 +42,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             eval_data=None if order.eval_data is None else Path(order.eval_data),
             out=host.out,
             spec=order.spec,
+            day=date.fromisoformat(order.template_date),
             on_progress=report,
             checkpoints=checkpoints,
         )

@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, Tokenised, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, choose_device
 from workers.pipelines.model.loading import read_blueprint
@@ -56,6 +57,7 @@ def read_inputs(
     eval_data: Path | None,
     spec: TrainingSpec,
     checkpoints: Checkpoints | None,
+    day: date | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
     blueprint = read_blueprint(base)
@@ -64,11 +66,13 @@ def read_inputs(
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
     tokenizer = load_tokenizer(base)
-    max_length = longest_row(base, spec.max_length)
-    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
+    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
     held_out = None
     if eval_data is not None:
-        held_out = tokenise(read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length)
+        held_out = tokenise(
+            read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops
+        )
     lora = _lora_config(spec, targets, blueprint.conv1d_names)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
@@ -81,6 +85,9 @@ def read_inputs(
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
     }
+    if rows.rendering.template_date is not None:
+        # Only of a template that writes it: the others' checkpoints are those of any day.
+        configuration["template_date"] = rows.rendering.template_date
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)

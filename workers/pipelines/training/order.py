@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.jobs import CheckpointPolicy
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import Day, TrainingSpec
 from workers.pipelines.orders import Order
 
 
@@ -19,6 +19,8 @@ class TrainingOrder(Order):
     data: str
     eval_data: str | None
     spec: TrainingSpec
+    #: What chat templates are told that the date is.
+    template_date: Day
     checkpoint: CheckpointPolicy
     #: The folder that checkpoints are written into.
     checkpoints: str

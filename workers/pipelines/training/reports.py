@@ -55,12 +55,13 @@ def training_report(
     return TrainingReport(
         lora=given.lora,
         quantization=loaded.quantization,
-        rows=len(given.rows.examples),
+        rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
         training=_hyperparameters(given, loaded, setting.checkpointing),
         metrics={name: value for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
+        rendering=given.rows.rendering,
     )
 
 
@@ -85,6 +86,7 @@ def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> 
         "grad_accum": spec.grad_accum,
         "effective_batch": spec.effective_batch,
         "max_length": longest_row(given.base, spec.max_length),
+        "samples": len(given.rows.examples),
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         "seed": spec.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Collator, example_batches, mean_loss
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.tokenise import Example, Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
@@ -47,10 +48,12 @@ def train(
     spec: TrainingSpec,
     on_progress: Callable[[Progress], None],
     checkpoints: Checkpoints | None = None,
+    day: date | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`.
 
-    `base_name` and `base_revision` are what the adapter says of its base; no local path is written. The same
+    `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
+    templates are told that the date is; one that asks for it is refused where there is none. The same
     arguments give the same bytes on the same machine and libraries. Each run checks itself: before the first step the
     adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
     the end. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
@@ -66,20 +69,32 @@ def train(
         eval_data=eval_data,
         spec=spec,
         checkpoints=checkpoints,
+        day=day,
     )
     rows = given.rows
     on_progress(
         Progress(
             phase="data",
-            step=len(rows.examples),
-            total=len(rows.examples) + rows.dropped,
+            step=rows.rows,
+            total=rows.rows + rows.dropped,
             unit="rows",
-            message=f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}",
+            message=_of_data(rows),
         )
     )
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)
+
+
+def _of_data(rows: Tokenised) -> str:
+    said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
+    if rows.cut:
+        said += f"; {rows.cut} rows were cut, which so don't teach where to stop"
+    if rows.rendering.methods.get("turns"):
+        said += "; each answer of a conversation is a text of its own, since the chat template renders earlier ones otherwise"
+    if rows.rendering.methods.get("changed"):
+        said += "; some conversations are rendered otherwise than the base's chat template does"
+    return said
 
 
 def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, inspect, load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, tokenise
 from workers.pipelines.errors import PipelineError
 
 
@@ -72,19 +71,19 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(write_jsonl: Callable
     tokenizer.chat_template = "{{ messages|length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rows = read_rows(write_jsonl([{"messages": turns}]))
-    with pytest.raises(PipelineError, match=r"differently .* set loss_on to all"):
+    with pytest.raises(PipelineError, match=r"line 1 has an answer, message 2, .* set loss_on to all"):
         tokenise(rows, tokenizer, loss_on=None, max_length=200)
 
 
 def test_rows_without_a_supervised_token_are_dropped_and_all_of_them_refused(
-    write_jsonl: Callable[..., Path], llama_base: Path
+    write_jsonl: Callable[..., Path], tokenizer: Any
 ) -> None:
     path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}, {"prompt": "a", "completion": "b"}])
-    summary = inspect(path, llama_base, TrainingSpec(max_length=20))
-    assert (summary.rows, summary.dropped, summary.cut, summary.supervised_tokens) == (1, 1, 1, 2)
+    found = tokenise(read_rows(path), tokenizer, loss_on=None, max_length=20)
+    assert (found.rows, found.dropped, found.cut, found.supervised_tokens) == (1, 1, 1, 2)
     path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
     with pytest.raises(PipelineError, match="No row has a token that the loss could be taken on") as caught:
-        inspect(path, llama_base, TrainingSpec(max_length=20))
+        tokenise(read_rows(path), tokenizer, loss_on=None, max_length=20)
     assert caught.value.reason == "data"
 
 

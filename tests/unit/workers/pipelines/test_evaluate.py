@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -135,3 +136,38 @@ def test_a_sample_holds_no_character_that_a_record_can_not() -> None:
     from workers.pipelines.scoring.evaluate import _kept
 
     assert _kept("a\0b\ufffd\tc") == "a\ufffdb\ufffd\tc"
+
+
+def test_generation_stops_at_the_end_of_turn_that_was_learnt(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The end of a turn is neither the tokenizer's end of text nor one that the base's generation config names."""
+    from workers.pipelines.training.train import train
+
+    base = shutil.copytree(llama_base, tmp_path / "base")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|pad|>"}))
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+    turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
+    data = write_jsonl([{"messages": turns}] * 8)
+    report = train(
+        base=base,
+        base_name="org/tiny",
+        base_revision=None,
+        data=data,
+        eval_data=None,
+        out=tmp_path / "adapter",
+        spec=TrainingSpec(rank=4, max_steps=30, lr=0.02, batch_size=4, grad_accum=1, targets="all-linear"),
+        on_progress=lambda progress: None,
+    )
+    assert report.rendering is not None
+    assert report.rendering.stop_ids == [load_tokenizer(llama_base).eos_token_id]
+    spec = SPEC.model_copy(update={"max_new_tokens": 20})
+    scored = evaluate(base, data, spec, adapter=tmp_path / "adapter")
+    assert scored.metrics["rouge_l"] == 1.0
+    assert [sample.completion for sample in scored.samples] == ["four", "four"]
+    # Rows of plain text say nothing of a turn: the version's own record does.
+    pairs = write_jsonl([{"prompt": "<|user|>two and two?<|end|>\n<|assistant|>", "completion": "four"}])
+    assert evaluate(base, pairs, spec, adapter=tmp_path / "adapter").samples[0].completion != "four"
+    told = evaluate(base, pairs, spec, adapter=tmp_path / "adapter", stop_ids=report.rendering.stop_ids)
+    assert told.samples[0].completion == "four"

@@ -11,7 +11,7 @@ from workers.pipelines.errors import PipelineError
 
 def test_jsonl_rows_keep_their_line_numbers_across_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "blob"
-    path.write_text('\n{"text": "a"}\n\n{"text": "b", "id": 7}\n')
+    path.write_text('\n{"text": "a"}\n\n{"text": "b", "id": null}\n')
     assert [(row.where, row.fields) for row in read_rows(path)] == [
         ("line 2", {"text": "a"}),
         ("line 4", {"text": "b"}),

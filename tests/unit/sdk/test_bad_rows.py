@@ -1,0 +1,192 @@
+"""Rows that would be trained as something else than was meant: each is refused before it is sent, by line and key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdk.errors import InvalidData
+from sdk.validation import check_data
+
+USER = {"role": "user", "content": "q"}
+ANSWER = {"role": "assistant", "content": "a"}
+FUNCTION = {"name": "weather", "arguments": {"city": "Rome"}}
+CALL = {"id": "call1", "type": "function", "function": FUNCTION}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def chat(*messages: Any, **rest: Any) -> dict[str, Any]:
+    return {"messages": [USER, *messages], **rest}
+
+
+def calling(call: Any, **rest: Any) -> dict[str, Any]:
+    return chat({"role": "assistant", "tool_calls": [call], **rest})
+
+
+#: A row, and what is said of it after its line.
+BAD: list[tuple[Any, str]] = [
+    # The whole row.
+    ([USER, ANSWER], "is no object but a list"),
+    ("text", "is no object but a str"),
+    ({}, "has none of the shapes"),
+    ({"question": "q", "answer": "a"}, "has none of the shapes"),
+    ({"text": None}, "has none of the shapes"),
+    ({"text": "a", "label": 1}, "has a `label`"),
+    ({"text": "a", "id": 7}, "keys beside `text` that would be lost: `id`"),
+    (
+        {"prompt": "p", "completion": "c", "weight": 0},
+        "keys beside `prompt` and `completion` that would be lost: `weight`",
+    ),
+    ({"prompt": "p", "completion": "c", "messages": [USER]}, "that would be lost: `messages`"),
+    ({"prompt": "p", "completion": "c", "tools": [TOOL]}, "that would be lost: `tools`"),
+    ({"prompt": "p", "chosen": "c", "rejected": "r"}, "has no `completion`"),
+    (chat(ANSWER, weight=0), "keys beside `messages` and `tools` that would be lost: `weight`"),
+    (chat(ANSWER, source="x", split="train"), "that would be lost: `source`, `split`"),
+    (chat(ANSWER, documents=[{"text": "d"}]), "that would be lost: `documents`"),
+    # Texts.
+    ({"prompt": "p"}, "has no `completion`"),
+    ({"completion": "c"}, "has no `prompt`"),
+    ({"prompt": "p", "completion": " "}, "has an empty `completion`"),
+    ({"prompt": 3, "completion": "c"}, "has a `prompt` that is no text but a int"),
+    ({"prompt": [USER], "completion": "c"}, "has a `prompt` that is no text but a list"),
+    ({"text": "\ud800"}, "has a `text` with half a surrogate pair"),
+    # Messages.
+    ({"messages": []}, "has `messages` that are no list of messages, or an empty one"),
+    ({"messages": {"role": "user"}}, "has `messages` that are no list of messages"),
+    ({"messages": "[broken"}, "has `messages` that are no JSON list"),
+    ({"messages": ["hello"]}, "message 1 of `messages` without a role"),
+    ({"messages": [{"content": "q"}]}, "message 1 of `messages` without a role"),
+    (chat({"role": "robot", "content": "x"}), "message 2 of `messages` without a role"),
+    (chat({"role": ["assistant"], "content": "x"}), "message 2 of `messages` without a role"),
+    (chat({**ANSWER, "mood": "good"}), "has a key `mood` in message 2 of `messages`, which would be lost"),
+    (chat({**ANSWER, "function_call": FUNCTION}), "has a key `function_call` in message 2 of `messages`"),
+    (chat({**ANSWER, "refusal": "no"}), "has a key `refusal` in message 2 of `messages`"),
+    (chat(ANSWER, {**USER, "weight": 1}), "has a key `weight` in message 3 of `messages`, which is of role user"),
+    (chat(ANSWER, {**USER, "tool_calls": [CALL]}), "has a key `tool_calls` in message 3"),
+    (chat({**ANSWER, "tool_call_id": "call1"}), "has a key `tool_call_id` in message 2"),
+    (chat(ANSWER, {**USER, "reasoning_content": "r"}), "has a key `reasoning_content` in message 3"),
+    # Contents.
+    (chat({"role": "user", "content": None}), "message 2 of `messages` without a text as `content`"),
+    (chat({"role": "assistant"}), "message 2 of `messages` without a text as `content`"),
+    (chat({"role": "assistant", "content": 7}), "message 2 of `messages` without a text as `content`"),
+    (chat({"role": "assistant", "content": ""}), "has an empty `content` in message 2 of `messages`"),
+    (chat({"role": "assistant", "content": "", "reasoning_content": "r"}), "has an empty `content` in message 2"),
+    (chat({"role": "assistant", "content": "", "tool_calls": []}), "has an empty `content` in message 2"),
+    (chat({"role": "assistant", "content": "\ud800"}), "half a surrogate pair in message 2"),
+    (chat({**USER, "content": [{"type": "image_url", "image_url": {"url": "x"}}]}), "no text alone but 'image_url'"),
+    (chat({**USER, "content": [{"type": "text", "text": "a", "cache": 1}]}), "a part of `content` in message 2"),
+    (
+        chat({**USER, "content": ["a"]}),
+        "a part of `content` in message 2 of `messages` that is no text alone but 'str'",
+    ),
+    (chat({**USER, "name": " "}), "has no text as `name` in message 2"),
+    # Reasoning and weights.
+    (
+        chat({**ANSWER, "reasoning_content": ["r"]}),
+        "has a `reasoning_content` in message 2 of `messages` that is no text",
+    ),
+    (chat({**ANSWER, "reasoning": "a", "thinking": "b"}), "has `thinking` and `reasoning` in message 2"),
+    (chat({**ANSWER, "weight": 0.5}), "has a `weight` in message 2 of `messages` that is neither 0 nor 1"),
+    (chat({**ANSWER, "weight": True}), "has a `weight` in message 2"),
+    (chat({**ANSWER, "weight": "0"}), "has a `weight` in message 2"),
+    (
+        {"prompt": [USER, {**ANSWER, "weight": 1}, USER], "completion": [ANSWER]},
+        "`weight` of 1 in message 2 of `prompt`",
+    ),
+    # Calls of tools.
+    (chat({"role": "assistant", "tool_calls": CALL}), "has `tool_calls` in message 2 of `messages` that are no list"),
+    (calling("weather"), "tool call 1 of message 2 of `messages` that is no object"),
+    (calling({"type": "function"}), "tool call 1 of message 2 of `messages` without a `function`"),
+    (calling({**CALL, "type": "code"}), "tool call 1 of message 2 of `messages` of another type"),
+    (calling({**CALL, "result": "x"}), "has a key `result` in tool call 1"),
+    (calling({"function": {"arguments": {}}}), "has no text as `name` in tool call 1"),
+    (calling({"function": {**FUNCTION, "strict": True}}), "has a key `strict` in tool call 1"),
+    (calling({"function": {"name": "f", "arguments": "{broken"}}), "has `arguments` in tool call 1"),
+    (calling({"function": {"name": "f", "arguments": [1]}}), "has `arguments` in tool call 1"),
+    (calling({**CALL, "id": 7}), "has no text as `id` in tool call 1"),
+    # Tools.
+    (chat(ANSWER, tools=[]), "has `tools` that are no list of functions, or an empty one"),
+    (chat(ANSWER, tools={"name": "f"}), "has `tools` that are no list of functions"),
+    (chat(ANSWER, tools=["f"]), "has a tool 1 in `tools` without a `name`"),
+    (chat(ANSWER, tools=[TOOL, {"type": "function", "function": {}}]), "has a tool 2 in `tools` without a `name`"),
+    # A completion.
+    (
+        {"prompt": [USER], "completion": [USER]},
+        "has a `completion` that does not begin with a message of role assistant",
+    ),
+    ({"prompt": [], "completion": [ANSWER]}, "has `prompt` that are no list of messages, or an empty one"),
+]
+
+
+def _good_beside(row: Any) -> bytes:
+    """A line of the same shape as the bad one, so that its own fault is the only one."""
+    if isinstance(row, dict) and "text" in row:
+        return b'{"text": "t"}'
+    if isinstance(row, dict) and "messages" in row and "prompt" not in row:
+        return json.dumps(chat(ANSWER)).encode()
+    return b'{"prompt": "p", "completion": "c"}'
+
+
+@pytest.mark.parametrize(("row", "said"), BAD)
+def test_a_bad_row_is_refused_by_line_and_key(row: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    # A blank line counts as a line.
+    path.write_bytes(_good_beside(row) + b"\n\n" + json.dumps(row).encode() + b"\n")
+    with pytest.raises(InvalidData) as caught:
+        check_data(path)
+    assert caught.value.message.startswith(f"{path}: 1 of 2 rows can't be used: line 3 ")
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"text": "a", "text": "b"}', "line 1 is no JSON object .it holds the key 'text' twice"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "the key 'content' twice"),
+        (b'{"text": NaN}', "NaN is no JSON number"),
+        (b'{"text": "a"', "line 1 is no JSON object"),
+        (
+            b'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1e999}}]}]}',
+            "message 1",
+        ),
+    ],
+)
+def test_what_a_reader_of_json_would_lose_is_refused(line: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(InvalidData, match=said):
+        check_data(path)
+
+
+def test_a_column_of_a_csv_file_that_would_be_lost_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,completion,id\np,c,7\n"p",c,\n')
+    with pytest.raises(InvalidData, match=r"1 of 2 rows can't be used: line 2 .* that would be lost: `id`"):
+        check_data(path)
+
+
+GOOD: list[Any] = [
+    chat(ANSWER, tools=[TOOL]),
+    chat(ANSWER, tools=json.dumps([TOOL])),
+    chat({"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}),
+    chat({"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": '{"a": 1}'}]}),
+    chat(
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call1", "name": "weather", "content": "sunny"},
+        {**ANSWER, "reasoning": "r"},
+    ),
+    chat({"role": "assistant", "content": "", "weight": 0}, USER, {**ANSWER, "weight": 1}),
+    chat({**ANSWER, "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
+    {"prompt": [USER], "completion": [ANSWER], "tools": [TOOL]},
+    {"messages": json.dumps([USER, ANSWER])},
+]
+
+
+@pytest.mark.parametrize("row", GOOD)
+def test_a_row_of_which_every_key_is_used_is_taken(row: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert check_data(path).rows == 1

@@ -1,0 +1,189 @@
+"""Chat templates rendered as transformers renders them, but with a date that is given and not today's.
+
+A template may write the date into each conversation (Llama 3.2 and gpt-oss do). transformers asks the clock for it, so that a
+training would see other tokens after midnight than before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.utils
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+#: Around what a template marks as generated; Unicode leaves these characters to private use.
+_BEGINS, _ENDS = "\U000f0002", "\U000f0003"
+
+Message = Mapping[str, Any]
+
+
+class TemplateRefusal(Exception):  # noqa: N818 - it is the template's word, and not always a fault
+    """The template raised for this conversation; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text."""
+
+    text: str
+    #: Where `{% generation %}` blocks stand in it, in characters.
+    generated: tuple[tuple[int, int], ...]
+    #: Whether the template asked for the date.
+    dated: bool
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders conversations by templates of one tokenizer on one day."""
+
+    #: bos_token, eos_token and so on, under which templates know them.
+    special_tokens: Mapping[str, str]
+    #: None: templates that ask for the date are refused.
+    day: date | None
+
+    def render(
+        self,
+        template: str,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        prompt: bool = False,
+    ) -> Rendered:
+        """Render messages; with `prompt` the beginning of an answer comes after them. Raises TemplateRefusal."""
+        asked = []
+
+        def strftime_now(form: str) -> str:
+            if self.day is None:
+                raise jinja2.TemplateError("it asks for the date, and none is given")
+            asked.append(form)
+            return datetime(self.day.year, self.day.month, self.day.day).strftime(form)  # noqa: DTZ001 - as read
+
+        given = {
+            **self.special_tokens,
+            "messages": [_aliased(message) for message in messages],
+            "tools": None if tools is None else list(tools),
+            "documents": None,
+            "add_generation_prompt": prompt,
+            "strftime_now": strftime_now,
+        }
+        try:
+            text = compiled(template).render(**given)
+            marked = compiled(template, marked=True).render(**given) if has_marks(template) else text
+        except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        unmarked, generated = _without_marks(marked)
+        # A template that trims what it marked says nothing of where that stands.
+        return Rendered(text, generated if unmarked == text else (), bool(asked))
+
+
+def has_marks(template: str) -> bool:
+    """Say whether a template marks what is generated, by `{% generation %}`."""
+    return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
+
+
+def _aliased(message: Message) -> dict[str, Any]:
+    """Return a message with its reasoning under the names that gpt-oss' and the other templates read."""
+    if (reasoning := message.get("reasoning_content")) is None:
+        return dict(message)
+    return {**message, "thinking": reasoning}
+
+
+def _without_marks(marked: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    parts, generated, length, start = [], [], 0, None
+    for part in re.split(f"([{_BEGINS}{_ENDS}])", marked):
+        if part == _BEGINS:
+            start = length
+        elif part == _ENDS and start is not None:
+            generated.append((start, length))
+            start = None
+        else:
+            parts.append(part)
+            length += len(part)
+    return "".join(parts), tuple(generated)
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}`: what stands in it is what a model wrote."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """Let the block's text go through `_as_is`."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_as_is"), [], [], body).set_lineno(line)
+
+    def _as_is(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _MarkedGeneration(_Generation):
+    def _as_is(self, caller: Callable[[], str]) -> str:
+        return f"{_BEGINS}{caller()}{_ENDS}"
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Takes no attribute through which a template could reach Python's own."""
+
+    def __init__(*args: Any, **values: Any) -> None:
+        self, *rest = args
+        for name in dict(*rest, **values):
+            _require_public(name)
+        jinja2.utils.Namespace.__init__(self, *rest, **values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _require_public(name)
+        super().__setitem__(name, value)
+
+
+def _require_public(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.TemplateRuntimeError(f"a template can't store {name!r} in a namespace")
+
+
+class _Dict:
+    """`dict(...)` and nothing else of the type."""
+
+    def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
+        return dict(*args, **values)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        """As of dict."""
+        return dict.fromkeys(*args)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own escapes for HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=32)
+def compiled(template: str, *, marked: bool = False) -> jinja2.Template:
+    """Return a template in a sandbox with what transformers gives to templates. Raises jinja2.TemplateError."""
+    generation = _MarkedGeneration if marked else _Generation
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals.update(raise_exception=_raise_exception, dict=_Dict(), namespace=_Namespace)
+    return environment.from_string(template)

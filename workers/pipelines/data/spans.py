@@ -1,0 +1,392 @@
+"""Which part of a rendered conversation is learnt: found on the text, in characters, by the first method that is sure of it.
+
+The methods, in this order: the template's own `{% generation %}` marks; what comes after the prompt that the answer is
+generated from ("prefix"); the marks of the variant that TRL has of a known template, where it renders the very same text
+("variant"); one sample for each answer, rendered as for generating it ("turns"); TRL's variant where it renders another text
+("changed"). A conversation that none of them serves is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import cached_property
+from typing import Any, Literal
+
+from workers.pipelines.data.conversation import Conversation, Form, Probed, RowRefused, forms, missing_from, probe
+from workers.pipelines.data.render import Rendered, Renderer, TemplateRefusal, has_marks
+
+Method = Literal["marks", "prefix", "variant", "turns", "changed", "all"]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text with the parts that are learnt; of one row there may be several."""
+
+    text: str
+    #: Of characters, [start, end), in order.
+    spans: tuple[Span, ...]
+    method: Method
+    #: What generating the last learnt answer starts from; "" where nothing does.
+    prompt: str
+    #: Index of that answer.
+    answer: int | None
+    #: Whether the template wrote the date.
+    dated: bool
+    #: The template that it was rendered by, or that TRL's variant belongs to.
+    template: str
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, on one day. Raises RowRefused for conversations that it can't serve.
+
+    Generation stops at `stop_ids` and at the tokenizer's end of text.
+    """
+
+    def __init__(self, tokenizer: Any, day: date | None, stop_ids: Iterable[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer.special_tokens_map, day)
+        self._eos = str(tokenizer.eos_token)
+        self._known_ends: dict[tuple[str, Form], _Ends] = {}
+        #: The tokens that no text is tokenised to piecemeal.
+        self._controls = {
+            *(str(token.content) for token in tokenizer.added_tokens_decoder.values()),
+            *tokenizer.all_special_tokens,
+        }
+        self._stop_tokens = {self._eos, *tokenizer.convert_ids_to_tokens(list(stop_ids))}
+
+    def whole(self, conversation: Conversation) -> Sample:
+        """Return a conversation of which every token is learnt."""
+        template = self._template(conversation)
+        # Of no answer may the reasoning be missing.
+        answers = tuple(i for i, message in enumerate(conversation.messages) if message["role"] == "assistant")
+        fitting = self._fit(template, replace(conversation, learnt=answers))
+        if fitting.lost:
+            raise _lost(fitting.lost)
+        text = fitting.rendered.text
+        answer = answers[-1] if answers else None
+        prompt = "" if not answer else self._prompt(fitting, answer)
+        return Sample(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
+
+    def learnt(self, conversation: Conversation) -> list[Sample]:
+        """Return samples in which the learnt answers and their ends are marked, and nothing else is."""
+        template = self._template(conversation)
+        try:
+            fitting = self._fit(template, conversation)
+            sample = None if fitting.lost else self._sample(fitting)
+            if sample is not None:
+                return [sample]
+        except RowRefused:
+            # The template may take the conversation up to each answer, as it does when the answer is generated.
+            pass
+        problems = _Problems()
+        samples = []
+        for answer in conversation.learnt:
+            fitting = self._fit(template, conversation.until(answer))
+            if fitting.lost:
+                raise _lost(fitting.lost)
+            sample = self._sample(fitting, problems)
+            if sample is None:
+                sample = self._changed(fitting)
+            if sample is None:
+                raise problems.refusal(answer)
+            samples.append(sample)
+        if len(samples) == 1:
+            return samples
+        return [sample if sample.method == "changed" else replace(sample, method="turns") for sample in samples]
+
+    def _template(self, conversation: Conversation) -> str:
+        try:
+            return str(self._tokenizer.get_chat_template(None, conversation.tools))
+        except ValueError as error:
+            raise RowRefused(f"needs a chat template that the base has not: {str(error).splitlines()[0]}") from error
+
+    def _fit(self, template: str, conversation: Conversation) -> _Fitting:
+        """Return the conversation in the first form that the template renders whole, or else the one that loses least."""
+        probed = probe(conversation)
+        best: _Fitting | None = None
+        refusal: TemplateRefusal | None = None
+        for form in forms(conversation):
+            try:
+                rendered = self._render(template, conversation, form)
+                found = self._render(template, probed.conversation, form)
+            except TemplateRefusal as error:
+                refusal = refusal or error
+                continue
+            fitting = _Fitting(template, conversation, form, rendered, probed, found, probed.lost(found.text))
+            if not fitting.lost:
+                return fitting
+            if best is None or len(fitting.lost) < len(best.lost):
+                best = fitting
+        if best is None:
+            raise RowRefused(f"is refused by the base's chat template ({refusal})")
+        return best
+
+    def _render(self, template: str, conversation: Conversation, form: Form, *, prompt: bool = False) -> Rendered:
+        messages = [form.message(message) for message in conversation.messages]
+        return self._renderer.render(template, messages, tools=conversation.tools, prompt=prompt)
+
+    def _prompt(self, fitting: _Fitting, answer: int) -> str:
+        """Return what the answer is generated from. Raises RowRefused where the template renders none."""
+        if answer not in fitting.prompts:
+            fitting.prompts[answer] = self._render_prompt(fitting, answer)
+        return fitting.prompts[answer]
+
+    def _render_prompt(self, fitting: _Fitting, answer: int) -> str:
+        before = replace(fitting.conversation, messages=fitting.conversation.messages[:answer])
+        try:
+            return self._render(fitting.template, before, fitting.form, prompt=True).text
+        except TemplateRefusal as error:
+            raise RowRefused(
+                f"has no prompt for message {answer + 1}: the base's chat template says {error}"
+            ) from error
+
+    def _sample(self, fitting: _Fitting, problems: _Problems | None = None) -> Sample | None:
+        """Return the sample of the first method that is sure of every learnt answer."""
+        for method, find in (
+            ("marks", self._by_marks),
+            ("prefix", self._by_prefix),
+            ("variant", self._by_variant),
+        ):
+            found = find(fitting)
+            settled = None if found is None else self._settled(fitting, found, problems)
+            if settled is not None:
+                text, spans = settled
+                return self._made(fitting, text, spans, method, fitting.rendered.dated)
+        return None
+
+    def _changed(self, fitting: _Fitting) -> Sample | None:
+        other = self._fit_variant(fitting)
+        spans = None if other is None else _turns(other)
+        if other is None or spans is None:
+            return None
+        settled = self._settled(other, spans, None)
+        return None if settled is None else self._made(fitting, *settled, "changed", other.rendered.dated)
+
+    def _made(self, fitting: _Fitting, text: str, spans: tuple[Span, ...], method: Any, dated: bool) -> Sample:
+        answer = fitting.conversation.learnt[-1]
+        return Sample(text, spans, method, self._prompt(fitting, answer), answer, dated, fitting.template)
+
+    def _by_marks(self, fitting: _Fitting) -> dict[int, Span] | None:
+        if not has_marks(fitting.template):
+            return None
+        return _turns(fitting)
+
+    def _by_prefix(self, fitting: _Fitting) -> dict[int, Span] | None:
+        text, found = fitting.rendered.text, {}
+        for answer in fitting.conversation.learnt:
+            try:
+                before = self._prompt(fitting, answer)
+                through = fitting.conversation.until(answer)
+                after = self._render(fitting.template, through, fitting.form).text.rstrip()
+            except (RowRefused, TemplateRefusal):
+                return None
+            if not text.startswith(before) or not text.startswith(after) or len(after) <= len(before):
+                return None
+            found[answer] = (len(before), len(after))
+        return found
+
+    def _by_variant(self, fitting: _Fitting) -> dict[int, Span] | None:
+        other = self._fit_variant(fitting)
+        if other is None or other.rendered.text != fitting.rendered.text:
+            return None
+        return _turns(other)
+
+    def _fit_variant(self, fitting: _Fitting) -> _Fitting | None:
+        """Return the conversation as TRL's variant of the template takes it, if it renders all of it."""
+        variant = self._variant(fitting.template)
+        if variant is None:
+            return None
+        try:
+            other = self._fit(variant, fitting.conversation)
+        except RowRefused:
+            return None
+        return None if other.lost else other
+
+    def _variant(self, template: str) -> str | None:
+        """Return the variant with marks that TRL has of a template that it knows."""
+        default = self._tokenizer.chat_template
+        if isinstance(default, dict):
+            default = default.get("default")
+        return self._default_variant if template == default else None
+
+    @cached_property
+    def _default_variant(self) -> str | None:
+        from trl.chat_template_utils import get_training_chat_template
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                variant: str | None = get_training_chat_template(self._tokenizer)
+                return variant
+        except Exception:  # noqa: BLE001 - it renders the template by itself, and whatever that raises says: none
+            return None
+
+    def _settled(
+        self, fitting: _Fitting, found: dict[int, Span], problems: _Problems | None
+    ) -> tuple[str, tuple[Span, ...]] | None:
+        """Return the text and the spans of the learnt answers, each from its first token to its end of turn.
+
+        None where one doesn't hold what was said, or ends in nothing that a model could stop at.
+        """
+        problems = problems or _Problems()
+        text = fitting.rendered.text
+        ends = self._ends(fitting.template, fitting.form)
+        spans = []
+        for answer in fitting.conversation.learnt:
+            if answer not in found:
+                problems.add("the answer is not found in what is rendered")
+                return None
+            start, end = found[answer]
+            start = self._after_header(fitting, answer, text, start, end)
+            end = self._end_of_turn(text, start, end, ends)
+            if not self._stops(text[start:end], ends):
+                if answer != fitting.conversation.learnt[-1] or text[end:].strip():
+                    problems.add("the template writes no end of turn after the answer")
+                    return None
+                # As after a completion: the model has to learn to stop.
+                text = text[:end] + self._eos
+                end = len(text)
+            missing = missing_from(fitting.conversation.messages[answer], text[start:end])
+            if missing is not None:
+                problems.add(f"the template renders its `{missing}` otherwise than it is given")
+                return None
+            spans.append((start, end))
+        return text, tuple(spans)
+
+    def _after_header(self, fitting: _Fitting, answer: int, text: str, start: int, end: int) -> int:
+        """Return where an answer begins after the tokens that the prompt for it writes already."""
+        prompt = self._prompt(fitting, answer)
+        if text.startswith(prompt) and start <= len(prompt) < end:
+            return len(prompt)
+        header = re.match(rf"(?:{self._pattern})+", text[start:end])
+        if header is None:
+            return start
+        for token in re.findall(self._pattern, header[0]):
+            if prompt[: start + len(token)] != text[: start + len(token)]:
+                break
+            start += len(token)
+        return start
+
+    def _end_of_turn(self, text: str, start: int, end: int, ends: _Ends) -> int:
+        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not learnt."""
+        end = start + len(text[start:end].rstrip())
+        if not ends.turn:
+            return end
+        last = text.rfind(ends.turn, start, end)
+        if last >= 0 and re.fullmatch(rf"(?:\s|{self._pattern})*", text[last + len(ends.turn) : end]):
+            return last + len(ends.turn)
+        return end + len(ends.turn) if text.startswith(ends.turn, end) else end
+
+    def _stops(self, answer: str, ends: _Ends) -> bool:
+        """Say whether an answer ends in a token that generation stops at.
+
+        Not each control token does: the end of a tool call, or of the reasoning, ends no turn.
+        """
+        last = re.search(rf"({self._pattern})\Z", answer)
+        return last is not None and (last[1] in self._stop_tokens or last[1] in ends.tokens)
+
+    @cached_property
+    def _pattern(self) -> str:
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        return "|".join(map(re.escape, longest_first)) or r"(?!)"
+
+    def _ends(self, template: str, form: Form) -> _Ends:
+        if (template, form) not in self._known_ends:
+            self._known_ends[template, form] = self._find_ends(template, form)
+        return self._known_ends[template, form]
+
+    def _find_ends(self, template: str, form: Form) -> _Ends:
+        """Return what the template writes after a plain answer, whether it is the last message or not."""
+        word = "zqendz"
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": word}]
+        tails = []
+        for messages in (turn, [*turn, {"role": "user", "content": "b"}]):
+            try:
+                text = self._render(template, Conversation(messages, None, ()), form).text
+            except TemplateRefusal:
+                return _Ends("", frozenset())
+            tails.append(text.rpartition(word)[2])
+        tokens = set(re.findall(self._pattern, tails[0].rstrip())[-1:])
+        turn_end = self._common(*tails)
+        return _Ends(turn_end, frozenset({*tokens, *re.findall(self._pattern, turn_end)[-1:]}))
+
+    def _common(self, last: str, followed: str) -> str:
+        """Return the control tokens with which both texts begin."""
+        pieces = [re.findall(rf"\s+|{self._pattern}|.", text, re.DOTALL) for text in (last, followed)]
+        common = []
+        for one, other in zip(*pieces, strict=False):
+            if one != other or not (one.isspace() or one in self._controls):
+                break
+            common.append(one)
+        return "".join(common).rstrip()
+
+
+@dataclass(frozen=True)
+class _Ends:
+    #: What ends each turn; "" where the last one ends otherwise than the others.
+    turn: str
+    #: Tokens that end a turn.
+    tokens: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A conversation in a form that a template takes."""
+
+    template: str
+    conversation: Conversation
+    form: Form
+    rendered: Rendered
+    probed: Probed
+    #: The probe, rendered.
+    found: Rendered
+    #: What is not rendered of it.
+    lost: list[str]
+    #: By answer, as they come to be rendered.
+    prompts: dict[int, str] = field(default_factory=dict)
+
+
+class _Problems:
+    """Why the methods gave up, for the message."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        self._found.append(problem)
+
+    def refusal(self, answer: int) -> RowRefused:
+        why = self._found[0] if self._found else "the prompt for it is no beginning of what is rendered"
+        return RowRefused(
+            f"has an answer, message {answer + 1}, of which the base's chat template does not tell what is to be learnt"
+            f" ({why}); set loss_on to all, or take a base with another template"
+        )
+
+
+def _turns(fitting: _Fitting) -> dict[int, Span] | None:
+    """Return where each message stands by the template's marks; the probe tells whose mark is whose."""
+    rendered, found, probed = fitting.rendered, fitting.found, fitting.probed
+    if len(rendered.generated) != len(found.generated) or not rendered.generated:
+        return None
+    turns: dict[int, Span] = {}
+    last: int | None = None
+    for (start, end), (begins, stops) in zip(rendered.generated, found.generated, strict=True):
+        of = probed.messages_in(found.text[begins:stops])
+        if len(of) > 1 or (not of and last is None):
+            return None
+        last = of.pop() if of else last
+        assert last is not None
+        turns[last] = (turns[last][0] if last in turns else start, end)
+    return turns
+
+
+def _lost(names: list[str]) -> RowRefused:
+    return RowRefused(
+        f"holds {', '.join(names)}, which the base's chat template does not render; remove it, or take a base whose"
+        " template does"
+    )

@@ -58,6 +58,7 @@ class Crew:
             data=self.data,
             spec=spec,
             from_checkpoint=start,
+            template_date=changed.pop("template_date", None),
         )
         return JobSubmission(request=request, **changed)
 

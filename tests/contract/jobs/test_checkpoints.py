@@ -165,6 +165,14 @@ class TestCheckpoints:
         with pytest.raises(NotFound, match="no job"):
             crew.submit(from_checkpoint=CheckpointRef(job="none"))
 
+    def test_whoever_goes_on_from_another_job_is_told_the_day_of_that_one(self, crew: Crew) -> None:
+        job = crew.submit(template_date="2026-01-31")
+        crew.checkpoint(crew.hold(), 10)
+        start = CheckpointRef(job=job.id)
+        assert crew.submit(from_checkpoint=start).request["template_date"] == "2026-01-31"
+        with pytest.raises(InvalidInput, match="another template_date"):
+            crew.submit(from_checkpoint=start, template_date="2026-02-01")
+
     def test_one_that_a_job_goes_on_from_is_kept_until_that_has_ended(self, crew: Crew) -> None:
         job = crew.submit()
         held = crew.hold()

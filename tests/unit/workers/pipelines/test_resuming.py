@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny
 
 from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data.tokenise import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
 
@@ -364,3 +366,41 @@ def test_another_config_of_the_base_is_named(training: Training, tmp_path: Path)
     (base / "config.json").write_text(json.dumps({**content, "rms_norm_eps": 1e-3}))
     with pytest.raises(PipelineError, match="differs in the base's config;"):
         other.resume(training.checkpoint)
+
+
+def test_a_training_over_a_template_with_a_date_goes_on_after_midnight(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Each attempt is told the day of its job, whatever the clock says; on another day it would see other tokens."""
+    base = shutil.copytree(llama_base, tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = "{{ strftime_now('%d %B') }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(base)
+    turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
+    rows, day = write_jsonl([{"messages": turns}] * 12), date(2026, 3, 4)
+
+    def run(out: str, *, day: date, stop: bool = False, resume: Path | None = None) -> bytes:
+        from workers.pipelines.training.train import train
+
+        calls = iter(range(10))
+        kept = Checkpoints(tmp_path, None, None, lambda *what: None, lambda: stop and next(calls) == 4, resume)
+        train(
+            base=base,
+            base_name="org/tiny",
+            base_revision=None,
+            data=rows,
+            eval_data=None,
+            out=tmp_path / out,
+            spec=SPEC,
+            on_progress=lambda progress: None,
+            checkpoints=kept,
+            day=day,
+        )
+        return (tmp_path / out / "adapter_model.safetensors").read_bytes()
+
+    with pytest.raises(Interrupted):
+        run("stopped", day=day, stop=True)
+    checkpoint = tmp_path / "step-00000002"
+    assert run("resumed", day=day, resume=checkpoint) == run("whole", day=day)
+    with pytest.raises(PipelineError, match=r"differs in .*template_date \(2026-03-04 → 2026-03-05\)"):
+        run("another day", day=date(2026, 3, 5), resume=checkpoint)

@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute
 
 from registry.access import views as auth
 from registry.access.audit import views as audit
@@ -116,13 +118,21 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         failed_logins_per_minute=settings.failed_logins_per_minute,
     )
     app.add_middleware(SayVersion)
-    for room in ROOMS:
-        app.include_router(room.router)
+    app.router.routes.extend(_routes())
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))
     app.include_router(metrics.router)
     add_health(app, services)
     return app
+
+
+@functools.cache
+def _routes() -> list[BaseRoute]:
+    """The routes of every room. What FastAPI works out of them at the first request, it works out once in a process."""
+    rooms = APIRouter(generate_unique_id_function=openapi.operation_id)
+    for room in ROOMS:
+        rooms.include_router(room.router)
+    return rooms.routes
 
 
 @asynccontextmanager

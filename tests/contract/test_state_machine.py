@@ -477,7 +477,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 def test_whatever_is_done_the_registry_is_as_its_model(world: World) -> None:
     # A short run does the same each time; a soak looks where nobody has looked.
     first = secrets.randbits(32) if SOAKING else 0
-    for n in range(scale(1000) // OF_A_SEED):
+    for n in range(scale(1000, share=100) // OF_A_SEED):
         machine = seed(first + n)(lambda: RegistryMachine(world))
         run_state_machine_as_test(
             machine,

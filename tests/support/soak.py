@@ -1,4 +1,4 @@
-"""How long the long tests are: in full for a soak, a twentieth of it in every run."""
+"""How long the long tests are: in full for a soak, a small share of it in every run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import os
 SOAKING = os.environ.get("ADAPTERCTL_SOAK") == "1"
 
 
-def scale(full: int) -> int:
-    """Return how many of `full` repetitions this run does."""
-    return full if SOAKING else max(1, full // 20)
+def scale(full: int, *, share: int = 20) -> int:
+    """Return how many of `full` repetitions this run does: all in a soak, else one in `share`, which finds a planted fault."""
+    return full if SOAKING else max(1, full // share)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.proxy import FaultProxy
+from support.soak import SOAKING
 from support.workplace import descendants, is_alive, wait_until
 
 from sdk.stack.local_process import LocalProcess
@@ -87,6 +88,8 @@ class Worker(WorkerProcess):
             "ADAPTERCTL_CACHE": str(self.cache),
             "ADAPTER_WORKER_NAME": self.name,
             "ADAPTER_WORKER_SHARED_PATHS": "",
+            # A child that waits for the next job costs a worker that is killed soon seconds of computing for nothing.
+            "ADAPTER_WORKER_WARM": "1" if SOAKING else "0",
             "HF_HUB_OFFLINE": "1",
             # Two trainings that both want every core would mostly wait for each other.
             "OMP_NUM_THREADS": "1",

@@ -80,6 +80,17 @@ class TestJobs:
                 submit(writer, body, key=key)
         assert submit(writer, body).id != submit(writer, body).id
 
+    def test_what_the_client_submits_has_the_key_that_it_was_given(
+        self, quiet: World, writer: Client, name: str, tmp_path: Path
+    ) -> None:
+        data = tmp_path / "rows.jsonl"
+        data.write_text('{"prompt": "a", "completion": "b"}\n')
+        first, again = (
+            writer.submit_training(name, base="tiny", data=data, idempotency_key=f"key of {name}") for _ in range(2)
+        )
+        assert again.id == first.id
+        assert writer.submit_training(name, base="tiny", data=data).id != first.id
+
     def test_one_key_used_at_once_is_one_job(self, quiet: World, writer: Client, rows: DatasetView, name: str) -> None:
         with ThreadPoolExecutor(6) as pool:
             jobs = list(pool.map(lambda _: submit(writer, submission(name, rows), key=name), range(6)))

@@ -79,6 +79,18 @@ class TestBlobs:
         same(admin.gc(dry_run=True), admin.gc(dry_run=False))
         assert not is_stored(world, weights)
 
+    def test_what_was_recorded_just_now_is_kept_however_long_ago_its_version_was_deleted(
+        self, world: World, admin: Client, push: Callable[..., Version]
+    ) -> None:
+        # A clock that was set back makes a deletion look older than what it deleted.
+        push()
+        admin.delete("a@v1")
+        age(world, Blob, 1000)
+        age(world, VersionRow, 1000, column="moved_at")
+        assert nothing(admin.gc(dry_run=False))
+        age(world, ManifestRow, 25)
+        assert admin.gc(dry_run=False).manifests == 1
+
     def test_bytes_that_were_never_published_are_kept_for_their_session_and_the_grace_period(
         self, world: World, admin: Client, tmp_path: Path
     ) -> None:

@@ -216,11 +216,11 @@ class ChatTemplate:
 
     @cached_property
     def _default_variant(self) -> str | None:
-        from trl.chat_template_utils import get_training_chat_template
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                from trl.chat_template_utils import get_training_chat_template
+
                 variant: str | None = get_training_chat_template(self._tokenizer)
                 return variant
         except Exception:  # noqa: BLE001 - it renders the template by itself, and whatever that raises says: none

@@ -72,7 +72,7 @@ def test_a_red_one_fails_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("nodeid", "share"),
     [
-        ("tests/unit/sdk/test_refs.py::TestName::test_it[a::b/c]", "tests/unit/sdk/test_refs.py"),
+        ("tests/unit/sdk/formats/test_refs.py::TestName::test_it[a::b/c]", "tests/unit/sdk/formats/test_refs.py"),
         ("tests/faults/jobs/test_kills.py::test_it", "tests/faults/jobs"),
         ("tests/faults/test_kills.py::test_it", "tests/faults/test_kills.py"),
     ],

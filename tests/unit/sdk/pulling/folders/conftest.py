@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from unit.sdk.folders.helpers import CONFIG, ONE, TWO, make
+from unit.sdk.pulling.folders.helpers import CONFIG, ONE, TWO, make
 
 from sdk.pulling.folder import replace_folder
 from sdk.schemas.manifest import Manifest

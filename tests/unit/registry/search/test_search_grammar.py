@@ -16,7 +16,7 @@ from registry.search.fields import FIELDS, ORDERED, FieldRule, Value
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING, parse
 from registry.search.tree import And, Comparison, Field, Node, Not, Or, comparisons
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "search.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "search.md"
 
 #: What a database keeps, with the characters that mean something somewhere a little more often.
 TEXTS = st.one_of(

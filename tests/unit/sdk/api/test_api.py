@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import registries
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 API = ROOT / "sdk" / "api"
 #: What programs and browsers ask that are no client: they watch a server, or read a stream of events.
 NOT_FOR_CLIENTS = {"/metrics", "/healthz", "/readyz", "/api/v1/jobs/{}/events/stream"}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.sdk.folders.helpers import FOREIGN, MARKERS, ONE, OTHER_WEIGHTS, TWO, _file, make
+from unit.sdk.pulling.folders.helpers import FOREIGN, MARKERS, ONE, OTHER_WEIGHTS, TWO, _file, make
 
 from sdk.errors import Conflict, VerificationFailed
 from sdk.pulling import folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from unit.sdk.folders.helpers import CONFIG, FOREIGN, MARKERS, WEIGHTS, _file, make
+from unit.sdk.pulling.folders.helpers import CONFIG, FOREIGN, MARKERS, WEIGHTS, _file, make
 
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, VerificationFailed
 from sdk.formats.manifest import Contents

@@ -22,7 +22,7 @@ from registry.settings import Settings
 from sdk.errors import CLASS_OF
 from sdk.schemas.removal import GcRequest
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "registry.md").read_text()
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "registry.md").read_text()
 
 
 def table(*columns: str) -> list[list[str]]:

@@ -21,7 +21,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that takes seconds takes less."""
     monkeypatch.setattr(incoming_bodies, "SLOW_S", 0.1)
     monkeypatch.setattr(incoming_bodies, "_LOOK_S", 0.02)
-    monkeypatch.setattr(incoming_bodies, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(incoming_bodies, "MEMORY_TIMEOUT_S", 0.5)
 
 
 def who(namespace: str, token: str = "") -> Principal:

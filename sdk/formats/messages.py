@@ -13,6 +13,7 @@ ValueError: has a key `mood` in message 1 of `messages`, which would be lost
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
@@ -72,7 +73,13 @@ def no_number(name: str) -> NoReturn:
 
 def parse_json(text: str) -> Any:
     """Return what a JSON text says, refusing what a reader would lose. Raises ValueError, RecursionError."""
-    return json.loads(text, object_pairs_hook=without_repeats, parse_constant=no_number)
+    return json.loads(text, object_pairs_hook=without_repeats, parse_constant=no_number, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        no_number(text[:80])
+    return number
 
 
 def _decoded(key: str, value: Any) -> Any:
@@ -89,7 +96,12 @@ def _message(where: str, message: Any, weights: bool) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str) or message["role"] not in ROLES:
         raise ValueError(f"has a {where} without a role of {', '.join(sorted(ROLES))}")
     role = message["role"]
-    given = {key: value for key, value in message.items() if value is not None}
+    # Exporters write all keys into each message; one that holds nothing loses nothing.
+    given = {
+        key: value
+        for key, value in message.items()
+        if value is not None and (key == "content" or not (isinstance(value, str | list) and not value))
+    }
     for key in given:
         if key not in _BY_ROLE.get(role, _FOR_ALL):
             if key in _BY_ROLE["assistant"] | _BY_ROLE["tool"]:
@@ -186,6 +198,8 @@ def _arguments(where: str, function: dict[str, Any]) -> dict[str, Any]:
             value = None
     if not isinstance(value, dict):
         raise ValueError(f"has `arguments` in {where} that are no JSON object")
+    # As a text they were looked at as one.
+    _require_json(where, value)
     return value
 
 

@@ -150,7 +150,15 @@ def test_a_bad_row_is_refused_by_line_and_key(row: Any, said: str, tmp_path: Pat
         (b'{"text": "a"', "line 1 is no JSON object"),
         (
             b'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1e999}}]}]}',
-            "message 1",
+            "1e999 is no JSON number",
+        ),
+        (
+            rb'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{\"a\": 1e999}"}]}]}',
+            "`arguments` in tool call 1 of message 1",
+        ),
+        (
+            rb'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{\"a\": \"\\ud800\"}"}]}]}',
+            "half a surrogate pair in tool call 1 of message 1",
         ),
     ],
 )

@@ -125,7 +125,7 @@ def probe(conversation: Conversation) -> Probed:
         changed = dict(message)
         for key in ("content", "reasoning_content"):
             if message.get(key, "").strip():
-                changed[key] = message[key] + word(index, key)
+                changed[key] = _between_words(message[key], word(index, key), word(index, key))
         if "name" in message and message["role"] != "tool":
             changed["name"] = message["name"] + word(index, "name")
         if "tool_calls" in message:
@@ -149,6 +149,13 @@ def probe(conversation: Conversation) -> Probed:
     return Probed(replace(conversation, messages=messages, tools=tools), words)
 
 
+def _between_words(text: str, first: str, last: str) -> str:
+    """Return a text with a word at its beginning and one at its end; what stands in `<think>` marks is left alone."""
+    thought, mark, said = text.rpartition("</think>")
+    begins = len(said) - len(said.lstrip())
+    return f"{thought}{mark}{said[:begins]}{first}{said[begins:]}{last}"
+
+
 def _probed_tool(tool: dict[str, Any], word: Any) -> dict[str, Any]:
     function = dict(tool.get("function", tool))
     function["name"] = function["name"] + word()
@@ -156,9 +163,16 @@ def _probed_tool(tool: dict[str, Any], word: Any) -> dict[str, Any]:
         function["description"] = function["description"] + word()
     parameters = function.get("parameters")
     if isinstance(parameters, dict) and isinstance(parameters.get("properties"), dict):
-        properties = {name + word(): schema for name, schema in parameters["properties"].items()}
+        properties = {name + word(): _probed_schema(schema, word) for name, schema in parameters["properties"].items()}
         function["parameters"] = {**parameters, "properties": properties}
     return {**tool, "function": function} if "function" in tool else function
+
+
+def _probed_schema(schema: Any, word: Any) -> Any:
+    """Return the schema of one parameter with a word in its description."""
+    if isinstance(schema, dict) and isinstance(schema.get("description"), str) and schema["description"].strip():
+        return {**schema, "description": schema["description"] + word()}
+    return schema
 
 
 def missing_from(message: dict[str, Any], rendered: str) -> str | None:

@@ -18,11 +18,16 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.utils
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 #: Around what a template marks as generated; Unicode leaves these characters to private use.
 _BEGINS, _ENDS = "\U000f0002", "\U000f0003"
+
+#: What `*` in a template may make at most, in characters or items, and the powers that it may raise a number to.
+_MOST_MULTIPLIED, _MOST_EXPONENT = 1_000_000, 100
 
 Message = Mapping[str, Any]
 
@@ -79,6 +84,8 @@ class Renderer:
         try:
             text = compiled(template).render(**given)
             marked = compiled(template, marked=True).render(**given) if has_marks(template) else text
+        except (RecursionError, MemoryError) as error:
+            raise TemplateRefusal("it calls itself without end, or makes a text that no memory holds") from error
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
         unmarked, generated = _without_marks(marked)
@@ -162,6 +169,25 @@ class _Dict:
         return dict.fromkeys(*args)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Multiplies no text and no list to more than a conversation could need."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        """As of the sandbox. Raises SecurityError for what would take too much memory."""
+        numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        if operator == "**" and not (numbers and abs(left) < _MOST_MULTIPLIED and abs(right) < _MOST_EXPONENT):
+            raise SecurityError("it raises a number to too high a power")
+        if operator == "*" and not numbers and _size(left) * _size(right) > _MOST_MULTIPLIED:
+            raise SecurityError(f"it repeats a text more than {_MOST_MULTIPLIED:,} characters long")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) else len(value)
+
+
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
@@ -181,9 +207,7 @@ def _tojson(
 def compiled(template: str, *, marked: bool = False) -> jinja2.Template:
     """Return a template in a sandbox with what transformers gives to templates. Raises jinja2.TemplateError."""
     generation = _MarkedGeneration if marked else _Generation
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[generation, jinja2.ext.loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_raise_exception, dict=_Dict(), namespace=_Namespace)
     return environment.from_string(template)

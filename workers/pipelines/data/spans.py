@@ -52,10 +52,14 @@ class ChatTemplate:
         self._renderer = Renderer(tokenizer.special_tokens_map, day)
         self._eos = str(tokenizer.eos_token)
         self._known_ends: dict[tuple[str, Form], _Ends] = {}
-        #: The tokens that no text is tokenised to piecemeal.
+        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control nothing.
         self._controls = {
-            *(str(token.content) for token in tokenizer.added_tokens_decoder.values()),
-            *tokenizer.all_special_tokens,
+            text
+            for text in (
+                *(str(token.content) for token in tokenizer.added_tokens_decoder.values()),
+                *tokenizer.all_special_tokens,
+            )
+            if text.strip()
         }
         self._stop_tokens = {self._eos, *tokenizer.convert_ids_to_tokens(list(stop_ids))}
 
@@ -68,6 +72,10 @@ class ChatTemplate:
         if fitting.lost:
             raise _lost(fitting.lost)
         text = fitting.rendered.text
+        for index in answers:
+            missing = missing_from(conversation.messages[index], text)
+            if missing is not None:
+                raise _lost([f"`{missing}` of message {index + 1} as it is given"])
         answer = answers[-1] if answers else None
         prompt = "" if not answer else self._prompt(fitting, answer)
         return Sample(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
@@ -141,6 +149,11 @@ class ChatTemplate:
         try:
             return self._render(fitting.template, before, fitting.form, prompt=True).text
         except TemplateRefusal as error:
+            if answer == 0:
+                raise RowRefused(
+                    "begins with an answer, for which the base's chat template has no prompt; give that answer a `weight` of 0,"
+                    " or put a message before it"
+                ) from error
             raise RowRefused(
                 f"has no prompt for message {answer + 1}: the base's chat template says {error}"
             ) from error
@@ -278,7 +291,7 @@ class ChatTemplate:
         if not ends.turn:
             return end
         last = text.rfind(ends.turn, start, end)
-        if last >= 0 and re.fullmatch(rf"(?:\s|{self._pattern})*", text[last + len(ends.turn) : end]):
+        if last >= 0 and re.fullmatch(rf"(?:\s|{self._pattern})*+", text[last + len(ends.turn) : end]):
             return last + len(ends.turn)
         return end + len(ends.turn) if text.startswith(ends.turn, end) else end
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -118,6 +119,11 @@ def configured_stops(base: Path) -> list[int]:
     return sorted({token for token in listed if type(token) is int and token >= 0})
 
 
+def known_ids(tokenizer: Any, ids: Iterable[int]) -> list[int]:
+    """Return those of some token ids that the tokenizer has: a base's files may name any number."""
+    return [token for token in ids if token < len(tokenizer)]
+
+
 def longest_row(base: Path, max_length: int) -> int:
     """Return `max_length`, or the positions that the base's config counts where those are fewer.
 
@@ -150,7 +156,7 @@ def tokenise(
     """
     shape = rows[0].shape
     resolved = resolve_loss_on(shape, loss_on)
-    maker = _Maker(tokenizer, resolved, ChatTemplate(tokenizer, day, stop_ids), day)
+    maker = _Maker(tokenizer, resolved, ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids)), day)
     examples: list[Example] = []
     used, dropped, cut, refused = 0, 0, 0, []
     for row in rows:
@@ -185,7 +191,8 @@ def _cut(example: Example, max_length: int) -> Example | None:
     labels = [IGNORED, *example.labels[1:max_length]]
     if all(label == IGNORED for label in labels):
         return None
-    stop = None if len(example.input_ids) > max_length else example.stop
+    learnt_to = max(place for place, label in enumerate(example.labels) if label != IGNORED)
+    stop = example.stop if learnt_to < max_length else None
     return replace(example, input_ids=example.input_ids[:max_length], labels=labels, stop=stop)
 
 
@@ -264,9 +271,7 @@ class _Maker:
         """Return a rendered conversation as tokens; a token is learnt where it begins in a learnt part of the text."""
         tokenizer = self._tokenizer
         # The template writes the special tokens itself.
-        encoded = tokenizer(sample.text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = encoded["input_ids"]
-        starts = [first for first, _ in encoded["offset_mapping"]]
+        ids, starts = _encoded(tokenizer, sample.text, [start for start, _ in sample.spans])
         labels = _labels(ids, starts, sample.spans)
         final = [token for token in _labels(ids, starts, sample.spans[-1:]) if token != IGNORED]
         stop = None
@@ -292,6 +297,37 @@ def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
     if row.shape == "messages":
         return row.fields["messages"], 0
     return row.fields["prompt"] + row.fields["completion"], len(row.fields["prompt"])
+
+
+def _encoded(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text and where each begins in it, in characters; no token lies across one of the borders.
+
+    Answers are generated from the tokens of what is before them alone, so training takes them apart there, too. Raises
+    RowRefused where the tokenizer makes another text of the parts.
+    """
+    ids, starts, ends = _tokens(tokenizer, text)
+    cut_ids: list[int] = []
+    cut_starts: list[int] = []
+    for begin, end in itertools.pairwise(sorted({0, *borders, len(text)})):
+        part_ids, part_starts, _ = _tokens(tokenizer, text[begin:end])
+        cut_ids += part_ids
+        cut_starts += [begin + start for start in part_starts]
+    if cut_ids == ids:
+        return ids, starts
+    if tokenizer.decode(cut_ids) == tokenizer.decode(ids):
+        return cut_ids, cut_starts
+    if any(start < border < end for border in borders for start, end in zip(starts, ends, strict=True)):
+        raise RowRefused(
+            "has an answer whose first token the base's tokenizer joins to what is before it; take a template whose prompt"
+            " ends in a control token or a line break"
+        )
+    return ids, starts
+
+
+def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int], list[int]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
+    return encoded["input_ids"], [start for start, _ in offsets], [end for _, end in offsets]
 
 
 def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]]) -> list[int]:

@@ -19,7 +19,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, configured_stops, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import Example, configured_stops, known_ids, load_tokenizer, longest_row, tokenise
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
@@ -182,7 +182,8 @@ def _stop_ids(model: Any, tokenizer: Any, taught: Sequence[int]) -> list[int]:
     """Return the ids that end a completion: those taught, the tokenizer's, and those of the base's generation config."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({*taught, tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+    named = (*taught, *(token for token in listed if token is not None))
+    return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
 
 
 def _kept(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the engine that `registry.db.database` hands over. No live model is imported."""
+"""Alembic's entry: runs migrations on the engine that `registry.db.schema_version` hands over. No live model is imported."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def run(engine: Engine) -> None:
         begin(connection, to_write=True)
         allow(connection, context.config.attributes.get("within_s", Timeouts.migration_s))
         if connection.dialect.name == "postgresql":
-            patience_s = context.config.attributes.get("lock_timeout_s", Timeouts.migration_lock_s)
-            connection.execute(text(f"SET LOCAL lock_timeout = {round(patience_s * 1000)}"))
+            lock_s = context.config.attributes.get("lock_timeout_s", Timeouts.migration_lock_s)
+            connection.execute(text(f"SET LOCAL lock_timeout = {round(lock_s * 1000)}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         context.configure(
             connection=connection,

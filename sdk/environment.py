@@ -23,12 +23,20 @@ def _switch(text: str) -> bool:
     return text == "1"
 
 
+def _whole(text: str) -> int:
+    # pydantic would take "5.0", too.
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("is no whole number; set it to one") from None
+
+
 #: A number above 0.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: A number above 0, or 0 where that means: no limit, or never.
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: A whole number above 0.
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 #: What is "1" for yes and "0" for no.
 Switch = Annotated[bool, BeforeValidator(_switch)]
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,9 +42,6 @@ for _name in ("botocore.auth", "botocore.endpoint"):
 MAX_PUT_BYTES = 5 * 1024**3
 #: A blob sent from here is held in memory up to this size and in a temporary file above it.
 _SPOOL_BYTES = 8 * CHUNK_BYTES
-
-#: What the library knows of S3, which takes a quarter of a second to read, is read once in a process.
-_LOADER = botocore.loaders.create_loader()
 
 
 class S3Storage:
@@ -341,8 +339,14 @@ _HEADERS = {
 
 def _session() -> botocore.session.Session:
     session = botocore.session.Session()
-    session.register_component("data_loader", _LOADER)
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     return session
+
+
+@cache
+def _loader(folders: str | None) -> botocore.loaders.Loader:
+    """What the library knows of S3, which takes a quarter of a second to read, is read once in a process."""
+    return botocore.loaders.create_loader(folders)
 
 
 def _headers_of(parameters: dict[str, Any]) -> dict[str, str]:

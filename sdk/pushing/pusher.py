@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class PushOptions:
     description: str = ""
     tags: Mapping[str, str] | None = None
     sign: str | Path | None = None
-    sign_password: str | None = None
+    sign_password: str | None = field(default=None, repr=False)
     #: Asked for the base's commit, given the base's id, where nobody says it.
     ask_revision: Callable[[str], str | None] | None = None
     expand_patterns: bool = False

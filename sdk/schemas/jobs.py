@@ -86,8 +86,9 @@ class TrainingRequest(Wire):
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: Where another job of the same base, data and spec left off.
     from_checkpoint: CheckpointRef | None = None
-    #: What chat templates are told that the date is, at each attempt. None: the day on which the job is accepted.
-    template_date: Day | None = None
+    #: What chat templates are told that the date is, at each attempt. None: the day on which the job is accepted. A registry
+    #: of before knows no such field, so what isn't asked for isn't said.
+    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("adapter")
     @classmethod
@@ -124,7 +125,7 @@ class EvaluationRequest(Wire):
     spec: EvaluationSpec = EvaluationSpec()
     #: What chat templates are told that the date is; a version that was trained with another is told that. None: the day on
     #: which the job is accepted.
-    template_date: Day | None = None
+    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class MergeRequest(Wire):

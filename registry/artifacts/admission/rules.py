@@ -95,7 +95,7 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
     """Compare a config with a version's record, in all that decides what the adapter does."""
     differences = {
         "rank": config.rank != lora.rank,
-        "target modules": set(config.target_modules or ()) != set(lora.target_modules),
+        "target modules": config.target_modules is None or set(config.target_modules) != set(lora.target_modules),
         "alpha": config.alpha != lora.alpha,
         "rank_pattern": config.rank_pattern != lora.rank_pattern,
         "alpha_pattern": config.alpha_pattern != lora.alpha_pattern,

@@ -109,6 +109,7 @@ def test_what_is_missing_is_named_with_an_example(name: str) -> None:
         ("REGISTRY_LEASE_S", "0"),
         ("REGISTRY_LEASE_S", "-5"),
         ("REGISTRY_MAX_ATTEMPTS", "1.5"),
+        ("REGISTRY_MAX_ATTEMPTS", "5.0"),
         ("REGISTRY_MAX_ATTEMPTS", "0"),
     ],
 )
@@ -137,7 +138,7 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret_with_it() -> None:
     assert sorted(caught.value.message.split(". ")) == [
         "REGISTRY_AUTH is 'off'; set it to 'token' or 'none'",
         "REGISTRY_LEASE_S is no finite number; set it to one",
-        "REGISTRY_MAX_ATTEMPTS is no number; set it to one",
+        "REGISTRY_MAX_ATTEMPTS is no whole number; set it to one",
         "REGISTRY_PART_BYTES is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between",
         "REGISTRY_RATE_LIMIT_PER_S is no number from 0 on; set it to one",
         "REGISTRY_READ_ONLY is neither 0 nor 1; set it to one of them",

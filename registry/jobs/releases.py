@@ -19,7 +19,10 @@ from sdk.schemas.jobs import JobRequest
 from sdk.version import VERSION
 
 #: Path within a request, what it is where nobody uses it, and the release that understands it first.
-_SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = ()
+_SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
+    # Every job has one, and a worker that passes over it asks the clock, as it did before: it may have the job.
+    (("template_date",), None, 0),
+)
 
 
 def number_of(version: str) -> int:

@@ -181,7 +181,7 @@ class DatasetUse(Wire):
     #: Tokens that the loss is taken on, in one epoch.
     supervised_tokens: Annotated[int, Field(ge=0)]
     #: None: an earlier release trained it, or nobody said.
-    rendering: Rendering | None = None
+    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class LossPoint(Wire):
@@ -206,7 +206,7 @@ class TrainingReport(Wire):
     #: Distribution name to version.
     libraries: dict[str, str]
     curve: list[LossPoint] = []
-    rendering: Rendering | None = None
+    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:

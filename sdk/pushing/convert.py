@@ -7,37 +7,21 @@ nothing does.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, Unavailable, VerificationFailed, disk_explained
+from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, VerificationFailed, disk_explained
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES
 from sdk.pushing.pack import pickled_weights
+from sdk.worker_program import require_libraries, run_program
 
 _CHILD = "workers.pipelines.model.convert"
-#: What the child needs to start; tokens and whatever else is set here stay here.
-_ENVIRONMENT = (
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "PATH",
-    "PYTHONPATH",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-)
 #: Torch alone takes some seconds to load, on a cold disk a minute.
 _PATIENCE_S = 300.0
 _BYTES_PER_S = 5_000_000
@@ -74,7 +58,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
     target = to or folder.resolve().with_name(f"{folder.resolve().name}-safetensors")
     if target.exists() or target.is_symlink():
         raise Conflict(f"{target} is there already; remove it, or name another folder with -o", param="to")
-    _require_torch()
+    require_libraries(("torch", "safetensors"), doing="converting pickled weights")
     with disk_explained(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -87,57 +71,20 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
     return Converted(target, said["tensors"], said["size_bytes"], offline=said.get("offline") is True)
 
 
-def _require_torch() -> None:
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Unavailable(
-            f"converting pickled weights needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
-        )
-
-
 def _run(source: Path, target: Path) -> dict[str, Any]:
     """Let the child write `target`; return what it says of it. Raises VerificationFailed, TimedOut."""
     patience_s = _PATIENCE_S + source.stat().st_size / _BYTES_PER_S
-    # -P: a folder that the person stands in, perhaps the very one to convert, is no place to import from.
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", _CHILD, str(source.resolve()), str(target.resolve())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-    )
     try:
-        output, _ = child.communicate(timeout=patience_s)
+        said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), patience_s=patience_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
             f"{source} was not read within {patience_s:.0f} s; save the adapter again with safe_serialization=True",
             param="path",
         ) from error
-    finally:
-        _end(child)
-    said = _last_line(output)
-    if child.returncode != 0 or said is None or "refused" in said:
+    if said is None or not {"tensors", "size_bytes"} <= said.keys():
         why = said["refused"] if said and "refused" in said else f"{source.name} could not be read within its limits"
         raise VerificationFailed(f"{why}; don't load it, and ask whoever made it for {WEIGHTS_FILE}", param="path")
     return said
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child's whole session, whatever it may have started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
-
-
-def _last_line(output: bytes) -> dict[str, Any] | None:
-    try:
-        said = json.loads(output.decode().splitlines()[-1])
-    except (ValueError, IndexError):
-        return None
-    return said if isinstance(said, dict) and ("refused" in said or {"tensors", "size_bytes"} <= said.keys()) else None
 
 
 def _publish(partial: Path, target: Path) -> None:

@@ -1,9 +1,11 @@
-"""A process that cuts itself off from the network, before it reads what a stranger wrote."""
+"""A process that takes from itself what it does not need, before it reads what a stranger wrote: the network, and memory and
+time without end."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -33,3 +35,25 @@ def leave_network() -> bool:
         with suppress(OSError):
             Path("/proc/self", name).write_text(said)
     return True
+
+
+def limit(*, spare_bytes: int, processor_s: int, file_bytes: int) -> None:
+    """Bound what this process may take from now on: memory beside what it has, processor time, the size of a file.
+
+    To be called with the libraries loaded: torch alone maps gigabytes of address space.
+    """
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, file_bytes)
+    _lower(resource.RLIMIT_CPU, processor_s)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        # Elsewhere than on Linux the size of the process is not to be had, and the parent's patience is the bound.
+        return
+    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + spare_bytes)
+
+
+def _lower(which: int, most: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(which, (bound, bound))

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
-from workers.pipelines.sandbox import leave_network
+from workers.pipelines.sandbox import leave_network, limit
 
 #: Beside what the process had with its libraries loaded; the file is held twice, once read and once to be written.
 _SPARE_BYTES = 512 * 1024 * 1024
@@ -68,26 +67,6 @@ def _load(source: Path) -> dict[str, Any]:
     return found
 
 
-def _limit(source_bytes: int) -> None:
-    """Bound what this process may take from now on; torch itself maps gigabytes of address space before."""
-    spare = 10 * source_bytes + _SPARE_BYTES
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, 4 * source_bytes + 64 * 1024 * 1024)
-    _lower(resource.RLIMIT_CPU, 120 + source_bytes // 10_000_000)
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        # Elsewhere than on Linux the size of the process is not to be had, and the parent's patience is the bound.
-        return
-    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + spare)
-
-
-def _lower(which: int, limit: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(which, (most, most))
-
-
 def main() -> int:
     """Convert the file that is the first argument to the one that is the second."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
@@ -98,7 +77,12 @@ def main() -> int:
 
     # One thread reads as fast, and needs no room for the stacks of others.
     torch.set_num_threads(1)
-    _limit(source.stat().st_size)
+    source_bytes = source.stat().st_size
+    limit(
+        spare_bytes=10 * source_bytes + _SPARE_BYTES,
+        processor_s=120 + source_bytes // 10_000_000,
+        file_bytes=4 * source_bytes + 64 * 1024 * 1024,
+    )
     try:
         said: dict[str, Any] = {**convert(source, target), "offline": offline}
     except RefusedError as error:

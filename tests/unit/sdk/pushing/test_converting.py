@@ -158,7 +158,7 @@ def test_the_folder_is_never_half_there(tmp_path: Path) -> None:
 
 def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pickled(tmp_path / "old", tensors())
-    monkeypatch.setattr("sdk.pushing.convert.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Unavailable, match=r"needs torch and safetensors.*pip install 'adapterctl\[worker\]'"):
         convert_adapter(folder)
 

@@ -1,0 +1,82 @@
+"""A module of the worker as a program beside this one, for what the SDK has no libraries for.
+
+The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its standard
+input, and answers with one JSON object on the last line of its standard output. It has none of this process's tokens, and what
+it may take of the machine it bounds itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sdk.errors import Unavailable
+
+#: What a program needs to start; tokens and whatever else is set here stay here.
+_ENVIRONMENT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
+
+
+def require_libraries(names: Sequence[str], *, doing: str) -> None:
+    """Raise Unavailable that names those of the worker's libraries that are not installed; `doing` begins the sentence."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Unavailable(
+            f"{doing} needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
+        )
+
+
+def run_program(module: str, *args: str, asked: bytes = b"", patience_s: float) -> dict[str, Any] | None:
+    """Run a module; return the object on its last line, or None where it failed or said none.
+
+    Raises subprocess.TimeoutExpired after `patience_s`; whatever it started has ended then.
+    """
+    # -P: a folder that the person stands in, perhaps the very one to read, is no place to import from.
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-m", module, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    )
+    try:
+        output, _ = child.communicate(asked, timeout=patience_s)
+    finally:
+        _end(child)
+    return _last_line(output) if child.returncode == 0 else None
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child's whole session, whatever it may have started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def _last_line(output: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(output.decode().splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return said if isinstance(said, dict) else None

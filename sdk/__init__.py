@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.jobs import QueueCapacity, WorkerView
     from sdk.schemas.lineage import Direction, Lineage
+    from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
     from sdk.schemas.training import QuantizationRecipe, TrainingOptions
 
@@ -97,6 +98,7 @@ __all__ = [
     "job",
     "jobs",
     "lineage",
+    "preview",
     "promote",
     "pull",
     "push",
@@ -170,6 +172,19 @@ def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50)
 def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
     """Say what a version came from, and what came of it. See `Client.lineage`."""
     return _client().lineage(of, direction=direction, depth=depth)
+
+
+def preview(
+    file: str | Path,
+    *,
+    base: str | Path,
+    rows: int = 3,
+    row: int | None = None,
+    loss_on: Literal["completion", "assistant", "all"] | None = None,
+    max_length: int = 1024,
+) -> Preview:
+    """Say what a training would learn of rows. See `Client.preview`."""
+    return _client().preview(file, base=base, rows=rows, row=row, loss_on=loss_on, max_length=max_length)
 
 
 def promote(ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:

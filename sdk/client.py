@@ -36,6 +36,7 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
+from sdk.data_preview import preview_data
 from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
 from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
@@ -98,6 +99,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.preview import Preview
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
@@ -232,6 +234,26 @@ class Client:
         digest is answered than was asked for.
         """
         return datasets.locate(self.transport, name)
+
+    def preview(
+        self,
+        file: str | Path,
+        *,
+        base: str | Path,
+        rows: int = 3,
+        row: int | None = None,
+        loss_on: Literal["completion", "assistant", "all"] | None = None,
+        max_length: int = 1024,
+    ) -> Preview:
+        """What a training over `base` would learn of the first `rows` rows of a file, or of its `row` alone, counted from 1.
+
+        `base` is a folder, or a registered base whose files lie on this machine; only its tokenizer is loaded, in a process
+        of its own. The other options are those of a training. Raises NotFound without the file, the base or the row;
+        InvalidData, InvalidBase, InvalidInput with what the training would be refused for; TimedOut; Unavailable without the
+        worker's extra.
+        """
+        spec = build(TrainingSpec, loss_on=loss_on, max_length=max_length)
+        return preview_data(self.transport, self.cache, file, spec, base=base, rows=rows, row=row)
 
     # Jobs.
 

@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Score versions and bare bases on the same rows."),
     "merge": ("merge", "Merge a version into its base."),
     "base": ("bases", "Add and list bases."),
-    "data": ("data", "Add, list and remove datasets."),
+    "data": ("data", "Add, preview, list and remove datasets."),
     "jobs": ("jobs", "List, watch, cancel and retry jobs."),
     "workers": ("workers", "List the workers that the registry has heard of."),
     "capacity": ("workers", "Show what waits, what runs, and who could take it."),

@@ -128,10 +128,7 @@ class Pusher:
             view = bases.get(self._transport, name, namespace=namespace)
         except NotFound:
             if name.count("/") != 1:
-                hint = (
-                    f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
-                )
-                raise NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base") from None
+                raise no_such_base(base) from None
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
@@ -222,6 +219,12 @@ class Pusher:
             )
             published = versions.publish(self._transport, publication)
         return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
+
+
+def no_such_base(base: str) -> NotFound:
+    """Return the error for a base that the registry does not have by this name."""
+    hint = f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
+    return NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base")
 
 
 def _chosen(view: BaseView) -> BaseChoice:

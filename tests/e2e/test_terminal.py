@@ -155,6 +155,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         terminal.end()
 
 
+def test_a_preview_is_coloured_where_somebody_looks(home: Home) -> None:
+    terminal = home.terminal("data", "preview", str(home.rows), "--base", str(home.base), "--row", "1")
+    assert terminal.status() == 0
+    assert "\x1b[30m\x1b[42mone<|end|>\x1b[0m" in terminal.raw
+    assert "⟦" not in terminal.raw
+    assert "count one (0): one<|end|>" in terminal.text
+
+
 def test_ctrl_c_detaches_and_the_watch_comes_back(home: Home) -> None:
     terminal = home.terminal(*home.train("detached", *SHORT))
     job = terminal.wait_for(r"job (\w+) trains detached")[1]

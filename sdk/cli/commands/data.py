@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.row_preview import print_preview
 from sdk.cli.support.session import open_client
 
 
 @click.group(name="data")
 def data_command() -> None:
-    """Add, list and remove datasets."""
+    """Add, preview, list and remove datasets."""
 
 
 @data_command.command(name="add")
@@ -35,6 +38,35 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
         click.echo(view.digest)
         if style == "table":
             say(f"{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+
+
+@data_command.command(name="preview")
+@click.argument("file")
+@click.option("--base", required=True, help="A folder (./base), or a registered base whose files lie on this machine.")
+@click.option("--rows", type=int, help="So many rows from the first. [default: 3]")
+@click.option("--row", type=int, help="This row alone, counted from 1.")
+@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
+@click.option("--max-length", type=int, default=1024, show_default=True, help="As of `train`.")
+@format_option
+def data_preview(file: str, base: str, rows: int | None, row: int | None, style: str, **spec: Any) -> None:
+    """Show what a training over BASE would learn of the rows in FILE, by the code that trains.
+
+    What the loss is taken on is green on a terminal, and in double brackets elsewhere. This needs the
+    libraries of a worker: pip install 'adapterctl[worker]'.
+
+    \b
+    Examples:
+      adapterctl data preview reviews.jsonl --base ./SmolLM2-135M-Instruct
+      adapterctl data preview reviews.jsonl --base SmolLM2-135M-Instruct --row 7 --format json
+    """
+    if rows is not None and row is not None:
+        raise click.UsageError("--rows and --row exclude each other; give one of them")
+    with open_client() as client:
+        found = client.preview(file, base=base, rows=3 if rows is None else rows, row=row, **spec)
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_preview(found, quiet=style == "quiet")
 
 
 @data_command.command(name="list")

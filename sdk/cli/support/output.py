@@ -68,6 +68,12 @@ def print_json(value: Any) -> None:
     click.echo(text)
 
 
+def writable(text: str) -> str:
+    """Return text with what standard output has no bytes for as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _can_be_written(text: str) -> bool:
     try:
         text.encode(sys.stdout.encoding or "utf-8")

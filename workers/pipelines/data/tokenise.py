@@ -18,7 +18,7 @@ from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
-from workers.pipelines.data.spans import ChatTemplate, Sample
+from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
@@ -47,6 +47,8 @@ class Example:
     reference: str
     #: The token that ends what is learnt; None where it was cut off, or where all of a conversation is learnt.
     stop: int | None = None
+    #: How it was found what of a rendered conversation is learnt; None of plain texts.
+    method: Method | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -156,7 +158,7 @@ def tokenise(
     """
     shape = rows[0].shape
     resolved = resolve_loss_on(shape, loss_on)
-    maker = _Maker(tokenizer, resolved, ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids)), day)
+    maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
     used, dropped, cut, refused = 0, 0, 0, []
     for row in rows:
@@ -165,17 +167,12 @@ def tokenise(
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
             continue
-        kept = [example for each in made if (example := _cut(each, max_length)) is not None]
+        kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
         cut += any(len(example.input_ids) > max_length for example in made)
         used += bool(kept)
         dropped += not kept
         examples += kept
-    if refused:
-        more = f"; and {len(refused) - NAMED_ROWS} more" if len(refused) > NAMED_ROWS else ""
-        raise PipelineError(
-            FailureReason.DATA,
-            f"{len(refused)} of {len(rows)} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
-        )
+    require_usable(refused, len(rows))
     if not examples:
         raise PipelineError(
             FailureReason.DATA,
@@ -185,7 +182,17 @@ def tokenise(
     return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples))
 
 
-def _cut(example: Example, max_length: int) -> Example | None:
+def require_usable(refused: Sequence[str], rows: int) -> None:
+    """Raise PipelineError ("data") that names rows that were refused, of so many that were looked at."""
+    if refused:
+        more = f"; and {len(refused) - NAMED_ROWS} more" if len(refused) > NAMED_ROWS else ""
+        raise PipelineError(
+            FailureReason.DATA,
+            f"{len(refused)} of {rows} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
+        )
+
+
+def cut_example(example: Example, max_length: int) -> Example | None:
     """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is learnt."""
     # The first token has no predecessor that could predict it.
     labels = [IGNORED, *example.labels[1:max_length]]
@@ -209,14 +216,14 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     return loss_on
 
 
-class _Maker:
+class ExampleMaker:
     """Makes examples of rows, and knows afterwards how it did."""
 
-    def __init__(self, tokenizer: Any, loss_on: LossOn, template: ChatTemplate, day: date | None) -> None:
+    def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._loss_on = loss_on
         self._day = day
-        self._template = template
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
         self._methods: Counter[str] = Counter()
         self._templates: set[str] = set()
         self._dated = False
@@ -280,7 +287,7 @@ class _Maker:
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
                 raise RowRefused("ends in an end of turn that is no token of the base's tokenizer")
         if sample.answer is None or not last:
-            return Example(ids, labels, [], "", "", stop)
+            return Example(ids, labels, [], "", "", stop, sample.method)
         messages, _ = _messages(row)
         asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
         # What is generated is decoded in the same way: with the reasoning and the calls as the template writes them.
@@ -289,7 +296,7 @@ class _Maker:
         else:
             reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
         prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
-        return Example(ids, labels, prompt_ids, asked, reference, stop)
+        return Example(ids, labels, prompt_ids, asked, reference, stop, sample.method)
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:

@@ -1,0 +1,89 @@
+"""Rows as a training would learn them, for people: what the loss is taken on is marked."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sdk.cli.support.output import plain, print_facts, writable
+from sdk.schemas.preview import Preview, PreviewText
+
+#: Around what is learnt, where there are no colours.
+_BEGINS, _ENDS = "⟦", "⟧"
+#: Of what was cut off.
+_MOST_CUT_CHARACTERS = 200
+
+
+def print_preview(preview: Preview, *, quiet: bool = False) -> None:
+    """Print the texts with what is learnt marked, then what is said of all of them; `quiet`: only what is learnt."""
+    for text in preview.rows:
+        if quiet:
+            click.echo(writable(_lines(text.supervised_text)))
+            continue
+        click.echo(_bold(_headline(text)))
+        click.echo(writable(_marked(text)))
+        if text.cut_tokens:
+            click.echo(writable(_cut_off(text, preview.max_length)))
+        if not text.supervised:
+            click.echo("  nothing of it is learnt, so this text is dropped")
+        click.echo()
+    if not quiet:
+        print_facts(_facts(preview))
+
+
+def _headline(text: PreviewText) -> str:
+    said = [
+        f"row {text.row} ({text.where})",
+        f"{text.tokens} tokens, {text.supervised_tokens} learnt",
+        *([] if text.method is None else [f"method {text.method}"]),
+        f"stop {plain(text.stop)}" if text.stop else "no stop",
+    ]
+    return writable(" · ".join(said))
+
+
+def _marked(text: PreviewText) -> str:
+    parts, last = [], 0
+    for start, end in text.supervised:
+        parts += [_lines(text.text[last:start]), _learnt(_lines(text.text[start:end]))]
+        last = end
+    return "".join([*parts, _lines(text.text[last:])])
+
+
+def _learnt(text: str) -> str:
+    if not sys.stdout.isatty():
+        return f"{_BEGINS}{text}{_ENDS}"
+    # Line by line: a pager, and a terminal that scrolls, forget the colour at a line's end. Spaces show it as well.
+    return "\n".join(click.style(line, fg="black", bg="green") if line else "" for line in text.split("\n"))
+
+
+def _cut_off(text: PreviewText, max_length: int) -> str:
+    said = plain(text.cut_text)
+    shown = said if len(said) <= _MOST_CUT_CHARACTERS else said[:_MOST_CUT_CHARACTERS] + "…"
+    return f"  cut off after {max_length} tokens, {text.cut_tokens} of them: {shown}"
+
+
+def _facts(preview: Preview) -> list[tuple[str, str | None]]:
+    rendering, totals = preview.rendering, preview.totals
+    if totals is None:
+        whole = f"{preview.file_rows} rows, too many to look at here: only those shown were"
+    else:
+        whole = (
+            f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
+            f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
+        )
+    return [
+        ("loss on", preview.loss_on),
+        ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
+        ("date in it", rendering.template_date),
+        ("file", whole),
+    ]
+
+
+def _lines(text: str) -> str:
+    """Return others' text without what a terminal obeys, but for the ends of lines and tabs."""
+    return "".join(c if c in "\n\t" else plain(c) for c in text)
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True) if sys.stdout.isatty() else text

@@ -1,0 +1,178 @@
+"""Rows as a training would learn them, in a process of its own: `python -m workers.pipelines.data.preview`.
+
+Standard input is a `PreviewRequest`; the last line of standard output is a `Preview`, or `{"refused", "reason"}` with a
+sentence. The rows go through the code that a training's rows go through, and what is shown is made of its tokens and labels.
+Only a tokenizer is loaded. It and its template may be a stranger's, so the process has no network where the system allows
+that, and limits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
+from sdk.schemas.wire import read_json
+from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.rows import Row, read_rows
+from workers.pipelines.data.tokenise import (
+    IGNORED,
+    Example,
+    ExampleMaker,
+    configured_stops,
+    cut_example,
+    load_tokenizer,
+    longest_row,
+    require_usable,
+    resolve_loss_on,
+    tokenise,
+)
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.sandbox import leave_network, limit
+
+#: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.
+_MOST_COUNTED_ROWS = 2_000
+#: Beside the libraries; TRL's, which some templates need, are loaded later.
+_SPARE_BYTES = 4 * 1024**3
+#: What Python needs for a byte of a dataset, rendered and as tokens.
+_BYTES_PER_BYTE = 50
+#: It writes nothing; libraries keep this and that.
+_MOST_WRITTEN_BYTES = 64 * 1024 * 1024
+
+
+def preview(request: PreviewRequest) -> Preview:
+    """Return what a training would learn of the rows that are asked for; of a row past the last one there are none.
+
+    Raises PipelineError ("base", "data") as the training would, with the rows and keys named.
+    """
+    base, day = Path(request.base), date.fromisoformat(request.day)
+    rows = read_rows(Path(request.data))
+    loss_on = resolve_loss_on(rows[0].shape, request.loss_on)
+    tokenizer = load_tokenizer(base)
+    max_length, stops = longest_row(base, request.max_length), configured_stops(base)
+    chosen = list(enumerate(rows, start=1))
+    chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
+    totals = None
+    if len(rows) <= _MOST_COUNTED_ROWS:
+        found = tokenise(rows, tokenizer, loss_on=loss_on, max_length=max_length, day=day, stop_ids=stops)
+        totals = PreviewTotals(
+            samples=len(found.examples),
+            tokens=found.tokens,
+            supervised_tokens=found.supervised_tokens,
+            rows_cut=found.cut,
+            rows_dropped=found.dropped,
+        )
+    maker = ExampleMaker(tokenizer, loss_on, day, stops)
+    made = _made(maker, chosen)
+    return Preview(
+        shape=rows[0].shape,
+        loss_on=loss_on,
+        max_length=max_length,
+        file_rows=len(rows),
+        totals=totals,
+        rendering=maker.rendering([example for _, _, example in made]) if totals is None else found.rendering,
+        rows=[shown_text(number, row.where, example, tokenizer, max_length) for number, row, example in made],
+    )
+
+
+def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]]) -> list[tuple[int, Row, Example]]:
+    made, refused = [], []
+    for number, row in chosen:
+        try:
+            made += [(number, row, example) for example in maker.examples(row)]
+        except RowRefused as error:
+            refused.append(f"{row.where} {error}")
+    require_usable(refused, len(chosen))
+    return made
+
+
+def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_length: int) -> PreviewText:
+    """Return an example as text, with the parts that are learnt after the cut at `max_length` tokens."""
+    whole = _Decoded(example.input_ids, tokenizer)
+    kept = cut_example(example, max_length)
+    tokens = min(len(example.input_ids), max_length)
+    end = whole.end(tokens)
+    spans = [] if kept is None else [[whole.start(first), whole.end(last)] for first, last in _runs(kept.labels)]
+    return PreviewText(
+        row=row,
+        where=where,
+        text=whole.text[:end],
+        tokens=tokens,
+        supervised_tokens=0 if kept is None else kept.supervised_tokens,
+        supervised=spans,
+        supervised_text="".join(whole.text[first:last] for first, last in spans),
+        stop=None if kept is None or kept.stop is None else str(tokenizer.convert_ids_to_tokens(kept.stop)),
+        cut_tokens=len(example.input_ids) - tokens,
+        cut_text=whole.text[end:],
+        method=example.method,
+    )
+
+
+def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of tokens that are learnt, as [first, last)."""
+    position = 0
+    for learnt, run in itertools.groupby(labels, key=lambda label: label != IGNORED):
+        length = len(list(run))
+        if learnt:
+            yield position, position + length
+        position += length
+
+
+class _Decoded:
+    """Tokens as text, and where in it each of them begins and ends: a character may be of several tokens."""
+
+    def __init__(self, ids: Sequence[int], tokenizer: Any) -> None:
+        self._ids, self._tokenizer = list(ids), tokenizer
+        self.text = self._decode(len(self._ids))
+
+    def start(self, token: int) -> int:
+        """Return the first character that a token has a part of."""
+        return self._whole(self._decode(token))
+
+    def end(self, tokens: int) -> int:
+        """Return where the characters end that the first `tokens` tokens have a part of."""
+        before = self._decode(tokens)
+        whole = self._whole(before)
+        # What is no beginning of the text stands for a character of which only some bytes are there.
+        return whole if whole == len(before) else whole + 1
+
+    def _whole(self, before: str) -> int:
+        pairs = zip(before, self.text, strict=False)
+        return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(before), len(self.text)))
+
+    def _decode(self, tokens: int) -> str:
+        return str(
+            self._tokenizer.decode(self._ids[:tokens], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+
+def main() -> int:
+    """Answer the request on standard input."""
+    request = read_json(PreviewRequest, sys.stdin.buffer.read())
+    # Before the libraries, which start threads.
+    leave_network()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers  # noqa: F401 - loaded before the limits are set
+
+    size_bytes = Path(request.data).stat().st_size
+    limit(
+        spare_bytes=_SPARE_BYTES + _BYTES_PER_BYTE * size_bytes,
+        processor_s=240 + size_bytes // 1_000_000,
+        file_bytes=_MOST_WRITTEN_BYTES,
+    )
+    try:
+        said = preview(request).model_dump_json()
+    except PipelineError as error:
+        said = json.dumps({"refused": error.message, "reason": error.reason.value})
+    sys.stdout.write(said + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,4 @@
-"""A process that takes from itself what it does not need, before it reads what a stranger wrote: the network, and memory and
-time without end."""
+"""Gives up the network and bounds memory and time, in a process that is about to read what a stranger wrote."""
 
 from __future__ import annotations
 

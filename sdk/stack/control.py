@@ -134,6 +134,9 @@ def _part(process: LocalProcess, report: dict[str, Any] | None) -> Part:
     if report is None:
         state = PartState.STOPPED if pid is None else PartState.UNWATCHED
         report = {"state": state, "message": "" if pid is None else "nothing would start it again; run: adapterctl up"}
+    elif report["state"] in (PartState.READY, PartState.SILENT) and (pid is None or report.get("pid", pid) != pid):
+        # It ended since the supervisor looked.
+        report = {**report, "state": PartState.FAILING if pid is None else PartState.STARTING}
     return Part(
         part=process.name,
         state=PartState(report["state"]),

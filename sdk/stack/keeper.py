@@ -53,6 +53,8 @@ class Report:
 
     part: str
     state: PartState
+    #: The process that it says this of, once that runs.
+    pid: int | None = None
     #: How often it was started again since the supervisor runs.
     restarts: int = 0
     #: How often it lately ended or did not start.
@@ -149,14 +151,14 @@ class Keeper(threading.Thread):
         pause_s = 0.0 if failures == 1 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 2, 10))
         message = what if failures == 1 else f"{what}; {failures} times in a row, the next try after {pause_s:.1f} s"
         _log.warning("%s", message)
-        self.report = Report(self.name, PartState.FAILING, self.report.restarts + 1, failures, message)
+        self.report = Report(self.name, PartState.FAILING, None, self.report.restarts + 1, failures, message)
         self._leave.wait(pause_s)
 
     def _become(self, state: PartState, *, message: str | None = None) -> None:
         """Note a state; what went wrong last stays told."""
         if message is None:
             message = self.report.message if self.report.failures else ""
-        now = replace(self.report, state=state, message=message)
+        now = replace(self.report, state=state, pid=self._process.pid, message=message)
         if now == self.report:
             return
         self.report = now

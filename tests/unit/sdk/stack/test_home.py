@@ -121,6 +121,20 @@ def test_a_home_where_nothing_runs(folder: Path) -> None:
     assert control.down(stack) == []
 
 
+def test_a_part_that_ended_since_the_supervisor_looked_is_not_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack(folder / "home")
+    stack.make_folder()
+    stack.settle(0)
+    reports = [{"part": server.name, "state": "ready", "pid": 7} for server in stack.servers]
+    monkeypatch.setattr(control.SupervisorProcess, "said", {"workers": 0, "parts": reports})
+    states = {part.part: part.state for part in control.status(stack)}
+    assert states.pop("supervisor") is not PartState.READY
+    assert set(states.values()) == {PartState.FAILING}
+    assert control.overall(control.status(stack)) == "stopped"
+
+
 def test_a_pid_file_that_names_a_stranger_kills_nobody(folder: Path) -> None:
     stack = Stack(folder / "home")
     stack.make_folder()

@@ -68,6 +68,11 @@ def judge(
     for name, module in sorted(modules.items()):
         judge_module(name, module, config, base, ranks, targets, parameters)
     require_all(modules, targets, base)
+    if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
+        raise Verification(
+            f"{tied} is adapted and trainable_token_indices trains tokens of the same weight, for the base ties the two, which "
+            f"PEFT can't merge; train again without {tied.rpartition('.')[2]} among the target modules"
+        )
     warnings = _judge_effects(modules, config, lora, ranks)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
     return [

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from registry.catalog.bases.finding import tensors_of
+from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
-from registry.errors import Invalid
+from registry.db.stored_json import table
+from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
@@ -14,8 +17,10 @@ from registry.jobs.pins import Pinned, pin_base, pin_data, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.principal import Principal
+from sdk.lora.targets import unfit_targets
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
 
@@ -26,9 +31,18 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
+    if base is not None:
+        _require_targets(base, request.spec)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     return Pinned(exact, namespace, request.adapter, base)
+
+
+def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
+    """Raise InvalidTargets for what a base's shapes say can't be trained, as the worker would."""
+    kind = str(table(base.config).get("model_type", ""))
+    if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
+        raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:

@@ -62,7 +62,9 @@ def read_inputs(
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
     blueprint = read_blueprint(base)
     try:
-        targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+        targets = resolve_targets(
+            spec.targets, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude
+        )
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
     tokenizer = load_tokenizer(base)

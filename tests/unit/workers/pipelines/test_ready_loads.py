@@ -67,6 +67,9 @@ REASONS = {
         made.resized
         and (_adapts_embeddings(made) or "modules_to_save" in made.settings or made.save_embeddings is False)
     ),
+    "is adapted and trainable_token_indices trains tokens of the same weight": lambda made: (
+        "trainable_token_indices" in made.settings and "lm_head" in made.settings["target_modules"]
+    ),
     "stands for the same as .*save_embedding_layers=False": lambda made: bool(
         made.settings.get("use_dora") and _adapts_embeddings(made)
     ),
@@ -131,7 +134,7 @@ def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int) -> str:
     base, registration = bases.get(made.base)
     try:
         truth = save(made, base, folder / "saved", seed=seed, input_ids=INPUT_IDS)[..., :VOCABULARY]
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         return f"PEFT: {type(error).__name__}"
     try:
         through_the_gate(folder / "saved", registration, folder / "published")

@@ -170,7 +170,7 @@ class TestTrainings:
     @pytest.mark.parametrize("targets", ["k_proj,q_proj", "lm_head"])
     def test_targets_that_the_base_lacks_are_refused_at_submit(self, desk: Desk, targets: str) -> None:
         with pytest.raises(
-            InvalidTargets, match="base tiny has no linear module .*; name some of these as targets: q_proj"
+            InvalidTargets, match=r"base tiny has no linear module .*; name some of these as targets: q_proj"
         ):
             desk.train(SPEC.model_copy(update={"targets": targets}))
 

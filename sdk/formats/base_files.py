@@ -77,12 +77,21 @@ def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentit
     if not weights:
         raise BadBaseError("a base needs its weights in *.safetensors files")
     stable = stable_config(config)
-    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    tokenizer = _tokenizer_files(files)
     try:
         fingerprint = digest_of({"config": stable, "tokenizer": tokenizer, "weights": weights})
     except ValueError as error:
         raise BadBaseError(f"{CONFIG_FILE} holds NaN, an infinity or half a character") from error
     return BaseIdentity(fingerprint, digest_of(weights), _architecture(config))
+
+
+def tokenizer_digest(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the digests of a base's tokenizer files, given those of all its files by name."""
+    return digest_of(_tokenizer_files(files))
+
+
+def _tokenizer_files(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: files[name] for name in TOKENIZER_FILES if name in files}
 
 
 def stable_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -170,6 +170,12 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
+    tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def canonical(self) -> bytes:
+        """Return the bytes of `rendering.json`, which travels with an adapter."""
+        return canonical_json(self.model_dump())
 
 
 class DatasetUse(Wire):

@@ -17,7 +17,7 @@ from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenise import all_stops, configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
@@ -75,6 +75,7 @@ def merge(
         merging = _Merging(base, adapter, quantization, device, tokenizer, on_progress)
         metrics, onto, model, dtype = merging.run(spec)
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
+        _stop_as_taught(model, base, adapter, tokenizer)
         _save(model, base, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
@@ -181,6 +182,13 @@ def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
     # rounding of a sum whose terms cancel may be.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return _Distance(kl, float((expected - merged)[kept].abs().max()))
+
+
+def _stop_as_taught(model: Any, base: Path, adapter: Path, tokenizer: Any) -> None:
+    """Let the generation of a merged model stop where its adapter was taught to, too."""
+    taught = all_stops(base, tokenizer, configured_stops(adapter))
+    if set(taught) - set(all_stops(base, tokenizer, [])):
+        model.generation_config.eos_token_id = taught
 
 
 def _save(model: Any, base: Path, out: Path) -> None:

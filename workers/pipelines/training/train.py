@@ -31,6 +31,7 @@ from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecat
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
 
 #: Activations may take this share of the memory that is available once the base is loaded.
@@ -201,6 +202,7 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         base_revision=given.base_revision,
         fan_in_fan_out=given.lora.fan_in_fan_out,
     )
+    write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
 
 
 def _adapt(given: Inputs, loaded: LoadedBase) -> Any:

@@ -32,8 +32,8 @@ class TrainingSpec(Wire):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped while training.
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear") or module names separated by commas.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
     #: Which tokens the loss is taken on. None: completion, assistant or all, by the shape of the rows.

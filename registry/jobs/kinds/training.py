@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
 from registry.errors import Invalid
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
@@ -14,10 +15,13 @@ from registry.jobs.pins import Pinned, pin_base, pin_data, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.principal import Principal
+from sdk.formats.base_files import positions_of
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
+_DEFAULT_LENGTH = TrainingSpec().max_length
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
@@ -26,9 +30,21 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
+    _require_positions(request, base)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     return Pinned(exact, namespace, request.adapter, base)
+
+
+def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
+    """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
+    length = request.spec.max_length
+    positions = None if base is None else positions_of(base.config)
+    if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
+        raise Invalid(
+            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            param="spec.max_length",
+        )
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdk.formats.adapter_files import GENERATION_FILE
-from sdk.formats.base_files import CONFIG_FILE
+from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
@@ -151,8 +151,7 @@ def longest_row(base: Path, max_length: int) -> int:
         config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return max_length
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    return min(max_length, positions) if isinstance(positions, int) else max_length
+    return min(max_length, positions_of(config) or max_length)
 
 
 def tokenise(
@@ -374,9 +373,29 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
     ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
     if ids[: len(prompt_ids)] != prompt_ids:
         # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _ended(tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer)
+        ids = prompt_ids + _ended(_continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
     return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
+
+
+def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused where no tokens make that text.
+
+    Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
+    """
+    wanted = tokenizer.decode(_unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(prompt_ids + alone) == wanted:
+        return list(alone)
+    if tokenizer.is_fast:
+        ids, starts, _ = _tokens(tokenizer, f"\n{completion}")
+        later = [token for token, start in zip(ids, starts, strict=True) if start > 0]
+        if tokenizer.decode(prompt_ids + later) == wanted:
+            return later
+    raise RowRefused(
+        "has a prompt whose end the base's tokenizer joins to the completion; move the blank at the end of the prompt to the"
+        " beginning of the completion"
+    )
 
 
 def _ended(ids: list[int], tokenizer: Any) -> list[int]:

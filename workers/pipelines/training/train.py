@@ -26,7 +26,7 @@ from workers.pipelines.data.tokenise import Example, Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
-from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -103,6 +103,10 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
+    # Once the adapter is there, its own dropout is among the model's.
+    base_dropout = own_dropout(loaded.model)
+    if base_dropout:
+        on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     model = _adapt(given, loaded)
     _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
     _stop_if_asked(given)
@@ -112,7 +116,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         # B is zero, so this is the loss of the bare base.
         bare = None if given.held_out is None else _evaluate(given, model, on_progress)
         _stop_if_asked(given)
-    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare)
+    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
         trainer.run(resumed)

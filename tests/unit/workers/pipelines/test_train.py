@@ -217,6 +217,8 @@ def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: P
         report = train(gpt2_base, pairs, tmp_path / method, spec)
         assert report.lora.target_modules == ["attn.c_proj", "c_attn"]
         assert report.lora.fan_in_fan_out
+        # GPT-2 drops what goes into its blocks and comes out of them.
+        assert report.training["base_dropout"] == 0.1
         assert json.loads((tmp_path / method / "adapter_config.json").read_text())["fan_in_fan_out"] is True
         model = AutoModelForCausalLM.from_pretrained(gpt2_base)
         # Warnings are errors: PEFT would warn of a wrong fan_in_fan_out.

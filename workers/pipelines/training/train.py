@@ -28,6 +28,7 @@ from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.model.precision import described
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.reports import Setting, training_report
@@ -102,6 +103,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
+    on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     model = _adapt(given, loaded)
     _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
     _stop_if_asked(given)

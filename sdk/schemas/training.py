@@ -138,7 +138,7 @@ class LoraConfig(Wire):
 
 
 class QuantizationRecipe(Wire):
-    """How the base was quantised while the adapter was trained; needed to merge it rightly."""
+    """How the base was quantised while the adapter was trained, or is stored; needed to merge it rightly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
     type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
@@ -148,6 +148,11 @@ class QuantizationRecipe(Wire):
     block_size: Annotated[int, Field(ge=1)] = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
+    #: The type of the tensors that hold the packed weights, where the base is stored so; None: the training packed it.
+    storage_dtype: Annotated[
+        Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
 
 
 def _require_day(value: str) -> str:

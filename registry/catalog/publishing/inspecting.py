@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -30,6 +31,9 @@ from sdk.schemas.manifest import Manifest
 
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
+
+#: What of a recipe is the base's own, where that is stored in 4 bits; the rest is of whoever computed with it.
+_OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 
 
 def require_files(manifest: Manifest) -> None:
@@ -97,6 +101,25 @@ def find_ground(session: Session, new: NewVersion, bases: KnownBases) -> Ground:
     return Ground(base, parents)
 
 
+def over_its_base(new: NewVersion, ground: Ground) -> NewVersion:
+    """Return a version whose record says how its base is packed, where that is stored in 4 bits: nobody else need say it.
+
+    Raises Verification where the record says another type.
+    """
+    packing, said = ground.base.packing, new.publication.quantization
+    if packing is None:
+        return new
+    if said is not None and said.type != packing.type:
+        raise Verification(
+            f"the record says that the base was quantised as {said.type}, and base {ground.base.brief.id} is stored in "
+            f"{packing.type}; say so, or leave it out",
+            param="quantization",
+        )
+    own = {name: getattr(packing, name) for name in _OF_THE_BASE}
+    recipe = packing if said is None else said.model_copy(update=own)
+    return replace(new, publication=new.publication.model_copy(update={"quantization": recipe}))
+
+
 def bytes_of(new: NewVersion) -> Bytes:
     """What `Artifacts` verifies, or knows, and how it looks into the adapter's two files."""
     look = partial(inspect_weights, size_bytes=new.weights.size_bytes)
@@ -116,4 +139,9 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    return judge(weights, config, lora=new.publication.lora, base_tensors=ground.base.tensors)
+    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=ground.base.tensors)
+    if ground.base.hidden is not None:
+        warnings.append(
+            f"the adapter's shapes were held against nothing: base {ground.base.brief.id} {ground.base.hidden}"
+        )
+    return warnings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase
@@ -14,8 +16,10 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, pin_base, pin_data, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
+from sdk.lora.stored_quantization import require_method
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
 from sdk.schemas.training import TrainingSpec
@@ -33,7 +37,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     _require_positions(request, base)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    return Pinned(exact, namespace, request.adapter, base)
+    packed = require_fitting(base, partial(require_method, method=request.spec.method))
+    return Pinned(exact, namespace, request.adapter, base, packed=packed)
 
 
 def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
@@ -48,7 +53,7 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora")
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora" and not pinned.packed)
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:

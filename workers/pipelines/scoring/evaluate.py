@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -24,7 +25,8 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import load_base, read_blueprint
+from workers.pipelines.model.loading import load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.precision import described, measured
 
 
 def evaluate(
@@ -40,14 +42,15 @@ def evaluate(
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
-    `quantization` None loads the base in native precision. The loss is in nats a supervised token, weighted by
+    `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
     have a prompt, decoded greedily. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. Raises PipelineError.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
-    read_blueprint(base)
+    with stored_quantization_named():
+        require_precision(read_blueprint(base).packing, spec.precision)
     tokenizer = load_tokenizer(base)
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
@@ -59,6 +62,7 @@ def evaluate(
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization)
+        on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
         model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
         begun = time.perf_counter()
         loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
@@ -71,6 +75,7 @@ def evaluate(
             "supervised_tokens": float(rows.supervised_tokens),
             "tokens": float(rows.tokens),
             "tokens_per_s": rows.tokens / loss_s,
+            **measured(loaded.shares),
         }
         asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
         begun = time.perf_counter()

@@ -13,6 +13,7 @@ from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.model.precision import measured
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.trainer import BETAS, EPSILON, MAX_GRAD_NORM, WEIGHT_DECAY, StepRecord
 
@@ -52,6 +53,7 @@ def training_report(
         "resumed_from_step": None if steps.resumed_from is None else float(steps.resumed_from),
         "trainable_parameters": float(sum(tensor.numel() for tensor in tensors.values())),
         "base_parameters": float(loaded.parameters),
+        **measured(loaded.shares),
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
     }
     return TrainingReport(

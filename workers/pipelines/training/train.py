@@ -28,6 +28,7 @@ from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
 from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.model.precision import described
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.reports import Setting, training_report
@@ -107,6 +108,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
+    on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     model = _adapt(given, loaded)
     _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
     _stop_if_asked(given)

@@ -6,6 +6,8 @@ LoraKey(module='layers.0.q_proj', part='A')
 (LoraKey(module='embed', part='embedding_B'), None)
 >>> base_parameter("base_model.model.score.base_layer.weight"), base_parameter("score.weight")
 ('score.base_layer.weight', None)
+>>> unwrapped("score.base_layer.weight"), unwrapped("embed.token_adapter.base_layer.weight")
+('score.weight', 'embed.weight')
 >>> base_module("layers.0.experts.base_layer")
 'layers.0.experts'
 """
@@ -35,10 +37,11 @@ _LORA_KEY = re.compile(
 )
 #: What variants of LoRA have beside A and B; each group is called as the setting that asks for the variant.
 _VARIANT_KEY = re.compile(
-    _PREFIX
-    + r".+\.lora_(?:(?P<kasa_config>diag)|(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
+    _PREFIX + r".+\.lora_(?:(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
 )
 _KEY = re.compile(_PREFIX + r"(?P<parameter>.+)")
+#: What PEFT puts between a module's name and its weight where it wraps the module.
+_WRAPPERS = re.compile(r"(?:\.token_adapter)?\.base_layer(?=\.)|\.(?:modules_to_save|original_module)(?=\.)")
 
 
 class LoraKey(NamedTuple):
@@ -66,6 +69,11 @@ def base_parameter(name: str) -> str | None:
     """Return the base's parameter that a tensor replaces or adds to, without PEFT's prefix; None without the prefix."""
     match = _KEY.fullmatch(name)
     return match["parameter"] if match else None
+
+
+def unwrapped(parameter: str) -> str:
+    """Return the base's name of a parameter, without what PEFT wraps its module in."""
+    return _WRAPPERS.sub("", parameter)
 
 
 def base_module(module: str) -> str:

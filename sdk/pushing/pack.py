@@ -13,6 +13,7 @@ from sdk.errors import InvalidInput, NotFound
 from sdk.formats.adapter_files import CONFIG_FILE, MAX_SERVING_BYTES, SERVING_FILES, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.formats.peft_patterns import unfit
+from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import canonical_text, lora_of
 from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
 from sdk.schemas.manifest import Manifest, ManifestFile
@@ -80,6 +81,8 @@ def pack_adapter(
     if expanded:
         config = expand(config, adapted_modules(weights))
     _refuse_patterns(config, weights)
+    if why := unusable(config):
+        raise InvalidInput(f"{CONFIG_FILE}: {why}", param="path")
     lora = lora_of(config)
     canonical = staging / CONFIG_FILE
     canonical.write_text(canonical_text(config), encoding="utf-8")

@@ -139,9 +139,8 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=ground.base.tensors)
-    if ground.base.hidden is not None:
-        warnings.append(
-            f"the adapter's shapes were held against nothing: base {ground.base.brief.id} {ground.base.hidden}"
-        )
+    base = ground.base
+    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config)
+    if base.hidden is not None:
+        warnings.append(f"the adapter's shapes were held against nothing: base {base.brief.id} {base.hidden}")
     return warnings

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
+from registry.db.stored_json import table
 from registry.errors import Invalid
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
@@ -44,7 +45,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
 def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
     """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
     length = request.spec.max_length
-    positions = None if base is None else positions_of(base.config)
+    positions = None if base is None else positions_of(table(base.config))
     if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
         raise Invalid(
             f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",

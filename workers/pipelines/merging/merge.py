@@ -145,6 +145,7 @@ class _Merging:
             stored = dtype_name(read_blueprint(self.base).config.dtype)
             loaded = load_base(self.base, self.device, quantization=None, dtype=stored)
         model = load_adapter(loaded.model, self.adapter)
+        _untie(model.get_base_model())
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         for done, layer in enumerate(layers, start=1):
             weight = layer.get_base_layer().weight
@@ -177,6 +178,21 @@ class _Merging:
 
     def _say(self, message: str) -> None:
         self.on_progress(Progress(phase="load", message=message))
+
+
+def _untie(model: Any) -> None:
+    """Give an output head its own copy of the weight that it shares with the embeddings, where LoRA adapts one of the two.
+
+    PEFT adds each one's s·B·A to the shared weight, and so to the other too. It says in the config afterwards that they
+    are tied no more.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not isinstance(head, LoraLayer) and not isinstance(embeddings, LoraLayer):
+        return
+    layer = head.get_base_layer() if isinstance(head, LoraLayer) else head
+    other = embeddings.get_base_layer() if isinstance(embeddings, LoraLayer) else embeddings
+    if layer is not None and layer.weight is other.weight:
+        layer.weight = torch.nn.Parameter(other.weight.detach().clone(), requires_grad=False)
 
 
 def _logits(model: Any, probe: dict[str, Any]) -> Any:

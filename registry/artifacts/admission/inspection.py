@@ -138,7 +138,7 @@ class ConfigFacts(_Facts):
     """
 
     kind: Literal["config"] = "config"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     rank: int | None
     alpha: int | float | None
     #: Sorted.
@@ -154,6 +154,8 @@ class ConfigFacts(_Facts):
     lora_bias: bool
     #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2's Conv1D does.
     fan_in_fan_out: bool
+    #: What PEFT loads the base as: "CAUSAL_LM", "SEQ_CLS" …
+    task_type: str | None
     #: Settings that give LoRA other tensors or shapes: "use_qalora", "kasa_config" …
     variants: list[str]
 

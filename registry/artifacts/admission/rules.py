@@ -3,9 +3,9 @@
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
 ...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
-...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, variants=[],
+...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, task_type=None, variants=[],
 ... )
->>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={})
+>>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={}, base_config={})
 Traceback (most recent call last):
 registry.errors.Verification: adapter_config.json and the version's record disagree on rank; push again
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
@@ -21,6 +22,7 @@ from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, We
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, variant_setting
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
 
 _TOKENS = ".token_adapter.trainable_tokens_delta"
@@ -41,9 +43,14 @@ _MOST_NAMED = 5
 
 
 def judge(
-    weights: WeightFacts, config: ConfigFacts, *, lora: LoraConfig, base_tensors: dict[str, list[int]]
+    weights: WeightFacts,
+    config: ConfigFacts,
+    *,
+    lora: LoraConfig,
+    base_tensors: dict[str, list[int]],
+    base_config: Mapping[str, Any],
 ) -> list[str]:
-    """Check an adapter against its version's LoRA record and the base's shapes, which are {} where none are known.
+    """Check an adapter against its version's LoRA record and the base's shapes and config, which are {} where none are known.
 
     A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
     Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
@@ -51,6 +58,7 @@ def judge(
     small or too large to be meant.
     """
     _judge_config(config, lora)
+    _judge_task(config, base_config)
     base = BaseShapes(base_tensors, _layers(lora))
     modules, sizes = _sort(weights, config, lora, base)
     if not modules:
@@ -111,6 +119,13 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
     if len(lora.modules_to_save) > _MOST_SAVED:
         raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
+
+
+def _judge_task(config: ConfigFacts, base: Mapping[str, Any]) -> None:
+    if config.task_type == "CAUSAL_LM" and is_encoder(base):
+        raise Verification(
+            f"{CONFIG_FILE} says CAUSAL_LM, which the base is not: {no_next_token(base.get('model_type'))}"
+        )
 
 
 def _layers(lora: LoraConfig) -> list[int]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, bindparam, case, select
 from sqlalchemy.orm import Session, defaultload, undefer
 
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.models import BaseModelRow, NamedBase, Version
+from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.schemas.catalog import BaseBrief
@@ -113,6 +114,7 @@ class KnownBase(NamedTuple):
     brief: BaseBrief
     #: Name to shape of each tensor.
     tensors: dict[str, list[int]]
+    config: dict[str, Any]
 
 
 #: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
@@ -152,7 +154,7 @@ class KnownBases:
             known = None if stamp is None else self._known.pop(stamp, None)
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
-            known = KnownBase(row.base_pk, brief_base(row), tensors_of(row))
+            known = KnownBase(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
             stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
             # The one named last stands at the end.

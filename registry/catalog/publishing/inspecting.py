@@ -81,4 +81,5 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    return judge(weights, config, lora=new.publication.lora, base_tensors=ground.base.tensors)
+    base = ground.base
+    return judge(weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.memory import widened_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
@@ -57,9 +58,11 @@ class Blueprint:
 def read_blueprint(base: Path) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
-    Raises PipelineError ("base") when the folder holds no config of a causal language model.
+    Raises PipelineError ("base") when the folder holds no config of a causal language model, or one of an encoder.
     """
     config = _read_config(base)
+    if is_encoder(config.to_dict()):
+        raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

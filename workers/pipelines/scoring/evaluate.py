@@ -23,6 +23,7 @@ from workers.pipelines.data.tokenise import Example, configured_stops, known_ids
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import load_base, read_blueprint
 
@@ -59,6 +60,7 @@ def evaluate(
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization)
+        require_causal(loaded.model)
         model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
         begun = time.perf_counter()
         loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)

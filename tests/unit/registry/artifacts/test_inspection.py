@@ -140,6 +140,7 @@ class TestFacts:
             use_dora=True,
             lora_bias=False,
             fan_in_fan_out=False,
+            task_type="CAUSAL_LM",
             variants=[],
         )
         assert config_with(fan_in_fan_out=True).fan_in_fan_out
@@ -147,7 +148,7 @@ class TestFacts:
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
         assert (weights["kind"], weights["version"]) == ("weights", 3)
-        assert (config["kind"], config["version"]) == ("config", 3)
+        assert (config["kind"], config["version"]) == ("config", 4)
         wrong = (
             {"version": 1},
             {"more": 1},

@@ -14,7 +14,7 @@ from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.jobs.stored_bases import require_fitting
@@ -35,6 +35,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
+    require_causal(base)
     _require_positions(request, base)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})

@@ -23,6 +23,7 @@ from workers.pipelines.data.tokenise import all_stops, configured_stops, load_to
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, stored_quantization_named, widen
 from workers.pipelines.scoring.probe import PROBE_TEXTS
@@ -109,6 +110,7 @@ class _Merging:
         probe = self._probe()
         self._say("measuring the base as trained with the adapter")
         loaded = load_base(self.base, self.device, quantization=self.quantization)
+        require_causal(loaded.model)
         model = load_adapter(loaded.model, self.adapter)
         expected = _logits(model, probe)
         del model, loaded

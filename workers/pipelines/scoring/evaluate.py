@@ -24,6 +24,7 @@ from workers.pipelines.data.tokenise import Example, all_stops, configured_stops
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
@@ -62,6 +63,7 @@ def evaluate(
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization)
+        require_causal(loaded.model)
         on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
         model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
         begun = time.perf_counter()

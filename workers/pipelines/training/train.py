@@ -25,6 +25,7 @@ from workers.pipelines.data.batches import Collator, example_batches, mean_loss
 from workers.pipelines.data.tokenise import Example, Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
 from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
@@ -56,8 +57,8 @@ def train(
 
     `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
     templates are told that the date is; one that asks for it is refused where there is none. The same
-    arguments give the same bytes on the same machine and libraries. Each run checks itself: before the first step the
-    adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
+    arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
+    sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
     the end. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
@@ -104,6 +105,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
+    require_causal(loaded.model)
     # Once the adapter is there, its own dropout is among the model's.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:

@@ -7,11 +7,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, or_
 
+from registry.catalog.bases.finding import tensors_of
 from registry.catalog.models import NamedBase
 from registry.db.stored_json import table
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
+from sdk.formats.packed_weights import parameters_of
 from sdk.lora.memory import loading_bytes, merge_bytes
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.jobs import JOB_KINDS, MOST_MEMORY_BYTES, Needs
@@ -26,8 +28,11 @@ def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
     return Needs() if base is None else _needs(loading_bytes(base.size_bytes, quantized=quantized))
 
 
-def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) -> Needs:
-    """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
+def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool, packed: bool = False) -> Needs:
+    """Return what the merge of a version needs.
+
+    `quantized`: whether it was trained over a quantised base; `packed`: whether that one is stored in 4 bits.
+    """
     if base is None:
         return Needs()
     config = table(base.config)
@@ -37,6 +42,7 @@ def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) 
         merged_dtype=spec.dtype,
         quantized=quantized,
         vocabulary=_vocabulary(config),
+        packed_parameters=parameters_of(tensors_of(base)) if packed else None,
     )
     return _needs(needed)
 

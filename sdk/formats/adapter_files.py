@@ -1,4 +1,4 @@
-"""The two files of an adapter, and how PEFT names the tensors in its weights.
+"""The files of an adapter, and how PEFT names the tensors in its weights.
 
 >>> lora_key("base_model.model.layers.0.q_proj.lora_A.weight")
 LoraKey(module='layers.0.q_proj', part='A')
@@ -19,6 +19,16 @@ from typing import NamedTuple
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+#: The chat template that its conversations were rendered by, as transformers and vLLM read one.
+TEMPLATE_FILE = "chat_template.jinja"
+#: How answers are generated, and where they stop, as transformers reads it.
+GENERATION_FILE = "generation_config.json"
+#: How its rows became tokens: `sdk.schemas.training.Rendering`, in canonical JSON.
+RENDERING_FILE = "rendering.json"
+#: What may travel beside the two files that make an adapter, for whoever serves it.
+SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)
+#: The longest templates of published models have some 20 KiB.
+MAX_SERVING_BYTES = 1024 * 1024
 
 _PREFIX = r"base_model\.model\."
 _LORA_KEY = re.compile(

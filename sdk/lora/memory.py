@@ -40,20 +40,31 @@ def loading_bytes(weights_bytes: int, *, quantized: bool) -> int:
 
 
 def merge_bytes(
-    weights_bytes: int, *, stored_dtype: str | None, merged_dtype: Dtype, quantized: bool, vocabulary: int
+    weights_bytes: int,
+    *,
+    stored_dtype: str | None,
+    merged_dtype: Dtype,
+    quantized: bool,
+    vocabulary: int,
+    packed_parameters: int | None = None,
 ) -> int:
     """Return what a merge takes at its peak: whole models, and the logits by which they are compared.
 
     process + 1.1·(S + M + Q) + L, where S is the size of the weights as they are stored, whose file stays mapped; M that of the
     merged model, in the stored precision where "auto" is asked for; Q, where the adapter was trained over 4 bits, twice the
     weights in 16 bit, for the base is quantised, made wide again and measured before it is merged onto; and L the logits of
-    the probe, four (512, vocabulary) matrices in float32. A precision that is not known is taken for float32, as
+    the probe, four (512, vocabulary) matrices in float32. A base that is stored in 4 bits, of `packed_parameters` numbers, is
+    made wide once, and has no other weights to merge onto. A precision that is not known is taken for float32, as
     transformers does. A CPU that can't multiply 16-bit numbers needs more, which nobody knows at submit.
     """
     stored_width = _WIDTHS.get(stored_dtype or "", 4)
-    numbers = weights_bytes // stored_width
+    numbers = weights_bytes // stored_width if packed_parameters is None else packed_parameters
     merged = numbers * (stored_width if merged_dtype == "auto" else _WIDTHS[merged_dtype])
-    wide = 2 * numbers * 2 if quantized else 0
+    wide = 0
+    if packed_parameters is not None:
+        wide = 2 * numbers
+    elif quantized:
+        wide = 2 * numbers * 2
     models = int(_FRAGMENTED * (weights_bytes + merged + wide))
     return _MERGE_PROCESS_BYTES + models + _PROBE_TOKENS * vocabulary * 4 * _PROBE_MATRICES
 

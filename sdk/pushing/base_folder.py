@@ -28,6 +28,7 @@ from sdk.formats.base_files import (
     weight_map,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.packed_weights import check_packing, shapes_of
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
@@ -113,6 +114,7 @@ def scan_base(
             check_references(name, _start(folder / name, REFERRING_FILES[name] + 1))
         if INDEX_FILE in digests:
             check_index(read_index((folder / INDEX_FILE).read_bytes()), held)
+        check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
         raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
@@ -196,8 +198,17 @@ def _shapes(path: Path) -> dict[str, list[int]]:
     """Tensor name to shape, from a safetensors header. A download that broke off is found here, and not by the job."""
     try:
         with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            return read_header(file, size_bytes, called="it", any_dtype=True).shapes()
+            header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
+
+            def read(begin: int, end: int) -> bytes:
+                file.seek(begin)
+                return file.read(end - begin)
+
+            return shapes_of(header, read)
+    except BadBaseError as error:
+        raise InvalidBase(
+            f"{path} holds no weights of a base: {error}; download or save the base again", param="base"
+        ) from error
     except (OSError, SafetensorsError) as error:
         reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
         raise InvalidBase(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from sdk.formats.peft_patterns import unfit
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -57,8 +57,8 @@ class TrainingSpec(Wire):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped while training.
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear"), module names separated by commas, or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
     #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
@@ -165,7 +165,7 @@ class LoraConfig(Wire):
 
 
 class QuantizationRecipe(Wire):
-    """How the base was quantised while the adapter was trained; needed to merge it rightly."""
+    """How the base was quantised while the adapter was trained, or is stored; needed to merge it rightly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
     type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
@@ -175,6 +175,11 @@ class QuantizationRecipe(Wire):
     block_size: Annotated[int, Field(ge=1)] = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
+    #: The type of the tensors that hold the packed weights, where the base is stored so; None: the training packed it.
+    storage_dtype: Annotated[
+        Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
 
 
 def _require_day(value: str) -> str:
@@ -197,6 +202,12 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
+    tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def canonical(self) -> bytes:
+        """Return the bytes of `rendering.json`, which travels with an adapter."""
+        return canonical_json(self.model_dump())
 
 
 class DatasetUse(Wire):

@@ -92,11 +92,13 @@ def check(
         agreeing(lora, **said),
         lora=lora,
         base_tensors=BASE_TENSORS if base is None else base,
-        base_config=base_config,
+        base_config=base_config or {},
     )
 
 
 def check_config(lora: LoraConfig = LORA, **config: Any) -> list[str]:
     """Judge a config beside weights that fit the record; return the warnings."""
     facts = config_facts(json.dumps(lora_config(**config)).encode())
-    return judge(weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS)
+    return judge(
+        weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS, base_config={}
+    )

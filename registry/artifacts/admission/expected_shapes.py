@@ -99,6 +99,10 @@ class BaseShapes:
         """Whether the base keeps a module's weight as (in, out), as Conv1D does; None where nobody says what the base is."""
         if module.rpartition(".")[2] not in _CONV1D_MODULES:
             return False
+        stored = self._config.get("quantization_config")
+        if isinstance(stored, Mapping) and not _is_skipped(module, stored.get("llm_int8_skip_modules")):
+            # An ordinary linear layer of packed weights stands in its place.
+            return False
         kind = self._config.get("model_type")
         return None if kind is None else kind in _CONV1D_MODELS
 
@@ -110,6 +114,11 @@ class BaseShapes:
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
+
+
+def _is_skipped(module: str, skipped: object) -> bool:
+    names = skipped if isinstance(skipped, list) else []
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _tail(name: str) -> str:

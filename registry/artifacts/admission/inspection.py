@@ -159,6 +159,8 @@ class ConfigFacts(_Facts):
     lora_bias: bool
     #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2's Conv1D does.
     fan_in_fan_out: bool
+    #: What PEFT loads the base as: "CAUSAL_LM", "SEQ_CLS" …
+    task_type: str | None
     #: Settings that give LoRA other tensors or shapes: "use_qalora", "velora_config" …
     variants: list[str]
 

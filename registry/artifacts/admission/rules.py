@@ -4,9 +4,9 @@
 >>> config = ConfigFacts(
 ...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
 ...     exclude_modules=[], layers_to_transform=[], layers_pattern=[],
-...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, variants=[],
+...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, task_type=None, variants=[],
 ... )
->>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={})
+>>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={}, base_config={})
 Traceback (most recent call last):
 registry.errors.Verification: adapter_config.json and the version's record disagree on rank; push again
 """
@@ -25,6 +25,7 @@ from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped, variant_setting
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
 
 _TOKENS = ".token_adapter.trainable_tokens_delta"
@@ -48,7 +49,7 @@ def judge(
     *,
     lora: LoraConfig,
     base_tensors: dict[str, list[int]],
-    base_config: Mapping[str, Any] | None = None,
+    base_config: Mapping[str, Any],
 ) -> list[str]:
     """Check an adapter against its version's LoRA record and the base's shapes and config, {} where they are not known.
 
@@ -58,6 +59,7 @@ def judge(
     small or too large to be meant.
     """
     _judge_config(config, lora)
+    _judge_task(config, base_config)
     plain = BaseShapes(base_tensors, base_config)
     vocabulary = changed_vocabulary(weights, plain)
     base = plain if vocabulary is None else plain.with_vocabulary(vocabulary)
@@ -132,6 +134,13 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
     if len(lora.modules_to_save) > _MOST_SAVED:
         raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
+
+
+def _judge_task(config: ConfigFacts, base: Mapping[str, Any]) -> None:
+    if config.task_type == "CAUSAL_LM" and is_encoder(base):
+        raise Verification(
+            f"{CONFIG_FILE} says CAUSAL_LM, which the base is not: {no_next_token(base.get('model_type'))}"
+        )
 
 
 def class_sizes(weights: WeightFacts, config: ConfigFacts, lora: LoraConfig) -> dict[str, int]:

@@ -6,6 +6,7 @@ The small files are read whole, of the weights the headers alone: their gigabyte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
@@ -27,6 +28,7 @@ from sdk.formats.base_files import (
     weight_files,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.packed_weights import check_packing, shapes_of
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.schemas.manifest import Manifest, ManifestFile
 
@@ -82,9 +84,10 @@ def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
             raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
             with _one_at_a_time:
                 check_index(read_index(raw), held)
+        tensors = {name: shape for shapes in held.values() for name, shape in shapes.items()}
+        check_packing(config, tensors)
     except BadBaseError as error:
         raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
-    tensors = {name: shape for shapes in held.values() for name, shape in shapes.items()}
     return Derived(stable_config(config), tensors, manifest.size_bytes)
 
 
@@ -100,7 +103,10 @@ def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
 
 
 def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
-    """Name to shape of each tensor of a weight file, from its header. Raises Verification."""
+    """Name to shape of each tensor of a weight file, from its header and what packed weights say of themselves.
+
+    Raises Verification, BadBaseError.
+    """
     try:
         with artifacts.reading(file.sha256) as passing:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
@@ -108,4 +114,4 @@ def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
         raise Verification(
             f"{file.path} is no whole safetensors file of a model's weights ({error.reason}); download or save the base again"
         ) from error
-    return header.shapes()
+    return shapes_of(header, partial(artifacts.part, file.sha256))

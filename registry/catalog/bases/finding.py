@@ -19,7 +19,10 @@ from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
+from sdk.formats.packed_weights import block_size_of
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief
+from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
@@ -112,10 +115,27 @@ class KnownBase(NamedTuple):
 
     pk: int
     brief: BaseBrief
-    #: Name to shape of each tensor.
+    #: Name to shape of each tensor; {} where nobody has said them, or the base is quantised in a way that hides them.
     tensors: dict[str, list[int]]
     #: Its config.json; {} where nobody has said it.
     config: dict[str, Any]
+    #: How it is packed, where it is stored in 4 bits.
+    packing: QuantizationRecipe | None = None
+    #: Why its shapes are not known, a clause whose subject is the base.
+    hidden: str | None = None
+
+
+def _known(row: NamedBase) -> KnownBase:
+    """Return what a publication needs of a base that was found whole."""
+    tensors, config = tensors_of(row), table(row.config)
+    try:
+        packing = stored_recipe(config)
+    except StoredQuantizationError as error:
+        # The weights of other methods have other names and shapes than the modules that an adapter is held against.
+        return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
+    if packing is not None:
+        packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
+    return KnownBase(row.base_pk, brief_base(row), tensors, config, packing)
 
 
 #: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
@@ -155,7 +175,7 @@ class KnownBases:
             known = None if stamp is None else self._known.pop(stamp, None)
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
-            known = KnownBase(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
+            known = _known(row)
             stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
             # The one named last stands at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -14,11 +15,13 @@ from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, base_of
+from registry.jobs.pins import Pinned, base_of, require_causal
 from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import Inputs, version_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
+from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import MergeResult
 
@@ -26,6 +29,8 @@ from sdk.schemas.work import MergeResult
 def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
     version = find_version(session, parse_ref(request.ref), who, action="write")
     base = base_of(session, version, embedded)
+    require_causal(base)
+    packed = require_fitting(base, partial(require_onto, onto=request.spec.onto))
     ref = exact_ref(version)
     return Pinned(
         request.model_copy(update={"ref": ref}),
@@ -33,11 +38,12 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
         ref,
         base,
         quantized=version.quantization is not None,
+        packed=packed,
     )
 
 
 def _needs(pinned: Pinned[MergeRequest]) -> Needs:
-    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized)
+    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:

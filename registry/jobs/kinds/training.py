@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import tensors_of
@@ -13,16 +15,20 @@ from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
+from sdk.formats.base_files import positions_of
+from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
 from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
+_DEFAULT_LENGTH = TrainingSpec().max_length
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
@@ -31,11 +37,25 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
+    require_causal(base)
+    _require_positions(request, base)
     if base is not None:
         _require_targets(base, request.spec)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    return Pinned(exact, namespace, request.adapter, base)
+    packed = require_fitting(base, partial(require_method, method=request.spec.method))
+    return Pinned(exact, namespace, request.adapter, base, packed=packed)
+
+
+def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
+    """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
+    length = request.spec.max_length
+    positions = None if base is None else positions_of(table(base.config))
+    if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
+        raise Invalid(
+            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            param="spec.max_length",
+        )
 
 
 def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
@@ -46,7 +66,7 @@ def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora")
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora" and not pinned.packed)
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:

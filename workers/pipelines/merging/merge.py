@@ -5,24 +5,27 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
+from transformers.pytorch_utils import Conv1D
 
+from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenise import all_stops, configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, widen
+from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, stored_quantization_named, widen
 from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 Onto = Literal["original", "dequantized"]
@@ -68,22 +71,26 @@ def merge(
 
     `quantization` is the recipe that the adapter was trained under, None for a 16- or 32-bit base. Under "auto" both
     the original and the dequantised base are merged and measured against the base as trained with the adapter beside
-    it, and the nearer one is kept. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
+    it, and the nearer one is kept; a base that is stored in 4 bits is dequantised. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
     rank and alpha patterns, DoRA and transposed weights, and is then rounded once. Raises PipelineError.
     """
     started = time.perf_counter()
+    packing = read_blueprint(base).packing
+    with stored_quantization_named():
+        require_onto(packing, spec.onto)
+    quantization = packing or quantization
     if spec.onto == "dequantized" and quantization is None:
         raise PipelineError(
             FailureReason.SPEC,
             "The adapter was trained over a base that was not quantised; merge onto original or auto.",
         )
-    read_blueprint(base)
     device = choose_device()
     tokenizer = load_tokenizer(base)
     with memory_errors_named("merge on a machine whose memory holds the base twice."):
-        merging = _Merging(base, adapter, quantization, device, tokenizer, on_progress)
+        merging = _Merging(base, adapter, quantization, packing is not None, device, tokenizer, on_progress)
         metrics, onto, model, dtype = merging.run(spec)
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
+        _stop_as_taught(model, base, adapter, tokenizer)
         _save(model, base, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
@@ -95,6 +102,8 @@ class _Merging:
     base: Path
     adapter: Path
     quantization: QuantizationRecipe | None
+    #: Whether the base is stored in 4 bits, so that there is no original to merge onto.
+    packed: bool
     device: Device
     tokenizer: Any
     on_progress: Callable[[Progress], None]
@@ -110,11 +119,14 @@ class _Merging:
         probe = self._probe()
         self._say("measuring the base as trained with the adapter")
         loaded = load_base(self.base, self.device, quantization=self.quantization)
+        require_causal(loaded.model)
         model = load_adapter(loaded.model, self.adapter)
         expected = _logits(model, probe)
         del model, loaded
         candidates: tuple[Onto, ...] = ("original",)
-        if self.quantization is not None:
+        if self.packed:
+            candidates = ("dequantized",)
+        elif self.quantization is not None:
             candidates = ("dequantized", "original") if spec.onto == "auto" else (spec.onto,)
         metrics: dict[str, float] = {}
         distances: dict[Onto, _Distance] = {}
@@ -158,6 +170,8 @@ class _Merging:
             # Each layer is merged already, of which PEFT warns once more.
             warnings.simplefilter("ignore")
             plain = model.merge_and_unload()
+        if onto == "dequantized":
+            _transpose_again(plain, read_blueprint(self.base).conv1d_names)
         return plain.to(DTYPES[dtype]).eval(), len(layers)
 
     def _probe(self) -> dict[str, Any]:
@@ -206,6 +220,26 @@ def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
     # rounding of a sum whose terms cancel may be.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return _Distance(kl, float((expected - merged)[kept].abs().max()))
+
+
+def _stop_as_taught(model: Any, base: Path, adapter: Path, tokenizer: Any) -> None:
+    """Let the generation of a merged model stop where its adapter was taught to, too."""
+    taught = all_stops(base, tokenizer, configured_stops(adapter))
+    if set(taught) - set(all_stops(base, tokenizer, [])):
+        model.generation_config.eos_token_id = taught
+
+
+def _transpose_again(model: Any, names: Collection[str]) -> None:
+    """Put back the modules that hold their weight as (in, out), for which linear ones of (out, in) stood in 4 bits."""
+    for name in names:
+        linear = model.get_submodule(name)
+        if isinstance(linear, torch.nn.Linear):
+            with torch.device("meta"):
+                conv = Conv1D(linear.out_features, linear.in_features)
+            conv.weight = torch.nn.Parameter(linear.weight.data.T.contiguous(), requires_grad=False)
+            conv.bias = torch.nn.Parameter(linear.bias.data, requires_grad=False)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, conv)
 
 
 def _save(model: Any, base: Path, out: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from sdk.formats.base_files import CONFIG_FILE
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.memory import widened_bytes
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
+from workers.pipelines.model.precision import Share, shares_of
 from workers.pipelines.model.references import require_self_contained
 
 #: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
@@ -39,7 +44,13 @@ class LoadedBase:
     quantization: QuantizationRecipe | None
     #: "wide": the quantised values are held in 16 bit, so that no pass has to unpack them.
     held: Literal["native", "packed", "wide"]
-    parameters: int
+    #: What of it is in which precision, before it was made wide.
+    shares: Mapping[str, Share]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(share.parameters for share in self.shares.values())
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,20 @@ class Blueprint:
     #: The linear modules that hold their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
+    #: How the base is packed, where it is stored in 4 bits.
+    packing: QuantizationRecipe | None
 
 
 def read_blueprint(base: Path) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
-    Raises PipelineError ("base") when the folder holds no config of a causal language model.
+    Raises PipelineError ("base") when the folder holds no config of a causal language model, one of an encoder, or one of
+    a base that is quantised in a way over which nothing is done.
     """
+    packing = read_packing(base)
     config = _read_config(base)
+    if is_encoder(config.to_dict()):
+        raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -82,7 +99,25 @@ def read_blueprint(base: Path) -> Blueprint:
         linear_names=sorted(linear),
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
+        packing=packing,
     )
+
+
+def read_packing(base: Path) -> QuantizationRecipe | None:
+    """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
+    require_self_contained(base)
+    with stored_quantization_named():
+        return stored_recipe(json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig")))
+
+
+@contextlib.contextmanager
+def stored_quantization_named() -> Iterator[None]:
+    """Say in a PipelineError what can't be done over a base, for how it is quantised."""
+    try:
+        yield
+    except StoredQuantizationError as error:
+        reason = FailureReason.BASE if error.param == "base" else FailureReason.SPEC
+        raise PipelineError(reason, f"The base {error}.") from error
 
 
 def load_base(
@@ -97,13 +132,16 @@ def load_base(
 
     `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
-    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype.
+    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype. A base that is stored
+    in 4 bits is loaded as it is stored, whatever is asked for.
     """
     silence()
+    packing = read_packing(base)
+    quantization = packing or quantization
     if quantization is None:
         resolved = dtype or native_dtype(base, device)
         model = _from_pretrained(base, device, resolved, None)
-        return LoadedBase(_frozen(model), resolved, None, "native", model.num_parameters())
+        return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or _computable(quantization.compute_dtype, device)
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -112,12 +150,18 @@ def load_base(
         bnb_4bit_compute_dtype=DTYPES[resolved],
         llm_int8_skip_modules=list(quantization.skipped_modules) or None,
     )
-    model = _frozen(_from_pretrained(base, device, resolved, config))
-    parameters = model.num_parameters()
+    model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None))
+    if packing is not None:
+        # What lies beside packed weights is loaded as it is stored, whatever is asked for.
+        for parameter in model.parameters():
+            if getattr(parameter, "quant_state", None) is None:
+                parameter.data = parameter.data.to(DTYPES[resolved])
+    shares = shares_of(model)
     skipped = [
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
     ]
-    numbers = sum(math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
+    states = [module.weight.quant_state for _, module in packed_modules(model)]
+    numbers = sum(math.prod(state.shape) for state in states)
     if held is None:
         held = "wide" if widened_bytes(numbers) <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
     if device.kind != "cpu":
@@ -129,9 +173,15 @@ def load_base(
             "compute_dtype": resolved,
             "skipped_modules": sorted({name.rsplit(".", 1)[-1] for name in skipped}),
             "library_version": _bitsandbytes_version(),
+            # What the weights say themselves.
+            **(
+                {"type": states[0].quant_type, "double_quant": states[0].nested, "block_size": states[0].blocksize}
+                if states
+                else {}
+            ),
         }
     )
-    return LoadedBase(model, resolved, recipe, held, parameters)
+    return LoadedBase(model, resolved, recipe, held, shares)
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:
@@ -173,6 +223,15 @@ def widen(model: Any) -> None:
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    # Nor are there packed weights to be written as they were read.
+    if conversions := getattr(model, "_weight_conversions", None):
+        model._weight_conversions = [each for each in conversions if not _unpacks(each)]
+
+
+def _unpacks(conversion: Any) -> bool:
+    from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
+
+    return any(isinstance(step, Bnb4bitDeserialize) for step in getattr(conversion, "operations", ()))
 
 
 def silence() -> None:
@@ -197,6 +256,8 @@ def deprecations_silenced() -> Iterator[None]:
 
 def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any) -> Any:
     config = _read_config(base)
+    if quantization is None and (stored := getattr(config, "quantization_config", None)):
+        config.quantization_config = {**stored, "bnb_4bit_compute_dtype": dtype}
     try:
         return _maker(config).from_pretrained(
             base,

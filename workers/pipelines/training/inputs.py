@@ -7,11 +7,13 @@ import json
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
@@ -19,7 +21,7 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import read_blueprint
+from workers.pipelines.model.loading import read_blueprint, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.resuming import read_checkpoint
 from workers.pipelines.training.trainer import Schedule
@@ -61,6 +63,8 @@ def read_inputs(
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
     blueprint = read_blueprint(base)
+    with stored_quantization_named():
+        require_method(blueprint.packing, spec.method)
     try:
         targets = resolve_targets(
             spec.targets, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude
@@ -70,12 +74,14 @@ def read_inputs(
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
     rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
     held_out = None
     if eval_data is not None:
         held_out = tokenise(
             read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops
         )
-    lora = _lora_config(spec, targets, blueprint.conv1d_names)
+    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
+    lora = _lora_config(spec, targets, blueprint.conv1d_names if blueprint.packing is None else frozenset())
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -139,6 +145,10 @@ def _config_digest(base: Path) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer_digest(base: Path) -> str:
+    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

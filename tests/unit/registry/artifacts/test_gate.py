@@ -176,7 +176,7 @@ class TestWeights:
         ]
         lora = LORA.model_copy(update={"target_modules": ["q_proj"]})
         started = time.thread_time()
-        assert judge(WeightFacts.of(tensors), agreeing(lora), lora=lora, base_tensors=base) == []
+        assert judge(WeightFacts.of(tensors), agreeing(lora), lora=lora, base_tensors=base, base_config={}) == []
         assert time.thread_time() - started < 5
 
 
@@ -442,6 +442,12 @@ class TestConfig:
     def test_what_the_config_says_is_judged_before_the_weights(self) -> None:
         empty = weight_facts(packed({}))
         with pytest.raises(Verification, match="disagree on rank"):
-            judge(empty, agreeing(LORA.model_copy(update={"rank": 4})), lora=LORA, base_tensors=BASE_TENSORS)
+            judge(
+                empty,
+                agreeing(LORA.model_copy(update={"rank": 4})),
+                lora=LORA,
+                base_tensors=BASE_TENSORS,
+                base_config={},
+            )
         with pytest.raises(Verification, match="no LoRA weights at all"):
-            judge(empty, agreeing(LORA), lora=LORA, base_tensors=BASE_TENSORS)
+            judge(empty, agreeing(LORA), lora=LORA, base_tensors=BASE_TENSORS, base_config={})

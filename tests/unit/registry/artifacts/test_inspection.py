@@ -147,6 +147,7 @@ class TestFacts:
             use_dora=True,
             lora_bias=False,
             fan_in_fan_out=False,
+            task_type="CAUSAL_LM",
             variants=[],
         )
         assert config_with(fan_in_fan_out=True).fan_in_fan_out

@@ -1,0 +1,45 @@
+"""LoRA of stacked experts: which parameters a module's A and B belong to, and ‖s·BA‖ expert by expert.
+
+A parameter of (experts, …, …) has one A of (experts·r, in), whose rows go expert by expert, and one B of (out, r·experts),
+whose columns go rank by rank, as PEFT's `ParamWrapper` reads them: ΔW of the expert e is s·B[:, r·E + e]·A[e·R + r, :].
+
+>>> owned_parameters("layers.0.mlp.experts", ["experts.up", "mlp.experts.down", "gate", "other.up"])
+['experts.up', 'gate', 'mlp.experts.down']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sdk.formats.peft_patterns import suffixes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def owned_parameters(module: str, target_parameters: Iterable[str]) -> list[str]:
+    """Return those of the target parameters that a module may hold, sorted: a name alone is any module's."""
+    owners = {"", *suffixes(module)}
+    return sorted(name for name in target_parameters if name.rpartition(".")[0] in owners)
+
+
+def sum_of_products(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:
+    """Return Σ ⟨B₁ₑA₁ₑ, B₂ₑA₂ₑ⟩ over the experts e, of B₁ᵀB₂ and A₁A₂ᵀ, both (r₁·experts, r₂·experts)."""
+    import numpy as np
+
+    if experts == 1:
+        return float((gram_out * gram_into).sum())
+    ranks = [side // experts for side in gram_out.shape]
+    out = gram_out.reshape(ranks[0], experts, ranks[1], experts)
+    into = gram_into.reshape(experts, ranks[0], experts, ranks[1])
+    return float(np.einsum("aebe,eaeb->", out, into))
+
+
+def largest_sum(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:
+    """Return Σ ‖bᵢ‖‖aᵢ‖ over the columns bᵢ of B and the rows aᵢ of A that belong together, which ‖BA‖ is not beyond."""
+    import numpy as np
+
+    columns = gram_out.diagonal().reshape(-1, experts)
+    rows = gram_into.diagonal().reshape(experts, -1).T
+    return float(np.sqrt(columns * rows).sum())

@@ -1,0 +1,168 @@
+"""Bases that come quantised: the registry reads what they are, and refuses at submit what can't be done over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.bases.helpers import VALUES, Tenant
+from support.packed_files import LONG, PACKED, QUANTIZATION, write_packed_base
+from support.registries import World
+from support.small import TENSORS, write_adapter
+
+from registry.catalog.bases.finding import find_base, tensors_of
+from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
+from sdk.schemas.training import QuantizationRecipe
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "one ", "completion": "two"}\n' * 4)
+    return path
+
+
+def packed(tenant: Tenant, name: str, **how: Any) -> Path:
+    return write_packed_base(tenant.folder / f"{next(VALUES)}" / name, value=next(VALUES) % 256, **how)
+
+
+class TestWhatItIs:
+    def test_the_registry_reads_the_shapes_that_packed_weights_stand_for(self, ours: Tenant, people: World) -> None:
+        folder = packed(ours, "packed")
+        ours.register(folder, upload=True, id="packed", tensors={"lie": [1]})
+        with people.services.db.read() as session:
+            row = find_base(session, "packed", ours.space, whole=True)
+            derived = tensors_of(row)
+        assert {name: derived[name] for name in PACKED} == PACKED
+        assert {name: derived[name] for name in TENSORS} == TENSORS
+        assert derived == ours.scan(folder).registration.tensors
+
+    @pytest.mark.parametrize(
+        ("how", "said"),
+        [
+            ({"kind": "fp4"}, "'nf4' of weights that are packed as fp4"),
+            ({"nested": False}, "the scales are quantised too"),
+            ({"config": None}, "config.json does not say so"),
+            ({"config": {"quant_method": "gptq", "bits": 4}}, "config.json does not say so"),
+            ({"state": {"shape": [8, 8]}}, "none of its own"),
+            ({"state": {"shape": [24, -8]}}, "none of its own"),
+            ({"state": {"shape": [192]}}, "none of its own"),
+            ({"state": {"quant_type": "fp4"}}, "none of its own"),
+            ({"state": b"[" * 3000}, "none of its own"),
+            ({"state": b" " * 5000 + b"{}"}, "none of its own"),
+        ],
+    )
+    def test_files_that_contradict_themselves_are_no_base(self, ours: Tenant, how: dict[str, Any], said: str) -> None:
+        with pytest.raises(InvalidBase, match=said):
+            ours.scan(packed(ours, "contradictory", **how))
+        # Nor does a client get them in that does not look.
+        good = packed(ours, "good")
+        scanned = ours.scan(good)
+        bad = packed(ours, "bad", **how)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sdk.pushing.base_folder.shapes_of", lambda header, read: header.shapes())
+            patch.setattr("sdk.pushing.base_folder.check_packing", lambda config, tensors: None)
+            with pytest.raises(VerificationFailed, match=said):
+                ours.register(bad, upload=True, id="bad")
+        assert scanned.registration.tensors[LONG] == [24, 8]
+
+    def test_a_config_that_says_4_bits_of_wide_weights_is_no_base_s(self, ours: Tenant) -> None:
+        with pytest.raises(InvalidBase, match="packed in 4 bits by bitsandbytes, and none is"):
+            ours.scan(ours.base(quantization_config=QUANTIZATION))
+
+
+class TestJobs:
+    def test_what_its_weights_allow_is_taken_and_anything_else_is_refused_at_submit(
+        self, ours: Tenant, rows: Path, tmp_path: Path
+    ) -> None:
+        client, space = ours.client, ours.space
+        ours.register(packed(ours, "packed"), upload=True, id="packed")
+        job = client.submit_training(f"{space}/a", base="packed", data=rows, targets="up_proj")
+        assert job.view.needs.memory_bytes is not None
+        with pytest.raises(
+            InvalidInput, match=r"packed is stored in 4 bits \(nf4\).*choose the method qlora"
+        ) as refused:
+            client.submit_training(f"{space}/a", base="packed", data=rows, method="lora")
+        assert (type(refused.value), refused.value.param) == (InvalidInput, "method")
+        ref = client.push(write_adapter(tmp_path / "adapter"), f"{space}/pushed", base="packed").ref
+        client.submit_merge(ref)
+        client.submit_merge(ref, onto="dequantized")
+        with pytest.raises(InvalidInput, match="no 16-bit weights to merge onto; merge onto dequantized") as refused:
+            client.submit_merge(ref, onto="original")
+        assert refused.value.param == "onto"
+        for precision in ("as-trained", "nf4"):
+            client.submit_evaluation([ref, "base:packed"], data=rows, precision=precision)  # type: ignore[arg-type]
+        for targets in ([ref], ["base:packed"]):
+            with pytest.raises(InvalidInput, match="no weights of the precision native") as refused:
+                client.submit_evaluation(targets, data=rows, precision="native")
+            assert refused.value.param == "precision"
+
+    @pytest.mark.parametrize(
+        ("said", "named"),
+        [
+            ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
+            ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "'fp8'"),
+            ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "'bitsandbytes' in 8 bits"),
+        ],
+    )
+    def test_another_method_is_refused_by_name_for_every_job_and_stays_registered(
+        self, ours: Tenant, rows: Path, tmp_path: Path, said: dict[str, Any], named: str
+    ) -> None:
+        client, space = ours.client, ours.space
+        ours.register(ours.base(quantization_config=said), upload=True, id="other")
+        assert client.base("other").uploaded
+        pushed = client.push(write_adapter(tmp_path / "adapter"), f"{space}/pushed", base="other").info
+        assert pushed.quantization is None
+        assert any(named in warning and "held against nothing" in warning for warning in pushed.warnings or [])
+        for submit in (
+            lambda: client.submit_training(f"{space}/a", base="other", data=rows),
+            lambda: client.submit_training(f"{space}/a", base="other", data=rows, method="lora"),
+            lambda: client.submit_merge(pushed.ref),
+            lambda: client.submit_evaluation(pushed.ref, data=rows),
+            lambda: client.submit_evaluation("base:other", data=rows),
+        ):
+            with pytest.raises(InvalidBase, match=f"base other is quantised by {named}.*16-bit base") as refused:
+                submit()
+            assert refused.value.param == "base"
+
+
+class TestVersions:
+    def test_the_recipe_is_the_base_s_own_whoever_says_what(self, ours: Tenant, tmp_path: Path) -> None:
+        ours.register(packed(ours, "packed"), upload=True, id="packed")
+        own = {"type": "nf4", "double_quant": True, "block_size": 64, "storage_dtype": "uint8"}
+        pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/a", base="packed").info
+        assert pushed.quantization is not None
+        assert pushed.quantization.model_dump(include=set(own)) == own
+        assert (pushed.method, pushed.reported) == ("qlora", [])
+        claimed = QuantizationRecipe(double_quant=False, block_size=128, compute_dtype="float16")
+        said = ours.client.push(
+            write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed", quantization=claimed
+        ).info
+        assert said.quantization is not None
+        assert said.quantization.model_dump(include=set(own)) == own
+        assert said.quantization.compute_dtype == "float16"
+        with pytest.raises(VerificationFailed, match="quantised as fp4, and base packed is stored in nf4"):
+            ours.client.push(
+                write_adapter(tmp_path / "c", value=0.125),
+                f"{ours.space}/a",
+                base="packed",
+                quantization=QuantizationRecipe(type="fp4"),
+            )
+
+    def test_an_adapter_of_another_shape_is_refused_with_the_shape_that_the_weight_has(
+        self, ours: Tenant, tmp_path: Path
+    ) -> None:
+        ours.register(packed(ours, "packed"), upload=True, id="packed")
+        folder = write_adapter(tmp_path / "a")
+        from support.small import write_safetensors
+
+        prefix = "base_model.model.model.layers.0.self_attn"
+        shapes = {
+            f"{prefix}.{module}.lora_{half}.weight": [2, 16] if half == "A" else [16, 2]
+            for module in ("q_proj", "v_proj")
+            for half in "AB"
+        }
+        write_safetensors(folder / "adapter_model.safetensors", shapes, value=0.5)
+        with pytest.raises(VerificationFailed, match="the base's weight is 8×8"):
+            ours.client.push(folder, f"{ours.space}/a", base="packed")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from support.architectures import TITLES, save_model
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from sdk.lora.architectures import is_encoder
 from sdk.lora.linear_modules import linear_modules
 from sdk.lora.targets import resolve_targets, unfit_targets
 from sdk.lora.tensors import read_tensors
@@ -16,20 +19,31 @@ from workers.pipelines.model.loading import read_blueprint
 DOCS = Path(__file__).parents[4] / "docs" / "models.md"
 
 
+def of_model(base: Path) -> tuple[str, list[str]]:
+    """Return the `model_type` of a base, and its model's linear modules without the head, as a training finds them."""
+    config = AutoConfig.from_pretrained(base)
+    if not is_encoder(config.to_dict()):
+        return config.model_type, read_blueprint(base).linear_names
+    # It learns to tell classes apart, under a head of its own.
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return config.model_type, sorted(name for name in linear if name != "classifier")
+
+
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[list[str], list[str]]]]:
     """Architecture and preset to the names by the files, and by the model."""
     found: dict[str, dict[str, tuple[list[str], list[str]]]] = {}
     for name in TITLES:
         base = save_model(tmp_path_factory.mktemp(name), name)
-        blueprint = read_blueprint(base)
-        kind = blueprint.config.model_type
+        kind, names = of_model(base)
         tensors = {key: list(tensor.shape) for key, tensor in read_tensors(base / "model.safetensors").items()}
         found[name] = {}
         for preset in TARGET_PRESETS:
             assert unfit_targets(preset, tensors, model_type=kind) is None
             by_files = resolve_targets(preset, kind, linear_modules(tensors))
-            found[name][preset] = (by_files, resolve_targets(preset, kind, blueprint.linear_names))
+            found[name][preset] = (by_files, resolve_targets(preset, kind, names))
     return found
 
 

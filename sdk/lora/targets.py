@@ -157,7 +157,8 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
 
 def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:
     """Return the shortest ends of names that mean exactly these modules: of each place in a layer, or else whole names."""
-    every, found = set(wanted), []
+    every = set(wanted)
+    found: list[str | None] = []
     for rest, names in Layered.of(list(wanted)).by_rest.items():
         parts = rest.split(".")
         ends = [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from support.architectures import save_model
 from support.random_loras import logits
@@ -20,10 +20,14 @@ from registry.artifacts.admission.rules import judge
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.device import choose_device
+from workers.pipelines.model.loading import load_base
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.training.train import train
 
@@ -87,6 +91,42 @@ def test_a_training_on_text_comes_to_a_version_that_loads(base: Path, tmp_path: 
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
     assert (logits(merged, INPUT_IDS) - expected).abs().max() < 1e-3
     assert (logits(AutoModelForImageTextToText.from_pretrained(base).eval(), INPUT_IDS) - expected).abs().max() > 1e-3
+
+
+def test_what_peft_saved_by_a_pattern_and_an_exclusion_is_pushed_as_names(base: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    config = LoraConfig(
+        r=2,
+        target_modules=r".*\.(q|v)_proj",
+        exclude_modules=r".*\.(visual|vision_tower)\..*",
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path / "saved")
+    registration = scan_base(base, cache=Cache(tmp_path / "cache")).registration
+    (tmp_path / "pushed").mkdir()
+    package = pack_adapter(
+        tmp_path / "saved",
+        base_id="tiny",
+        base_revision=None,
+        base_fingerprint=registration.fingerprint,
+        staging=tmp_path / "pushed",
+        expand_patterns=True,
+    )
+    places = (f"model.language_model.layers.{n}.self_attn.{name}_proj" for n in (0, 1) for name in "qv")
+    assert package.lora.target_modules == sorted(places)
+    shutil.copy(tmp_path / "saved" / WEIGHTS_FILE, tmp_path / "pushed")
+    judge(
+        weight_facts((tmp_path / "pushed" / WEIGHTS_FILE).read_bytes()),
+        config_facts((tmp_path / "pushed" / CONFIG_FILE).read_bytes()),
+        lora=package.lora,
+        base_tensors=registration.tensors,
+        base_config=registration.config,
+    )
+    loaded = load_base(base, choose_device(), quantization=None, dtype="float32")
+    found = logits(load_adapter(loaded.model, tmp_path / "pushed"), INPUT_IDS)
+    assert (found - logits(adapted.eval(), INPUT_IDS)).abs().max() < 1e-4
 
 
 def test_what_text_does_not_train_is_refused_before_the_base_is_loaded(

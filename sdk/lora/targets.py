@@ -201,7 +201,7 @@ def _named(names: Sequence[str]) -> str:
 def _untrained(foreign: Sequence[str]) -> str:
     return (
         f"{_named(foreign)} too, which are no part of the text and which rows of text don't train; leave them out with exclude,"
-        f" such as {_exclusion(foreign[0])!r}, or choose a preset, which means the text part"
+        f" such as '{_exclusion(foreign[0])}', or choose a preset, which means the text part"
     )
 
 

@@ -33,7 +33,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.loading import default_recipe, load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -221,6 +221,16 @@ def test_what_changed_the_base_is_taken_once_it_is_converted_as_the_refusal_says
     through_the_gate(tmp_path / "converted", registration, tmp_path / "published")
     assert (evaluated(base, tmp_path / "published") - truth).abs().max() < 1e-3
     assert (merged(base, tmp_path / "published", tmp_path / "merged") - truth).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "mica", "eva", "gaussian"])
+def test_a_way_to_begin_is_none_to_load(bases: Bases, tmp_path: Path, init: str) -> None:
+    """PEFT begins each matrix anew before it fills it, which over weights in 4 bits it can't for some of these."""
+    made = RandomLora("llama", {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": init})
+    assert held(made, bases, tmp_path, seed=1) == "ready"
+    device = choose_device()
+    loaded = load_base(bases.get("llama")[0], device, quantization=default_recipe(device), held="packed")
+    assert logits(load_adapter(loaded.model, tmp_path / "published"), INPUT_IDS).isfinite().all()
 
 
 def test_a_base_stays_as_it_is_where_a_merge_unties_its_copy(bases: Bases, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class BaseShapes:
         self._vocabulary = vocabulary
         self._by_tail: dict[str, list[str]] = {}
         for name in tensors:
-            self._by_tail.setdefault(_tail(name), []).append(name)
+            self._by_tail.setdefault(tail(name), []).append(name)
 
     @property
     def known(self) -> bool:
@@ -110,7 +110,7 @@ class BaseShapes:
         if wanted in self._tensors:
             return [wanted]
         # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
-        alike = self._by_tail.get(_tail(wanted), [])
+        alike = self._by_tail.get(tail(wanted), [])
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
@@ -121,7 +121,7 @@ def _is_skipped(module: str, skipped: object) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _tail(name: str) -> str:
+def tail(name: str) -> str:
     """Return a tensor's name from the list that its first number counts in; without a number, its last two parts."""
     parts = name.split(".")
     first = next((position for position, part in enumerate(parts) if part.isdigit()), len(parts) - 1)

@@ -66,7 +66,9 @@ def read_inputs(
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method)
     try:
-        targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+        targets = resolve_targets(
+            spec.targets, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude
+        )
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
     tokenizer = load_tokenizer(base)

@@ -9,10 +9,12 @@ whose columns go rank by rank, as PEFT's `ParamWrapper` reads them: ΔW of the e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.targets import matches
+from sdk.schemas.training import TARGET_PRESETS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,6 +24,24 @@ def owned_parameters(module: str, target_parameters: Iterable[str]) -> list[str]
     """Return those of the target parameters that a module may hold, sorted: a name alone is any module's."""
     owners = {"", *suffixes(module)}
     return sorted(name for name in target_parameters if name.rpartition(".")[0] in owners)
+
+
+def stacked_targets(targets: str, linear_names: Sequence[str], stacked_names: Sequence[str]) -> list[str]:
+    """Return those of the names in `targets` that mean stacked parameters, sorted; a name that means a module means that.
+
+    `linear_names` are the full names of a model's linear modules, `stacked_names` of its parameters of (experts, …, …).
+
+    >>> linear, stacked = ["layers.0.mlp.down_proj"], ["layers.1.mlp.experts.down_proj"]
+    >>> stacked_targets("experts.down_proj,down_proj", linear, stacked)
+    ['experts.down_proj']
+    """
+    if targets in TARGET_PRESETS:
+        return []
+    return sorted(
+        name
+        for name in set(targets.split(","))
+        if any(matches(full, name) for full in stacked_names) and not any(matches(full, name) for full in linear_names)
+    )
 
 
 def sum_of_products(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:

@@ -11,11 +11,14 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from registry.errors import Verification
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 
+_LAYER = re.compile(r"[^.]+\.[0-9]+")
+_SINGLE_EXPERT = re.compile(r"([^.]+\.[0-9]+)\..*experts\.([0-9]{1,6})\.[^.]+\.weight")
 #: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
 
@@ -28,8 +31,15 @@ class BaseShapes:
         #: For a model that stacks the base's layers anew: which of them each of its layers is.
         self._layers = layers or []
         self._by_tail: dict[str, list[str]] = {}
-        for name in tensors:
-            self._by_tail.setdefault(_tail(name), []).append(name)
+        #: Layer to the number of each of its single experts, and to the shapes of their weights.
+        self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
+        for name, shape in tensors.items():
+            tail = _tail(name)
+            self._by_tail.setdefault(tail, []).append(name)
+            if (single := _SINGLE_EXPERT.fullmatch(tail)) and len(shape) == 2:
+                numbers, shapes = self._experts.setdefault(single[1], (set(), set()))
+                numbers.add(int(single[2]))
+                shapes.add(tuple(shape))
 
     @property
     def known(self) -> bool:
@@ -50,6 +60,16 @@ class BaseShapes:
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         renamed = near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
         return [self._tensors[other] for other in renamed]
+
+    def stacked(self, module: str) -> list[list[int]]:
+        """Return the shapes that stacked parameters of a module of experts may have whose files hold expert by expert.
+
+        Two of like shape may be stacked as one, the gate and what it lets pass.
+        """
+        wanted = self._original(module)
+        layer = None if wanted is None else _LAYER.match(_tail(f"{wanted}."))
+        numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
+        return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
     def _original(self, name: str) -> str | None:
         """Return the name in the base of what a stacked layer was made of; None for a layer that there is not."""

@@ -97,12 +97,16 @@ def _of_training(
 
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
-    targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
+    preset = spec.targets in TARGET_PRESETS
+    targets = set(lora.target_modules if preset else spec.targets.split(","))
+    # Which of the names mean stacked parameters the base's model says.
+    parameters = set() if preset else targets & set(lora.target_parameters)
     asked = LoraConfig(
         rank=spec.rank,
         alpha=_alpha(spec),
         dropout=spec.dropout,
-        target_modules=sorted(set(targets)),
+        target_modules=sorted(targets - parameters),
+        target_parameters=sorted(parameters),
         **{name: getattr(lora, name) for name in _OF_THE_BASE},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})

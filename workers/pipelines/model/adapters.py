@@ -86,6 +86,8 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             wanted = set(get_peft_model_state_dict(peft_model))
         with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
             found = set(file.keys())
+            if wanted != found:
+                found = _as_loaded(peft_model, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
@@ -99,6 +101,16 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
         )
     return peft_model.eval()
+
+
+def _as_loaded(peft_model: Any, tensors: dict[str, Any]) -> set[str]:
+    """Return the names that a file's tensors have once PEFT has joined those of single experts, as releases before 5 of
+    transformers had them, to stacked ones.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    config = peft_model.peft_config[peft_model.active_adapter]
+    return set(convert_peft_adapter_state_dict_for_transformers(peft_model, config, tensors))
 
 
 def zero_matrices(tensors: dict[str, Any]) -> list[str]:

@@ -59,6 +59,8 @@ class Blueprint:
     config: Any
     #: Full names without the output head.
     linear_names: list[str]
+    #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
+    stacked_names: list[str]
     #: The linear modules that hold their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
@@ -94,10 +96,17 @@ def read_blueprint(base: Path) -> Blueprint:
     return Blueprint(
         config=config,
         linear_names=sorted(linear),
+        stacked_names=sorted(_stacked(model)),
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
         packing=packing,
     )
+
+
+def _stacked(model: Any) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.modules.conv._ConvNd):
+            yield from (f"{name}.{own}" for own, each in module.named_parameters(recurse=False) if each.ndim == 3)
 
 
 def read_packing(base: Path) -> QuantizationRecipe | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sdk.formats.base_files import CONFIG_FILE, BadBaseError
@@ -22,6 +22,7 @@ from sdk.formats.safetensors import Header
 #: A read of the bytes [begin, end) of a file.
 ReadPart = Callable[[int, int], bytes]
 
+_SINGLE_EXPERT = re.compile(r".*experts\.[0-9]+\..*\.quant_state\..*")
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _NESTED, _SCALES = ".nested_absmax", ".absmax"
 #: What lies beside a packed weight.
@@ -98,6 +99,11 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
         raise BadBaseError(
             f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, and the weight files say otherwise"
         )
+
+
+def packs_single_experts(names: Iterable[str]) -> bool:
+    """Say whether experts are packed one by one, which transformers from release 5 on stacks, and then can't unpack."""
+    return any(_SINGLE_EXPERT.fullmatch(name) for name in names)
 
 
 def parameters_of(tensors: Mapping[str, list[int]]) -> int:

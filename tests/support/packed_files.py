@@ -31,17 +31,22 @@ def write_packed_base(
     config: Any = QUANTIZATION,
     state: dict[str, Any] | bytes | None = None,
     value: int = 1,
+    experts: bool = False,
 ) -> Path:
-    """Write the base of `support.small` with its projections packed; `state` changes what the longest says of itself."""
+    """Write the base of `support.small` with its projections packed; `state` changes what the longest says of itself.
+
+    With `experts` that one is of a single expert.
+    """
     tensors: dict[str, tuple[str, list[int], bytes]] = {}
     for name, shape in TENSORS.items():
         if name not in PACKED:
             tensors[name] = ("BF16", shape, bytes([value, 0]) * math.prod(shape))
-    for name, shape in PACKED.items():
+    for called, shape in PACKED.items():
+        name = called.replace(".mlp.", ".mlp.experts.0.") if experts else called
         numbers = math.prod(shape)
         said: dict[str, Any] = {"quant_type": kind, "blocksize": 64, "dtype": "bfloat16", "shape": shape}
-        raw = json.dumps({**said, **(state if name == LONG and isinstance(state, dict) else {})}).encode()
-        raw = state if name == LONG and isinstance(state, bytes) else raw
+        raw = json.dumps({**said, **(state if called == LONG and isinstance(state, dict) else {})}).encode()
+        raw = state if called == LONG and isinstance(state, bytes) else raw
         scales = -(-numbers // 64)
         tensors[name] = ("U8", [numbers // 2, 1], bytes([value]) * (numbers // 2))
         tensors[f"{name}.absmax"] = ("U8", [scales], bytes(scales)) if nested else ("F32", [scales], bytes(4 * scales))

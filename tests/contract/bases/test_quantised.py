@@ -126,6 +126,11 @@ class TestJobs:
                 submit()
             assert refused.value.param == "base"
 
+    def test_experts_that_are_packed_one_by_one_are_refused(self, ours: Tenant, rows: Path) -> None:
+        ours.register(packed(ours, "packed", experts=True), upload=True, id="experts")
+        with pytest.raises(InvalidBase, match="base experts has experts that bitsandbytes packed one by one"):
+            ours.client.submit_training(f"{ours.space}/a", base="experts", data=rows)
+
 
 class TestVersions:
     def test_the_recipe_is_the_base_s_own_whoever_says_what(self, ours: Tenant, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -112,8 +113,15 @@ def _stacked(model: Any) -> Iterator[str]:
 def read_packing(base: Path) -> QuantizationRecipe | None:
     """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
     require_self_contained(base)
+    config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     with stored_quantization_named():
-        return stored_recipe(json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig")))
+        return stored_recipe(config) and stored_recipe(config, _tensor_names(base))
+
+
+def _tensor_names(base: Path) -> Iterator[str]:
+    for path in sorted(base.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from file.keys()
 
 
 @contextlib.contextmanager

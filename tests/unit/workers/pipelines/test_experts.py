@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts
+from support.packed_files import write_packed_base
+from support.quantised import pack_base, unpacked
 from support.weights import config_facts, weight_facts
 
 from registry.artifacts.admission.rules import judge
@@ -23,7 +25,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.loading import load_base, read_packing
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -206,3 +208,39 @@ def test_what_of_a_4_bit_base_is_in_4_bits_is_counted_said_and_kept(
     said = f"held as nf4 {share:.1f} %, bfloat16 {100 - share:.1f} % of {everything:,} parameters"
     assert any(said in (progress.message or "") for progress in seen)
     assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+
+
+def test_a_stored_4_bit_base_keeps_its_experts_wide_and_is_merged_whole(
+    family: str, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    packed = pack_base(base, tmp_path / "base")
+    spec = SPEC.model_copy(update={"method": "qlora"})
+    report = train(packed, pairs, tmp_path / "adapter", spec)
+    assert gated(tmp_path / "adapter", packed, tmp_path, report.lora) == []
+    merge(packed, tmp_path / "adapter", tmp_path / "out")
+    before, after = unpacked(packed), weights(tmp_path / "out")
+    assert before.keys() == after.keys() == weights(base).keys()
+    matrices = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name in (name for name in before if "v_proj" in name or "norm" in name):
+        assert torch.equal(before[name].float(), after[name])
+    name = "model.layers.1.self_attn.q_proj"
+    update = 2 * matrices[f"base_model.model.{name}.lora_B.weight"] @ matrices[f"base_model.model.{name}.lora_A.weight"]
+    torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"].float() + update, rtol=0, atol=1e-6)
+    # Of an expert that no token came to nothing is learnt; the others' way down is each its own rows of A and columns of B.
+    pattern, names = SINGLE[family]
+    prefix = "base_model.model.model.layers.1.mlp.experts"
+    a, b = matrices[f"{prefix}.lora_A.weight"], matrices[f"{prefix}.lora_B.weight"]
+    assert b.any()
+    for expert in range(EXPERTS):
+        name = f"{pattern.format(layer=1, expert=expert, name=names[2])}.weight"
+        update = 2 * b[:, expert::EXPERTS] @ a[3 * expert : 3 * expert + 3]
+        torch.testing.assert_close(after[name], before[name].float() + update, rtol=0, atol=1e-6)
+
+
+def test_experts_that_are_packed_one_by_one_are_refused_before_they_are_loaded(tmp_path: Path) -> None:
+    folder = write_packed_base(tmp_path / "base", experts=True)
+    with pytest.raises(PipelineError, match="packed one by one, which transformers can no longer load") as caught:
+        read_packing(folder)
+    assert caught.value.reason == "base"

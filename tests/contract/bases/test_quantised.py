@@ -140,6 +140,7 @@ class TestVersions:
         assert pushed.quantization is not None
         assert pushed.quantization.model_dump(include=set(own)) == own
         assert (pushed.method, pushed.reported) == ("qlora", [])
+        assert "quantization" not in pushed.unknown
         claimed = QuantizationRecipe(double_quant=False, block_size=128, compute_dtype="float16")
         said = ours.client.push(
             write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed", quantization=claimed
@@ -147,13 +148,11 @@ class TestVersions:
         assert said.quantization is not None
         assert said.quantization.model_dump(include=set(own)) == own
         assert said.quantization.compute_dtype == "float16"
+        third = write_adapter(tmp_path / "c", value=0.125)
         with pytest.raises(VerificationFailed, match="quantised as fp4, and base packed is stored in nf4"):
-            ours.client.push(
-                write_adapter(tmp_path / "c", value=0.125),
-                f"{ours.space}/a",
-                base="packed",
-                quantization=QuantizationRecipe(type="fp4"),
-            )
+            ours.client.push(third, f"{ours.space}/a", base="packed", quantization=QuantizationRecipe(type="fp4"))
+        with pytest.raises(VerificationFailed, match="not quantised, and base packed is stored in nf4"):
+            ours.client.push(third, f"{ours.space}/a", base="packed", method="lora")
 
     def test_an_adapter_of_another_shape_is_refused_with_the_shape_that_the_weight_has(
         self, ours: Tenant, tmp_path: Path

@@ -113,7 +113,10 @@ def _stacked(model: Any) -> Iterator[str]:
 def read_packing(base: Path) -> QuantizationRecipe | None:
     """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
     require_self_contained(base)
-    config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
+    try:
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
     with stored_quantization_named():
         return stored_recipe(config) and stored_recipe(config, _tensor_names(base))
 
@@ -130,8 +133,9 @@ def stored_quantization_named() -> Iterator[None]:
     try:
         yield
     except StoredQuantizationError as error:
-        reason = FailureReason.BASE if error.param == "base" else FailureReason.SPEC
-        raise PipelineError(reason, f"The base {error}.") from error
+        raise PipelineError(
+            FailureReason.BASE if error.param == "base" else FailureReason.SPEC, f"The base {error}."
+        ) from error
 
 
 def load_base(
@@ -319,15 +323,19 @@ def _read_config(base: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(
-            FailureReason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
-        ) from error
+        raise _unreadable(error) from error
     # None lets the library choose what the model supports, also in the parts of a config.
     said = config._attn_implementation
     config._attn_implementation = said if said in _OWN_ATTENTION else None
     if hasattr(config, "_experts_implementation"):
         config._experts_implementation = None
     return config
+
+
+def _unreadable(error: Exception) -> PipelineError:
+    return PipelineError(
+        FailureReason.BASE, f"The base's {CONFIG_FILE} can't be read ({_first_line(error)}); check its folder."
+    )
 
 
 def _bitsandbytes_version() -> str:

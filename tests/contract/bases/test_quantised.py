@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ from support.registries import World
 from support.small import TENSORS, write_adapter
 
 from registry.catalog.bases.finding import find_base, tensors_of
+from registry.principal import Role
 from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
+from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.jobs import JobView
 from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
+
+FP4 = {**QUANTIZATION, "bnb_4bit_quant_type": "fp4"}
 
 
 @pytest.fixture
@@ -125,6 +132,28 @@ class TestJobs:
             with pytest.raises(InvalidBase, match=f"base other is quantised by {named}.*16-bit base") as refused:
                 submit()
             assert refused.value.param == "base"
+
+    def test_scores_are_of_the_precision_that_the_base_is_stored_in(
+        self, ours: Tenant, join: Callable[..., Tenant], rows: Path
+    ) -> None:
+        view = ours.register(packed(ours, "packed", kind="fp4", config=FP4), upload=True, id="packed")
+        ours.client.submit_evaluation("base:packed", data=rows)
+        worker = join(ours.space, Role.WORKER).client
+        info = WorkerInfo(name="w", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        held = worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+
+        def complete(precision: str) -> JobView:
+            report = EvaluationReport.model_validate({"metrics": {"loss": 1.0}, "precision": precision})
+            result = EvaluationResult(
+                label=held.targets[0].label, digest=None, base_fingerprint=view.fingerprint, report=report
+            )
+            body = Completion(attempt=held.attempt, evaluations=[result])
+            return worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+        for wrong in ("bfloat16", "nf4"):
+            with pytest.raises(VerificationFailed, match="precision"):
+                complete(wrong)
+        assert complete("fp4").state == "succeeded"
 
     def test_experts_that_are_packed_one_by_one_are_refused(self, ours: Tenant, rows: Path) -> None:
         ours.register(packed(ours, "packed", experts=True), upload=True, id="experts")

@@ -101,6 +101,12 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
         )
 
 
+def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
+    """Say whether what is known of packed weights is how many bytes they have, as releases before this one kept it."""
+    packed = [tensors.get(found[1], []) for name in tensors if (found := _STATE.fullmatch(name))]
+    return bool(packed) and all(shape[-1:] == [1] for shape in packed)
+
+
 def packs_single_experts(names: Iterable[str]) -> bool:
     """Say whether experts are packed one by one, which transformers from release 5 on stacks, and then can't unpack."""
     return any(_SINGLE_EXPERT.fullmatch(name) for name in names)

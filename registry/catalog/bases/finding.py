@@ -19,7 +19,7 @@ from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
-from sdk.formats.packed_weights import block_size_of
+from sdk.formats.packed_weights import block_size_of, shows_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief
 from sdk.schemas.training import QuantizationRecipe
@@ -131,11 +131,14 @@ def _known(row: NamedBase) -> KnownBase:
     except StoredQuantizationError as error:
         # The weights of other methods have other names and shapes than the modules that an adapter is held against.
         return KnownBase(row.base_pk, brief_base(row), {}, hidden=str(error))
+    if shows_bytes(tensors):
+        return KnownBase(row.base_pk, brief_base(row), {}, packing, hidden=_ADDED_BEFORE)
     if packing is not None:
         packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
     return KnownBase(row.base_pk, brief_base(row), tensors, packing)
 
 
+_ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"
 #: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
 #: removed row to the next.
 _STAMP = (

@@ -29,6 +29,7 @@ from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
+from sdk.formats.packed_weights import shows_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 
@@ -98,7 +99,9 @@ class Bases:
         )
         with self._db.read() as session:
             row = session.scalars(query.options(*WHOLE).limit(1)).first()
-            return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
+            if row is None or shows_bytes(row.base.tensors):
+                return None
+            return Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
         """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
@@ -205,7 +208,7 @@ def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None
     )
     query = select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint).with_for_update()
     row = session.scalars(query).one()
-    if derived is not None and row.derived_at is None:
+    if derived is not None and (row.derived_at is None or shows_bytes(row.tensors)):
         row.weights_digest, row.architecture = base.weights_digest, base.architecture
         row.config, row.tensors, row.size_bytes = derived.config, derived.tensors, derived.size_bytes
         row.derived_at = utc_now()
@@ -286,7 +289,7 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
 def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
     """Keep what somebody says of a base, unless what is known is as certain already."""
     known = bool(row.edition or row.config or row.tensors)
-    if known and _CERTAINTY.index(certainty) <= _CERTAINTY.index(row.facts):
+    if known and (_CERTAINTY.index(certainty), shows_bytes(row.tensors)) <= (_CERTAINTY.index(row.facts), False):
         return
     # Also where another namespace has sent the bytes, which is nothing that this one is told.
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty

@@ -102,6 +102,19 @@ def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
         raise Invalid(f"{name} fits more than one base; write more digits", param="base")
 
 
+def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:
+    """Return a base, whole, with the very files of a manifest, of which the registry has read what they say."""
+    query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
+    query = query.where(
+        BaseModelRow.fingerprint == fingerprint,
+        BaseModelRow.derived_at.is_not(None),
+        NamedBase.manifest_digest == manifest_digest,
+        NamedBase.facts == "derived",
+    )
+    row = session.scalars(query.options(*WHOLE).limit(1)).first()
+    return None if row is None or shows_bytes(row.base.tensors) else row
+
+
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:
     """Name to shape of each tensor of a base that was found whole: what its namespace has sent says so, or else what it said.
 

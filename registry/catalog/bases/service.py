@@ -19,7 +19,7 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import WHOLE, find_base, find_visible, is_digits
+from registry.catalog.bases.finding import find_base, find_derived, find_visible, is_digits
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -90,18 +90,9 @@ class Bases:
 
     def _derived_before(self, manifest: Manifest) -> Derived | None:
         """What these very files said when they came first, however often they are sent again."""
-        query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
-        query = query.where(
-            BaseModelRow.fingerprint == manifest.base_fingerprint,
-            BaseModelRow.derived_at.is_not(None),
-            NamedBase.manifest_digest == manifest.digest,
-            NamedBase.facts == "derived",
-        )
         with self._db.read() as session:
-            row = session.scalars(query.options(*WHOLE).limit(1)).first()
-            if row is None or shows_bytes(row.base.tensors):
-                return None
-            return Derived(row.config, row.base.tensors, manifest.size_bytes)
+            row = find_derived(session, manifest.base_fingerprint, manifest.digest)
+            return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
         """The bases of the namespaces that the caller may read, and those published for all, the newest first."""

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sdk.config import user_path
-from sdk.errors import InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
+from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
 from sdk.formats.refs import looks_like_digest
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import missing_targets
 from sdk.schemas.codes import explain_validation
 
@@ -82,6 +83,12 @@ def check_data_name(name: str) -> str:
             param="name",
         )
     return name
+
+
+def check_causal(config: Mapping[str, Any], *, base: str) -> None:
+    """Raise InvalidBase for a base whose config says that it can't learn to predict the next token."""
+    if is_encoder(config):
+        raise InvalidBase(f"base {base} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
 
 
 def check_targets(targets: str, tensors: Mapping[str, Sequence[int]], *, base: str) -> None:

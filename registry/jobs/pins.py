@@ -14,10 +14,12 @@ from registry.catalog.bases.finding import files_of, find_base
 from registry.catalog.models import NamedBase, Version
 from registry.datasets.finding import find_dataset
 from registry.db.clock import db_now
+from registry.db.stored_json import table
 from registry.errors import InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.models import Worker
 from registry.principal import Principal
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.wire import Wire
 
@@ -71,6 +73,13 @@ def require_data(
 def today(session: Session) -> str:
     """Return the day on which a job is accepted, in UTC, which its chat templates are told at each attempt."""
     return db_now(session).date().isoformat()
+
+
+def require_causal(base: NamedBase | None) -> None:
+    """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known, its worker sees."""
+    config = {} if base is None else table(base.config)
+    if base is not None and is_encoder(config):
+        raise InvalidBase(f"base {base.id} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
 
 
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:

@@ -6,7 +6,6 @@ The scale s is α/r, or α/√r with rsLoRA, where r is the module's real rank a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal, TypeVar
 from sdk.errors import NotFound, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, lora_key
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
+from sdk.formats.peft_unusable import changes_base
 from sdk.lora.experts import largest_sum, owned_parameters, sum_of_products
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
 from sdk.schemas.training import LoraConfig
@@ -30,8 +30,6 @@ _MAX_SQUARE = 1e200
 
 #: Parts of LoRA that are no part of s·B·A.
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
-#: Initialisations by which PEFT takes the first s·B·A out of the base, or quantises it.
-_BASE_CHANGING = re.compile(r"(pissa|corda).*|loftq|lora_ga|(?i:olora)")
 
 V = TypeVar("V")
 
@@ -218,7 +216,7 @@ def _notes(first: _Adapter, second: _Adapter) -> list[str]:
         f"{what} of {whose} are no part of s·B·A and are not compared"
         for what, whose in _whose(first.left_out, second.left_out)
     ]
-    inits = [{init} if _BASE_CHANGING.fullmatch(init := str(side.lora.init)) else set() for side in (first, second)]
+    inits = [{str(side.lora.init)} if changes_base(side.lora.init) else set() for side in (first, second)]
     notes += [
         f"the initialisation {init} of {whose} changes the base, so that s·B·A is not all that it adds"
         for init, whose in _whose(*inits)

@@ -27,7 +27,7 @@ from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import QuantizationRecipe
-from sdk.validation import CheckedData, build, check_targets
+from sdk.validation import CheckedData, build, check_causal, check_targets
 
 #: A registration with the shapes of more tensors would be longer than the body that a registry takes.
 _MOST_SHAPES_BYTES = 3_500_000
@@ -116,10 +116,11 @@ class Pusher:
     def choose_base(self, base: str | Path, namespace: str | None, *, targets: str | None = None) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
-        Raises NotFound, InvalidTargets for modules that the base in a folder doesn't have.
+        Raises NotFound, InvalidBase for an encoder in a folder, InvalidTargets for modules that the base in it doesn't have.
         """
         if isinstance(base, Path) or is_folder(base):
             scanned = self.scan_base(base)
+            check_causal(scanned.registration.config, base=scanned.registration.id)
             if targets is not None:
                 check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
             return _chosen(self.register_scanned(scanned, namespace=namespace))

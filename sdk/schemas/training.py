@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -32,8 +32,8 @@ class TrainingSpec(Wire):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped while training.
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear") or names separated by commas: of linear modules, or of stacked parameters such
     #: as "experts.down_proj", which need dropout 0.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
@@ -182,6 +182,12 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
+    tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def canonical(self) -> bytes:
+        """Return the bytes of `rendering.json`, which travels with an adapter."""
+        return canonical_json(self.model_dump())
 
 
 class DatasetUse(Wire):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -362,6 +364,32 @@ class TestRendering:
             (None, []),
         ]
         assert scored.request.template_date != "2026-01-31"
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("rendering.json", RENDERING.model_copy(update={"stop_ids": [8]}).canonical()),
+            ("chat_template.jinja", b"another"),
+        ],
+    )
+    def test_what_travels_for_serving_is_what_the_record_says(
+        self, desk: Desk, tmp_path: Path, name: str, content: bytes
+    ) -> None:
+        held = desk.train(template_date="2026-01-31")
+        template = b"{{ messages }}"
+        rendering = RENDERING.model_copy(update={"templates": [hashlib.sha256(template).hexdigest()]})
+        use = use_of(desk.data).model_copy(update={"rendering": rendering})
+        folder = new_adapter(tmp_path)
+        right = {"rendering.json": rendering.canonical(), "chat_template.jinja": template}
+        for each, written in {**right, name: content}.items():
+            (folder / each).write_bytes(written)
+        with pytest.raises(VerificationFailed, match=re.escape(name)):
+            desk.complete(held, version=desk.publication(folder, dataset=use))
+        (folder / name).write_bytes(right[name])
+        done = desk.complete(held, version=desk.publication(folder, dataset=use))
+        assert done.result is not None
+        pulled = desk.writer.pull(done.result["ref"])
+        assert {each: (pulled / each).read_bytes() for each in right} == right
 
     def test_a_day_is_a_day(self, desk: Desk) -> None:
         with pytest.raises(ValueError, match="template_date"):

@@ -76,7 +76,13 @@ def agreeing(lora: LoraConfig, **said: Any) -> ConfigFacts:
     return config_facts(json.dumps(config).encode())
 
 
-def check(raw: bytes, lora: LoraConfig = LORA, base: dict[str, list[int]] | None = None, **said: Any) -> list[str]:
+def check(
+    raw: bytes,
+    lora: LoraConfig = LORA,
+    base: dict[str, list[int]] | None = None,
+    base_config: dict[str, Any] | None = None,
+    **said: Any,
+) -> list[str]:
     """Judge weights beside a config that agrees with the record, over the described base where none is given.
 
     Return the warnings.
@@ -86,10 +92,13 @@ def check(raw: bytes, lora: LoraConfig = LORA, base: dict[str, list[int]] | None
         agreeing(lora, **said),
         lora=lora,
         base_tensors=BASE_TENSORS if base is None else base,
+        base_config=base_config or {},
     )
 
 
 def check_config(lora: LoraConfig = LORA, **config: Any) -> list[str]:
     """Judge a config beside weights that fit the record; return the warnings."""
     facts = config_facts(json.dumps(lora_config(**config)).encode())
-    return judge(weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS)
+    return judge(
+        weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS, base_config={}
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, bindparam, case, select
 from sqlalchemy.orm import Session, defaultload, undefer
@@ -130,6 +130,8 @@ class KnownBase(NamedTuple):
     brief: BaseBrief
     #: Name to shape of each tensor; {} where nobody has said them, or the base is quantised in a way that hides them.
     tensors: dict[str, list[int]]
+    #: Its config.json; {} where nobody has said it.
+    config: dict[str, Any]
     #: How it is packed, where it is stored in 4 bits.
     packing: QuantizationRecipe | None = None
     #: Why its shapes are not known, a clause whose subject is the base.
@@ -138,17 +140,17 @@ class KnownBase(NamedTuple):
 
 def _known(row: NamedBase) -> KnownBase:
     """Return what a publication needs of a base that was found whole."""
-    tensors = tensors_of(row)
+    tensors, config = tensors_of(row), table(row.config)
     try:
-        packing = stored_recipe(table(row.config))
+        packing = stored_recipe(config)
     except StoredQuantizationError as error:
         # The weights of other methods have other names and shapes than the modules that an adapter is held against.
-        return KnownBase(row.base_pk, brief_base(row), {}, hidden=str(error))
+        return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
     if shows_bytes(tensors):
-        return KnownBase(row.base_pk, brief_base(row), {}, packing, hidden=_ADDED_BEFORE)
+        return KnownBase(row.base_pk, brief_base(row), {}, config, packing, hidden=_ADDED_BEFORE)
     if packing is not None:
         packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
-    return KnownBase(row.base_pk, brief_base(row), tensors, packing)
+    return KnownBase(row.base_pk, brief_base(row), tensors, config, packing)
 
 
 _ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"

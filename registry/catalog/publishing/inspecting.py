@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,15 @@ from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.new_version import Edge, Ground, NewVersion
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.errors import Invalid, Verification
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    MAX_SERVING_BYTES,
+    RENDERING_FILE,
+    SERVING_FILES,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+)
+from sdk.schemas.catalog import Publication
 from sdk.schemas.manifest import Manifest
 
 #: Files that can run something when a library reads them.
@@ -40,6 +49,32 @@ def require_files(manifest: Manifest) -> None:
     refuse_code(manifest)
     if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
         raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")
+
+
+def require_rendering(publication: Publication) -> None:
+    """Raise Verification where the files that travel for serving are not those of the record."""
+    digests = {file.path: file.sha256 for file in publication.manifest.files}
+    large = [
+        file
+        for file in publication.manifest.files
+        if file.path in SERVING_FILES and file.size_bytes > MAX_SERVING_BYTES
+    ]
+    if large:
+        raise Verification(
+            f"{large[0].path} is longer than {MAX_SERVING_BYTES // 1024} KiB; push without it", param="manifest"
+        )
+    rendering = None if publication.dataset is None else publication.dataset.rendering
+    if rendering is None:
+        return
+    said = hashlib.sha256(rendering.canonical()).hexdigest()
+    if digests.get(RENDERING_FILE, said) != said:
+        raise Verification(
+            f"{RENDERING_FILE} is not the record's dataset.rendering; upgrade the worker", param="manifest"
+        )
+    if TEMPLATE_FILE in digests and digests[TEMPLATE_FILE] not in rendering.templates:
+        raise Verification(
+            f"{TEMPLATE_FILE} is none of the templates in dataset.rendering; upgrade the worker", param="manifest"
+        )
 
 
 def refuse_code(manifest: Manifest) -> None:
@@ -107,9 +142,8 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=ground.base.tensors)
-    if ground.base.hidden is not None:
-        warnings.append(
-            f"the adapter's shapes were held against nothing: base {ground.base.brief.id} {ground.base.hidden}"
-        )
+    base = ground.base
+    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config)
+    if base.hidden is not None:
+        warnings.append(f"the adapter's shapes were held against nothing: base {base.brief.id} {base.hidden}")
     return warnings

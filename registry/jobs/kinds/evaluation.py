@@ -15,7 +15,7 @@ from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.jobs.stored_bases import require_fitting
@@ -55,6 +55,8 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
             choice, row = pin_base(session, target.base, namespace, embedded)
             targets.append(EvaluationTarget(base=choice))
             bases.extend([] if row is None else [row])
+    for base in bases:
+        require_causal(base)
     packed = [require_fitting(base, fits) for base in bases]
     return Pinned(
         request.model_copy(

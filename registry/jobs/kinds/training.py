@@ -6,22 +6,27 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
+from registry.db.stored_json import table
 from registry.errors import Invalid
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
+from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
+_DEFAULT_LENGTH = TrainingSpec().max_length
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
@@ -30,10 +35,23 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
+    require_causal(base)
+    _require_positions(request, base)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     packed = require_fitting(base, partial(require_method, method=request.spec.method))
     return Pinned(exact, namespace, request.adapter, base, packed=packed)
+
+
+def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
+    """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
+    length = request.spec.max_length
+    positions = None if base is None else positions_of(table(base.config))
+    if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
+        raise Invalid(
+            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            param="spec.max_length",
+        )
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:

@@ -20,10 +20,11 @@ from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenise import all_stops, configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, stored_quantization_named, widen
 from workers.pipelines.scoring.probe import PROBE_TEXTS
@@ -81,6 +82,7 @@ def merge(
         merging = _Merging(base, adapter, quantization, packing is not None, device, tokenizer, on_progress)
         metrics, onto, model, dtype = merging.run(spec)
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
+        _stop_as_taught(model, base, adapter, tokenizer)
         _save(model, base, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
@@ -109,6 +111,7 @@ class _Merging:
         probe = self._probe()
         self._say("measuring the base as trained with the adapter")
         loaded = load_base(self.base, self.device, quantization=self.quantization)
+        require_causal(loaded.model)
         model = load_adapter(loaded.model, self.adapter)
         expected = _logits(model, probe)
         del model, loaded
@@ -145,6 +148,7 @@ class _Merging:
             stored = dtype_name(read_blueprint(self.base).config.dtype)
             loaded = load_base(self.base, self.device, quantization=None, dtype=stored)
         model = load_adapter(loaded.model, self.adapter)
+        _untie(model.get_base_model())
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         for done, layer in enumerate(layers, start=1):
             # Experts are parameters without a module of their own.
@@ -180,6 +184,21 @@ class _Merging:
         self.on_progress(Progress(phase="load", message=message))
 
 
+def _untie(model: Any) -> None:
+    """Give an output head its own copy of the weight that it shares with the embeddings, where LoRA adapts one of the two.
+
+    PEFT adds each one's s·B·A to the shared weight, and so to the other too. It says in the config afterwards that they
+    are tied no more.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not isinstance(head, LoraLayer) and not isinstance(embeddings, LoraLayer):
+        return
+    layer = head.get_base_layer() if isinstance(head, LoraLayer) else head
+    other = embeddings.get_base_layer() if isinstance(embeddings, LoraLayer) else embeddings
+    if layer is not None and layer.weight is other.weight:
+        layer.weight = torch.nn.Parameter(other.weight.detach().clone(), requires_grad=False)
+
+
 def _logits(model: Any, probe: dict[str, Any]) -> Any:
     """Return (batch, seq, vocab) logits in float32."""
     with torch.no_grad():
@@ -194,6 +213,13 @@ def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
     # rounding of a sum whose terms cancel may be.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return _Distance(kl, float((expected - merged)[kept].abs().max()))
+
+
+def _stop_as_taught(model: Any, base: Path, adapter: Path, tokenizer: Any) -> None:
+    """Let the generation of a merged model stop where its adapter was taught to, too."""
+    taught = all_stops(base, tokenizer, configured_stops(adapter))
+    if set(taught) - set(all_stops(base, tokenizer, [])):
+        model.generation_config.eos_token_id = taught
 
 
 def _transpose_again(model: Any, names: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from sdk.formats.base_files import CONFIG_FILE
+from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.memory import widened_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
@@ -72,11 +73,13 @@ class Blueprint:
 def read_blueprint(base: Path) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
-    Raises PipelineError ("base") when the folder holds no config of a causal language model, or one of a base that is
-    quantised in a way over which nothing is done.
+    Raises PipelineError ("base") when the folder holds no config of a causal language model, one of an encoder, or one of
+    a base that is quantised in a way over which nothing is done.
     """
     packing = read_packing(base)
     config = _read_config(base)
+    if is_encoder(config.to_dict()):
+        raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

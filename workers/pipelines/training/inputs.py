@@ -7,11 +7,12 @@ import json
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import TargetsError, matches, resolve_targets
@@ -79,6 +80,7 @@ def read_inputs(
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
     rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
     held_out = None
     if eval_data is not None:
         held_out = tokenise(
@@ -153,6 +155,10 @@ def _config_digest(base: Path) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer_digest(base: Path) -> str:
+    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

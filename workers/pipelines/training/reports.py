@@ -31,6 +31,8 @@ class Setting:
     checkpointing: bool
     #: The held-out loss of the bare base in nats a supervised token, where there are held-out rows.
     eval_loss_base: float | None
+    #: The largest probability with which the base itself drops anything while it is trained.
+    base_dropout: float
 
 
 def training_report(
@@ -59,7 +61,7 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_hyperparameters(given, loaded, setting.checkpointing),
+        training=_hyperparameters(setting),
         metrics={name: value for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
@@ -67,8 +69,9 @@ def training_report(
     )
 
 
-def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> dict[str, JsonScalar]:
+def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
     """Return every number that the result depends on, flat."""
+    given, loaded = setting.given, setting.loaded
     spec, lora = given.spec, given.lora
     return {
         "method": spec.method,
@@ -98,7 +101,8 @@ def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> 
         "adam_epsilon": EPSILON,
         "weight_decay": WEIGHT_DECAY,
         "max_grad_norm": MAX_GRAD_NORM,
-        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing": setting.checkpointing,
+        "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,
         "device": given.device.kind,
         "device_name": given.device.name,

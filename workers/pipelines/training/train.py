@@ -25,13 +25,15 @@ from workers.pipelines.data.batches import Collator, example_batches, mean_loss
 from workers.pipelines.data.tokenise import Example, Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
-from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
 
 #: Activations may take this share of the memory that is available once the base is loaded.
@@ -55,8 +57,8 @@ def train(
 
     `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
     templates are told that the date is; one that asks for it is refused where there is none. The same
-    arguments give the same bytes on the same machine and libraries. Each run checks itself: before the first step the
-    adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
+    arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
+    sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
     the end. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
@@ -103,6 +105,11 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
+    require_causal(loaded.model)
+    # Once the adapter is there, its own dropout is among the model's.
+    base_dropout = own_dropout(loaded.model)
+    if base_dropout:
+        on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     model = _adapt(given, loaded)
     _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
@@ -113,7 +120,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         # B is zero, so this is the loss of the bare base.
         bare = None if given.held_out is None else _evaluate(given, model, on_progress)
         _stop_if_asked(given)
-    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare)
+    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
         trainer.run(resumed)
@@ -203,6 +210,7 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         base_revision=given.base_revision,
         fan_in_fan_out=given.lora.fan_in_fan_out,
     )
+    write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
 
 
 def _adapt(given: Inputs, loaded: LoadedBase) -> Any:

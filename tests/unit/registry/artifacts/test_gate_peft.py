@@ -28,7 +28,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"trainable_token_indices": [3, 1]},
     {"target_parameters": ["mlp.up_proj.weight"]},
     {"rank_pattern": {r"layers\.1\..*": 2}},
-    {"layer_replication": [[0, 2], [1, 2]]},
     {"layers_to_transform": [1]},
 ]
 
@@ -59,11 +58,11 @@ def test_what_peft_writes_for_gpt2_passes(targets: list[str] | str, flag: bool, 
     weights = weight_facts((tmp_path / "adapter/adapter_model.safetensors").read_bytes())
     tensors = {name.removeprefix(prefix): shape for name, shape in base.tensors.items()}
     assert config.fan_in_fan_out is flag
-    judge(weights, config, lora=package.lora, base_tensors=tensors)
+    judge(weights, config, lora=package.lora, base_tensors=tensors, base_config={})
     turned = {name: shape[::-1] for name, shape in tensors.items()}
     if flag:
         with pytest.raises(Verification, match=r"as \(out, in\)"):
-            judge(weights, config, lora=package.lora, base_tensors=turned)
+            judge(weights, config, lora=package.lora, base_tensors=turned, base_config={})
 
 
 def save_gpt2_adapter(folder: Path, targets: list[str] | str) -> None:
@@ -96,7 +95,7 @@ def save_gpt2_adapter(folder: Path, targets: list[str] | str) -> None:
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: ",".join(settings))
 def test_what_peft_writes_passes_in_every_setting(settings: dict[str, Any], tmp_path: Path) -> None:
     weights, config, lora, tensors = saved_by_peft(tmp_path, settings)
-    warned = judge(weights, config, lora=lora, base_tensors=tensors)
+    warned = judge(weights, config, lora=lora, base_tensors=tensors, base_config={})
     assert all("embeddings and saved modules" in warning for warning in warned)
 
 

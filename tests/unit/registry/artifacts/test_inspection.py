@@ -127,7 +127,11 @@ class TestFacts:
 
     def test_a_config_is_told_by_what_decides_what_the_adapter_does(self) -> None:
         assert config_with(
-            target_modules=["v_proj", "q_proj"], use_dora=True, rank_pattern={"q_proj": 4}
+            target_modules=["v_proj", "q_proj"],
+            use_dora=True,
+            rank_pattern={"q_proj": 4},
+            exclude_modules=r".*\.1\..*",
+            layers_to_transform=1,
         ) == ConfigFacts(
             rank=2,
             alpha=4,
@@ -135,11 +139,15 @@ class TestFacts:
             rank_pattern={"q_proj": 4},
             alpha_pattern={},
             modules_to_save=[],
+            exclude_modules=r".*\.1\..*",
+            layers_to_transform=[1],
+            layers_pattern=[],
             bias="none",
             use_rslora=False,
             use_dora=True,
             lora_bias=False,
             fan_in_fan_out=False,
+            task_type="CAUSAL_LM",
             variants=[],
         )
         assert config_with(fan_in_fan_out=True).fan_in_fan_out
@@ -147,7 +155,7 @@ class TestFacts:
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
         assert (weights["kind"], weights["version"]) == ("weights", 3)
-        assert (config["kind"], config["version"]) == ("config", 3)
+        assert (config["kind"], config["version"]) == ("config", 4)
         wrong = (
             {"version": 1},
             {"more": 1},

@@ -134,6 +134,7 @@ def test_a_dataset_is_a_file(tmp_path: Path) -> None:
         ({"lr": float("inf")}, "lr"),
         ({"lr": -1.0}, "lr"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": 0.999999}, "dropout"),
         ({"targets": ""}, "targets"),
         ({"targets": "q_proj, v_proj"}, "targets"),
         ({"targets": ".*_proj"}, "targets"),

@@ -68,11 +68,13 @@ def merge(base: Path, adapter: Path, out: Path) -> MergeReport:
 
 def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None) -> list[str]:
     raw = (adapter / "adapter_config.json").read_bytes()
+    registration = scan_base(base, cache=Cache(cache)).registration
     return judge(
         weight_facts((adapter / "adapter_model.safetensors").read_bytes()),
         config_facts(raw),
         lora=lora or lora_of(json.loads(raw)),
-        base_tensors=scan_base(base, cache=Cache(cache)).registration.tensors,
+        base_tensors=registration.tensors,
+        base_config=registration.config,
     )
 
 
@@ -164,6 +166,8 @@ def test_an_adapter_that_lacks_an_expert_is_refused(family: str, base: Path, tmp
     tensors = load_file(adapter / "adapter_model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if ".experts.3." not in name}
     save_file(kept, adapter / "adapter_model.safetensors")
+    with pytest.raises(Verification, match=r"no weights for .*\.experts\.3\..*PEFT joins the experts of a layer"):
+        gated(adapter, base, tmp_path)
     with pytest.raises(PipelineError) as caught:
         load_adapter(load_base(base, choose_device(), quantization=None).model, adapter)
     assert caught.value.reason == "adapter"

@@ -123,6 +123,7 @@ def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_the_gate(
         config_facts((tmp_path / "out" / "adapter_config.json").read_bytes()),
         lora=report.lora,
         base_tensors=shapes(base, tmp_path),
+        base_config=json.loads((base / "config.json").read_text()),
     )
     assert warnings == []
 
@@ -202,6 +203,7 @@ def test_a_model_of_transposed_weights_is_written_transposed(
         config_facts((tmp_path / "adapter" / "adapter_config.json").read_bytes()),
         lora=report.lora,
         base_tensors=shapes(base, tmp_path),
+        base_config=json.loads((base / "config.json").read_text()),
     )
     options = {} if stored else {"quantization": QuantizationRecipe()}
     merge(base, tmp_path / "adapter", tmp_path / "out", onto="dequantized", dtype="float32", **options)

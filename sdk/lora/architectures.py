@@ -1,0 +1,35 @@
+"""What an architecture can be trained to do, as far as its config says so.
+
+>>> is_encoder({"model_type": "bert"}), is_encoder({"model_type": "bert", "is_decoder": True}), is_encoder({"model_type": "llama"})
+(True, False, False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = """
+albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm esmc
+eurobert flaubert fnet funnel gte ibert jina_embeddings_v3 layoutlm longformer luke megatron-bert mobilebert
+modernbert modernvbert mpnet mra neomme nezha nomic_bert nystromformer perceiver qdqbert rembert roberta
+roberta-prelayernorm roc_bert roformer squeezebert tapas ultrabert ultravbert xlm-roberta xlm-roberta-xl xmod
+yoso
+"""
+#: `model_type` of what transformers loads for masked language modelling, and that sees a text whole unless its config says
+#: `is_decoder`. Encoder-decoders are left out, whose decoders are causal by themselves.
+ENCODERS = frozenset(_NAMES.split())
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Say whether each token of a text sees those after it, in the model of a `config.json`."""
+    # Whoever registers a base may claim any value.
+    return str(config.get("model_type")) in ENCODERS and config.get("is_decoder") is not True
+
+
+def no_next_token(model_type: Any) -> str:
+    """Return, as a sentence without its end, why an encoder is not trained to predict the next token."""
+    return (
+        f"it is an encoder ({str(model_type)[:80]}), whose tokens see those after them, so that a loss on the next token"
+        " would be given its own answer; choose a decoder, such as a Llama or a Qwen"
+    )

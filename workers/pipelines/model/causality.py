@@ -1,0 +1,114 @@
+"""The check that a language model predicts each token without seeing it.
+
+A model that sees the whole text, as encoders do, is given the answer by what it is asked: its loss on the next token falls
+and nothing is learnt. A config may not say so; changing the last token of a text does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+
+#: Logits before a changed token move by no more than this share of what they move by at it. In float32, a causal model moves
+#: them by rounding alone, at most 1e-6 of it; random encoders of two layers were seen to move them by 3e-3.
+TOLERANCE = 1e-4
+#: Tokens of the text, and other last tokens that are tried: of some pairs of tokens the embeddings are the same.
+_TOKENS, _OTHERS = 12, 4
+_SIXTEEN_BIT = (torch.bfloat16, torch.float16)
+
+
+class Influence(NamedTuple):
+    """How far logits move when the last token changes, at most."""
+
+    #: At the positions before it, which a causal model leaves alone.
+    before: float
+    #: At the last position.
+    last: float
+
+
+def require_causal(model: Any) -> None:
+    """Raise PipelineError where a model's logits depend on what comes after them, or on nothing that a text says.
+
+    `model` is in evaluation mode; its 4-bit modules must not repack their weights in it, which `load_base` sees to.
+    """
+    found = influence(model)
+    kind = getattr(model.config, "model_type", "model")
+    if not found.last > 0:
+        # Also of NaN. A head of zeros passes no gradient on, so that nothing below it could be learnt either.
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            f"This {kind} predicts the same after whatever token, so nothing could be learnt over it; check the base's weights.",
+        )
+    if not found.before <= TOLERANCE * found.last:
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            f"This {kind} sees the tokens that it is to predict: a change of the last token moves what is predicted before it,"
+            f" by {found.before / found.last:.1g} of the change there; choose a base that is causal.",
+        )
+
+
+def influence(model: Any) -> Influence:
+    """Change the last token of a random text; return how far logits move, in float32.
+
+    Of several changes the one that moves the last position most is taken.
+    """
+    texts = _texts(model)
+    try:
+        with _Widened():
+            logits = _logits(model, texts)
+    except (RuntimeError, NotImplementedError):
+        # Some operations take no float32 beside weights of 16 bit; in a causal model each row is the same number anyway.
+        logits = _logits(model, texts)
+    moved = (logits[1:] - logits[:1]).abs().amax(dim=-1)
+    most = moved[int(moved[:, -1].argmax())]
+    return Influence(float(most[:-1].max()), float(most[-1]))
+
+
+def _texts(model: Any) -> Any:
+    """Return (1 + others, seq) token ids that differ in the last one. None is one that stands for a picture or the like."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    special = _special_ids(model.config)
+    plain = torch.tensor([token for token in range(vocabulary) if token not in special] or list(range(vocabulary)))
+    generator = torch.Generator().manual_seed(0)
+    drawn = plain[torch.randint(len(plain), (_TOKENS + _OTHERS,), generator=generator)]
+    texts = drawn[:_TOKENS].repeat(1 + _OTHERS, 1)
+    texts[1:, -1] = drawn[_TOKENS:]
+    return texts.to(model.device)
+
+
+def _special_ids(config: Any) -> set[int]:
+    found: set[int] = set()
+    for part in (config, config.get_text_config()):
+        for name, value in vars(part).items():
+            if "_token_i" in name:
+                found.update(value if isinstance(value, list) else [value])
+    return found
+
+
+def _logits(model: Any, texts: Any) -> Any:
+    """Return (batch, seq, vocab) logits in float32."""
+    with torch.no_grad():
+        return model(input_ids=texts, use_cache=False).logits.float()
+
+
+class _Widened(TorchDispatchMode):  # type: ignore[misc]  # torch's types are not followed
+    """Computes in float32 what a model holds in 16 bit, with one operation's weights widened at a time."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for each operation."""
+        if func is torch.ops.aten.embedding.default:
+            # Only the rows that are looked up are widened.
+            return _widened(func(*args, **(kwargs or {})))
+        return func(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in _SIXTEEN_BIT else value
+    return torch.float32 if isinstance(value, torch.dtype) and value in _SIXTEEN_BIT else value

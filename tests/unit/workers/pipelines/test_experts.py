@@ -119,6 +119,36 @@ def test_a_training_of_experts_reloads_in_plain_peft_passes_the_gate_and_merges(
     torch.testing.assert_close(logits(plain(tmp_path / "out")), logits(theirs.merge_and_unload()), rtol=0, atol=1e-5)
 
 
+def test_a_training_of_experts_that_stops_goes_on_to_the_same_bytes(base: Path, pairs: Path, tmp_path: Path) -> None:
+    from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
+
+    written: list[Path] = []
+    options: dict[str, Any] = {
+        "every_steps": None,
+        "every_s": None,
+        "written": lambda step, total, folder: written.append(folder),
+        "must_stop": lambda: False,
+        "resume": None,
+    }
+    whole = train(base, pairs, tmp_path / "whole")
+    steps: list[Progress] = []
+    stopping = {**options, "must_stop": lambda: any(progress.step for progress in steps if progress.phase == "train")}
+    with pytest.raises(Interrupted):
+        train(
+            base,
+            pairs,
+            tmp_path / "stopped",
+            on_progress=steps.append,
+            checkpoints=Checkpoints(folder=tmp_path / "checkpoints", **stopping),
+        )
+    goes_on = Checkpoints(folder=tmp_path / "later", **{**options, "resume": written[-1]})
+    resumed = train(base, pairs, tmp_path / "resumed", checkpoints=goes_on)
+    assert resumed.metrics["resumed_from_step"] == 1
+    assert resumed.lora == whole.lora
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 # PEFT tells only modules that a pattern fits, and not the stacked parameters that it made this one for.
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
 def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert(

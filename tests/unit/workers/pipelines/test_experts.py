@@ -20,7 +20,7 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import LoraConfig, TrainingReport, TrainingSpec
+from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter
@@ -59,11 +59,13 @@ def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: 
     return run(base=base, base_name="org/experts", data=data, out=out, spec=spec, **options)
 
 
-def merge(base: Path, adapter: Path, out: Path) -> MergeReport:
+def merge(
+    base: Path, adapter: Path, out: Path, quantization: QuantizationRecipe | None = None, **spec: Any
+) -> MergeReport:
     from workers.pipelines.merging.merge import merge as run
 
-    spec = MergeSpec(dtype="float32")
-    return run(base=base, adapter=adapter, quantization=None, out=out, spec=spec, on_progress=lambda progress: None)
+    options = {"quantization": quantization, "on_progress": lambda progress: None}
+    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(dtype="float32", **spec), **options)
 
 
 def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None) -> list[str]:
@@ -242,6 +244,13 @@ def test_what_of_a_4_bit_base_is_in_4_bits_is_counted_said_and_kept(
     said = f"held as nf4 {share:.1f} %, bfloat16 {100 - share:.1f} % of {everything:,} parameters"
     assert any(said in (progress.message or "") for progress in seen)
     assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+    merge(base, tmp_path / "adapter", tmp_path / "out", report.quantization, onto="dequantized")
+    before, after = weights(base), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    # Experts that nothing was learnt of are the base's own, in the precision that they were trained beside.
+    name = next(name for name in before if ".layers.0." in name and name.endswith(("w1.weight", "gate_proj.weight")))
+    assert torch.equal(after[name], before[name].bfloat16().float())
+    assert not torch.equal(after[name := "model.layers.0.self_attn.k_proj.weight"], before[name].bfloat16().float())
 
 
 def test_a_stored_4_bit_base_keeps_its_experts_wide_and_is_merged_whole(

@@ -142,7 +142,7 @@ def _known(row: NamedBase) -> KnownBase:
     """Return what a publication needs of a base that was found whole."""
     tensors, config = tensors_of(row), table(row.config)
     try:
-        packing = stored_recipe(config)
+        packing = stored_recipe(config, tensors)
     except StoredQuantizationError as error:
         # The weights of other methods have other names and shapes than the modules that an adapter is held against.
         return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ class TestWhatItIs:
         assert {name: derived[name] for name in TENSORS} == TENSORS
         assert derived == ours.scan(folder).registration.tensors
 
+    def test_a_weight_and_what_is_said_of_it_may_lie_in_different_files(self, ours: Tenant, people: World) -> None:
+        folder = packed(ours, "sharded", split=True)
+        index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+        assert index[LONG] != index[f"{LONG}.quant_state.bitsandbytes__nf4"]
+        ours.register(folder, upload=True, id="sharded")
+        with people.services.db.read() as session:
+            derived = tensors_of(find_base(session, "sharded", ours.space, whole=True))
+        assert {name: derived[name] for name in PACKED} == PACKED
+
     @pytest.mark.parametrize(
         ("how", "said"),
         [
@@ -68,7 +78,10 @@ class TestWhatItIs:
         scanned = ours.scan(good)
         bad = packed(ours, "bad", **how)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sdk.pushing.base_folder.shapes_of", lambda header, read: header.shapes())
+            patch.setattr(
+                "sdk.pushing.base_folder.shapes_of",
+                lambda files: {name: shape for file in files for name, shape in file.shapes.items()},
+            )
             patch.setattr("sdk.pushing.base_folder.check_packing", lambda config, tensors: None)
             with pytest.raises(VerificationFailed, match=said):
                 ours.register(bad, upload=True, id="bad")

@@ -178,9 +178,7 @@ def load_base(
             if getattr(parameter, "quant_state", None) is None:
                 parameter.data = parameter.data.to(DTYPES[resolved])
     shares = shares_of(model)
-    skipped = [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
-    ]
+    skipped = _skipped(model)
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)
     if held is None:
@@ -192,7 +190,7 @@ def load_base(
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,
-            "skipped_modules": sorted({name.rsplit(".", 1)[-1] for name in skipped}),
+            "skipped_modules": skipped,
             "library_version": _bitsandbytes_version(),
             # What the weights say themselves.
             **(
@@ -203,6 +201,14 @@ def load_base(
         }
     )
     return LoadedBase(model, resolved, recipe, held, shares)
+
+
+def _skipped(model: Any) -> list[str]:
+    """Return the linear modules that are not packed, by their last part where no packed one has that too."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    packed = {name.rpartition(".")[2] for name, module in linear.items() if _is_packed(module)}
+    ends = {name: name.rpartition(".")[2] for name, module in linear.items() if not _is_packed(module)}
+    return sorted({name if end in packed else end for name, end in ends.items()})
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:

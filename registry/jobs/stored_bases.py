@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from registry.catalog.bases.finding import tensors_of
 from registry.catalog.models import NamedBase
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidBase
@@ -21,6 +22,9 @@ def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe |
         return False
     try:
         recipe = stored_recipe(table(base.config))
+        if recipe is not None:
+            # Names by the hundred are read of such a base alone.
+            stored_recipe(table(base.config), tensors_of(base))
         fits(recipe)
     except StoredQuantizationError as error:
         refused = InvalidBase if error.param == "base" else Invalid

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from sdk.formats.base_files import CONFIG_FILE, BadBaseError
 from sdk.formats.safetensors import Header
@@ -22,6 +22,7 @@ from sdk.formats.safetensors import Header
 #: A read of the bytes [begin, end) of a file.
 ReadPart = Callable[[int, int], bytes]
 
+_SINGLE_EXPERT = re.compile(r".*experts\.[0-9]+\..*\.quant_state\..*")
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _NESTED, _SCALES = ".nested_absmax", ".absmax"
 #: What lies beside a packed weight.
@@ -32,30 +33,46 @@ _MAX_STATE_BYTES = 4096
 _MAX_STATES = 4096
 
 
-def shapes_of(header: Header, read: ReadPart) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a base's weight file by its name: of a packed weight the one that it stands for.
+class WeightFile(NamedTuple):
+    """What one of a base's weight files says; what belongs to a packed weight may lie in another file than the weight."""
+
+    #: Name to shape of each tensor, as it is stored.
+    shapes: dict[str, list[int]]
+    #: Weight to its bytes, of those that may be packed.
+    size_bytes: dict[str, int]
+    #: Packed weight to its type and what its state says.
+    states: dict[str, tuple[str, bytes]]
+
+
+def read_weights(header: Header, read: ReadPart) -> WeightFile:
+    """Look into a weight file: its header, and the states of packed weights. Raises BadBaseError where these are too many."""
+    shapes, sizes, places = header.shapes(), {}, {}
+    for index in range(len(header)):
+        name, kind = header.name(index), header.kind(index)
+        if kind.shape[-1:] == (1,):
+            sizes[name] = kind.size_bytes
+        # Experts that are packed one by one are thousands, and nothing is done over them.
+        elif (found := _STATE.fullmatch(name)) and not _SINGLE_EXPERT.fullmatch(name):
+            begin, end = header.begin[index], min(header.end(index), header.begin[index] + _MAX_STATE_BYTES + 1)
+            places[found[1]] = found[2], header.data_begin + begin, header.data_begin + end
+    if len(places) > _MAX_STATES:
+        raise BadBaseError(f"{len(places)} weights of one file are packed; at most {_MAX_STATES} are looked into")
+    return WeightFile(shapes, sizes, {name: (kind, read(begin, end)) for name, (kind, begin, end) in places.items()})
+
+
+def shapes_of(files: Iterable[WeightFile]) -> dict[str, list[int]]:
+    """Return the shape of each tensor of a base by its name: of a packed weight the one that it stands for.
 
     Raises BadBaseError for a weight whose own description contradicts its bytes.
     """
-    shapes = header.shapes()
-    states = {}
-    for index in range(len(header)):
-        if found := _STATE.fullmatch(header.name(index)):
-            states[found[1]] = (
-                found[2],
-                header.data_begin + header.begin[index],
-                header.data_begin + header.end(index),
-            )
-    if len(states) > _MAX_STATES:
-        raise BadBaseError(
-            f"{len(states)} weights of one file are packed in 4 bits; at most {_MAX_STATES} are looked into"
-        )
-    sizes = {header.name(index): header.kind(index).size_bytes for index in range(len(header))} if states else {}
-    for weight, (kind, begin, end) in sorted(states.items()):
-        if weight not in sizes or f"{weight}{_SCALES}" not in shapes:
-            raise BadBaseError(f"the packed weight {weight[:80]!a} lacks its bytes or its scales")
-        raw = read(begin, min(end, begin + _MAX_STATE_BYTES + 1))
-        shapes[weight] = unpacked_shape(weight, raw, kind, packed_bytes=sizes[weight])
+    looked_into = list(files)
+    shapes = {name: shape for file in looked_into for name, shape in file.shapes.items()}
+    sizes = {name: size for file in looked_into for name, size in file.size_bytes.items()}
+    for file in looked_into:
+        for weight, (kind, raw) in file.states.items():
+            if weight not in sizes or f"{weight}{_SCALES}" not in shapes:
+                raise BadBaseError(f"the packed weight {weight[:80]!a} lacks its bytes or its scales")
+            shapes[weight] = unpacked_shape(weight, raw, kind, packed_bytes=sizes[weight])
     return shapes
 
 
@@ -98,6 +115,17 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
         raise BadBaseError(
             f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, and the weight files say otherwise"
         )
+
+
+def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
+    """Say whether what is known of packed weights is how many bytes they have, as releases before this one kept it."""
+    packed = [tensors.get(found[1], []) for name in tensors if (found := _STATE.fullmatch(name))]
+    return bool(packed) and all(shape[-1:] == [1] for shape in packed)
+
+
+def packs_single_experts(names: Iterable[str]) -> bool:
+    """Say whether experts are packed one by one, which transformers from release 5 on stacks, and then can't unpack."""
+    return any(_SINGLE_EXPERT.fullmatch(name) for name in names)
 
 
 def parameters_of(tensors: Mapping[str, list[int]]) -> int:

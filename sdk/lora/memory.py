@@ -31,12 +31,14 @@ _PROBE_MATRICES = 4
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
-def loading_bytes(weights_bytes: int, *, quantized: bool) -> int:
+def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.0) -> int:
     """Return the least that a training or an evaluation takes: the base as it is held, and the process.
 
-    process + S, where S is the size of the weights as they are stored, or 0.3·S where they are quantised to 4 bits.
+    process + S, where S is the size of the weights as they are stored; where they are quantised to 4 bits, process + 0.3·S of
+    what is packed, and all of `kept_share`, the experts of a mixture, which stay in 16 bit.
     """
-    return _PROCESS_BYTES + int(weights_bytes * _QUANTIZED_SHARE if quantized else weights_bytes)
+    packed = weights_bytes * (1 - kept_share) * _QUANTIZED_SHARE + weights_bytes * kept_share
+    return _PROCESS_BYTES + int(packed if quantized else weights_bytes)
 
 
 def merge_bytes(

@@ -14,11 +14,12 @@ merged; take the 16-bit base that it was made from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from sdk.formats.packed_weights import packs_single_experts
 from sdk.schemas.evaluation import BasePrecision, Onto
 from sdk.schemas.training import QuantizationRecipe
 
@@ -38,10 +39,11 @@ class StoredQuantizationError(ValueError):
         self.param = param
 
 
-def stored_recipe(config: Mapping[str, Any]) -> QuantizationRecipe | None:
+def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> QuantizationRecipe | None:
     """Return the recipe of a base that bitsandbytes packed in 4 bits, None for one that is not quantised.
 
-    What the config leaves out is what transformers takes it to be. Raises StoredQuantizationError for any other method.
+    What the config leaves out is what transformers takes it to be; `tensors` are the names in its weight files. Raises
+    StoredQuantizationError for any other method, and for experts that are packed one by one.
     """
     said = _said(config)
     if not said:
@@ -49,6 +51,11 @@ def stored_recipe(config: Mapping[str, Any]) -> QuantizationRecipe | None:
     if said.get("load_in_4bit") is not True or said.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise StoredQuantizationError(
             f"is quantised by {_method(said)}, over which nothing is trained, evaluated or merged; {_ADVICE}",
+            param="base",
+        )
+    if packs_single_experts(tensors):
+        raise StoredQuantizationError(
+            f"has experts that bitsandbytes packed one by one, which transformers can no longer load; {_ADVICE}",
             param="base",
         )
     try:

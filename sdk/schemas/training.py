@@ -59,7 +59,8 @@ class TrainingSpec(Wire):
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
-    #: A preset ("qv", "attention", "all-linear"), module names separated by commas, or one pattern for whole names.
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas, or one pattern for whole names of modules. Names
+    #: mean linear modules, or stacked parameters such as "experts.down_proj", which need dropout 0.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
     #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
     exclude: Annotated[
@@ -130,8 +131,8 @@ class LoraConfig(Wire):
     #: α as a number; the scale is α/r, or α/√r with use_rslora.
     alpha: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    #: Sorted names as `adapter_config.json` holds them.
-    target_modules: Annotated[list[str], Field(min_length=1)]
+    #: Sorted names as `adapter_config.json` holds them; there may be none beside target_parameters.
+    target_modules: list[str]
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
     modules_to_save: list[str] = []
@@ -162,6 +163,12 @@ class LoraConfig(Wire):
     other: Annotated[
         dict[_ShortText, _ShortText | int | float | bool | None], Field(max_length=MAX_OTHER_SETTINGS)
     ] = {}
+
+    @model_validator(mode="after")
+    def _something_is_adapted(self) -> LoraConfig:
+        if not self.target_modules and not self.target_parameters:
+            raise ValueError("target_modules names nothing, and neither does target_parameters")
+        return self
 
 
 class QuantizationRecipe(Wire):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matrix import table
 from support import processes
 from support.families import FAMILIES, Case, Truth, save_base, save_rows
 from support.soak import MATRIX
@@ -62,3 +63,5 @@ def test_a_family_through_the_command_line(family: str, tmp_path: Path) -> None:
     assert abs(truth.loss - truth.loss_bare) > 1e-3
     assert scored["metrics"]["loss"] == pytest.approx(truth.loss, rel=1e-4)
     assert truth.distance(tmp_path / "merged") < 1e-4
+    if MATRIX:
+        table.keep_walked(family)

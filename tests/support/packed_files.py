@@ -23,6 +23,20 @@ LONG = "model.layers.0.mlp.up_proj.weight"
 PACKED = {name: shape for name, shape in TENSORS.items() if "_proj" in name} | {LONG: [24, 8]}
 
 
+#: dtype, shape and bytes.
+Tensor = tuple[str, list[int], bytes]
+
+
+def _packed(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file."""
+    header, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
 def write_packed_base(
     folder: Path,
     *,
@@ -31,17 +45,23 @@ def write_packed_base(
     config: Any = QUANTIZATION,
     state: dict[str, Any] | bytes | None = None,
     value: int = 1,
+    experts: bool = False,
+    split: bool = False,
 ) -> Path:
-    """Write the base of `support.small` with its projections packed; `state` changes what the longest says of itself."""
-    tensors: dict[str, tuple[str, list[int], bytes]] = {}
+    """Write the base of `support.small` with its projections packed; `state` changes what the longest says of itself.
+
+    With `experts` that one is of a single expert.
+    """
+    tensors: dict[str, Tensor] = {}
     for name, shape in TENSORS.items():
         if name not in PACKED:
             tensors[name] = ("BF16", shape, bytes([value, 0]) * math.prod(shape))
-    for name, shape in PACKED.items():
+    for called, shape in PACKED.items():
+        name = called.replace(".mlp.", ".mlp.experts.0.") if experts else called
         numbers = math.prod(shape)
         said: dict[str, Any] = {"quant_type": kind, "blocksize": 64, "dtype": "bfloat16", "shape": shape}
-        raw = json.dumps({**said, **(state if name == LONG and isinstance(state, dict) else {})}).encode()
-        raw = state if name == LONG and isinstance(state, bytes) else raw
+        raw = json.dumps({**said, **(state if called == LONG and isinstance(state, dict) else {})}).encode()
+        raw = state if called == LONG and isinstance(state, bytes) else raw
         scales = -(-numbers // 64)
         tensors[name] = ("U8", [numbers // 2, 1], bytes([value]) * (numbers // 2))
         tensors[f"{name}.absmax"] = ("U8", [scales], bytes(scales)) if nested else ("F32", [scales], bytes(4 * scales))
@@ -50,13 +70,18 @@ def write_packed_base(
         if nested:
             tensors[f"{name}.nested_absmax"] = ("F32", [1], bytes(4))
             tensors[f"{name}.nested_quant_map"] = ("F32", [256], bytes(1024))
-    header, data = {}, b""
-    for name, (dtype, shape, raw) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    if split:
+        # The states apart from the weights, as shards of a size of their own may fall.
+        parts: dict[str, dict[str, Tensor]] = {f"model-0000{n}-of-00002.safetensors": {} for n in (1, 2)}
+        for name, tensor in tensors.items():
+            parts[sorted(parts)[".quant_state." in name]][name] = tensor
+        where = {name: file for file, part in parts.items() for name in part}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    else:
+        parts = {"model.safetensors": tensors}
+    for file, part in parts.items():
+        (folder / file).write_bytes(_packed(part))
     said = {} if config is None else {"quantization_config": config}
     (folder / "config.json").write_text(json.dumps({**CONFIG, **said}))
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')

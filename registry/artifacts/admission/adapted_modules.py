@@ -95,7 +95,8 @@ def judge_module(
     embedding = "embedding_A" in halves
     a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
     plain = base_module(name)
-    owned = [parameter for end in suffixes(plain) for parameter in parameters.get(end, ())]
+    # A name alone is a parameter of whichever module has it.
+    owned = [parameter for end in ("", *suffixes(plain)) for parameter in parameters.get(end, ())]
     rank = ranks.of(plain)
     if not targets.mean(plain, base) or (owned and not base.shapes(f"{plain}.weight")):
         if not owned:
@@ -103,9 +104,10 @@ def judge_module(
                 f"{name} is not among the modules that {CONFIG_FILE} means, by target_modules "
                 f"({', '.join(config.target_modules or [])[:200]}), exclude_modules and layers_to_transform; save the adapter again"
             )
-        _judge_experts(
-            name, a, b, rank, [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
-        )
+        stacked = [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
+        # The patterns mean a parameter by its own name, which the tensor's does not say.
+        possible = sorted({ranks.of(f"{plain}.{parameter}") for parameter in owned})
+        _judge_experts(name, a, b, possible, stacked or base.stacked(plain))
         return
     _judge_rank(name, a, b, rank, config, embedding=embedding)
     _judge_base(name, plain, a, b, config, base, embedding=embedding)
@@ -184,16 +186,16 @@ def _fits(
     return shared and len(weight) == 2 and weight[0] == b[0] and weight[1] % a[1] == 0
 
 
-def _judge_experts(name: str, a: Shape, b: Shape, rank: float, weights: list[list[int]]) -> None:
+def _judge_experts(name: str, a: Shape, b: Shape, ranks: list[float], weights: list[list[int]]) -> None:
     """Hold A (r·experts, in) and B (out, r·experts) against stacked weights of (experts, …, …), where they are known."""
     width = a[0] if len(a) == len(b) == 2 and a[0] == b[1] else 0
-    if not width or width % rank:
+    if not width or all(width % rank for rank in ranks):
         raise Verification(
-            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} for each expert as the configuration says"
+            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {' or '.join(map(str, ranks))} for each expert as the configuration says"
         )
     sizes = sorted((a[1], b[0]))
     if weights and not any(
-        sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights
+        sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights for rank in ranks
     ):
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weights are {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"

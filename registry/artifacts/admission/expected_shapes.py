@@ -11,6 +11,7 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 from registry.errors import Verification
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 
+_LAYER = re.compile(r"[^.]+\.[0-9]+")
+_SINGLE_EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.([^.]+)\.weight")
 #: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
 #: As models name their input embeddings, and their output head, which holds as many numbers.
@@ -50,8 +53,16 @@ class BaseShapes:
         self._config = config or {}
         self._vocabulary = vocabulary
         self._by_tail: dict[str, list[str]] = {}
-        for name in tensors:
-            self._by_tail.setdefault(tail(name), []).append(name)
+        #: Layer to the number of each of its single experts, and to the shapes of their weights.
+        self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
+        for name, shape in tensors.items():
+            end = tail(name)
+            self._by_tail.setdefault(end, []).append(name)
+            layer = _LAYER.match(end)
+            if layer and len(shape) == 2 and (single := single_expert(end)):
+                numbers, shapes = self._experts.setdefault(layer[0], (set(), set()))
+                numbers.add(int(single[2]))
+                shapes.add(tuple(shape))
 
     @property
     def known(self) -> bool:
@@ -114,6 +125,25 @@ class BaseShapes:
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
+
+    def experts(self, module: str) -> set[int]:
+        """Return the numbers of the single experts that its files have in the layer of a module."""
+        layer = _LAYER.match(tail(f"{module}."))
+        return self._experts.get(layer[0], (set(), set()))[0] if layer else set()
+
+    def stacked(self, module: str) -> list[list[int]]:
+        """Return the shapes that stacked parameters of a module of experts may have whose files hold expert by expert.
+
+        Two of like shape may be stacked as one, the gate and what it lets pass.
+        """
+        layer = _LAYER.match(tail(f"{module}."))
+        numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
+        return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
+
+
+def single_expert(tensor: str) -> re.Match[str] | None:
+    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single expert."""
+    return _SINGLE_EXPERT.fullmatch(tensor)
 
 
 def _is_skipped(module: str, skipped: object) -> bool:

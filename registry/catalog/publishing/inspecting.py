@@ -104,20 +104,23 @@ def find_ground(session: Session, new: NewVersion, bases: KnownBases) -> Ground:
 def over_its_base(new: NewVersion, ground: Ground) -> NewVersion:
     """Return a version whose record says how its base is packed, where that is stored in 4 bits: nobody else need say it.
 
-    Raises Verification where the record says another type.
+    Raises Verification where the record says another type, or none at all.
     """
-    packing, said = ground.base.packing, new.publication.quantization
+    packing, publication = ground.base.packing, new.publication
     if packing is None:
         return new
-    if said is not None and said.type != packing.type:
+    said = publication.quantization
+    claimed = "not quantised" if publication.method == "lora" else f"quantised as {said.type}" if said else None
+    if claimed not in (None, f"quantised as {packing.type}"):
         raise Verification(
-            f"the record says that the base was quantised as {said.type}, and base {ground.base.brief.id} is stored in "
-            f"{packing.type}; say so, or leave it out",
+            f"the record says that the base was {claimed}, and base {ground.base.brief.id} is stored in {packing.type}; push over "
+            "the base that the adapter was trained over, or leave out how it was quantised",
             param="quantization",
         )
     own = {name: getattr(packing, name) for name in _OF_THE_BASE}
     recipe = packing if said is None else said.model_copy(update=own)
-    return replace(new, publication=new.publication.model_copy(update={"quantization": recipe}))
+    known = {"quantization": recipe, "unknown": [name for name in publication.unknown if name != "quantization"]}
+    return replace(new, publication=publication.model_copy(update=known))
 
 
 def bytes_of(new: NewVersion) -> Bytes:

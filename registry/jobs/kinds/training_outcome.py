@@ -107,14 +107,18 @@ def _of_training(
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
     exact = _names_modules(spec.targets, spec.exclude)
-    targets = spec.targets.split(",") if exact else lora.target_modules
+    named = set(spec.targets.split(",")) if exact else set()
+    # Which of the names mean stacked parameters the base's model says.
+    parameters = named & set(lora.target_parameters)
+    targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):
         yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     asked = LoraConfig(
         rank=spec.rank,
         alpha=_alpha(spec),
         dropout=spec.dropout,
-        target_modules=sorted(set(targets)),
+        target_modules=sorted(targets),
+        target_parameters=sorted(parameters),
         **{name: getattr(lora, name) for name in _OF_THE_BASE},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})

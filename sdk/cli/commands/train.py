@@ -34,13 +34,14 @@ _JOB_KEYS = (
 @click.option("--eval-data", help="Held-out rows; their loss before and after goes into the lineage.")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line goes before it.")
 @click.option(
-    "--method", type=click.Choice(["qlora", "lora"]), help="Over a 4-bit base, or a 16-bit one. [default: qlora]"
+    "--method", type=click.Choice(["qlora", "lora"]), help="Over the base in 4 bits, or in 16. [default: qlora]"
 )
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
 @click.option(
-    "--targets", help="qv, attention, all-linear, module names with commas, or one pattern. [default: attention]"
+    "--targets",
+    help="qv, attention, all-linear, names with commas, also of stacked experts, or one pattern. [default: attention]",
 )
 @click.option("--exclude", help="Modules to leave alone that the targets mean: names with commas, or one pattern.")
 @click.option(

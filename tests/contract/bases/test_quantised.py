@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,14 @@ from support.registries import World
 from support.small import TENSORS, write_adapter
 
 from registry.catalog.bases.finding import find_base, tensors_of
+from registry.principal import Role
 from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
+from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.jobs import JobView
 from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
+
+FP4 = {**QUANTIZATION, "bnb_4bit_quant_type": "fp4"}
 
 
 @pytest.fixture
@@ -38,6 +46,15 @@ class TestWhatItIs:
         assert {name: derived[name] for name in TENSORS} == TENSORS
         assert derived == ours.scan(folder).registration.tensors
 
+    def test_a_weight_and_what_is_said_of_it_may_lie_in_different_files(self, ours: Tenant, people: World) -> None:
+        folder = packed(ours, "sharded", split=True)
+        index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+        assert index[LONG] != index[f"{LONG}.quant_state.bitsandbytes__nf4"]
+        ours.register(folder, upload=True, id="sharded")
+        with people.services.db.read() as session:
+            derived = tensors_of(find_base(session, "sharded", ours.space, whole=True))
+        assert {name: derived[name] for name in PACKED} == PACKED
+
     @pytest.mark.parametrize(
         ("how", "said"),
         [
@@ -61,7 +78,10 @@ class TestWhatItIs:
         scanned = ours.scan(good)
         bad = packed(ours, "bad", **how)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sdk.pushing.base_folder.shapes_of", lambda header, read: header.shapes())
+            patch.setattr(
+                "sdk.pushing.base_folder.shapes_of",
+                lambda files: {name: shape for file in files for name, shape in file.shapes.items()},
+            )
             patch.setattr("sdk.pushing.base_folder.check_packing", lambda config, tensors: None)
             with pytest.raises(VerificationFailed, match=said):
                 ours.register(bad, upload=True, id="bad")
@@ -70,6 +90,27 @@ class TestWhatItIs:
     def test_a_config_that_says_4_bits_of_wide_weights_is_no_base_s(self, ours: Tenant) -> None:
         with pytest.raises(InvalidBase, match="packed in 4 bits by bitsandbytes, and none is"):
             ours.scan(ours.base(quantization_config=QUANTIZATION))
+
+    @pytest.mark.parametrize("upload", [True, False])
+    def test_what_an_earlier_release_kept_of_it_is_mended_when_it_is_added_again(
+        self, ours: Tenant, people: World, tmp_path: Path, upload: bool
+    ) -> None:
+        folder = packed(ours, "packed")
+        ours.register(folder, upload=upload, id="packed")
+        bytes_of_it = {name: [size // 2, 1] for name, size in ((n, s[0] * s[1]) for n, s in PACKED.items())}
+        with people.services.db.write() as session:
+            row = find_base(session, "packed", ours.space, whole=True)
+            old = {**tensors_of(row), **bytes_of_it}
+            if upload:
+                row.base.tensors = old
+            else:
+                row.tensors = old
+            row.edition += 1
+        warned = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/a", base="packed").info
+        assert any("added by an earlier release" in warning for warning in warned.warnings)
+        ours.register(folder, upload=upload, id="packed")
+        fine = ours.client.push(write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed").info
+        assert fine.warnings == []
 
 
 class TestJobs:
@@ -126,6 +167,33 @@ class TestJobs:
                 submit()
             assert refused.value.param == "base"
 
+    def test_scores_are_of_the_precision_that_the_base_is_stored_in(
+        self, ours: Tenant, join: Callable[..., Tenant], rows: Path
+    ) -> None:
+        view = ours.register(packed(ours, "packed", kind="fp4", config=FP4), upload=True, id="packed")
+        ours.client.submit_evaluation("base:packed", data=rows)
+        worker = join(ours.space, Role.WORKER).client
+        info = WorkerInfo(name="w", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        held = worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+
+        def complete(precision: str) -> JobView:
+            report = EvaluationReport.model_validate({"metrics": {"loss": 1.0}, "precision": precision})
+            result = EvaluationResult(
+                label=held.targets[0].label, digest=None, base_fingerprint=view.fingerprint, report=report
+            )
+            body = Completion(attempt=held.attempt, evaluations=[result])
+            return worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+        for wrong in ("bfloat16", "nf4"):
+            with pytest.raises(VerificationFailed, match="precision"):
+                complete(wrong)
+        assert complete("fp4").state == "succeeded"
+
+    def test_experts_that_are_packed_one_by_one_are_refused(self, ours: Tenant, rows: Path) -> None:
+        ours.register(packed(ours, "packed", experts=True), upload=True, id="experts")
+        with pytest.raises(InvalidBase, match="base experts has experts that bitsandbytes packed one by one"):
+            ours.client.submit_training(f"{ours.space}/a", base="experts", data=rows)
+
 
 class TestVersions:
     def test_the_recipe_is_the_base_s_own_whoever_says_what(self, ours: Tenant, tmp_path: Path) -> None:
@@ -135,6 +203,7 @@ class TestVersions:
         assert pushed.quantization is not None
         assert pushed.quantization.model_dump(include=set(own)) == own
         assert (pushed.method, pushed.reported) == ("qlora", [])
+        assert "quantization" not in pushed.unknown
         claimed = QuantizationRecipe(double_quant=False, block_size=128, compute_dtype="float16")
         said = ours.client.push(
             write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed", quantization=claimed
@@ -142,13 +211,11 @@ class TestVersions:
         assert said.quantization is not None
         assert said.quantization.model_dump(include=set(own)) == own
         assert said.quantization.compute_dtype == "float16"
+        third = write_adapter(tmp_path / "c", value=0.125)
         with pytest.raises(VerificationFailed, match="quantised as fp4, and base packed is stored in nf4"):
-            ours.client.push(
-                write_adapter(tmp_path / "c", value=0.125),
-                f"{ours.space}/a",
-                base="packed",
-                quantization=QuantizationRecipe(type="fp4"),
-            )
+            ours.client.push(third, f"{ours.space}/a", base="packed", quantization=QuantizationRecipe(type="fp4"))
+        with pytest.raises(VerificationFailed, match="not quantised, and base packed is stored in nf4"):
+            ours.client.push(third, f"{ours.space}/a", base="packed", method="lora")
 
     def test_an_adapter_of_another_shape_is_refused_with_the_shape_that_the_weight_has(
         self, ours: Tenant, tmp_path: Path

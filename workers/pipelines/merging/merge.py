@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from transformers.pytorch_utils import Conv1D
 
 from sdk.lora.stored_quantization import require_onto
@@ -159,12 +160,13 @@ class _Merging:
         _untie(model.get_base_model())
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         for done, layer in enumerate(layers, start=1):
-            weight = layer.get_base_layer().weight
-            wide = DTYPES["float32"]
-            weight.data = weight.data.to(wide)
+            # Experts are parameters without a module of their own.
+            name = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+            weight = getattr(layer.get_base_layer(), name)
+            weight.data = weight.data.to(DTYPES["float32"])
             layer.merge(safe_merge=True)
-            target = layer.get_base_layer().weight
-            target.data = target.data.to(DTYPES[dtype])
+            merged = getattr(layer.get_base_layer(), name)
+            merged.data = merged.data.to(DTYPES[dtype])
             self.on_progress(Progress(phase="merge", step=done, total=len(layers), unit="tensors"))
         with warnings.catch_warnings():
             # Each layer is merged already, of which PEFT warns once more.

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, unwrapped
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, lora_key, unwrapped
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
@@ -86,7 +86,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             # What PEFT warns of is checked below, and is an error.
             warnings.simplefilter("ignore")
             with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-                found = set(file.keys())
+                names = set(file.keys())
                 _resize_vocabulary(model, file)
                 config = PeftConfig.from_pretrained(adapter, local_files_only=True)
                 if not changes_base(config.init_lora_weights):
@@ -94,8 +94,9 @@ def load_adapter(model: Any, adapter: Path) -> Any:
                     config.init_lora_weights = True
                 peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
                 wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+                found = names if names == wanted else _as_loaded(peft_model, file, names)
                 # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
-                found -= _loaded_whole(peft_model, file, found - wanted)
+                found -= _loaded_whole(peft_model, file, names & found - wanted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
@@ -109,6 +110,17 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
         )
     return peft_model.eval()
+
+
+def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
+    """Return the names that a file's tensors have once PEFT has joined those of single experts, as releases before 5 of
+    transformers had them, to stacked ones.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    config = peft_model.peft_config[peft_model.active_adapter]
+    single = {name: file.get_tensor(name) for name in names if lora_key(name)}
+    return (names - single.keys()) | set(convert_peft_adapter_state_dict_for_transformers(peft_model, config, single))
 
 
 def _resize_vocabulary(model: Any, file: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -60,6 +61,8 @@ class Blueprint:
     config: Any
     #: Full names without the output head.
     linear_names: list[str]
+    #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
+    stacked_names: list[str]
     #: The linear modules that hold their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
@@ -97,17 +100,34 @@ def read_blueprint(base: Path) -> Blueprint:
     return Blueprint(
         config=config,
         linear_names=sorted(linear),
+        stacked_names=sorted(_stacked(model)),
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
         packing=packing,
     )
 
 
+def _stacked(model: Any) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.modules.conv._ConvNd):
+            yield from (f"{name}.{own}" for own, each in module.named_parameters(recurse=False) if each.ndim == 3)
+
+
 def read_packing(base: Path) -> QuantizationRecipe | None:
     """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
     require_self_contained(base)
+    try:
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
     with stored_quantization_named():
-        return stored_recipe(json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig")))
+        return stored_recipe(config) and stored_recipe(config, _tensor_names(base))
+
+
+def _tensor_names(base: Path) -> Iterator[str]:
+    for path in sorted(base.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from file.keys()
 
 
 @contextlib.contextmanager
@@ -116,8 +136,9 @@ def stored_quantization_named() -> Iterator[None]:
     try:
         yield
     except StoredQuantizationError as error:
-        reason = FailureReason.BASE if error.param == "base" else FailureReason.SPEC
-        raise PipelineError(reason, f"The base {error}.") from error
+        raise PipelineError(
+            FailureReason.BASE if error.param == "base" else FailureReason.SPEC, f"The base {error}."
+        ) from error
 
 
 def load_base(
@@ -157,9 +178,7 @@ def load_base(
             if getattr(parameter, "quant_state", None) is None:
                 parameter.data = parameter.data.to(DTYPES[resolved])
     shares = shares_of(model)
-    skipped = [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
-    ]
+    skipped = _skipped(model)
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)
     if held is None:
@@ -171,7 +190,7 @@ def load_base(
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,
-            "skipped_modules": sorted({name.rsplit(".", 1)[-1] for name in skipped}),
+            "skipped_modules": skipped,
             "library_version": _bitsandbytes_version(),
             # What the weights say themselves.
             **(
@@ -182,6 +201,14 @@ def load_base(
         }
     )
     return LoadedBase(model, resolved, recipe, held, shares)
+
+
+def _skipped(model: Any) -> list[str]:
+    """Return the linear modules that are not packed, by their last part where no packed one has that too."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    packed = {name.rpartition(".")[2] for name, module in linear.items() if _is_packed(module)}
+    ends = {name: name.rpartition(".")[2] for name, module in linear.items() if not _is_packed(module)}
+    return sorted({name if end in packed else end for name, end in ends.items()})
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:
@@ -312,15 +339,19 @@ def _read_config(base: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(
-            FailureReason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
-        ) from error
+        raise _unreadable(error) from error
     # None lets the library choose what the model supports, also in the parts of a config.
     said = config._attn_implementation
     config._attn_implementation = said if said in _OWN_ATTENTION else None
     if hasattr(config, "_experts_implementation"):
         config._experts_implementation = None
     return config
+
+
+def _unreadable(error: Exception) -> PipelineError:
+    return PipelineError(
+        FailureReason.BASE, f"The base's {CONFIG_FILE} can't be read ({_first_line(error)}); check its folder."
+    )
 
 
 def _bitsandbytes_version() -> str:

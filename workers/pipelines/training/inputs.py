@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
@@ -66,11 +67,20 @@ def read_inputs(
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method)
     try:
-        targets = resolve_targets(
-            spec.targets, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude
+        parameters = stacked_targets(spec.targets, blueprint.linear_names, blueprint.stacked_names)
+        modules = ",".join(name for name in spec.targets.split(",") if name not in parameters)
+        targets = (
+            resolve_targets(modules, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude)
+            if modules
+            else []
         )
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
+    if parameters and spec.dropout:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"LoRA on stacked parameters ({', '.join(parameters)}) can drop no inputs; set dropout to 0, or leave them out.",
+        )
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
     rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
@@ -81,14 +91,15 @@ def read_inputs(
             read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops
         )
     # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
-    lora = _lora_config(spec, targets, blueprint.conv1d_names if blueprint.packing is None else frozenset())
+    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
+    lora = _lora_config(spec, targets, parameters, conv1d_names)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
         "base_revision": base_revision,
         "base_config": _config_digest(base),
-        "target_modules": ",".join(lora.target_modules),
+        "target_modules": ",".join([*lora.target_modules, *lora.target_parameters]),
         "data": _file_digest(data),
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
@@ -123,12 +134,15 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
-def _lora_config(spec: TrainingSpec, targets: list[str], conv1d_names: frozenset[str]) -> LoraConfig:
+def _lora_config(
+    spec: TrainingSpec, targets: list[str], parameters: list[str], conv1d_names: frozenset[str]
+) -> LoraConfig:
     return LoraConfig(
         rank=spec.rank,
         alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
         dropout=spec.dropout,
         target_modules=targets,
+        target_parameters=parameters,
         task_type="CAUSAL_LM",
         # GPT-2 holds its weights transposed, which PEFT has to be told.
         fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),

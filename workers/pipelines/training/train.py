@@ -222,6 +222,7 @@ def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
+        target_parameters=list(lora.target_parameters) or None,
         fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
         bias="none",
         task_type="CAUSAL_LM",

@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "bnb_4bit_use_double_quant": False,
         "bnb_4bit_quant_storage": "bfloat16",
         "compute_dtype": "float32",
-        "llm_int8_skip_modules": ["lm_head", "o_proj"],
+        "llm_int8_skip_modules": ["lm_head", "o_proj", "model.layers.1.mlp.down_proj"],
     },
 }
 
@@ -116,7 +116,10 @@ def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_the_gate(
             },
         }[kind]
     )
-    assert report.quantization.skipped_modules == {"nf4": ["lm_head"], "fp4": ["lm_head", "o_proj"]}[kind]
+    assert (
+        report.quantization.skipped_modules
+        == {"nf4": ["lm_head"], "fp4": ["lm_head", "model.layers.1.mlp.down_proj", "o_proj"]}[kind]
+    )
     assert any(f"held as {kind} " in (progress.message or "") for progress in seen)
     warnings = judge(
         weight_facts((tmp_path / "out" / "adapter_model.safetensors").read_bytes()),

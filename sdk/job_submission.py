@@ -57,7 +57,7 @@ class JobSubmitter:
         held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, targets=spec.targets),
+            base=self._pusher.choose_base(base, namespace, spec=spec),
             data=self._pusher.send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=spec,

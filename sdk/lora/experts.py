@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.targets import matches
-from sdk.schemas.training import TARGET_PRESETS
+from sdk.schemas.training import TARGET_PRESETS, is_pattern
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,7 +49,7 @@ def stacked_targets(targets: str, linear_names: Sequence[str], stacked_names: Se
     >>> stacked_targets("experts.down_proj,down_proj", linear, stacked)
     ['experts.down_proj']
     """
-    if targets in TARGET_PRESETS:
+    if targets in TARGET_PRESETS or is_pattern(targets):
         return []
     return sorted(
         name

@@ -26,7 +26,7 @@ from sdk.pushing.upload import Uploader
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.jobs import BaseChoice
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_targets
 
 #: A registration with the shapes of more tensors would be longer than the body that a registry takes.
@@ -113,7 +113,7 @@ class Pusher:
             return self.register_scanned(self.scan_base(base), namespace=namespace)
         return bases.get(self._transport, base, namespace=namespace)
 
-    def choose_base(self, base: str | Path, namespace: str | None, *, targets: str | None = None) -> BaseChoice:
+    def choose_base(self, base: str | Path, namespace: str | None, *, spec: TrainingSpec | None = None) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
         Raises NotFound, InvalidBase for an encoder in a folder, InvalidTargets for modules that the base in it doesn't have.
@@ -121,8 +121,10 @@ class Pusher:
         if isinstance(base, Path) or is_folder(base):
             scanned = self.scan_base(base)
             check_causal(scanned.registration.config, base=scanned.registration.id)
-            if targets is not None:
-                check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
+            if spec is not None:
+                found = scanned.registration
+                kind = str(found.config.get("model_type", ""))
+                check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
             return _chosen(self.register_scanned(scanned, namespace=namespace))
         name, _, revision = base.partition("@")
         try:

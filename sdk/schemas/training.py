@@ -8,12 +8,15 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from sdk.formats.peft_patterns import unfit
 from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
+#: What no list of names has, and every pattern that is more than one name.
+_PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
 
 JsonScalar = str | int | float | bool | None
 
@@ -21,6 +24,28 @@ JsonScalar = str | int | float | bool | None
 MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
+
+
+def is_pattern(targets: str) -> bool:
+    """Whether targets are one expression for the whole names of modules, and no preset or list of names."""
+    return not _PATTERN_SIGNS.isdisjoint(targets)
+
+
+def _require_modules(value: str) -> str:
+    """Return names with commas sorted, and a pattern as it is. Raises ValueError for what is neither."""
+    if is_pattern(value) and not set(value) & {" ", ";", "/"}:
+        if found := next(unfit({"target_modules": value}), None):
+            raise ValueError(
+                f"the pattern {value[:80]!r} can't be taken, for {found.reason}; write a plainer one, or names"
+            )
+        return value
+    names = value.split(",")
+    for name in names:
+        if not _MODULE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+            )
+    return ",".join(sorted(set(names)))
 
 
 class TrainingSpec(Wire):
@@ -34,9 +59,13 @@ class TrainingSpec(Wire):
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
-    #: A preset ("qv", "attention", "all-linear") or names separated by commas: of linear modules, or of stacked parameters such
-    #: as "experts.down_proj", which need dropout 0.
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked parameters such as
+    #: "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
+    #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
+    exclude: Annotated[
+        Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
     #: Which tokens the loss is taken on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Passes over the data; ignored where max_steps is given.
@@ -60,16 +89,13 @@ class TrainingSpec(Wire):
 
     @field_validator("targets")
     @classmethod
-    def _targets_are_names(cls, value: str) -> str:
-        if value in TARGET_PRESETS:
-            return value
-        names = value.split(",")
-        for name in names:
-            if not _MODULE_NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)} or names separated by commas"
-                )
-        return ",".join(sorted(set(names)))
+    def _targets_are_modules(cls, value: str) -> str:
+        return value if value in TARGET_PRESETS else _require_modules(value)
+
+    @field_validator("exclude")
+    @classmethod
+    def _excluded_are_modules(cls, value: str | None) -> str | None:
+        return None if value is None else _require_modules(value)
 
     @property
     def effective_batch(self) -> int:
@@ -85,6 +111,7 @@ class TrainingOptions(TypedDict, total=False):
     alpha: float | None
     dropout: float
     targets: str
+    exclude: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     epochs: float
     max_steps: int | None

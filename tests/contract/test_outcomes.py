@@ -17,7 +17,7 @@ from support.registries import World
 
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import VerificationFailed
+from sdk.errors import InvalidTargets, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
@@ -160,13 +160,21 @@ class TestTrainings:
             ({"alpha": None, "rank": 1}, "lora.rank"),
             ({"dropout": 0.1}, "lora.dropout"),
             ({"targets": "q_proj"}, "lora.target_modules"),
-            ({"targets": "k_proj,q_proj,v_proj"}, "lora.target_modules"),
+            # What a pattern or an exclusion comes to is named wholly.
+            ({"targets": r".*\.(q|v)_proj"}, "lora.target_modules"),
             ({"method": "qlora"}, "method"),
         ],
     )
     def test_bytes_of_another_spec_are_refused(self, desk: Desk, spec: dict[str, Any], param: str) -> None:
         """The gate holds the record against the bytes, so a record that is as asked for can't be of other bytes."""
         desk.refused(desk.train(TrainingSpec(**{**SPEC.model_dump(), **spec})), param, version=desk.publication())
+
+    @pytest.mark.parametrize("targets", ["k_proj,q_proj", "lm_head"])
+    def test_targets_that_the_base_lacks_are_refused_at_submit(self, desk: Desk, targets: str) -> None:
+        with pytest.raises(
+            InvalidTargets, match=r"base tiny has no linear module .*; name some of these as targets: q_proj"
+        ):
+            desk.train(SPEC.model_copy(update={"targets": targets}))
 
     @pytest.mark.parametrize(
         "said", [{"lr": 1e-3}, {"seed": 1}, {"epochs": 1.0}, {"batch_size": 8}, {"method": "qlora"}]

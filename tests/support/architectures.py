@@ -87,12 +87,78 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+#: Names of layers' linear modules are taken from these by the table in docs/models.md.
+TITLES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen3": "Qwen3",
+    "qwen3.5": "Qwen3.5",
+    "phi3": "Phi-3",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3 (text)",
+    "gemma3-vision": "Gemma 3 (multimodal)",
+    "qwen2.5-vl": "Qwen2.5-VL",
+    "gpt2": "GPT-2",
+    "opt": "OPT",
+    "mixtral": "Mixtral",
+    "qwen3-moe": "Qwen3-MoE",
+    "bert": "BERT",
+    "gpt-neox": "GPT-NeoX",
+    "bloom": "BLOOM",
+    "falcon": "Falcon",
+}
+_VISION = {"intermediate_size": 48, "patch_size": 14}
+#: Models of several parts: the config's class, its values, and those of the text part.
+SEVERAL_PARTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma3-vision": (
+        "Gemma3Config",
+        {
+            "vision_config": {
+                **_VISION,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "image_size": 28,
+            },
+            "mm_tokens_per_image": 4,
+            "image_token_index": 259,
+            "boi_token_index": 258,
+            "eoi_token_index": 257,
+            "eos_token_id": 0,
+        },
+        _WITH_HEADS,
+    ),
+    "qwen2.5-vl": (
+        "Qwen2_5_VLConfig",
+        {
+            "vision_config": {
+                **_VISION,
+                "hidden_size": 32,
+                "depth": 1,
+                "num_heads": 4,
+                "out_hidden_size": 32,
+                "fullatt_block_indexes": [0],
+            },
+            "image_token_id": 259,
+            "video_token_id": 258,
+            "vision_start_token_id": 257,
+            "vision_end_token_id": 256,
+            "tie_word_embeddings": False,
+        },
+        {**_GROUPED, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+    ),
+}
+
 
 def config_of(name: str) -> Any:
     """Return the config of an architecture."""
     import transformers
 
-    cls, values = ARCHITECTURES[name]
+    if name in SEVERAL_PARTS:
+        cls, values, text = SEVERAL_PARTS[name]
+        values = {**values, "text_config": text}
+    else:
+        cls, values = ARCHITECTURES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return getattr(transformers, cls)(**values)
@@ -112,6 +178,8 @@ def save_model(folder: Path, name: str, *, seed: int = 1) -> Path:
         warnings.simplefilter("ignore")
         if name == "bert":
             model = transformers.BertForMaskedLM(config)
+        elif name in SEVERAL_PARTS:
+            model = transformers.AutoModelForImageTextToText.from_config(config)
         else:
             model = transformers.AutoModelForCausalLM.from_config(config)
         # Of zero, as they begin, biases would hide what is done to them.

@@ -112,7 +112,7 @@ def judge_module(
     _judge_rank(name, a, b, rank, config, embedding=embedding)
     _judge_base(name, plain, a, b, config, base, embedding=embedding)
     _judge_magnitudes(name, parts.get("magnitude_vector"), b[0], config)
-    _judge_bias(name, parts.get("B.bias"), b[0], config)
+    _judge_bias(name, parts.get("B.bias"), b[0], config, embedding=embedding)
     if config.lora_bias and not embedding and base.shapes(f"{plain}.weight") and not base.shapes(f"{plain}.bias"):
         raise Verification(
             f"lora_bias is true, and the base's {plain} has no bias that B's could be added to, so that the adapter could "
@@ -215,7 +215,9 @@ def _judge_magnitudes(name: str, magnitudes: TensorFacts | None, out: int, confi
         )
 
 
-def _judge_bias(name: str, bias: TensorFacts | None, out: int, config: ConfigFacts) -> None:
+def _judge_bias(name: str, bias: TensorFacts | None, out: int, config: ConfigFacts, *, embedding: bool) -> None:
+    if bias is None and config.lora_bias and not embedding:
+        raise Verification(f"{name} has no lora_B.bias, though lora_bias is true; save the adapter again")
     if bias is not None and not (config.lora_bias and bias.shape == (out,)):
         raise Verification(
             f"{name}: lora_B.bias of {list(bias.shape)} does not fit {out} outputs and lora_bias {str(config.lora_bias).lower()}; "

@@ -1,4 +1,4 @@
-"""Which modules of a base an adapter's config means, and whether the adapter has weights for all of them.
+"""Which modules of a base an adapter's config means, and whether the adapter holds all that it says is trained.
 
 PEFT makes fresh matrices for a module that is meant and has no weights in the file, and says so in a warning that few read.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert
-from registry.artifacts.admission.inspection import ConfigFacts
+from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert, tail
+from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
-from sdk.formats.adapter_files import CONFIG_FILE, base_module
+from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.schemas.training import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
@@ -94,6 +95,42 @@ def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base:
                 f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
                 "has them; save the adapter again from the trained model"
             )
+
+
+def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
+    """Raise Verification where a saved module, a bias or a token's row that the record says is trained is not in the file.
+
+    PEFT stops at a saved module that is missing, and keeps the base's values of what else is.
+    """
+    if not (lora.modules_to_save or lora.bias != "none" or lora.trainable_token_indices):
+        return
+    held = {unwrapped(base_parameter(tensor.name) or "") for tensor in weights.tensors()}
+    ends = set(map(tail, held))
+    adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
+    for name in base.names:
+        module, _, kind = name.rpartition(".")
+        place = _place(module)
+        # Files hold more layers than some models load, experts under other names, and tables called "bias".
+        if (
+            tail(name) in ends
+            or "experts" in module.split(".")
+            or (place is not None and base.layers is not None and place[1] >= base.layers)
+        ):
+            continue
+        saved = kind in ("weight", "bias") and any(f".{said}." in f".{module}." for said in lora.modules_to_save)
+        trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
+        if saved or (trained and kind == "bias" and len(base.shapes(name)[0]) == 1):
+            raise Verification(
+                f"{CONFIG_FILE} says that {name} is trained, by {'modules_to_save' if saved else 'bias'}, and the adapter does not "
+                "hold it; save the adapter again from the trained model"
+            )
+    for head in lora.modules_to_save:
+        if base.is_tied(head) and not any(f".{name}".endswith(f".{head}.weight") for name in held):
+            raise Verification(f"modules_to_save has {head}, and the adapter does not hold it; save the adapter again")
+    if lora.trainable_token_indices and not any(name.endswith(".trainable_tokens_delta") for name in held):
+        raise Verification(
+            "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
+        )
 
 
 def _place(module: str) -> tuple[str, int, str] | None:

@@ -56,10 +56,10 @@ class BaseShapes:
         #: Layer to the number of each of its single experts, and to the shapes of their weights.
         self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
         for name, shape in tensors.items():
-            tail = _tail(name)
-            self._by_tail.setdefault(tail, []).append(name)
-            layer = _LAYER.match(tail)
-            if layer and len(shape) == 2 and (single := single_expert(tail)):
+            end = tail(name)
+            self._by_tail.setdefault(end, []).append(name)
+            layer = _LAYER.match(end)
+            if layer and len(shape) == 2 and (single := single_expert(end)):
                 numbers, shapes = self._experts.setdefault(layer[0], (set(), set()))
                 numbers.add(int(single[2]))
                 shapes.add(tuple(shape))
@@ -121,14 +121,14 @@ class BaseShapes:
         if wanted in self._tensors:
             return [wanted]
         # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
-        alike = self._by_tail.get(_tail(wanted), [])
+        alike = self._by_tail.get(tail(wanted), [])
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
 
     def experts(self, module: str) -> set[int]:
         """Return the numbers of the single experts that its files have in the layer of a module."""
-        layer = _LAYER.match(_tail(f"{module}."))
+        layer = _LAYER.match(tail(f"{module}."))
         return self._experts.get(layer[0], (set(), set()))[0] if layer else set()
 
     def stacked(self, module: str) -> list[list[int]]:
@@ -136,7 +136,7 @@ class BaseShapes:
 
         Two of like shape may be stacked as one, the gate and what it lets pass.
         """
-        layer = _LAYER.match(_tail(f"{module}."))
+        layer = _LAYER.match(tail(f"{module}."))
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
         return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
@@ -151,7 +151,7 @@ def _is_skipped(module: str, skipped: object) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _tail(name: str) -> str:
+def tail(name: str) -> str:
     """Return a tensor's name from the list that its first number counts in; without a number, its last two parts."""
     parts = name.split(".")
     first = next((position for position, part in enumerate(parts) if part.isdigit()), len(parts) - 1)

@@ -18,7 +18,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
-from registry.artifacts.admission.expected_modules import ConfigTargets, require_all, require_every_expert
+from registry.artifacts.admission.expected_modules import (
+    ConfigTargets,
+    require_all,
+    require_every_expert,
+    require_whole,
+)
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
@@ -71,6 +76,12 @@ def judge(
         judge_module(name, module, config, base, ranks, targets, parameters)
     require_all(modules, targets, base)
     require_every_expert(modules, targets, base)
+    require_whole(weights, lora, base)
+    if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
+        raise Verification(
+            f"{tied} is adapted and trainable_token_indices trains tokens of the same weight, for the base ties the two, which "
+            f"PEFT can't merge; train again without {tied.rpartition('.')[2]} among the target modules"
+        )
     warnings = _judge_effects(modules, config, lora, ranks)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
     return [

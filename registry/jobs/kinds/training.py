@@ -6,10 +6,11 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from registry.catalog.bases.finding import tensors_of
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
 from registry.db.stored_json import table
-from registry.errors import Invalid
+from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
@@ -21,6 +22,7 @@ from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
+from sdk.lora.targets import unfit_targets
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
 from sdk.schemas.training import TrainingSpec
@@ -37,6 +39,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     choice, base = pin_base(session, request.base, namespace, embedded)
     require_causal(base)
     _require_positions(request, base)
+    if base is not None:
+        _require_targets(base, request.spec)
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     packed = require_fitting(base, partial(require_method, method=request.spec.method))
@@ -52,6 +56,13 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
             f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
             param="spec.max_length",
         )
+
+
+def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
+    """Raise InvalidTargets for what a base's shapes say can't be trained, as the worker would."""
+    kind = str(table(base.config).get("model_type", ""))
+    if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
+        raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.jobs.kinds.outcomes import Difference, require_none
+from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
@@ -15,6 +16,7 @@ from sdk.schemas.training import (
     QuantizationRecipe,
     TrainingReport,
     TrainingSpec,
+    is_pattern,
 )
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
@@ -61,11 +63,18 @@ def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
     }
+    if spec.exclude is not None:
+        asked["exclude"] = spec.exclude
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
         asked["total_steps"] = spec.max_steps
     return asked
+
+
+def _names_modules(targets: str, exclude: object) -> bool:
+    """Whether what was asked for is the names that a record has, which a worker can only find for a preset or a pattern."""
+    return targets not in TARGET_PRESETS and not is_pattern(targets) and exclude is None
 
 
 def _alpha(spec: TrainingSpec) -> float:
@@ -97,15 +106,18 @@ def _of_training(
 
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
-    preset = spec.targets in TARGET_PRESETS
-    targets = set(lora.target_modules if preset else spec.targets.split(","))
+    named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # Which of the names mean stacked parameters the base's model says.
-    parameters = set() if preset else targets & set(lora.target_parameters)
+    parameters = named & set(lora.target_parameters)
+    exact = _names_modules(spec.targets, spec.exclude)
+    targets = named - parameters if exact else set(lora.target_modules)
+    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):
+        yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     asked = LoraConfig(
         rank=spec.rank,
         alpha=_alpha(spec),
         dropout=spec.dropout,
-        target_modules=sorted(targets - parameters),
+        target_modules=sorted(targets),
         target_parameters=sorted(parameters),
         **{name: getattr(lora, name) for name in _OF_THE_BASE},
     )
@@ -136,7 +148,7 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
     found += ["dataset.rows", "dataset.supervised_tokens"]
     if publication.dataset is not None and publication.dataset.rendering is not None:
         found.append("dataset.rendering")
-    if asked["targets"] in TARGET_PRESETS:
+    if not _names_modules(str(asked["targets"]), asked.get("exclude")):
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]
     return sorted(found)

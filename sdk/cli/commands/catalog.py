@@ -38,6 +38,8 @@ def show_command(ref: str, style: str) -> None:
 
 #: The parameters of the base that had one precision while an adapter was trained.
 _PRECISION = re.compile(r"base_([a-z0-9]+)_parameters")
+#: Target modules that are shown to people.
+_MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
@@ -60,7 +62,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("fingerprint", base["fingerprint"]),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
-        ("targets", [*lora["target_modules"], *lora["target_parameters"]]),
+        ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
         ("quantised", _quantised(shown["method"], recipe)),
         *(("weights", held) for held in _held(metrics)),
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
@@ -96,6 +98,11 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
 def _line(text: str) -> str:
     """Return a text of several lines as one."""
     return " ".join(text.split())
+
+
+def _first(names: list[str]) -> list[str]:
+    """Return the first names, and how many more there are: modules of one part of a model are named one by one."""
+    return names if len(names) <= _MOST_NAMES else [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
 
 
 def _quantised(method: str, recipe: dict[str, Any] | None) -> str:

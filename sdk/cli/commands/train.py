@@ -40,8 +40,10 @@ _JOB_KEYS = (
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
 @click.option(
-    "--targets", help="qv, attention, all-linear, or names with commas, also of stacked experts. [default: attention]"
+    "--targets",
+    help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
 )
+@click.option("--exclude", help="Modules to leave alone that the targets mean: names with commas, or one pattern.")
 @click.option(
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
@@ -148,8 +150,9 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
-    if isinstance(options.get("targets"), list):
-        options["targets"] = ",".join(map(str, options["targets"]))
+    for key in ("targets", "exclude"):
+        if isinstance(options.get(key), list):
+            options[key] = ",".join(map(str, options[key]))
     for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}

@@ -187,7 +187,7 @@ class TestRouting:
         crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker="used"))
         assert (
             crew.view(kept.id).waits
-            == "it needs 22.9 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+            == "it needs 23.4 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
         )
         assert crew.hold(name="enough", memory_bytes=2**36, free_memory_bytes=needs[0]).job == kept.id
 

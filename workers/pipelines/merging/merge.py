@@ -34,7 +34,16 @@ Onto = Literal["original", "dequantized"]
 #: Endings of weight files, which a merged folder does not take over from its base.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 #: Files of a base that a merged model needs beside config and weights.
-_TAKEN_OVER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
+_TAKEN_OVER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.jinja",
+    # What a model of several parts makes of images.
+    "*processor_config.json",
+)
 
 
 #: Tokens of each probe text at most; a small batch keeps the logits of a large vocabulary small.

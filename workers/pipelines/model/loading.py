@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -83,7 +83,7 @@ def read_blueprint(base: Path) -> Blueprint:
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = _maker(config).from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(
             FailureReason.BASE,
@@ -290,7 +290,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
     if quantization is None and (stored := getattr(config, "quantization_config", None)):
         config.quantization_config = {**stored, "bnb_4bit_compute_dtype": dtype}
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return _maker(config).from_pretrained(
             base,
             config=config,
             quantization_config=quantization,
@@ -304,6 +304,13 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error
+
+
+def _maker(config: Any) -> Any:
+    """Return what makes a model of a config: a causal language model, or the model of several parts that holds one."""
+    kind = type(config)
+    several = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if several else AutoModelForCausalLM
 
 
 def _frozen(model: Any) -> Any:

@@ -245,6 +245,7 @@ class TestEffect:
                     QB: np.full((8, 2), 1e-40, "float32"),
                     VB: np.full((4, 2), 1e-40, "float32"),
                     QB.replace("weight", "bias"): np.full(8, 0.1, "float32"),
+                    VB.replace("weight", "bias"): np.zeros(4, "float32"),
                 }
             )
         )
@@ -313,8 +314,12 @@ class TestBesides:
 
     def test_a_bias_of_b_fits_the_outputs_and_the_flag(self) -> None:
         lora = LORA.model_copy(update={"lora_bias": True})
-        tensors = lora_tensors() | {f"{PREFIX}.q_proj.lora_B.bias": np.ones(8, "float32")}
+        tensors = lora_tensors() | {
+            f"{PREFIX}.{name}.lora_B.bias": np.ones(size, "f4") for name, size in (("q_proj", 8), ("v_proj", 4))
+        }
         check(save(tensors), lora, BASE_TENSORS | BIASES)
+        with pytest.raises(Verification, match=r"q_proj has no lora_B\.bias, though lora_bias is true"):
+            check(save(lora_tensors()), lora, BASE_TENSORS | BIASES)
         check(save(tensors), lora, {})
         with pytest.raises(Verification, match=r"q_proj has no bias that B's could be added to"):
             check(save(tensors), lora)
@@ -355,7 +360,13 @@ class TestBesides:
         )
         assert (
             check(
-                save(lora_tensors() | {f"{PREFIX}.q_proj.lora_B.bias": np.ones(8, "f4")}),
+                save(
+                    lora_tensors()
+                    | {
+                        f"{PREFIX}.q_proj.lora_B.bias": np.ones(8, "f4"),
+                        f"{PREFIX}.v_proj.lora_B.bias": np.ones(4, "f4"),
+                    }
+                ),
                 LORA.model_copy(update={"lora_bias": True}),
                 BASE_TENSORS | BIASES,
             )

@@ -136,3 +136,59 @@ class TestVocabulary:
         check(save(lora_tensors() | {f"{head}.weight": np.ones((32, 6), "f4")}), whole)
         with pytest.raises(Verification, match=r"lm_head\.weight' is 32×7"):
             check(save(lora_tensors() | {f"{head}.weight": np.ones((32, 7), "f4")}), whole)
+
+    def test_tokens_are_within_the_vocabulary(self) -> None:
+        delta = f"{EMBEDDING}.token_adapter.trainable_tokens_delta"
+        for token, said in ((31, None), (32, "the token 32, which is beyond the base's vocabulary")):
+            lora = LORA.model_copy(update={"trainable_token_indices": [token]})
+            with nullcontext() if said is None else pytest.raises(Verification, match=said):
+                check(save(lora_tensors() | {delta: np.ones((1, 6), "f4")}), lora)
+
+    def test_tokens_of_a_head_that_is_adapted_too_can_not_be_merged(self) -> None:
+        lora = LORA.model_copy(
+            update={"trainable_token_indices": [3], "target_modules": ["lm_head", "q_proj", "v_proj"]}
+        )
+        head = "base_model.model.lm_head"
+        tensors = {
+            f"{EMBEDDING}.token_adapter.trainable_tokens_delta": np.ones((1, 6), "f4"),
+            f"{head}.lora_A.weight": np.ones((2, 6), "f4"),
+            f"{head}.lora_B.weight": np.ones((32, 2), "f4"),
+        }
+        with pytest.raises(
+            Verification, match="lm_head is adapted and trainable_token_indices trains tokens of the same"
+        ):
+            check(save(lora_tensors() | tensors), lora)
+        check(save(lora_tensors() | tensors), lora, BASE_TENSORS | {"lm_head.weight": [32, 6]})
+
+
+class TestWhole:
+    """What stands whole in the file beside A and B: all of it that the record says is trained."""
+
+    BASE: ClassVar[dict[str, list[int]]] = BASE_TENSORS | {
+        "model.layers.0.self_attn.q_proj.bias": [8],
+        "model.layers.0.norm.weight": [6],
+        "model.layers.0.norm.bias": [6],
+        # A table of GPT-2's, which is no bias, and a layer that the model does not load.
+        "model.layers.0.attn.bias": [1, 1, 4, 4],
+        "model.layers.1.norm.weight": [6],
+        "model.layers.1.norm.bias": [6],
+    }
+
+    @pytest.mark.parametrize(
+        ("settings", "held", "said"),
+        [
+            ({"modules_to_save": ["norm"]}, ["norm.weight", "norm.bias"], None),
+            ({"modules_to_save": ["norm"]}, ["norm.weight"], r"0\.norm\.bias is trained, by modules_to_save"),
+            ({"modules_to_save": ["lm_head"]}, [], "modules_to_save has lm_head, and the adapter does not hold it"),
+            ({"bias": "all"}, ["norm.bias", "self_attn.q_proj.base_layer.bias"], None),
+            ({"bias": "all"}, ["self_attn.q_proj.bias"], r"0\.norm\.bias is trained, by bias"),
+            ({"bias": "lora_only"}, ["self_attn.q_proj.base_layer.bias"], None),
+            ({"bias": "lora_only"}, [], r"q_proj\.bias is trained, by bias"),
+            ({"trainable_token_indices": [1]}, [], "does not hold their rows"),
+        ],
+    )
+    def test_all_that_is_trained_is_held(self, settings: dict[str, Any], held: list[str], said: str | None) -> None:
+        sizes = {"self_attn.q_proj.bias": 8, "self_attn.q_proj.base_layer.bias": 8}
+        whole = {f"base_model.model.model.layers.0.{name}": np.ones(sizes.get(name, 6), "f4") for name in held}
+        with nullcontext() if said is None else pytest.raises(Verification, match=said):
+            check(save(lora_tensors() | whole), LORA.model_copy(update=settings), self.BASE, {"num_hidden_layers": 1})

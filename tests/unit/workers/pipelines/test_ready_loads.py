@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from collections import Counter
@@ -67,6 +68,9 @@ REASONS = {
         made.resized
         and (_adapts_embeddings(made) or "modules_to_save" in made.settings or made.save_embeddings is False)
     ),
+    "is adapted and trainable_token_indices trains tokens of the same weight": lambda made: (
+        "trainable_token_indices" in made.settings and "lm_head" in made.settings["target_modules"]
+    ),
     "stands for the same as .*save_embedding_layers=False": lambda made: bool(
         made.settings.get("use_dora") and _adapts_embeddings(made)
     ),
@@ -126,17 +130,21 @@ def refused(made: RandomLora, said: str) -> str:
     return f"gate: {reason[:30]}"
 
 
-def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int) -> str:
-    """Hold one configuration against the property; return how it went."""
+def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int, drop: bool = False) -> str:
+    """Hold one configuration against the property, its file without one of the tensors where `drop`; return how it went."""
     base, registration = bases.get(made.base)
     try:
         truth = save(made, base, folder / "saved", seed=seed, input_ids=INPUT_IDS)[..., :VOCABULARY]
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         return f"PEFT: {type(error).__name__}"
+    if drop:
+        tensors = load_file(folder / "saved" / WEIGHTS_FILE)
+        del tensors[random.Random(seed).choice(sorted(tensors))]
+        save_file(tensors, folder / "saved" / WEIGHTS_FILE)
     try:
         through_the_gate(folder / "saved", registration, folder / "published")
     except (InvalidInput, Verification) as error:
-        return refused(made, str(error))
+        return "dropped" if drop else refused(made, str(error))
     assert (evaluated(base, folder / "published") - truth).abs().max() < 1e-4, f"evaluation of {made}"
     assert (merged(base, folder / "published", folder / "merged") - truth).abs().max() < 1e-3, f"merge of {made}"
     return "ready"
@@ -149,6 +157,15 @@ def test_what_is_ready_loads_and_what_is_not_is_refused_truly(bases: Bases, tmp_
         went[held(draw(seed), bases, tmp_path / str(seed), seed=seed)] += 1
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
     assert went["ready"] > sum(went.values()) / 2, went
+
+
+@pytest.mark.soak
+def test_a_file_without_one_of_its_tensors_is_refused_unless_it_was_a_copy(bases: Bases, tmp_path: Path) -> None:
+    went: Counter[str] = Counter()
+    for seed in range(scale(1000, share=40)):
+        went[held(draw(seed), bases, tmp_path / str(seed), seed=seed, drop=True)] += 1
+        shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
+    assert went["dropped"] > sum(went.values()) / 2, went
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ FAMILIES = {
     "Phi-3": "phi3",
     "Gemma 2": "gemma2",
     "Gemma 3": "gemma3",
+    "Gemma 3, multimodal": "gemma3-vision",
+    "Qwen2.5-VL": "qwen2.5-vl",
     "GPT-2": "gpt2",
     "OPT": "opt",
     "Mixtral": "mixtral",
@@ -98,14 +100,11 @@ def uncovered(cases: list[Case]) -> Iterator[tuple[str, Any, str, Any]]:
 
 def save_base(folder: Path, case: Case) -> Path:
     """Write the base of a case in its dtype and number of files; return the folder."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     plain = save_model(folder / "plain", FAMILIES[case.family])
     target = folder / "base"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_pretrained(plain, dtype=getattr(torch, case.dtype))
+        model = _load(plain, case.dtype)
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         model.save_pretrained(target, max_shard_size=size + 1 if case.shards == 1 else size // case.shards)
     for path in plain.iterdir():
@@ -200,12 +199,12 @@ class Truth:
 
     def __init__(self, base: Path, adapter: Path, rows: Path) -> None:
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self._texts = _texts(rows, AutoTokenizer.from_pretrained(base))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModelForCausalLM.from_pretrained(base, dtype="float32").eval()
+            model = _load(base, "float32")
             self.loss_bare = self._loss(model)
             adapted = PeftModel.from_pretrained(model, adapter).eval()
         self.modules = sum(hasattr(module, "lora_A") and bool(module.lora_A) for module in adapted.modules())
@@ -214,9 +213,7 @@ class Truth:
 
     def distance(self, merged: Path) -> float:
         """Return the largest distance of a merged folder's logits, as a share of the largest logit."""
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(merged, dtype="float32").eval()
+        model = _load(merged, "float32")
         pairs = [(self._of(model, ids), logits) for (ids, _), logits in zip(self._texts, self._logits, strict=True)]
         return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
 
@@ -235,6 +232,14 @@ class Truth:
 
         with torch.no_grad():
             return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def _load(folder: Path, dtype: str) -> Any:
+    """Load a model whole, as its own config names its class."""
+    import transformers
+
+    (named,) = json.loads((folder / "config.json").read_text())["architectures"]
+    return getattr(transformers, named).from_pretrained(folder, dtype=dtype).eval()
 
 
 def _texts(rows: Path, tokenizer: Any) -> list[tuple[list[int], int]]:

@@ -5,6 +5,7 @@ Each picture is the output of a real command in a terminal of 88 columns, over t
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -55,7 +56,7 @@ def shown(command: list[str], folder: Path) -> str:
 
 def draw(text: str, title: str, path: Path) -> None:
     """Write text with its colours as SVG, which loads nothing from elsewhere."""
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip()))
     plain = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.S).replace(
         "Fira Code", "DejaVu Sans Mono"

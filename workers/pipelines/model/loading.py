@@ -182,7 +182,11 @@ def load_base(
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)
     if held is None:
-        held = "wide" if widened_bytes(numbers) <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+        held = (
+            "wide"
+            if widened_bytes(numbers, width=DTYPES[resolved].itemsize) <= _WIDE_SHARE * device.available_memory_bytes()
+            else "packed"
+        )
     if device.kind != "cpu":
         held = "packed"
     if held == "wide":

@@ -19,7 +19,7 @@ from typing import Self
 _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "norm", "relative_attention_bias")
 #: Parts of a model that see images or hear sounds, or join these to the text.
 _OTHER_PARTS = re.compile(
-    r"vision|visual|image|img|video|audio|speech|sound|siglip|(^|_)vit(_|$)|multi_modal|mm_|connector|perceiver|resampler"
+    r"vision|visual|image|img|video|audio|speech|sound|siglip|(^|_)vit(_|$)|multi_modal|(^|_)mm_|connector|perceiver|resampler"
     r"|cross_attn"
 )
 #: Linear modules of a layer that choose experts: what they choose is not trained beside the experts.

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, lora_key, unwrapped
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
+from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
@@ -64,7 +65,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     tensor of the file must reach the model and each matrix of the model must come from the file, else PipelineError
     ("adapter"), as is a config that PEFT should not be given.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
     try:
         with (adapter / CONFIG_FILE).open("rb") as config:
@@ -87,7 +88,11 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
                 names = set(file.keys())
                 _resize_vocabulary(model, file)
-                peft_model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+                config = PeftConfig.from_pretrained(adapter, local_files_only=True)
+                if not changes_base(config.init_lora_weights):
+                    # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
+                    config.init_lora_weights = True
+                peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
                 wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
                 found = names if names == wanted else _as_loaded(peft_model, file, names)
                 # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.

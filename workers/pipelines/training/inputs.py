@@ -68,12 +68,11 @@ def read_inputs(
         require_method(blueprint.packing, spec.method)
     try:
         parameters = stacked_targets(spec.targets, blueprint.linear_names, blueprint.stacked_names)
-        modules = ",".join(name for name in spec.targets.split(",") if name not in parameters)
-        targets = (
-            resolve_targets(modules, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude)
-            if modules
-            else []
+        modules = (
+            ",".join(name for name in spec.targets.split(",") if name not in parameters) if parameters else spec.targets
         )
+        kind, names = blueprint.config.model_type, blueprint.linear_names
+        targets = resolve_targets(modules, kind, names, exclude=spec.exclude) if modules else []
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
     if parameters and spec.dropout:

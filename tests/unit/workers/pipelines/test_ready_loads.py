@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.random_loras import MODULES, RandomLora, draw, logits, save
@@ -33,7 +33,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.loading import default_recipe, load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -198,6 +198,39 @@ def test_what_is_loadable_is_taken(made: RandomLora, bases: Bases, tmp_path: Pat
         model.resize_token_embeddings(VOCABULARY + 3, mean_resizing=False)
     plain = logits(PeftModel.from_pretrained(model, tmp_path / "published").eval(), INPUT_IDS)[..., :VOCABULARY]
     assert (plain - evaluated(bases.get(made.base)[0], tmp_path / "published")).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "pissa_niter_4"])
+def test_what_changed_the_base_is_taken_once_it_is_converted_as_the_refusal_says(
+    bases: Bases, tmp_path: Path, init: str
+) -> None:
+    base, registration = bases.get("llama")
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=init, task_type="CAUSAL_LM")
+    torch.manual_seed(1)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    adapted.save_pretrained(tmp_path / "initial")
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    truth = logits(adapted.eval(), INPUT_IDS)
+
+    adapted.save_pretrained(tmp_path / "as-it-is")
+    with pytest.raises(InvalidInput, match="path_initial_model_for_weight_conversion=INITIAL"):
+        through_the_gate(tmp_path / "as-it-is", registration, tmp_path / "refused")
+    adapted.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
+    through_the_gate(tmp_path / "converted", registration, tmp_path / "published")
+    assert (evaluated(base, tmp_path / "published") - truth).abs().max() < 1e-3
+    assert (merged(base, tmp_path / "published", tmp_path / "merged") - truth).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "mica", "eva", "gaussian"])
+def test_a_way_to_begin_is_none_to_load(bases: Bases, tmp_path: Path, init: str) -> None:
+    """PEFT begins each matrix anew before it fills it, which over weights in 4 bits it can't for some of these."""
+    made = RandomLora("llama", {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": init})
+    assert held(made, bases, tmp_path, seed=1) == "ready"
+    device = choose_device()
+    loaded = load_base(bases.get("llama")[0], device, quantization=default_recipe(device), held="packed")
+    assert logits(load_adapter(loaded.model, tmp_path / "published"), INPUT_IDS).isfinite().all()
 
 
 def test_a_base_stays_as_it_is_where_a_merge_unties_its_copy(bases: Bases, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error

@@ -82,6 +82,6 @@ def pass_bytes(*, tokens: int, hidden: int, inner: int, layers: int, vocabulary:
     return activations + tokens * vocabulary * (width + 8)
 
 
-def widened_bytes(numbers: int) -> int:
-    """Return what quantised weights take that are held in 16 bit beside."""
-    return 2 * numbers
+def widened_bytes(numbers: int, *, width: int = 2) -> int:
+    """Return what quantised weights take that are made wide, in numbers of `width` bytes."""
+    return width * numbers

@@ -59,8 +59,8 @@ class TrainingSpec(Wire):
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
-    #: A preset ("qv", "attention", "all-linear"), names separated by commas, or one pattern for whole names of modules. Names
-    #: mean linear modules, or stacked parameters such as "experts.down_proj", which need dropout 0.
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked parameters such as
+    #: "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
     #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
     exclude: Annotated[
@@ -211,6 +211,8 @@ class Rendering(Wire):
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+    #: SHA-256 of the base's `generation_config.json`, of which a fingerprint says nothing; None where it has none.
+    generation: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 
     def canonical(self) -> bytes:
         """Return the bytes of `rendering.json`, which travels with an adapter."""

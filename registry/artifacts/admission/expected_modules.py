@@ -82,6 +82,24 @@ def require_all(adapted: Collection[str], targets: ConfigTargets, base: BaseShap
             )
 
 
+def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+    """Raise Verification where some single experts of a layer have weights, and others have none.
+
+    PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
+    """
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for name in adapted:
+        if single := single_expert(f"{base_module(name)}.weight"):
+            numbers.setdefault((single[1], single[3]), set()).add(int(single[2]))
+    for (before, after), found in sorted(numbers.items()):
+        lacking = (f"{before}.{number}.{after}" for number in sorted(base.experts(before) - found))
+        if missing := next((module for module in lacking if targets.mean(module, base)), None):
+            raise Verification(
+                f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
+                "has them; save the adapter again from the trained model"
+            )
+
+
 def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
     """Raise Verification where a saved module, a bias or a token's row that the record says is trained is not in the file.
 
@@ -127,24 +145,6 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         raise Verification(
             "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
         )
-
-
-def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
-    """Raise Verification where some single experts of a layer have weights, and others have none.
-
-    PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
-    """
-    numbers: dict[tuple[str, str], set[int]] = {}
-    for name in adapted:
-        if single := single_expert(f"{base_module(name)}.weight"):
-            numbers.setdefault((single[1], single[3]), set()).add(int(single[2]))
-    for (before, after), found in sorted(numbers.items()):
-        lacking = (f"{before}.{number}.{after}" for number in sorted(base.experts(before) - found))
-        if missing := next((module for module in lacking if targets.mean(module, base)), None):
-            raise Verification(
-                f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
-                "has them; save the adapter again from the trained model"
-            )
 
 
 def _place(module: str) -> tuple[str, int, str] | None:

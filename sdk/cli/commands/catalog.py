@@ -36,10 +36,10 @@ def show_command(ref: str, style: str) -> None:
             click.echo(_scores(shown["evaluations"]))
 
 
-#: Target modules that are shown to people.
-_MOST_NAMES = 12
 #: The parameters of the base that had one precision while an adapter was trained.
 _PRECISION = re.compile(r"base_([a-z0-9]+)_parameters")
+#: Target modules that are shown to people.
+_MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",

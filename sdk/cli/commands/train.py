@@ -41,7 +41,7 @@ _JOB_KEYS = (
 @click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
 @click.option(
     "--targets",
-    help="qv, attention, all-linear, names with commas, also of stacked experts, or one pattern. [default: attention]",
+    help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
 )
 @click.option("--exclude", help="Modules to leave alone that the targets mean: names with commas, or one pattern.")
 @click.option(

@@ -182,7 +182,11 @@ def load_base(
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)
     if held is None:
-        held = "wide" if widened_bytes(numbers) <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+        held = (
+            "wide"
+            if widened_bytes(numbers, width=DTYPES[resolved].itemsize) <= _WIDE_SHARE * device.available_memory_bytes()
+            else "packed"
+        )
     if device.kind != "cpu":
         held = "packed"
     if held == "wide":
@@ -296,7 +300,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.adapter_files import GENERATION_FILE
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
@@ -68,12 +69,11 @@ def read_inputs(
         require_method(blueprint.packing, spec.method)
     try:
         parameters = stacked_targets(spec.targets, blueprint.linear_names, blueprint.stacked_names)
-        modules = ",".join(name for name in spec.targets.split(",") if name not in parameters)
-        targets = (
-            resolve_targets(modules, blueprint.config.model_type, blueprint.linear_names, exclude=spec.exclude)
-            if modules
-            else []
+        modules = (
+            ",".join(name for name in spec.targets.split(",") if name not in parameters) if parameters else spec.targets
         )
+        kind, names = blueprint.config.model_type, blueprint.linear_names
+        targets = resolve_targets(modules, kind, names, exclude=spec.exclude) if modules else []
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
     if parameters and spec.dropout:
@@ -84,7 +84,7 @@ def read_inputs(
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
     rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
+    rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))
     held_out = None
     if eval_data is not None:
         held_out = tokenise(
@@ -104,6 +104,9 @@ def read_inputs(
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
     }
+    if rows.rendering.generation is not None:
+        # Where answers stop depends on it, and it travels with the adapter.
+        configuration["generation"] = rows.rendering.generation
     if rows.rendering.template_date is not None:
         # Only of a template that writes it: the others' checkpoints are those of any day.
         configuration["template_date"] = rows.rendering.template_date
@@ -161,8 +164,14 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokenizer_digest(base: Path) -> str:
-    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
+def _told_by(base: Path) -> dict[str, str | None]:
+    """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
+    files = {name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()}
+    generation = base / GENERATION_FILE
+    return {
+        "tokenizer": tokenizer_digest(files),
+        "generation": _file_digest(generation) if generation.is_file() else None,
+    }
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

@@ -26,7 +26,7 @@ from sdk.schemas.jobs import (
     TrainingRequest,
 )
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_data
+from sdk.validation import build, check_data, check_objective
 
 
 class JobSubmitter:
@@ -54,10 +54,16 @@ class JobSubmitter:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         namespace = namespace_of(adapter) or "-"
         rows = check_data(data)
-        held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
+        held_out = None
+        if eval_data is not None:
+            held_out = check_data(eval_data, param="eval_data", known_labels=rows.labels or None)
+        objective = check_objective(spec.objective, rows, held_out)
+        if objective == "classify":
+            # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
+            spec = spec.model_copy(update={"objective": objective})
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, targets=spec.targets),
+            base=self._pusher.choose_base(base, namespace, targets=spec.targets, causal=objective == "sft"),
             data=self._pusher.send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=spec,

@@ -18,6 +18,7 @@ from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
+from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, variant_setting
@@ -25,6 +26,8 @@ from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
 
+#: As PEFT calls models that tell labels apart.
+_CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: As models name their embeddings and the head, which holds as many numbers.
 _EMBEDDINGS = ("embed_tokens", "embed_in", "embed_out", "lm_head", "tok_embeddings", "word_embeddings", "wte")
@@ -49,18 +52,23 @@ def judge(
     lora: LoraConfig,
     base_tensors: dict[str, list[int]],
     base_config: Mapping[str, Any],
+    labels: int | None = None,
 ) -> list[str]:
     """Check an adapter against its version's LoRA record and the base's shapes and config, which are {} where none are known.
 
-    A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
+    `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
     Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
     that says something else than the record, a foreign key, a missing half, a wrong shape, and where s·B·A is zero, or too
     small or too large to be meant.
     """
     _judge_config(config, lora)
-    _judge_task(config, base_config)
+    _judge_task(config, base_config, labels)
     base = BaseShapes(base_tensors, _layers(lora))
     modules, sizes = _sort(weights, config, lora, base)
+    if config.task_type == _CLASSIFICATION:
+        judge_head(weights.tensors(), base, base_config, labels=labels)
+        # It has to be there, however large it is.
+        sizes = {**sizes, "modules_to_save": 0}
     if not modules:
         raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
     ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), set(lora.target_modules), _owners(lora)
@@ -112,6 +120,8 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "lora_bias": config.lora_bias != lora.lora_bias,
         "bias": config.bias != lora.bias,
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
+        # What is done with a version is decided by its record.
+        "task_type": (config.task_type == _CLASSIFICATION) != (lora.task_type == _CLASSIFICATION),
     }
     if said := next((name for name, differs in differences.items() if differs), None):
         raise Verification(f"{CONFIG_FILE} and the version's record disagree on {said}; push again")
@@ -121,7 +131,11 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
 
 
-def _judge_task(config: ConfigFacts, base: Mapping[str, Any]) -> None:
+def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None) -> None:
+    if labels is not None and config.task_type != _CLASSIFICATION:
+        raise Verification(
+            f"the record names labels, and {CONFIG_FILE} says no {_CLASSIFICATION}; save the adapter again"
+        )
     if config.task_type == "CAUSAL_LM" and is_encoder(base):
         raise Verification(
             f"{CONFIG_FILE} says CAUSAL_LM, which the base is not: {no_next_token(base.get('model_type'))}"
@@ -188,7 +202,7 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
     shapes = base.shapes(parameter)
     if any(f".{name}." in f".{module}." for name in saved):
         # A head that was put on for a task is none of the base's.
-        if shapes:
+        if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
         return "embeddings" if embedding else "modules_to_save"
     if lora.bias != "none" and kind == "bias":

@@ -81,5 +81,8 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    base = ground.base
-    return judge(weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config)
+    base, use = ground.base, new.publication.dataset
+    labels = None if use is None or use.labels is None else len(use.labels)
+    return judge(
+        weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config, labels=labels
+    )

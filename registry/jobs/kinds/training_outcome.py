@@ -19,6 +19,7 @@ from sdk.schemas.training import (
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
+_TASK_TYPES = {"sft": "CAUSAL_LM", "classify": "SEQ_CLS"}
 #: What no training is asked for, so that no worker may say it in its name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
@@ -61,6 +62,8 @@ def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
     }
+    if spec.objective is not None:
+        asked["objective"] = spec.objective
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
@@ -97,13 +100,17 @@ def _of_training(
 
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
+    if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
+        yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
+    # The head of a classification is none of the base's, so its name follows from the model.
+    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == "SEQ_CLS" else _OF_THE_BASE
     targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
     asked = LoraConfig(
         rank=spec.rank,
         alpha=_alpha(spec),
         dropout=spec.dropout,
         target_modules=sorted(set(targets)),
-        **{name: getattr(lora, name) for name in _OF_THE_BASE},
+        **{name: getattr(lora, name) for name in of_the_base},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
@@ -121,6 +128,9 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
         yield Difference("template_date", request.template_date, day)
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
+    labels = None if publication.dataset is None else publication.dataset.labels
+    if (labels is not None) != (publication.lora.task_type == "SEQ_CLS"):
+        yield Difference("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):
             yield Difference(name, None, given)
@@ -130,8 +140,10 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
     """The parts of a version's record that are its worker's word, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
-    if publication.dataset is not None and publication.dataset.rendering is not None:
-        found.append("dataset.rendering")
+    if publication.dataset is not None:
+        found += [
+            f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
+        ]
     if asked["targets"] in TARGET_PRESETS:
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]

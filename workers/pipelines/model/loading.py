@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -20,6 +20,7 @@ from sdk.lora.memory import widened_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
 from workers.pipelines.model.references import require_self_contained
 
@@ -50,39 +51,47 @@ class Blueprint:
     config: Any
     #: Full names without the output head.
     linear_names: list[str]
+    #: The modules of a classification that are none of the base's; empty for a causal language model.
+    head: list[str]
     #: The linear modules that hold their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
 
 
-def read_blueprint(base: Path) -> Blueprint:
+def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
-    Raises PipelineError ("base") when the folder holds no config of a causal language model, or one of an encoder.
+    With `classes` it is the one that tells them apart. Raises PipelineError ("base") when the folder holds no config of such a
+    model, or of an encoder where it is to be causal.
     """
-    config = _read_config(base)
-    if is_encoder(config.to_dict()):
+    config = read_config(base)
+    if classes is not None:
+        configure(config, classes)
+    elif is_encoder(config.to_dict()):
         raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = _class(classes).from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
+        what = "causal language model" if classes is None else "model for sequence classification"
         raise PipelineError(
             FailureReason.BASE,
-            f"No causal language model is known for {getattr(config, 'model_type', 'this config')!r}"
+            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
             f" ({_first_line(error)}); choose another base.",
         ) from error
     model.tie_weights()
-    head = model.get_output_embeddings()
+    output = model.get_output_embeddings()
+    head = [] if classes is None else head_modules(model, base)
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output and not is_in_head(name, head)
     }
     return Blueprint(
         config=config,
         linear_names=sorted(linear),
+        head=head,
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
     )
@@ -95,8 +104,9 @@ def load_base(
     quantization: QuantizationRecipe | None,
     dtype: DtypeName | None = None,
     held: Literal["packed", "wide"] | None = None,
+    classes: Classes | None = None,
 ) -> LoadedBase:
-    """Load a base, frozen and in evaluation mode.
+    """Load a base, frozen and in evaluation mode; with `classes` under a fresh head that tells them apart, in float32.
 
     `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
@@ -105,17 +115,18 @@ def load_base(
     silence()
     if quantization is None:
         resolved = dtype or native_dtype(base, device)
-        model = _from_pretrained(base, device, resolved, None)
+        model = _from_pretrained(base, device, resolved, None, classes)
         return LoadedBase(_frozen(model), resolved, None, "native", model.num_parameters())
     resolved = dtype or _computable(quantization.compute_dtype, device)
+    head = [] if classes is None else read_blueprint(base, classes).head
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=DTYPES[resolved],
-        llm_int8_skip_modules=list(quantization.skipped_modules) or None,
+        llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
     )
-    model = _frozen(_from_pretrained(base, device, resolved, config))
+    model = _frozen(_from_pretrained(base, device, resolved, config, classes))
     parameters = model.num_parameters()
     skipped = [
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
@@ -130,7 +141,10 @@ def load_base(
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,
-            "skipped_modules": sorted({name.rsplit(".", 1)[-1] for name in skipped}),
+            # A head is named whole: the names of its modules may be others' as well.
+            "skipped_modules": sorted(
+                {name.rsplit(".", 1)[-1] for name in skipped if not is_in_head(name, head)} | set(head)
+            ),
             "library_version": _bitsandbytes_version(),
         }
     )
@@ -144,7 +158,7 @@ def default_recipe(device: Device) -> QuantizationRecipe:
 
 def native_dtype(base: Path, device: Device) -> DtypeName:
     """Return the stored dtype of a base, or the nearest one that the device computes in."""
-    return _computable(dtype_name(_read_config(base).dtype), device)
+    return _computable(dtype_name(read_config(base).dtype), device)
 
 
 def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:
@@ -198,23 +212,48 @@ def deprecations_silenced() -> Iterator[None]:
         yield
 
 
-def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any) -> Any:
-    config = _read_config(base)
+def _class(classes: Classes | None) -> Any:
+    return AutoModelForCausalLM if classes is None else AutoModelForSequenceClassification
+
+
+def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any, classes: Classes | None) -> Any:
+    config = read_config(base)
+    if classes is not None:
+        configure(config, classes)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            base,
-            config=config,
-            quantization_config=quantization,
-            dtype=DTYPES[dtype],
-            device_map={"": device.torch_device},
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with _missing_weights_silenced() if classes is not None else contextlib.nullcontext():
+            model, loaded = _class(classes).from_pretrained(
+                base,
+                config=config,
+                quantization_config=quantization,
+                dtype=DTYPES[dtype],
+                device_map={"": device.torch_device},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                # A base may have the head of another task.
+                ignore_mismatched_sizes=classes is not None,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error
+    if classes is not None:
+        mismatched = [name for name, *_ in loaded["mismatched_keys"]]
+        start_head(model, read_blueprint(base, classes).head, classes, [*loaded["missing_keys"], *mismatched])
+    return model
+
+
+@contextlib.contextmanager
+def _missing_weights_silenced() -> Iterator[None]:
+    """Silence the table of weights that a base's files lack, which is looked at here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _frozen(model: Any) -> Any:
@@ -241,8 +280,8 @@ def _computable(dtype: DtypeName, device: Device) -> DtypeName:
     return device.compute_dtype
 
 
-def _read_config(base: Path) -> Any:
-    """The config of a base, with an implementation of attention that is chosen here and not by the base."""
+def read_config(base: Path) -> Any:
+    """Return the config of a base, with an implementation of attention that is chosen here and not by the base."""
     require_self_contained(base)
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)

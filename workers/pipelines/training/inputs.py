@@ -12,14 +12,25 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
-from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.batches import SFT, Objective
+from workers.pipelines.data.classify import CLASSIFY, class_names, label_rows
+from workers.pipelines.data.rows import Row, Shape, read_rows
+from workers.pipelines.data.tokenise import (
+    Example,
+    Tokenised,
+    configured_stops,
+    load_tokenizer,
+    longest_row,
+    tokenise,
+)
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.classifier import Classes, pad_token_id
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import read_blueprint
+from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.resuming import read_checkpoint
 from workers.pipelines.training.trainer import Schedule
@@ -35,6 +46,9 @@ class Inputs:
     base: Path
     base_name: str
     base_revision: str | None
+    objective: Objective
+    #: What is told apart, of a classification.
+    classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
     tokenizer: Any
@@ -60,20 +74,25 @@ def read_inputs(
     day: date | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
-    blueprint = read_blueprint(base)
+    given = read_rows(data)
+    objective = _objective(spec, given[0].shape)
+    classes = None
+    tokenizer = load_tokenizer(base, ends=objective is SFT)
+    if objective is CLASSIFY:
+        pad = pad_token_id(read_config(base), tokenizer)
+        classes = Classes(class_names(given), pad, spec.seed)
+    blueprint = read_blueprint(base, classes)
     try:
         targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
-    tokenizer = load_tokenizer(base)
-    max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
-    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+    rows = _tokens(base, given, tokenizer, spec, classes, day)
     held_out = None
     if eval_data is not None:
-        held_out = tokenise(
-            read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops
-        )
-    lora = _lora_config(spec, targets, blueprint.conv1d_names)
+        kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
+        _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
+        held_out = _tokens(base, kept, tokenizer, spec, classes, day)
+    lora = _lora_config(spec, objective, targets, blueprint)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -95,6 +114,8 @@ def read_inputs(
         base=base,
         base_name=base_name,
         base_revision=base_revision,
+        objective=objective,
+        classes=classes,
         rows=rows,
         held_out=held_out,
         tokenizer=tokenizer,
@@ -108,6 +129,29 @@ def read_inputs(
     )
 
 
+def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
+    """Return what rows of a shape are for. Raises PipelineError ("data") where the spec asks for something else."""
+    try:
+        name = resolve_objective(spec.objective, shape)
+    except ObjectiveError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
+    return CLASSIFY if name == "classify" else SFT
+
+
+def _tokens(
+    base: Path, rows: Sequence[Row], tokenizer: Any, spec: TrainingSpec, classes: Classes | None, day: date | None
+) -> Tokenised:
+    max_length = longest_row(base, spec.max_length)
+    if classes is not None:
+        if spec.loss_on is not None:
+            raise PipelineError(
+                FailureReason.DATA, "The loss of a classification is that of its labels; leave loss_on out."
+            )
+        return label_rows(rows, tokenizer, classes.names, max_length=max_length)
+    stops = configured_stops(base)
+    return tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+
+
 def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     steps_an_epoch = math.ceil(rows / spec.effective_batch)
     total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
@@ -115,15 +159,16 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
-def _lora_config(spec: TrainingSpec, targets: list[str], conv1d_names: frozenset[str]) -> LoraConfig:
+def _lora_config(spec: TrainingSpec, objective: Objective, targets: list[str], blueprint: Blueprint) -> LoraConfig:
     return LoraConfig(
         rank=spec.rank,
         alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
         dropout=spec.dropout,
         target_modules=targets,
-        task_type="CAUSAL_LM",
+        modules_to_save=blueprint.head,
+        task_type=objective.task_type,
         # GPT-2 holds its weights transposed, which PEFT has to be told.
-        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
+        fan_in_fan_out=any(matches(name, target) for name in blueprint.conv1d_names for target in targets),
     )
 
 

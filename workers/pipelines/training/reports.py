@@ -33,14 +33,19 @@ class Setting:
 
 
 def training_report(
-    setting: Setting, steps: StepRecord, tensors: Mapping[str, Any], *, train_s: float, eval_loss: float | None = None
+    setting: Setting,
+    steps: StepRecord,
+    tensors: Mapping[str, Any],
+    *,
+    train_s: float,
+    held_out: Mapping[str, float] | None = None,
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`."""
+    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
     metrics = {
         "eval_loss_base": setting.eval_loss_base,
-        "eval_loss": eval_loss,
+        **{f"eval_{name}": value for name, value in (held_out or {}).items()},
         # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
         "loss": sum(last) / len(last),
         "train_s": train_s,
@@ -61,7 +66,8 @@ def training_report(
         metrics={name: value for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
-        rendering=given.rows.rendering,
+        rendering=given.rows.rendering if given.classes is None else None,
+        labels=None if given.classes is None else list(given.classes.names),
     )
 
 
@@ -69,6 +75,7 @@ def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> 
     """Return every number that the result depends on, flat."""
     spec, lora = given.spec, given.lora
     return {
+        "objective": given.objective.name,
         "method": spec.method,
         "rank": lora.rank,
         "alpha": lora.alpha,
@@ -90,6 +97,7 @@ def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> 
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         "seed": spec.seed,
+        **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
         "optimizer": "adamw",
         "adam_beta1": BETAS[0],
         "adam_beta2": BETAS[1],

@@ -47,7 +47,7 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
         ({"messages": []}, "an empty one"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
         ({"messages": [{"role": "user", "content": None}]}, "without a text"),
-        ({"text": "a", "label": 1}, "classification"),
+        ({"text": "a", "label": 1}, "text-label row among prompt rows"),
         ({"question": "a"}, "none of the shapes"),
         (["a"], "no object but a list"),
         ({"text": "other shape"}, "text row among prompt rows"),

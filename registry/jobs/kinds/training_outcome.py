@@ -32,7 +32,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
-    asked = _asked(request.spec)
+    asked = _asked(request.spec, publication.lora)
     settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
@@ -44,9 +44,10 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
-def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it."""
+def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
+    """What a spec says of a training, under the names that a record has for it; its objective also where that follows from the rows."""
     asked: dict[str, JsonScalar] = {
+        "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,
         "rank": spec.rank,
         "alpha": _alpha(spec),
@@ -62,8 +63,6 @@ def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
     }
-    if spec.objective is not None:
-        asked["objective"] = spec.objective
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
@@ -89,7 +88,7 @@ def _of_training(
     if (recipe is not None) != (spec.method == "qlora"):
         yield Difference("method", spec.method, "lora" if recipe is None else "qlora")
     yield from _of_lora(spec, lora)
-    for name, value in _asked(spec).items():
+    for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     # A base may count fewer positions than were asked for.
@@ -103,7 +102,7 @@ def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
         yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is none of the base's, so its name follows from the model.
-    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == "SEQ_CLS" else _OF_THE_BASE
+    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
     targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
     asked = LoraConfig(
         rank=spec.rank,
@@ -129,7 +128,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
     labels = None if publication.dataset is None else publication.dataset.labels
-    if (labels is not None) != (publication.lora.task_type == "SEQ_CLS"):
+    if (labels is not None) != (publication.lora.task_type == _TASK_TYPES["classify"]):
         yield Difference("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):

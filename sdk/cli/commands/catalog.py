@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 
 
@@ -35,6 +36,8 @@ def show_command(ref: str, style: str) -> None:
             click.echo(_scores(shown["evaluations"]))
 
 
+#: Labels that are shown at most.
+_MOST_LABELS = 10
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
@@ -55,6 +58,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
+        *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", lora["target_modules"]),
@@ -62,11 +66,13 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
     if data is not None:
-        facts.append(
-            ("data", f"{data['digest'][:12]}, {data['rows']} rows, {data['supervised_tokens']} supervised tokens")
-        )
+        facts.append(("data", f"{data['digest'][:12]}, {data['rows']} rows, {_learnt(data)}"))
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
+    if "eval_accuracy" in metrics:
+        facts.append(
+            ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
+        )
     if "eval_loss" in metrics:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
@@ -89,6 +95,14 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
     return facts
 
 
+def _learnt(data: dict[str, Any]) -> str:
+    labels = data.get("labels")
+    if labels is None:
+        return f"{data['supervised_tokens']} supervised tokens"
+    more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+    return f"{len(labels)} labels: {', '.join(labels[:_MOST_LABELS])}{more}"
+
+
 def _line(text: str) -> str:
     """Return a text of several lines as one."""
     return " ".join(text.split())
@@ -103,16 +117,17 @@ def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
 
 
 def _scores(evaluations: list[dict[str, Any]]) -> str:
+    names = score_names(item["metrics"] for item in evaluations)
     rows = [
         [
             item["dataset"][:12],
             item["precision"],
-            *(item["metrics"].get(name) for name in ("loss", "perplexity", "rouge_l")),
+            *(item["metrics"].get(name) for name in names),
             item["created_at"],
         ]
         for item in evaluations
     ]
-    return render(["dataset", "precision", "loss", "perplexity", "rouge_l", "created"], rows)
+    return render(["dataset", "precision", *names, "created"], rows)
 
 
 @click.command(name="list")

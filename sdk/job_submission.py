@@ -26,7 +26,7 @@ from sdk.schemas.jobs import (
     TrainingRequest,
 )
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_data, check_objective
+from sdk.validation import build, check_data, check_loss_on, check_objective
 
 
 class JobSubmitter:
@@ -58,6 +58,7 @@ class JobSubmitter:
         if eval_data is not None:
             held_out = check_data(eval_data, param="eval_data", known_labels=rows.labels or None)
         objective = check_objective(spec.objective, rows, held_out)
+        check_loss_on(spec.loss_on, rows)
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
             spec = spec.model_copy(update={"objective": objective})
@@ -83,6 +84,7 @@ class JobSubmitter:
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
         rows = check_data(data)
+        check_loss_on(spec.loss_on, rows)
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")

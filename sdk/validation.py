@@ -107,6 +107,15 @@ def check_objective(
     return asked
 
 
+def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
+    """Raise InvalidInput where part of texts with labels is to be learnt or scored, of which there is none."""
+    if loss_on is not None and rows.shape == "text-label":
+        raise InvalidInput(
+            f"{rows.path} has rows of {{text, label}}, whose loss is that of their label; leave loss_on out",
+            param="loss_on",
+        )
+
+
 def check_data_name(name: str) -> str:
     """Return the name of a dataset. Raises InvalidName for one that looks like a digest."""
     if looks_like_digest(name):

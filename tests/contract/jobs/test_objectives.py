@@ -99,6 +99,11 @@ class TestSubmissions:
         with pytest.raises(InvalidInput, match=r"needs rows of .* and these are prompt-completion rows"):
             crew.submit(spec=TrainingSpec(objective="classify"))
 
+    def test_no_part_of_a_text_with_a_label_is_learnt(self, crew: Crew, labelled: Path) -> None:
+        with pytest.raises(InvalidInput, match="leave loss_on out") as caught:
+            crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=labelled, loss_on="all")
+        assert caught.value.param == "loss_on"
+
     def test_labels_of_held_out_rows_are_those_of_the_training(
         self, crew: Crew, labelled: Path, tmp_path: Path
     ) -> None:

@@ -18,12 +18,13 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.classify import label_logits
+from workers.pipelines.data.label_rows import pad_token_id
 from workers.pipelines.data.tokenise import load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.classifier import Classes, pad_token_id
+from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, read_config, widen
 from workers.pipelines.scoring.probe import PROBE_TEXTS

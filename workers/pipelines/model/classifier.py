@@ -44,17 +44,6 @@ def configure(config: Any, classes: Classes) -> Any:
     return config
 
 
-def pad_token_id(config: Any, tokenizer: Any) -> int:
-    """Return the token that pads rows: that of the base's config, by which others load the base, or else the tokenizer's.
-
-    The tokenizer pads with it from then on.
-    """
-    said = config.get_text_config().pad_token_id
-    if type(said) is int and 0 <= said < len(tokenizer) and said != tokenizer.pad_token_id:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(said)
-    return int(tokenizer.pad_token_id)
-
-
 def head_modules(model: Any, base: Path) -> list[str]:
     """Return the full names of the modules that the task brings, which the base in a folder has no use or no weights for."""
     found = [

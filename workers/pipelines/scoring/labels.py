@@ -14,13 +14,14 @@ from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.classify import Guess, guesses, label_rows, scores
+from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.model.classifier import Classes, pad_token_id
+from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
 from workers.pipelines.model.loading import load_base, read_config
 
@@ -42,10 +43,7 @@ def evaluate_labels(
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
-    if spec.loss_on is not None:
-        raise PipelineError(
-            FailureReason.SPEC, "The loss of a classification is that of its labels; leave loss_on out."
-        )
+    refuse_loss_on(spec.loss_on)
     rows = read_rows(data, known_labels=labels)
     try:
         resolve_objective("classify", rows[0].shape)

@@ -17,7 +17,8 @@ from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
-from workers.pipelines.data.classify import CLASSIFY, class_names, label_rows
+from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, Shape, read_rows
 from workers.pipelines.data.tokenise import (
     Example,
@@ -28,7 +29,7 @@ from workers.pipelines.data.tokenise import (
     tokenise,
 )
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.classifier import Classes, pad_token_id
+from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
 from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
@@ -143,10 +144,7 @@ def _tokens(
 ) -> Tokenised:
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
-        if spec.loss_on is not None:
-            raise PipelineError(
-                FailureReason.DATA, "The loss of a classification is that of its labels; leave loss_on out."
-            )
+        refuse_loss_on(spec.loss_on)
         return label_rows(rows, tokenizer, classes.names, max_length=max_length)
     stops = configured_stops(base)
     return tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)

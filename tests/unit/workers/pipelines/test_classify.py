@@ -16,9 +16,12 @@ from safetensors.torch import load_file, save_file
 from support import encoders, tiny
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.data import classify
-from workers.pipelines.data.classify import Guess, label_rows, scores
+from workers.pipelines.data.classify import Guess, scores
+from workers.pipelines.data.label_rows import label_rows
+from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import Row
 from workers.pipelines.data.tokenise import Example, load_tokenizer
 from workers.pipelines.errors import PipelineError
@@ -278,7 +281,26 @@ def test_what_can_t_be_trained_is_refused_before_the_base_is_loaded(
         data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
     with pytest.raises(PipelineError, match=said) as caught:
         trained(folder, base_of(folder, "bert"), tmp_path / "out", SPEC.model_copy(update=spec), data=data)
-    assert caught.value.reason == "data"
+    assert caught.value.reason == ("spec" if "loss_on" in spec else "data")
+
+
+def test_a_preview_shows_the_tokens_and_the_label_of_the_training(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [{"text": "rain and fog and hail and rain", "label": "weather"}, {"text": "a saw", "label": "tool"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    about = {"base": str(base_of(folder, "bert")), "data": str(data), "day": "2026-03-04", "max_length": 8}
+    found = preview(PreviewRequest(loss_on=None, rows=2, **about))
+    assert (found.shape, found.loss_on, found.labels) == ("text-label", "label", ["tool", "weather"])
+    assert found.totals is not None
+    assert (found.totals.samples, found.totals.supervised_tokens, found.totals.rows_cut) == (2, 2, 1)
+    first, second = found.rows
+    assert (first.text, first.label, first.tokens) == ("[CLS] rain and fog and hail and [SEP]", "weather", 8)
+    assert (first.cut_tokens, first.cut_text) == (1, "rain")
+    assert (second.text, second.label, second.cut_tokens, second.cut_text) == ("[CLS] a saw [SEP]", "tool", 0, "")
+    (only,) = preview(PreviewRequest(loss_on=None, row=2, **about)).rows
+    assert only == second
+    with pytest.raises(PipelineError, match="leave loss_on out"):
+        preview(PreviewRequest(loss_on="all", **about))
 
 
 def test_held_out_labels_are_those_of_the_training(folder: Path, tmp_path: Path) -> None:

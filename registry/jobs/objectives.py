@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import Version
 from registry.datasets.finding import find_dataset
+from registry.db.stored_json import table
 from registry.errors import Invalid
 from registry.jobs.sources import dataset_use
 from registry.principal import Principal
@@ -30,7 +31,7 @@ def pin_objective(
 
 def is_classifier(version: Version) -> bool:
     """Whether a version tells labels apart."""
-    return version.lora.get("task_type") == "SEQ_CLS"
+    return bool(table(version.lora).get("task_type") == "SEQ_CLS")
 
 
 def require_labels(session: Session, version: Version) -> None:
@@ -47,7 +48,7 @@ def require_labels(session: Session, version: Version) -> None:
 def require_rows_for(
     session: Session, versions: Sequence[Version | None], digest: str, who: Principal, namespace: str
 ) -> None:
-    """Raise Invalid where a dataset scores one of these versions not; None stands for a bare base."""
+    """Raise Invalid where a dataset can't score one of these versions; None stands for a bare base."""
     shape = find_dataset(session, digest, who, prefer=namespace).shape
     for version in versions:
         classifier = version is not None and is_classifier(version)

@@ -15,7 +15,7 @@ QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q
 PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
-.PHONY: help demo test quick coverage soak check bench lock audit dist clean format
+.PHONY: help demo test quick coverage soak matrix check bench lock audit dist clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ coverage: $(VENV)/.dev ## Run every test and show what lines and branches none o
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak
+
+matrix: $(VENV)/.dev ## Try all families, methods, targets and types; writes the table in docs/models.md.
+	rm -rf build/matrix
+	ADAPTERCTL_MATRIX=1 $(PYTEST_PARALLEL) tests/matrix && PYTHONPATH=tests $(BIN)/python -m matrix.table
 
 check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models.
 	$(BIN)/ruff check .

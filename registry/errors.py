@@ -8,6 +8,7 @@
     │   ├── InvalidRef      a ref outside the grammar
     │   ├── InvalidBase     a base without usable weights
     │   ├── InvalidData     a dataset that can't be trained or scored on
+    │   ├── InvalidTargets  modules that a base lacks, or that rows of text don't train
     │   ├── TooLarge        a body that is longer than any that is read
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
@@ -39,6 +40,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_REF: 422,
     ErrorCode.INVALID_BASE: 422,
     ErrorCode.INVALID_DATA: 422,
+    ErrorCode.INVALID_TARGETS: 422,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.STALE_ATTEMPT: 409,
@@ -110,6 +112,12 @@ class InvalidData(Invalid):
     """A dataset that can't be used."""
 
     code = ErrorCode.INVALID_DATA
+
+
+class InvalidTargets(Invalid):
+    """Target modules that match nothing in the base, or what can't be trained."""
+
+    code = ErrorCode.INVALID_TARGETS
 
 
 class TooLarge(Invalid):

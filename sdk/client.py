@@ -585,10 +585,44 @@ class Client:
         return self._pusher.push(path, adapter, options)
 
     def push_tree(
-        self, root: str | Path, *, on_folder: Callable[[int, int], None] | None = None, **options: Any
+        self,
+        root: str | Path,
+        *,
+        namespace: str | None = None,
+        versions: bool = False,
+        base: str | Path | None = None,
+        method: Method | None = None,
+        quantization: QuantizationRecipe | None = None,
+        base_revision: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        sign: str | Path | None = None,
+        sign_password: str | None = None,
+        ask_revision: Callable[[str], str | None] | None = None,
+        expand_patterns: bool = False,
+        on_folder: Callable[[int, int], None] | None = None,
     ) -> list[Imported]:
-        """Publish every adapter of a tree of folders; see `sdk.pushing.import_folders.push_tree`, whose options these are."""
-        return push_tree(self._pusher.push, user_path(root), on_folder=on_folder, **options)
+        """Publish every adapter of a tree of folders, each as `push_with_report` would.
+
+        How `namespace` and `versions` name them, and what stops the rest: `sdk.pushing.import_folders.push_tree`.
+        `on_folder` is called with how many are done, and of how many.
+        """
+        options = PushOptions(
+            base=base,
+            method=method,
+            quantization=quantization,
+            base_revision=base_revision,
+            description=description,
+            tags=tags,
+            sign=sign,
+            sign_password=sign_password,
+            ask_revision=ask_revision,
+            expand_patterns=expand_patterns,
+        )
+        folder = user_path(root)
+        return push_tree(
+            self._pusher.push, folder, options, namespace=namespace, versions=versions, on_folder=on_folder
+        )
 
     def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.

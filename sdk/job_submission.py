@@ -64,7 +64,7 @@ class JobSubmitter:
             spec = spec.model_copy(update={"objective": objective})
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, targets=spec.targets, causal=objective == "sft"),
+            base=self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft"),
             data=self._pusher.send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=spec,

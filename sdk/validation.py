@@ -21,7 +21,7 @@ from sdk.formats.labels import classes_of
 from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
 from sdk.formats.refs import looks_like_digest
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.lora.targets import missing_targets
+from sdk.lora.targets import unfit_targets
 from sdk.schemas.codes import explain_validation
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,12 +132,14 @@ def check_causal(config: Mapping[str, Any], *, base: str) -> None:
         raise InvalidBase(f"base {base} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
 
 
-def check_targets(targets: str, tensors: Mapping[str, Sequence[int]], *, base: str) -> None:
-    """Raise InvalidTargets for a module name of which the base's weight files hold nothing like it."""
-    missing = missing_targets(targets, tensors)
-    if missing is not None:
-        have = ", ".join(missing.present) or "none"
-        raise InvalidTargets(
-            f"base {base} has no linear module {', '.join(map(repr, missing.names[:5]))}; name some of these as targets: {have}",
-            param="targets",
-        )
+def check_targets(
+    targets: str,
+    tensors: Mapping[str, Sequence[int]],
+    *,
+    base: str,
+    model_type: str = "",
+    exclude: str | None = None,
+) -> None:
+    """Raise InvalidTargets for targets that mean nothing in the base's weight files, or what rows of text don't train."""
+    if said := unfit_targets(targets, tensors, model_type=model_type, exclude=exclude):
+        raise InvalidTargets(f"base {base} {said}", param="targets")

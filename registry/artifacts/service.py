@@ -229,6 +229,13 @@ class Artifacts:
         with storage_explained(), self.storage.open(name) as chunks:
             yield Passing(chunks)
 
+    def part(self, sha256: str, begin: int, end: int) -> bytes:
+        """Return the bytes [begin, end) of a verified blob, which are few. Raises Verification where it is gone, Unavailable."""
+        with self._db.read() as session:
+            name = _names_of(session, {sha256}).get(sha256, sha256)
+        with storage_explained():
+            return self.storage.read_part(name, begin, end)
+
     def download(self, digest: str, *, who: Principal) -> list[Transfer]:
         """Say where the files of the manifest `digest` are, each blob once. Raises NotFound."""
         access = select(ManifestAccess.manifest_digest).where(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -37,11 +38,17 @@ class Database:
         self.session_info: dict[str, Any] = {}
         self._on_close: list[Callable[[], None]] = []
         self._is_full = False
+        self._engine: Engine | None = None
+        self._making = Lock()
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
         """The engine, made on first use. Raises Invalid for a URL of another kind of database."""
-        return make_engine(self.url, self.timeouts)
+        if self._engine is None:
+            # A cached property makes one for each thread that comes first, and loses all but one with their connections.
+            with self._making:
+                self._engine = self._engine or make_engine(self.url, self.timeouts)
+        return self._engine
 
     @cached_property
     def _reader(self) -> Engine:

@@ -25,7 +25,7 @@ from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
 from registry.usage.charging import charge
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest
@@ -110,7 +110,7 @@ class Checkpoints:
             request = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
             report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
             made = JobRef(id=job.id, attempt=row.attempt)
-        files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE)]
+        files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
         settled, reported = settle(
             request,
             Publication(

@@ -39,6 +39,8 @@ class Pinned(Generic[R]):
     base: NamedBase | None
     #: Whether a version to merge was trained over a quantised base.
     quantized: bool = False
+    #: Whether the base is stored in 4 bits.
+    packed: bool = False
 
     @property
     def base_fingerprint(self) -> str | None:

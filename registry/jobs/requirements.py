@@ -7,27 +7,42 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, or_
 
+from registry.catalog.bases.finding import tensors_of
 from registry.catalog.models import NamedBase
 from registry.db.stored_json import table
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
+from sdk.formats.packed_weights import parameters_of
+from sdk.lora.experts import experts_share
 from sdk.lora.memory import loading_bytes, merge_bytes
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.jobs import JOB_KINDS, MOST_MEMORY_BYTES, Needs
 from sdk.schemas.work import WorkerInfo
 
+#: What experts are held in that are stored so; of others it is another share that stays.
+_SIXTEEN_BIT = ("bfloat16", "float16")
 #: No vocabulary has as many: a config may say whatever whoever wrote it likes.
 _MOST_TOKENS = 2**24
 
 
 def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
     """Return what a job surely needs that loads a base, as `sdk.lora.memory` says; nothing where the base is not known."""
-    return Needs() if base is None else _needs(loading_bytes(base.size_bytes, quantized=quantized))
+    if base is None:
+        return Needs()
+    config = table(base.config)
+    kept = 0.0
+    # Names by the thousand, which are read of a mixture of experts alone.
+    if quantized and _counts_experts(config) and _stored_dtype(config) in _SIXTEEN_BIT:
+        kept = experts_share(tensors_of(base))
+    return _needs(loading_bytes(base.size_bytes, quantized=quantized, kept_share=kept))
 
 
-def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) -> Needs:
-    """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
+def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool, packed: bool = False) -> Needs:
+    """Return what the merge of a version needs.
+
+    `quantized`: whether it was trained over a quantised base; `packed`: whether that one is stored in 4 bits.
+    """
     if base is None:
         return Needs()
     config = table(base.config)
@@ -37,6 +52,7 @@ def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) 
         merged_dtype=spec.dtype,
         quantized=quantized,
         vocabulary=_vocabulary(config),
+        packed_parameters=parameters_of(tensors_of(base)) if packed else None,
     )
     return _needs(needed)
 
@@ -44,6 +60,12 @@ def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool) 
 def _needs(memory_bytes: int) -> Needs:
     # A base of any size may be claimed, and no worker has what this much asks for.
     return Needs(memory_bytes=min(memory_bytes, MOST_MEMORY_BYTES))
+
+
+def _counts_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a config, or its text model's, says that there are experts."""
+    text = config.get("text_config")
+    return any("expert" in key for part in (config, text if isinstance(text, dict) else {}) for key in part)
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str | None:

@@ -161,6 +161,11 @@ class FolderStorage:
         except FileNotFoundError:
             raise BlobMissing(name) from None
 
+    def read_part(self, name: str, begin: int, end: int) -> bytes:
+        with self.open_file(name) as file, _as_unavailable(self.path_of(name)):
+            file.seek(begin)
+            return file.read(end - begin)
+
     def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
         with BlobWriter(self.path_of(name), sha256_of(name), size_bytes) as writer:
             for chunk in chunks:

@@ -158,6 +158,9 @@ class Storage(Protocol):
     def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Open a blob for reading once, in chunks of at most CHUNK_BYTES. Raises BlobMissing."""
 
+    def read_part(self, name: str, begin: int, end: int) -> bytes:
+        """Return the bytes [begin, end) of a blob, which are few; fewer where it ends before. Raises BlobMissing."""
+
     def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
         """Store a blob from here, after its size and digest have been verified. Again is harmless.
 

@@ -174,6 +174,17 @@ class S3Storage:
             # A body that was not read to its end cannot go back to the pool; closing drops its connection.
             body.close()
 
+    def read_part(self, name: str, begin: int, end: int) -> bytes:
+        try:
+            with self._calls.answered():
+                answer = self._client.get_object(**self._at(name), Range=f"bytes={begin}-{end - 1}")
+                part: bytes = answer["Body"].read()
+        except ClientError as error:
+            if status_of(error) == 404:
+                raise BlobMissing(name) from None
+            raise
+        return part
+
     def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
         parameters, sha256 = self._at(name), sha256_of(name)
         # The bytes are verified before the store sees them, and can be sent again where a try fails halfway.

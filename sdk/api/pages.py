@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sdk.api.transport import Transport
+from sdk.errors import InvalidInput
 from sdk.schemas.pages import Page
 
 T = TypeVar("T")
@@ -18,11 +19,15 @@ _PAGE = 500
 def pages(
     transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None, limit: int | None = None
 ) -> Iterator[T]:
-    """Yield the rows of a list, the first `limit` of them if given, each page asked for when it is needed."""
+    """Yield the rows of a list, the first `limit` of them if given, each page asked for when it is needed.
+
+    Raises InvalidInput, before anything is asked for, where the limit is less than 1.
+    """
     if limit is None:
         return _rows(transport, path, row, {"limit": _PAGE, **(params or {})})
-    page = max(1, min(limit, _PAGE))
-    return islice(_rows(transport, path, row, {"limit": page, **(params or {})}), max(0, limit))
+    if limit < 1:
+        raise InvalidInput(f"limit is {limit}; give 1 or more", param="limit")
+    return islice(_rows(transport, path, row, {"limit": min(limit, _PAGE), **(params or {})}), limit)
 
 
 def _rows(transport: Transport, path: str, row: type[T], params: dict[str, Any]) -> Iterator[T]:

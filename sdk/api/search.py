@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
-from sdk.errors import InvalidInput
 from sdk.schemas.search import SortKey, VersionBrief
 
 
@@ -15,6 +14,4 @@ def iterate(transport: Transport, filter: str, *, sort: SortKey, limit: int | No
 
     Raises InvalidInput that says where the filter is wrong, NotAllowed.
     """
-    if limit is not None and limit < 1:
-        raise InvalidInput("limit is less than 1; leave it out for all that is found", param="limit")
     return pages(transport, "/search", VersionBrief, params={"filter": filter, "sort": sort}, limit=limit)

@@ -1,4 +1,4 @@
-"""The two files of an adapter, and how PEFT names the tensors in its weights.
+"""The files of an adapter, and how PEFT names the tensors in its weights.
 
 >>> lora_key("base_model.model.layers.0.q_proj.lora_A.weight")
 LoraKey(module='layers.0.q_proj', part='A')
@@ -6,6 +6,8 @@ LoraKey(module='layers.0.q_proj', part='A')
 (LoraKey(module='embed', part='embedding_B'), None)
 >>> base_parameter("base_model.model.score.base_layer.weight"), base_parameter("score.weight")
 ('score.base_layer.weight', None)
+>>> unwrapped("score.base_layer.weight"), unwrapped("embed.token_adapter.base_layer.weight")
+('score.weight', 'embed.weight')
 >>> base_module("layers.0.experts.base_layer")
 'layers.0.experts'
 """
@@ -17,6 +19,16 @@ from typing import NamedTuple
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+#: The chat template that its conversations were rendered by, as transformers and vLLM read one.
+TEMPLATE_FILE = "chat_template.jinja"
+#: How answers are generated, and where they stop, as transformers reads it.
+GENERATION_FILE = "generation_config.json"
+#: How its rows became tokens: `sdk.schemas.training.Rendering`, in canonical JSON.
+RENDERING_FILE = "rendering.json"
+#: What may travel beside the two files that make an adapter, for whoever serves it.
+SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)
+#: The longest templates of published models have some 20 KiB.
+MAX_SERVING_BYTES = 1024 * 1024
 
 _PREFIX = r"base_model\.model\."
 _LORA_KEY = re.compile(
@@ -25,10 +37,11 @@ _LORA_KEY = re.compile(
 )
 #: What variants of LoRA have beside A and B; each group is called as the setting that asks for the variant.
 _VARIANT_KEY = re.compile(
-    _PREFIX
-    + r".+\.lora_(?:(?P<kasa_config>diag)|(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
+    _PREFIX + r".+\.lora_(?:(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
 )
 _KEY = re.compile(_PREFIX + r"(?P<parameter>.+)")
+#: What PEFT puts between a module's name and its weight where it wraps the module.
+_WRAPPERS = re.compile(r"(?:\.token_adapter)?\.base_layer(?=\.)|\.(?:modules_to_save|original_module)(?=\.)")
 
 
 class LoraKey(NamedTuple):
@@ -56,6 +69,11 @@ def base_parameter(name: str) -> str | None:
     """Return the base's parameter that a tensor replaces or adds to, without PEFT's prefix; None without the prefix."""
     match = _KEY.fullmatch(name)
     return match["parameter"] if match else None
+
+
+def unwrapped(parameter: str) -> str:
+    """Return the base's name of a parameter, without what PEFT wraps its module in."""
+    return _WRAPPERS.sub("", parameter)
 
 
 def base_module(module: str) -> str:

@@ -43,6 +43,10 @@ TOKENIZER_FILES = (
 #: Everything else that a base may have beside its weights.
 OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
 
+_AFTER_PADDING = (
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
 #: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.
@@ -77,12 +81,38 @@ def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentit
     if not weights:
         raise BadBaseError("a base needs its weights in *.safetensors files")
     stable = stable_config(config)
-    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    tokenizer = _tokenizer_files(files)
     try:
         fingerprint = digest_of({"config": stable, "tokenizer": tokenizer, "weights": weights})
     except ValueError as error:
         raise BadBaseError(f"{CONFIG_FILE} holds NaN, an infinity or half a character") from error
     return BaseIdentity(fingerprint, digest_of(weights), _architecture(config))
+
+
+def tokenizer_digest(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the digests of a base's tokenizer files, given those of all its files by name."""
+    return digest_of(_tokenizer_files(files))
+
+
+def _tokenizer_files(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: files[name] for name in TOKENIZER_FILES if name in files}
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens of the longest row that a base has positions for, by its config; None where it counts none.
+
+    >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
+    512
+    """
+    inner = config.get("text_config")
+    for given in (config, inner if isinstance(inner, Mapping) else {}):
+        found = given.get("max_position_embeddings") or given.get("n_positions")
+        if type(found) is int and found > 0:
+            pad = given.get("pad_token_id")
+            # These count from the number after that of their padding.
+            skipped = pad + 1 if given.get("model_type") in _AFTER_PADDING and type(pad) is int else 0
+            return max(1, found - skipped)
+    return None
 
 
 def stable_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ Shape = Literal["prompt", "messages", "text", "text-label"]
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
 _TEXT_KEYS = ("prompt", "completion", "text", "messages", "label")
+#: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
+_MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 _SHAPES = "{prompt, completion}, {messages}, {text} or {text, label}"
 
 
@@ -98,6 +100,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    # It is one number for the whole process, which nothing else here depends on.
+    csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)

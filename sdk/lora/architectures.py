@@ -20,12 +20,6 @@ yoso
 #: `is_decoder`. Encoder-decoders are left out, whose decoders are causal by themselves.
 ENCODERS = frozenset(_NAMES.split())
 
-_AFTER_PADDING = """
-camembert data2vec-text esm ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod
-"""
-#: RoBERTa's kin, which count positions from the number of their padding token on: of 514, 512 are a text's.
-_POSITIONS_AFTER_PADDING = frozenset(_AFTER_PADDING.split())
-
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
     """Say whether each token of a text sees those after it, in the model of a `config.json`."""
@@ -40,18 +34,3 @@ def no_next_token(model_type: Any) -> str:
         " would be given its own answer; train a classification, with rows of {text, label} and: adapterctl train NAME --objective"
         " classify, or choose a decoder"
     )
-
-
-def text_positions(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens a text may have by a `config.json`; None where it doesn't say.
-
-    >>> text_positions({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
-    512
-    """
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    if not isinstance(positions, int):
-        return None
-    if config.get("model_type") not in _POSITIONS_AFTER_PADDING:
-        return positions
-    padding = config.get("pad_token_id")
-    return positions - 1 - (padding if isinstance(padding, int) else 1)

@@ -15,8 +15,8 @@ from typing import Literal
 
 #: Interpreter and libraries, without any weights.
 _PROCESS_BYTES = 512 * 2**20
-#: Likewise of a merge, which was seen to take 545 MiB.
-_MERGE_PROCESS_BYTES = 640 * 2**20
+#: Likewise of a merge, which was seen to take 545 MiB, and 1,120 MiB with a torch that is built for cards.
+_MERGE_PROCESS_BYTES = 1216 * 2**20
 #: What freed pieces leave between them that nothing else fits into.
 _FRAGMENTED = 1.1
 #: NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
@@ -31,29 +31,42 @@ _PROBE_MATRICES = 4
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
-def loading_bytes(weights_bytes: int, *, quantized: bool) -> int:
+def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.0) -> int:
     """Return the least that a training or an evaluation takes: the base as it is held, and the process.
 
-    process + S, where S is the size of the weights as they are stored, or 0.3·S where they are quantised to 4 bits.
+    process + S, where S is the size of the weights as they are stored; where they are quantised to 4 bits, process + 0.3·S of
+    what is packed, and all of `kept_share`, the experts of a mixture, which stay in 16 bit.
     """
-    return _PROCESS_BYTES + int(weights_bytes * _QUANTIZED_SHARE if quantized else weights_bytes)
+    packed = weights_bytes * (1 - kept_share) * _QUANTIZED_SHARE + weights_bytes * kept_share
+    return _PROCESS_BYTES + int(packed if quantized else weights_bytes)
 
 
 def merge_bytes(
-    weights_bytes: int, *, stored_dtype: str | None, merged_dtype: Dtype, quantized: bool, vocabulary: int
+    weights_bytes: int,
+    *,
+    stored_dtype: str | None,
+    merged_dtype: Dtype,
+    quantized: bool,
+    vocabulary: int,
+    packed_parameters: int | None = None,
 ) -> int:
     """Return what a merge takes at its peak: whole models, and the logits by which they are compared.
 
     process + 1.1·(S + M + Q) + L, where S is the size of the weights as they are stored, whose file stays mapped; M that of the
     merged model, in the stored precision where "auto" is asked for; Q, where the adapter was trained over 4 bits, twice the
     weights in 16 bit, for the base is quantised, made wide again and measured before it is merged onto; and L the logits of
-    the probe, four (512, vocabulary) matrices in float32. A precision that is not known is taken for float32, as
+    the probe, four (512, vocabulary) matrices in float32. A base that is stored in 4 bits, of `packed_parameters` numbers, is
+    made wide once, and has no other weights to merge onto. A precision that is not known is taken for float32, as
     transformers does. A CPU that can't multiply 16-bit numbers needs more, which nobody knows at submit.
     """
     stored_width = _WIDTHS.get(stored_dtype or "", 4)
-    numbers = weights_bytes // stored_width
+    numbers = weights_bytes // stored_width if packed_parameters is None else packed_parameters
     merged = numbers * (stored_width if merged_dtype == "auto" else _WIDTHS[merged_dtype])
-    wide = 2 * numbers * 2 if quantized else 0
+    wide = 0
+    if packed_parameters is not None:
+        wide = 2 * numbers
+    elif quantized:
+        wide = 2 * numbers * 2
     models = int(_FRAGMENTED * (weights_bytes + merged + wide))
     return _MERGE_PROCESS_BYTES + models + _PROBE_TOKENS * vocabulary * 4 * _PROBE_MATRICES
 
@@ -69,6 +82,6 @@ def pass_bytes(*, tokens: int, hidden: int, inner: int, layers: int, vocabulary:
     return activations + tokens * vocabulary * (width + 8)
 
 
-def widened_bytes(numbers: int) -> int:
-    """Return what quantised weights take that are held in 16 bit beside."""
-    return 2 * numbers
+def widened_bytes(numbers: int, *, width: int = 2) -> int:
+    """Return what quantised weights take that are made wide, in numbers of `width` bytes."""
+    return width * numbers

@@ -1,97 +1,132 @@
-"""Target presets to the real module names of an architecture, checked against the model itself or against its files.
+"""Which modules of a base a training adapts: presets, names and patterns, resolved against the model or against its files.
 
->>> resolve_targets("qv", "llama", ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"])
-['q_proj', 'v_proj']
->>> missing_targets("q_proj,nope", {"model.layers.0.self_attn.q_proj.weight": [64, 64]})
-MissingTargets(names=['nope'], present=['q_proj'])
+A preset is decided by what the model holds: the linear modules of its layers, and which of these are in attention.
+
+>>> names = [f"model.layers.0.{end}" for end in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
+>>> resolve_targets("qv", "llama", names), resolve_targets("all-linear", "llama", names)
+(['q_proj', 'v_proj'], ['q_proj', 'up_proj', 'v_proj'])
+>>> resolve_targets("all-linear", "llama", names, exclude=r".*\\.mlp\\..*")
+['model.layers.0.self_attn.q_proj', 'model.layers.0.self_attn.v_proj']
+>>> unfit_targets("q_proj,nope", {"model.layers.0.self_attn.q_proj.weight": [64, 64]})
+"has no linear module 'nope'; name some of these as targets: q_proj"
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Collection, Mapping, Sequence
 
-from sdk.schemas.training import TARGET_PRESETS
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.lora.linear_modules import Layered, in_attention, is_text, linear_modules, reads_queries_or_values
+from sdk.schemas.training import TARGET_PRESETS, is_pattern
 
-#: Preset to module names, for Llama and the many architectures that took over its names (Mistral, Qwen, Gemma …).
-_LLAMA = {
-    "qv": ("q_proj", "v_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "all-linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
-# GPT-2 has q, k and v in one matrix, and calls the last matrix of attention and of the MLP alike.
-_GPT2 = {
-    "qv": ("c_attn",),
-    "attention": ("c_attn", "attn.c_proj"),
-    "all-linear": ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
-}
-_BERT = {
-    "qv": ("query", "value"),
-    "attention": ("query", "key", "value"),
-    "all-linear": ("query", "key", "value", "dense"),
-}
-_NEOX = {
-    "qv": ("query_key_value",),
-    "attention": ("query_key_value", "attention.dense"),
-    "all-linear": ("query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
-}
-_FALCON = {
-    "qv": ("query_key_value",),
-    "attention": ("query_key_value", "self_attention.dense"),
-    "all-linear": ("query_key_value", "self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
-}
-_PHI3 = {
-    "qv": ("qkv_proj",),
-    "attention": ("qkv_proj", "o_proj"),
-    "all-linear": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
-}
+#: `model_type` of a config to presets that mean something else than what the model's layers say.
+#: BERT's kin call the last matrix of attention and both of the MLP alike, and common practice leaves it out of attention.
+_BERT = {"attention": ("query", "key", "value"), "all-linear": ("query", "key", "value", "dense")}
+SPECIAL_CASES: Mapping[str, Mapping[str, Sequence[str]]] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
 
-#: `model_type` of a config to its table. What is missing here is taken for one of Llama's kin, and then checked.
-FAMILIES = {
-    "gpt2": _GPT2,
-    "bert": _BERT,
-    "roberta": _BERT,
-    "gpt_neox": _NEOX,
-    "falcon": _FALCON,
-    "bloom": _FALCON,
-    "phi3": _PHI3,
-}
-
-#: Parts of names of 2-dimensional weights that are no linear module inside a layer: embeddings and output heads.
-_NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "norm")
+#: For a pattern on all modules of a model; some three seconds.
+_STEPS = 20_000_000
+#: Names that a message has at most.
+_MOST_NAMED = 5
 
 
 class TargetsError(ValueError):
-    """Targets that the model has no modules for; the message lists the names that it has."""
+    """Targets that mean nothing in the model, or what can't be trained; the message says what there is."""
 
 
-class MissingTargets(NamedTuple):
-    """What targets name and a base lacks."""
+def resolve_targets(
+    targets: str, model_type: str, linear_names: Sequence[str], *, exclude: str | None = None
+) -> list[str]:
+    """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
 
-    names: list[str]
-    #: Linear modules that the base has.
-    present: list[str]
-
-
-def resolve_targets(targets: str, model_type: str, linear_names: Sequence[str]) -> list[str]:
-    """Return the sorted module names that a preset or a comma-separated list means.
-
-    `linear_names` are the full names of the model's linear modules, without its output head. Raises TargetsError
-    when one of the wanted names matches none of them.
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are as short as they can
+    be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
+    part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
+    of another part.
     """
+    text = [name for name in linear_names if is_text(name)]
+    asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
+    have = ", ".join(short_names(text)) or "none"
     if targets in TARGET_PRESETS:
-        wanted: Sequence[str] = FAMILIES.get(model_type, _LLAMA)[targets]
+        wanted = _of_preset(targets, model_type, text)
+        if not wanted:
+            raise TargetsError(
+                f"{asked} means no linear module of this {model_type} model; name some of these as targets: {have}."
+            )
+    elif is_pattern(targets):
+        wanted = _chosen(targets, linear_names, "target_modules")
+        if not wanted:
+            raise TargetsError(
+                f"the pattern {targets!r} means no linear module of this {model_type} model, whose whole name it is to be; there"
+                f" are: {have}."
+            )
     else:
-        wanted = targets.split(",")
-    missing = [name for name in wanted if not any(matches(full, name) for full in linear_names)]
-    if missing:
-        asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
-        have = ", ".join(short_names(linear_names)) or "none"
-        raise TargetsError(
-            f"{', '.join(repr(name) for name in missing)} of {asked} match no linear module of this {model_type} model;"
-            f" name some of these as targets: {have}.",
+        missing = [name for name in targets.split(",") if not any(matches(full, name) for full in linear_names)]
+        if missing:
+            raise TargetsError(
+                f"{', '.join(repr(name) for name in missing)} of the targets match no linear module of this {model_type} model;"
+                f" name some of these as targets: {have}."
+            )
+        wanted = [full for full in linear_names if any(matches(full, name) for name in targets.split(","))]
+    left = _without(wanted, exclude)
+    if not left:
+        raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} mean; exclude fewer.")
+    foreign = sorted(set(left) - set(text))
+    if foreign:
+        raise TargetsError(f"{asked} mean {_untrained(foreign)}.")
+    if exclude is not None or is_pattern(targets):
+        return sorted(set(left))
+    if targets in TARGET_PRESETS:
+        special = SPECIAL_CASES.get(model_type, {}).get(targets)
+        return sorted(special) if special else _shortest(left, linear_names)
+    return sorted(set(targets.split(",")))
+
+
+def unfit_targets(
+    targets: str, tensors: Mapping[str, Sequence[int]], *, model_type: str = "", exclude: str | None = None
+) -> str | None:
+    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None where it may be.
+
+    A library may put other prefixes before the names of the files, and may join experts under other names: what depends on
+    these is left to `resolve_targets`, which is given the model's own names.
+    """
+    names = linear_modules(tensors)
+    if not names:
+        return None
+    if targets in TARGET_PRESETS or (is_pattern(targets) and exclude is None):
+        try:
+            resolve_targets(targets, model_type, names)
+        except TargetsError as error:
+            nothing = is_pattern(targets) and not _chosen(targets, names, "target_modules")
+            return None if nothing else f"can't be trained so: {str(error).rstrip('.')}"
+    if targets in TARGET_PRESETS or is_pattern(targets) or any("experts" in name.split(".") for name in tensors):
+        return None
+    # Only the last part is held against the files.
+    last_parts = set(map(_last_part, names))
+    unknown = [name for name in targets.split(",") if _last_part(name) not in last_parts]
+    if unknown:
+        have = ", ".join(sorted(set(map(_last_part, filter(is_text, names))))) or "none"
+        return (
+            f"has no linear module {', '.join(map(repr, unknown[:_MOST_NAMED]))}; name some of these as targets: {have}"
         )
-    return sorted(set(wanted))
+    foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
+    if foreign and exclude is None:
+        return f"can't be trained so: the targets mean {_untrained(foreign)}"
+    return None
+
+
+def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
+    """Whether targets that are no preset mean each of these modules, and `exclude` none, where names are whole."""
+    allowed = set(names)
+    if is_pattern(targets):
+        allowed = set(_chosen(targets, sorted(names), "target_modules"))
+    elif targets not in TARGET_PRESETS:
+        allowed = {name for name in names if any(matches(name, end) for end in targets.split(","))}
+    try:
+        return bool(names) and allowed == set(names) and not (exclude and set(_excluded(sorted(names), exclude)))
+    except TargetsError:
+        return False
 
 
 def matches(full_name: str, target: str) -> bool:
@@ -108,27 +143,74 @@ def short_names(linear_names: Sequence[str]) -> list[str]:
     return sorted(name for short, longer in last.items() for name in ({short} if len(longer) == 1 else longer))
 
 
-def missing_targets(targets: str, tensors: Mapping[str, Sequence[int]]) -> MissingTargets | None:
-    """Return the targets of which a base's weight files, shapes by name, hold nothing like it; None where all may be there.
-
-    Presets, and bases of experts, whose weights a library may join under other names when it loads them, are left to
-    `resolve_targets`, which is given the model's own names.
-    """
-    if targets in TARGET_PRESETS or any("expert" in name for name in tensors):
-        return None
-    weights = [
-        name.removesuffix(".weight") for name, shape in tensors.items() if len(shape) == 2 and name.endswith(".weight")
-    ]
-    # Only the last part is held against the files: a model may put another prefix before the names of its files.
-    last_parts = set(map(_last_part, weights))
-    unknown = [name for name in targets.split(",") if _last_part(name) not in last_parts]
-    if not weights or not unknown:
-        return None
-    return MissingTargets(unknown, sorted(set(map(_last_part, _linear(weights)))))
+def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
+    special = SPECIAL_CASES.get(model_type, {}).get(preset)
+    if special:
+        return [name for name in text if any(matches(name, target) for target in special)]
+    layered = Layered.of(text)
+    if preset == "all-linear":
+        return layered.names(lambda rest: True)
+    if preset == "attention":
+        return layered.names(in_attention)
+    return layered.names(lambda rest: in_attention(rest) and reads_queries_or_values(rest))
 
 
-def _linear(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not any(part in _last_part(name) for part in _NOT_LINEAR)]
+def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:
+    """Return the shortest ends of names that mean exactly these modules: of each place in a layer, or else whole names."""
+    every = set(wanted)
+    found: list[str | None] = []
+    for rest, names in Layered.of(list(wanted)).by_rest.items():
+        parts = rest.split(".")
+        ends = [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
+        meant = {end: {name for name in linear_names if matches(name, end)} for end in ends}
+        exact = next((end for end in ends if meant[end] == set(names)), None)
+        within = next((end for end in ends if meant[end] <= every), None)
+        found += [exact or within] if exact or within else names
+    return sorted({name for name in found if name})
+
+
+def _without(names: Sequence[str], exclude: str | None) -> list[str]:
+    """Return the names that are not excluded, by a list of names or a pattern. Raises TargetsError where it excludes none."""
+    if exclude is None:
+        return list(names)
+    out = set(_excluded(names, exclude))
+    if not out:
+        raise TargetsError(f"exclude, {exclude!r}, excludes none of the modules that the targets mean; correct it.")
+    return [name for name in names if name not in out]
+
+
+def _excluded(names: Sequence[str], exclude: str) -> list[str]:
+    if is_pattern(exclude):
+        return _chosen(exclude, names, "exclude_modules")
+    return [name for name in names if any(matches(name, end) for end in exclude.split(","))]
+
+
+def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
+    try:
+        chosen = Targets({"target_modules": pattern}, Budget(_STEPS))
+        return [name for name in names if chosen.means(name)]
+    except (ExpressionError, BudgetError) as error:
+        raise TargetsError(f"{key} {pattern!r} can't be tried ({error}); write module names.") from error
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _untrained(foreign: Sequence[str]) -> str:
+    return (
+        f"{_named(foreign)} too, which are no part of the text and which rows of text don't train; leave them out with exclude,"
+        f" such as '{_exclusion(foreign[0])}', or choose a preset, which means the text part"
+    )
+
+
+def _exclusion(name: str) -> str:
+    """Return a pattern for all modules of the part that a module is in."""
+    parts = name.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    part = next((part for part in parts[:number] if not is_text(part)), parts[0])
+    return rf".*{re.escape(part)}\..*"
 
 
 def _last_part(name: str) -> str:

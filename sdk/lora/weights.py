@@ -6,15 +6,16 @@ The scale s is α/r, or α/√r with rsLoRA, where r is the module's real rank a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from sdk.errors import NotFound, Unavailable, VerificationFailed
-from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, lora_key
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
+from sdk.formats.peft_unusable import changes_base
+from sdk.lora.experts import largest_sum, owned_parameters, sum_of_products
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
 from sdk.schemas.training import LoraConfig
 
@@ -29,8 +30,6 @@ _MAX_SQUARE = 1e200
 
 #: Parts of LoRA that are no part of s·B·A.
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
-#: Initialisations by which PEFT takes the first s·B·A out of the base, or quantises it.
-_BASE_CHANGING = re.compile(r"(pissa|corda).*|loftq|lora_ga|(?i:olora)")
 
 V = TypeVar("V")
 
@@ -75,6 +74,8 @@ class _Delta:
     into: Columns
     scale: float
     shape: tuple[int, ...]
+    #: Of a stacked weight; 1 for any other.
+    experts: int
     #: ‖ΔW‖²
     square: float
 
@@ -98,6 +99,7 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     No ΔW of (out, in) is ever formed, for the trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16):
     ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB)∘(AAᵀ), and likewise ⟨B₁A₁, B₂A₂⟩ = Σ (B₁ᵀB₂)∘(A₁A₂ᵀ), both sums over (r₁, r₂) numbers.
     An embedding's ΔW is the transpose of B·A, a convolution's is B·A with the kernel flattened: neither alters these.
+    Stacked experts have one each, and ‖ΔW‖² is the sum of theirs.
 
     Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, Unavailable without numpy.
     """
@@ -119,8 +121,8 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
                 norm_a=math.sqrt(delta_a.square) if delta_a else None,
                 norm_b=math.sqrt(delta_b.square) if delta_b else None,
                 cosine=_cosine(both, delta_a.square, delta_b.square) if delta_a and delta_b else None,
-                rank_a=_rank(first, module),
-                rank_b=_rank(second, module),
+                rank_a=_rank(first, module, delta_a),
+                rank_b=_rank(second, module, delta_b),
             )
         )
     return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
@@ -201,8 +203,11 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _rank(adapter: _Adapter, module: str) -> int | None:
-    return adapter.pairs[module]["A"].shape[0] if module in adapter.pairs else None
+def _rank(adapter: _Adapter, module: str, delta: _Delta | None) -> int | None:
+    """Return a module's rank: of stacked experts that of each."""
+    if module not in adapter.pairs:
+        return None
+    return adapter.pairs[module]["A"].shape[0] // (1 if delta is None else delta.experts)
 
 
 def _notes(first: _Adapter, second: _Adapter) -> list[str]:
@@ -211,7 +216,7 @@ def _notes(first: _Adapter, second: _Adapter) -> list[str]:
         f"{what} of {whose} are no part of s·B·A and are not compared"
         for what, whose in _whose(first.left_out, second.left_out)
     ]
-    inits = [{init} if _BASE_CHANGING.fullmatch(init := str(side.lora.init)) else set() for side in (first, second)]
+    inits = [{str(side.lora.init)} if changes_base(side.lora.init) else set() for side in (first, second)]
     notes += [
         f"the initialisation {init} of {whose} changes the base, so that s·B·A is not all that it adds"
         for init, whose in _whose(*inits)
@@ -238,12 +243,12 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
             "has them, are not compared"
         )
         return None
-    try:
-        said, alpha = adapter.ranks.of(module), adapter.alphas.of(module)
-    except BudgetError as error:
-        raise VerificationFailed(
-            f"the patterns of {adapter.file.path} take too long to try; leave the weights out with --no-weights"
-        ) from error
+    record = _said(adapter, module, width=rank)
+    if record is None:
+        notes.append(f"{module}: the rank of each expert of the {side} adapter can't be told, so they are not compared")
+        return None
+    said, alpha, experts = record
+    rank //= experts
     if said != rank:
         notes.append(f"{module}: the {side} adapter's rank is {rank}, not {said} as its configuration says")
     scale = alpha / (math.sqrt(rank) if adapter.lora.use_rslora else rank)
@@ -251,18 +256,43 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
     if module in adapter.embeddings:
         # An embedding holds its weight as (entries, dimension), which is the transpose of B·A.
         out, into, shape = into, out, (a.shape[1], b.shape[0])
-    return _Delta(out, into, scale, shape, _square(adapter, module, out, into, scale))
+    if experts > 1:
+        shape = (experts, *shape)
+    return _Delta(out, into, scale, shape, experts, _square(adapter, module, out, into, scale, experts))
 
 
-def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, scale: float) -> float:
+def _said(adapter: _Adapter, module: str, *, width: int) -> tuple[int, float, int] | None:
+    """Return what the configuration says of a module, rank and alpha, and how many experts its A and B are of.
+
+    `width` are the rows of A: of experts, the rank of each times their number. Patterns name the parameters of a stacked
+    weight, which the file does not; None where they leave it open which one this is.
+    """
+    targets, plain = set(adapter.lora.target_modules), base_module(module)
+    owned = owned_parameters(plain, adapter.lora.target_parameters)
+    stacked = bool(owned) and not any(end in targets for end in suffixes(plain))
+    names = [f"{plain}.{name.rpartition('.')[2]}" for name in owned] if stacked else [module]
+    try:
+        found = {(adapter.ranks.of(name), adapter.alphas.of(name)) for name in names}
+    except BudgetError as error:
+        raise VerificationFailed(
+            f"the patterns of {adapter.file.path} take too long to try; leave the weights out with --no-weights"
+        ) from error
+    if stacked:
+        found = {(rank, alpha) for rank, alpha in found if width % rank == 0}
+    if len(found) != 1:
+        return None
+    ((rank, alpha),) = found
+    return rank, alpha, width // rank if stacked else 1
+
+
+def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, scale: float, experts: int) -> float:
     """Return ‖s·BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
     import numpy as np
 
     with np.errstate(all="ignore"):
         gram_out, gram_into = out.products(out), into.products(into)
-        square = float((gram_out * gram_into).sum()) * scale * scale
-        # ‖BA‖ ≤ Σ ‖bᵢ‖‖aᵢ‖ over the columns bᵢ of B and the rows aᵢ of A.
-        bound = float(np.sqrt(gram_out.diagonal() * gram_into.diagonal()).sum()) * scale
+        square = sum_of_products(gram_out, gram_into, experts) * scale * scale
+        bound = largest_sum(gram_out, gram_into, experts) * scale
     if not abs(square) < _MAX_SQUARE:
         raise VerificationFailed(
             f"{adapter.file.path}: {module!r} holds NaN, infinity or numbers too large to compare; train it again"
@@ -281,7 +311,7 @@ def _inner(module: str, a: _Delta | None, b: _Delta | None, notes: list[str]) ->
             "cosine and adds nothing to the cosine of the whole"
         )
         return None
-    return float((a.out.products(b.out) * a.into.products(b.into)).sum()) * a.scale * b.scale
+    return sum_of_products(a.out.products(b.out), a.into.products(b.into), a.experts) * a.scale * b.scale
 
 
 def _cosine(inner: float | None, square_a: float, square_b: float) -> float | None:

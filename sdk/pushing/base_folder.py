@@ -28,6 +28,7 @@ from sdk.formats.base_files import (
     weight_map,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.packed_weights import WeightFile, check_packing, read_weights, shapes_of
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
@@ -99,12 +100,7 @@ def scan_base(
     weights = _weight_files(folder)
     names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
     present = sorted(name for name in names if (folder / name).is_file())
-    tensors: dict[str, list[int]] = {}
-    held: dict[str, list[str]] = {}
-    for name in weights:
-        shapes = _shapes(folder / name)
-        held[name] = list(shapes)
-        tensors.update(shapes)
+    held = {name: _look_into(folder / name) for name in weights}
     # By what a link leads to, so that a file is hashed once, in whichever folder it is looked at.
     digests = {name: cache.sha256_of((folder / name).resolve(), on_bytes) for name in present}
     try:
@@ -112,7 +108,10 @@ def scan_base(
         for name in sorted(REFERRING_FILES.keys() & digests.keys()):
             check_references(name, _start(folder / name, REFERRING_FILES[name] + 1))
         if INDEX_FILE in digests:
-            check_index(read_index((folder / INDEX_FILE).read_bytes()), held)
+            tensors_by_file = {name: file.shapes for name, file in held.items()}
+            check_index(read_index((folder / INDEX_FILE).read_bytes()), tensors_by_file)
+        tensors = shapes_of(held.values())
+        check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
         raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
@@ -192,12 +191,21 @@ def _weight_files(folder: Path) -> list[str]:
     raise InvalidBase(f"{folder} has no weights: {hint}", param="base")
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """Tensor name to shape, from a safetensors header. A download that broke off is found here, and not by the job."""
+def _look_into(path: Path) -> WeightFile:
+    """What a weight file says, from its header and the states of packed weights. A download that broke off is found here, and not by the job."""
     try:
         with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            return read_header(file, size_bytes, called="it", any_dtype=True).shapes()
+            header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
+
+            def read(begin: int, end: int) -> bytes:
+                file.seek(begin)
+                return file.read(end - begin)
+
+            return read_weights(header, read)
+    except BadBaseError as error:
+        raise InvalidBase(
+            f"{path} holds no weights of a base: {error}; download or save the base again", param="base"
+        ) from error
     except (OSError, SafetensorsError) as error:
         reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
         raise InvalidBase(

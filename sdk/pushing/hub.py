@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, Unavailable, disk_explained
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -24,7 +24,7 @@ _SCHEME = "hf://"
 #: As the hub itself limits `owner/name`.
 _MAX_REPO_CHARACTERS = 96
 #: All that is asked for: pickled weights and code never reach this machine.
-_ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+_ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)
 
 
 def resolve_commit(repo: str, revision: str | None) -> str:
@@ -109,7 +109,7 @@ def fetch_adapter(url: str, folder: Path) -> str:
             commit: str = hub.HfApi().model_info(repo, revision=revision, timeout=10).sha
             if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
                 raise Unavailable(f"the model hub names no commit of {repo}; try again later", param="path")
-            # One commit for both files, whatever is pushed there meanwhile.
+            # One commit for all files, whatever is pushed there meanwhile.
             hub.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(_ADAPTER_FILES))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise NotFound(

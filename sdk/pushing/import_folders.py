@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.adapter_files import CONFIG_FILE
@@ -46,22 +45,21 @@ class _Found:
 def push_tree(
     push: Push,
     root: Path,
+    options: PushOptions,
     *,
     namespace: str | None = None,
     versions: bool = False,
     on_folder: Callable[[int, int], None] | None = None,
-    **options: Any,
 ) -> list[Imported]:
     """Publish every folder below `root` that holds an adapter; again goes on where it was stopped.
 
     A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
     the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
-    natural order. `push` publishes one folder with the `options`, fields of `PushOptions`; without `base` each folder's config names it.
+    natural order. `push` publishes one folder with the `options`; without a base there each folder's config names it.
     A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
     there is no adapter, InvalidInput for a bad namespace.
     """
-    given = PushOptions(**options)
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}; give the one under which the adapters lie", param="path")
     if namespace is not None:
@@ -76,7 +74,7 @@ def push_tree(
     first: dict[str, str] = {}
     for position, item in enumerate(found, start=1):
         taken = None if versions or item.adapter is None else first.get(item.adapter)
-        results.append(_push_one(push, item, taken, given))
+        results.append(_push_one(push, item, taken, options))
         if item.adapter is not None:
             first.setdefault(item.adapter, item.shown)
         if on_folder is not None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, MAX_SERVING_BYTES, SERVING_FILES, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.formats.peft_patterns import unfit
+from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import canonical_text, lora_of
 from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import LoraConfig
 from sdk.transfer import hash_file, read_json, require_inside
 
-#: The marker of a folder that was pulled says nothing that the version does not.
-_NOT_LEFT_OUT = (CONFIG_FILE, WEIGHTS_FILE, ".adapterctl")
 #: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
@@ -81,6 +81,8 @@ def pack_adapter(
     if expanded:
         config = expand(config, adapted_modules(weights))
     _refuse_patterns(config, weights)
+    if why := unusable(config):
+        raise InvalidInput(f"{CONFIG_FILE}: {why}", param="path")
     lora = lora_of(config)
     canonical = staging / CONFIG_FILE
     canonical.write_text(canonical_text(config), encoding="utf-8")
@@ -90,7 +92,12 @@ def pack_adapter(
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_LEFT_OUT)
+    for name, path in _serving_files(folder):
+        sha256, size = hash_file(path)
+        files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
+        sources[sha256] = path
+    taken = {".adapterctl", *(file.path for file in files)}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in taken)
     manifest = Manifest(kind="adapter", base_fingerprint=base_fingerprint, files=files)
     return Package(
         manifest=manifest,
@@ -101,6 +108,14 @@ def pack_adapter(
         named_base=named_base,
         expanded=expanded,
     )
+
+
+def _serving_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield what lies beside an adapter for whoever serves it. Raises InvalidInput for a link that leads out of the folder."""
+    for name in SERVING_FILES:
+        path = require_inside(folder, name)
+        if path.is_file() and path.stat().st_size <= MAX_SERVING_BYTES:
+            yield name, path
 
 
 def pickled_weights(folder: Path) -> Path | None:

@@ -26,7 +26,7 @@ from sdk.pushing.upload import Uploader
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.jobs import BaseChoice
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_targets
 
 #: A registration with the shapes of more tensors would be longer than the body that a registry takes.
@@ -114,7 +114,7 @@ class Pusher:
         return bases.get(self._transport, base, namespace=namespace)
 
     def choose_base(
-        self, base: str | Path, namespace: str | None, *, targets: str | None = None, causal: bool = True
+        self, base: str | Path, namespace: str | None, *, spec: TrainingSpec | None = None, causal: bool = True
     ) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
@@ -125,8 +125,10 @@ class Pusher:
             scanned = self.scan_base(base)
             if causal:
                 check_causal(scanned.registration.config, base=scanned.registration.id)
-            if targets is not None:
-                check_targets(targets, scanned.registration.tensors, base=scanned.registration.id)
+            if spec is not None:
+                found = scanned.registration
+                kind = str(found.config.get("model_type", ""))
+                check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
             return _chosen(self.register_scanned(scanned, namespace=namespace))
         name, _, revision = base.partition("@")
         try:

@@ -11,6 +11,8 @@ from sdk.schemas.wire import Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]
+#: What an adapter is merged onto.
+Onto = Literal["auto", "original", "dequantized"]
 
 
 #: Metrics that count, time or weigh what was done.
@@ -41,7 +43,8 @@ class EvaluationSpec(Wire):
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
     #: Generated completions kept as samples.
     keep_samples: Annotated[int, Field(ge=0, le=100)] = 4
-    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained.
+    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained. A base that
+    #: is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
@@ -82,15 +85,16 @@ class MergeSpec(Wire):
     """How an adapter is merged: W' = W + s·B·A, computed in float32 and stored in `dtype`."""
 
     #: The W that is added to: the stored weights, the weights as quantised in training and made wide again,
-    #: or "auto": both are measured against base-as-trained + adapter, and the nearer one is kept.
-    onto: Literal["auto", "original", "dequantized"] = "auto"
+    #: or "auto": both are measured against base-as-trained + adapter, and the nearer one is kept. A base that is stored in
+    #: 4 bits has only the latter.
+    onto: Onto = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
 
 
 class MergeOptions(TypedDict, total=False):
     """The fields of `MergeSpec` as keywords of a function, for type checkers and editors."""
 
-    onto: Literal["auto", "original", "dequantized"]
+    onto: Onto
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
 
 

@@ -10,12 +10,15 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.formats.objectives import Objective
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.formats.peft_patterns import unfit
+from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
 #: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
+#: What no list of names has, and every pattern that is more than one name.
+_PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
 
 JsonScalar = str | int | float | bool | None
 
@@ -23,6 +26,28 @@ JsonScalar = str | int | float | bool | None
 MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
+
+
+def is_pattern(targets: str) -> bool:
+    """Whether targets are one expression for the whole names of modules, and no preset or list of names."""
+    return not _PATTERN_SIGNS.isdisjoint(targets)
+
+
+def _require_modules(value: str) -> str:
+    """Return names with commas sorted, and a pattern as it is. Raises ValueError for what is neither."""
+    if is_pattern(value) and not set(value) & {" ", ";", "/"}:
+        if found := next(unfit({"target_modules": value}), None):
+            raise ValueError(
+                f"the pattern {value[:80]!r} can't be taken, for {found.reason}; write a plainer one, or names"
+            )
+        return value
+    names = value.split(",")
+    for name in names:
+        if not _MODULE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+            )
+    return ",".join(sorted(set(names)))
 
 
 class TrainingSpec(Wire):
@@ -37,10 +62,15 @@ class TrainingSpec(Wire):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped while training.
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    #: A preset ("qv", "attention", "all-linear") or module names separated by commas.
+    #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked parameters such as
+    #: "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
+    #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
+    exclude: Annotated[
+        Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
     #: Which tokens the loss is taken on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Passes over the data; ignored where max_steps is given.
@@ -64,16 +94,13 @@ class TrainingSpec(Wire):
 
     @field_validator("targets")
     @classmethod
-    def _targets_are_names(cls, value: str) -> str:
-        if value in TARGET_PRESETS:
-            return value
-        names = value.split(",")
-        for name in names:
-            if not _MODULE_NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)} or names separated by commas"
-                )
-        return ",".join(sorted(set(names)))
+    def _targets_are_modules(cls, value: str) -> str:
+        return value if value in TARGET_PRESETS else _require_modules(value)
+
+    @field_validator("exclude")
+    @classmethod
+    def _excluded_are_modules(cls, value: str | None) -> str | None:
+        return None if value is None else _require_modules(value)
 
     @property
     def effective_batch(self) -> int:
@@ -90,6 +117,7 @@ class TrainingOptions(TypedDict, total=False):
     alpha: float | None
     dropout: float
     targets: str
+    exclude: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     epochs: float
     max_steps: int | None
@@ -109,8 +137,8 @@ class LoraConfig(Wire):
     #: α as a number; the scale is α/r, or α/√r with use_rslora.
     alpha: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    #: Sorted names as `adapter_config.json` holds them.
-    target_modules: Annotated[list[str], Field(min_length=1)]
+    #: Sorted names as `adapter_config.json` holds them; there may be none beside target_parameters.
+    target_modules: list[str]
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
     modules_to_save: list[str] = []
@@ -142,9 +170,15 @@ class LoraConfig(Wire):
         dict[_ShortText, _ShortText | int | float | bool | None], Field(max_length=MAX_OTHER_SETTINGS)
     ] = {}
 
+    @model_validator(mode="after")
+    def _something_is_adapted(self) -> LoraConfig:
+        if not self.target_modules and not self.target_parameters:
+            raise ValueError("target_modules names nothing, and neither does target_parameters")
+        return self
+
 
 class QuantizationRecipe(Wire):
-    """How the base was quantised while the adapter was trained; needed to merge it rightly."""
+    """How the base was quantised while the adapter was trained, or is stored; needed to merge it rightly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
     type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
@@ -154,6 +188,11 @@ class QuantizationRecipe(Wire):
     block_size: Annotated[int, Field(ge=1)] = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
+    #: The type of the tensors that hold the packed weights, where the base is stored so; None: the training packed it.
+    storage_dtype: Annotated[
+        Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
 
 
 def _require_day(value: str) -> str:
@@ -176,6 +215,12 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
+    tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def canonical(self) -> bytes:
+        """Return the bytes of `rendering.json`, which travels with an adapter."""
+        return canonical_json(self.model_dump())
 
 
 def _require_distinct(value: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import registries
@@ -37,7 +38,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def outcomes(world: World, root: Path, **options: object) -> dict[str, tuple[str, str | None]]:
+def outcomes(world: World, root: Path, **options: Any) -> dict[str, tuple[str, str | None]]:
     return {found.folder: (found.outcome, found.ref) for found in world.writer.push_tree(root, **options)}
 
 
@@ -124,7 +125,7 @@ def test_links_are_not_followed_out_of_the_tree(world: World, tmp_path: Path) ->
 
 def test_what_is_no_tree_is_said(world: World, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no folder"):
-        world.writer.push_tree(tmp_path / "nothing", base="tiny")
+        world.writer.push_tree(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFound, match=r"adapter_config\.json"):
         world.writer.push_tree(tmp_path / "empty", base="tiny")

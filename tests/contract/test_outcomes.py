@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ from support.registries import World
 
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import VerificationFailed
+from sdk.errors import InvalidTargets, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
@@ -158,13 +160,21 @@ class TestTrainings:
             ({"alpha": None, "rank": 1}, "lora.rank"),
             ({"dropout": 0.1}, "lora.dropout"),
             ({"targets": "q_proj"}, "lora.target_modules"),
-            ({"targets": "k_proj,q_proj,v_proj"}, "lora.target_modules"),
+            # What a pattern or an exclusion comes to is named wholly.
+            ({"targets": r".*\.(q|v)_proj"}, "lora.target_modules"),
             ({"method": "qlora"}, "method"),
         ],
     )
     def test_bytes_of_another_spec_are_refused(self, desk: Desk, spec: dict[str, Any], param: str) -> None:
         """The gate holds the record against the bytes, so a record that is as asked for can't be of other bytes."""
         desk.refused(desk.train(TrainingSpec(**{**SPEC.model_dump(), **spec})), param, version=desk.publication())
+
+    @pytest.mark.parametrize("targets", ["k_proj,q_proj", "lm_head"])
+    def test_targets_that_the_base_lacks_are_refused_at_submit(self, desk: Desk, targets: str) -> None:
+        with pytest.raises(
+            InvalidTargets, match=r"base tiny has no linear module .*; name some of these as targets: q_proj"
+        ):
+            desk.train(SPEC.model_copy(update={"targets": targets}))
 
     @pytest.mark.parametrize(
         "said", [{"lr": 1e-3}, {"seed": 1}, {"epochs": 1.0}, {"batch_size": 8}, {"method": "qlora"}]
@@ -362,6 +372,32 @@ class TestRendering:
             (None, []),
         ]
         assert scored.request.template_date != "2026-01-31"
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("rendering.json", RENDERING.model_copy(update={"stop_ids": [8]}).canonical()),
+            ("chat_template.jinja", b"another"),
+        ],
+    )
+    def test_what_travels_for_serving_is_what_the_record_says(
+        self, desk: Desk, tmp_path: Path, name: str, content: bytes
+    ) -> None:
+        held = desk.train(template_date="2026-01-31")
+        template = b"{{ messages }}"
+        rendering = RENDERING.model_copy(update={"templates": [hashlib.sha256(template).hexdigest()]})
+        use = use_of(desk.data).model_copy(update={"rendering": rendering})
+        folder = new_adapter(tmp_path)
+        right = {"rendering.json": rendering.canonical(), "chat_template.jinja": template}
+        for each, written in {**right, name: content}.items():
+            (folder / each).write_bytes(written)
+        with pytest.raises(VerificationFailed, match=re.escape(name)):
+            desk.complete(held, version=desk.publication(folder, dataset=use))
+        (folder / name).write_bytes(right[name])
+        done = desk.complete(held, version=desk.publication(folder, dataset=use))
+        assert done.result is not None
+        pulled = desk.writer.pull(done.result["ref"])
+        assert {each: (pulled / each).read_bytes() for each in right} == right
 
     def test_a_day_is_a_day(self, desk: Desk) -> None:
         with pytest.raises(ValueError, match="template_date"):

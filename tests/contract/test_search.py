@@ -274,8 +274,10 @@ def test_the_sdk_gives_at_most_what_was_asked_for(world: World, client: Client) 
     assert [brief.ref for brief in everything] == ["a/one@v1", "a/one@v2", "a/two@v1"]
     assert client.search("namespace = a", sort="created", limit=2) == everything[:2]
     assert client.search("namespace = a", sort="created", limit=3) == everything
-    with pytest.raises(InvalidInput, match="limit is less than 1"):
-        client.search(limit=0)
+    for limit in (0, -1):
+        for ask in (client.search, client.jobs, client.audit):
+            with pytest.raises(InvalidInput, match=f"limit is {limit}; give 1 or more"):
+                ask(limit=limit)
 
 
 def test_the_document_of_the_interface_has_examples_that_are_filters(world: World) -> None:

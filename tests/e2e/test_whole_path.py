@@ -89,7 +89,12 @@ def test_show_has_the_whole_lineage(home: Home) -> None:
     )
     assert {"torch", "transformers", "peft", "trl", "bitsandbytes"} <= set(shown["libraries"])
     assert shown["job"]["attempt"] == 1
-    assert [file["path"] for file in shown["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [file["path"] for file in shown["files"]] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "generation_config.json",
+        "rendering.json",
+    ]
 
 
 def test_the_pulled_folder_changes_the_base_under_plain_peft_and_a_zeroed_one_does_not(

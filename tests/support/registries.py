@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import httpx
@@ -39,6 +40,17 @@ from support.migrated import migrated_file
 
 #: A lease that a test can see the end of, in seconds.
 SHORT_LEASE_S = 0.15
+
+
+class made_once(cached_property):  # noqa: N801 - it is used as the property that it is
+    """A cached property of which threads that come together get the same: each client has connections to be closed."""
+
+    _making = RLock()
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return what is cached, or make it while others wait."""
+        with self._making:
+            return super().__get__(instance, owner)
 
 
 class InProcess(Transport):
@@ -72,23 +84,23 @@ class World:
         """Whether tokens are asked for."""
         return self.services.settings.auth == "token"
 
-    @cached_property
+    @made_once
     def impatient(self) -> Services:
         """A second process of this registry, whose leases end almost at once."""
         settings = replace(self.services.settings, lease_s=SHORT_LEASE_S)
         return build(settings, storage=self.services.artifacts.storage, queue=NoQueue())
 
-    @cached_property
+    @made_once
     def writer(self) -> Client:
         """A client that may write."""
         return self.client(Role.WRITER)
 
-    @cached_property
+    @made_once
     def admin(self) -> Client:
         """A client that may do everything, such as publish bases for all namespaces."""
         return self.client(Role.ADMIN)
 
-    @cached_property
+    @made_once
     def worker(self) -> Client:
         """A client that may claim jobs."""
         return self.client(Role.WORKER)
@@ -119,7 +131,7 @@ class World:
             return Principal(f"some {role.value}", {"*": role})
         return self.services.tokens.check(client.config.token)
 
-    @cached_property
+    @made_once
     def http(self) -> httpx.Client:
         """Bare HTTP with an admin's token, for requests that the SDK would not send."""
         if not self.has_roles:

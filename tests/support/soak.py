@@ -6,6 +6,8 @@ import os
 
 #: Whether everything is run in full.
 SOAKING = os.environ.get("ADAPTERCTL_SOAK") == "1"
+#: Whether every family, variant and type is tried.
+MATRIX = os.environ.get("ADAPTERCTL_MATRIX") == "1"
 
 
 def scale(full: int, *, share: int = 20) -> int:

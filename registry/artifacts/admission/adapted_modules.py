@@ -15,12 +15,14 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
+from registry.artifacts.admission.expected_modules import ConfigTargets
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts
+from registry.artifacts.admission.vocabulary import SAVE
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module
 from sdk.formats.peft_patterns import suffixes
@@ -38,7 +40,8 @@ class Module:
         """Add a tensor. Raises Verification for a part under two names, as old and new releases write it."""
         if part in self.parts:
             raise Verification(
-                f"{tensor.name!r} stands for the same as {self.parts[part].name!r}; save the adapter again"
+                f"{tensor.name!r} stands for the same as {self.parts[part].name!r}; save the adapter again, "
+                "with save_embedding_layers=False where it adapts embeddings"
             )
         self.parts[part] = tensor
 
@@ -81,7 +84,7 @@ def judge_module(
     config: ConfigFacts,
     base: BaseShapes,
     ranks: Ranks,
-    targets: Collection[str],
+    targets: ConfigTargets,
     parameters: Mapping[str, list[str]],
 ) -> None:
     """Check one module's tensors; `parameters` are the modules that hold target parameters. Raises Verification."""
@@ -92,21 +95,29 @@ def judge_module(
     embedding = "embedding_A" in halves
     a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
     plain = base_module(name)
-    owned = [parameter for end in suffixes(plain) for parameter in parameters.get(end, ())]
+    # A name alone is a parameter of whichever module has it.
+    owned = [parameter for end in ("", *suffixes(plain)) for parameter in parameters.get(end, ())]
     rank = ranks.of(plain)
-    if not any(end in targets for end in suffixes(plain)) or (owned and not base.shapes(f"{plain}.weight")):
+    if not targets.mean(plain, base) or (owned and not base.shapes(f"{plain}.weight")):
         if not owned:
             raise Verification(
-                f"{name} is not among the target modules {', '.join(sorted(targets)[:20])}; save the adapter again"
+                f"{name} is not among the modules that {CONFIG_FILE} means, by target_modules "
+                f"({', '.join(config.target_modules or [])[:200]}), exclude_modules and layers_to_transform; save the adapter again"
             )
-        _judge_experts(
-            name, a, b, rank, [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
-        )
+        stacked = [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
+        # The patterns mean a parameter by its own name, which the tensor's does not say.
+        possible = sorted({ranks.of(f"{plain}.{parameter}") for parameter in owned})
+        _judge_experts(name, a, b, possible, stacked or base.stacked(plain))
         return
     _judge_rank(name, a, b, rank, config, embedding=embedding)
     _judge_base(name, plain, a, b, config, base, embedding=embedding)
     _judge_magnitudes(name, parts.get("magnitude_vector"), b[0], config)
-    _judge_bias(name, parts.get("B.bias"), b[0], config)
+    _judge_bias(name, parts.get("B.bias"), b[0], config, embedding=embedding)
+    if config.lora_bias and not embedding and base.shapes(f"{plain}.weight") and not base.shapes(f"{plain}.bias"):
+        raise Verification(
+            f"lora_bias is true, and the base's {plain} has no bias that B's could be added to, so that the adapter could "
+            "never be merged; train again without lora_bias"
+        )
 
 
 def _judge_rank(name: str, a: Shape, b: Shape, rank: float, config: ConfigFacts, *, embedding: bool) -> None:
@@ -128,8 +139,21 @@ def _judge_base(
         if base.known:
             raise Verification(f"the base has no module {plain}; the adapter belongs to another base")
         return
-    fitting = [weight for weight in weights if _fits(weight, a, b, config, embedding=embedding)]
+    transposed = base.lies_transposed(plain)
+    fitting = [weight for weight in weights if _fits(weight, a, b, config, embedding=embedding, transposed=transposed)]
     if not fitting:
+        rows = a[1] if embedding else b[0]
+        if plain.rpartition(".")[2] in EMBEDDINGS and [rows, b[0] if embedding else a[1]] in [
+            [rows, *weight[1:]] for weight in weights
+        ]:
+            raise Verification(
+                f"the vocabulary was resized: {name} is of {rows} tokens, the base of {weights[0][0]}; {SAVE}"
+            )
+        if not embedding and len(a) == 2 and transposed is not None and [b[0], a[1]] in _turned(weights, transposed):
+            raise Verification(
+                f"{name}: B·A is {b[0]}×{a[1]} and lies across the base's weight, which takes {a[1]} outputs and {b[0]} inputs "
+                "in its module; save the adapter again with PEFT from the trained model"
+            )
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
         )
@@ -141,30 +165,37 @@ def _judge_base(
         )
 
 
-def _fits(weight: list[int], a: Shape, b: Shape, config: ConfigFacts, *, embedding: bool) -> bool:
-    """Whether B·A can be added to a weight, in whichever of the two ways the base keeps it."""
+def _turned(weights: list[list[int]], transposed: bool) -> list[list[int]]:
+    """Return the shapes (in, out) of B·A for an adapter that took each weight to lie the other way."""
+    return [weight if transposed else weight[::-1] for weight in weights]
+
+
+def _fits(
+    weight: list[int], a: Shape, b: Shape, config: ConfigFacts, *, embedding: bool, transposed: bool | None
+) -> bool:
+    """Whether B·A can be added to a weight, which lies transposed, or doesn't, or as nobody knows."""
     if embedding:
         return weight == [a[1], b[0]]
     if len(a) > 2:
         groups = a[0] // b[1]
         return weight == [b[0], a[1] // groups, *a[2:]]
-    if weight in ([b[0], a[1]], [a[1], b[0]]):
+    if (weight == [b[0], a[1]] and not transposed) or (weight == [a[1], b[0]] and transposed is not False):
         return True
     # Block-diagonal and group-wise LoRA have a share of the inputs, which both divide.
     shared = "use_bdlora" in config.variants or "use_qalora" in config.variants
     return shared and len(weight) == 2 and weight[0] == b[0] and weight[1] % a[1] == 0
 
 
-def _judge_experts(name: str, a: Shape, b: Shape, rank: float, weights: list[list[int]]) -> None:
+def _judge_experts(name: str, a: Shape, b: Shape, ranks: list[float], weights: list[list[int]]) -> None:
     """Hold A (r·experts, in) and B (out, r·experts) against stacked weights of (experts, …, …), where they are known."""
     width = a[0] if len(a) == len(b) == 2 and a[0] == b[1] else 0
-    if not width or width % rank:
+    if not width or all(width % rank for rank in ranks):
         raise Verification(
-            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {rank} for each expert as the configuration says"
+            f"{name}: A is {list(a)} and B is {list(b)}, which is not of rank {' or '.join(map(str, ranks))} for each expert as the configuration says"
         )
     sizes = sorted((a[1], b[0]))
     if weights and not any(
-        sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights
+        sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights for rank in ranks
     ):
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weights are {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
@@ -184,7 +215,9 @@ def _judge_magnitudes(name: str, magnitudes: TensorFacts | None, out: int, confi
         )
 
 
-def _judge_bias(name: str, bias: TensorFacts | None, out: int, config: ConfigFacts) -> None:
+def _judge_bias(name: str, bias: TensorFacts | None, out: int, config: ConfigFacts, *, embedding: bool) -> None:
+    if bias is None and config.lora_bias and not embedding:
+        raise Verification(f"{name} has no lora_B.bias, though lora_bias is true; save the adapter again")
     if bias is not None and not (config.lora_bias and bias.shape == (out,)):
         raise Verification(
             f"{name}: lora_B.bias of {list(bias.shape)} does not fit {out} outputs and lora_bias {str(config.lora_bias).lower()}; "

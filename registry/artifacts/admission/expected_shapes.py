@@ -11,62 +11,147 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
 
 from registry.errors import Verification
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 
+_LAYER = re.compile(r"[^.]+\.[0-9]+")
+_SINGLE_EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.([^.]+)\.weight")
 #: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
+#: As models name their input embeddings, and their output head, which holds as many numbers.
+INPUT_EMBEDDINGS = ("embed_tokens", "embed_in", "tok_embeddings", "word_embeddings", "wte")
+HEADS = ("lm_head", "embed_out")
+EMBEDDINGS = (*INPUT_EMBEDDINGS, *HEADS)
+#: Modules that transformers makes of Conv1D in models of these types, and of Linear in others.
+_CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
+_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+#: No base has as many.
+_MOST_EMBEDDINGS = 8
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
 class BaseShapes:
-    """The shapes of a base's tensors, found by the names that PEFT has for them."""
+    """The shapes of a base's tensors, found by the names that PEFT has for them.
 
-    def __init__(self, tensors: Mapping[str, list[int]], layers: list[int] | None = None) -> None:
+    `config` is the base's, {} where it is not known; `vocabulary` the tokens of an adapter that holds the embeddings of
+    another number of them than the base has.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, list[int]],
+        config: Mapping[str, Any] | None = None,
+        *,
+        vocabulary: int | None = None,
+    ) -> None:
         self._tensors = tensors
-        #: For a model that stacks the base's layers anew: which of them each of its layers is.
-        self._layers = layers or []
+        self._config = config or {}
+        self._vocabulary = vocabulary
         self._by_tail: dict[str, list[str]] = {}
-        for name in tensors:
-            self._by_tail.setdefault(_tail(name), []).append(name)
+        #: Layer to the number of each of its single experts, and to the shapes of their weights.
+        self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
+        for name, shape in tensors.items():
+            end = tail(name)
+            self._by_tail.setdefault(end, []).append(name)
+            layer = _LAYER.match(end)
+            if layer and len(shape) == 2 and (single := single_expert(end)):
+                numbers, shapes = self._experts.setdefault(layer[0], (set(), set()))
+                numbers.add(int(single[2]))
+                shapes.add(tuple(shape))
 
     @property
     def known(self) -> bool:
         """Whether anything is known of the base's tensors."""
         return bool(self._tensors)
 
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of its tensors, as its files have them."""
+        return self._tensors
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers its config says that it has."""
+        found = next((self._config[key] for key in _LAYERS if key in self._config), None)
+        return found if isinstance(found, int) else None
+
+    @cached_property
+    def embeddings(self) -> list[str]:
+        """The modules that are its input embeddings, as its files name them."""
+        modules = (name.removesuffix(".weight") for name in self._tensors if name.endswith(".weight"))
+        return [module for module in modules if module.rpartition(".")[2] in INPUT_EMBEDDINGS][:_MOST_EMBEDDINGS]
+
+    def with_vocabulary(self, rows: int | None) -> BaseShapes:
+        """Return the shapes of this base after its vocabulary was changed to so many tokens."""
+        return BaseShapes(self._tensors, self._config, vocabulary=rows)
+
     def shapes(self, name: str) -> list[list[int]]:
         """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous."""
-        wanted = self._original(name)
-        if wanted is None:
-            return []
-        exact = self._tensors.get(wanted)
-        if exact is not None:
-            return [exact]
+        found = [self._tensors[other] for other in self._named(name)]
+        module, _, kind = name.rpartition(".")
+        last = module.rpartition(".")[2]
+        if kind != "weight" or last not in EMBEDDINGS:
+            return found
+        if not found and last in HEADS:
+            # A head that is tied to the embeddings is in no file.
+            found = [self._tensors[f"{embedding}.weight"] for embedding in self.embeddings]
+        return [[self._vocabulary or shape[0], *shape[1:]] for shape in found]
+
+    def is_tied(self, head: str) -> bool:
+        """Whether a module is an output head that the base's files have no weight for, since it is that of the embeddings."""
+        return self.known and head.rpartition(".")[2] in HEADS and not self._named(f"{head}.weight")
+
+    def lies_transposed(self, module: str) -> bool | None:
+        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None where nobody says what the base is."""
+        if module.rpartition(".")[2] not in _CONV1D_MODULES:
+            return False
+        stored = self._config.get("quantization_config")
+        if isinstance(stored, Mapping) and not _is_skipped(module, stored.get("llm_int8_skip_modules")):
+            # An ordinary linear layer of packed weights stands in its place.
+            return False
+        kind = self._config.get("model_type")
+        return None if kind is None else kind in _CONV1D_MODELS
+
+    def _named(self, wanted: str) -> list[str]:
+        if wanted in self._tensors:
+            return [wanted]
         # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
-        alike = self._by_tail.get(_tail(wanted), [])
+        alike = self._by_tail.get(tail(wanted), [])
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
-        renamed = near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
-        return [self._tensors[other] for other in renamed]
+        return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
 
-    def _original(self, name: str) -> str | None:
-        """Return the name in the base of what a stacked layer was made of; None for a layer that there is not."""
-        if not self._layers:
-            return name
-        parts = name.split(".")
-        for position, part in enumerate(parts):
-            if part.isdigit():
-                layer = int(part)
-                if layer >= len(self._layers):
-                    return None
-                parts[position] = str(self._layers[layer])
-                break
-        return ".".join(parts)
+    def experts(self, module: str) -> set[int]:
+        """Return the numbers of the single experts that its files have in the layer of a module."""
+        layer = _LAYER.match(tail(f"{module}."))
+        return self._experts.get(layer[0], (set(), set()))[0] if layer else set()
+
+    def stacked(self, module: str) -> list[list[int]]:
+        """Return the shapes that stacked parameters of a module of experts may have whose files hold expert by expert.
+
+        Two of like shape may be stacked as one, the gate and what it lets pass.
+        """
+        layer = _LAYER.match(tail(f"{module}."))
+        numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
+        return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
 
-def _tail(name: str) -> str:
+def single_expert(tensor: str) -> re.Match[str] | None:
+    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single expert."""
+    return _SINGLE_EXPERT.fullmatch(tensor)
+
+
+def _is_skipped(module: str, skipped: object) -> bool:
+    names = skipped if isinstance(skipped, list) else []
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def tail(name: str) -> str:
     """Return a tensor's name from the list that its first number counts in; without a number, its last two parts."""
     parts = name.split(".")
     first = next((position for position, part in enumerate(parts) if part.isdigit()), len(parts) - 1)

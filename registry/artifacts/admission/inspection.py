@@ -23,6 +23,7 @@ from pydantic import ValidationError, model_validator
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
+from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.lora.adapter_config import recorded
 from sdk.schemas.wire import Wire
@@ -33,7 +34,7 @@ _LIMITS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 
 _MOST_CONTAINERS = 8192
 
 #: Settings that give LoRA other tensors, or other shapes of A and B.
-_VARIANTS = ("kasa_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
+_VARIANTS = ("ensure_weight_tying", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
 
 
 class _Facts(Wire):
@@ -134,7 +135,7 @@ class WeightFacts(_Facts):
 class ConfigFacts(_Facts):
     """What the gate has to know of `adapter_config.json`; None stands for a value that no version can have.
 
-    All but `variants` are fields of the LoRA record, as `sdk.lora.adapter_config.recorded` reads them.
+    All but `variants` and a pattern to exclude are fields of the LoRA record, as `sdk.lora.adapter_config.recorded` reads them.
     """
 
     kind: Literal["config"] = "config"
@@ -148,6 +149,10 @@ class ConfigFacts(_Facts):
     alpha_pattern: dict[str, int | float]
     #: Sorted.
     modules_to_save: list[str]
+    #: Names, or one pattern.
+    exclude_modules: list[str] | str
+    layers_to_transform: list[int]
+    layers_pattern: list[str]
     bias: str
     use_rslora: bool
     use_dora: bool
@@ -156,7 +161,7 @@ class ConfigFacts(_Facts):
     fan_in_fan_out: bool
     #: What PEFT loads the base as: "CAUSAL_LM", "SEQ_CLS" …
     task_type: str | None
-    #: Settings that give LoRA other tensors or shapes: "use_qalora", "kasa_config" …
+    #: Settings that give LoRA other tensors or shapes: "use_qalora", "velora_config" …
     variants: list[str]
 
 
@@ -250,10 +255,13 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
         raise Verification(f"{CONFIG_FILE} describes no LoRA; only LoRA adapters are kept here")
     for finding in examine(config):
         _refuse(finding)
+    if why := unusable(config):
+        raise Verification(f"{CONFIG_FILE}: {why}")
     said = recorded(config)
     facts = {name: said[name] for name in ConfigFacts.model_fields.keys() & said.keys()}
     # PEFT writes no null here, and the gate takes it for none.
     facts["bias"] = said["bias"] or "none"
+    facts["exclude_modules"] = config.get("exclude_modules") or []
     return ConfigFacts(**facts, variants=[name for name in _VARIANTS if config.get(name)])
 
 

@@ -3,6 +3,7 @@
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
 ...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
+...     exclude_modules=[], layers_to_transform=[], layers_pattern=[],
 ...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, task_type=None, variants=[],
 ... )
 >>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={}, base_config={})
@@ -17,11 +18,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
-from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
+from registry.artifacts.admission.expected_modules import (
+    ConfigTargets,
+    require_all,
+    require_every_expert,
+    require_whole,
+)
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
+from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
-from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, variant_setting
+from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped, variant_setting
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
@@ -29,10 +37,8 @@ from sdk.schemas.training import LoraConfig
 #: As PEFT calls models that tell labels apart.
 _CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
-#: As models name their embeddings and the head, which holds as many numbers.
-_EMBEDDINGS = ("embed_tokens", "embed_in", "embed_out", "lm_head", "tok_embeddings", "word_embeddings", "wte")
 #: No model has as many.
-_MOST_LAYERS, _MOST_SAVED = 10_000, 256
+_MOST_SAVED = 256
 #: Weights of models are about 0.01 to 1, and what a training adds to them is smaller: nothing as large as this is meant.
 _HUGE = 1e4
 #: Added to a weight of 0.01, what is smaller is lost in float32. With the smallest rates in use, 1e-6, AdamW's first step
@@ -54,7 +60,7 @@ def judge(
     base_config: Mapping[str, Any],
     labels: int | None = None,
 ) -> list[str]:
-    """Check an adapter against its version's LoRA record and the base's shapes and config, which are {} where none are known.
+    """Check an adapter against its version's LoRA record and the base's shapes and config, {} where they are not known.
 
     `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
     Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
@@ -63,7 +69,9 @@ def judge(
     """
     _judge_config(config, lora)
     _judge_task(config, base_config, labels)
-    base = BaseShapes(base_tensors, _layers(lora))
+    plain = BaseShapes(base_tensors, base_config)
+    vocabulary = changed_vocabulary(weights, plain)
+    base = plain if vocabulary is None else plain.with_vocabulary(vocabulary)
     modules, sizes = _sort(weights, config, lora, base)
     if config.task_type == _CLASSIFICATION:
         judge_head(weights.tensors(), base, base_config, labels=labels)
@@ -71,12 +79,26 @@ def judge(
         sizes = {**sizes, "modules_to_save": 0}
     if not modules:
         raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
-    ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), set(lora.target_modules), _owners(lora)
+    ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), ConfigTargets(config), _owners(lora)
     for name, module in sorted(modules.items()):
         judge_module(name, module, config, base, ranks, targets, parameters)
+    require_all(modules, targets, base)
+    require_every_expert(modules, targets, base)
+    require_whole(weights, lora, base)
+    if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
+        raise Verification(
+            f"{tied} is adapted and trainable_token_indices trains tokens of the same weight, for the base ties the two, which "
+            f"PEFT can't merge; train again without {tied.rpartition('.')[2]} among the target modules"
+        )
     warnings = _judge_effects(modules, config, lora, ranks)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
-    return [*warnings, *_warn_beyond(beyond), *_warn_unused(targets, modules), *_warn_sizes(sizes)]
+    return [
+        *warnings,
+        *_warn_beyond(beyond),
+        *_warn_unused(lora.target_modules, modules),
+        *_warn_sizes(sizes),
+        *_warn_vocabulary(vocabulary),
+    ]
 
 
 def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks) -> list[str]:
@@ -142,13 +164,6 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
         )
 
 
-def _layers(lora: LoraConfig) -> list[int]:
-    """Return which of the base's layers each layer is, where they are stacked anew. Raises Verification for too many."""
-    if sum(max(0, end - start) for start, end in lora.layer_replication) > _MOST_LAYERS:
-        raise Verification(f"layer_replication stacks more than {_MOST_LAYERS} layers; correct it and push again")
-    return [layer for start, end in lora.layer_replication for layer in range(start, end)]
-
-
 def class_sizes(weights: WeightFacts, config: ConfigFacts, lora: LoraConfig) -> dict[str, int]:
     """Return the bytes of an adapter's tensors by class: lora, embeddings, modules_to_save, other."""
     return _sort(weights, config, lora, BaseShapes({}))[1]
@@ -193,12 +208,12 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
     parameter = base_parameter(tensor.name)
     if parameter is None:
         raise _foreign(tensor)
-    parameter = parameter.replace(".base_layer.", ".")
+    parameter = unwrapped(parameter)
     if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
         _judge_tokens(tensor, parameter.removesuffix(_TOKENS), lora, base)
         return "embeddings"
     module, _, kind = parameter.rpartition(".")
-    embedding = kind == "weight" and module.rpartition(".")[2] in _EMBEDDINGS
+    embedding = kind == "weight" and module.rpartition(".")[2] in EMBEDDINGS
     shapes = base.shapes(parameter)
     if any(f".{name}." in f".{module}." for name in saved):
         # A head that was put on for a task is none of the base's.
@@ -210,26 +225,18 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
             _require_shape(tensor, shapes)
         return "other"
     # PEFT saves embeddings unasked where they are adapted or were resized; a tied head is a copy of them.
-    if embedding and (not base.known or shapes or list(tensor.shape) in _embeddings(module, base)):
+    if embedding and (not base.known or shapes):
         if base.known:
-            _require_shape(tensor, shapes or _embeddings(module, base))
+            _require_shape(tensor, shapes)
         return "embeddings"
     raise _foreign(tensor)
-
-
-def _embeddings(module: str, base: BaseShapes) -> list[list[int]]:
-    """Return the shapes of the base's embeddings, where a module is the head and the base has no head of its own."""
-    if module.rpartition(".")[2] != "lm_head":
-        return []
-    return [shape for name in _EMBEDDINGS for shape in base.shapes(f"{name}.weight")]
 
 
 def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
     if list(tensor.shape) not in shapes:
         has = "×".join(map(str, shapes[0])) if shapes else "none"
         raise Verification(
-            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, the base's is {has}; the adapter belongs to "
-            "another base, or to one whose vocabulary was resized: register that one, then push again"
+            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, the base's is {has}; the adapter belongs to another base"
         )
 
 
@@ -247,6 +254,11 @@ def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: Base
         raise Verification(
             f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
             "base's embedding; save the adapter again"
+        )
+    named = [token for tokens in ([said] if isinstance(said, list) else said.values()) for token in tokens]
+    if shapes and named and max(named) >= max(shape[0] for shape in shapes if shape):
+        raise Verification(
+            f"trainable_token_indices has the token {max(named)}, which is beyond the base's vocabulary; {SAVE}"
         )
 
 
@@ -301,6 +313,15 @@ def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
     if not unused:
         return []
     return [f"there are no weights for the target modules {_named(unused)}; see whether all of the adapter was saved"]
+
+
+def _warn_vocabulary(vocabulary: int | None) -> list[str]:
+    if vocabulary is None:
+        return []
+    return [
+        f"the adapter holds embeddings of {vocabulary} tokens, which is not the base's number of them: use it with the "
+        "tokenizer that it was trained with"
+    ]
 
 
 def _warn_sizes(sizes: dict[str, int]) -> list[str]:

@@ -6,6 +6,7 @@ The small files are read whole, of the weights the headers alone: their gigabyte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
@@ -27,6 +28,7 @@ from sdk.formats.base_files import (
     weight_files,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
+from sdk.formats.packed_weights import WeightFile, check_packing, read_weights, shapes_of
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.schemas.manifest import Manifest, ManifestFile
 
@@ -77,14 +79,15 @@ def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
         held = {}
         for name in weight_files(files):
             with _one_at_a_time:
-                held[name] = _shapes(artifacts, files[name])
+                held[name] = _look_into(artifacts, files[name])
         if INDEX_FILE in files:
             raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
             with _one_at_a_time:
-                check_index(read_index(raw), held)
+                check_index(read_index(raw), {name: file.shapes for name, file in held.items()})
+        tensors = shapes_of(held.values())
+        check_packing(config, tensors)
     except BadBaseError as error:
         raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
-    tensors = {name: shape for shapes in held.values() for name, shape in shapes.items()}
     return Derived(stable_config(config), tensors, manifest.size_bytes)
 
 
@@ -99,8 +102,11 @@ def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
     return raw
 
 
-def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
-    """Name to shape of each tensor of a weight file, from its header. Raises Verification."""
+def _look_into(artifacts: Artifacts, file: ManifestFile) -> WeightFile:
+    """What a weight file says: its header, and the states of packed weights.
+
+    Raises Verification, BadBaseError.
+    """
     try:
         with artifacts.reading(file.sha256) as passing:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
@@ -108,4 +114,4 @@ def _shapes(artifacts: Artifacts, file: ManifestFile) -> dict[str, list[int]]:
         raise Verification(
             f"{file.path} is no whole safetensors file of a model's weights ({error.reason}); download or save the base again"
         ) from error
-    return header.shapes()
+    return read_weights(header, partial(artifacts.part, file.sha256))

@@ -19,7 +19,10 @@ from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
+from sdk.formats.packed_weights import block_size_of, shows_bytes
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief
+from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
@@ -99,6 +102,19 @@ def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
         raise Invalid(f"{name} fits more than one base; write more digits", param="base")
 
 
+def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:
+    """Return a base, whole, with the very files of a manifest, of which the registry has read what they say."""
+    query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
+    query = query.where(
+        BaseModelRow.fingerprint == fingerprint,
+        BaseModelRow.derived_at.is_not(None),
+        NamedBase.manifest_digest == manifest_digest,
+        NamedBase.facts == "derived",
+    )
+    row = session.scalars(query.options(*WHOLE).limit(1)).first()
+    return None if row is None or shows_bytes(row.base.tensors) else row
+
+
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:
     """Name to shape of each tensor of a base that was found whole: what its namespace has sent says so, or else what it said.
 
@@ -112,11 +128,32 @@ class KnownBase(NamedTuple):
 
     pk: int
     brief: BaseBrief
-    #: Name to shape of each tensor.
+    #: Name to shape of each tensor; {} where nobody has said them, or the base is quantised in a way that hides them.
     tensors: dict[str, list[int]]
+    #: Its config.json; {} where nobody has said it.
     config: dict[str, Any]
+    #: How it is packed, where it is stored in 4 bits.
+    packing: QuantizationRecipe | None = None
+    #: Why its shapes are not known, a clause whose subject is the base.
+    hidden: str | None = None
 
 
+def _known(row: NamedBase) -> KnownBase:
+    """Return what a publication needs of a base that was found whole."""
+    tensors, config = tensors_of(row), table(row.config)
+    try:
+        packing = stored_recipe(config, tensors)
+    except StoredQuantizationError as error:
+        # The weights of other methods have other names and shapes than the modules that an adapter is held against.
+        return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
+    if shows_bytes(tensors):
+        return KnownBase(row.base_pk, brief_base(row), {}, config, packing, hidden=_ADDED_BEFORE)
+    if packing is not None:
+        packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
+    return KnownBase(row.base_pk, brief_base(row), tensors, config, packing)
+
+
+_ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"
 #: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
 #: removed row to the next.
 _STAMP = (
@@ -154,7 +191,7 @@ class KnownBases:
             known = None if stamp is None else self._known.pop(stamp, None)
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
-            known = KnownBase(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
+            known = _known(row)
             stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
             # The one named last stands at the end.

@@ -19,7 +19,7 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import WHOLE, find_base, find_visible, is_digits
+from registry.catalog.bases.finding import find_base, find_derived, find_visible, is_digits
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -29,6 +29,7 @@ from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
+from sdk.formats.packed_weights import shows_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 
@@ -89,15 +90,8 @@ class Bases:
 
     def _derived_before(self, manifest: Manifest) -> Derived | None:
         """What these very files said when they came first, however often they are sent again."""
-        query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
-        query = query.where(
-            BaseModelRow.fingerprint == manifest.base_fingerprint,
-            BaseModelRow.derived_at.is_not(None),
-            NamedBase.manifest_digest == manifest.digest,
-            NamedBase.facts == "derived",
-        )
         with self._db.read() as session:
-            row = session.scalars(query.options(*WHOLE).limit(1)).first()
+            row = find_derived(session, manifest.base_fingerprint, manifest.digest)
             return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
@@ -205,7 +199,7 @@ def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None
     )
     query = select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint).with_for_update()
     row = session.scalars(query).one()
-    if derived is not None and row.derived_at is None:
+    if derived is not None and (row.derived_at is None or shows_bytes(row.tensors)):
         row.weights_digest, row.architecture = base.weights_digest, base.architecture
         row.config, row.tensors, row.size_bytes = derived.config, derived.tensors, derived.size_bytes
         row.derived_at = utc_now()
@@ -286,7 +280,7 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
 def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
     """Keep what somebody says of a base, unless what is known is as certain already."""
     known = bool(row.edition or row.config or row.tensors)
-    if known and _CERTAINTY.index(certainty) <= _CERTAINTY.index(row.facts):
+    if known and (_CERTAINTY.index(certainty), shows_bytes(row.tensors)) <= (_CERTAINTY.index(row.facts), False):
         return
     # Also where another namespace has sent the bytes, which is nothing that this one is told.
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -16,11 +18,22 @@ from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.new_version import Edge, Ground, NewVersion
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.errors import Invalid, Verification
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    MAX_SERVING_BYTES,
+    RENDERING_FILE,
+    SERVING_FILES,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+)
+from sdk.schemas.catalog import Publication
 from sdk.schemas.manifest import Manifest
 
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
+
+#: What of a recipe is the base's own, where that is stored in 4 bits; the rest is of whoever computed with it.
+_OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 
 
 def require_files(manifest: Manifest) -> None:
@@ -36,6 +49,32 @@ def require_files(manifest: Manifest) -> None:
     refuse_code(manifest)
     if digests[CONFIG_FILE] == digests[WEIGHTS_FILE]:
         raise Verification(f"{CONFIG_FILE} and {WEIGHTS_FILE} are the same bytes; save the adapter again")
+
+
+def require_rendering(publication: Publication) -> None:
+    """Raise Verification where the files that travel for serving are not those of the record."""
+    digests = {file.path: file.sha256 for file in publication.manifest.files}
+    large = [
+        file
+        for file in publication.manifest.files
+        if file.path in SERVING_FILES and file.size_bytes > MAX_SERVING_BYTES
+    ]
+    if large:
+        raise Verification(
+            f"{large[0].path} is longer than {MAX_SERVING_BYTES // 1024} KiB; push without it", param="manifest"
+        )
+    rendering = None if publication.dataset is None else publication.dataset.rendering
+    if rendering is None:
+        return
+    said = hashlib.sha256(rendering.canonical()).hexdigest()
+    if digests.get(RENDERING_FILE, said) != said:
+        raise Verification(
+            f"{RENDERING_FILE} is not the record's dataset.rendering; upgrade the worker", param="manifest"
+        )
+    if TEMPLATE_FILE in digests and digests[TEMPLATE_FILE] not in rendering.templates:
+        raise Verification(
+            f"{TEMPLATE_FILE} is none of the templates in dataset.rendering; upgrade the worker", param="manifest"
+        )
 
 
 def refuse_code(manifest: Manifest) -> None:
@@ -62,6 +101,28 @@ def find_ground(session: Session, new: NewVersion, bases: KnownBases) -> Ground:
     return Ground(base, parents)
 
 
+def over_its_base(new: NewVersion, ground: Ground) -> NewVersion:
+    """Return a version whose record says how its base is packed, where that is stored in 4 bits: nobody else need say it.
+
+    Raises Verification where the record says another type, or none at all.
+    """
+    packing, publication = ground.base.packing, new.publication
+    if packing is None:
+        return new
+    said = publication.quantization
+    claimed = "not quantised" if publication.method == "lora" else f"quantised as {said.type}" if said else None
+    if claimed not in (None, f"quantised as {packing.type}"):
+        raise Verification(
+            f"the record says that the base was {claimed}, and base {ground.base.brief.id} is stored in {packing.type}; push over "
+            "the base that the adapter was trained over, or leave out how it was quantised",
+            param="quantization",
+        )
+    own = {name: getattr(packing, name) for name in _OF_THE_BASE}
+    recipe = packing if said is None else said.model_copy(update=own)
+    known = {"quantization": recipe, "unknown": [name for name in publication.unknown if name != "quantization"]}
+    return replace(new, publication=publication.model_copy(update=known))
+
+
 def bytes_of(new: NewVersion) -> Bytes:
     """What `Artifacts` verifies, or knows, and how it looks into the adapter's two files."""
     look = partial(inspect_weights, size_bytes=new.weights.size_bytes)
@@ -82,7 +143,14 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
     base, use = ground.base, new.publication.dataset
-    labels = None if use is None or use.labels is None else len(use.labels)
-    return judge(
-        weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config, labels=labels
+    warnings = judge(
+        weights,
+        config,
+        lora=new.publication.lora,
+        base_tensors=base.tensors,
+        base_config=base.config,
+        labels=None if use is None or use.labels is None else len(use.labels),
     )
+    if base.hidden is not None:
+        warnings.append(f"the adapter's shapes were held against nothing: base {base.brief.id} {base.hidden}")
+    return warnings

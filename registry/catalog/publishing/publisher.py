@@ -12,7 +12,14 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.publishing.inspecting import bytes_of, find_ground, judge_files, require_files
+from registry.catalog.publishing.inspecting import (
+    bytes_of,
+    find_ground,
+    judge_files,
+    over_its_base,
+    require_files,
+    require_rendering,
+)
 from registry.catalog.publishing.new_version import Ground, NewVersion, claims_of
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
 from registry.catalog.versions.finding import space_of
@@ -76,9 +83,11 @@ class Publisher:
         )
         self._trust.require(publication.manifest, publication.signature)
         require_files(publication.manifest)
+        require_rendering(publication)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
         with self._db.write() as session:
             ground = find_ground(session, new, self._bases)
+            new = over_its_base(new, ground)
             if (warnings := self._inspect_known(session, new, ground)) is not None:
                 # No byte need be read, so one transaction is enough.
                 yield session, record_ready(session, new, ground, warnings)

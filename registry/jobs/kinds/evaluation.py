@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from sqlalchemy.orm import Session
 
+from registry.catalog.bases.finding import find_base
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
-from registry.db.stored_json import read_stored
-from registry.errors import Invalid
+from registry.db.stored_json import read_stored, table
+from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
@@ -17,7 +19,9 @@ from registry.jobs.objectives import is_classifier, require_rows_for
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
+from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, Needs
 from sdk.schemas.training import QuantizationRecipe
@@ -43,6 +47,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     digests = pin_data(session, request, _DATASETS, who, namespace)
     targets: list[EvaluationTarget] = []
     known: list[NamedBase | None] = []
+    fits = partial(require_precision, precision=request.spec.precision)
     for target in request.targets:
         if target.ref is not None:
             known.append(base_of(session, versions[target.ref], embedded))
@@ -56,18 +61,21 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     for version, base in zip(chosen, known, strict=True):
         if version is None or not is_classifier(version):
             require_causal(base)
+    bases = [base for base in known if base is not None]
+    packed = [require_fitting(base, fits) for base in bases]
     return Pinned(
         request.model_copy(
             update={"targets": targets, "template_date": request.template_date or today(session), **digests}
         ),
         namespace,
         " ".join(target.label for target in targets)[:300],
-        next((base for base in known if base is not None), None),
+        bases[0] if bases else None,
+        packed=bool(packed) and packed[0],
     )
 
 
 def _needs(pinned: Pinned[EvaluationRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.precision == "nf4")
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.precision == "nf4" and not pinned.packed)
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:
@@ -89,10 +97,11 @@ def _keep(rooms: Rooms, request: EvaluationRequest, done: HandedIn) -> None:
     if results is None or [result.label for result in results] != expected:
         raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
     with rooms.db.write() as session:
-        _require_asked(session, request, results)
+        job = session.get_one(Job, done.job.id)
+        _require_asked(session, request, results, job.namespace)
         ids = rooms.keep_scores(
             session,
-            job=session.get_one(Job, done.job.id),
+            job=job,
             attempt=done.completion.attempt,
             request=request,
             results=results,
@@ -101,7 +110,9 @@ def _keep(rooms: Rooms, request: EvaluationRequest, done: HandedIn) -> None:
         done.succeed(session, {"evaluations": list(ids)})
 
 
-def _require_asked(session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult]) -> None:
+def _require_asked(
+    session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult], namespace: str
+) -> None:
     """Raise Invalid or Verification where a result is of other bytes, another base or another precision than asked for."""
     versions = [
         None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
@@ -123,7 +134,16 @@ def _require_asked(session: Session, request: EvaluationRequest, results: Sequen
             )
         recipe = first if version is None else version.quantization
         trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
+        trained = _packing(session, result.base_fingerprint, namespace) or trained
         require_none(_differences(target.label, request.spec, trained, result.report))
+
+
+def _packing(session: Session, fingerprint: str, namespace: str) -> QuantizationRecipe | None:
+    """Return how a base is packed that is stored in 4 bits, where its namespace still has it."""
+    try:
+        return stored_recipe(table(find_base(session, fingerprint, namespace).config))
+    except (NotFound, StoredQuantizationError):
+        return None
 
 
 def _differences(

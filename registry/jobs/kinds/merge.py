@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -18,8 +19,10 @@ from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
 from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import Inputs, version_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
+from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import MergeResult
 
@@ -31,6 +34,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
         require_labels(session, version)
     else:
         require_causal(base)
+    packed = require_fitting(base, partial(require_onto, onto=request.spec.onto))
     ref = exact_ref(version)
     return Pinned(
         request.model_copy(update={"ref": ref}),
@@ -38,11 +42,12 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
         ref,
         base,
         quantized=version.quantization is not None,
+        packed=packed,
     )
 
 
 def _needs(pinned: Pinned[MergeRequest]) -> Needs:
-    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized)
+    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy.orm import Session
 
+from registry.catalog.bases.finding import tensors_of
+from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
-from registry.errors import Invalid
+from registry.db.stored_json import table
+from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
@@ -14,11 +19,17 @@ from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
+from sdk.formats.base_files import positions_of
+from sdk.lora.stored_quantization import require_method
+from sdk.lora.targets import unfit_targets
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
+_DEFAULT_LENGTH = TrainingSpec().max_length
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
@@ -30,16 +41,38 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     choice, base = pin_base(session, request.base, namespace, embedded)
     if objective == "sft":
         require_causal(base)
+    _require_positions(request, base)
+    if base is not None:
+        _require_targets(base, request.spec)
     spec = request.spec
     if objective == "classify":
         spec = spec.model_copy(update={"objective": objective})
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    return Pinned(exact, namespace, request.adapter, base)
+    packed = require_fitting(base, partial(require_method, method=request.spec.method))
+    return Pinned(exact, namespace, request.adapter, base, packed=packed)
+
+
+def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
+    """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
+    length = request.spec.max_length
+    positions = None if base is None else positions_of(table(base.config))
+    if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
+        raise Invalid(
+            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            param="spec.max_length",
+        )
+
+
+def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
+    """Raise InvalidTargets for what a base's shapes say can't be trained, as the worker would."""
+    kind = str(table(base.config).get("model_type", ""))
+    if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
+        raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora")
+    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora" and not pinned.packed)
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:

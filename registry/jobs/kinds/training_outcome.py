@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.jobs.kinds.outcomes import Difference, require_none
+from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
@@ -15,6 +16,7 @@ from sdk.schemas.training import (
     QuantizationRecipe,
     TrainingReport,
     TrainingSpec,
+    is_pattern,
 )
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
@@ -63,11 +65,18 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
     }
+    if spec.exclude is not None:
+        asked["exclude"] = spec.exclude
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
         asked["total_steps"] = spec.max_steps
     return asked
+
+
+def _names_modules(targets: str, exclude: object) -> bool:
+    """Whether what was asked for is the names that a record has, which a worker can only find for a preset or a pattern."""
+    return targets not in TARGET_PRESETS and not is_pattern(targets) and exclude is None
 
 
 def _alpha(spec: TrainingSpec) -> float:
@@ -103,12 +112,19 @@ def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
         yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is none of the base's, so its name follows from the model.
     of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
-    targets = lora.target_modules if spec.targets in TARGET_PRESETS else spec.targets.split(",")
+    named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
+    # Which of the names mean stacked parameters the base's model says.
+    parameters = named & set(lora.target_parameters)
+    exact = _names_modules(spec.targets, spec.exclude)
+    targets = named - parameters if exact else set(lora.target_modules)
+    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):
+        yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     asked = LoraConfig(
         rank=spec.rank,
         alpha=_alpha(spec),
         dropout=spec.dropout,
-        target_modules=sorted(set(targets)),
+        target_modules=sorted(targets),
+        target_parameters=sorted(parameters),
         **{name: getattr(lora, name) for name in of_the_base},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
@@ -143,7 +159,7 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
         found += [
             f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
         ]
-    if asked["targets"] in TARGET_PRESETS:
+    if not _names_modules(str(asked["targets"]), asked.get("exclude")):
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]
     return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -38,6 +39,10 @@ def show_command(ref: str, style: str) -> None:
 
 #: Labels that are shown at most.
 _MOST_LABELS = 10
+#: The parameters of the base that had one precision while an adapter was trained.
+_PRECISION = re.compile(r"base_([a-z0-9]+)_parameters")
+#: Target modules that are shown to people.
+_MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
@@ -61,8 +66,9 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
-        ("targets", lora["target_modules"]),
+        ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
         ("quantised", _quantised(shown["method"], recipe)),
+        *(("weights", held) for held in _held(metrics)),
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
     if data is not None:
@@ -108,12 +114,27 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _first(names: list[str]) -> list[str]:
+    """Return the first names, and how many more there are: modules of one part of a model are named one by one."""
+    return names if len(names) <= _MOST_NAMES else [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
+
+
 def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
     """Say how the base was quantised in training. Without a recipe it was not only where the method says so."""
     if recipe is not None:
         double = " with double quantisation" if recipe["double_quant"] else ""
         return f"{recipe['type']}{double}, {recipe['compute_dtype']} compute"
     return "no" if method == "lora" else "unknown"
+
+
+def _held(metrics: dict[str, float]) -> list[str]:
+    """Say which share of the base was in which precision, where the training has counted it."""
+    counted = {found[1]: count for name, count in metrics.items() if (found := _PRECISION.fullmatch(name))}
+    total = sum(counted.values())
+    if not total:
+        return []
+    shares = sorted(counted.items(), key=lambda item: -item[1])
+    return [", ".join(f"{name} {100 * count / total:.1f} %" for name, count in shares)]
 
 
 def _scores(evaluations: list[dict[str, Any]]) -> str:

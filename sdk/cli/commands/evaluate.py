@@ -22,7 +22,7 @@ from sdk.cli.support.session import open_client
 @click.option(
     "--precision",
     type=click.Choice(["as-trained", "nf4", "native"]),
-    help="How the base is loaded. [default: as-trained]",
+    help="How the base is loaded; a 4-bit one always as it is stored. [default: as-trained]",
 )
 @click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
 @format_option

@@ -20,7 +20,7 @@ from sdk.pulling.folder import require_free
 @click.option(
     "--onto",
     type=click.Choice(["auto", "original", "dequantized"]),
-    help="The weights that are added to; auto measures both and keeps the nearer. [default: auto]",
+    help="The weights that are added to; auto measures both and keeps the nearer; a 4-bit base has only the latter. [default: auto]",
 )
 @click.option(
     "--dtype",

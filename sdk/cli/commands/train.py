@@ -34,7 +34,7 @@ _JOB_KEYS = (
 @click.option("--eval-data", help="Held-out rows; their loss before and after goes into the lineage.")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line goes before it.")
 @click.option(
-    "--method", type=click.Choice(["qlora", "lora"]), help="Over a 4-bit base, or a 16-bit one. [default: qlora]"
+    "--method", type=click.Choice(["qlora", "lora"]), help="Over the base in 4 bits, or in 16. [default: qlora]"
 )
 @click.option(
     "--objective",
@@ -44,7 +44,11 @@ _JOB_KEYS = (
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
-@click.option("--targets", help="qv, attention, all-linear, or module names with commas. [default: attention]")
+@click.option(
+    "--targets",
+    help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
+)
+@click.option("--exclude", help="Modules to leave alone that the targets mean: names with commas, or one pattern.")
 @click.option(
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
@@ -152,8 +156,9 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
-    if isinstance(options.get("targets"), list):
-        options["targets"] = ",".join(map(str, options["targets"]))
+    for key in ("targets", "exclude"):
+        if isinstance(options.get(key), list):
+            options[key] = ",".join(map(str, options[key]))
     for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}

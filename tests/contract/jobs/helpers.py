@@ -99,6 +99,7 @@ class Crew:
         """Store a checkpoint as a worker does."""
         folder = self.tmp_path / f"checkpoint-{next(SEEDS)}"
         save_adapter(folder, next(SEEDS))
+        (folder / "generation_config.json").write_text('{"eos_token_id":[7]}')
         staging = self.tmp_path / f"staging-{next(SEEDS)}"
         staging.mkdir()
         packed = pack_adapter(

@@ -119,7 +119,11 @@ class TestCheckpoints:
         ]
         assert version.job is not None
         assert (version.job.id, version.job.attempt) == (job.id, 1)
-        assert [file.path for file in version.files] == ["adapter_config.json", "adapter_model.safetensors"]
+        assert [file.path for file in version.files] == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "generation_config.json",
+        ]
         assert version.dataset is not None
         assert version.dataset.digest == crew.data
         pulled = crew.writer.pull(version.ref, crew.tmp_path / "pulled")

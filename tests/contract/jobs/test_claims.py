@@ -19,7 +19,7 @@ from registry.db.clock import db_epoch_s, utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import Conflict, JobFailed, NotAllowed, NotFound, StaleAttempt
+from sdk.errors import Conflict, InvalidInput, JobFailed, NotAllowed, NotFound, StaleAttempt
 from sdk.schemas.catalog import Published
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.jobs import (
@@ -155,6 +155,17 @@ class TestRouting:
         assert crew.claim(memory_bytes=2**33, free_memory_bytes=2**33) is None
         assert crew.hold(memory_bytes=2**34, free_memory_bytes=2**34).job == over_four_bits.id
 
+    def test_rows_longer_than_the_base_has_positions_for_are_refused(self, crew: Crew) -> None:
+        name = f"short-{crew.space}"
+        config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+        crew.world.admin.register_base(base_registration(name, config=config))
+        with pytest.raises(InvalidInput, match=f"max_length is 513, and base {name} has 512 positions") as caught:
+            crew.submit(base=name, spec=TrainingSpec(method="lora", max_length=513))
+        assert caught.value.param == "spec.max_length"
+        # Nobody asked for the default, so rows are cut where the base ends.
+        for spec in (TrainingSpec(method="lora", max_length=512), TrainingSpec(method="lora")):
+            crew.submit(base=name, spec=spec)
+
     def test_a_merge_goes_only_to_a_worker_that_holds_whole_models(self, crew: Crew) -> None:
         size = 10 * 2**30
         name = f"large-{crew.space}"
@@ -176,7 +187,7 @@ class TestRouting:
         crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker="used"))
         assert (
             crew.view(kept.id).waits
-            == "it needs 22.9 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+            == "it needs 23.4 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
         )
         assert crew.hold(name="enough", memory_bytes=2**36, free_memory_bytes=needs[0]).job == kept.id
 

@@ -119,10 +119,10 @@ class TestSubmissions:
     ) -> None:
         bert = f"bert-{next(SEEDS)}"
         crew.world.admin.register_base(base_registration(bert, config={"model_type": "bert", "hidden_size": 6}))
-        job = crew.writer.submit_training(f"{crew.space}/a", base=bert, data=labelled)
+        job = crew.writer.submit_training(f"{crew.space}/a", base=bert, data=labelled, **ASKED)
         assert job.view.state == "queued"
         with pytest.raises(InvalidBase, match="adapterctl train NAME --objective classify"):
-            crew.writer.submit_training(f"{crew.space}/a", base=bert, data=rows)
+            crew.writer.submit_training(f"{crew.space}/a", base=bert, data=rows, **ASKED)
 
 
 class TestVersions:

@@ -155,6 +155,14 @@ class TestStorage:
         assert 0 < len(first) <= 1024 * 1024
         assert read(storage, sha256) == body
 
+    def test_a_part_of_a_blob_is_read_by_itself(self, storage: Storage) -> None:
+        body = os.urandom(3 * 1024 * 1024)
+        sha256 = keep(storage, body)
+        for begin, end in ((0, 8), (1024 * 1024 - 3, 1024 * 1024 + 5), (len(body) - 4, len(body) + 100)):
+            assert storage.read_part(sha256, begin, end) == body[begin:end]
+        with pytest.raises(BlobMissing, match=SHA256):
+            storage.read_part(SHA256, 0, 8)
+
     @pytest.mark.parametrize("sha256", HOSTILE)
     def test_a_digest_that_is_none_is_refused(self, storage: Storage, sha256: str) -> None:
         calls: list[Callable[[], object]] = [
@@ -162,6 +170,7 @@ class TestStorage:
             lambda: storage.get_location(sha256),
             lambda: storage.stat(sha256),
             lambda: storage.open(sha256).__enter__(),
+            lambda: storage.read_part(sha256, 0, 1),
             lambda: storage.put(sha256, 1, iter([b"x"])),
             lambda: storage.delete(sha256),
         ]

@@ -69,4 +69,4 @@ def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max
             FailureReason.DATA,
             f"{len(empty)} texts have no token for this base (first: {empty[0]}); remove their rows.",
         )
-    return Tokenised(examples, "text-label", "label", len(examples), 0, cut, Rendering())
+    return Tokenised(examples, "text-label", "label", len(examples), 0, cut, Rendering(), None)

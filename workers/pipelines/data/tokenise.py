@@ -14,8 +14,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.formats.adapter_files import GENERATION_FILE
+from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.rows import NAMED_ROWS, Row, Shape
-from sdk.lora.architectures import text_positions
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
@@ -73,6 +74,8 @@ class Tokenised:
     #: Rows cut at `max_length`.
     cut: int
     rendering: Rendering
+    #: The chat template that rendered conversations, the base's own before one of its others; None of plain texts.
+    template: str | None
 
     @property
     def supervised_tokens(self) -> int:
@@ -113,14 +116,26 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
 
 
 def configured_stops(base: Path) -> list[int]:
-    """Return the ids that a base's generation stops at, by its `generation_config.json`, sorted; none where it names none."""
-    try:
-        config = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
-        named = config.get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
-        return []
-    listed = named if isinstance(named, list) else [named]
-    return sorted({token for token in listed if type(token) is int and token >= 0})
+    """Return the ids that the generation of a base, or of an adapter's folder, stops at, sorted; none where it names none.
+
+    As for transformers that is what its `generation_config.json` says, or, without one, its `config.json`.
+    """
+    for name in (GENERATION_FILE, CONFIG_FILE):
+        try:
+            named = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError):
+            return []
+        listed = named if isinstance(named, list) else [named]
+        return sorted({token for token in listed if type(token) is int and token >= 0})
+    return []
+
+
+def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
+    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation config."""
+    named = [*taught, *configured_stops(base)]
+    return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
 
 
 def known_ids(tokenizer: Any, ids: Iterable[int]) -> list[int]:
@@ -134,11 +149,10 @@ def longest_row(base: Path, max_length: int) -> int:
     Past its last position a base with learnt positions fails, and one with rotary positions only guesses.
     """
     try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return max_length
-    positions = text_positions(config)
-    return max_length if positions is None else min(max_length, positions)
+    return min(max_length, positions_of(config) or max_length)
 
 
 def tokenise(
@@ -181,7 +195,7 @@ def tokenise(
             f"No row has a token that the loss could be taken on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
-    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples))
+    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template)
 
 
 def require_usable(refused: Sequence[str], rows: int) -> None:
@@ -250,6 +264,13 @@ class ExampleMaker:
             )
         samples = [self._note(sample) for sample in self._samples(row)]
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
+
+    @property
+    def template(self) -> str | None:
+        """The template of those so far: the one that the base has for conversations without tools, where it was used."""
+        own = self._tokenizer.chat_template
+        default = own.get("default") if isinstance(own, dict) else own
+        return default if default in self._templates else min(self._templates, default=None)
 
     def rendering(self, examples: Sequence[Example]) -> Rendering:
         """Return how all rows so far were rendered, of which these examples were kept."""
@@ -358,9 +379,29 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
     ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
     if ids[: len(prompt_ids)] != prompt_ids:
         # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _ended(tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer)
+        ids = prompt_ids + _ended(_continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
     return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
+
+
+def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused where no tokens make that text.
+
+    Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
+    """
+    wanted = tokenizer.decode(_unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(prompt_ids + alone) == wanted:
+        return list(alone)
+    if tokenizer.is_fast:
+        ids, starts, _ = _tokens(tokenizer, f"\n{completion}")
+        later = [token for token, start in zip(ids, starts, strict=True) if start > 0]
+        if tokenizer.decode(prompt_ids + later) == wanted:
+            return later
+    raise RowRefused(
+        "has a prompt whose end the base's tokenizer joins to the completion; move the blank at the end of the prompt to the"
+        " beginning of the completion"
+    )
 
 
 def _ended(ids: list[int], tokenizer: Any) -> list[int]:

@@ -5,28 +5,38 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from transformers.pytorch_utils import Conv1D
 
+from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.label_rows import pad_token_id
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenise import all_stops, configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, read_config, widen
+from workers.pipelines.model.loading import (
+    load_base,
+    packed_modules,
+    read_blueprint,
+    read_config,
+    stored_quantization_named,
+    widen,
+)
 from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 Onto = Literal["original", "dequantized"]
@@ -34,7 +44,16 @@ Onto = Literal["original", "dequantized"]
 #: Endings of weight files, which a merged folder does not take over from its base.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 #: Files of a base that a merged model needs beside config and weights.
-_TAKEN_OVER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
+_TAKEN_OVER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.jinja",
+    # What a model of several parts makes of images.
+    "*processor_config.json",
+)
 
 
 #: Tokens of each probe text at most; a small batch keeps the logits of a large vocabulary small.
@@ -64,24 +83,29 @@ def merge(
 
     `quantization` is the recipe that the adapter was trained under, None for a 16- or 32-bit base. Under "auto" both
     the original and the dequantised base are merged and measured against the base as trained with the adapter beside
-    it, and the nearer one is kept. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
+    it, and the nearer one is kept; a base that is stored in 4 bits is dequantised. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
     rank and alpha patterns, DoRA and transposed weights, and is then rounded once. Of a classification, which tells `labels` apart, the head that was trained
     goes with it, and the config has their names. Raises PipelineError.
     """
     started = time.perf_counter()
+    tokenizer = load_tokenizer(base, ends=labels is None)
+    classes = None if labels is None else Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
+    packing = read_blueprint(base, classes).packing
+    with stored_quantization_named():
+        require_onto(packing, spec.onto)
+    quantization = packing or quantization
     if spec.onto == "dequantized" and quantization is None:
         raise PipelineError(
             FailureReason.SPEC,
             "The adapter was trained over a base that was not quantised; merge onto original or auto.",
         )
-    tokenizer = load_tokenizer(base, ends=labels is None)
-    classes = None if labels is None else Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
-    read_blueprint(base, classes)
     device = choose_device()
     with memory_errors_named("merge on a machine whose memory holds the base twice."):
-        merging = _Merging(base, adapter, quantization, classes, device, tokenizer, on_progress)
+        merging = _Merging(base, adapter, quantization, packing is not None, classes, device, tokenizer, on_progress)
         metrics, onto, model, dtype = merging.run(spec)
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
+        if classes is None:
+            _stop_as_taught(model, base, adapter, tokenizer)
         _save(model, base, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
@@ -93,6 +117,8 @@ class _Merging:
     base: Path
     adapter: Path
     quantization: QuantizationRecipe | None
+    #: Whether the base is stored in 4 bits, so that there is no original to merge onto.
+    packed: bool
     classes: Classes | None
     device: Device
     tokenizer: Any
@@ -115,7 +141,9 @@ class _Merging:
         expected, kept_places = self._logits(model, probe)
         del model, loaded
         candidates: tuple[Onto, ...] = ("original",)
-        if self.quantization is not None:
+        if self.packed:
+            candidates = ("dequantized",)
+        elif self.quantization is not None:
             candidates = ("dequantized", "original") if spec.onto == "auto" else (spec.onto,)
         metrics: dict[str, float] = {}
         distances: dict[Onto, _Distance] = {}
@@ -145,19 +173,23 @@ class _Merging:
             stored = dtype_name(read_config(self.base).dtype)
             loaded = load_base(self.base, self.device, quantization=None, dtype=stored, classes=self.classes)
         model = load_adapter(loaded.model, self.adapter)
+        _untie(model.get_base_model())
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         for done, layer in enumerate(layers, start=1):
-            weight = layer.get_base_layer().weight
-            wide = DTYPES["float32"]
-            weight.data = weight.data.to(wide)
+            # Experts are parameters without a module of their own.
+            name = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+            weight = getattr(layer.get_base_layer(), name)
+            weight.data = weight.data.to(DTYPES["float32"])
             layer.merge(safe_merge=True)
-            target = layer.get_base_layer().weight
-            target.data = target.data.to(DTYPES[dtype])
+            merged = getattr(layer.get_base_layer(), name)
+            merged.data = merged.data.to(DTYPES[dtype])
             self.on_progress(Progress(phase="merge", step=done, total=len(layers), unit="tensors"))
         with warnings.catch_warnings():
             # Each layer is merged already, of which PEFT warns once more.
             warnings.simplefilter("ignore")
             plain = model.merge_and_unload()
+        if onto == "dequantized":
+            _transpose_again(plain, read_blueprint(self.base, self.classes).conv1d_names)
         return plain.to(DTYPES[dtype]).eval(), len(layers)
 
     def _probe(self) -> dict[str, Any]:
@@ -184,6 +216,21 @@ class _Merging:
         self.on_progress(Progress(phase="load", message=message))
 
 
+def _untie(model: Any) -> None:
+    """Give an output head its own copy of the weight that it shares with the embeddings, where LoRA adapts one of the two.
+
+    PEFT adds each one's s·B·A to the shared weight, and so to the other too. It says in the config afterwards that they
+    are tied no more.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not isinstance(head, LoraLayer) and not isinstance(embeddings, LoraLayer):
+        return
+    layer = head.get_base_layer() if isinstance(head, LoraLayer) else head
+    other = embeddings.get_base_layer() if isinstance(embeddings, LoraLayer) else embeddings
+    if layer is not None and layer.weight is other.weight:
+        layer.weight = torch.nn.Parameter(other.weight.detach().clone(), requires_grad=False)
+
+
 def _distance(expected: Any, merged: Any, kept: Any) -> _Distance:
     """Compare logits, (…, vocab) of tokens or (batch, labels) of texts, where `kept` says that they count."""
     p, q = expected[kept].log_softmax(-1), merged[kept].log_softmax(-1)
@@ -191,6 +238,26 @@ def _distance(expected: Any, merged: Any, kept: Any) -> _Distance:
     # rounding of a sum whose terms cancel may be.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return _Distance(kl, float((expected - merged)[kept].abs().max()))
+
+
+def _stop_as_taught(model: Any, base: Path, adapter: Path, tokenizer: Any) -> None:
+    """Let the generation of a merged model stop where its adapter was taught to, too."""
+    taught = all_stops(base, tokenizer, configured_stops(adapter))
+    if set(taught) - set(all_stops(base, tokenizer, [])):
+        model.generation_config.eos_token_id = taught
+
+
+def _transpose_again(model: Any, names: Collection[str]) -> None:
+    """Put back the modules that hold their weight as (in, out), for which linear ones of (out, in) stood in 4 bits."""
+    for name in names:
+        linear = model.get_submodule(name)
+        if isinstance(linear, torch.nn.Linear):
+            with torch.device("meta"):
+                conv = Conv1D(linear.out_features, linear.in_features)
+            conv.weight = torch.nn.Parameter(linear.weight.data.T.contiguous(), requires_grad=False)
+            conv.bias = torch.nn.Parameter(linear.bias.data, requires_grad=False)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, conv)
 
 
 def _save(model: Any, base: Path, out: Path) -> None:

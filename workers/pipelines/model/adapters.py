@@ -14,13 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, lora_key, unwrapped
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
+from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
 from workers.pipelines.errors import PipelineError
 
+#: As PEFT calls the one adapter of a model, within the names of its parameters.
+_ADAPTER = re.compile(r"\.default(?=\.|$)")
 _OS_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")
 
 
@@ -80,7 +83,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     tensor of the file must reach the model and each matrix of the model must come from the file, else PipelineError
     ("adapter"), as is a config that PEFT should not be given.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
     try:
         with (adapter / CONFIG_FILE).open("rb") as config:
@@ -100,10 +103,18 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             # What PEFT warns of is checked below, and is an error.
             warnings.simplefilter("ignore")
-            peft_model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
-            wanted = set(get_peft_model_state_dict(peft_model))
-        with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-            found = set(file.keys())
+            with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
+                names = set(file.keys())
+                _resize_vocabulary(model, file)
+                config = PeftConfig.from_pretrained(adapter, local_files_only=True)
+                if not changes_base(config.init_lora_weights):
+                    # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
+                    config.init_lora_weights = True
+                peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
+                wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+                found = names if names == wanted else _as_loaded(peft_model, file, names)
+                # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
+                found -= _loaded_whole(peft_model, file, names & found - wanted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
@@ -117,6 +128,41 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
         )
     return peft_model.eval()
+
+
+def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
+    """Return the names that a file's tensors have once PEFT has joined those of single experts, as releases before 5 of
+    transformers had them, to stacked ones.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    config = peft_model.peft_config[peft_model.active_adapter]
+    single = {name: file.get_tensor(name) for name in names if lora_key(name)}
+    return (names - single.keys()) | set(convert_peft_adapter_state_dict_for_transformers(peft_model, config, single))
+
+
+def _resize_vocabulary(model: Any, file: Any) -> None:
+    """Give a model as many tokens as a file of weights has whole embeddings of, (tokens, dimension)."""
+    embeddings = model.get_input_embeddings()
+    name = next((name for name, module in model.named_modules() if module is embeddings), None)
+    for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+        if unwrapped(base_parameter(key) or "") == f"{name}.weight":
+            rows = file.get_slice(key).get_shape()[0]
+            if rows != embeddings.weight.shape[0]:
+                model.resize_token_embeddings(rows, mean_resizing=False)
+            return
+
+
+def _loaded_whole(peft_model: Any, file: Any, names: set[str]) -> set[str]:
+    """Return which of these tensors of a file a model holds with the file's own values."""
+    held = {_ADAPTER.sub("", key): tensor for key, tensor in peft_model.state_dict().items()} if names else {}
+    return {
+        name
+        for name in names
+        if name in held
+        and tuple(file.get_slice(name).get_shape()) == tuple(held[name].shape)
+        and bool((file.get_tensor(name).to(held[name].device, held[name].dtype) == held[name]).all())
+    }
 
 
 def zero_matrices(tensors: dict[str, Any]) -> list[str]:

@@ -1,10 +1,21 @@
-"""Dropout for CPUs, where drawing the mask with torch's own costs a sixth of a LoRA training step."""
+"""The dropout that a base brings along, and one for CPUs, where drawing torch's own mask costs a sixth of a training step."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+
+def own_dropout(model: Any) -> float:
+    """Return the largest probability with which a model drops anything while it is trained; 0 where it drops nothing."""
+    found = [0.0]
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            found.append(float(module.p))
+        # Some models hold the number and call the function.
+        found += [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+    return max(found)
 
 
 class SixteenBitDropout(torch.nn.Module):  # type: ignore[misc]  # torch's types are not followed

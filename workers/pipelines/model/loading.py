@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from sdk.formats.base_files import CONFIG_FILE
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.memory import widened_bytes
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
+from workers.pipelines.model.precision import Share, shares_of
 from workers.pipelines.model.references import require_self_contained
 
 #: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
@@ -41,7 +52,13 @@ class LoadedBase:
     quantization: QuantizationRecipe | None
     #: "wide": the quantised values are held in 16 bit, so that no pass has to unpack them.
     held: Literal["native", "packed", "wide"]
-    parameters: int
+    #: What of it is in which precision, before it was made wide.
+    shares: Mapping[str, Share]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(share.parameters for share in self.shares.values())
 
 
 @dataclass(frozen=True)
@@ -53,17 +70,22 @@ class Blueprint:
     linear_names: list[str]
     #: The modules of a classification that are none of the base's; empty for a causal language model.
     head: list[str]
+    #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
+    stacked_names: list[str]
     #: The linear modules that hold their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
+    #: How the base is packed, where it is stored in 4 bits.
+    packing: QuantizationRecipe | None
 
 
 def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
     With `classes` it is the one that tells them apart. Raises PipelineError ("base") when the folder holds no config of such a
-    model, or of an encoder where it is to be causal.
+    model, or of an encoder where it is to be causal, or one of a base that is quantised in a way over which nothing is done.
     """
+    packing = read_packing(base)
     config = read_config(base)
     if classes is not None:
         configure(config, classes)
@@ -72,7 +94,7 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _class(classes).from_config(config, trust_remote_code=False)
+            model = _maker(config, classes).from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
         what = "causal language model" if classes is None else "model for sequence classification"
         raise PipelineError(
@@ -92,9 +114,45 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
         config=config,
         linear_names=sorted(linear),
         head=head,
+        stacked_names=sorted(_stacked(model)),
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
+        packing=packing,
     )
+
+
+def _stacked(model: Any) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.modules.conv._ConvNd):
+            yield from (f"{name}.{own}" for own, each in module.named_parameters(recurse=False) if each.ndim == 3)
+
+
+def read_packing(base: Path) -> QuantizationRecipe | None:
+    """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
+    require_self_contained(base)
+    try:
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+    with stored_quantization_named():
+        return stored_recipe(config) and stored_recipe(config, _tensor_names(base))
+
+
+def _tensor_names(base: Path) -> Iterator[str]:
+    for path in sorted(base.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from file.keys()
+
+
+@contextlib.contextmanager
+def stored_quantization_named() -> Iterator[None]:
+    """Say in a PipelineError what can't be done over a base, for how it is quantised."""
+    try:
+        yield
+    except StoredQuantizationError as error:
+        raise PipelineError(
+            FailureReason.BASE if error.param == "base" else FailureReason.SPEC, f"The base {error}."
+        ) from error
 
 
 def load_base(
@@ -110,13 +168,16 @@ def load_base(
 
     `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
-    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype.
+    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype. A base that is stored
+    in 4 bits is loaded as it is stored, whatever is asked for.
     """
     silence()
+    packing = read_packing(base)
+    quantization = packing or quantization
     if quantization is None:
         resolved = dtype or native_dtype(base, device)
         model = _from_pretrained(base, device, resolved, None, classes)
-        return LoadedBase(_frozen(model), resolved, None, "native", model.num_parameters())
+        return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or _computable(quantization.compute_dtype, device)
     head = [] if classes is None else read_blueprint(base, classes).head
     config = BitsAndBytesConfig(
@@ -126,14 +187,22 @@ def load_base(
         bnb_4bit_compute_dtype=DTYPES[resolved],
         llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
     )
-    model = _frozen(_from_pretrained(base, device, resolved, config, classes))
-    parameters = model.num_parameters()
-    skipped = [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not _is_packed(module)
-    ]
-    numbers = sum(math.prod(module.weight.quant_state.shape) for _, module in packed_modules(model))
+    model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
+    if packing is not None:
+        # What lies beside packed weights is loaded as it is stored, whatever is asked for.
+        for name, parameter in model.named_parameters():
+            if getattr(parameter, "quant_state", None) is None and not is_in_head(name, head):
+                parameter.data = parameter.data.to(DTYPES[resolved])
+    shares = shares_of(model)
+    states = [module.weight.quant_state for _, module in packed_modules(model)]
+    numbers = sum(math.prod(state.shape) for state in states)
+    skipped = _skipped(model, head)
     if held is None:
-        held = "wide" if widened_bytes(numbers) <= _WIDE_SHARE * device.available_memory_bytes() else "packed"
+        held = (
+            "wide"
+            if widened_bytes(numbers, width=DTYPES[resolved].itemsize) <= _WIDE_SHARE * device.available_memory_bytes()
+            else "packed"
+        )
     if device.kind != "cpu":
         held = "packed"
     if held == "wide":
@@ -141,14 +210,29 @@ def load_base(
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,
-            # A head is named whole: the names of its modules may be others' as well.
-            "skipped_modules": sorted(
-                {name.rsplit(".", 1)[-1] for name in skipped if not is_in_head(name, head)} | set(head)
-            ),
+            "skipped_modules": skipped,
             "library_version": _bitsandbytes_version(),
+            # What the weights say themselves.
+            **(
+                {"type": states[0].quant_type, "double_quant": states[0].nested, "block_size": states[0].blocksize}
+                if states
+                else {}
+            ),
         }
     )
-    return LoadedBase(model, resolved, recipe, held, parameters)
+    return LoadedBase(model, resolved, recipe, held, shares)
+
+
+def _skipped(model: Any, head: Sequence[str]) -> list[str]:
+    """Return the modules of a head, and the linear ones that are not packed, by their last part where no packed one has that too."""
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not is_in_head(name, head)
+    }
+    packed = {name.rpartition(".")[2] for name, module in linear.items() if _is_packed(module)}
+    ends = {name: name.rpartition(".")[2] for name, module in linear.items() if not _is_packed(module)}
+    return sorted({name if end in packed else end for name, end in ends.items()} | set(head))
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:
@@ -190,6 +274,15 @@ def widen(model: Any) -> None:
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    # Nor are there packed weights to be written as they were read.
+    if conversions := getattr(model, "_weight_conversions", None):
+        model._weight_conversions = [each for each in conversions if not _unpacks(each)]
+
+
+def _unpacks(conversion: Any) -> bool:
+    from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
+
+    return any(isinstance(step, Bnb4bitDeserialize) for step in getattr(conversion, "operations", ()))
 
 
 def silence() -> None:
@@ -212,17 +305,20 @@ def deprecations_silenced() -> Iterator[None]:
         yield
 
 
-def _class(classes: Classes | None) -> Any:
-    return AutoModelForCausalLM if classes is None else AutoModelForSequenceClassification
-
-
 def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any, classes: Classes | None) -> Any:
     config = read_config(base)
+    head: list[str] = []
     if classes is not None:
         configure(config, classes)
+        head = read_blueprint(base, classes).head
+    if quantization is None and (stored := getattr(config, "quantization_config", None)):
+        config.quantization_config = {**stored, "bnb_4bit_compute_dtype": dtype}
+        if head:
+            skipped = stored.get("llm_int8_skip_modules") or []
+            config.quantization_config["llm_int8_skip_modules"] = sorted({*skipped, *head})
     try:
         with _missing_weights_silenced() if classes is not None else contextlib.nullcontext():
-            model, loaded = _class(classes).from_pretrained(
+            model, loaded = _maker(config, classes).from_pretrained(
                 base,
                 config=config,
                 quantization_config=quantization,
@@ -241,7 +337,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
         ) from error
     if classes is not None:
         mismatched = [name for name, *_ in loaded["mismatched_keys"]]
-        start_head(model, read_blueprint(base, classes).head, classes, [*loaded["missing_keys"], *mismatched])
+        start_head(model, head, classes, [*loaded["missing_keys"], *mismatched])
     return model
 
 
@@ -254,6 +350,15 @@ def _missing_weights_silenced() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+
+
+def _maker(config: Any, classes: Classes | None) -> Any:
+    """Return what makes a model of a config: one that tells classes apart, a causal one, or one of several parts that holds one."""
+    if classes is not None:
+        return AutoModelForSequenceClassification
+    kind = type(config)
+    several = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if several else AutoModelForCausalLM
 
 
 def _frozen(model: Any) -> Any:
@@ -286,15 +391,19 @@ def read_config(base: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(
-            FailureReason.BASE, f"The base's config.json can't be read ({_first_line(error)}); check its folder."
-        ) from error
+        raise _unreadable(error) from error
     # None lets the library choose what the model supports, also in the parts of a config.
     said = config._attn_implementation
     config._attn_implementation = said if said in _OWN_ATTENTION else None
     if hasattr(config, "_experts_implementation"):
         config._experts_implementation = None
     return config
+
+
+def _unreadable(error: Exception) -> PipelineError:
+    return PipelineError(
+        FailureReason.BASE, f"The base's {CONFIG_FILE} can't be read ({_first_line(error)}); check its folder."
+    )
 
 
 def _bitsandbytes_version() -> str:

@@ -13,19 +13,21 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, configured_stops, known_ids, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import Example, all_stops, configured_stops, load_tokenizer, longest_row, tokenise
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import load_base, read_blueprint
+from workers.pipelines.model.loading import load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.precision import described, measured
 
 
 def evaluate(
@@ -41,14 +43,15 @@ def evaluate(
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
-    `quantization` None loads the base in native precision. The loss is in nats a supervised token, weighted by
+    `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
     have a prompt, decoded greedily. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. Raises PipelineError.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
-    read_blueprint(base)
+    with stored_quantization_named():
+        require_precision(read_blueprint(base).packing, spec.precision)
     tokenizer = load_tokenizer(base)
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
@@ -61,6 +64,7 @@ def evaluate(
         set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization)
         require_causal(loaded.model)
+        on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
         model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
         begun = time.perf_counter()
         loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
@@ -73,13 +77,15 @@ def evaluate(
             "supervised_tokens": float(rows.supervised_tokens),
             "tokens": float(rows.tokens),
             "tokens_per_s": rows.tokens / loss_s,
+            **measured(loaded.shares),
         }
         asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
         begun = time.perf_counter()
         # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
         room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
         prompts = [example.prompt_ids[-room:] for example in asked]
-        stops = _stop_ids(model, tokenizer, [*stop_ids, *rows.rendering.stop_ids])
+        taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
+        stops = all_stops(base, tokenizer, taught)
         answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
     if asked:
         scores = rouge_l(answers, [example.reference for example in asked])
@@ -178,14 +184,6 @@ def _generate(
         left_s = (time.perf_counter() - started) / done * (len(order) - done)
         on_progress(Progress(phase="generate", step=done, total=len(order), unit="rows", eta_s=left_s))
     return answers
-
-
-def _stop_ids(model: Any, tokenizer: Any, taught: Sequence[int]) -> list[int]:
-    """Return the ids that end a completion: those taught, the tokenizer's, and those of the base's generation config."""
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    named = (*taught, *(token for token in listed if token is not None))
-    return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
 
 
 def _kept(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from sdk.formats.objectives import ObjectiveError, resolve_objective
+from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -23,7 +24,7 @@ from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
-from workers.pipelines.model.loading import load_base, read_config
+from workers.pipelines.model.loading import load_base, read_blueprint, read_config, stored_quantization_named
 
 
 def evaluate_labels(
@@ -51,6 +52,8 @@ def evaluate_labels(
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
     tokenizer = load_tokenizer(base, ends=False)
     classes = Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
+    with stored_quantization_named():
+        require_precision(read_blueprint(base, classes).packing, spec.precision)
     found = label_rows(rows, tokenizer, labels, max_length=longest_row(base, spec.max_length))
     device = choose_device()
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):

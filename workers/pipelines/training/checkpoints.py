@@ -32,7 +32,7 @@ PROGRESS_NAME = "progress.json"
 STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
-#: All that a checkpoint's folder holds: tensors and JSON.
+#: What a checkpoint's folder holds, tensors and JSON, beside `SERVING_FILES`, which earlier releases did not write.
 FILES = frozenset(
     {
         CONFIG_FILE,
@@ -173,8 +173,8 @@ def write_checkpoint(
         write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
-        for file in sorted(FILES):
-            _sync(partial / file)
+        for file in sorted(partial.iterdir()):
+            _sync(file)
         _sync(partial)
         _put(partial, target)
     except BaseException:

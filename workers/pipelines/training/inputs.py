@@ -7,12 +7,15 @@ import json
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.formats.objectives import ObjectiveError, resolve_objective
+from sdk.lora.experts import stacked_targets
+from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
@@ -31,7 +34,7 @@ from workers.pipelines.data.tokenise import (
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config
+from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.resuming import read_checkpoint
 from workers.pipelines.training.trainer import Schedule
@@ -83,24 +86,37 @@ def read_inputs(
         pad = pad_token_id(read_config(base), tokenizer)
         classes = Classes(class_names(given), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
+    with stored_quantization_named():
+        require_method(blueprint.packing, spec.method)
     try:
-        targets = resolve_targets(spec.targets, blueprint.config.model_type, blueprint.linear_names)
+        parameters = stacked_targets(spec.targets, blueprint.linear_names, blueprint.stacked_names)
+        modules = (
+            ",".join(name for name in spec.targets.split(",") if name not in parameters) if parameters else spec.targets
+        )
+        kind, names = blueprint.config.model_type, blueprint.linear_names
+        targets = resolve_targets(modules, kind, names, exclude=spec.exclude) if modules else []
     except TargetsError as error:
         raise PipelineError(FailureReason.TARGETS, str(error)) from error
+    if parameters and spec.dropout:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"LoRA on stacked parameters ({', '.join(parameters)}) can drop no inputs; set dropout to 0, or leave them out.",
+        )
     rows = _tokens(base, given, tokenizer, spec, classes, day)
+    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
     held_out = None
     if eval_data is not None:
         kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held_out = _tokens(base, kept, tokenizer, spec, classes, day)
-    lora = _lora_config(spec, objective, targets, blueprint)
+    lora = _lora_config(spec, objective, targets, parameters, blueprint)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
         "base_revision": base_revision,
         "base_config": _config_digest(base),
-        "target_modules": ",".join(lora.target_modules),
+        "target_modules": ",".join([*lora.target_modules, *lora.target_parameters]),
         "data": _file_digest(data),
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
@@ -157,16 +173,21 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
-def _lora_config(spec: TrainingSpec, objective: Objective, targets: list[str], blueprint: Blueprint) -> LoraConfig:
+def _lora_config(
+    spec: TrainingSpec, objective: Objective, targets: list[str], parameters: list[str], blueprint: Blueprint
+) -> LoraConfig:
+    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
+    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
     return LoraConfig(
         rank=spec.rank,
         alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
         dropout=spec.dropout,
         target_modules=targets,
+        target_parameters=parameters,
         modules_to_save=blueprint.head,
         task_type=objective.task_type,
         # GPT-2 holds its weights transposed, which PEFT has to be told.
-        fan_in_fan_out=any(matches(name, target) for name in blueprint.conv1d_names for target in targets),
+        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
     )
 
 
@@ -180,6 +201,10 @@ def _config_digest(base: Path) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer_digest(base: Path) -> str:
+    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

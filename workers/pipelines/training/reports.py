@@ -13,6 +13,7 @@ from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.model.precision import measured
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.trainer import BETAS, EPSILON, MAX_GRAD_NORM, WEIGHT_DECAY, StepRecord
 
@@ -30,6 +31,8 @@ class Setting:
     checkpointing: bool
     #: The held-out loss of the bare base in nats a supervised token, where there are held-out rows.
     eval_loss_base: float | None
+    #: The largest probability with which the base itself drops anything while it is trained.
+    base_dropout: float
 
 
 def training_report(
@@ -55,6 +58,7 @@ def training_report(
         "resumed_from_step": None if steps.resumed_from is None else float(steps.resumed_from),
         "trainable_parameters": float(sum(tensor.numel() for tensor in tensors.values())),
         "base_parameters": float(loaded.parameters),
+        **measured(loaded.shares),
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
     }
     return TrainingReport(
@@ -62,17 +66,18 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_hyperparameters(given, loaded, setting.checkpointing),
+        training=_hyperparameters(setting),
         metrics={name: value for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
-        rendering=given.rows.rendering if given.classes is None else None,
+        rendering=given.rows.rendering,
         labels=None if given.classes is None else list(given.classes.names),
     )
 
 
-def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> dict[str, JsonScalar]:
+def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
     """Return every number that the result depends on, flat."""
+    given, loaded = setting.given, setting.loaded
     spec, lora = given.spec, given.lora
     return {
         "objective": given.objective.name,
@@ -104,7 +109,8 @@ def _hyperparameters(given: Inputs, loaded: LoadedBase, checkpointing: bool) -> 
         "adam_epsilon": EPSILON,
         "weight_decay": WEIGHT_DECAY,
         "max_grad_norm": MAX_GRAD_NORM,
-        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing": setting.checkpointing,
+        "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,
         "device": given.device.kind,
         "device_name": given.device.name,

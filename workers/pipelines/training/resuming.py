@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerState
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
@@ -90,7 +90,7 @@ def check_files(folder: Path) -> None:
         raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
     if found.keys() & _PICKLES:
         raise broken_checkpoint("an earlier release wrote it, with pickles in it, which are no longer read")
-    odd = sorted(found.keys() ^ FILES)
+    odd = sorted((found.keys() - set(SERVING_FILES)) ^ FILES)
     if odd:
         raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")
     linked = sorted(name for name, path in found.items() if path.is_symlink() or not path.is_file())

@@ -28,11 +28,13 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, memory_errors_named
-from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.model.precision import described
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
 
 #: Activations may take this share of the memory that is available once the base is loaded.
@@ -108,6 +110,11 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     loaded = _load(given)
     if given.objective is SFT:
         require_causal(loaded.model)
+    # Once the adapter is there, its own dropout is among the model's.
+    base_dropout = own_dropout(loaded.model)
+    if base_dropout:
+        on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
+    on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     model = _adapt(given, loaded)
     _check_equals_base(given, model)
     _stop_if_asked(given)
@@ -117,7 +124,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         # B is zero, so this is the loss of the bare base.
         bare = _evaluate(given, model, on_progress).get("loss")
         _stop_if_asked(given)
-    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare)
+    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
         trainer.run(resumed)
@@ -208,6 +215,7 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         fan_in_fan_out=given.lora.fan_in_fan_out,
         labels=() if given.classes is None else given.classes.names,
     )
+    write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
 
 
 def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
@@ -219,6 +227,7 @@ def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
+        target_parameters=list(lora.target_parameters) or None,
         fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
         bias="none",
         modules_to_save=list(lora.modules_to_save) or None,

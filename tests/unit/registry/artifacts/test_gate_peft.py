@@ -28,7 +28,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"trainable_token_indices": [3, 1]},
     {"target_parameters": ["mlp.up_proj.weight"]},
     {"rank_pattern": {r"layers\.1\..*": 2}},
-    {"layer_replication": [[0, 2], [1, 2]]},
     {"layers_to_transform": [1]},
 ]
 

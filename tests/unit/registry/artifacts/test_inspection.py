@@ -127,7 +127,11 @@ class TestFacts:
 
     def test_a_config_is_told_by_what_decides_what_the_adapter_does(self) -> None:
         assert config_with(
-            target_modules=["v_proj", "q_proj"], use_dora=True, rank_pattern={"q_proj": 4}
+            target_modules=["v_proj", "q_proj"],
+            use_dora=True,
+            rank_pattern={"q_proj": 4},
+            exclude_modules=r".*\.1\..*",
+            layers_to_transform=1,
         ) == ConfigFacts(
             rank=2,
             alpha=4,
@@ -135,6 +139,9 @@ class TestFacts:
             rank_pattern={"q_proj": 4},
             alpha_pattern={},
             modules_to_save=[],
+            exclude_modules=r".*\.1\..*",
+            layers_to_transform=[1],
+            layers_pattern=[],
             bias="none",
             use_rslora=False,
             use_dora=True,

@@ -84,6 +84,31 @@ class TestBaseNames:
     def test_a_tensor_is_found_by_what_follows_the_prefix(self, base: str, wanted: str, found: bool) -> None:
         assert BaseShapes({base: [1, 2]}).shapes(wanted) == ([[1, 2]] if found else [])
 
-    def test_stacked_layers_are_those_of_the_base(self) -> None:
-        shapes = BaseShapes({"layers.0.q.weight": [1], "layers.1.q.weight": [2]}, [0, 1, 1])
-        assert [shapes.shapes(f"layers.{n}.q.weight") for n in range(4)] == [[[1]], [[2]], [[2]], []]
+    def test_a_tied_head_has_the_shape_of_the_embeddings(self) -> None:
+        tied = BaseShapes({"model.decoder.embed_tokens.weight": [9, 4]})
+        assert tied.shapes("lm_head.weight") == [[9, 4]]
+        assert tied.is_tied("lm_head")
+        assert not tied.is_tied("q_proj")
+        own = BaseShapes({"model.embed_tokens.weight": [9, 4], "lm_head.weight": [12, 4]})
+        assert own.shapes("lm_head.weight") == [[12, 4]]
+        assert not own.is_tied("lm_head")
+        assert not BaseShapes({}).is_tied("lm_head")
+
+    def test_another_vocabulary_is_that_of_embeddings_and_head(self) -> None:
+        base = BaseShapes({"wte.weight": [9, 4], "wpe.weight": [9, 4]}).with_vocabulary(11)
+        assert [base.shapes(f"{name}.weight") for name in ("wte", "lm_head", "wpe")] == [[[11, 4]], [[11, 4]], [[9, 4]]]
+
+    @pytest.mark.parametrize(
+        ("config", "module", "transposed"),
+        [
+            ({"model_type": "gpt2"}, "h.0.attn.c_attn", True),
+            ({"model_type": "gpt2"}, "lm_head", False),
+            # It took over the names and not Conv1D.
+            ({"model_type": "gpt_bigcode"}, "h.0.attn.c_attn", False),
+            ({"model_type": "llama"}, "layers.0.q_proj", False),
+            ({}, "layers.0.q_proj", False),
+            ({}, "h.0.attn.c_attn", None),
+        ],
+    )
+    def test_only_conv1d_lies_transposed(self, config: dict[str, str], module: str, transposed: bool | None) -> None:
+        assert BaseShapes({}, config).lies_transposed(module) is transposed

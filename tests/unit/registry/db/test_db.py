@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -21,6 +22,7 @@ from registry.artifacts.models import Blob
 from registry.catalog.models import Adapter, AliasMoveRow
 from registry.db.clock import db_epoch_s, utc_now
 from registry.db.database import Database
+from registry.db.engine import make_engine
 from registry.db.schema_version import head_revision, migrations_folder
 from registry.db.statements import insert_if_new
 from registry.errors import Invalid, Unavailable
@@ -254,3 +256,24 @@ def test_a_connection_in_use_is_closed_with_its_session_once_the_database_is(db:
         driver.execute("SELECT 1")
     with db.read() as session:
         assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_threads_that_come_first_together_get_one_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.05)
+        made.append(make_engine(*given))
+        return made[-1]
+
+    monkeypatch.setattr("registry.db.database.make_engine", slowly)
+    database, start = new(tmp_path), threading.Barrier(8)
+
+    def ask(_: int) -> Any:
+        start.wait()
+        return database.engine
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == set(made)
+    assert len(made) == 1
+    database.close()

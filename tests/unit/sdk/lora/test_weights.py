@@ -11,6 +11,7 @@ import pytest
 from support.loras import Q, V, compare, cosine, decode, embedding, lora, normal, pair, write
 
 from sdk.errors import Unavailable
+from sdk.schemas.training import LoraConfig
 
 
 class TestAgainstDenseMatrices:
@@ -179,3 +180,55 @@ def test_without_numpy_the_extra_and_the_way_around_are_named(tmp_path: Path, mo
     assert "pip install 'adapterctl[local]'" in caught.value.message
     assert "--no-weights" in caught.value.message
     assert caught.value.exit_code == 9
+
+
+class TestStackedExperts:
+    """A is (experts·r, in), expert by expert; B is (out, r·experts), rank by rank."""
+
+    EXPERTS, RANK = 4, 3
+    MODULE = "model.layers.0.mlp.experts"
+
+    def record(self, **changed: object) -> LoraConfig:
+        return lora(target_parameters=["mlp.experts.down_proj", "mlp.experts.gate_up_proj"], **changed)
+
+    def deltas(self, a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
+        """ΔW of each expert by hand, (experts, out, in)."""
+        rows = [a[e * self.RANK : (e + 1) * self.RANK] for e in range(self.EXPERTS)]
+        columns = [b[:, [rank * self.EXPERTS + e for rank in range(self.RANK)]] for e in range(self.EXPERTS)]
+        return np.stack([scale * column @ row for column, row in zip(columns, rows, strict=True)])
+
+    def test_norm_and_cosine_are_those_of_all_experts_beside_each_other(self, tmp_path: Path) -> None:
+        width = self.EXPERTS * self.RANK
+        a, b, c, d = normal(1, width, 8), normal(2, 6, width), normal(3, width, 8), normal(4, 6, width)
+        for module in (self.MODULE, f"{self.MODULE}.base_layer"):
+            one, two = write(tmp_path / "a", pair(module, a, b)), write(tmp_path / "b", pair(module, a + c, b + d))
+            found = compare(one, two, self.record(), self.record(alpha=12.0))
+            first, second = self.deltas(a, b, 6 / 3), self.deltas(a + c, b + d, 12 / 3)
+            (delta,) = found.modules
+            assert delta.norm_a == pytest.approx(math.sqrt(sum(np.linalg.norm(one) ** 2 for one in first)), rel=1e-12)
+            assert delta.norm_b == pytest.approx(np.linalg.norm(second.ravel()), rel=1e-12)
+            assert delta.cosine == pytest.approx(cosine(first, second), abs=1e-12)
+            assert (delta.rank_a, delta.rank_b, found.notes) == (self.RANK, self.RANK, [])
+
+    def test_the_scale_of_rslora_is_that_of_the_rank_of_each(self, tmp_path: Path) -> None:
+        a, b = normal(1, 12, 8), normal(2, 6, 12)
+        folder = write(tmp_path / "a", pair(self.MODULE, a, b))
+        found = compare(folder, folder, self.record(use_rslora=True), self.record())
+        assert found.norm_a == pytest.approx(np.linalg.norm(self.deltas(a, b, 6 / math.sqrt(3)).ravel()), rel=1e-12)
+
+    def test_other_numbers_of_experts_have_no_cosine(self, tmp_path: Path) -> None:
+        one = write(tmp_path / "a", pair(self.MODULE, normal(1, 12, 8), normal(2, 6, 12)))
+        two = write(tmp_path / "b", pair(self.MODULE, normal(1, 6, 8), normal(2, 6, 6)))
+        found = compare(one, two, self.record(), self.record())
+        assert found.modules[0].cosine is None
+        assert "4×6×8 in the first adapter and 2×6×8 in the second" in found.notes[0]
+
+    def test_patterns_that_leave_open_which_parameter_it_is(self, tmp_path: Path) -> None:
+        folder = write(tmp_path / "a", pair(self.MODULE, normal(1, 12, 8), normal(2, 6, 12)))
+        open_to_both = self.record(rank_pattern={"gate_up_proj": 6})
+        found = compare(folder, folder, open_to_both, open_to_both)
+        assert found.modules[0].norm_a is None
+        assert "can't be told" in found.notes[0]
+        # Five does not divide twelve.
+        only_one = self.record(rank_pattern={"gate_up_proj": 5})
+        assert compare(folder, folder, only_one, only_one).modules[0].rank_a == 3

@@ -32,6 +32,7 @@ def save_peft(folder: Path, make: Callable[[], Any], **config: Any) -> tuple[Pat
     record = lora_of(json.loads((folder / "adapter_config.json").read_text()))
     loaded = peft.PeftModel.from_pretrained(make().double(), folder, autocast_adapter_dtype=False)
     deltas = {
+        # The parameters of one module are wrapped one around the other.
         name.removeprefix("base_model.model."): module.get_delta_weight("default").detach().numpy()
         for name, module in loaded.named_modules()
         if isinstance(module, LoraLayer) and getattr(module.get_base_layer(), "groups", 1) == 1
@@ -81,7 +82,28 @@ def gpt2() -> Any:
     )
 
 
+def mixtral() -> Any:
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+    )
+    return MixtralForCausalLM(config)
+
+
 LINEAR = ["q_proj", "v_proj", "down_proj"]
+EXPERTS = {
+    "target_modules": ["q_proj"],
+    "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+}
 
 
 # PEFT asks transformers for an attribute by its older name.
@@ -113,8 +135,9 @@ class TestAgainstPeft:
                 {"target_modules": ["plain", "point", "line"]},
                 {"target_modules": ["plain", "point", "line"]},
             ),
+            (mixtral, EXPERTS, {**EXPERTS, "use_rslora": True}),
         ],
-        ids=["rslora", "embedding", "patterns", "conv1d", "convolutions"],
+        ids=["rslora", "embedding", "patterns", "conv1d", "convolutions", "experts"],
     )
     def test_norms_and_cosines_are_of_its_own_delta_weights(
         self, tmp_path: Path, make: Callable[[], Any], one: dict[str, Any], two: dict[str, Any]

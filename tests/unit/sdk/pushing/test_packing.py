@@ -228,13 +228,11 @@ def test_what_runs_or_lies_on_this_machine_is_dropped_at_every_depth(tmp_path: P
     config: dict[str, Any] = {
         "corda_config": {"cache_file": "/home/me/c.pt", "covariance_file": "d.pt", "corda_method": "kpm"},
         "eva_config": {"trust_remote_code": True, "auto_map": None},
-        "arrow_config": {"task_adapter_names": ["/home/me/router"], "top_k": 2},
         "revision": "/home/me/base",
         "megatron_core": "megatron.core",
     }
     package = pack(write_adapter(tmp_path / "adapter", **config), tmp_path / "staging")
     keys = (
-        "arrow_config.task_adapter_names",
         "corda_config.cache_file",
         "corda_config.covariance_file",
         "eva_config.trust_remote_code",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from support.small import write_adapter
 
+from registry.artifacts.admission.inspection import inspect_config
+from registry.errors import Verification
 from sdk.errors import InvalidInput
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
 from sdk.lora.adapter_config import lora_of
@@ -67,8 +70,8 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"rank_pattern": {"v_proj": 2}, "use_rslora": True}, {"rank_pattern": {"v_proj": 2}, "use_rslora": True}),
     ({"alpha_pattern": {"v_proj": 2}, "use_dora": True}, {"alpha_pattern": {"v_proj": 2.0}, "use_dora": True}),
     (
-        {"modules_to_save": ["score", "lm_head"], "bias": "all", "init_lora_weights": "pissa_niter_16"},
-        {"modules_to_save": ["lm_head", "score"], "bias": "all", "init": "pissa_niter_16"},
+        {"modules_to_save": ["score", "lm_head"], "bias": "all", "init_lora_weights": "orthogonal"},
+        {"modules_to_save": ["lm_head", "score"], "bias": "all", "init": "orthogonal"},
     ),
     ({"fan_in_fan_out": True, "lora_bias": True}, {"fan_in_fan_out": True, "lora_bias": True}),
     ({"exclude_modules": ["z", "a"]}, {"exclude_modules": ["a", "z"]}),
@@ -79,13 +82,8 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"layers_to_transform": 0, "layers_pattern": "h"}, {"layers_to_transform": [0], "layers_pattern": ["h"]}),
     ({"target_parameters": ["experts.up", "experts.down"]}, {"target_parameters": ["experts.down", "experts.up"]}),
-    ({"layer_replication": [(0, 4), (2, 5)]}, {"layer_replication": [[0, 4], [2, 5]]}),
     ({"trainable_token_indices": [7, 3]}, {"trainable_token_indices": [7, 3]}),
     ({"trainable_token_indices": {"wte": [7]}}, {"trainable_token_indices": {"wte": [7]}}),
-    (
-        {"alora_invocation_tokens": [9, 4, 9], "task_type": "CAUSAL_LM"},
-        {"alora_invocation_tokens": [9, 4, 9], "task_type": "CAUSAL_LM"},
-    ),
     (
         {"use_qalora": True, "qalora_group_size": 32, "ensure_weight_tying": True},
         {"other": {"ensure_weight_tying": True, "qalora_group_size": 32, "use_qalora": True}},
@@ -107,9 +105,6 @@ def test_what_peft_saved_is_recorded(settings: dict[str, Any], recorded: dict[st
     ("variant", "recorded"),
     [
         ("eva", {"eva_config.rho": 1.5, "eva_config.tau": 0.99, "eva_config.use_label_mask": True}),
-        ("corda", {"corda_config.corda_method": "kpm", "corda_config.verbose": False}),
-        ("kasa", {"kasa_config.beta": 0.5}),
-        ("arrow", {"arrow_config.top_k": 2}),
         (
             "bdlora",
             {"use_bdlora.nblocks": 4, "use_bdlora.target_modules_bd_a.0": "q_proj", "use_bdlora.match_strict": True},
@@ -122,8 +117,43 @@ def test_settings_of_a_variant_are_recorded_by_dotted_names(
     package = pack(saved_by_peft(tmp_path / "adapter", **sub_configs()[variant]), tmp_path / "staging")
     assert recorded.items() <= package.lora.other.items()
     assert all(name.count(".") >= 1 for name in package.lora.other)
-    # Neither the record nor the config says where a file lay on the machine that trained.
-    assert "corda.pt" not in package.lora.model_dump_json() + json.dumps(config_of(tmp_path / "staging"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights is 'pissa', .*path_initial_model_for_weight_conversion=INITIAL",
+        ),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is 'pissa_niter_16'"),
+        ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
+        ("corda", "path_initial_model_for_weight_conversion"),
+        ("kasa", "kasa_config takes the smallest singular values out of the base"),
+        ("arrow", "arrow_config chooses among other adapters"),
+        ({"layer_replication": [(0, 4), (2, 5)]}, "layer_replication stacks the base's layers anew"),
+        (
+            {"alora_invocation_tokens": [9, 4], "task_type": "CAUSAL_LM"},
+            "alora_invocation_tokens makes the adapter act on",
+        ),
+    ],
+)
+def test_what_is_no_update_of_the_base_is_refused_by_name(
+    settings: dict[str, Any] | str, said: str, tmp_path: Path
+) -> None:
+    asked = sub_configs()[settings] if isinstance(settings, str) else settings
+    folder = saved_by_peft(tmp_path / "adapter", **asked)
+    with pytest.raises(InvalidInput, match=said):
+        pack(folder, tmp_path / "staging")
+    # The registry refuses what another client sends, by the same words.
+    raw = json.loads((folder / "adapter_config.json").read_text())
+    with pytest.raises(Verification, match=said):
+        inspect_config(
+            io.BytesIO(
+                json.dumps({key: raw[key] for key in raw.keys() & KEYS.keys()} | {"corda_config": None}).encode()
+            )
+        )
 
 
 def test_no_setting_of_the_installed_peft_is_passed_over() -> None:

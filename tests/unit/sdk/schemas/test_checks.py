@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ GPT2 = {
     "h.0.attn.c_proj.weight": [8, 8],
     "h.0.mlp.c_fc.weight": [8, 32],
 }
+VISION = {f"model.{name}.q_proj.weight": [8, 8] for name in ("layers.0.self_attn", "visual.blocks.0.attn")}
 EXPERTS = {"model.layers.0.block_sparse_moe.experts.0.w1.weight": [8, 8]}
 
 
@@ -34,6 +36,7 @@ EXPERTS = {"model.layers.0.block_sparse_moe.experts.0.w1.weight": [8, 8]}
         ("q_proj", TENSORS),
         ("q_proj,v_proj", TENSORS),
         ("self_attn.q_proj", TENSORS),
+        (r".*\.(q|v)_proj", TENSORS),
         # A library may put a prefix of its own before the names of the files.
         ("model.language_model.layers.0.self_attn.q_proj", TENSORS),
         ("c_attn,attn.c_proj", GPT2),
@@ -53,13 +56,18 @@ def test_targets_that_a_base_has(targets: str, tensors: dict[str, list[int]]) ->
         ("q_proj,nope,nada", TENSORS, "no linear module 'nope', 'nada'; name"),
         ("input_layernorm", TENSORS, "no linear module 'input_layernorm'"),
         ("proj", TENSORS, "no linear module 'proj'"),
+        # No output head and no embedding is adapted by a training.
+        ("lm_head", TENSORS, "no linear module 'lm_head'"),
+        ("qv", {"layers.0.mlp.up_proj.weight": [8, 8]}, "the preset 'qv' means no linear module"),
+        ("q_proj", VISION, r"q_proj too, which are no part of the text .* such as '.*visual\\..*'"),
+        (r".*q_proj", VISION, "visual.blocks.0.attn.q_proj too, which are no part of the text"),
         ("q_proj", GPT2, "no linear module 'q_proj'; name some of these as targets: c_attn, c_fc, c_proj"),
     ],
 )
 def test_targets_that_match_nothing(targets: str, tensors: dict[str, list[int]], said: str) -> None:
     with pytest.raises(InvalidTargets) as caught:
         check_targets(targets, tensors, base="b")
-    assert said in caught.value.message
+    assert said in caught.value.message or re.search(said, caught.value.message)
     assert (caught.value.param, caught.value.exit_code) == ("targets", 2)
 
 
@@ -134,9 +142,13 @@ def test_a_dataset_is_a_file(tmp_path: Path) -> None:
         ({"lr": float("inf")}, "lr"),
         ({"lr": -1.0}, "lr"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": 0.999999}, "dropout"),
         ({"targets": ""}, "targets"),
         ({"targets": "q_proj, v_proj"}, "targets"),
-        ({"targets": ".*_proj"}, "targets"),
+        ({"targets": "(.*_proj"}, "targets"),
+        ({"targets": "(a+)+b"}, "targets"),
+        ({"exclude": ""}, "exclude"),
+        ({"exclude": "q_proj; v_proj"}, "exclude"),
         ({"ranks": 8}, "ranks"),
         ({"method": "full"}, "method"),
     ],

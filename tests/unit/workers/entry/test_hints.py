@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -120,8 +121,9 @@ def test_garbage_in_the_queue_is_dropped_and_the_next_hint_taken(
     with redis.Redis.from_url(empty_valkey_url) as broker:
         for message in garbage:
             broker.lpush("gpu", message)
+        pidbox = f"/{urlsplit(empty_valkey_url).path[1:]}.celery.pidbox"
         # What is published before Celery has subscribed reaches nobody.
-        wait_until(lambda: broker.publish("/0.celery.pidbox", b"7") > 0, lambda: worker.text)
+        wait_until(lambda: broker.publish(pidbox, b"7") > 0, lambda: worker.text)
         Celery(broker=empty_valkey_url, set_as_current=False).send_task(TASK, args=["3f1c"], queue="gpu")
         # It is acknowledged once the pool has it.
         wait_until(lambda: " received" in worker.text and broker.hlen("unacked") == 0, lambda: worker.text)

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import encoders, tiny
+from support.quantised import pack_base
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.preview import PreviewRequest
@@ -145,6 +146,18 @@ def test_a_head_is_never_quantised_and_is_trained_in_float32(
     assert loaded.quantization == report.quantization
     packed = [name for name, _ in loading.packed_modules(loaded.model)]
     assert set(packed) == set(read_blueprint(base, classes).linear_names)
+
+
+def test_a_base_that_is_stored_in_4_bits_gets_a_head_that_is_not(folder: Path, tmp_path: Path) -> None:
+    base = pack_base(base_of(folder, "llama"), tmp_path / "packed")
+    spec = SPEC.model_copy(update={"method": "qlora", "targets": "attention", "max_steps": 15})
+    report = trained(folder, base, tmp_path / "out", spec)
+    assert report.metrics["eval_accuracy"] > 0.6
+    assert report.quantization is not None
+    assert report.quantization.skipped_modules == ["score"]
+    classes = Classes(tuple(NAMES), pad_token_id=1)
+    loaded = load_base(base, Device("cpu", "cpu", "bfloat16"), quantization=None, classes=classes)
+    assert loaded.model.score.weight.dtype == torch.float32
 
 
 def test_equal_trainings_give_equal_bytes_and_another_seed_another_head(folder: Path, tmp_path: Path) -> None:

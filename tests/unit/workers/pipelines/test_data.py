@@ -41,6 +41,42 @@ def test_tokens_that_would_grow_together_across_the_border_stay_apart(
     assert supervised(example, tokenizer) == "e mat<|end|>"
 
 
+@pytest.fixture(scope="module", params=["SentencePieceBPETokenizer", "SentencePieceUnigramTokenizer"])
+def sentencepiece(request: pytest.FixtureRequest) -> Any:
+    """A tokenizer that puts a blank before every text, as those of Llama 2 and Mistral do."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = getattr(tokenizers, request.param)()
+    corpus = ["Q: two and two? A: four", "answer four\nthe quick brown fox", "Q: what? A: me"] * 50
+    made.train_from_iterator(corpus, vocab_size=100, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made._tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["Q: two? A: ", "Q: two? A:  ", "Q: two? A:", "A:\n", "A:\n "])
+@pytest.mark.parametrize("completion", ["four", " four", "four and ", "\nfour"])
+def test_no_blank_comes_between_a_prompt_and_its_completion(
+    write_jsonl: Callable[..., Path], sentencepiece: Any, prompt: str, completion: str
+) -> None:
+    """A prompt that ends in a blank got another one after it, which no user's prompt has."""
+    rows = read_rows(write_jsonl([{"prompt": prompt, "completion": completion}]))
+    if sentencepiece("\n")["input_ids"] == sentencepiece(" ")["input_ids"] and prompt[-1] in " \n":
+        # It takes every blank for the beginning of a word, so that no word can begin after one.
+        with pytest.raises(PipelineError, match="move the blank at the end of the prompt to the beginning"):
+            tokenise(rows, sentencepiece, loss_on=None, max_length=200)
+        moved = prompt[len(prompt.rstrip()) :] + completion.lstrip()
+        prompt = prompt.rstrip()
+        rows = read_rows(write_jsonl([{"prompt": prompt, "completion": moved}]))
+        completion = moved
+    (example,) = tokenise(rows, sentencepiece, loss_on=None, max_length=200).examples
+    assert example.prompt_ids == sentencepiece(prompt)["input_ids"]
+    assert example.input_ids[: len(example.prompt_ids)] == example.prompt_ids
+    whole = sentencepiece(prompt + completion)["input_ids"]
+    assert sentencepiece.decode(example.input_ids) == sentencepiece.decode(whole) + "</s>"
+
+
 def test_the_loss_of_a_conversation_is_on_every_answer_and_its_end(
     write_jsonl: Callable[..., Path], tokenizer: Any
 ) -> None:

@@ -94,7 +94,8 @@ def test_an_adapter_is_better_on_what_it_learnt_and_says_it(
     assert tuned.metrics["rouge_l"] > bare.metrics["rouge_l"]
     assert (tuned.metrics["generated_rows"], len(tuned.samples)) == (3, 2)
     assert tuned.samples[0].completion == "four"
-    assert [progress.phase for progress in seen] == ["data", "load", "evaluate", "generate"]
+    assert [progress.phase for progress in seen] == ["data", "load", "load", "evaluate", "generate"]
+    assert "held as nf4 " in (seen[2].message or "")
 
 
 def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
@@ -166,8 +167,10 @@ def test_generation_stops_at_the_end_of_turn_that_was_learnt(
     scored = evaluate(base, data, spec, adapter=tmp_path / "adapter")
     assert scored.metrics["rouge_l"] == 1.0
     assert [sample.completion for sample in scored.samples] == ["four", "four"]
-    # Rows of plain text say nothing of a turn: the version's own record does.
+    # Rows of plain text say nothing of a turn: the version's own files do, and its record.
     pairs = write_jsonl([{"prompt": "<|user|>two and two?<|end|>\n<|assistant|>", "completion": "four"}])
+    assert evaluate(base, pairs, spec, adapter=tmp_path / "adapter").samples[0].completion == "four"
+    (tmp_path / "adapter" / "generation_config.json").unlink()
     assert evaluate(base, pairs, spec, adapter=tmp_path / "adapter").samples[0].completion != "four"
     told = evaluate(base, pairs, spec, adapter=tmp_path / "adapter", stop_ids=report.rendering.stop_ids)
     assert told.samples[0].completion == "four"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sdk.lora.targets import TargetsError, resolve_targets, short_names
+from sdk.lora.targets import TargetsError, mean_all, resolve_targets, short_names
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import TARGET_PRESETS, is_pattern
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.loading import read_blueprint
 
@@ -37,9 +38,63 @@ def test_unknown_names_are_answered_with_the_names_that_there_are(llama_base: Pa
     assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
 
 
-def test_a_preset_is_checked_too(gpt2_base: Path) -> None:
-    with pytest.raises(TargetsError, match="of the preset 'qv'"):
-        resolve_targets("qv", "unheard-of", read_blueprint(gpt2_base).linear_names)
+def test_a_preset_is_checked_too() -> None:
+    with pytest.raises(
+        TargetsError, match=r"the preset 'qv' means no linear module of this unheard-of model; .*: up_proj"
+    ):
+        resolve_targets("qv", "unheard-of", ["layers.0.mlp.up_proj"])
+
+
+NAMES = [
+    *(f"model.language_model.layers.{n}.{end}" for n in (0, 1) for end in ("self_attn.q_proj", "mlp.up_proj")),
+    "model.vision_tower.encoder.layers.0.self_attn.q_proj",
+    "model.multi_modal_projector.linear_1",
+]
+
+
+@pytest.mark.parametrize(
+    ("targets", "exclude", "found"),
+    [
+        # Short names would mean the other part too.
+        (
+            "qv",
+            None,
+            ["model.language_model.layers.0.self_attn.q_proj", "model.language_model.layers.1.self_attn.q_proj"],
+        ),
+        ("up_proj", None, ["up_proj"]),
+        (r".*language_model.*\.1\..*", None, [NAMES[2], NAMES[3]]),
+        ("q_proj", r".*vision_tower\..*", [NAMES[0], NAMES[2]]),
+        ("q_proj,up_proj", "encoder.layers.0.self_attn.q_proj,1.mlp.up_proj", [NAMES[0], NAMES[1], NAMES[2]]),
+        ("all-linear", "up_proj", [NAMES[0], NAMES[2]]),
+        (r".*_proj", r".*\.(vision_tower|1)\..*", [NAMES[0], NAMES[1]]),
+    ],
+)
+def test_patterns_and_exclusions_become_whole_names(targets: str, exclude: str | None, found: list[str]) -> None:
+    resolved = resolve_targets(targets, "gemma3", NAMES, exclude=exclude)
+    assert resolved == sorted(found)
+    if targets not in TARGET_PRESETS and (exclude or is_pattern(targets)):
+        assert mean_all(targets, exclude, resolved)
+        assert not mean_all(targets, exclude, [*resolved, NAMES[4]])
+
+
+@pytest.mark.parametrize(
+    ("targets", "exclude", "said"),
+    [
+        (
+            "q_proj",
+            None,
+            r"vision_tower\.encoder\.layers\.0\.self_attn\.q_proj too, .* don't train; .* '\.\*vision_tower",
+        ),
+        (r".*q_proj", None, "rows of text don't train"),
+        ("linear_1", None, "don't train"),
+        (r".*nope", None, "the pattern '.*nope' means no linear module"),
+        ("q_proj", "nope", "exclude, 'nope', excludes none"),
+        ("up_proj", r".*", "exclude leaves none of the 2 modules"),
+    ],
+)
+def test_what_can_not_be_trained_is_known_from_names(targets: str, exclude: str | None, said: str) -> None:
+    with pytest.raises(TargetsError, match=said):
+        resolve_targets(targets, "gemma3", NAMES, exclude=exclude)
 
 
 def test_a_folder_without_a_model_is_a_base_error(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: 
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora"])
-def test_a_training_writes_two_files_that_load_in_peft_and_change_the_model(
+def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     llama_base: Path, pairs: Path, tmp_path: Path, method: Any
 ) -> None:
     from peft import PeftModel
@@ -46,6 +46,8 @@ def test_a_training_writes_two_files_that_load_in_peft_and_change_the_model(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "generation_config.json",
+        "rendering.json",
     ]
     base = AutoModelForCausalLM.from_pretrained(llama_base)
     ids = torch.tensor([[10, 20, 30]])
@@ -217,6 +219,8 @@ def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: P
         report = train(gpt2_base, pairs, tmp_path / method, spec)
         assert report.lora.target_modules == ["attn.c_proj", "c_attn"]
         assert report.lora.fan_in_fan_out
+        # GPT-2 drops what goes into its blocks and comes out of them.
+        assert report.training["base_dropout"] == 0.1
         assert json.loads((tmp_path / method / "adapter_config.json").read_text())["fan_in_fan_out"] is True
         model = AutoModelForCausalLM.from_pretrained(gpt2_base)
         # Warnings are errors: PEFT would warn of a wrong fan_in_fan_out.

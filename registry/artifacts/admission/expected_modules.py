@@ -1,0 +1,146 @@
+"""Which modules of a base an adapter's config means, and whether the adapter holds all that it says is trained.
+
+PEFT makes fresh matrices for a module that is meant and has no weights in the file, and says so in a warning that few read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert, tail
+from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
+from registry.errors import Verification
+from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.schemas.training import LoraConfig
+
+#: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
+_PATTERN_STEPS = 10_000_000
+
+
+class ConfigTargets:
+    """The modules that a config means, as PEFT tells them by its targets, exclusions and layers."""
+
+    def __init__(self, config: ConfigFacts) -> None:
+        self._tied = "ensure_weight_tying" in config.variants
+        said = config.model_dump(
+            include={"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"}
+        )
+        try:
+            self._targets = Targets(said, Budget(_PATTERN_STEPS))
+        except ExpressionError as error:
+            raise Verification(
+                f"{CONFIG_FILE} has a pattern of modules that can't be tried, for {error}; write module names and push again"
+            ) from error
+
+    def mean(self, module: str, base: BaseShapes) -> bool:
+        """Whether a module is adapted. Raises Verification where the patterns take too long."""
+        try:
+            if self._targets.means(module):
+                return True
+            # PEFT then adapts the head with the embeddings' own matrices.
+            return self._tied and base.is_tied(module) and any(map(self._targets.means, base.embeddings))
+        except BudgetError as error:
+            raise Verification(
+                f"the patterns of {CONFIG_FILE} take too long to try; write module names in place of them and push again"
+            ) from error
+
+
+def require_all(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+    """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
+
+    `adapted` are modules as the adapter names them. Only the layers of a list that is adapted are looked at: files hold
+    more than a model loads of them, such as the layers that predict several tokens, and experts under other names.
+    """
+    plain = {base_module(name) for name in adapted}
+    lists: dict[tuple[str, str], set[int]] = {}
+    for name in plain:
+        if (place := _place(name)) is not None:
+            lists.setdefault((place[0], place[2]), set()).add(place[1])
+    # By what follows the number and by the list's own name, the rest being what files may leave out.
+    by_end = {(_last(before), after): (before, after) for before, after in lists}
+    for tensor in base.names:
+        place = _place(tensor.removesuffix(".weight")) if tensor.endswith(".weight") else None
+        found = None if place is None else by_end.get((_last(place[0]), place[2]))
+        if (
+            place is None
+            or found is None
+            or not (f".{found[0]}".endswith(f".{place[0]}") or place[0].endswith(found[0]))
+        ):
+            continue
+        number = place[1]
+        if number in lists[found] or (number >= base.layers if base.layers is not None else number > max(lists[found])):
+            continue
+        module = f"{found[0]}.{number}{found[1]}"
+        if targets.mean(module, base):
+            raise Verification(
+                f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
+                "the adapter again from the trained model, or name the layers in layers_to_transform"
+            )
+
+
+def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+    """Raise Verification where some single experts of a layer have weights, and others have none.
+
+    PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
+    """
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for name in adapted:
+        if single := single_expert(f"{base_module(name)}.weight"):
+            numbers.setdefault((single[1], single[3]), set()).add(int(single[2]))
+    for (before, after), found in sorted(numbers.items()):
+        lacking = (f"{before}.{number}.{after}" for number in sorted(base.experts(before) - found))
+        if missing := next((module for module in lacking if targets.mean(module, base)), None):
+            raise Verification(
+                f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
+                "has them; save the adapter again from the trained model"
+            )
+
+
+def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
+    """Raise Verification where a saved module, a bias or a token's row that the record says is trained is not in the file.
+
+    PEFT stops at a saved module that is missing, and keeps the base's values of what else is.
+    """
+    if not (lora.modules_to_save or lora.bias != "none" or lora.trainable_token_indices):
+        return
+    held = {unwrapped(base_parameter(tensor.name) or "") for tensor in weights.tensors()}
+    ends = set(map(tail, held))
+    adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
+    for name in base.names:
+        module, _, kind = name.rpartition(".")
+        place = _place(module)
+        # Files hold more layers than some models load, experts under other names, and tables called "bias".
+        if (
+            tail(name) in ends
+            or "experts" in module.split(".")
+            or (place is not None and base.layers is not None and place[1] >= base.layers)
+        ):
+            continue
+        saved = kind in ("weight", "bias") and any(f".{said}." in f".{module}." for said in lora.modules_to_save)
+        trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
+        if saved or (trained and kind == "bias" and len(base.shapes(name)[0]) == 1):
+            raise Verification(
+                f"{CONFIG_FILE} says that {name} is trained, by {'modules_to_save' if saved else 'bias'}, and the adapter does not "
+                "hold it; save the adapter again from the trained model"
+            )
+    for head in lora.modules_to_save:
+        if base.is_tied(head) and not any(f".{name}".endswith(f".{head}.weight") for name in held):
+            raise Verification(f"modules_to_save has {head}, and the adapter does not hold it; save the adapter again")
+    if lora.trainable_token_indices and not any(name.endswith(".trainable_tokens_delta") for name in held):
+        raise Verification(
+            "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
+        )
+
+
+def _place(module: str) -> tuple[str, int, str] | None:
+    """Return what stands before the first number of a name, the number, and what follows it; None without a number."""
+    parts = module.split(".")
+    at = next((position for position, part in enumerate(parts) if part.isdigit()), None)
+    if at is None or at == 0:
+        return None
+    return ".".join(parts[:at]), int(parts[at]), "".join(f".{part}" for part in parts[at + 1 :])
+
+
+def _last(dotted: str) -> str:
+    return dotted.rpartition(".")[2]

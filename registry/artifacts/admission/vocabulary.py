@@ -1,0 +1,41 @@
+"""An adapter over another number of tokens than its base has: it holds the embeddings of all, or can't be loaded."""
+
+from __future__ import annotations
+
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, HEADS, INPUT_EMBEDDINGS, BaseShapes
+from registry.artifacts.admission.inspection import WeightFacts
+from registry.errors import Verification
+from sdk.formats.adapter_files import base_parameter, unwrapped
+
+#: What to do with an adapter whose vocabulary was resized, and that does not hold the embeddings of all tokens.
+SAVE = (
+    "save it again with save_pretrained(FOLDER, save_embedding_layers=True), or save the resized model, register it as a "
+    "base and push over that"
+)
+
+
+def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
+    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None where it is.
+
+    Raises Verification where they are of several numbers, or of the head alone, or lack a head that is not tied.
+    """
+    if not base.known:
+        return None
+    changed: dict[str, int] = {}
+    for tensor in weights.tensors():
+        module, _, kind = unwrapped(base_parameter(tensor.name) or "").rpartition(".")
+        if kind != "weight" or len(tensor.shape) != 2 or (last := module.rpartition(".")[2]) not in EMBEDDINGS:
+            continue
+        rows, dimension = tensor.shape
+        shapes = [shape for shape in base.shapes(f"{module}.weight") if shape[1:] == [dimension]]
+        if shapes and [rows, dimension] not in shapes and changed.setdefault(last, rows) != rows:
+            raise Verification(f"the adapter holds {module} for {rows} and for {changed[last]} tokens; {SAVE}")
+    if not changed:
+        return None
+    heads = {name for name in HEADS for tensor in base.names if f".{tensor}".endswith(f".{name}.weight")}
+    missing = sorted(heads - changed.keys()) or ([] if changed.keys() & set(INPUT_EMBEDDINGS) else ["the embeddings"])
+    if missing or len(set(changed.values())) != 1:
+        has = ", ".join(f"{name} for {rows} tokens" for name, rows in sorted(changed.items()))
+        lacks = f", and not {' and '.join(missing)}" if missing else ""
+        raise Verification(f"the vocabulary was resized: the adapter holds {has}{lacks}; {SAVE}")
+    return next(iter(changed.values()))

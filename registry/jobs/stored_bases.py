@@ -1,0 +1,32 @@
+"""Bases that come quantised, held against what a job asks for when it is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from registry.catalog.bases.finding import tensors_of
+from registry.catalog.models import NamedBase
+from registry.db.stored_json import table
+from registry.errors import Invalid, InvalidBase
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
+from sdk.schemas.training import QuantizationRecipe
+
+
+def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
+    """Return whether a base is stored in 4 bits, once `fits` has held the request against how it is.
+
+    `fits` raises StoredQuantizationError. Of a base that nobody has registered yet the worker finds out. Raises InvalidBase for a
+    base over which nothing is done, Invalid for a request that its weights don't allow.
+    """
+    if base is None:
+        return False
+    try:
+        recipe = stored_recipe(table(base.config))
+        if recipe is not None:
+            # Names by the hundred are read of such a base alone.
+            stored_recipe(table(base.config), tensors_of(base))
+        fits(recipe)
+    except StoredQuantizationError as error:
+        refused = InvalidBase if error.param == "base" else Invalid
+        raise refused(f"base {base.id} {error}", param=error.param) from error
+    return recipe is not None

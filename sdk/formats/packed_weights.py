@@ -1,0 +1,148 @@
+"""Weights that bitsandbytes packed in 4 bits: the shapes that they stand for, and whether a config says the same of them.
+
+A weight of (out, in) is stored as out·in/2 bytes of the shape (out·in/2, 1). Beside it lie one scale for each block of
+weights (`.absmax`), which double quantisation packs again (`.nested_absmax`), and a JSON text of some 100 bytes
+(`.quant_state.bitsandbytes__nf4`) that says the shape.
+
+>>> unpacked_shape("w", b'{"quant_type": "nf4", "blocksize": 64, "shape": [16, 64]}', "nf4", packed_bytes=512)
+[16, 64]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sdk.formats.base_files import CONFIG_FILE, BadBaseError
+from sdk.formats.safetensors import Header
+
+#: A read of the bytes [begin, end) of a file.
+ReadPart = Callable[[int, int], bytes]
+
+_SINGLE_EXPERT = re.compile(r".*experts\.[0-9]+\..*\.quant_state\..*")
+_STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
+_NESTED, _SCALES = ".nested_absmax", ".absmax"
+#: What lies beside a packed weight.
+_BESIDE = (_NESTED, _SCALES, ".nested_quant_map", ".quant_map")
+#: The longest that the library writes is a twentieth of it.
+_MAX_STATE_BYTES = 4096
+#: The largest published dense models have a fifth of it. Each is a read of its own.
+_MAX_STATES = 4096
+
+
+class WeightFile(NamedTuple):
+    """What one of a base's weight files says; what belongs to a packed weight may lie in another file than the weight."""
+
+    #: Name to shape of each tensor, as it is stored.
+    shapes: dict[str, list[int]]
+    #: Weight to its bytes, of those that may be packed.
+    size_bytes: dict[str, int]
+    #: Packed weight to its type and what its state says.
+    states: dict[str, tuple[str, bytes]]
+
+
+def read_weights(header: Header, read: ReadPart) -> WeightFile:
+    """Look into a weight file: its header, and the states of packed weights. Raises BadBaseError where these are too many."""
+    shapes, sizes, places = header.shapes(), {}, {}
+    for index in range(len(header)):
+        name, kind = header.name(index), header.kind(index)
+        if kind.shape[-1:] == (1,):
+            sizes[name] = kind.size_bytes
+        # Experts that are packed one by one are thousands, and nothing is done over them.
+        elif (found := _STATE.fullmatch(name)) and not _SINGLE_EXPERT.fullmatch(name):
+            begin, end = header.begin[index], min(header.end(index), header.begin[index] + _MAX_STATE_BYTES + 1)
+            places[found[1]] = found[2], header.data_begin + begin, header.data_begin + end
+    if len(places) > _MAX_STATES:
+        raise BadBaseError(f"{len(places)} weights of one file are packed; at most {_MAX_STATES} are looked into")
+    return WeightFile(shapes, sizes, {name: (kind, read(begin, end)) for name, (kind, begin, end) in places.items()})
+
+
+def shapes_of(files: Iterable[WeightFile]) -> dict[str, list[int]]:
+    """Return the shape of each tensor of a base by its name: of a packed weight the one that it stands for.
+
+    Raises BadBaseError for a weight whose own description contradicts its bytes.
+    """
+    looked_into = list(files)
+    shapes = {name: shape for file in looked_into for name, shape in file.shapes.items()}
+    sizes = {name: size for file in looked_into for name, size in file.size_bytes.items()}
+    for file in looked_into:
+        for weight, (kind, raw) in file.states.items():
+            if weight not in sizes or f"{weight}{_SCALES}" not in shapes:
+                raise BadBaseError(f"the packed weight {weight[:80]!a} lacks its bytes or its scales")
+            shapes[weight] = unpacked_shape(weight, raw, kind, packed_bytes=sizes[weight])
+    return shapes
+
+
+def unpacked_shape(weight: str, raw: bytes, kind: str, *, packed_bytes: int) -> list[int]:
+    """Return the shape that the state of a packed weight says. Raises BadBaseError where it can't be that weight's."""
+    try:
+        state = json.loads(raw.decode("utf-8")) if len(raw) <= _MAX_STATE_BYTES else None
+    except (ValueError, RecursionError):
+        state = None
+    said = state if isinstance(state, dict) else {}
+    shape = said.get("shape")
+    matrix = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
+    if not matrix or said.get("quant_type") != kind or packed_bytes != -(-math.prod(shape or ()) // 2):
+        raise BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that is none of its own")
+    return list(shape or ())
+
+
+def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:
+    """Raise BadBaseError where a config says something else of the packing than the weight files hold.
+
+    Libraries believe the config, and read other numbers out of the same bytes, or none.
+    """
+    said = config.get("quantization_config")
+    said = said if isinstance(said, dict) else {}
+    kinds = {found[2] for name in tensors if (found := _STATE.fullmatch(name))}
+    packed = said.get("load_in_4bit") is True
+    if not kinds:
+        if packed:
+            raise BadBaseError(f"{CONFIG_FILE} says that the weights are packed in 4 bits by bitsandbytes, and none is")
+        return
+    if not packed:
+        raise BadBaseError(f"weights are packed in 4 bits by bitsandbytes, and {CONFIG_FILE} does not say so")
+    kind = said.get("bnb_4bit_quant_type", "fp4")
+    if kinds != {kind}:
+        raise BadBaseError(
+            f"{CONFIG_FILE} says {str(kind)[:20]!a} of weights that are packed as {' and '.join(sorted(kinds))}"
+        )
+    double = said.get("bnb_4bit_use_double_quant", False)
+    if bool(double) != any(name.endswith(_NESTED) for name in tensors):
+        raise BadBaseError(
+            f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, and the weight files say otherwise"
+        )
+
+
+def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
+    """Say whether what is known of packed weights is how many bytes they have, as releases before this one kept it."""
+    packed = [tensors.get(found[1], []) for name in tensors if (found := _STATE.fullmatch(name))]
+    return bool(packed) and all(shape[-1:] == [1] for shape in packed)
+
+
+def packs_single_experts(names: Iterable[str]) -> bool:
+    """Say whether experts are packed one by one, which transformers from release 5 on stacks, and then can't unpack."""
+    return any(_SINGLE_EXPERT.fullmatch(name) for name in names)
+
+
+def parameters_of(tensors: Mapping[str, list[int]]) -> int:
+    """Return how many numbers a base's tensors hold, of packed weights those that they stand for."""
+    return sum(
+        math.prod(shape)
+        for name, shape in tensors.items()
+        if not name.endswith(_BESIDE) and _STATE.fullmatch(name) is None
+    )
+
+
+def block_size_of(tensors: Mapping[str, list[int]]) -> int | None:
+    """Return how many packed weights share a scale, a power of two; None where nothing is packed."""
+    scales = {name.removesuffix(_SCALES): math.prod(shape) for name, shape in tensors.items() if name.endswith(_SCALES)}
+    sizes = {name: math.prod(tensors[name]) for name in scales if name in tensors}
+    if not sizes:
+        return None
+    # The last block may be short, which in the largest weight matters least.
+    largest = max(sizes, key=lambda name: (sizes[name], name))
+    return 1 << max(0, -(-sizes[largest] // max(1, scales[largest])) - 1).bit_length()

@@ -1,0 +1,59 @@
+"""Settings of an `adapter_config.json` that PEFT knows, and that no version may have: the adapter is not W + s·B·A then.
+
+An adapter is kept to be put on a base that is shared: beside others, taken off again, merged, served. What changes the base
+itself as it is put on, or acts on some tokens only, is silently wrong in all of these but PEFT over a fresh base.
+
+>>> unusable({"init_lora_weights": "pissa_niter_4"})
+"init_lora_weights is 'pissa_niter_4', which changes the base before training, so that A and B are no update of the base as it \
+is; save the adapter again with model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL \
+is the adapter as it was saved before training"
+>>> unusable({"init_lora_weights": "gaussian", "layer_replication": []})
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_CONVERTED = (
+    "changes the base before training, so that A and B are no update of the base as it is; save the adapter again with "
+    "model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the adapter as it was "
+    "saved before training"
+)
+_QUANTIZED = (
+    "changes the base before training, so that A and B are no update of the base as it is; save the changed base too, "
+    "register it, and push the adapter over it with init_lora_weights true"
+)
+#: Initialisations that change the base, and what is to be done. PEFT writes them into the config of an adapter that was not
+#: converted, and then changes the base at each load: of LoRA-GA and CorDA not even to what was trained over.
+_CHANGING = ((re.compile(r"(?:pissa|corda).*|lora_ga|(?i:olora)"), _CONVERTED), (re.compile("loftq"), _QUANTIZED))
+#: Other settings, and what is wrong with them.
+_SETTINGS = {
+    "kasa_config": (
+        "takes the smallest singular values out of the base, so that A and B are no update of the base as it is; train "
+        "without it"
+    ),
+    "layer_replication": (
+        "stacks the base's layers anew, and layers that share their weights can't be merged or served; save the stacked model, "
+        "register it as a base, and train over it"
+    ),
+    "alora_invocation_tokens": (
+        "makes the adapter act on some tokens only, so that it can't be merged; train without it"
+    ),
+    "arrow_config": "chooses among other adapters, which are not in this one; push these",
+}
+
+
+def changes_base(init: Any) -> bool:
+    """Whether an initialisation of A and B takes their first product out of the base, or quantises the base."""
+    return any(pattern.fullmatch(str(init)) for pattern, _ in _CHANGING)
+
+
+def unusable(config: Mapping[str, Any]) -> str | None:
+    """Say, in a clause that names the setting and what to do, why no version may have a config; None where one may."""
+    init = config.get("init_lora_weights")
+    for pattern, said in _CHANGING:
+        if pattern.fullmatch(str(init)):
+            return f"init_lora_weights is {init!r}, which {said}"
+    return next((f"{key} {said}" for key, said in _SETTINGS.items() if config.get(key) not in (None, False, [])), None)

@@ -1,0 +1,88 @@
+"""What the names of a model's linear modules say: which are of its text part, of its layers, of attention.
+
+>>> linear_modules({"model.layers.0.mlp.up_proj.weight": [8, 4], "model.norm.weight": [4], "lm_head.weight": [9, 4]})
+['model.layers.0.mlp.up_proj']
+>>> in_attention("self_attn.q_proj"), in_attention("linear_attn.in_proj_qkv"), in_attention("mlp.up_proj")
+(True, False, False)
+>>> [name for name in ("q_proj", "k_proj", "query", "qkv_proj", "query_key_value", "o_proj") if reads_queries_or_values(name)]
+['q_proj', 'query', 'qkv_proj', 'query_key_value']
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+#: Parts of names of 2-dimensional weights that are no linear module inside a layer: embeddings and output heads.
+_NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "norm", "relative_attention_bias")
+#: Parts of a model that see images or hear sounds, or join these to the text.
+_OTHER_PARTS = re.compile(
+    r"vision|visual|image|img|video|audio|speech|sound|siglip|(^|_)vit(_|$)|multi_modal|(^|_)mm_|connector|perceiver|resampler"
+    r"|cross_attn"
+)
+#: Linear modules of a layer that choose experts: what they choose is not trained beside the experts.
+_ROUTERS = ("gate", "router", "shared_expert_gate")
+_FUSED = ("c_attn", "att_proj")
+
+
+def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return the names of the linear modules, sorted, by the names and shapes of a base's tensors.
+
+    A library joins experts to one parameter for all, so that these are no modules.
+    """
+    return sorted(
+        name.removesuffix(".weight")
+        for name, shape in tensors.items()
+        if len(shape) == 2
+        and name.endswith(".weight")
+        and "experts" not in name.split(".")
+        and not any(part in name.split(".")[-2] for part in _NOT_LINEAR)
+    )
+
+
+def is_text(name: str) -> bool:
+    """Whether a module is of the text part of a model, which rows of text alone reach."""
+    return not any(_OTHER_PARTS.search(part) for part in name.split("."))
+
+
+def in_attention(rest: str) -> bool:
+    """Whether a module, by its name within a layer, is of softmax attention; linear attention is another kind of layer."""
+    return any(
+        ("attn" in part or "attention" in part) and not part.startswith("linear") for part in rest.split(".")[:-1]
+    )
+
+
+def reads_queries_or_values(rest: str) -> bool:
+    """Whether a module of attention makes queries or values, alone or with others in one matrix."""
+    last = rest.rpartition(".")[2]
+    if last in _FUSED:
+        return True
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower().split("_")
+    if {"query", "value"} & set(words):
+        return True
+    return bool(re.fullmatch(r"w?(q|v|qv|kv|qk|qkv)", words[0]))
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Linear modules by their place in a layer: "self_attn.q_proj" to the full names of all layers that have it."""
+
+    by_rest: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Self:
+        """Sort names by what follows the number of their layer; those of no layer, and routers, are left out."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            parts = name.split(".")
+            at = next((position for position, part in enumerate(parts) if part.isdigit()), len(parts))
+            rest = ".".join(parts[at + 1 :])
+            if rest and parts[-1] not in _ROUTERS:
+                found.setdefault(rest, []).append(name)
+        return cls(found)
+
+    def names(self, chosen: Callable[[str], bool]) -> list[str]:
+        """Return the full names of the modules in those places of a layer."""
+        return sorted(name for rest, names in self.by_rest.items() if chosen(rest) for name in names)

@@ -1,0 +1,124 @@
+"""Bases that come quantised: by which method, as their config says, and what may be done over them.
+
+Over weights that bitsandbytes packed in 4 bits a QLoRA trains as they are: their own recipe is the one that is used and
+recorded. Every other method is refused by its name: nothing here has been seen to train over it.
+
+>>> said = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
+>>> stored_recipe(said).type, stored_recipe({}) is None
+('nf4', True)
+>>> stored_recipe({"quantization_config": {"quant_method": "gptq", "bits": 4}})
+Traceback (most recent call last):
+sdk.lora.stored_quantization.StoredQuantizationError: is quantised by 'gptq', over which nothing is trained, evaluated or \
+merged; take the 16-bit base that it was made from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from sdk.formats.packed_weights import packs_single_experts
+from sdk.schemas.evaluation import BasePrecision, Onto
+from sdk.schemas.training import QuantizationRecipe
+
+#: Where a config says how its weights are quantised; the last is what compressed-tensors wrote first.
+_KEYS = ("quantization_config", "compression_config")
+_ADVICE = "take the 16-bit base that it was made from"
+
+#: What of a request is refused: the base itself, or the setting of that name.
+Param = Literal["base", "method", "precision", "onto"]
+
+
+class StoredQuantizationError(ValueError):
+    """What can't be done over a base, for how it is quantised: a clause whose subject is the base, and what to do."""
+
+    def __init__(self, said: str, *, param: Param) -> None:
+        super().__init__(said)
+        self.param = param
+
+
+def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> QuantizationRecipe | None:
+    """Return the recipe of a base that bitsandbytes packed in 4 bits, None for one that is not quantised.
+
+    What the config leaves out is what transformers takes it to be; `tensors` are the names in its weight files. Raises
+    StoredQuantizationError for any other method, and for experts that are packed one by one.
+    """
+    said = _said(config)
+    if not said:
+        return None
+    if said.get("load_in_4bit") is not True or said.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise StoredQuantizationError(
+            f"is quantised by {_method(said)}, over which nothing is trained, evaluated or merged; {_ADVICE}",
+            param="base",
+        )
+    if packs_single_experts(tensors):
+        raise StoredQuantizationError(
+            f"has experts that bitsandbytes packed one by one, which transformers can no longer load; {_ADVICE}",
+            param="base",
+        )
+    try:
+        return QuantizationRecipe(
+            type=said.get("bnb_4bit_quant_type", "fp4"),
+            double_quant=said.get("bnb_4bit_use_double_quant", False),
+            compute_dtype=_dtype(said.get("bnb_4bit_compute_dtype", "float32")),
+            storage_dtype=_dtype(said.get("bnb_4bit_quant_storage", "uint8")),
+            skipped_modules=sorted(said.get("llm_int8_skip_modules") or []),
+        )
+    except (ValidationError, TypeError) as error:
+        raise StoredQuantizationError(
+            f"is packed in 4 bits by bitsandbytes with settings that are not known here; {_ADVICE}", param="base"
+        ) from error
+
+
+def require_method(recipe: QuantizationRecipe | None, method: Literal["qlora", "lora"]) -> None:
+    """Raise StoredQuantizationError where a training is no QLoRA, and its base is stored in 4 bits."""
+    if recipe is not None and method != "qlora":
+        raise StoredQuantizationError(
+            f"is stored in 4 bits ({recipe.type}), so what trains over it is a QLoRA; choose the method qlora, or {_ADVICE}",
+            param="method",
+        )
+
+
+def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecision) -> None:
+    """Raise StoredQuantizationError where a base that is stored in 4 bits has not the precision that was asked for."""
+    if recipe is not None and precision not in ("as-trained", recipe.type):
+        raise StoredQuantizationError(
+            f"is stored in {recipe.type}, and has no weights of the precision {precision}; ask for as-trained, or {_ADVICE}",
+            param="precision",
+        )
+
+
+def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
+    """Raise StoredQuantizationError where a merge is onto weights that a base has not."""
+    if recipe is not None and onto == "original":
+        raise StoredQuantizationError(
+            f"is stored in {recipe.type}, and has no 16-bit weights to merge onto; merge onto dequantized, which writes its "
+            "weights in 16 bit",
+            param="onto",
+        )
+
+
+def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a config, or its text model's, says of quantisation; {} where nothing. Raises StoredQuantizationError."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        for key in _KEYS:
+            if found := part.get(key):
+                if isinstance(found, Mapping):
+                    return found
+                raise StoredQuantizationError(f"has a {key} that is no object; {_ADVICE}", param="base")
+    return {}
+
+
+def _method(said: Mapping[str, Any]) -> str:
+    """Return the method's name as people write it; a stranger wrote the config."""
+    if said.get("load_in_8bit") is True:
+        return "'bitsandbytes' in 8 bits"
+    named = said.get("quant_method")
+    return f"{named[:40]!a}" if isinstance(named, str) else "a method that its config does not name"
+
+
+def _dtype(value: Any) -> Any:
+    return value.removeprefix("torch.") if isinstance(value, str) else value

@@ -1,0 +1,67 @@
+"""A row for each family through the real `adapterctl`: trained, published, scored, merged, pulled, and read by plain PEFT.
+
+A few of them in every run, and all in `make matrix`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matrix import table
+from support import processes
+from support.families import FAMILIES, Case, Truth, save_base, save_rows
+from support.soak import MATRIX
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+TRAINING = [
+    "--max-steps",
+    "3",
+    "--batch-size",
+    "3",
+    "--grad-accum",
+    "1",
+    "--lr",
+    "2e-2",
+    "--rank",
+    "4",
+    "--dropout",
+    "0",
+]
+
+
+class Home:
+    """An embedded registry and a cache in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.env = processes.environment(
+            ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+        )
+
+    def json(self, *args: str) -> Any:
+        """Run a command; return the one JSON document that it printed."""
+        done = processes.run("adapterctl", *args, "--format", "json", env=self.env)
+        assert done.returncode == 0, f"{args}: {done.stderr}"
+        return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES) if MATRIX else ["Gemma 3", "GPT-2", "Qwen3-MoE"])
+def test_a_family_through_the_command_line(family: str, tmp_path: Path) -> None:
+    case = Case(family, "lora", "attention", "float32", 4)
+    base, rows, home = save_base(tmp_path, case), save_rows(tmp_path / "rows.jsonl"), Home(tmp_path)
+    ref = home.json(
+        *("train", "counter", "--base", str(base), "--data", str(rows), "--method", case.method),
+        *("--targets", case.targets, *TRAINING),
+    )["ref"]
+    (scored,) = home.json("eval", ref, "--data", str(rows), "--generate-rows", "0")
+    home.json("merge", ref, "--onto", "original", "-o", str(tmp_path / "merged"))
+    home.json("pull", ref, "-o", str(tmp_path / "pulled"))
+    truth = Truth(base, tmp_path / "pulled", rows)
+    assert abs(truth.loss - truth.loss_bare) > 1e-3
+    assert scored["metrics"]["loss"] == pytest.approx(truth.loss, rel=1e-4)
+    assert truth.distance(tmp_path / "merged") < 1e-4
+    if MATRIX:
+        table.keep_walked(family)

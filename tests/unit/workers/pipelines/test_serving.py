@@ -1,0 +1,119 @@
+"""What travels with an adapter for whoever serves it, read by transformers, and what becomes of it on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, GenerationConfig
+
+from sdk.formats.adapter_files import SERVING_FILES
+from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.training import Rendering, TrainingReport, TrainingSpec
+from sdk.transfer import hash_file
+from workers.pipelines.merging.merge import merge
+from workers.pipelines.training.train import train
+
+TURNS = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
+
+
+def trained(base: Path, data: Path, out: Path) -> TrainingReport:
+    return train(
+        base=base,
+        base_name="org/tiny",
+        base_revision=None,
+        data=data,
+        eval_data=None,
+        out=out,
+        spec=TrainingSpec(method="lora", rank=2, max_steps=2, lr=0.02, batch_size=2, grad_accum=1),
+        on_progress=lambda progress: None,
+    )
+
+
+@pytest.fixture
+def base(llama_base: Path, tmp_path: Path) -> Path:
+    """A base whose end of turn is neither its tokenizer's end of text nor in its generation config."""
+    base = shutil.copytree(llama_base, tmp_path / "base")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|pad|>"}))
+    settings = {"eos_token_id": 1, "temperature": 0.5, "do_sample": True, "transformers_version": "9"}
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    return base
+
+
+def test_template_stops_and_rendering_lie_beside_the_adapter(
+    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    report = trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert (tmp_path / "adapter" / "chat_template.jinja").read_text() == tokenizer.chat_template
+    generation = GenerationConfig.from_pretrained(tmp_path / "adapter")
+    taught = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert generation.eos_token_id == sorted({1, tokenizer.eos_token_id, taught})
+    assert (generation.temperature, generation.pad_token_id) == (0.5, tokenizer.pad_token_id)
+    assert "transformers_version" not in json.loads((tmp_path / "adapter" / "generation_config.json").read_text())
+    said = Rendering.model_validate_json((tmp_path / "adapter" / "rendering.json").read_bytes())
+    assert said == report.rendering
+    assert said.templates == [hash_file(tmp_path / "adapter" / "chat_template.jinja")[0]]
+    digests = {name: hash_file(base / name)[0] for name in TOKENIZER_FILES if (base / name).is_file()}
+    assert said.tokenizer == tokenizer_digest(digests)
+
+
+def test_rows_without_a_conversation_have_no_template(base: Path, pairs: Path, tmp_path: Path) -> None:
+    trained(base, pairs, tmp_path / "adapter")
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "generation_config.json",
+        "rendering.json",
+    ]
+
+
+@pytest.mark.parametrize("settings", ["{", '{"a": NaN}'])
+def test_settings_of_a_base_that_are_none_are_not_taken_over(
+    base: Path, pairs: Path, tmp_path: Path, settings: str
+) -> None:
+    (base / "generation_config.json").write_text(settings)
+    trained(base, pairs, tmp_path / "adapter")
+    assert set(json.loads((tmp_path / "adapter" / "generation_config.json").read_bytes())) == {
+        "eos_token_id",
+        "pad_token_id",
+    }
+
+
+def test_a_push_takes_them_along_but_none_that_is_too_large(
+    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
+
+    def packed() -> Any:
+        package = pack_adapter(
+            tmp_path / "adapter", base_id="tiny", base_revision="1", base_fingerprint="0" * 64, staging=tmp_path
+        )
+        return {file.path for file in package.manifest.files} & set(SERVING_FILES), package.left_out
+
+    assert packed() == (set(SERVING_FILES), [])
+    (tmp_path / "adapter" / "chat_template.jinja").write_text("x" * (1024 * 1024 + 1))
+    assert packed() == ({"generation_config.json", "rendering.json"}, ["chat_template.jinja"])
+
+
+def test_a_merged_model_stops_where_its_adapter_was_taught_to(
+    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
+    merge(
+        base=base,
+        adapter=tmp_path / "adapter",
+        quantization=None,
+        out=tmp_path / "merged",
+        spec=MergeSpec(),
+        on_progress=lambda progress: None,
+    )
+    stops = GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == stops

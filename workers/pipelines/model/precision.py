@@ -1,0 +1,60 @@
+"""What a loaded base really is: how many of its parameters are in which precision, and how many bytes they take.
+
+bitsandbytes packs linear modules. Embeddings, norms, the head, and experts that a model holds as one stacked parameter stay
+as they are, so that of a mixture of experts most may be in 16 bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: Parameters of the model that are packed, by their type.
+_PACKED = ("nf4", "fp4")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The parameters of a model that have one precision."""
+
+    parameters: int
+    #: With the scales of what is packed.
+    size_bytes: int
+
+
+def shares_of(model: Any) -> dict[str, Share]:
+    """Return what of a model is in which precision, as nf4 or bfloat16: what is packed first, then by name.
+
+    A tied parameter counts once. The model is as it was loaded, not yet made wide.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is None:
+            name, numbers = str(parameter.dtype).removeprefix("torch."), parameter.numel()
+            size_bytes = parameter.numel() * parameter.element_size()
+        else:
+            name, numbers = state.quant_type, math.prod(state.shape)
+            scales = [state.absmax, *([state.state2.absmax] if state.nested else [])]
+            size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *scales))
+        before = found.get(name, (0, 0))
+        found[name] = before[0] + numbers, before[1] + size_bytes
+    return {name: Share(*found[name]) for name in sorted(found, key=lambda name: (name not in _PACKED, name))}
+
+
+def described(shares: Mapping[str, Share]) -> str:
+    """Say which share of the parameters is in which precision, as `nf4 24.3 %, bfloat16 75.7 % of 46,703,104 parameters`."""
+    total = sum(share.parameters for share in shares.values())
+    parts = (f"{name} {100 * share.parameters / total:.1f} %" for name, share in shares.items())
+    return f"{', '.join(parts)} of {total:,} parameters"
+
+
+def measured(shares: Mapping[str, Share]) -> dict[str, float]:
+    """Return the shares as metrics: `base_nf4_parameters`, `base_nf4_bytes` and so on."""
+    metrics: dict[str, float] = {}
+    for name, share in shares.items():
+        metrics[f"base_{name}_parameters"] = float(share.parameters)
+        metrics[f"base_{name}_bytes"] = float(share.size_bytes)
+    return metrics

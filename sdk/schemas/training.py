@@ -217,6 +217,8 @@ class Rendering(Wire):
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+    #: SHA-256 of the base's `generation_config.json`, of which a fingerprint says nothing; None where it has none.
+    generation: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 
     def canonical(self) -> bytes:
         """Return the bytes of `rendering.json`, which travels with an adapter."""

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.adapter_files import GENERATION_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
@@ -120,16 +120,37 @@ def configured_stops(base: Path) -> list[int]:
 
     As for transformers that is what its `generation_config.json` says, or, without one, its `config.json`.
     """
-    for name in (GENERATION_FILE, CONFIG_FILE):
-        try:
-            named = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError):
-            return []
-        listed = named if isinstance(named, list) else [named]
-        return sorted({token for token in listed if type(token) is int and token >= 0})
-    return []
+    named = next(
+        (found for name in (GENERATION_FILE, CONFIG_FILE) if (found := read_object(base / name)) is not None), {}
+    )
+    listed = named.get("eos_token_id")
+    ids = listed if isinstance(listed, list) else [listed]
+    return sorted({token for token in ids if type(token) is int and token >= 0})
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a small JSON file of a stranger; {} where it is none, None where there is no file."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(MAX_SERVING_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def serve_by(tokenizer: Any, adapter: Path) -> None:
+    """Let a tokenizer render by the chat template that travels with an adapter, where one does. Raises PipelineError."""
+    try:
+        with (adapter / TEMPLATE_FILE).open("rb") as file:
+            tokenizer.chat_template = file.read(MAX_SERVING_BYTES).decode()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is no text in UTF-8; push the adapter without it."
+        ) from error
 
 
 def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:

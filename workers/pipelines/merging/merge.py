@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from transformers.pytorch_utils import Conv1D
 
+from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
@@ -106,7 +107,7 @@ def merge(
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
         if classes is None:
             _stop_as_taught(model, base, adapter, tokenizer)
-        _save(model, base, out)
+        _save(model, base, adapter, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
     return MergeReport(onto=onto, dtype=dtype, metrics=metrics, libraries=library_versions())
@@ -260,8 +261,8 @@ def _transpose_again(model: Any, names: Collection[str]) -> None:
             setattr(model.get_submodule(parent), leaf, conv)
 
 
-def _save(model: Any, base: Path, out: Path) -> None:
-    """Write config, generation config and safetensors, and take the tokenizer's files over as they are."""
+def _save(model: Any, base: Path, adapter: Path, out: Path) -> None:
+    """Write config, generation config and safetensors, and take the tokenizer's files over, with the adapter's template."""
     out.mkdir(parents=True, exist_ok=True)
     # A folder's path is an accident of this machine.
     model.config._name_or_path = ""
@@ -273,3 +274,5 @@ def _save(model: Any, base: Path, out: Path) -> None:
         for source in sorted(base.glob(pattern)):
             if source.is_file() and not source.name.endswith(_WEIGHTS):
                 shutil.copyfile(source, out / source.name)
+    if (adapter / TEMPLATE_FILE).is_file():
+        shutil.copyfile(adapter / TEMPLATE_FILE, out / TEMPLATE_FILE)

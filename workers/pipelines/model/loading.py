@@ -331,7 +331,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
                 ignore_mismatched_sizes=classes is not None,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.adapter_files import GENERATION_FILE
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.experts import stacked_targets
@@ -103,7 +104,7 @@ def read_inputs(
             f"LoRA on stacked parameters ({', '.join(parameters)}) can drop no inputs; set dropout to 0, or leave them out.",
         )
     rows = _tokens(base, given, tokenizer, spec, classes, day)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
+    rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))
     held_out = None
     if eval_data is not None:
         kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
@@ -121,6 +122,9 @@ def read_inputs(
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
     }
+    if rows.rendering.generation is not None:
+        # Where answers stop depends on it, and it travels with the adapter.
+        configuration["generation"] = rows.rendering.generation
     if rows.rendering.template_date is not None:
         # Only of a template that writes it: the others' checkpoints are those of any day.
         configuration["template_date"] = rows.rendering.template_date
@@ -203,8 +207,14 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokenizer_digest(base: Path) -> str:
-    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
+def _told_by(base: Path) -> dict[str, str | None]:
+    """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
+    files = {name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()}
+    generation = base / GENERATION_FILE
+    return {
+        "tokenizer": tokenizer_digest(files),
+        "generation": _file_digest(generation) if generation.is_file() else None,
+    }
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

@@ -24,7 +24,8 @@ from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
-LossOn = Literal["completion", "assistant", "all"]
+#: "label" of a row, and none of its tokens.
+LossOn = Literal["completion", "assistant", "all", "label"]
 
 #: The label of a token that no loss is taken on, as torch's cross-entropy takes it.
 IGNORED = -100
@@ -87,10 +88,10 @@ class Tokenised:
         return sum(len(example.input_ids) for example in self.examples)
 
 
-def load_tokenizer(base: Path) -> Any:
+def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
     """Return the tokenizer of a base's folder, with a token for padding and without any network.
 
-    Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
@@ -104,7 +105,7 @@ def load_tokenizer(base: Path) -> Any:
         raise PipelineError(
             FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
         ) from error
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
         raise PipelineError(
             FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."
         )
@@ -241,6 +242,11 @@ def cut_example(example: Example, max_length: int) -> Example | None:
 
 def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     """Return what the loss is taken on for rows of a shape. Raises PipelineError ("data") where that can't be."""
+    if shape == "text-label":
+        raise PipelineError(
+            FailureReason.DATA,
+            "Rows of {text, label} are learnt as labels of whole texts, and no part of their text is; give rows of another shape.",
+        )
     if loss_on is None:
         return _DEFAULT_LOSS_ON[shape]
     if loss_on not in _POSSIBLE_LOSS_ON[shape]:

@@ -16,6 +16,9 @@ from sdk.schemas.training import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
+#: For each module of the adapter and tensor of the base. An adapter that PEFT saved needs one, for each list of layers and
+#: each matrix of an expert is held against the base once.
+_LOOKS = 4
 
 
 class ConfigTargets:
@@ -46,11 +49,27 @@ class ConfigTargets:
             ) from error
 
 
-def require_all(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+def require_complete(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+    """Raise Verification where modules that the config means have no weights, and others of their name have.
+
+    `adapted` are modules as the adapter names them. All of it is at most `_LOOKS` looks at each name of both.
+    """
+    looks = Budget(_LOOKS * (len(adapted) + len(base.names)))
+    try:
+        _require_layers(adapted, targets, base)
+        _require_every_expert(adapted, targets, base, looks)
+    except BudgetError as error:
+        raise Verification(
+            "the adapter names the same layers or experts of the base in many ways, of which a model has one; save the adapter "
+            "again from the trained model"
+        ) from error
+
+
+def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
     """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
 
-    `adapted` are modules as the adapter names them. Only the layers of a list that is adapted are looked at: files hold
-    more than a model loads of them, such as the layers that predict several tokens, and experts under other names.
+    Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
+    that predict several tokens, and experts under other names.
     """
     plain = {base_module(name) for name in adapted}
     lists: dict[tuple[str, str], set[int]] = {}
@@ -79,7 +98,7 @@ def require_all(adapted: Collection[str], targets: ConfigTargets, base: BaseShap
             )
 
 
-def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
     """Raise Verification where some single experts of a layer have weights, and others have none.
 
     PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
@@ -89,7 +108,9 @@ def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base:
         if single := single_expert(f"{base_module(name)}.weight"):
             numbers.setdefault((single[1], single[3]), set()).add(int(single[2]))
     for (before, after), found in sorted(numbers.items()):
-        lacking = (f"{before}.{number}.{after}" for number in sorted(base.experts(before) - found))
+        experts = base.experts(before)
+        looks.spend(len(experts))
+        lacking = (f"{before}.{number}.{after}" for number in sorted(experts - found))
         if missing := next((module for module in lacking if targets.mean(module, base)), None):
             raise Verification(
                 f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "

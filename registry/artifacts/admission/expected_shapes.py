@@ -12,7 +12,7 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -70,7 +70,7 @@ class BaseShapes:
         return bool(self._tensors)
 
     @property
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """The names of its tensors, as its files have them."""
         return self._tensors
 

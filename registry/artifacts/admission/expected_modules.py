@@ -5,7 +5,7 @@ PEFT makes fresh matrices for a module that is meant and has no weights in the f
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert, tail
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
@@ -56,7 +56,7 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
     """
     looks = Budget(_LOOKS * (len(adapted) + len(base.names)))
     try:
-        _require_layers(adapted, targets, base)
+        _require_layers(adapted, targets, base, looks)
         _require_every_expert(adapted, targets, base, looks)
     except BudgetError as error:
         raise Verification(
@@ -65,37 +65,53 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
         ) from error
 
 
-def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
     """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
 
     Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
     that predict several tokens, and experts under other names.
     """
-    plain = {base_module(name) for name in adapted}
-    lists: dict[tuple[str, str], set[int]] = {}
-    for name in plain:
-        if (place := _place(name)) is not None:
-            lists.setdefault((place[0], place[2]), set()).add(place[1])
-    # By what follows the number and by the list's own name, the rest being what files may leave out.
-    by_end = {(_last(before), after): (before, after) for before, after in lists}
-    for tensor in base.names:
-        place = _place(tensor.removesuffix(".weight")) if tensor.endswith(".weight") else None
-        found = None if place is None else by_end.get((_last(place[0]), place[2]))
-        if (
-            place is None
-            or found is None
-            or not (f".{found[0]}".endswith(f".{place[0]}") or place[0].endswith(found[0]))
-        ):
+    lists = _lists(map(base_module, adapted))
+    # By what follows the number and by the list's own name, the rest being what files may name otherwise.
+    held: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for (before, after), numbers in _lists(_modules(base)).items():
+        held.setdefault((_last(before), after), {})[before] = numbers
+    for (before, after), numbers in lists.items():
+        alike = held.get((_last(before), after), {})
+        looks.spend(len(alike))
+        if not alike:
             continue
-        number = place[1]
-        if number in lists[found] or (number >= base.layers if base.layers is not None else number > max(lists[found])):
-            continue
-        module = f"{found[0]}.{number}{found[1]}"
-        if targets.mean(module, base):
-            raise Verification(
-                f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
-                "the adapter again from the trained model, or name the layers in layers_to_transform"
-            )
+        present = alike[max(alike, key=lambda other: _likeness(before, other))]
+        looks.spend(len(present))
+        highest = max(numbers)
+        for number in sorted(present - numbers):
+            if number >= base.layers if base.layers is not None else number > highest:
+                break
+            module = f"{before}.{number}{after}"
+            if targets.mean(module, base):
+                raise Verification(
+                    f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
+                    "the adapter again from the trained model, or name the layers in layers_to_transform"
+                )
+
+
+def _lists(modules: Iterable[str]) -> dict[tuple[str, str], set[int]]:
+    """Return the numbers of the layers that have a module, by what stands before the number and what follows it."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for module in modules:
+        if (place := _place(module)) is not None:
+            found.setdefault((place[0], place[2]), set()).add(place[1])
+    return found
+
+
+def _modules(base: BaseShapes) -> Iterator[str]:
+    return (name.removesuffix(".weight") for name in base.names if name.endswith(".weight"))
+
+
+def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
+    """Rank a list of the base's files as that which an adapter names: by the same name, as its end, by the parts of both."""
+    near = f".{before}".endswith(f".{other}") or f".{other}".endswith(f".{before}")
+    return before == other, near, len(set(before.split(".")) & set(other.split(".")))
 
 
 def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:

@@ -32,6 +32,9 @@ _CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 #: No base has as many.
 _MOST_EMBEDDINGS = 8
+#: Tensors that differ in what stands before the list that their layers are in, or shapes of the experts of a layer. The
+#: models of several parts that there are have three of a name.
+_MOST_ALIKE = 16
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -91,7 +94,10 @@ class BaseShapes:
         return BaseShapes(self._tensors, self._config, vocabulary=rows)
 
     def shapes(self, name: str) -> list[list[int]]:
-        """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous."""
+        """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous.
+
+        Raises Verification where more names are alike than could be tried.
+        """
         found = [self._tensors[other] for other in self._named(name)]
         module, _, kind = name.rpartition(".")
         last = module.rpartition(".")[2]
@@ -122,6 +128,11 @@ class BaseShapes:
             return [wanted]
         # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
         alike = self._by_tail.get(tail(wanted), [])
+        if len(alike) > _MOST_ALIKE:
+            raise Verification(
+                f"the base has {len(alike)} tensors whose names end as {wanted} does, and none of this name, so that nobody can "
+                f"tell which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
+            )
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
@@ -138,6 +149,11 @@ class BaseShapes:
         """
         layer = _LAYER.match(tail(f"{module}."))
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
+        if len(shapes) > _MOST_ALIKE:
+            raise Verification(
+                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt others of "
+                "its modules"
+            )
         return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert, tail
+from registry.artifacts.admission.expected_shapes import BaseShapes, Place, single_expert, tail
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
@@ -85,9 +85,10 @@ def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: Base
         looks.spend(len(present))
         highest = max(numbers)
         for number in sorted(present - numbers):
-            if number >= base.layers if base.layers is not None else number > highest:
+            loads = base.loads(Place(before, number, after))
+            if not (number < highest if loads is None else loads):
                 break
-            module = f"{before}.{number}{after}"
+            module = f"{before}.{number}.{after}" if after else f"{before}.{number}"
             if targets.mean(module, base):
                 raise Verification(
                     f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
@@ -99,8 +100,8 @@ def _lists(modules: Iterable[str]) -> dict[tuple[str, str], set[int]]:
     """Return the numbers of the layers that have a module, by what stands before the number and what follows it."""
     found: dict[tuple[str, str], set[int]] = {}
     for module in modules:
-        if (place := _place(module)) is not None:
-            found.setdefault((place[0], place[2]), set()).add(place[1])
+        if place := Place.of(module):
+            found.setdefault((place.before, place.after), set()).add(place.number)
     return found
 
 
@@ -146,13 +147,9 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
     for name in base.names:
         module, _, kind = name.rpartition(".")
-        place = _place(module)
+        place = Place.of(module)
         # Files hold more layers than some models load, experts under other names, and tables called "bias".
-        if (
-            tail(name) in ends
-            or "experts" in module.split(".")
-            or (place is not None and base.layers is not None and place[1] >= base.layers)
-        ):
+        if tail(name) in ends or "experts" in module.split(".") or (place is not None and base.loads(place) is False):
             continue
         saved = kind in ("weight", "bias") and any(f".{said}." in f".{module}." for said in lora.modules_to_save)
         trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
@@ -168,15 +165,6 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         raise Verification(
             "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
         )
-
-
-def _place(module: str) -> tuple[str, int, str] | None:
-    """Return what stands before the first number of a name, the number, and what follows it; None without a number."""
-    parts = module.split(".")
-    at = next((position for position, part in enumerate(parts) if part.isdigit()), None)
-    if at is None or at == 0:
-        return None
-    return ".".join(parts[:at]), int(parts[at]), "".join(f".{part}" for part in parts[at + 1 :])
 
 
 def _last(dotted: str) -> str:

@@ -149,10 +149,9 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
         return [name for name in text if any(matches(name, target) for target in special)]
     layered = Layered.of(text)
     if preset == "all-linear":
-        return layered.names(lambda rest: True)
-    if preset == "attention":
-        return layered.names(in_attention)
-    return layered.names(lambda rest: in_attention(rest) and reads_queries_or_values(rest))
+        return layered.names(layered.by_rest)
+    attention = in_attention(layered.by_rest)
+    return layered.names(attention if preset == "attention" else set(filter(reads_queries_or_values, attention)))
 
 
 def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:

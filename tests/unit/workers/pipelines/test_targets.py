@@ -45,6 +45,18 @@ def test_a_preset_is_checked_too() -> None:
         resolve_targets("qv", "unheard-of", ["layers.0.mlp.up_proj"])
 
 
+@pytest.mark.parametrize(
+    ("parent", "others"), [("temporal_block", ("linear_x", "linear_out")), ("mixer", ("in_proj", "up_proj"))]
+)
+def test_what_stands_beside_a_q_proj_is_of_attention(parent: str, others: tuple[str, ...]) -> None:
+    # RecurrentGemma's and Nemotron-H's parents of attention are those of other layers too.
+    llama = ["k_proj", "o_proj", "q_proj", "v_proj"]
+    names = [f"model.layers.1.{parent}.{name}" for name in llama] + [f"model.layers.0.{parent}.{n}" for n in others]
+    assert resolve_targets("attention", "other", names) == llama
+    assert resolve_targets("qv", "other", names) == ["q_proj", "v_proj"]
+    assert resolve_targets("attention", "other", [*names, "model.layers.1.linear_attn.q_proj"]) != llama
+
+
 NAMES = [
     *(f"model.language_model.layers.{n}.{end}" for n in (0, 1) for end in ("self_attn.q_proj", "mlp.up_proj")),
     "model.vision_tower.encoder.layers.0.self_attn.q_proj",

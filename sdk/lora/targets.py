@@ -25,6 +25,15 @@ from sdk.schemas.training import TARGET_PRESETS, is_pattern
 _BERT = {"attention": ("query", "key", "value"), "all-linear": ("query", "key", "value", "dense")}
 SPECIAL_CASES: Mapping[str, Mapping[str, Sequence[str]]] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
 
+#: Names that presets are written in where they mean the preset's modules: checkpoints and digests of adapters hold them.
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_MLP = ("dense_h_to_4h", "dense_4h_to_h")
+_CUSTOMARY: Mapping[str, Sequence[str]] = {
+    "gpt_neox": ("query_key_value", "attention.dense", *_MLP),
+    "falcon": ("query_key_value", "self_attention.dense", *_MLP),
+    "bloom": ("query_key_value", "self_attention.dense", *_MLP),
+}
+
 #: For a pattern on all modules of a model; some three seconds.
 _STEPS = 20_000_000
 #: Names that a message has at most.
@@ -40,8 +49,8 @@ def resolve_targets(
 ) -> list[str]:
     """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
 
-    `linear_names` are the full names of the model's linear modules, without its output head. Names are as short as they can
-    be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary ones,
+    or as short as they can be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
     part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
     of another part.
     """
@@ -79,7 +88,9 @@ def resolve_targets(
         return sorted(set(left))
     if targets in TARGET_PRESETS:
         special = SPECIAL_CASES.get(model_type, {}).get(targets)
-        return sorted(special) if special else _shortest(left, linear_names)
+        if special:
+            return sorted(special)
+        return _customary(model_type, set(left), linear_names) or _shortest(left, linear_names)
     return sorted(set(targets.split(",")))
 
 
@@ -152,6 +163,15 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
         return layered.names(layered.by_rest)
     attention = in_attention(layered.by_rest)
     return layered.names(attention if preset == "attention" else set(filter(reads_queries_or_values, attention)))
+
+
+def _customary(model_type: str, wanted: set[str], linear_names: Sequence[str]) -> list[str]:
+    """Return the customary names of such a model's modules, where some mean exactly these; none otherwise."""
+    meant = {
+        name: {full for full in linear_names if matches(full, name)} for name in _CUSTOMARY.get(model_type, _LLAMA)
+    }
+    within = {name: found for name, found in meant.items() if found and found <= wanted}
+    return sorted(within) if set().union(*within.values()) == wanted else []
 
 
 def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:

@@ -57,6 +57,27 @@ def test_what_stands_beside_a_q_proj_is_of_attention(parent: str, others: tuple[
     assert resolve_targets("attention", "other", [*names, "model.layers.1.linear_attn.q_proj"]) != llama
 
 
+@pytest.mark.parametrize(
+    ("kind", "rests", "preset", "found"),
+    [
+        ("gpt_neox", ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h"], "attention",
+         ["attention.dense", "query_key_value"]),
+        ("bloom", ["self_attention.query_key_value", "self_attention.dense", "mlp.dense_4h_to_h"], "all-linear",
+         ["dense_4h_to_h", "query_key_value", "self_attention.dense"]),
+        ("falcon", ["self_attention.query_key_value", "self_attention.dense"], "attention",
+         ["query_key_value", "self_attention.dense"]),
+        # One short name for the modules of two places.
+        ("qwen2_moe", ["self_attn.q_proj", "mlp.gate_proj", "mlp.shared_expert.gate_proj", "mlp.shared_expert_gate"], "all-linear",
+         ["gate_proj", "q_proj"]),
+        ("other", ["self_attn.q_proj", "mixer.in_proj"], "all-linear", ["in_proj", "q_proj"]),
+    ],
+)  # fmt: skip
+def test_presets_are_written_in_names_that_adapters_have_had(
+    kind: str, rests: list[str], preset: str, found: list[str]
+) -> None:
+    assert resolve_targets(preset, kind, [f"model.layers.{n}.{rest}" for n in (0, 1) for rest in rests]) == found
+
+
 NAMES = [
     *(f"model.language_model.layers.{n}.{end}" for n in (0, 1) for end in ("self_attn.q_proj", "mlp.up_proj")),
     "model.vision_tower.encoder.layers.0.self_attn.q_proj",

@@ -34,6 +34,10 @@ _CUSTOMARY: Mapping[str, Sequence[str]] = {
     "bloom": ("query_key_value", "self_attention.dense", *_MLP),
 }
 
+#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches `dt_proj`.
+_STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+_NOT_CALLED = ("out_proj", "dt_proj")
+
 #: For a pattern on all modules of a model; some three seconds.
 _STEPS = 20_000_000
 #: Names that a message has at most.
@@ -52,9 +56,9 @@ def resolve_targets(
     `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary ones,
     or as short as they can be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
     part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
-    of another part.
+    of another part or that LoRA does not reach.
     """
-    text = [name for name in linear_names if is_text(name)]
+    text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
     have = ", ".join(short_names(text)) or "none"
     if targets in TARGET_PRESETS:
@@ -81,6 +85,9 @@ def resolve_targets(
     left = _without(wanted, exclude)
     if not left:
         raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} mean; exclude fewer.")
+    bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
+    if bypassed:
+        raise TargetsError(f"{asked} mean {_unreached(bypassed, model_type)}; name some of these as targets: {have}.")
     foreign = sorted(set(left) - set(text))
     if foreign:
         raise TargetsError(f"{asked} mean {_untrained(foreign)}.")
@@ -121,6 +128,9 @@ def unfit_targets(
         return (
             f"has no linear module {', '.join(map(repr, unknown[:_MOST_NAMED]))}; name some of these as targets: {have}"
         )
+    bypassed = [n for n in names if _is_bypassed(n, model_type) and any(matches(n, end) for end in targets.split(","))]
+    if bypassed and exclude is None:
+        return f"can't be trained so: the targets mean {_unreached(bypassed, model_type)}; leave them out"
     foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
     if foreign and exclude is None:
         return f"can't be trained so: the targets mean {_untrained(foreign)}"
@@ -215,6 +225,14 @@ def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _is_bypassed(name: str, model_type: str) -> bool:
+    return model_type in _STATE_SPACE and _last_part(name) in _NOT_CALLED
+
+
+def _unreached(bypassed: Sequence[str], model_type: str) -> str:
+    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA does not reach"
 
 
 def _untrained(foreign: Sequence[str]) -> str:

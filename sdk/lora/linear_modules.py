@@ -2,8 +2,10 @@
 
 >>> linear_modules({"model.layers.0.mlp.up_proj.weight": [8, 4], "model.norm.weight": [4], "lm_head.weight": [9, 4]})
 ['model.layers.0.mlp.up_proj']
->>> in_attention("self_attn.q_proj"), in_attention("linear_attn.in_proj_qkv"), in_attention("mlp.up_proj")
-(True, False, False)
+>>> sorted(in_attention(["self_attn.q_proj", "linear_attn.in_proj_qkv", "mlp.up_proj"]))
+['self_attn.q_proj']
+>>> sorted(in_attention(["mixer.q_proj", "mixer.o_proj", "mixer.up_proj"]))
+['mixer.o_proj', 'mixer.q_proj']
 >>> [name for name in ("q_proj", "k_proj", "query", "qkv_proj", "query_key_value", "o_proj") if reads_queries_or_values(name)]
 ['q_proj', 'query', 'qkv_proj', 'query_key_value']
 """
@@ -11,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,6 +27,8 @@ _OTHER_PARTS = re.compile(
 #: Linear modules of a layer that choose experts: what they choose is not trained beside the experts.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 _FUSED = ("c_attn", "att_proj")
+#: The matrices of attention, under their most frequent names.
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
@@ -47,11 +51,18 @@ def is_text(name: str) -> bool:
     return not any(_OTHER_PARTS.search(part) for part in name.split("."))
 
 
-def in_attention(rest: str) -> bool:
-    """Whether a module, by its name within a layer, is of softmax attention; linear attention is another kind of layer."""
-    return any(
-        ("attn" in part or "attention" in part) and not part.startswith("linear") for part in rest.split(".")[:-1]
-    )
+def in_attention(rests: Collection[str]) -> set[str]:
+    """Return those of the modules, by their names within a layer, that are of softmax attention, and not of linear attention.
+
+    A parent's name says so. Where none does, `q_proj` and what stands beside it under names of attention are of it.
+    """
+    said = {rest: [part for part in rest.split(".")[:-1] if "attn" in part or "attention" in part] for rest in rests}
+    named = {rest for rest, parts in said.items() if any(not part.startswith("linear") for part in parts)}
+    unsaid = [rest.rpartition(".") for rest, parts in said.items() if not parts]
+    parents = {parent for parent, _, last in unsaid if last == _PROJECTIONS[0]}
+    return named | {
+        f"{parent}{dot}{last}" for parent, dot, last in unsaid if parent in parents and last in _PROJECTIONS
+    }
 
 
 def reads_queries_or_values(rest: str) -> bool:
@@ -83,6 +94,6 @@ class Layered:
                 found.setdefault(rest, []).append(name)
         return cls(found)
 
-    def names(self, chosen: Callable[[str], bool]) -> list[str]:
+    def names(self, rests: Collection[str]) -> list[str]:
         """Return the full names of the modules in those places of a layer."""
-        return sorted(name for rest, names in self.by_rest.items() if chosen(rest) for name in names)
+        return sorted(name for rest in rests for name in self.by_rest[rest])

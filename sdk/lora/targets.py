@@ -25,6 +25,19 @@ from sdk.schemas.training import TARGET_PRESETS, is_pattern
 _BERT = {"attention": ("query", "key", "value"), "all-linear": ("query", "key", "value", "dense")}
 SPECIAL_CASES: Mapping[str, Mapping[str, Sequence[str]]] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
 
+#: Names that presets are written in where they mean the preset's modules: checkpoints and digests of adapters hold them.
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_MLP = ("dense_h_to_4h", "dense_4h_to_h")
+_CUSTOMARY: Mapping[str, Sequence[str]] = {
+    "gpt_neox": ("query_key_value", "attention.dense", *_MLP),
+    "falcon": ("query_key_value", "self_attention.dense", *_MLP),
+    "bloom": ("query_key_value", "self_attention.dense", *_MLP),
+}
+
+#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches `dt_proj`.
+_STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+_NOT_CALLED = ("out_proj", "dt_proj")
+
 #: For a pattern on all modules of a model; some three seconds.
 _STEPS = 20_000_000
 #: Names that a message has at most.
@@ -40,12 +53,12 @@ def resolve_targets(
 ) -> list[str]:
     """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
 
-    `linear_names` are the full names of the model's linear modules, without its output head. Names are as short as they can
-    be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary ones,
+    or as short as they can be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
     part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
-    of another part.
+    of another part or that LoRA does not reach.
     """
-    text = [name for name in linear_names if is_text(name)]
+    text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
     have = ", ".join(short_names(text)) or "none"
     if targets in TARGET_PRESETS:
@@ -72,6 +85,9 @@ def resolve_targets(
     left = _without(wanted, exclude)
     if not left:
         raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} mean; exclude fewer.")
+    bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
+    if bypassed:
+        raise TargetsError(f"{asked} mean {_unreached(bypassed, model_type)}; name some of these as targets: {have}.")
     foreign = sorted(set(left) - set(text))
     if foreign:
         raise TargetsError(f"{asked} mean {_untrained(foreign)}.")
@@ -79,7 +95,9 @@ def resolve_targets(
         return sorted(set(left))
     if targets in TARGET_PRESETS:
         special = SPECIAL_CASES.get(model_type, {}).get(targets)
-        return sorted(special) if special else _shortest(left, linear_names)
+        if special:
+            return sorted(special)
+        return _customary(model_type, set(left), linear_names) or _shortest(left, linear_names)
     return sorted(set(targets.split(",")))
 
 
@@ -110,6 +128,9 @@ def unfit_targets(
         return (
             f"has no linear module {', '.join(map(repr, unknown[:_MOST_NAMED]))}; name some of these as targets: {have}"
         )
+    bypassed = [n for n in names if _is_bypassed(n, model_type) and any(matches(n, end) for end in targets.split(","))]
+    if bypassed and exclude is None:
+        return f"can't be trained so: the targets mean {_unreached(bypassed, model_type)}; leave them out"
     foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
     if foreign and exclude is None:
         return f"can't be trained so: the targets mean {_untrained(foreign)}"
@@ -149,10 +170,18 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
         return [name for name in text if any(matches(name, target) for target in special)]
     layered = Layered.of(text)
     if preset == "all-linear":
-        return layered.names(lambda rest: True)
-    if preset == "attention":
-        return layered.names(in_attention)
-    return layered.names(lambda rest: in_attention(rest) and reads_queries_or_values(rest))
+        return layered.names(layered.by_rest)
+    attention = in_attention(layered.by_rest)
+    return layered.names(attention if preset == "attention" else set(filter(reads_queries_or_values, attention)))
+
+
+def _customary(model_type: str, wanted: set[str], linear_names: Sequence[str]) -> list[str]:
+    """Return the customary names of such a model's modules, where some mean exactly these; none otherwise."""
+    meant = {
+        name: {full for full in linear_names if matches(full, name)} for name in _CUSTOMARY.get(model_type, _LLAMA)
+    }
+    within = {name: found for name, found in meant.items() if found and found <= wanted}
+    return sorted(within) if set().union(*within.values()) == wanted else []
 
 
 def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:
@@ -196,6 +225,14 @@ def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _is_bypassed(name: str, model_type: str) -> bool:
+    return model_type in _STATE_SPACE and _last_part(name) in _NOT_CALLED
+
+
+def _unreached(bypassed: Sequence[str], model_type: str) -> str:
+    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA does not reach"
 
 
 def _untrained(foreign: Sequence[str]) -> str:

@@ -5,9 +5,9 @@ PEFT makes fresh matrices for a module that is meant and has no weights in the f
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
-from registry.artifacts.admission.expected_shapes import HEADS, BaseShapes, single_expert, tail
+from registry.artifacts.admission.expected_shapes import HEADS, BaseShapes, Place, single_expert, tail
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
@@ -16,6 +16,9 @@ from sdk.schemas.training import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
+#: For each module of the adapter and tensor of the base. An adapter that PEFT saved needs one, for each list of layers and
+#: each matrix of an expert is held against the base once.
+_LOOKS = 4
 _ROWS = ".token_adapter.trainable_tokens_delta"
 #: What PEFT saves of a saved module once more, with its embeddings, and does not load by.
 _COPIES = (".original_module.", ".modules_to_save.")
@@ -49,40 +52,73 @@ class ConfigTargets:
             ) from error
 
 
-def require_all(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+def require_complete(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+    """Raise Verification where modules that the config means have no weights, and others of their name have.
+
+    `adapted` are modules as the adapter names them. All of it is at most `_LOOKS` looks at each name of both.
+    """
+    looks = Budget(_LOOKS * (len(adapted) + len(base.names)))
+    try:
+        _require_layers(adapted, targets, base, looks)
+        _require_every_expert(adapted, targets, base, looks)
+    except BudgetError as error:
+        raise Verification(
+            "the adapter names the same layers or experts of the base in many ways, of which a model has one; save the adapter "
+            "again from the trained model"
+        ) from error
+
+
+def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
     """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
 
-    `adapted` are modules as the adapter names them. Only the layers of a list that is adapted are looked at: files hold
-    more than a model loads of them, such as the layers that predict several tokens, and experts under other names.
+    Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
+    that predict several tokens, and experts under other names.
     """
-    plain = {base_module(name) for name in adapted}
-    lists: dict[tuple[str, str], set[int]] = {}
-    for name in plain:
-        if (place := _place(name)) is not None:
-            lists.setdefault((place[0], place[2]), set()).add(place[1])
-    # By what follows the number and by the list's own name, the rest being what files may leave out.
-    by_end = {(_last(before), after): (before, after) for before, after in lists}
-    for tensor in base.names:
-        place = _place(tensor.removesuffix(".weight")) if tensor.endswith(".weight") else None
-        found = None if place is None else by_end.get((_last(place[0]), place[2]))
-        if (
-            place is None
-            or found is None
-            or not (f".{found[0]}".endswith(f".{place[0]}") or place[0].endswith(found[0]))
-        ):
+    lists = _lists(map(base_module, adapted))
+    # By what follows the number and by the list's own name, the rest being what files may name otherwise.
+    held: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for (before, after), numbers in _lists(_modules(base)).items():
+        held.setdefault((_last(before), after), {})[before] = numbers
+    for (before, after), numbers in lists.items():
+        alike = held.get((_last(before), after), {})
+        looks.spend(len(alike))
+        if not alike:
             continue
-        number = place[1]
-        if number in lists[found] or (number >= base.layers if base.layers is not None else number > max(lists[found])):
-            continue
-        module = f"{found[0]}.{number}{found[1]}"
-        if targets.mean(module, base):
-            raise Verification(
-                f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
-                "the adapter again from the trained model, or name the layers in layers_to_transform"
-            )
+        present = alike[max(alike, key=lambda other: _likeness(before, other))]
+        looks.spend(len(present))
+        highest = max(numbers)
+        for number in sorted(present - numbers):
+            loads = base.loads(Place(before, number, after))
+            if not (number < highest if loads is None else loads):
+                break
+            module = f"{before}.{number}.{after}" if after else f"{before}.{number}"
+            if targets.mean(module, base):
+                raise Verification(
+                    f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
+                    "the adapter again from the trained model, or name the layers in layers_to_transform"
+                )
 
 
-def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
+def _lists(modules: Iterable[str]) -> dict[tuple[str, str], set[int]]:
+    """Return the numbers of the layers that have a module, by what stands before the number and what follows it."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for module in modules:
+        if place := Place.of(module):
+            found.setdefault((place.before, place.after), set()).add(place.number)
+    return found
+
+
+def _modules(base: BaseShapes) -> Iterator[str]:
+    return (name.removesuffix(".weight") for name in base.names if name.endswith(".weight"))
+
+
+def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
+    """Rank a list of the base's files as that which an adapter names: by the same name, as its end, by the parts of both."""
+    near = f".{before}".endswith(f".{other}") or f".{other}".endswith(f".{before}")
+    return before == other, near, len(set(before.split(".")) & set(other.split(".")))
+
+
+def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
     """Raise Verification where some single experts of a layer have weights, and others have none.
 
     PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
@@ -92,7 +128,9 @@ def require_every_expert(adapted: Collection[str], targets: ConfigTargets, base:
         if single := single_expert(f"{base_module(name)}.weight"):
             numbers.setdefault((single[1], single[3]), set()).add(int(single[2]))
     for (before, after), found in sorted(numbers.items()):
-        lacking = (f"{before}.{number}.{after}" for number in sorted(base.experts(before) - found))
+        experts = base.experts(before)
+        looks.spend(len(experts))
+        lacking = (f"{before}.{number}.{after}" for number in sorted(experts - found))
         if missing := next((module for module in lacking if targets.mean(module, base)), None):
             raise Verification(
                 f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
@@ -116,13 +154,9 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
     for name in base.names:
         module, _, kind = name.rpartition(".")
-        place = _place(module)
+        place = Place.of(module)
         # Files hold more layers than some models load, experts under other names, and tables called "bias".
-        if (
-            tail(name) in ends
-            or "experts" in module.split(".")
-            or (place is not None and base.layers is not None and place[1] >= base.layers)
-        ):
+        if tail(name) in ends or "experts" in module.split(".") or (place is not None and base.loads(place) is False):
             continue
         saved = kind in ("weight", "bias") and any(f".{said}." in f".{module}." for said in lora.modules_to_save)
         trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
@@ -145,15 +179,6 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         raise Verification(
             "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
         )
-
-
-def _place(module: str) -> tuple[str, int, str] | None:
-    """Return what stands before the first number of a name, the number, and what follows it; None without a number."""
-    parts = module.split(".")
-    at = next((position for position, part in enumerate(parts) if part.isdigit()), None)
-    if at is None or at == 0:
-        return None
-    return ".".join(parts[:at]), int(parts[at]), "".join(f".{part}" for part in parts[at + 1 :])
 
 
 def _last(dotted: str) -> str:

@@ -12,14 +12,16 @@ Both are asked for each of up to hundreds of thousands of names that a stranger 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from registry.errors import Verification
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.lora.linear_modules import is_text
 
 _LAYER = re.compile(r"[^.]+\.[0-9]+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _SINGLE_EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.([^.]+)\.weight")
 #: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
@@ -32,7 +34,29 @@ _CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 #: No base has as many.
 _MOST_EMBEDDINGS = 8
+#: Tensors that differ in what stands before the list that their layers are in, or shapes of the experts of a layer. The
+#: models of several parts that there are have three of a name.
+_MOST_ALIKE = 16
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_KEYS_AND_VALUES = ("k_proj", "v_proj", "k_norm", "v_norm")
+
+
+class Place(NamedTuple):
+    """Where a module lies: model.layers, 3, self_attn.q_proj."""
+
+    #: The list of layers.
+    before: str
+    #: The first of a name.
+    number: int
+    #: Empty where the list holds the modules themselves.
+    after: str
+
+    @classmethod
+    def of(cls, module: str) -> Self | None:
+        """Return a module's place by its name; None where it has no number, or begins with one."""
+        parts = module.split(".")
+        at = next((position for position, part in enumerate(parts) if _NUMBER.fullmatch(part)), None)
+        return cls(".".join(parts[:at]), int(parts[at]), ".".join(parts[at + 1 :])) if at else None
 
 
 class BaseShapes:
@@ -70,15 +94,28 @@ class BaseShapes:
         return bool(self._tensors)
 
     @property
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """The names of its tensors, as its files have them."""
         return self._tensors
 
-    @property
-    def layers(self) -> int | None:
-        """How many layers its config says that it has."""
-        found = next((self._config[key] for key in _LAYERS if key in self._config), None)
-        return found if isinstance(found, int) else None
+    def loads(self, place: Place) -> bool | None:
+        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None where its
+        config doesn't say."""
+        text, layers, shared = self._layers
+        if layers is None or (text and not is_text(place.before)):
+            return None
+        # The last layers take their keys and values from those before them.
+        return place.number < (layers - shared if place.after.rpartition(".")[2] in _KEYS_AND_VALUES else layers)
+
+    @cached_property
+    def _layers(self) -> tuple[bool, int | None, int]:
+        """Whether the config is of a model of several parts, how many layers it says, and how many share keys and values."""
+        text = self._config.get("text_config")
+        several = isinstance(text, Mapping)
+        config = {**self._config, **text} if isinstance(text, Mapping) else self._config
+        layers = next((config[key] for key in _LAYERS if key in config), None)
+        shared = config.get("num_kv_shared_layers")
+        return several, layers if isinstance(layers, int) else None, shared if isinstance(shared, int) else 0
 
     @cached_property
     def embeddings(self) -> list[str]:
@@ -91,7 +128,10 @@ class BaseShapes:
         return BaseShapes(self._tensors, self._config, vocabulary=rows)
 
     def shapes(self, name: str) -> list[list[int]]:
-        """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous."""
+        """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous.
+
+        Raises Verification where more names are alike than could be tried.
+        """
         found = [self._tensors[other] for other in self._named(name)]
         module, _, kind = name.rpartition(".")
         last = module.rpartition(".")[2]
@@ -122,6 +162,11 @@ class BaseShapes:
             return [wanted]
         # Some weight files leave out the model's own prefix ("transformer."), or carry one more ("model.").
         alike = self._by_tail.get(tail(wanted), [])
+        if len(alike) > _MOST_ALIKE:
+            raise Verification(
+                f"the base has {len(alike)} tensors whose names end as {wanted} does, and none of this name, so that nobody can "
+                f"tell which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
+            )
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
@@ -138,6 +183,11 @@ class BaseShapes:
         """
         layer = _LAYER.match(tail(f"{module}."))
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
+        if len(shapes) > _MOST_ALIKE:
+            raise Verification(
+                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt others of "
+                "its modules"
+            )
         return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
 

@@ -20,8 +20,7 @@ from typing import Any
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_modules import (
     ConfigTargets,
-    require_all,
-    require_every_expert,
+    require_complete,
     require_whole,
 )
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
@@ -82,8 +81,7 @@ def judge(
     ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), ConfigTargets(config), _owners(lora)
     for name, module in sorted(modules.items()):
         judge_module(name, module, config, base, ranks, targets, parameters)
-    require_all(modules, targets, base)
-    require_every_expert(modules, targets, base)
+    require_complete(modules, targets, base)
     require_whole(weights, lora, base)
     if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
         raise Verification(

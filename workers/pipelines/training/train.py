@@ -219,7 +219,10 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
 
 
 def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
-    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base."""
+    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base.
+
+    Raises PipelineError for modules that PEFT refuses.
+    """
     lora, spec = given.lora, given.spec
     set_seed(spec.seed)
     config = PeftLoraConfig(
@@ -233,7 +236,14 @@ def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
         modules_to_save=list(lora.modules_to_save) or None,
         task_type=lora.task_type,
     )
-    model = get_peft_model(loaded.model, config)
+    try:
+        model = get_peft_model(loaded.model, config)
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise PipelineError(
+            FailureReason.TARGETS,
+            f"PEFT can't adapt these targets of a {loaded.model.config.model_type} model ({said[:300]}); choose others.",
+        ) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 from support.adapters import BASE_TENSORS, lora_tensors
 from support.weights import LORA, QA, QB, VA, VB, Tensors, changed, check
+from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
 from registry.errors import Verification
 
@@ -42,6 +44,74 @@ class TestLayers:
         lora = LORA.model_copy(update={"target_modules": ["q_proj"]})
         with nullcontext() if said is None else pytest.raises(Verification, match=said):
             check(save(tensors), lora, base, {"num_hidden_layers": 3}, **settings)
+
+    VISION = "vision_tower.vision_model.encoder.layers"
+
+    @pytest.mark.parametrize("text", ["language_model.model.layers", "model.language_model.layers"])
+    @pytest.mark.parametrize("vision", [[], [0, 1]])
+    @pytest.mark.parametrize(
+        ("layers", "said"),
+        [
+            ([0, 1, 2], None),
+            ([0, 2], r"no weights for model\.language_model\.layers\.1\.self_attn"),
+            ([0, 1], r"no weights for model\.language_model\.layers\.2\.self_attn"),
+        ],
+    )
+    def test_lists_of_two_parts_are_each_looked_at_whatever_the_files_call_them(
+        self, text: str, vision: list[int], layers: list[int], said: str | None
+    ) -> None:
+        # The text's part has a layer more in its files than in its model, and one more there than the vision's.
+        base = {f"{text}.{n}.self_attn.q_proj.weight": [8, 6] for n in range(4)}
+        base |= {f"{self.VISION}.{n}.self_attn.q_proj.weight": [8, 6] for n in range(2)}
+        named = {"model.language_model.layers": layers, "model.vision_tower.encoder.layers": vision}
+        sizes = {"lora_A": (2, 6), "lora_B": (8, 2)}
+        tensors = {
+            f"base_model.model.{part}.{n}.self_attn.q_proj.{half}.weight": np.ones(size, "f4")
+            for part, numbers in named.items()
+            for n in numbers
+            for half, size in sizes.items()
+        }
+        targets = [f"{part}.{n}.self_attn.q_proj" for part, numbers in named.items() if numbers for n in range(3)]
+        lora = LORA.model_copy(update={"target_modules": targets})
+        with nullcontext() if said is None else pytest.raises(Verification, match=said):
+            check(save(tensors), lora, base, {"text_config": {"num_hidden_layers": 3}})
+
+    @pytest.mark.parametrize("part", [None, "text_config"])
+    def test_layers_that_take_keys_and_values_from_others_have_no_projections_of_their_own(
+        self, part: str | None
+    ) -> None:
+        settings = {
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        }
+        config = Gemma3nTextConfig(
+            vocab_size=32, vocab_size_per_layer_input=32, hidden_size=8, intermediate_size=8, num_attention_heads=1,
+            num_key_value_heads=1, head_dim=8, laurel_rank=2, hidden_size_per_layer_input=4, activation_sparsity_pattern=None,
+            **settings,
+        )  # fmt: skip
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        names = [name for name in names if name.endswith(("q_proj", "k_proj"))]
+        assert len(names) == 6
+        # The files have them all the same.
+        base = {f"model.layers.{n}.self_attn.{name}.weight": [8, 8] for n in range(4) for name in ("q_proj", "k_proj")}
+
+        def judged(adapted: list[str]) -> None:
+            sizes = {"lora_A": (2, 8), "lora_B": (8, 2)}
+            tensors = {
+                f"base_model.model.{name}.{half}.weight": np.ones(size, "f4")
+                for name in adapted
+                for half, size in sizes.items()
+            }
+            lora = LORA.model_copy(update={"target_modules": ["q_proj", "k_proj"]})
+            check(save(tensors), lora, base, settings if part is None else {part: settings})
+
+        judged(names)
+        for lacking in ("model.layers.1.self_attn.k_proj", "model.layers.3.self_attn.q_proj"):
+            with pytest.raises(Verification, match=f"no weights for {lacking}"):
+                judged([name for name in names if name != lacking])
 
 
 class TestTransposed:
@@ -192,8 +262,17 @@ class TestWhole:
             ({"trainable_token_indices": [1]}, [], "does not hold their rows"),
         ],
     )
-    def test_all_that_is_trained_is_held(self, settings: dict[str, Any], held: list[str], said: str | None) -> None:
+    @pytest.mark.parametrize("part", [None, "text_config"])
+    def test_all_that_is_trained_is_held(
+        self, settings: dict[str, Any], held: list[str], said: str | None, part: str | None
+    ) -> None:
         sizes = {"self_attn.q_proj.bias": 8, "self_attn.q_proj.base_layer.bias": 8}
         whole = {f"base_model.model.model.layers.0.{name}": np.ones(sizes.get(name, 6), "f4") for name in held}
+        config = {"num_hidden_layers": 1}
         with nullcontext() if said is None else pytest.raises(Verification, match=said):
-            check(save(lora_tensors() | whole), LORA.model_copy(update=settings), self.BASE, {"num_hidden_layers": 1})
+            check(
+                save(lora_tensors() | whole),
+                LORA.model_copy(update=settings),
+                self.BASE,
+                config if part is None else {part: config},
+            )

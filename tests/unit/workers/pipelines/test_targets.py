@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
 
-from sdk.lora.targets import TargetsError, mean_all, resolve_targets, short_names
+from sdk.lora.targets import TargetsError, mean_all, resolve_targets, short_names, unfit_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TARGET_PRESETS, is_pattern
 from workers.pipelines.errors import PipelineError
@@ -43,6 +47,39 @@ def test_a_preset_is_checked_too() -> None:
         TargetsError, match=r"the preset 'qv' means no linear module of this unheard-of model; .*: up_proj"
     ):
         resolve_targets("qv", "unheard-of", ["layers.0.mlp.up_proj"])
+
+
+@pytest.mark.parametrize(
+    ("parent", "others"), [("temporal_block", ("linear_x", "linear_out")), ("mixer", ("in_proj", "up_proj"))]
+)
+def test_what_stands_beside_a_q_proj_is_of_attention(parent: str, others: tuple[str, ...]) -> None:
+    # RecurrentGemma's and Nemotron-H's parents of attention are those of other layers too.
+    llama = ["k_proj", "o_proj", "q_proj", "v_proj"]
+    names = [f"model.layers.1.{parent}.{name}" for name in llama] + [f"model.layers.0.{parent}.{n}" for n in others]
+    assert resolve_targets("attention", "other", names) == llama
+    assert resolve_targets("qv", "other", names) == ["q_proj", "v_proj"]
+    assert resolve_targets("attention", "other", [*names, "model.layers.1.linear_attn.q_proj"]) != llama
+
+
+@pytest.mark.parametrize(
+    ("kind", "rests", "preset", "found"),
+    [
+        ("gpt_neox", ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h"], "attention",
+         ["attention.dense", "query_key_value"]),
+        ("bloom", ["self_attention.query_key_value", "self_attention.dense", "mlp.dense_4h_to_h"], "all-linear",
+         ["dense_4h_to_h", "query_key_value", "self_attention.dense"]),
+        ("falcon", ["self_attention.query_key_value", "self_attention.dense"], "attention",
+         ["query_key_value", "self_attention.dense"]),
+        # One short name for the modules of two places.
+        ("qwen2_moe", ["self_attn.q_proj", "mlp.gate_proj", "mlp.shared_expert.gate_proj", "mlp.shared_expert_gate"], "all-linear",
+         ["gate_proj", "q_proj"]),
+        ("other", ["self_attn.q_proj", "mixer.in_proj"], "all-linear", ["in_proj", "q_proj"]),
+    ],
+)  # fmt: skip
+def test_presets_are_written_in_names_that_adapters_have_had(
+    kind: str, rests: list[str], preset: str, found: list[str]
+) -> None:
+    assert resolve_targets(preset, kind, [f"model.layers.{n}.{rest}" for n in (0, 1) for rest in rests]) == found
 
 
 NAMES = [
@@ -95,6 +132,43 @@ def test_patterns_and_exclusions_become_whole_names(targets: str, exclude: str |
 def test_what_can_not_be_trained_is_known_from_names(targets: str, exclude: str | None, said: str) -> None:
     with pytest.raises(TargetsError, match=said):
         resolve_targets(targets, "gemma3", NAMES, exclude=exclude)
+
+
+_SIZES = {"vocab_size": 64, "hidden_size": 32, "state_size": 8, "intermediate_size": 48, "num_hidden_layers": 2}
+_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        ("MambaConfig", {}),
+        ("Mamba2Config", {"num_heads": 8, "head_dim": 8, "n_groups": 1}),
+        ("FalconMambaConfig", {}),
+        ("FalconH1Config", {**_HEADS, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}),
+        ("NemotronHConfig", {**_HEADS, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 1, "ssm_state_size": 8,
+                             "layers_block_type": ["mamba", "attention"]}),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_presets_leave_out_what_state_space_models_do_not_call(config: str, settings: dict[str, Any]) -> None:
+    tokens = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    made = getattr(transformers, config)(**{**_SIZES, **tokens, **settings})
+    base = transformers.AutoModelForCausalLM.from_config(made)
+    modules = {name: module for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    names, kind = sorted(name for name in modules if name != "lm_head"), made.model_type
+    found = resolve_targets("all-linear", kind, names)
+    assert "in_proj" in found
+    for targets in ("in_proj,out_proj", r".*_proj"):
+        with pytest.raises(TargetsError, match=r"mixer\.out_proj|mamba\.out_proj.* that LoRA does not reach"):
+            resolve_targets(targets, kind, names)
+        tensors = {f"{name}.weight": list(module.weight.shape) for name, module in modules.items()}
+        assert "does not reach" in (unfit_targets(targets, tensors, model_type=kind) or "")
+    assert "out_proj" not in ",".join(resolve_targets(r".*_proj", kind, names, exclude=r".*\.(out|dt)_proj"))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=found))
+    ids = torch.arange(12)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    halves = {name: weight.grad for name, weight in model.named_parameters() if "lora_B" in name}
+    assert [name for name, gradient in halves.items() if gradient is None or not gradient.any()] == []
 
 
 def test_a_folder_without_a_model_is_a_base_error(tmp_path: Path) -> None:

@@ -315,6 +315,18 @@ def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
         train(llama_base, pairs, tmp_path / "out")
 
 
+def test_modules_that_peft_refuses_are_targets_to_choose_anew(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workers.pipelines.training.inputs as module
+
+    # PEFT is asked for what the model has no module of.
+    monkeypatch.setattr(module, "resolve_targets", lambda *args, **rest: ["out_proj"])
+    with pytest.raises(PipelineError, match=r"PEFT can't adapt these targets of a llama model \(.*out_proj") as caught:
+        train(llama_base, pairs, tmp_path / "out")
+    assert caught.value.reason == "targets"
+
+
 def test_memory_that_runs_out_is_named(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

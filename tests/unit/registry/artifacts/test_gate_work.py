@@ -1,0 +1,93 @@
+"""The gate's work grows as the names of an adapter and of its base do, however a stranger chose them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from support.weights import LORA, agreeing
+
+from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete
+from registry.artifacts.admission.expected_shapes import BaseShapes
+from registry.errors import Verification
+
+#: Number to the adapted modules, the names of the base's tensors, and the target.
+Names = Callable[[int], tuple[list[str], list[str], str]]
+
+HOSTILE: dict[str, Names] = {
+    "one expert of each of many lists": lambda n: (
+        [f"p{i}.layers.0.experts.0.w" for i in range(n)],
+        [f"layers.0.experts.{i}.w.weight" for i in range(n)],
+        "experts.0.w",
+    ),
+    "layers beyond the last": lambda n: (
+        [f"l.{i}.q" for i in range(n)],
+        [f"l.{i}.q.weight" for i in range(2 * n)],
+        "q",
+    ),
+    "lists of one name": lambda n: (
+        [f"r{i}.layers.0.q" for i in range(n)],
+        [f"p{i}.layers.0.q.weight" for i in range(n)],
+        "q",
+    ),
+    "lists of one name over one of many layers": lambda n: (
+        [f"r{i}.layers.0.q" for i in range(n)],
+        [f"layers.{i}.q.weight" for i in range(n)],
+        "0.q",
+    ),
+    "names that end alike": lambda n: ([], [f"p{i}.layers.0.q.weight" for i in range(n)], "q"),
+    "experts of many shapes": lambda n: ([], [f"layers.0.experts.{i}.w.weight" for i in range(n)], "q"),
+}
+
+
+@pytest.mark.parametrize("names", HOSTILE.values(), ids=HOSTILE)
+def test_the_time_grows_no_faster_than_the_names(names: Names) -> None:
+    def takes_s(count: int) -> float:
+        adapted, tensors, target = names(count)
+        base = BaseShapes({name: [8, at] for at, name in enumerate(tensors)})
+        targets = ConfigTargets(agreeing(LORA.model_copy(update={"target_modules": [target]})))
+        best = float("inf")
+        for _ in range(3):
+            # The processor's time, which others at work on the machine do not shift.
+            began = time.process_time()
+            with suppress(Verification):
+                require_complete(adapted, targets, base)
+            for number in range(0 if adapted else count):
+                with suppress(Verification):
+                    base.shapes(f"r{number}.layers.0.q.weight")
+                with suppress(Verification):
+                    base.stacked(f"r{number}.layers.0.experts")
+            best = min(best, time.process_time() - began)
+        return best
+
+    small, large = takes_s(250), takes_s(4000)
+    # Sixteen times as many: linear is 16 times the time, quadratic 256.
+    assert large < max(48 * small, 0.02)
+
+
+def test_experts_of_more_lists_than_a_model_has_are_refused() -> None:
+    adapted, tensors, target = HOSTILE["one expert of each of many lists"](100)
+    targets = ConfigTargets(agreeing(LORA.model_copy(update={"target_modules": [target]})))
+    with pytest.raises(Verification, match="the same layers or experts of the base in many ways"):
+        require_complete(adapted, targets, BaseShapes({name: [8, 6] for name in tensors}))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "said"),
+    [
+        ("names that end alike", lambda base: base.shapes("r.layers.0.q.weight"), "17 tensors whose names end as r"),
+        ("experts of many shapes", lambda base: base.stacked("layers.0.experts"), "experts of 17 shapes in the layer"),
+    ],
+)
+def test_more_of_a_name_than_a_model_has_are_refused(
+    names: str, asked: Callable[[BaseShapes], list[list[int]]], said: str
+) -> None:
+    def base(count: int) -> BaseShapes:
+        return BaseShapes({name: [8, at] for at, name in enumerate(HOSTILE[names](count)[1])})
+
+    assert asked(base(16))
+    with pytest.raises(Verification, match=said):
+        asked(base(17))
+    assert base(17).shapes("p3.layers.0.q.weight" if "end" in names else "layers.0.experts.3.w.weight") == [[8, 3]]

@@ -107,8 +107,8 @@ def _of_training(
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
-    # Which of the names mean stacked parameters the base's model says.
-    parameters = named & set(lora.target_parameters)
+    # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
+    parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
     exact = _names_modules(spec.targets, spec.exclude)
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):

@@ -16,6 +16,7 @@ from support.weights import config_facts, weight_facts
 from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.targets import unfit_targets
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
@@ -221,6 +222,31 @@ def test_dropout_on_experts_is_refused_before_the_base_is_loaded(
     with pytest.raises(PipelineError, match="can drop no inputs; set dropout to 0") as caught:
         train(base, pairs, tmp_path / "adapter", SPEC.model_copy(update={"dropout": 0.05}))
     assert caught.value.reason == "spec"
+
+
+@pytest.mark.parametrize("targets", ["experts.down_proj", "experts.down_proj,q_proj"])
+@pytest.mark.parametrize("exclude", [r".*layers\.0\..*", "layers.0.mlp.experts", "layers.0.self_attn.q_proj"])
+def test_nothing_is_excluded_beside_experts_by_the_files_or_by_the_model(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str, exclude: str
+) -> None:
+    monkeypatch.setattr(loading, "_from_pretrained", lambda *given: pytest.fail("the base was loaded"))
+    said = "experts.down_proj of the targets are stacked parameters; leave exclude out"
+    shapes = {name: list(tensor.shape) for name, tensor in weights(base).items()}
+    assert said in (unfit_targets(targets, shapes, exclude=exclude) or "")
+    assert unfit_targets("q_proj", shapes, exclude=exclude) is unfit_targets(targets, shapes) is None
+    with pytest.raises(PipelineError, match=said) as caught:
+        train(base, pairs, tmp_path / "adapter", SPEC.model_copy(update={"targets": targets, "exclude": exclude}))
+    assert caught.value.reason == "targets"
+
+
+def test_experts_of_one_layer_are_named_by_it(base: Path, pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    spec = SPEC.model_copy(update={"targets": "layers.1.mlp.experts.down_proj"})
+    report = train(base, pairs, tmp_path / "adapter", spec)
+    assert report.lora.target_parameters == [spec.targets]
+    assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+    assert all(".layers.1.mlp.experts." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("targets", ["q_proj,v_proj", "q_proj,experts.down_proj"])

@@ -27,6 +27,7 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, stored_quantization_named, widen
+from workers.pipelines.model.precision import cast
 from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 Onto = Literal["original", "dequantized"]
@@ -174,7 +175,8 @@ class _Merging:
             plain = model.merge_and_unload()
         if onto == "dequantized":
             _transpose_again(plain, read_blueprint(self.base).conv1d_names)
-        return plain.to(DTYPES[dtype]).eval(), len(layers)
+        cast(plain, DTYPES[dtype])
+        return plain.eval(), len(layers)
 
     def _probe(self) -> dict[str, Any]:
         """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts
+from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
 from support.packed_files import write_packed_base
 from support.quantised import pack_base, unpacked
 from support.weights import config_facts, weight_facts
@@ -66,7 +66,7 @@ def merge(
     from workers.pipelines.merging.merge import merge as run
 
     options = {"quantization": quantization, "on_progress": lambda progress: None}
-    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(dtype="float32", **spec), **options)
+    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(**{"dtype": "float32", **spec}), **options)
 
 
 def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None) -> list[str]:
@@ -313,3 +313,27 @@ def test_experts_that_are_packed_one_by_one_are_refused_before_they_are_loaded(t
     with pytest.raises(PipelineError, match="packed one by one, which transformers can no longer load") as caught:
         read_packing(folder)
     assert caught.value.reason == "base"
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["packed", "native"])
+def test_routers_that_the_library_keeps_in_float32_are_loaded_and_merged_so(
+    pairs: Path, tmp_path: Path, stored: bool
+) -> None:
+    base = save_wide_routers(tmp_path / "ernie")
+    written = weights(base)
+    if stored:
+        base = pack_base(base, tmp_path / "base")
+    theirs, ours = plain(base), load_base(base, choose_device(), quantization=None).model
+    routers = [f"model.layers.{layer}.mlp.gate.weight" for layer in range(LAYERS)]
+    for name in routers:
+        assert ours.get_parameter(name).dtype == theirs.get_parameter(name).dtype == torch.float32
+        assert torch.equal(ours.get_parameter(name).cpu(), written[name])
+    embedding = ours.get_input_embeddings().weight
+    assert embedding.dtype == (torch.bfloat16 if stored else theirs.get_input_embeddings().weight.dtype)
+    spec = SPEC.model_copy(update={"method": "qlora" if stored else "lora", "targets": "q_proj"})
+    train(base, pairs, tmp_path / "adapter", spec)
+    merge(base, tmp_path / "adapter", tmp_path / "out", dtype="bfloat16")
+    merged = weights(tmp_path / "out")
+    for name in routers:
+        assert torch.equal(merged[name], written[name])
+    assert merged["model.embed_tokens.weight"].dtype == torch.bfloat16

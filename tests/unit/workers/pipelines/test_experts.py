@@ -246,7 +246,9 @@ def test_experts_of_one_layer_are_named_by_it(base: Path, pairs: Path, tmp_path:
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert report.lora.target_parameters == [spec.targets]
     assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
-    assert all(".layers.1.mlp.experts." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    assert all(
+        ".layers.1.mlp.experts." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    )
 
 
 @pytest.mark.parametrize("targets", ["q_proj,v_proj", "q_proj,experts.down_proj"])

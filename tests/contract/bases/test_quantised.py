@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from contract.bases.helpers import VALUES, Tenant
@@ -97,7 +97,7 @@ class TestWhatItIs:
         monkeypatch.setattr(deriving, "_whole", lambda artifacts, file, most: b"{}")
         monkeypatch.setattr(deriving, "check_index", lambda *given: None)
         manifest = scanned.model_copy(update={"files": [*scanned.files, *more]})
-        deriving.derive(None, manifest)  # type: ignore[arg-type]
+        deriving.derive(cast(Artifacts, None), manifest)
         assert len(looked) == len(set(looked)) == 2
 
     @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypedDict
 
@@ -229,12 +229,19 @@ class Artifacts:
         with storage_explained(), self.storage.open(name) as chunks:
             yield Passing(chunks)
 
-    def part(self, sha256: str, begin: int, end: int) -> bytes:
-        """Return the bytes [begin, end) of a verified blob, which are few. Raises Verification where it is gone, Unavailable."""
+    def parts(self, sha256: str) -> Callable[[int, int], bytes]:
+        """Return what reads the bytes [begin, end) of a verified blob, which are few.
+
+        It raises Verification where the blob is gone, Unavailable.
+        """
         with self._db.read() as session:
             name = _names_of(session, {sha256}).get(sha256, sha256)
-        with storage_explained():
-            return self.storage.read_part(name, begin, end)
+
+        def read(begin: int, end: int) -> bytes:
+            with storage_explained():
+                return self.storage.read_part(name, begin, end)
+
+        return read
 
     def download(self, digest: str, *, who: Principal) -> list[Transfer]:
         """Say where the files of the manifest `digest` are, each blob once. Raises NotFound."""

@@ -4,7 +4,7 @@ A weight of (out, in) is stored as out·in/2 bytes of the shape (out·in/2, 1). 
 weights (`.absmax`), which double quantisation packs again (`.nested_absmax`), and a JSON text of some 100 bytes
 (`.quant_state.bitsandbytes__nf4`) that says the shape.
 
->>> unpacked_shape("w", b'{"quant_type": "nf4", "blocksize": 64, "shape": [16, 64]}', "nf4", packed_bytes=512)
+>>> said_shape("w", b'{"quant_type": "nf4", "blocksize": 64, "shape": [16, 64]}', "nf4")
 [16, 64]
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sdk.formats.base_files import CONFIG_FILE, BadBaseError
@@ -29,8 +29,18 @@ _NESTED, _SCALES = ".nested_absmax", ".absmax"
 _BESIDE = (_NESTED, _SCALES, ".nested_quant_map", ".quant_map")
 #: The longest that the library writes is a twentieth of it.
 _MAX_STATE_BYTES = 4096
-#: The largest published dense models have a fifth of it. Each is a read of its own.
+#: Of one base; the largest published dense models have a fifth of it. Each may be a read of its own.
 _MAX_STATES = 4096
+#: States of one file that lie as near as this are read together, up to so many bytes.
+_NEAR_BYTES, _MAX_READ_BYTES = 64 * 1024, 1024 * 1024
+
+
+class State(NamedTuple):
+    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state may have."""
+
+    kind: str
+    begin: int
+    end: int
 
 
 class WeightFile(NamedTuple):
@@ -40,13 +50,13 @@ class WeightFile(NamedTuple):
     shapes: dict[str, list[int]]
     #: Weight to its bytes, of those that may be packed.
     size_bytes: dict[str, int]
-    #: Packed weight to its type and what its state says.
-    states: dict[str, tuple[str, bytes]]
+    #: Packed weight to its state.
+    states: dict[str, State]
 
 
-def read_weights(header: Header, read: ReadPart) -> WeightFile:
-    """Look into a weight file: its header, and the states of packed weights. Raises BadBaseError where these are too many."""
-    shapes, sizes, places = header.shapes(), {}, {}
+def read_weights(header: Header) -> WeightFile:
+    """Return what the header of a weight file says. Raises BadBaseError where too many weights are packed."""
+    shapes, sizes, states = header.shapes(), {}, {}
     for index in range(len(header)):
         name, kind = header.name(index), header.kind(index)
         if kind.shape[-1:] == (1,):
@@ -54,30 +64,61 @@ def read_weights(header: Header, read: ReadPart) -> WeightFile:
         # Experts that are packed one by one are thousands, and nothing is done over them.
         elif (found := _STATE.fullmatch(name)) and not _SINGLE_EXPERT.fullmatch(name):
             begin, end = header.begin[index], min(header.end(index), header.begin[index] + _MAX_STATE_BYTES + 1)
-            places[found[1]] = found[2], header.data_begin + begin, header.data_begin + end
-    if len(places) > _MAX_STATES:
-        raise BadBaseError(f"{len(places)} weights of one file are packed; at most {_MAX_STATES} are looked into")
-    return WeightFile(shapes, sizes, {name: (kind, read(begin, end)) for name, (kind, begin, end) in places.items()})
+            states[found[1]] = State(found[2], header.data_begin + begin, header.data_begin + end)
+    file = WeightFile(shapes, sizes, states)
+    require_few_states([file])
+    return file
 
 
-def shapes_of(files: Iterable[WeightFile]) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a base by its name: of a packed weight the one that it stands for.
+def require_few_states(files: Iterable[WeightFile]) -> None:
+    """Raise BadBaseError where more weights of a base are packed than are looked into."""
+    count = sum(len(file.states) for file in files)
+    if count > _MAX_STATES:
+        raise BadBaseError(f"{count} of its weights are packed; at most {_MAX_STATES} of a base are looked into")
+
+
+def read_states(file: WeightFile, read: ReadPart) -> dict[str, list[int]]:
+    """Return the shape that each packed weight of a file is said to have. Raises BadBaseError for a state that says none."""
+    found: dict[str, list[int]] = {}
+    for group in _near(file.states):
+        first = group[0][1].begin
+        raw = read(first, group[-1][1].end)
+        for weight, state in group:
+            found[weight] = said_shape(weight, raw[state.begin - first : state.end - first], state.kind)
+    return found
+
+
+def _near(states: Mapping[str, State]) -> Iterator[list[tuple[str, State]]]:
+    """Yield weights and their states, in the order of the file, those together that are read at once."""
+    group: list[tuple[str, State]] = []
+    for weight, state in sorted(states.items(), key=lambda each: each[1].begin):
+        if group and (state.begin - group[-1][1].end > _NEAR_BYTES or state.end - group[0][1].begin > _MAX_READ_BYTES):
+            yield group
+            group = []
+        group.append((weight, state))
+    if group:
+        yield group
+
+
+def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return the shape of each tensor of a base by its name: of a packed weight the one that it is said to have.
 
     Raises BadBaseError for a weight whose own description contradicts its bytes.
     """
     looked_into = list(files)
     shapes = {name: shape for file in looked_into for name, shape in file.shapes.items()}
     sizes = {name: size for file in looked_into for name, size in file.size_bytes.items()}
-    for file in looked_into:
-        for weight, (kind, raw) in file.states.items():
-            if weight not in sizes or f"{weight}{_SCALES}" not in shapes:
-                raise BadBaseError(f"the packed weight {weight[:80]!a} lacks its bytes or its scales")
-            shapes[weight] = unpacked_shape(weight, raw, kind, packed_bytes=sizes[weight])
+    for weight, shape in said.items():
+        if weight not in sizes or f"{weight}{_SCALES}" not in shapes:
+            raise BadBaseError(f"the packed weight {weight[:80]!a} lacks its bytes or its scales")
+        if sizes[weight] != -(-math.prod(shape) // 2):
+            raise _none_of_its_own(weight)
+        shapes[weight] = shape
     return shapes
 
 
-def unpacked_shape(weight: str, raw: bytes, kind: str, *, packed_bytes: int) -> list[int]:
-    """Return the shape that the state of a packed weight says. Raises BadBaseError where it can't be that weight's."""
+def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
+    """Return the shape that the state of a packed weight says. Raises BadBaseError where it says none of such a weight."""
     try:
         state = json.loads(raw.decode("utf-8")) if len(raw) <= _MAX_STATE_BYTES else None
     except (ValueError, RecursionError):
@@ -85,9 +126,13 @@ def unpacked_shape(weight: str, raw: bytes, kind: str, *, packed_bytes: int) -> 
     said = state if isinstance(state, dict) else {}
     shape = said.get("shape")
     matrix = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
-    if not matrix or said.get("quant_type") != kind or packed_bytes != -(-math.prod(shape or ()) // 2):
-        raise BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that is none of its own")
+    if not matrix or said.get("quant_type") != kind:
+        raise _none_of_its_own(weight)
     return list(shape or ())
+
+
+def _none_of_its_own(weight: str) -> BadBaseError:
+    return BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that is none of its own")
 
 
 def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.peft_patterns import suffixes
-from sdk.lora.targets import matches
+from sdk.lora.targets import TargetsError, matches, not_excluded
 from sdk.schemas.training import TARGET_PRESETS, is_pattern
 
 if TYPE_CHECKING:
@@ -40,10 +40,13 @@ def experts_share(tensors: Mapping[str, Sequence[int]]) -> float:
     return sum(routed) / total if total else 0.0
 
 
-def stacked_targets(targets: str, linear_names: Sequence[str], stacked_names: Sequence[str]) -> list[str]:
+def stacked_targets(
+    targets: str, linear_names: Sequence[str], stacked_names: Sequence[str], *, exclude: str | None = None
+) -> list[str]:
     """Return those of the names in `targets` that mean stacked parameters, sorted; a name that means a module means that.
 
     `linear_names` are the full names of a model's linear modules, `stacked_names` of its parameters of (experts, …, …).
+    Raises TargetsError where something is excluded beside them: only modules can be.
 
     >>> linear, stacked = ["layers.0.mlp.down_proj"], ["layers.1.mlp.experts.down_proj"]
     >>> stacked_targets("experts.down_proj,down_proj", linear, stacked)
@@ -51,11 +54,14 @@ def stacked_targets(targets: str, linear_names: Sequence[str], stacked_names: Se
     """
     if targets in TARGET_PRESETS or is_pattern(targets):
         return []
-    return sorted(
+    found = sorted(
         name
         for name in set(targets.split(","))
         if any(matches(full, name) for full in stacked_names) and not any(matches(full, name) for full in linear_names)
     )
+    if found and exclude is not None:
+        raise TargetsError(f"{not_excluded(found)}.")
+    return found
 
 
 def sum_of_products(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:

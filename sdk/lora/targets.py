@@ -118,7 +118,11 @@ def unfit_targets(
         except TargetsError as error:
             nothing = is_pattern(targets) and not _chosen(targets, names, "target_modules")
             return None if nothing else f"can't be trained so: {str(error).rstrip('.')}"
-    if targets in TARGET_PRESETS or is_pattern(targets) or any("experts" in name.split(".") for name in tensors):
+    if targets in TARGET_PRESETS or is_pattern(targets):
+        return None
+    if exclude is not None and (stacked := _stacked(targets, tensors, names)):
+        return f"can't be trained so: {not_excluded(stacked)}"
+    if any("experts" in name.split(".") for name in tensors):
         return None
     # Only the last part is held against the files.
     last_parts = set(map(_last_part, names))
@@ -135,6 +139,14 @@ def unfit_targets(
     if foreign and exclude is None:
         return f"can't be trained so: the targets mean {_untrained(foreign)}"
     return None
+
+
+def not_excluded(stacked: Sequence[str]) -> str:
+    """Say why nothing can be excluded where targets mean stacked parameters."""
+    return (
+        f"exclude takes modules away, and {_named(stacked)} of the targets are stacked parameters; leave exclude out, and name"
+        " what to train layer by layer, such as 'layers.1.mlp.experts.down_proj'"
+    )
 
 
 def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
@@ -248,6 +260,21 @@ def _exclusion(name: str) -> str:
     number = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     part = next((part for part in parts[:number] if not is_text(part)), parts[0])
     return rf".*{re.escape(part)}\..*"
+
+
+def _stacked(targets: str, tensors: Mapping[str, Sequence[int]], linear_names: Sequence[str]) -> list[str]:
+    """Return the names that mean no module, by a base's files, and stacked parameters if anything.
+
+    The files may hold the experts one by one, which a library stacks.
+    """
+    experts = any("experts" in name.split(".") for name in tensors)
+    stacked = [name for name, shape in tensors.items() if len(shape) == 3]
+    return sorted(
+        name
+        for name in set(targets.split(","))
+        if ((experts and "experts" in name.split(".")) or any(matches(full, name) for full in stacked))
+        and not any(matches(full, name) for full in linear_names)
+    )
 
 
 def _last_part(name: str) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound
@@ -28,7 +29,14 @@ from sdk.formats.base_files import (
     weight_map,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
-from sdk.formats.packed_weights import WeightFile, check_packing, read_weights, shapes_of
+from sdk.formats.packed_weights import (
+    WeightFile,
+    check_packing,
+    read_states,
+    read_weights,
+    require_few_states,
+    shapes_of,
+)
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
@@ -110,7 +118,8 @@ def scan_base(
         if INDEX_FILE in digests:
             tensors_by_file = {name: file.shapes for name, file in held.items()}
             check_index(read_index((folder / INDEX_FILE).read_bytes()), tensors_by_file)
-        tensors = shapes_of(held.values())
+        require_few_states(held.values())
+        tensors = shapes_of(held.values(), _read_states(folder, held))
         check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
@@ -192,16 +201,11 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _look_into(path: Path) -> WeightFile:
-    """What a weight file says, from its header and the states of packed weights. A download that broke off is found here, and not by the job."""
+    """What the header of a weight file says. A download that broke off is found here, and not by the job."""
     try:
         with path.open("rb") as file:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
-
-            def read(begin: int, end: int) -> bytes:
-                file.seek(begin)
-                return file.read(end - begin)
-
-            return read_weights(header, read)
+        return read_weights(header)
     except BadBaseError as error:
         raise InvalidBase(
             f"{path} holds no weights of a base: {error}; download or save the base again", param="base"
@@ -211,3 +215,22 @@ def _look_into(path: Path) -> WeightFile:
         raise InvalidBase(
             f"{path} is no whole safetensors file ({reason}); download or save the base again", param="base"
         ) from error
+
+
+def _read_states(folder: Path, held: Mapping[str, WeightFile]) -> dict[str, list[int]]:
+    """Return the shape that each packed weight is said to have. Raises BadBaseError, InvalidBase."""
+    said: dict[str, list[int]] = {}
+    for name in sorted(name for name, weights in held.items() if weights.states):
+        try:
+            with (folder / name).open("rb") as file:
+
+                def read(begin: int, end: int, file: IO[bytes] = file) -> bytes:
+                    file.seek(begin)
+                    return file.read(end - begin)
+
+                said |= read_states(held[name], read)
+        except OSError as error:
+            raise InvalidBase(
+                f"{folder / name} can't be read ({error.strerror}); download or save the base again", param="base"
+            ) from error
+    return said

@@ -42,6 +42,35 @@ def save_experts(family: str, folder: Path) -> Path:
     return folder
 
 
+def save_wide_routers(folder: Path) -> Path:
+    """Write a mixture of 4 experts in bfloat16 whose routers transformers keeps in float32; return the folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(
+        "ernie4_5_moe",
+        vocab_size=tiny.save_tokenizer(folder),
+        hidden_size=64,
+        intermediate_size=96,
+        moe_intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        moe_num_experts=EXPERTS,
+        moe_k=2,
+        moe_layer_start_index=0,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        eos_token_id=0,
+    )
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    for layer in model.model.layers:
+        layer.mlp.gate.weight.data = 0.1 * torch.randn(EXPERTS, 64)
+    model.save_pretrained(folder)
+    return folder
+
+
 def save_single_experts(family: str, base: Path, folder: Path, *, rank: int = 3, alpha: int = 6) -> Path:
     """Write an adapter over the query and each matrix of each single expert, as releases before 5 had it; return the folder."""
     import torch

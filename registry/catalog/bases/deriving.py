@@ -6,7 +6,6 @@ The small files are read whole, of the weights the headers alone: their gigabyte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
@@ -28,7 +27,14 @@ from sdk.formats.base_files import (
     weight_files,
 )
 from sdk.formats.base_references import REFERRING_FILES, check_references
-from sdk.formats.packed_weights import WeightFile, check_packing, read_weights, shapes_of
+from sdk.formats.packed_weights import (
+    WeightFile,
+    check_packing,
+    read_states,
+    read_weights,
+    require_few_states,
+    shapes_of,
+)
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.schemas.manifest import Manifest, ManifestFile
 
@@ -76,15 +82,22 @@ def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
             raw = _whole(artifacts, files[name], REFERRING_FILES[name])
             with _one_at_a_time:
                 check_references(name, raw)
-        held = {}
-        for name in weight_files(files):
+        looked_into: dict[str, WeightFile] = {}
+        for sha256, file in {files[name].sha256: files[name] for name in weight_files(files)}.items():
             with _one_at_a_time:
-                held[name] = _look_into(artifacts, files[name])
+                looked_into[sha256] = _look_into(artifacts, file)
+            require_few_states(looked_into.values())
+        held = {name: looked_into[files[name].sha256] for name in weight_files(files)}
         if INDEX_FILE in files:
             raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
             with _one_at_a_time:
                 check_index(read_index(raw), {name: file.shapes for name, file in held.items()})
-        tensors = shapes_of(held.values())
+        said: dict[str, list[int]] = {}
+        for sha256, weights in looked_into.items():
+            if weights.states:
+                # As many reads as there are packed weights, for which nobody waits but who asked.
+                said |= read_states(weights, artifacts.parts(sha256))
+        tensors = shapes_of(looked_into.values(), said)
         check_packing(config, tensors)
     except BadBaseError as error:
         raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
@@ -103,10 +116,7 @@ def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
 
 
 def _look_into(artifacts: Artifacts, file: ManifestFile) -> WeightFile:
-    """What a weight file says: its header, and the states of packed weights.
-
-    Raises Verification, BadBaseError.
-    """
+    """What the header of a weight file says. Raises Verification, BadBaseError."""
     try:
         with artifacts.reading(file.sha256) as passing:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
@@ -114,4 +124,4 @@ def _look_into(artifacts: Artifacts, file: ManifestFile) -> WeightFile:
         raise Verification(
             f"{file.path} is no whole safetensors file of a model's weights ({error.reason}); download or save the base again"
         ) from error
-    return read_weights(header, partial(artifacts.part, file.sha256))
+    return read_weights(header)

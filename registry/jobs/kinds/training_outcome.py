@@ -113,8 +113,8 @@ def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     # The head of a classification is none of the base's, so its name follows from the model.
     of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
-    # Which of the names mean stacked parameters the base's model says.
-    parameters = named & set(lora.target_parameters)
+    # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
+    parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
     exact = _names_modules(spec.targets, spec.exclude)
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from contract.bases.helpers import VALUES, Tenant
@@ -13,11 +13,16 @@ from support.packed_files import LONG, PACKED, QUANTIZATION, write_packed_base
 from support.registries import World
 from support.small import TENSORS, write_adapter
 
+from registry.artifacts.service import Artifacts
+from registry.catalog.bases import deriving
 from registry.catalog.bases.finding import find_base, tensors_of
 from registry.principal import Role
 from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
+from sdk.formats import packed_weights
+from sdk.formats.packed_weights import WeightFile
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
+from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
 
@@ -55,6 +60,46 @@ class TestWhatItIs:
             derived = tensors_of(find_base(session, "sharded", ours.space, whole=True))
         assert {name: derived[name] for name in PACKED} == PACKED
 
+    def test_what_packed_weights_say_is_read_while_others_add_theirs(
+        self, ours: Tenant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        parts = Artifacts.parts
+
+        def watched(self: Artifacts, sha256: str) -> Callable[[int, int], bytes]:
+            asked.append(sha256)
+            read = parts(self, sha256)
+
+            def unlocked(begin: int, end: int) -> bytes:
+                assert not deriving._one_at_a_time.locked()
+                return read(begin, end)
+
+            return unlocked
+
+        monkeypatch.setattr(Artifacts, "parts", watched)
+        monkeypatch.setattr(packed_weights, "_NEAR_BYTES", 0)
+        assert ours.register(packed(ours, "packed"), upload=True, id="packed").facts == "derived"
+        # Where the blob lies is looked up once for all of its weights.
+        assert len(asked) == 1
+
+    def test_a_file_under_many_names_is_looked_into_once(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        scanned = ours.scan(packed(ours, "split", split=True)).manifest
+        (first, *_) = [file for file in scanned.files if file.path.endswith(".safetensors")]
+        more = [first.model_copy(update={"path": f"model-0000{n}-of-00009.safetensors"}) for n in range(3, 10)]
+        looked: list[str] = []
+
+        def look(artifacts: Any, file: ManifestFile) -> WeightFile:
+            looked.append(file.sha256)
+            return WeightFile({}, {}, {})
+
+        monkeypatch.setattr(deriving, "_look_into", look)
+        monkeypatch.setattr(deriving, "check_proof", lambda *given: None)
+        monkeypatch.setattr(deriving, "_whole", lambda artifacts, file, most: b"{}")
+        monkeypatch.setattr(deriving, "check_index", lambda *given: None)
+        manifest = scanned.model_copy(update={"files": [*scanned.files, *more]})
+        deriving.derive(cast(Artifacts, None), manifest)
+        assert len(looked) == len(set(looked)) == 2
+
     @pytest.mark.parametrize(
         ("how", "said"),
         [
@@ -80,8 +125,9 @@ class TestWhatItIs:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "sdk.pushing.base_folder.shapes_of",
-                lambda files: {name: shape for file in files for name, shape in file.shapes.items()},
+                lambda files, said: {name: shape for file in files for name, shape in file.shapes.items()},
             )
+            patch.setattr("sdk.pushing.base_folder._read_states", lambda folder, held: {})
             patch.setattr("sdk.pushing.base_folder.check_packing", lambda config, tensors: None)
             with pytest.raises(VerificationFailed, match=said):
                 ours.register(bad, upload=True, id="bad")

@@ -38,6 +38,7 @@ from workers.pipelines.model.loading import (
     stored_quantization_named,
     widen,
 )
+from workers.pipelines.model.precision import cast
 from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 Onto = Literal["original", "dequantized"]
@@ -191,7 +192,8 @@ class _Merging:
             plain = model.merge_and_unload()
         if onto == "dequantized":
             _transpose_again(plain, read_blueprint(self.base, self.classes).conv1d_names)
-        return plain.to(DTYPES[dtype]).eval(), len(layers)
+        cast(plain, DTYPES[dtype])
+        return plain.eval(), len(layers)
 
     def _probe(self) -> dict[str, Any]:
         """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right."""

@@ -83,11 +83,12 @@ def _texts(model: Any) -> Any:
 
 
 def _special_ids(config: Any) -> set[int]:
+    """Return the ids that a config calls a token's, of whatever else it says under such a name nothing."""
     found: set[int] = set()
     for part in (config, config.get_text_config()):
         for name, value in vars(part).items():
             if "_token_i" in name:
-                found.update(value if isinstance(value, list) else [value])
+                found.update(each for each in (value if isinstance(value, list) else [value]) if type(each) is int)
     return found
 
 

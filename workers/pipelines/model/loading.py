@@ -32,7 +32,7 @@ from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
-from workers.pipelines.model.precision import Share, shares_of
+from workers.pipelines.model.precision import Share, cast, shares_of
 from workers.pipelines.model.references import require_self_contained
 
 #: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
@@ -168,7 +168,8 @@ def load_base(
 
     `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
-    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype. A base that is stored
+    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype, but what transformers keeps
+    in float32. A base that is stored
     in 4 bits is loaded as it is stored, whatever is asked for.
     """
     silence()
@@ -190,9 +191,7 @@ def load_base(
     model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
     if packing is not None:
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
-        for name, parameter in model.named_parameters():
-            if getattr(parameter, "quant_state", None) is None and not is_in_head(name, head):
-                parameter.data = parameter.data.to(DTYPES[resolved])
+        cast(model, DTYPES[resolved], but=lambda name: is_in_head(name, head))
     shares = shares_of(model)
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)

@@ -6,10 +6,15 @@ as they are, so that of a mixture of experts most may be in 16 bit.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from transformers.core_model_loading import build_glob_alternation
 
 #: Parameters of the model that are packed, by their type.
 _PACKED = ("nf4", "fp4")
@@ -42,6 +47,22 @@ def shares_of(model: Any) -> dict[str, Share]:
         before = found.get(name, (0, 0))
         found[name] = before[0] + numbers, before[1] + size_bytes
     return {name: Share(*found[name]) for name in sorted(found, key=lambda name: (name not in _PACKED, name))}
+
+
+def cast(model: Any, dtype: torch.dtype, *, but: Callable[[str], bool] = lambda name: False) -> None:
+    """Put in `dtype` what the library would load in it: neither packed weights nor what it keeps in float32, such as routers.
+
+    Left as it is stays what `but` says of a parameter's name.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    own = {name: tensor.dtype for name, tensor in (*made.named_parameters(), *made.named_buffers())}
+    plan = model._get_dtype_plan(dtype)
+    planned = build_glob_alternation(list(plan))[0] if plan else None
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in own and getattr(tensor, "quant_state", None) is None and not but(name):
+            tensor.data = tensor.data.to(torch.float32 if planned is not None and planned.search(name) else own[name])
 
 
 def described(shares: Mapping[str, Share]) -> str:

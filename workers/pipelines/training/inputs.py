@@ -90,7 +90,9 @@ def read_inputs(
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method)
     try:
-        parameters = stacked_targets(spec.targets, blueprint.linear_names, blueprint.stacked_names)
+        parameters = stacked_targets(
+            spec.targets, blueprint.linear_names, blueprint.stacked_names, exclude=spec.exclude
+        )
         modules = (
             ",".join(name for name in spec.targets.split(",") if name not in parameters) if parameters else spec.targets
         )

@@ -38,8 +38,6 @@ def test_names_are_modules_or_stacked_parameters_as_the_base_has_it() -> None:
     hand_in("experts.down_proj,q_proj", ["experts.down_proj", "q_proj"], [])
     hand_in("experts.down_proj", [], ["experts.down_proj"])
     hand_in("attention", ["q_proj"], [])
-    # What is excluded is of the modules, which are then named wholly.
-    hand_in("experts.down_proj,q_proj", ["layers.1.q_proj"], ["experts.down_proj"], exclude="layers.0.q_proj")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +53,12 @@ def test_names_are_modules_or_stacked_parameters_as_the_base_has_it() -> None:
 def test_others_than_were_named_are_refused(targets: str, modules: list[str], parameters: list[str]) -> None:
     with pytest.raises(Verification, match=r"lora\.target_"):
         hand_in(targets, modules, parameters)
+
+
+def test_experts_that_were_trained_although_something_is_excluded_are_refused() -> None:
+    for exclude in ("layers.0.q_proj", r".*layers\.0\..*"):
+        with pytest.raises(Verification, match=r"lora\.target_parameters"):
+            hand_in("experts.down_proj,q_proj", ["layers.1.q_proj"], ["experts.down_proj"], exclude=exclude)
 
 
 @pytest.mark.parametrize(

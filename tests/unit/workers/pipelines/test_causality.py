@@ -95,6 +95,16 @@ def test_tokens_of_one_embedding_are_no_reason_to_refuse() -> None:
     require_causal(model)
 
 
+def test_what_a_config_calls_a_token_s_id_may_be_anything() -> None:
+    model = model_of("llama", GROUPED)
+    assert causality._special_ids(model.config) == {0}
+    more = {"eos": [7, 8], "foo": {"a": 1}, "bar": [9, [1, 2]], "image": 10, "end": True, "begin": "3"}
+    for name, value in more.items():
+        setattr(model.config, f"{name}_token_id", value)
+    assert causality._special_ids(model.config) == {7, 8, 9, 10}
+    require_causal(model)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["packed", "wide"])
 def test_a_base_in_four_bits_still_passes_gradients_on(
     share: float, llama_base: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts
+from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
 from support.packed_files import write_packed_base
 from support.quantised import pack_base, unpacked
 from support.weights import config_facts, weight_facts
@@ -16,6 +16,7 @@ from support.weights import config_facts, weight_facts
 from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.targets import unfit_targets
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
@@ -65,7 +66,7 @@ def merge(
     from workers.pipelines.merging.merge import merge as run
 
     options = {"quantization": quantization, "on_progress": lambda progress: None}
-    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(dtype="float32", **spec), **options)
+    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(**{"dtype": "float32", **spec}), **options)
 
 
 def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None) -> list[str]:
@@ -223,6 +224,33 @@ def test_dropout_on_experts_is_refused_before_the_base_is_loaded(
     assert caught.value.reason == "spec"
 
 
+@pytest.mark.parametrize("targets", ["experts.down_proj", "experts.down_proj,q_proj"])
+@pytest.mark.parametrize("exclude", [r".*layers\.0\..*", "layers.0.mlp.experts", "layers.0.self_attn.q_proj"])
+def test_nothing_is_excluded_beside_experts_by_the_files_or_by_the_model(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str, exclude: str
+) -> None:
+    monkeypatch.setattr(loading, "_from_pretrained", lambda *given: pytest.fail("the base was loaded"))
+    said = "experts.down_proj of the targets are stacked parameters; leave exclude out"
+    shapes = {name: list(tensor.shape) for name, tensor in weights(base).items()}
+    assert said in (unfit_targets(targets, shapes, exclude=exclude) or "")
+    assert unfit_targets("q_proj", shapes, exclude=exclude) is unfit_targets(targets, shapes) is None
+    with pytest.raises(PipelineError, match=said) as caught:
+        train(base, pairs, tmp_path / "adapter", SPEC.model_copy(update={"targets": targets, "exclude": exclude}))
+    assert caught.value.reason == "targets"
+
+
+def test_experts_of_one_layer_are_named_by_it(base: Path, pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    spec = SPEC.model_copy(update={"targets": "layers.1.mlp.experts.down_proj"})
+    report = train(base, pairs, tmp_path / "adapter", spec)
+    assert report.lora.target_parameters == [spec.targets]
+    assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+    assert all(
+        ".layers.1.mlp.experts." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    )
+
+
 @pytest.mark.parametrize("targets", ["q_proj,v_proj", "q_proj,experts.down_proj"])
 def test_what_of_a_4_bit_base_is_in_4_bits_is_counted_said_and_kept(
     base: Path, pairs: Path, tmp_path: Path, targets: str
@@ -287,3 +315,27 @@ def test_experts_that_are_packed_one_by_one_are_refused_before_they_are_loaded(t
     with pytest.raises(PipelineError, match="packed one by one, which transformers can no longer load") as caught:
         read_packing(folder)
     assert caught.value.reason == "base"
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["packed", "native"])
+def test_routers_that_the_library_keeps_in_float32_are_loaded_and_merged_so(
+    pairs: Path, tmp_path: Path, stored: bool
+) -> None:
+    base = save_wide_routers(tmp_path / "ernie")
+    written = weights(base)
+    if stored:
+        base = pack_base(base, tmp_path / "base")
+    theirs, ours = plain(base), load_base(base, choose_device(), quantization=None).model
+    routers = [f"model.layers.{layer}.mlp.gate.weight" for layer in range(LAYERS)]
+    for name in routers:
+        assert ours.get_parameter(name).dtype == theirs.get_parameter(name).dtype == torch.float32
+        assert torch.equal(ours.get_parameter(name).cpu(), written[name])
+    embedding = ours.get_input_embeddings().weight
+    assert embedding.dtype == (torch.bfloat16 if stored else theirs.get_input_embeddings().weight.dtype)
+    spec = SPEC.model_copy(update={"method": "qlora" if stored else "lora", "targets": "q_proj"})
+    train(base, pairs, tmp_path / "adapter", spec)
+    merge(base, tmp_path / "adapter", tmp_path / "out", dtype="bfloat16")
+    merged = weights(tmp_path / "out")
+    for name in routers:
+        assert torch.equal(merged[name], written[name])
+    assert merged["model.embed_tokens.weight"].dtype == torch.bfloat16

@@ -55,10 +55,15 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
 
 def _rendering(session: Session, version: Version) -> Rendering:
     """Return how the rows of a version were rendered; what nobody said is left empty."""
+    use = dataset_use(session, version)
+    return (None if use is None else use.rendering) or Rendering()
+
+
+def dataset_use(session: Session, version: Version) -> DatasetUse | None:
+    """Return what the training of a version took from its dataset, by its first record; None where nobody said."""
     first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     stored = session.scalars(first).first()
-    use = None if stored is None else salvage(DatasetUse, stored)[0]
-    return (None if use is None else use.rendering) or Rendering()
+    return None if stored is None else salvage(DatasetUse, stored)[0]
 
 
 def bare_base_source(session: Session, choice: BaseChoice, namespace: str) -> TargetSource:

@@ -92,7 +92,12 @@ class Desk:
         sent = writer.add_data(self.rows, namespace=space or self.space).digest
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
         name = f"{self.space}/a"
-        submit(writer, JobSubmission(request=TrainingRequest(adapter=name, base=base, data=sent, spec=SPEC)))
+        submit(
+            writer,
+            JobSubmission(
+                request=TrainingRequest(adapter=name, base=base, data=sent, spec=SPEC, template_date="2026-03-04")
+            ),
+        )
         held = self.claim(queues=["gpu"])
         assert held is not None
         staging = self.tmp_path / f"staging-{next(SEEDS)}"
@@ -104,7 +109,7 @@ class Desk:
             base_fingerprint=digest("tiny: base"),
             staging=staging,
         )
-        use = use_of(sent).model_copy(update={"rendering": Rendering(template_date=held.request.template_date)})
+        use = use_of(sent).model_copy(update={"rendering": Rendering(template_date="2026-03-04")})
         publication = Publication(
             adapter=name,
             upload=self.worker.upload(packed.sources, "sending"),
@@ -165,10 +170,7 @@ class TestWithoutTheExtra:
             assert isinstance(request, PreviewJobRequest)
             assert (request.of, request.data) == (ref, (version.dataset and version.dataset.digest))
             assert (request.loss_on, request.max_length, request.row) == ("completion", 256, 2)
-            use = version.dataset
-            assert use is not None
-            assert use.rendering is not None
-            assert request.template_date == use.rendering.template_date
+            assert request.template_date == "2026-03-04"
             assert job.view.subject == ref
             desk.complete(held, preview=shown(text(2), max_length=256))
 

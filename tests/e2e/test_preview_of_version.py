@@ -111,7 +111,6 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
             2,
             "loss_on and max_length of a version stand",
         ),
-        (["--of", "counter@v1", "--row", "5"], 3, "the dataset of counter@v1 has 4 rows and no row 5"),
         (["--of", "counter@v9"], 3, "counter"),
         (["--of", "no ref"], 2, "ref"),
         (["--of", "pushed@v1"], 2, "names no dataset, as of what was pushed; preview a file"),

@@ -11,12 +11,13 @@ from workers.kinds.preview import within
 
 def text(row: int, said: str) -> PreviewText:
     told = {"where": f"line {row}", "tokens": 1, "supervised_tokens": 1, "stop": None, "method": None, "cut_tokens": 0}
-    return PreviewText(row=row, text=said, supervised=[[0, len(said)]], supervised_text=said, cut_text=said, **told)
+    spans = {"supervised": [[0, len(said)]], "supervised_text": said}
+    return PreviewText.model_validate({"row": row, "text": said, "cut_text": said, **spans, **told})
 
 
 def shown(*texts: PreviewText) -> Preview:
     told = {"shape": "text", "loss_on": "all", "max_length": 9, "file_rows": 3, "totals": None}
-    return Preview(**told, rendering=Rendering(), rows=list(texts))
+    return Preview.model_validate({**told, "rendering": Rendering(), "rows": list(texts)})
 
 
 def size_bytes(preview: Preview) -> int:
@@ -25,7 +26,6 @@ def size_bytes(preview: Preview) -> int:
 
 def test_what_fits_stays_as_it_is() -> None:
     whole = shown(text(1, "ä"), text(2, "b"))
-    assert within(whole, size_bytes(whole)) == whole or within(whole, size_bytes(whole)).left_out == 1
     assert within(whole) == whole
 
 

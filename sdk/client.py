@@ -36,7 +36,7 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.data_preview import RowsOfFile, preview_asked, preview_file, preview_version, renders_here
+from sdk.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
 from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
@@ -252,14 +252,14 @@ class Client:
 
         Or, `of` a version, what its training has learnt of the rows of its dataset: base, date and the rest are those of its
         record. `base` is a folder, or a registered base whose files lie on this machine; only its tokenizer is loaded, in a
-        process of its own. The other options are those of a training. Without the worker's extra a job does it, as of
-        `submit_preview`, which is waited for; `on_job` is called with it before. Raises NotFound without the file, the
+        process of its own. The other options are those of a training. Without the worker's extra, or the files of a
+        version's base, a job does it, as of `submit_preview`, which is waited for; `on_job` is called with it before. Raises NotFound without the file, the
         version, its dataset, the base or the row; InvalidData, InvalidBase, InvalidInput with what the training would be
         refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an embedded registry.
         """
         asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
-        if self.config.home is None and not renders_here():
+        if self.config.home is None and not can_be_here(self.transport, self.cache, found):
             view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
             job: Job[Preview] = Job(view, self)
             if on_job is not None:

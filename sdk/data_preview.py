@@ -118,7 +118,7 @@ def preview_version(
 ) -> Preview:
     """Return what the training that made a version has learnt of rows of its dataset; see `Client.preview`."""
     digest, asked = trained_on(version), asked_of(version, rows=rows, row=row)
-    origin = _locate(transport, version, digest)
+    origin = locate_rows(transport, version, digest)
     found = _base_of(transport, cache, version)
     require_libraries(_LIBRARIES, doing="previewing rows")
     data = dataset_file(
@@ -131,9 +131,14 @@ def preview_version(
     return _render(asked, data, found)
 
 
-def renders_here() -> bool:
-    """Whether what renders rows is installed here."""
-    return not missing_libraries(_LIBRARIES)
+def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionView) -> bool:
+    """Whether rows can be previewed on this machine: what renders them is installed, and the base of a version is here."""
+    if missing_libraries(_LIBRARIES):
+        return False
+    return (
+        isinstance(given, RowsOfFile)
+        or _files_of(cache, given.base.fingerprint, _base_view(transport, given)) is not None
+    )
 
 
 def trained_on(version: VersionView) -> str:
@@ -232,10 +237,7 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
 
 def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
     """Return the folder of the base of a version, in the cache or where it was registered."""
-    base = version.base
-    view = None
-    with suppress(NotFound):
-        view = bases.get(transport, base.fingerprint, namespace=namespace_of(version.adapter) or "-")
+    base, view = version.base, _base_view(transport, version)
     found = _files_of(cache, base.fingerprint, view)
     if found is not None:
         return found
@@ -252,6 +254,13 @@ def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
     )
 
 
+def _base_view(transport: Transport, version: VersionView) -> BaseView | None:
+    """Return what is registered of the base of a version; None where it was taken away."""
+    with suppress(NotFound):
+        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
+    return None
+
+
 def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
     """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
     places = [cache.base(fingerprint)]
@@ -266,7 +275,7 @@ def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | N
     return None
 
 
-def _locate(transport: Transport, version: VersionView, digest: str) -> Transfer:
+def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:
     """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others' rows."""
     with suppress(NotFound):
         return datasets.locate(transport, digest)

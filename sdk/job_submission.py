@@ -9,7 +9,7 @@ from typing import Any
 
 from sdk.api import jobs
 from sdk.api.transport import Transport
-from sdk.data_preview import RowsOfFile, asked_of, trained_on
+from sdk.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.job_options import JobTerms
@@ -115,6 +115,7 @@ class JobSubmitter:
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
             request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
+            locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
         try:
             return self._submit(request.model_copy(update=update), terms, key)

@@ -160,22 +160,6 @@ class TestWithoutTheExtra:
         assert job.view.result is None
         assert job.result() == wanted
 
-    def test_of_a_version_its_record_says_all(self, desk: Desk) -> None:
-        ref = desk.version()
-        version = desk.writer.get(ref).info
-
-        def work(job: Job[Preview]) -> None:
-            held = desk.hold()
-            request = held.request
-            assert isinstance(request, PreviewJobRequest)
-            assert (request.of, request.data) == (ref, (version.dataset and version.dataset.digest))
-            assert (request.loss_on, request.max_length, request.row) == ("completion", 256, 2)
-            assert request.template_date == "2026-03-04"
-            assert job.view.subject == ref
-            desk.complete(held, preview=shown(text(2), max_length=256))
-
-        assert desk.writer.preview(of=ref, row=2, on_job=work).rows == [text(2)]
-
     def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
         def work(job: Job[Preview]) -> None:
             held = desk.hold()
@@ -220,6 +204,26 @@ class TestWithoutTheExtra:
         monkeypatch.setattr("sdk.job_submission.JobSubmission", Unchecked)
         with pytest.raises(Incompatible, match="knows no previews; upgrade it, or preview here with: pip install"):
             desk.writer.submit_preview(desk.rows, base="tiny")
+
+
+class TestVersions:
+    """Here, the libraries may be installed, but the files of the base are not."""
+
+    def test_of_a_version_its_record_says_all(self, desk: Desk) -> None:
+        ref = desk.version()
+        version = desk.writer.get(ref).info
+
+        def work(job: Job[Preview]) -> None:
+            held = desk.hold()
+            request = held.request
+            assert isinstance(request, PreviewJobRequest)
+            assert (request.of, request.data) == (ref, (version.dataset and version.dataset.digest))
+            assert (request.loss_on, request.max_length, request.row) == ("completion", 256, 2)
+            assert request.template_date == "2026-03-04"
+            assert job.view.subject == ref
+            desk.complete(held, preview=shown(text(2), max_length=256))
+
+        assert desk.writer.preview(of=ref, row=2, on_job=work).rows == [text(2)]
 
 
 class TestWhoMay:

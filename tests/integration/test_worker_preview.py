@@ -42,7 +42,7 @@ def test_a_worker_shows_what_would_be_shown_here(tmp_path: Path, monkeypatch: py
         assert done.exit_code == 0
         first, *_ = done.stderr.splitlines()
         (job,) = (job for job in place.client.jobs() if job.view.kind == "preview")
-        assert first == f"job {job.id} previews {job.view.subject}, since a worker's libraries are not installed here"
+        assert first == f"job {job.id} previews {job.view.subject}"
         shown = json.loads(done.stdout)
         assert [row["supervised_text"] for row in shown["rows"]] == ["🌞<|end|>"] * 2
         here = place.client.preview(file, base=tiny.save_llama(tmp_path / "tiny"), rows=2, max_length=128)

@@ -60,7 +60,8 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
     Or, with --of, what the training of a version has learnt of its rows: base, date, --loss-on and --max-length
     are those of its record. What the loss is taken on is green on a terminal, and in double brackets elsewhere.
     Where the libraries of a worker are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE
-    is added as a dataset, the base in a folder is registered, and at most 100 rows are shown.
+    is added as a dataset, the base in a folder is registered, and at most 100 rows are shown. So it is with --of
+    where the files of the base don't lie on this machine.
 
     \b
     Examples:
@@ -79,7 +80,7 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
 
 
 def _follow(job: Job[Preview]) -> None:
-    say(f"job {job.id} previews {job.view.subject}, since a worker's libraries are not installed here")
+    say(f"job {job.id} previews {job.view.subject}")
     watch(job)
     if job.error is not None:
         raise job.error

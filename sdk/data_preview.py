@@ -156,8 +156,10 @@ def trained_on(version: VersionView) -> str:
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     """Say how the rows of a version were rendered, by its record. Raises InvalidInput where that doesn't say it."""
     said = version.training or {}
-    max_length, loss_on = said.get("max_length"), said.get("loss_on")
-    if type(max_length) is not int or loss_on not in ("completion", "assistant", "all"):
+    # A classification learns a label of each text, and no part of it.
+    labelled = said.get("objective") == "classify"
+    max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
+    if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
         raise InvalidInput(
             f"the record of {version.ref} doesn't say loss_on and max_length of its training; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",

@@ -32,7 +32,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_data
+from sdk.validation import build, check_data, check_loss_on, check_objective
 
 
 class JobSubmitter:
@@ -60,10 +60,17 @@ class JobSubmitter:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         namespace = namespace_of(adapter) or "-"
         rows = check_data(data)
-        held_out = None if eval_data is None else check_data(eval_data, param="eval_data")
+        held_out = None
+        if eval_data is not None:
+            held_out = check_data(eval_data, param="eval_data", known_labels=rows.labels or None)
+        objective = check_objective(spec.objective, rows, held_out)
+        check_loss_on(spec.loss_on, rows)
+        if objective == "classify":
+            # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
+            spec = spec.model_copy(update={"objective": objective})
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, spec=spec),
+            base=self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft"),
             data=self._pusher.send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=spec,
@@ -83,6 +90,7 @@ class JobSubmitter:
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
         rows = check_data(data)
+        check_loss_on(spec.loss_on, rows)
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")

@@ -7,7 +7,7 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
+from sdk.formats.labels import classes_of
+from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
 from sdk.formats.refs import looks_like_digest
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
@@ -43,6 +45,8 @@ class CheckedData:
     #: None for Parquet, which the job looks into.
     shape: Any
     rows: int | None
+    #: Of rows with labels.
+    labels: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -50,8 +54,11 @@ class CheckedData:
         return self.path.name.encode("utf-8", "replace").decode()[:200]
 
 
-def check_data(path: str | Path, *, param: str = "data") -> CheckedData:
-    """Look at every row of a JSONL or CSV file. Raises NotFound, InvalidData with the bad lines."""
+def check_data(path: str | Path, *, param: str = "data", known_labels: Collection[str] | None = None) -> CheckedData:
+    """Look at every row of a JSONL or CSV file; where `known_labels` are given, each label is one of them.
+
+    Raises NotFound, InvalidData with the bad lines.
+    """
     file = user_path(path)
     if file.is_dir():
         raise InvalidData(f"{file} is a folder; give a file of JSONL, CSV or Parquet", param=param)
@@ -59,20 +66,54 @@ def check_data(path: str | Path, *, param: str = "data") -> CheckedData:
         raise NotFound(f"there is no file {file}; check the path of the dataset", param=param)
     if file.stat().st_size == 0:
         raise InvalidData(
-            f"{file} is empty; give rows of {{prompt, completion}}, {{messages}} or {{text}}", param=param
+            f"{file} is empty; give rows of {{prompt, completion}}, {{messages}}, {{text}} or {{text, label}}",
+            param=param,
         )
     count = 0
     shape = None
+    labels: set[str] = set()
     try:
         kind = rows.detect_format(file)
         if kind == "parquet":
             return CheckedData(file, kind, None, None)
-        for row in rows.check_rows(rows.text_values(file)):
+        for row in rows.check_rows(rows.text_values(file), known_labels=known_labels):
             count += 1
             shape = row.shape
+            if shape == "text-label":
+                labels.add(row.fields["label"])
     except rows.RowsError as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
-    return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count)
+    return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count, frozenset(labels))
+
+
+def check_objective(
+    asked: Objective | None, rows: CheckedData, held_out: CheckedData | None = None
+) -> Objective | None:
+    """Return what rows are for; None where neither the caller nor they say, for only the job looks into Parquet.
+
+    Raises InvalidInput where they are for something else than was asked for, InvalidData for labels that can't be learnt.
+    """
+    for data in (rows,) if held_out is None else (rows, held_out):
+        if data.shape is not None:
+            try:
+                asked = resolve_objective(asked, data.shape)
+            except ObjectiveError as error:
+                raise InvalidInput(f"{data.path}: {error}", param="objective") from None
+    if rows.shape == "text-label":
+        try:
+            classes_of(rows.labels)
+        except ValueError as error:
+            raise InvalidData(f"{rows.path}: {error}", param="data") from None
+    return asked
+
+
+def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
+    """Raise InvalidInput where part of texts with labels is to be learnt or scored, of which there is none."""
+    if loss_on is not None and rows.shape == "text-label":
+        raise InvalidInput(
+            f"{rows.path} has rows of {{text, label}}, whose loss is that of their label; leave loss_on out",
+            param="loss_on",
+        )
 
 
 def check_data_name(name: str) -> str:

@@ -21,7 +21,7 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import EvaluationResult
 
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
-GRADER = "loss+rouge_l"
+GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
 
 class Evaluations:
@@ -49,7 +49,7 @@ class Evaluations:
                 digest=result.digest,
                 base_fingerprint=result.base_fingerprint,
                 dataset_digest=request.data,
-                grader=GRADER,
+                grader=LABEL_GRADER if "macro_f1" in result.report.metrics else GRADER,
                 precision=result.report.precision,
                 spec=request.spec.model_dump(),
                 metrics=result.report.metrics,

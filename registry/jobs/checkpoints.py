@@ -29,7 +29,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.training import DatasetUse, TrainingReport
+from sdk.schemas.training import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
@@ -111,12 +111,6 @@ class Checkpoints:
             report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
             made = JobRef(id=job.id, attempt=row.attempt)
         files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
-        use = DatasetUse(
-            digest=request.data,
-            rows=report.rows,
-            supervised_tokens=report.supervised_tokens,
-            rendering=report.rendering,
-        )
         settled, reported = settle(
             request,
             Publication(
@@ -124,7 +118,7 @@ class Checkpoints:
                 manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
                 lora=report.lora,
                 quantization=report.quantization,
-                dataset=use,
+                dataset=report.dataset_use(request.data),
                 training={**report.training, "checkpoint_step": step},
                 metrics=report.metrics,
                 libraries=report.libraries,

@@ -39,7 +39,8 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
     """Where a version and its base are found. Raises NotFound, Unreadable."""
     version = find_version(session, parse_ref(ref), SYSTEM)
     recipe = version.quantization
-    rendering = _rendering(session, version)
+    use = dataset_use(session, version)
+    rendering = (None if use is None else use.rendering) or Rendering()
     return TargetSource(
         label=exact_ref(version),
         digest=version.digest,
@@ -50,17 +51,12 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
         template_date=rendering.template_date,
         stop_ids=rendering.stop_ids,
+        labels=None if use is None else use.labels,
     )
 
 
-def _rendering(session: Session, version: Version) -> Rendering:
-    """Return how the rows of a version were rendered; what nobody said is left empty."""
-    use = dataset_use(session, version)
-    return (None if use is None else use.rendering) or Rendering()
-
-
 def dataset_use(session: Session, version: Version) -> DatasetUse | None:
-    """Return what the training of a version took from its dataset, by its first record; None where nobody said."""
+    """Return what a version's training took from its dataset; None where nobody said."""
     first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     stored = session.scalars(first).first()
     return None if stored is None else salvage(DatasetUse, stored)[0]

@@ -43,7 +43,10 @@ TOKENIZER_FILES = (
 #: Everything else that a base may have beside its weights.
 OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
 
-_AFTER_PADDING = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
+_AFTER_PADDING = (
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
 #: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.

@@ -6,22 +6,23 @@ Client and job read rows by the same rules, so that what the client lets through
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
 
 Format = Literal["jsonl", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text"]
+Shape = Literal["prompt", "messages", "text", "text-label"]
 
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
-_TEXT_KEYS = ("prompt", "completion", "text", "messages")
+_TEXT_KEYS = ("prompt", "completion", "text", "messages", "label")
 #: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
 _MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
-_SHAPES = "{prompt, completion}, {messages} or {text}"
+_SHAPES = "{prompt, completion}, {messages}, {text} or {text, label}"
 
 
 class RowsError(ValueError):
@@ -37,10 +38,10 @@ class Row:
     fields: dict[str, Any]
 
 
-def check_rows(values: Iterable[tuple[str, Any]]) -> Iterator[Row]:
+def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[str] | None = None) -> Iterator[Row]:
     """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be parsed.
 
-    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
+    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
     """
     good = 0
     shape: Shape | None = None
@@ -52,6 +53,8 @@ def check_rows(values: Iterable[tuple[str, Any]]) -> Iterator[Row]:
             shape = shape or row.shape
             if row.shape != shape:
                 raise ValueError(f"is a {row.shape} row among {shape} rows")
+            if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
+                raise ValueError(f"has the label {row.fields['label']!r}, which no row of the training has")
         except ValueError as error:
             bad += 1
             if bad <= NAMED_ROWS:
@@ -131,8 +134,9 @@ def _row(where: str, value: Any) -> Row:
         tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
         _only(given, "messages", "tools")
         return Row(where, "messages", {"messages": check_messages("messages", given["messages"]), **tools})
-    if "text" in given and "label" in given:
-        raise ValueError("has a `label`, and classification is not trained by this job")
+    if "label" in given:
+        _only(given, "text", "label")
+        return Row(where, "text-label", {"text": _text("text", given.get("text")), "label": label_name(given["label"])})
     if "text" in given:
         _only(given, "text")
         return Row(where, "text", {"text": _text("text", given["text"])})

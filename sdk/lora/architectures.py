@@ -31,5 +31,6 @@ def no_next_token(model_type: Any) -> str:
     """Return, as a sentence without its end, why an encoder is not trained to predict the next token."""
     return (
         f"it is an encoder ({str(model_type)[:80]}), whose tokens see those after them, so that a loss on the next token"
-        " would be given its own answer; choose a decoder, such as a Llama or a Qwen"
+        " would be given its own answer; train a classification, with rows of {text, label} and: adapterctl train NAME --objective"
+        " classify, or choose a decoder"
     )

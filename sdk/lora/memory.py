@@ -6,7 +6,7 @@ What a job asks of a worker is what it surely takes, not what it would like: one
 '4.7 GB'
 >>> merge = merge_bytes(14_000_000_000, stored_dtype="bfloat16", merged_dtype="auto", quantized=False, vocabulary=32_000)
 >>> f"{merge / 1e9:.1f} GB"
-'31.7 GB'
+'32.3 GB'
 """
 
 from __future__ import annotations

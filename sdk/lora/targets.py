@@ -118,13 +118,13 @@ def unfit_targets(
 
 def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
     """Whether targets that are no preset mean each of these modules, and `exclude` none, where names are whole."""
-    allowed = set(names)
-    if is_pattern(targets):
-        allowed = set(_chosen(targets, sorted(names), "target_modules"))
-    elif targets not in TARGET_PRESETS:
-        allowed = {name for name in names if any(matches(name, end) for end in targets.split(","))}
     try:
-        return bool(names) and allowed == set(names) and not (exclude and set(_excluded(sorted(names), exclude)))
+        allowed = set(names)
+        if is_pattern(targets):
+            allowed = set(_chosen(targets, sorted(names), "target_modules"))
+        elif targets not in TARGET_PRESETS:
+            allowed = {name for name in names if any(matches(name, end) for end in targets.split(","))}
+        return bool(names) and allowed == set(names) and not (exclude and _excluded(sorted(names), exclude))
     except TargetsError:
         return False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.formats.adapter_files import CONFIG_FILE, MAX_SERVING_BYTES, SERVING_FILES, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, MAX_SERVING_BYTES, SERVING_FILES, TEMPLATE_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.formats.peft_patterns import unfit
 from sdk.formats.peft_unusable import unusable
@@ -22,6 +22,10 @@ from sdk.transfer import hash_file, read_json, require_inside
 
 #: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+#: With thousands of added tokens it has some megabytes.
+_MAX_TOKENIZER_CONFIG_BYTES = 16 * 1024 * 1024
 
 #: `name` or `owner/name`, as a model hub spells it; a path of a folder has more parts, or begins otherwise.
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
@@ -92,7 +96,7 @@ def pack_adapter(
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
-    for name, path in _serving_files(folder):
+    for name, path in _serving_files(folder, staging):
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
@@ -110,12 +114,30 @@ def pack_adapter(
     )
 
 
-def _serving_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield what lies beside an adapter for whoever serves it. Raises InvalidInput for a link that leads out of the folder."""
+def _serving_files(folder: Path, staging: Path) -> Iterator[tuple[str, Path]]:
+    """Yield what lies beside an adapter for whoever serves it; a chat template may lie in the tokenizer's config.
+
+    Raises InvalidInput for a link that leads out of the folder.
+    """
     for name in SERVING_FILES:
         path = require_inside(folder, name)
+        if name == TEMPLATE_FILE and not path.is_file() and (template := _template_in_config(folder)):
+            path = staging / name
+            path.write_bytes(template.encode())
         if path.is_file() and path.stat().st_size <= MAX_SERVING_BYTES:
             yield name, path
+
+
+def _template_in_config(folder: Path) -> str | None:
+    """Return the chat template of a tokenizer's config, as older releases of transformers save it."""
+    path = require_inside(folder, _TOKENIZER_CONFIG)
+    if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_CONFIG_BYTES:
+        return None
+    try:
+        found = read_json(path).get("chat_template")
+        return found if isinstance(found, str) and found.encode() else None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
 
 
 def pickled_weights(folder: Path) -> Path | None:

@@ -113,14 +113,18 @@ class Pusher:
             return self.register_scanned(self.scan_base(base), namespace=namespace)
         return bases.get(self._transport, base, namespace=namespace)
 
-    def choose_base(self, base: str | Path, namespace: str | None, *, spec: TrainingSpec | None = None) -> BaseChoice:
+    def choose_base(
+        self, base: str | Path, namespace: str | None, *, spec: TrainingSpec | None = None, causal: bool = True
+    ) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
+        `causal`: whether it is to predict the next token.
         Raises NotFound, InvalidBase for an encoder in a folder, InvalidTargets for modules that the base in it doesn't have.
         """
         if isinstance(base, Path) or is_folder(base):
             scanned = self.scan_base(base)
-            check_causal(scanned.registration.config, base=scanned.registration.id)
+            if causal:
+                check_causal(scanned.registration.config, base=scanned.registration.id)
             if spec is not None:
                 found = scanned.registration
                 kind = str(found.config.get("model_type", ""))

@@ -97,8 +97,7 @@ class DatasetRegistration(Wire):
     size_bytes: Annotated[int, Field(ge=1)]
     format: Literal["jsonl", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
-    #: As `sdk.formats.rows` tells it. No release sends "text-label", which has always been accepted: rows with a label are
-    #: refused before they are sent, until there is a training that uses them.
+    #: As `sdk.formats.rows` tells it.
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
     #: How it is called in its namespace; what looks like a digest is refused.
     name: Annotated[str, Field(max_length=200)] = ""

@@ -59,6 +59,8 @@ class PreviewText(Wire):
     cut_text: str
     #: As in `Rendering.methods`; None of texts that no template renders.
     method: str | None
+    #: What a classification learns of the text as a whole.
+    label: str | None = None
 
 
 class PreviewTotals(Wire):
@@ -76,8 +78,10 @@ class PreviewTotals(Wire):
 class Preview(Wire):
     """Rows as a training would learn them."""
 
-    shape: Literal["prompt", "messages", "text"]
-    loss_on: Literal["completion", "assistant", "all"]
+    shape: Literal["prompt", "messages", "text", "text-label"]
+    loss_on: Literal["completion", "assistant", "all", "label"]
+    #: What a classification tells apart, in the order that numbers it.
+    labels: list[str] = []
     #: Longest row in tokens: what was asked for, or the base's positions where those are fewer.
     max_length: int
     #: Rows of the file.

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
+from sdk.formats.objectives import Objective
 from sdk.formats.peft_patterns import unfit
 from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
@@ -53,6 +55,9 @@ class TrainingSpec(Wire):
 
     #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
+    #: What is learnt: "sft" the next token, "classify" which label a text has. None: what the rows are for. A release of
+    #: before knows no such field, so what isn't asked for isn't said.
+    objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
@@ -107,6 +112,7 @@ class TrainingOptions(TypedDict, total=False):
     """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
 
     method: Literal["qlora", "lora"]
+    objective: Objective | None
     rank: int
     alpha: float | None
     dropout: float
@@ -211,10 +217,26 @@ class Rendering(Wire):
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+    #: SHA-256 of the base's `generation_config.json`, of which a fingerprint says nothing; None where it has none.
+    generation: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 
     def canonical(self) -> bytes:
         """Return the bytes of `rendering.json`, which travels with an adapter."""
         return canonical_json(self.model_dump())
+
+
+def _require_distinct(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("a label is there twice")
+    return value
+
+
+#: Labels in the order that numbers them from 0.
+Labels = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARACTERS)]],
+    Field(min_length=2, max_length=MAX_LABELS),
+    AfterValidator(_require_distinct),
+]
 
 
 class DatasetUse(Wire):
@@ -223,10 +245,12 @@ class DatasetUse(Wire):
     digest: str
     #: Rows after those that hold nothing to learn from were dropped.
     rows: Annotated[int, Field(ge=0)]
-    #: Tokens that the loss is taken on, in one epoch.
+    #: Tokens that the loss is taken on, in one epoch; of a classification the labels, one a row.
     supervised_tokens: Annotated[int, Field(ge=0)]
     #: None: an earlier release trained it, or nobody said.
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    #: What a classification tells apart.
+    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class LossPoint(Wire):
@@ -252,6 +276,18 @@ class TrainingReport(Wire):
     libraries: dict[str, str]
     curve: list[LossPoint] = []
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    #: What a classification tells apart.
+    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def dataset_use(self, digest: str) -> DatasetUse:
+        """Return what the training took from the dataset of a digest."""
+        return DatasetUse(
+            digest=digest,
+            rows=self.rows,
+            supervised_tokens=self.supervised_tokens,
+            rendering=self.rendering,
+            labels=self.labels,
+        )
 
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:

@@ -13,7 +13,7 @@ from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
-from sdk.schemas.training import Day, QuantizationRecipe, TrainingReport
+from sdk.schemas.training import Day, Labels, QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
 #: Bases of its cache that a worker names at once; beyond them it is only less often given what it has.
@@ -76,6 +76,8 @@ class TargetSource(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that the version was taught to stop at.
     stop_ids: list[int] = []
+    #: What the version tells apart, where it is a classification.
+    labels: Labels | None = None
 
 
 class CheckpointSource(Wire):

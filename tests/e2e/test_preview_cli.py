@@ -103,6 +103,18 @@ def test_without_a_terminal_what_is_learnt_is_bracketed(place: Place) -> None:
     assert "4 rows, 4 texts," in lines[-1]
 
 
+def test_texts_with_labels_are_shown_with_them(place: Place) -> None:
+    write(place.folder / "labels.jsonl", {"text": "rain 🌧", "label": "погода"}, {"text": "a saw", "label": 7})
+    done = place.preview("labels.jsonl", "--row", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(" tokens · label погода")
+    assert lines[1] == "rain 🌧"
+    assert lines[-2].split() == ["labels", "7,", "погода"]
+    done = place.preview("labels.jsonl", "--loss-on", "all")
+    assert (done.returncode, "leave loss_on out" in done.stderr) == (2, True)
+
+
 def test_three_rows_are_shown_where_nobody_says_how_many(place: Place) -> None:
     done = place.preview("chat.jsonl", "--format", "quiet")
     assert done.stdout == "ηλιόλουστος<|end|>🌞<|end|>\n" * 3

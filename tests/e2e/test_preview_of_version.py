@@ -150,3 +150,10 @@ def test_a_record_that_leaves_out_the_longest_row_is_no_guess(place: Place) -> N
     version = place.version.model_copy(update={"training": {"loss_on": "all"}})
     with pytest.raises(InvalidInput, match="doesn't say loss_on and max_length"):
         sdk.data_preview.asked_of(version, rows=1, row=None)
+
+
+def test_a_classification_is_asked_for_no_part_of_a_text(place: Place) -> None:
+    training = {"objective": "classify", "loss_on": "all", "max_length": 9}
+    version = place.version.model_copy(update={"training": training})
+    asked = sdk.data_preview.asked_of(version, rows=1, row=None)
+    assert (asked.loss_on, asked.max_length) == (None, 9)

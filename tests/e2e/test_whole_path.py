@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes, tiny
+from support import encoders, processes, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 
@@ -162,6 +162,39 @@ def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path:
         found = AutoModelForCausalLM.from_pretrained(merged["path"])(ids).logits
     assert torch.allclose(found, expected, atol=1e-3)
     assert merged["report"]["onto"] == "original"
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base = {"bert": encoders.save_bert, "roberta": encoders.save_roberta}[kind](tmp_path / f"tiny-{kind}")
+    rows = encoders.write_topics(tmp_path / "rows.jsonl")
+    held_out = encoders.write_topics(tmp_path / "heldout.jsonl", seed=100, count=24)
+    options = ("--max-steps", "30", "--batch-size", "6", "--grad-accum", "2", "--lr", "5e-3", "--targets", "all-linear")
+    asked = ("train", kind, "--base", str(base), *options)
+    refused = processes.run("adapterctl", *asked, "--data", str(tiny.write_rows(tmp_path / "text.jsonl")), env=home.env)
+    assert (refused.returncode, "--objective classify" in refused.stderr) == (2, True), refused.stderr
+    ref = home.json(*asked, "--data", str(rows), "--eval-data", str(held_out))["ref"]
+    shown = home.json("show", ref)
+    assert shown["training"]["objective"] == "classify"
+    assert shown["dataset"]["labels"] == ["fruit", "tool", "weather"]
+    assert shown["lora"]["modules_to_save"] == ["classifier"]
+    assert shown["quantization"]["skipped_modules"] == shown["lora"]["modules_to_save"]
+    assert shown["warnings"] == []
+    (scores,) = home.json("eval", ref, "--data", str(held_out))
+    assert scores["metrics"]["accuracy"] == pytest.approx(shown["metrics"]["eval_accuracy"])
+    assert scores["metrics"]["accuracy"] > 0.6
+    merged = home.json("merge", ref, "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged"))
+    model = AutoModelForSequenceClassification.from_pretrained(merged["path"]).eval()
+    assert model.config.id2label == {0: "fruit", 1: "tool", 2: "weather"}
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    adapted = PeftModel.from_pretrained(plain, home.run("pull", ref).strip()).eval()
+    batch = AutoTokenizer.from_pretrained(base)(["rain and fog", "a saw"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.allclose(model(**batch).logits, adapted(**batch).logits, atol=1e-4)
 
 
 def test_one_seed_gives_one_digest_in_two_processes(home: Home, base: Path, rows: Path, tmp_path: Path) -> None:

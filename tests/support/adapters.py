@@ -25,6 +25,7 @@ SPEC = TrainingSpec(method="lora", rank=RANK, alpha=4.0, dropout=0.0, targets="q
 
 #: What a lineage says of such a training that nobody left open.
 ASKED = {
+    "objective": "sft",
     "method": "lora",
     "rank": RANK,
     "alpha": 4.0,

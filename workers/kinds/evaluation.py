@@ -40,6 +40,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 quantization=recipe,
                 template_date=target.template_date or request.template_date or today(),
                 stop_ids=target.stop_ids,
+                labels=target.labels,
             )
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)

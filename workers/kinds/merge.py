@@ -31,6 +31,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
         base=str(base.folder),
         adapter=str(attempt.inputs.adapter(target.manifest)),
         quantization=target.quantization,
+        labels=target.labels,
         spec=request.spec,
     )
     report = attempt.run_child(order, MergeReport)

@@ -13,7 +13,7 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import TrainingRequest
-from sdk.schemas.training import DatasetUse, TrainingReport
+from sdk.schemas.training import TrainingReport
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
@@ -130,12 +130,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         lora=report.lora,
         method="lora" if report.quantization is None else "qlora",
         quantization=report.quantization,
-        dataset=DatasetUse(
-            digest=request.data,
-            rows=report.rows,
-            supervised_tokens=report.supervised_tokens,
-            rendering=report.rendering,
-        ),
+        dataset=report.dataset_use(request.data),
         training=report.training,
         metrics=report.metrics,
         libraries=report.libraries,

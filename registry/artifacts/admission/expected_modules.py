@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from registry.artifacts.admission.expected_shapes import BaseShapes, single_expert, tail
+from registry.artifacts.admission.expected_shapes import HEADS, BaseShapes, single_expert, tail
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
@@ -16,6 +16,9 @@ from sdk.schemas.training import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
+_ROWS = ".token_adapter.trainable_tokens_delta"
+#: What PEFT saves of a saved module once more, with its embeddings, and does not load by.
+_COPIES = (".original_module.", ".modules_to_save.")
 
 
 class ConfigTargets:
@@ -104,7 +107,11 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     """
     if not (lora.modules_to_save or lora.bias != "none" or lora.trainable_token_indices):
         return
-    held = {unwrapped(base_parameter(tensor.name) or "") for tensor in weights.tensors()}
+    held = {
+        unwrapped(parameter)
+        for tensor in weights.tensors()
+        if (parameter := base_parameter(tensor.name)) is not None and not any(copy in parameter for copy in _COPIES)
+    }
     ends = set(map(tail, held))
     adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
     for name in base.names:
@@ -127,7 +134,14 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     for head in lora.modules_to_save:
         if base.is_tied(head) and not any(f".{name}".endswith(f".{head}.weight") for name in held):
             raise Verification(f"modules_to_save has {head}, and the adapter does not hold it; save the adapter again")
-    if lora.trainable_token_indices and not any(name.endswith(".trainable_tokens_delta") for name in held):
+    rows = [name.removesuffix(_ROWS) for name in held if name.endswith(_ROWS)]
+    said = lora.trainable_token_indices
+    if isinstance(said, dict):
+        whole = all(any(f".{module}".endswith(f".{name}") for module in rows) for name in said)
+    else:
+        # A tied head has a copy.
+        whole = not said or any(_last(module) not in HEADS for module in rows)
+    if not whole:
         raise Verification(
             "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
         )

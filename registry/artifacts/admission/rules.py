@@ -25,6 +25,7 @@ from registry.artifacts.admission.expected_modules import (
     require_whole,
 )
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
+from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
@@ -33,6 +34,8 @@ from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
 
+#: As PEFT calls models that tell labels apart.
+_CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: No model has as many.
 _MOST_SAVED = 256
@@ -55,20 +58,25 @@ def judge(
     lora: LoraConfig,
     base_tensors: dict[str, list[int]],
     base_config: Mapping[str, Any],
+    labels: int | None = None,
 ) -> list[str]:
     """Check an adapter against its version's LoRA record and the base's shapes and config, {} where they are not known.
 
-    A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
+    `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
     Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
     that says something else than the record, a foreign key, a missing half, a wrong shape, and where s·B·A is zero, or too
     small or too large to be meant.
     """
     _judge_config(config, lora)
-    _judge_task(config, base_config)
+    _judge_task(config, base_config, labels)
     plain = BaseShapes(base_tensors, base_config)
     vocabulary = changed_vocabulary(weights, plain)
     base = plain if vocabulary is None else plain.with_vocabulary(vocabulary)
     modules, sizes = _sort(weights, config, lora, base)
+    if config.task_type == _CLASSIFICATION:
+        judge_head(weights.tensors(), base, base_config, labels=labels)
+        # It has to be there, however large it is.
+        sizes = {**sizes, "modules_to_save": 0}
     if not modules:
         raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
     ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), ConfigTargets(config), _owners(lora)
@@ -134,6 +142,8 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "lora_bias": config.lora_bias != lora.lora_bias,
         "bias": config.bias != lora.bias,
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
+        # What is done with a version is decided by its record.
+        "task_type": (config.task_type == _CLASSIFICATION) != (lora.task_type == _CLASSIFICATION),
     }
     if said := next((name for name, differs in differences.items() if differs), None):
         raise Verification(f"{CONFIG_FILE} and the version's record disagree on {said}; push again")
@@ -143,7 +153,11 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
 
 
-def _judge_task(config: ConfigFacts, base: Mapping[str, Any]) -> None:
+def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None) -> None:
+    if labels is not None and config.task_type != _CLASSIFICATION:
+        raise Verification(
+            f"the record names labels, and {CONFIG_FILE} says no {_CLASSIFICATION}; save the adapter again"
+        )
     if config.task_type == "CAUSAL_LM" and is_encoder(base):
         raise Verification(
             f"{CONFIG_FILE} says CAUSAL_LM, which the base is not: {no_next_token(base.get('model_type'))}"
@@ -203,7 +217,7 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
     shapes = base.shapes(parameter)
     if any(f".{name}." in f".{module}." for name in saved):
         # A head that was put on for a task is none of the base's.
-        if shapes:
+        if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
         return "embeddings" if embedding else "modules_to_save"
     if lora.bias != "none" and kind == "bias":

@@ -142,8 +142,15 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> 
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    base = ground.base
-    warnings = judge(weights, config, lora=new.publication.lora, base_tensors=base.tensors, base_config=base.config)
+    base, use = ground.base, new.publication.dataset
+    warnings = judge(
+        weights,
+        config,
+        lora=new.publication.lora,
+        base_tensors=base.tensors,
+        base_config=base.config,
+        labels=None if use is None or use.labels is None else len(use.labels),
+    )
     if base.hidden is not None:
         warnings.append(f"the adapter's shapes were held against nothing: base {base.brief.id} {base.hidden}")
     return warnings

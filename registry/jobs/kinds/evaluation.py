@@ -15,6 +15,7 @@ from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
+from registry.jobs.objectives import is_classifier, require_rows_for
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
@@ -45,18 +46,22 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     namespace = namespaces.pop() if namespaces else who.home()
     digests = pin_data(session, request, _DATASETS, who, namespace)
     targets: list[EvaluationTarget] = []
-    bases: list[NamedBase] = []
+    known: list[NamedBase | None] = []
     fits = partial(require_precision, precision=request.spec.precision)
     for target in request.targets:
         if target.ref is not None:
-            bases.append(base_of(session, versions[target.ref], embedded))
+            known.append(base_of(session, versions[target.ref], embedded))
             targets.append(EvaluationTarget(ref=exact_ref(versions[target.ref])))
         elif target.base is not None:
             choice, row = pin_base(session, target.base, namespace, embedded)
             targets.append(EvaluationTarget(base=choice))
-            bases.extend([] if row is None else [row])
-    for base in bases:
-        require_causal(base)
+            known.append(row)
+    chosen = [None if target.ref is None else versions[target.ref] for target in request.targets]
+    require_rows_for(session, chosen, digests["data"], who, namespace)
+    for version, base in zip(chosen, known, strict=True):
+        if version is None or not is_classifier(version):
+            require_causal(base)
+    bases = [base for base in known if base is not None]
     packed = [require_fitting(base, fits) for base in bases]
     return Pinned(
         request.model_copy(

@@ -15,6 +15,7 @@ from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.models import Job
+from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
 from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import Inputs, version_source
@@ -29,7 +30,10 @@ from sdk.schemas.work import MergeResult
 def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
     version = find_version(session, parse_ref(request.ref), who, action="write")
     base = base_of(session, version, embedded)
-    require_causal(base)
+    if is_classifier(version):
+        require_labels(session, version)
+    else:
+        require_causal(base)
     packed = require_fitting(base, partial(require_onto, onto=request.spec.onto))
     ref = exact_ref(version)
     return Pinned(

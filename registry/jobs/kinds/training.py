@@ -15,6 +15,7 @@ from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
+from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
@@ -36,12 +37,17 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
+    objective = pin_objective(session, request.spec.objective, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
-    require_causal(base)
+    if objective == "sft":
+        require_causal(base)
     _require_positions(request, base)
     if base is not None:
         _require_targets(base, request.spec)
-    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, **digests}), who)
+    spec = request.spec
+    if objective == "classify":
+        spec = spec.model_copy(update={"objective": objective})
+    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     packed = require_fitting(base, partial(require_method, method=request.spec.method))
     return Pinned(exact, namespace, request.adapter, base, packed=packed)

@@ -21,6 +21,7 @@ from sdk.schemas.training import (
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
+_TASK_TYPES = {"sft": "CAUSAL_LM", "classify": "SEQ_CLS"}
 #: What no training is asked for, so that no worker may say it in its name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
@@ -33,7 +34,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
-    asked = _asked(request.spec)
+    asked = _asked(request.spec, publication.lora)
     settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
@@ -45,9 +46,10 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
-def _asked(spec: TrainingSpec) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it."""
+def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
+    """What a spec says of a training, under the names that a record has for it; its objective also where that follows from the rows."""
     asked: dict[str, JsonScalar] = {
+        "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,
         "rank": spec.rank,
         "alpha": _alpha(spec),
@@ -95,7 +97,7 @@ def _of_training(
     if (recipe is not None) != (spec.method == "qlora"):
         yield Difference("method", spec.method, "lora" if recipe is None else "qlora")
     yield from _of_lora(spec, lora)
-    for name, value in _asked(spec).items():
+    for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     # A base may count fewer positions than were asked for.
@@ -106,6 +108,10 @@ def _of_training(
 
 def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
+    if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
+        yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
+    # The head of a classification is none of the base's, so its name follows from the model.
+    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # Which of the names mean stacked parameters the base's model says.
     parameters = named & set(lora.target_parameters)
@@ -119,7 +125,7 @@ def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        **{name: getattr(lora, name) for name in _OF_THE_BASE},
+        **{name: getattr(lora, name) for name in of_the_base},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
@@ -137,6 +143,9 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
         yield Difference("template_date", request.template_date, day)
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
+    labels = None if publication.dataset is None else publication.dataset.labels
+    if (labels is not None) != (publication.lora.task_type == _TASK_TYPES["classify"]):
+        yield Difference("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):
             yield Difference(name, None, given)
@@ -146,8 +155,10 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
     """The parts of a version's record that are its worker's word, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
-    if publication.dataset is not None and publication.dataset.rendering is not None:
-        found.append("dataset.rendering")
+    if publication.dataset is not None:
+        found += [
+            f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
+        ]
     if not _names_modules(str(asked["targets"]), asked.get("exclude")):
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 
 
@@ -36,6 +37,8 @@ def show_command(ref: str, style: str) -> None:
             click.echo(_scores(shown["evaluations"]))
 
 
+#: Labels that are shown at most.
+_MOST_LABELS = 10
 #: The parameters of the base that had one precision while an adapter was trained.
 _PRECISION = re.compile(r"base_([a-z0-9]+)_parameters")
 #: Target modules that are shown to people.
@@ -60,6 +63,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
+        *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
@@ -68,11 +72,13 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
     if data is not None:
-        facts.append(
-            ("data", f"{data['digest'][:12]}, {data['rows']} rows, {data['supervised_tokens']} supervised tokens")
-        )
+        facts.append(("data", f"{data['digest'][:12]}, {data['rows']} rows, {_learnt(data)}"))
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
+    if "eval_accuracy" in metrics:
+        facts.append(
+            ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
+        )
     if "eval_loss" in metrics:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
@@ -93,6 +99,14 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _learnt(data: dict[str, Any]) -> str:
+    labels = data.get("labels")
+    if labels is None:
+        return f"{data['supervised_tokens']} supervised tokens"
+    more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+    return f"{len(labels)} labels: {', '.join(labels[:_MOST_LABELS])}{more}"
 
 
 def _line(text: str) -> str:
@@ -124,16 +138,17 @@ def _held(metrics: dict[str, float]) -> list[str]:
 
 
 def _scores(evaluations: list[dict[str, Any]]) -> str:
+    names = score_names(item["metrics"] for item in evaluations)
     rows = [
         [
             item["dataset"][:12],
             item["precision"],
-            *(item["metrics"].get(name) for name in ("loss", "perplexity", "rouge_l")),
+            *(item["metrics"].get(name) for name in names),
             item["created_at"],
         ]
         for item in evaluations
     ]
-    return render(["dataset", "precision", "loss", "perplexity", "rouge_l", "created"], rows)
+    return render(["dataset", "precision", *names, "created"], rows)
 
 
 @click.command(name="list")

@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, plain, print_json, render, say
+from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 
 
@@ -26,7 +27,7 @@ from sdk.cli.support.session import open_client
 @click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L.
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and macro-F1 of labels.
 
     \b
     Examples:
@@ -60,7 +61,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
 
 def _print_scores(found: list[dict[str, Any]]) -> None:
-    names = ("loss", "perplexity", "rouge_l")
+    names = score_names(item["metrics"] for item in found)
     click.echo(
         render(
             ["ref", "precision", *names],

@@ -36,6 +36,11 @@ _JOB_KEYS = (
 @click.option(
     "--method", type=click.Choice(["qlora", "lora"]), help="Over the base in 4 bits, or in 16. [default: qlora]"
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["sft", "classify"]),
+    help="To predict the next token, or the label of {text, label} rows. [default: what the rows are for]",
+)
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
@@ -85,6 +90,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     Examples:
       adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
       adapterctl train team/sql --base ./base --data sql.csv --rank 16 --targets all-linear
+      adapterctl train mood --base ./bert-base-uncased --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """

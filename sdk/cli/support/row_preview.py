@@ -19,13 +19,13 @@ def print_preview(preview: Preview, *, quiet: bool = False) -> None:
     """Print the texts with what is learnt marked, then what is said of all of them; `quiet`: only what is learnt."""
     for text in preview.rows:
         if quiet:
-            click.echo(writable(_lines(text.supervised_text)))
+            click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))
             continue
         click.echo(_bold(_headline(text)))
         click.echo(writable(_marked(text)))
         if text.cut_tokens:
             click.echo(writable(_cut_off(text, preview.max_length)))
-        if not text.supervised:
+        if not text.supervised and text.label is None:
             click.echo("  nothing of it is learnt, so this text is dropped")
         click.echo()
     if not quiet:
@@ -35,9 +35,13 @@ def print_preview(preview: Preview, *, quiet: bool = False) -> None:
 def _headline(text: PreviewText) -> str:
     said = [
         f"row {text.row} ({text.where})",
-        f"{text.tokens} tokens, {text.supervised_tokens} learnt",
+        *(
+            [f"{text.tokens} tokens, {text.supervised_tokens} learnt"]
+            if text.label is None
+            else [f"{text.tokens} tokens"]
+        ),
         *([] if text.method is None else [f"method {text.method}"]),
-        f"stop {plain(text.stop)}" if text.stop else "no stop",
+        f"stop {plain(text.stop)}" if text.stop else "no stop" if text.label is None else f"label {plain(text.label)}",
     ]
     return writable(" · ".join(said))
 
@@ -72,6 +76,8 @@ def _facts(preview: Preview) -> list[tuple[str, str | None]]:
             f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
             f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
         )
+    if preview.labels:
+        return [("loss on", preview.loss_on), ("labels", ", ".join(map(plain, preview.labels))), ("file", whole)]
     return [
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),

@@ -37,7 +37,7 @@ class TestEncoders:
         with pytest.raises(InvalidBase, match=r"is an encoder \(bert\)"):
             ours.client.submit_evaluation(f"base:{view.fingerprint}", data=rows)
         decoder = ours.register(ours.base("decoder", **BERT, is_decoder=True), upload=True)
-        ours.client.submit_training(f"{ours.space}/x", base=decoder.fingerprint, data=rows)
+        ours.client.submit_training(f"{ours.space}/x", base=decoder.fingerprint, data=rows, targets="q_proj,v_proj")
 
     def test_what_says_it_is_causal_is_no_version_over_one(self, ours: Tenant) -> None:
         view = ours.register(ours.base("encoder", **BERT), upload=True)

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from workers.pipelines.data.tokenise import IGNORED, Example
 
-#: Tensors by name; all are (batch, seq) and int64.
+#: Tensors by name, of int64: input_ids, attention_mask and labels are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Collator:
-    """Stack rows, the longest first, padded on the right to the longest of them."""
+class Objective:
+    """What is learnt of rows: how they become a batch, and what is minimised."""
 
-    pad_id: int
+    #: As a spec has it.
+    name: Literal["sft", "classify"]
+    #: As PEFT has it.
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
+    #: Makes a batch of rows of `input_ids` and `labels`, padded with a token; the longest row comes first.
+    collate: Callable[[Sequence[dict[str, list[int]]], int], Batch]
+    #: Of how many losses `loss_sum` is the sum.
+    counted: Callable[[Batch], int]
+    #: The summed loss of a model in nats, a float32 scalar with its graph.
+    loss_sum: Callable[[Any, Batch], Any]
+    #: All that a model says of a batch.
+    logits: Callable[[Any, Batch], Any]
 
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> Batch:
-        """Return input_ids, labels and attention_mask, each (batch, seq)."""
-        ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-        shape = (len(ordered), len(ordered[0]["input_ids"]))
-        input_ids = torch.full(shape, self.pad_id)
-        labels = torch.full(shape, IGNORED)
-        mask = torch.zeros(shape, dtype=torch.int64)
-        for index, row in enumerate(ordered):
-            length = len(row["input_ids"])
-            input_ids[index, :length] = torch.tensor(row["input_ids"])
-            labels[index, :length] = torch.tensor(row["labels"])
-            mask[index, :length] = 1
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
+
+def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> Batch:
+    """Return input_ids, labels and attention_mask, each (batch, seq), the longest row first, padded on the right to it."""
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    shape = (len(ordered), len(ordered[0]["input_ids"]))
+    input_ids = torch.full(shape, pad_id)
+    labels = torch.full(shape, IGNORED)
+    mask = torch.zeros(shape, dtype=torch.int64)
+    for index, row in enumerate(ordered):
+        length = len(row["input_ids"])
+        input_ids[index, :length] = torch.tensor(row["input_ids"])
+        labels[index, :length] = torch.tensor(row["labels"])
+        mask[index, :length] = 1
+    return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
 
 
 def micro_batches(batch: Batch, rows: int) -> Iterator[Batch]:
@@ -44,16 +56,17 @@ def micro_batches(batch: Batch, rows: int) -> Iterator[Batch]:
     for start in range(0, batch["input_ids"].shape[0], rows):
         part = {name: tensor[start : start + rows] for name, tensor in batch.items()}
         longest = int(part["attention_mask"].sum(dim=1).max())
-        yield {name: tensor[:, :longest] for name, tensor in part.items()}
+        yield {name: tensor[:, :longest] if tensor.dim() > 1 else tensor for name, tensor in part.items()}
 
 
-def example_batches(examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[Batch]:
+def example_batches(
+    examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any
+) -> Iterator[Batch]:
     """Yield all examples in batches of rows of like length, the longest first."""
-    collate = Collator(pad_id)
     ordered = sorted(examples, key=lambda example: -len(example.input_ids))
     for start in range(0, len(ordered), rows):
         part = ordered[start : start + rows]
-        batch = collate([{"input_ids": e.input_ids, "labels": e.labels} for e in part])
+        batch = objective.collate([{"input_ids": e.input_ids, "labels": e.labels} for e in part], pad_id)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
@@ -88,11 +101,22 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, d
     A mean of batch means would give the few tokens of a short batch the weight of many.
     """
     total, tokens = 0.0, 0
-    for batch in example_batches(examples, pad_id, rows, device):
+    for batch in example_batches(examples, SFT, pad_id, rows, device):
         with torch.no_grad():
             total += float(loss_sum(model, batch))
         tokens += supervised_tokens(batch)
         yield total / tokens
+
+
+def _logits(model: Any, batch: Batch) -> Any:
+    """Return (batch, seq, vocab) logits."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+#: The loss is a mean over supervised tokens.
+SFT = Objective(
+    "sft", task_type="CAUSAL_LM", collate=collate, counted=supervised_tokens, loss_sum=loss_sum, logits=_logits
+)
 
 
 def _keeps_logits(model: Any) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from sdk.schemas.wire import read_json
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, read_rows
 from workers.pipelines.data.tokenise import (
     IGNORED,
@@ -53,6 +54,8 @@ def preview(request: PreviewRequest) -> Preview:
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
     rows = read_rows(Path(request.data))
+    if rows[0].shape == "text-label":
+        return _of_labels(request, rows)
     loss_on = resolve_loss_on(rows[0].shape, request.loss_on)
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
@@ -78,6 +81,57 @@ def preview(request: PreviewRequest) -> Preview:
         totals=totals,
         rendering=maker.rendering([example for _, _, example in made]) if totals is None else found.rendering,
         rows=[shown_text(number, row.where, example, tokenizer, max_length) for number, row, example in made],
+    )
+
+
+def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
+    """Return what a classification would be given of rows, by the code that it is trained by."""
+    from transformers import AutoConfig
+
+    base = Path(request.base)
+    refuse_loss_on(request.loss_on)
+    names = class_names(rows)
+    tokenizer = load_tokenizer(base, ends=False)
+    pad_token_id(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False), tokenizer)
+    max_length = longest_row(base, request.max_length)
+    found = label_rows(rows, tokenizer, names, max_length=max_length)
+    chosen = list(enumerate(zip(rows, found.examples, strict=True), start=1))
+    chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
+    return Preview(
+        shape="text-label",
+        loss_on="label",
+        labels=list(names),
+        max_length=max_length,
+        file_rows=len(rows),
+        totals=PreviewTotals(
+            samples=len(found.examples),
+            tokens=found.tokens,
+            supervised_tokens=found.supervised_tokens,
+            rows_cut=found.cut,
+            rows_dropped=found.dropped,
+        ),
+        rendering=found.rendering,
+        rows=[_shown_label(number, row, example, tokenizer) for number, (row, example) in chosen],
+    )
+
+
+def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> PreviewText:
+    encoded = tokenizer(example.prompt, return_offsets_mapping=True)
+    whole, kept = encoded["input_ids"], example.input_ids
+    same = next((at for at, (one, other) in enumerate(zip(whole, kept, strict=False)) if one != other), len(kept))
+    return PreviewText(
+        row=number,
+        where=row.where,
+        text=str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)),
+        tokens=len(kept),
+        supervised_tokens=1,
+        supervised=[],
+        supervised_text="",
+        stop=None,
+        cut_tokens=len(whole) - len(kept),
+        cut_text=example.prompt[encoded["offset_mapping"][same][0] :] if len(kept) < len(whole) else "",
+        method=None,
+        label=example.reference,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from workers.pipelines.errors import PipelineError
 __all__ = ["Row", "Shape", "read_rows"]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return all rows of a file, which are of one shape.
+def read_rows(path: Path, *, known_labels: Collection[str] | None = None) -> list[Row]:
+    """Return all rows of a file, which are of one shape; where `known_labels` are given, each label is one of them.
 
     Raises PipelineError ("data") that names the first bad rows and what is wrong with each.
     """
     try:
         values = _parquet(path) if detect_format(path) == "parquet" else text_values(path)
-        return list(check_rows(values))
+        return list(check_rows(values, known_labels=known_labels))
     except RowsError as error:
         raise PipelineError(FailureReason.DATA, str(error)) from error
 

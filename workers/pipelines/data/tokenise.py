@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.adapter_files import GENERATION_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
@@ -24,7 +24,8 @@ from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
-LossOn = Literal["completion", "assistant", "all"]
+#: "label" of a row, and none of its tokens.
+LossOn = Literal["completion", "assistant", "all", "label"]
 
 #: The label of a token that no loss is taken on, as torch's cross-entropy takes it.
 IGNORED = -100
@@ -87,10 +88,10 @@ class Tokenised:
         return sum(len(example.input_ids) for example in self.examples)
 
 
-def load_tokenizer(base: Path) -> Any:
+def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
     """Return the tokenizer of a base's folder, with a token for padding and without any network.
 
-    Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
@@ -104,7 +105,7 @@ def load_tokenizer(base: Path) -> Any:
         raise PipelineError(
             FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
         ) from error
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
         raise PipelineError(
             FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."
         )
@@ -119,16 +120,37 @@ def configured_stops(base: Path) -> list[int]:
 
     As for transformers that is what its `generation_config.json` says, or, without one, its `config.json`.
     """
-    for name in (GENERATION_FILE, CONFIG_FILE):
-        try:
-            named = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError):
-            return []
-        listed = named if isinstance(named, list) else [named]
-        return sorted({token for token in listed if type(token) is int and token >= 0})
-    return []
+    named = next(
+        (found for name in (GENERATION_FILE, CONFIG_FILE) if (found := read_object(base / name)) is not None), {}
+    )
+    listed = named.get("eos_token_id")
+    ids = listed if isinstance(listed, list) else [listed]
+    return sorted({token for token in ids if type(token) is int and token >= 0})
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a small JSON file of a stranger; {} where it is none, None where there is no file."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(MAX_SERVING_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def serve_by(tokenizer: Any, adapter: Path) -> None:
+    """Let a tokenizer render by the chat template that travels with an adapter, where one does. Raises PipelineError."""
+    try:
+        with (adapter / TEMPLATE_FILE).open("rb") as file:
+            tokenizer.chat_template = file.read(MAX_SERVING_BYTES).decode()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is no text in UTF-8; push the adapter without it."
+        ) from error
 
 
 def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
@@ -220,6 +242,11 @@ def cut_example(example: Example, max_length: int) -> Example | None:
 
 def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     """Return what the loss is taken on for rows of a shape. Raises PipelineError ("data") where that can't be."""
+    if shape == "text-label":
+        raise PipelineError(
+            FailureReason.DATA,
+            "Rows of {text, label} are learnt as labels of whole texts, and no part of their text is; give rows of another shape.",
+        )
     if loss_on is None:
         return _DEFAULT_LOSS_ON[shape]
     if loss_on not in _POSSIBLE_LOSS_ON[shape]:

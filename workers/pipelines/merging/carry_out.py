@@ -18,6 +18,7 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
         base=Path(order.base),
         adapter=Path(order.adapter),
         quantization=order.quantization,
+        labels=order.labels,
         out=host.out,
         spec=order.spec,
         on_progress=host.report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +15,29 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from transformers.pytorch_utils import Conv1D
 
+from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.data.classify import label_logits
+from workers.pipelines.data.label_rows import pad_token_id
 from workers.pipelines.data.tokenise import all_stops, configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
+from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint, stored_quantization_named, widen
+from workers.pipelines.model.loading import (
+    load_base,
+    packed_modules,
+    read_blueprint,
+    read_config,
+    stored_quantization_named,
+    widen,
+)
 from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 Onto = Literal["original", "dequantized"]
@@ -67,16 +78,20 @@ def merge(
     out: Path,
     spec: MergeSpec,
     on_progress: Callable[[Progress], None],
+    labels: Sequence[str] | None = None,
 ) -> MergeReport:
     """Merge the adapter of a folder into the base of a folder and write a complete model folder `out`.
 
     `quantization` is the recipe that the adapter was trained under, None for a 16- or 32-bit base. Under "auto" both
     the original and the dequantised base are merged and measured against the base as trained with the adapter beside
     it, and the nearer one is kept; a base that is stored in 4 bits is dequantised. The sum is made per module in float32 by PEFT's own merge, which knows rsLoRA,
-    rank and alpha patterns, DoRA and transposed weights, and is then rounded once. Raises PipelineError.
+    rank and alpha patterns, DoRA and transposed weights, and is then rounded once. Of a classification, which tells `labels` apart, the head that was trained
+    goes with it, and the config has their names. Raises PipelineError.
     """
     started = time.perf_counter()
-    packing = read_blueprint(base).packing
+    tokenizer = load_tokenizer(base, ends=labels is None)
+    classes = None if labels is None else Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
+    packing = read_blueprint(base, classes).packing
     with stored_quantization_named():
         require_onto(packing, spec.onto)
     quantization = packing or quantization
@@ -86,13 +101,13 @@ def merge(
             "The adapter was trained over a base that was not quantised; merge onto original or auto.",
         )
     device = choose_device()
-    tokenizer = load_tokenizer(base)
     with memory_errors_named("merge on a machine whose memory holds the base twice."):
-        merging = _Merging(base, adapter, quantization, packing is not None, device, tokenizer, on_progress)
+        merging = _Merging(base, adapter, quantization, packing is not None, classes, device, tokenizer, on_progress)
         metrics, onto, model, dtype = merging.run(spec)
         on_progress(Progress(phase="save", message=f"writing the model merged onto the {onto} base"))
-        _stop_as_taught(model, base, adapter, tokenizer)
-        _save(model, base, out)
+        if classes is None:
+            _stop_as_taught(model, base, adapter, tokenizer)
+        _save(model, base, adapter, out)
     metrics["merge_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
     return MergeReport(onto=onto, dtype=dtype, metrics=metrics, libraries=library_versions())
@@ -105,6 +120,7 @@ class _Merging:
     quantization: QuantizationRecipe | None
     #: Whether the base is stored in 4 bits, so that there is no original to merge onto.
     packed: bool
+    classes: Classes | None
     device: Device
     tokenizer: Any
     on_progress: Callable[[Progress], None]
@@ -115,14 +131,15 @@ class _Merging:
         One model is in memory at a time: the base as trained, then each candidate, the original one last because it
         needs no quantisation to be made again.
         """
-        stored = dtype_name(read_blueprint(self.base).config.dtype)
+        stored = dtype_name(read_config(self.base).dtype)
         dtype: DtypeName = stored if spec.dtype == "auto" else spec.dtype
         probe = self._probe()
         self._say("measuring the base as trained with the adapter")
-        loaded = load_base(self.base, self.device, quantization=self.quantization)
-        require_causal(loaded.model)
+        loaded = load_base(self.base, self.device, quantization=self.quantization, classes=self.classes)
+        if self.classes is None:
+            require_causal(loaded.model)
         model = load_adapter(loaded.model, self.adapter)
-        expected = _logits(model, probe)
+        expected, kept_places = self._logits(model, probe)
         del model, loaded
         candidates: tuple[Onto, ...] = ("original",)
         if self.packed:
@@ -136,7 +153,7 @@ class _Merging:
             merged = None
             merged, modules = self._merged(onto, dtype)
             metrics["merged_modules"] = float(modules)
-            distances[onto] = _distance(expected, _logits(merged, probe), probe["attention_mask"])
+            distances[onto] = _distance(expected, self._logits(merged, probe)[0], kept_places)
             metrics[f"logit_kl_{onto}"] = distances[onto].kl
         kept = min(candidates, key=lambda onto: distances[onto].kl)
         if kept != candidates[-1]:
@@ -150,12 +167,12 @@ class _Merging:
         """Return a plain model with the adapter merged in, in `dtype`, and the number of modules changed."""
         self._say(f"loading the {onto} base")
         if onto == "dequantized":
-            loaded = load_base(self.base, self.device, quantization=self.quantization)
+            loaded = load_base(self.base, self.device, quantization=self.quantization, classes=self.classes)
             if next(packed_modules(loaded.model), None) is not None:
                 widen(loaded.model)
         else:
-            stored = dtype_name(read_blueprint(self.base).config.dtype)
-            loaded = load_base(self.base, self.device, quantization=None, dtype=stored)
+            stored = dtype_name(read_config(self.base).dtype)
+            loaded = load_base(self.base, self.device, quantization=None, dtype=stored, classes=self.classes)
         model = load_adapter(loaded.model, self.adapter)
         _untie(model.get_base_model())
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -173,7 +190,7 @@ class _Merging:
             warnings.simplefilter("ignore")
             plain = model.merge_and_unload()
         if onto == "dequantized":
-            _transpose_again(plain, read_blueprint(self.base).conv1d_names)
+            _transpose_again(plain, read_blueprint(self.base, self.classes).conv1d_names)
         return plain.to(DTYPES[dtype]).eval(), len(layers)
 
     def _probe(self) -> dict[str, Any]:
@@ -188,6 +205,13 @@ class _Merging:
             mask[index, : len(row)] = 1
         place = self.device.torch_device
         return {"input_ids": input_ids.to(place), "attention_mask": mask.to(place)}
+
+    def _logits(self, model: Any, probe: dict[str, Any]) -> tuple[Any, Any]:
+        """Return logits in float32, and which of them count: (batch, seq, vocab) of tokens, or (batch, labels) of texts."""
+        with torch.no_grad():
+            if self.classes is not None:
+                return label_logits(model, probe), torch.ones(len(probe["input_ids"]), dtype=torch.bool)
+            return model(**probe, use_cache=False).logits.float(), probe["attention_mask"].bool()
 
     def _say(self, message: str) -> None:
         self.on_progress(Progress(phase="load", message=message))
@@ -208,17 +232,10 @@ def _untie(model: Any) -> None:
         layer.weight = torch.nn.Parameter(other.weight.detach().clone(), requires_grad=False)
 
 
-def _logits(model: Any, probe: dict[str, Any]) -> Any:
-    """Return (batch, seq, vocab) logits in float32."""
-    with torch.no_grad():
-        return model(**probe, use_cache=False).logits.float()
-
-
-def _distance(expected: Any, merged: Any, mask: Any) -> _Distance:
-    """Compare logits of (batch, seq, vocab) at the positions that are no padding."""
-    kept = mask.bool()
+def _distance(expected: Any, merged: Any, kept: Any) -> _Distance:
+    """Compare logits, (…, vocab) of tokens or (batch, labels) of texts, where `kept` says that they count."""
     p, q = expected[kept].log_softmax(-1), merged[kept].log_softmax(-1)
-    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary and averaged over tokens. It is never negative, but the
+    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary, or the labels, and averaged over tokens, or texts. It is never negative, but the
     # rounding of a sum whose terms cancel may be.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return _Distance(kl, float((expected - merged)[kept].abs().max()))
@@ -244,8 +261,8 @@ def _transpose_again(model: Any, names: Collection[str]) -> None:
             setattr(model.get_submodule(parent), leaf, conv)
 
 
-def _save(model: Any, base: Path, out: Path) -> None:
-    """Write config, generation config and safetensors, and take the tokenizer's files over as they are."""
+def _save(model: Any, base: Path, adapter: Path, out: Path) -> None:
+    """Write config, generation config and safetensors, and take the tokenizer's files over, with the adapter's template."""
     out.mkdir(parents=True, exist_ok=True)
     # A folder's path is an accident of this machine.
     model.config._name_or_path = ""
@@ -257,3 +274,5 @@ def _save(model: Any, base: Path, out: Path) -> None:
         for source in sorted(base.glob(pattern)):
             if source.is_file() and not source.name.endswith(_WEIGHTS):
                 shutil.copyfile(source, out / source.name)
+    if (adapter / TEMPLATE_FILE).is_file():
+        shutil.copyfile(adapter / TEMPLATE_FILE, out / TEMPLATE_FILE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import Labels, QuantizationRecipe
 from workers.pipelines.orders import Order
 
 
@@ -16,4 +16,6 @@ class MergeOrder(Order):
     base: str
     adapter: str
     quantization: QuantizationRecipe | None
+    #: What the adapter tells apart, where it is a classification.
+    labels: Labels | None
     spec: MergeSpec

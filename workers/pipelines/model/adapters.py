@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +35,45 @@ def write_adapter(
     base_name: str,
     base_revision: str | None,
     fan_in_fan_out: bool,
+    labels: Sequence[str] = (),
 ) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, and nothing else, into `out`.
 
     Equal arguments give equal bytes: lists and keys are sorted, and no path, time or library version is written.
-    `tensors` are stored in float32 under PEFT's own keys.
+    `tensors` are stored in float32 under PEFT's own keys. `labels` that a classification tells apart are named in the metadata
+    of the weights, as a JSON list in the order that numbers them.
     """
     config = config_of(lora, base_name=base_name, base_revision=base_revision, fan_in_fan_out=fan_in_fan_out)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).write_bytes(canonical_text(config).encode("utf-8"))
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_tensors(stored, out / WEIGHTS_FILE)
+    save_tensors(stored, out / WEIGHTS_FILE, labels=labels)
 
 
-def save_tensors(tensors: dict[str, Any], path: Path) -> None:
+def save_tensors(tensors: dict[str, Any], path: Path, *, labels: Sequence[str] = ()) -> None:
     """Write tensors of the CPU as safetensors. Raises OSError where the disk is full."""
+    named = {"labels": json.dumps(list(labels), ensure_ascii=False)} if labels else {}
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt", **named})
+        if named:
+            _sort_metadata(path)
     except SafetensorError as error:
         # The library only writes out the error of the system.
         if said := _OS_ERROR.search(str(error)):
             number = int(said[1])
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+def _sort_metadata(path: Path) -> None:
+    """Bring the texts in a file's header into one order: the library writes several in any, and equal files are to be equal bytes."""
+    with path.open("r+b") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        start = header.index(b"{", 1)
+        texts, _ = json.JSONDecoder().raw_decode(header[start:].decode("utf-8"))
+        ordered = json.dumps(texts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        file.seek(8 + start)
+        file.write(ordered)
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:

@@ -6,14 +6,20 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +30,7 @@ from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
 from workers.pipelines.model.precision import Share, shares_of
 from workers.pipelines.model.references import require_self_contained
@@ -61,6 +68,8 @@ class Blueprint:
     config: Any
     #: Full names without the output head.
     linear_names: list[str]
+    #: The modules of a classification that are none of the base's; empty for a causal language model.
+    head: list[str]
     #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
     stacked_names: list[str]
     #: The linear modules that hold their weight transposed, (in, out).
@@ -70,36 +79,41 @@ class Blueprint:
     packing: QuantizationRecipe | None
 
 
-def read_blueprint(base: Path) -> Blueprint:
+def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     """Build the model of a folder's config without memory for its weights, to look at its modules.
 
-    Raises PipelineError ("base") when the folder holds no config of a causal language model, one of an encoder, or one of
-    a base that is quantised in a way over which nothing is done.
+    With `classes` it is the one that tells them apart. Raises PipelineError ("base") when the folder holds no config of such a
+    model, or of an encoder where it is to be causal, or one of a base that is quantised in a way over which nothing is done.
     """
     packing = read_packing(base)
-    config = _read_config(base)
-    if is_encoder(config.to_dict()):
+    config = read_config(base)
+    if classes is not None:
+        configure(config, classes)
+    elif is_encoder(config.to_dict()):
         raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _maker(config).from_config(config, trust_remote_code=False)
+            model = _maker(config, classes).from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
+        what = "causal language model" if classes is None else "model for sequence classification"
         raise PipelineError(
             FailureReason.BASE,
-            f"No causal language model is known for {getattr(config, 'model_type', 'this config')!r}"
+            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
             f" ({_first_line(error)}); choose another base.",
         ) from error
     model.tie_weights()
-    head = model.get_output_embeddings()
+    output = model.get_output_embeddings()
+    head = [] if classes is None else head_modules(model, base)
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output and not is_in_head(name, head)
     }
     return Blueprint(
         config=config,
         linear_names=sorted(linear),
+        head=head,
         stacked_names=sorted(_stacked(model)),
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
@@ -148,8 +162,9 @@ def load_base(
     quantization: QuantizationRecipe | None,
     dtype: DtypeName | None = None,
     held: Literal["packed", "wide"] | None = None,
+    classes: Classes | None = None,
 ) -> LoadedBase:
-    """Load a base, frozen and in evaluation mode.
+    """Load a base, frozen and in evaluation mode; with `classes` under a fresh head that tells them apart, in float32.
 
     `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
@@ -161,26 +176,27 @@ def load_base(
     quantization = packing or quantization
     if quantization is None:
         resolved = dtype or native_dtype(base, device)
-        model = _from_pretrained(base, device, resolved, None)
+        model = _from_pretrained(base, device, resolved, None, classes)
         return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or _computable(quantization.compute_dtype, device)
+    head = [] if classes is None else read_blueprint(base, classes).head
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=DTYPES[resolved],
-        llm_int8_skip_modules=list(quantization.skipped_modules) or None,
+        llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
     )
-    model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None))
+    model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
     if packing is not None:
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
-        for parameter in model.parameters():
-            if getattr(parameter, "quant_state", None) is None:
+        for name, parameter in model.named_parameters():
+            if getattr(parameter, "quant_state", None) is None and not is_in_head(name, head):
                 parameter.data = parameter.data.to(DTYPES[resolved])
     shares = shares_of(model)
-    skipped = _skipped(model)
     states = [module.weight.quant_state for _, module in packed_modules(model)]
     numbers = sum(math.prod(state.shape) for state in states)
+    skipped = _skipped(model, head)
     if held is None:
         held = (
             "wide"
@@ -207,12 +223,16 @@ def load_base(
     return LoadedBase(model, resolved, recipe, held, shares)
 
 
-def _skipped(model: Any) -> list[str]:
-    """Return the linear modules that are not packed, by their last part where no packed one has that too."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+def _skipped(model: Any, head: Sequence[str]) -> list[str]:
+    """Return the modules of a head, and the linear ones that are not packed, by their last part where no packed one has that too."""
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not is_in_head(name, head)
+    }
     packed = {name.rpartition(".")[2] for name, module in linear.items() if _is_packed(module)}
     ends = {name: name.rpartition(".")[2] for name, module in linear.items() if not _is_packed(module)}
-    return sorted({name if end in packed else end for name, end in ends.items()})
+    return sorted({name if end in packed else end for name, end in ends.items()} | set(head))
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:
@@ -222,7 +242,7 @@ def default_recipe(device: Device) -> QuantizationRecipe:
 
 def native_dtype(base: Path, device: Device) -> DtypeName:
     """Return the stored dtype of a base, or the nearest one that the device computes in."""
-    return _computable(dtype_name(_read_config(base).dtype), device)
+    return _computable(dtype_name(read_config(base).dtype), device)
 
 
 def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:
@@ -285,29 +305,57 @@ def deprecations_silenced() -> Iterator[None]:
         yield
 
 
-def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any) -> Any:
-    config = _read_config(base)
+def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization: Any, classes: Classes | None) -> Any:
+    config = read_config(base)
+    head: list[str] = []
+    if classes is not None:
+        configure(config, classes)
+        head = read_blueprint(base, classes).head
     if quantization is None and (stored := getattr(config, "quantization_config", None)):
         config.quantization_config = {**stored, "bnb_4bit_compute_dtype": dtype}
+        if head:
+            skipped = stored.get("llm_int8_skip_modules") or []
+            config.quantization_config["llm_int8_skip_modules"] = sorted({*skipped, *head})
     try:
-        return _maker(config).from_pretrained(
-            base,
-            config=config,
-            quantization_config=quantization,
-            dtype=DTYPES[dtype],
-            device_map={"": device.torch_device},
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with _missing_weights_silenced() if classes is not None else contextlib.nullcontext():
+            model, loaded = _maker(config, classes).from_pretrained(
+                base,
+                config=config,
+                quantization_config=quantization,
+                dtype=DTYPES[dtype],
+                device_map={"": device.torch_device},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                # A base may have the head of another task.
+                ignore_mismatched_sizes=classes is not None,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise PipelineError(
             FailureReason.BASE, f"The base's weights can't be loaded ({_first_line(error)}); check its folder."
         ) from error
+    if classes is not None:
+        mismatched = [name for name, *_ in loaded["mismatched_keys"]]
+        start_head(model, head, classes, [*loaded["missing_keys"], *mismatched])
+    return model
 
 
-def _maker(config: Any) -> Any:
-    """Return what makes a model of a config: a causal language model, or the model of several parts that holds one."""
+@contextlib.contextmanager
+def _missing_weights_silenced() -> Iterator[None]:
+    """Silence the table of weights that a base's files lack, which is looked at here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _maker(config: Any, classes: Classes | None) -> Any:
+    """Return what makes a model of a config: one that tells classes apart, a causal one, or one of several parts that holds one."""
+    if classes is not None:
+        return AutoModelForSequenceClassification
     kind = type(config)
     several = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
     return AutoModelForImageTextToText if several else AutoModelForCausalLM
@@ -337,8 +385,8 @@ def _computable(dtype: DtypeName, device: Device) -> DtypeName:
     return device.compute_dtype
 
 
-def _read_config(base: Path) -> Any:
-    """The config of a base, with an implementation of attention that is chosen here and not by the base."""
+def read_config(base: Path) -> Any:
+    """Return the config of a base, with an implementation of attention that is chosen here and not by the base."""
     require_self_contained(base)
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)

@@ -20,7 +20,15 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, all_stops, configured_stops, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import (
+    Example,
+    all_stops,
+    configured_stops,
+    load_tokenizer,
+    longest_row,
+    serve_by,
+    tokenise,
+)
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
@@ -53,6 +61,8 @@ def evaluate(
     with stored_quantization_named():
         require_precision(read_blueprint(base).packing, spec.precision)
     tokenizer = load_tokenizer(base)
+    if adapter is not None:
+        serve_by(tokenizer, adapter)
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
     rows = tokenise(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
-from sdk.schemas.training import Day, QuantizationRecipe
+from sdk.schemas.training import Day, Labels, QuantizationRecipe
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
 
@@ -20,6 +20,8 @@ class EvaluationItem(Wire):
     template_date: Day
     #: Ids of the tokens that the adapter was taught to stop at, beside those of its base.
     stop_ids: list[int]
+    #: What the adapter tells apart, where it is a classification.
+    labels: Labels | None
 
 
 class EvaluationOrder(Order):

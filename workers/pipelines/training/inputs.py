@@ -12,17 +12,30 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.adapter_files import GENERATION_FILE
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
-from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.batches import SFT, Objective
+from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.rows import Row, Shape, read_rows
+from workers.pipelines.data.tokenise import (
+    Example,
+    Tokenised,
+    configured_stops,
+    load_tokenizer,
+    longest_row,
+    tokenise,
+)
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import read_blueprint, stored_quantization_named
+from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.resuming import read_checkpoint
 from workers.pipelines.training.trainer import Schedule
@@ -38,6 +51,9 @@ class Inputs:
     base: Path
     base_name: str
     base_revision: str | None
+    objective: Objective
+    #: What is told apart, of a classification.
+    classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
     tokenizer: Any
@@ -63,7 +79,14 @@ def read_inputs(
     day: date | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
-    blueprint = read_blueprint(base)
+    given = read_rows(data)
+    objective = _objective(spec, given[0].shape)
+    classes = None
+    tokenizer = load_tokenizer(base, ends=objective is SFT)
+    if objective is CLASSIFY:
+        pad = pad_token_id(read_config(base), tokenizer)
+        classes = Classes(class_names(given), pad, spec.seed)
+    blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method)
     try:
@@ -80,18 +103,14 @@ def read_inputs(
             FailureReason.SPEC,
             f"LoRA on stacked parameters ({', '.join(parameters)}) can drop no inputs; set dropout to 0, or leave them out.",
         )
-    tokenizer = load_tokenizer(base)
-    max_length, stops = longest_row(base, spec.max_length), configured_stops(base)
-    rows = tokenise(read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update={"tokenizer": _tokenizer_digest(base)}))
+    rows = _tokens(base, given, tokenizer, spec, classes, day)
+    rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))
     held_out = None
     if eval_data is not None:
-        held_out = tokenise(
-            read_rows(eval_data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops
-        )
-    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
-    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
-    lora = _lora_config(spec, targets, parameters, conv1d_names)
+        kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
+        _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
+        held_out = _tokens(base, kept, tokenizer, spec, classes, day)
+    lora = _lora_config(spec, objective, targets, parameters, blueprint)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -103,6 +122,9 @@ def read_inputs(
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else _file_digest(eval_data),
     }
+    if rows.rendering.generation is not None:
+        # Where answers stop depends on it, and it travels with the adapter.
+        configuration["generation"] = rows.rendering.generation
     if rows.rendering.template_date is not None:
         # Only of a template that writes it: the others' checkpoints are those of any day.
         configuration["template_date"] = rows.rendering.template_date
@@ -113,6 +135,8 @@ def read_inputs(
         base=base,
         base_name=base_name,
         base_revision=base_revision,
+        objective=objective,
+        classes=classes,
         rows=rows,
         held_out=held_out,
         tokenizer=tokenizer,
@@ -126,6 +150,26 @@ def read_inputs(
     )
 
 
+def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
+    """Return what rows of a shape are for. Raises PipelineError ("data") where the spec asks for something else."""
+    try:
+        name = resolve_objective(spec.objective, shape)
+    except ObjectiveError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
+    return CLASSIFY if name == "classify" else SFT
+
+
+def _tokens(
+    base: Path, rows: Sequence[Row], tokenizer: Any, spec: TrainingSpec, classes: Classes | None, day: date | None
+) -> Tokenised:
+    max_length = longest_row(base, spec.max_length)
+    if classes is not None:
+        refuse_loss_on(spec.loss_on)
+        return label_rows(rows, tokenizer, classes.names, max_length=max_length)
+    stops = configured_stops(base)
+    return tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+
+
 def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     steps_an_epoch = math.ceil(rows / spec.effective_batch)
     total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
@@ -134,15 +178,18 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
 
 
 def _lora_config(
-    spec: TrainingSpec, targets: list[str], parameters: list[str], conv1d_names: frozenset[str]
+    spec: TrainingSpec, objective: Objective, targets: list[str], parameters: list[str], blueprint: Blueprint
 ) -> LoraConfig:
+    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
+    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
     return LoraConfig(
         rank=spec.rank,
         alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
         dropout=spec.dropout,
         target_modules=targets,
         target_parameters=parameters,
-        task_type="CAUSAL_LM",
+        modules_to_save=blueprint.head,
+        task_type=objective.task_type,
         # GPT-2 holds its weights transposed, which PEFT has to be told.
         fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
     )
@@ -160,8 +207,14 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokenizer_digest(base: Path) -> str:
-    return tokenizer_digest({name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})
+def _told_by(base: Path) -> dict[str, str | None]:
+    """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
+    files = {name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()}
+    generation = base / GENERATION_FILE
+    return {
+        "tokenizer": tokenizer_digest(files),
+        "generation": _file_digest(generation) if generation.is_file() else None,
+    }
 
 
 def _token_digest(examples: Sequence[Example]) -> str:

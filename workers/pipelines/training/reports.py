@@ -36,14 +36,19 @@ class Setting:
 
 
 def training_report(
-    setting: Setting, steps: StepRecord, tensors: Mapping[str, Any], *, train_s: float, eval_loss: float | None = None
+    setting: Setting,
+    steps: StepRecord,
+    tensors: Mapping[str, Any],
+    *,
+    train_s: float,
+    held_out: Mapping[str, float] | None = None,
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`."""
+    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
     metrics = {
         "eval_loss_base": setting.eval_loss_base,
-        "eval_loss": eval_loss,
+        **{f"eval_{name}": value for name, value in (held_out or {}).items()},
         # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
         "loss": sum(last) / len(last),
         "train_s": train_s,
@@ -66,6 +71,7 @@ def training_report(
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
+        labels=None if given.classes is None else list(given.classes.names),
     )
 
 
@@ -74,6 +80,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
     given, loaded = setting.given, setting.loaded
     spec, lora = given.spec, given.lora
     return {
+        "objective": given.objective.name,
         "method": spec.method,
         "rank": lora.rank,
         "alpha": lora.alpha,
@@ -95,6 +102,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         "seed": spec.seed,
+        **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
         "optimizer": "adamw",
         "adam_beta1": BETAS[0],
         "adam_beta2": BETAS[1],

@@ -5,13 +5,12 @@ A base's template may change, and the tokenizer's end of text needn't be the end
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, RENDERING_FILE, TEMPLATE_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, RENDERING_FILE, TEMPLATE_FILE
 from sdk.schemas.wire import canonical_json
-from workers.pipelines.data.tokenise import Tokenised, all_stops
+from workers.pipelines.data.tokenise import Tokenised, all_stops, read_object
 
 #: Keys of a generation config that say how it was saved, or where a model's own one came from.
 _OF_THE_FILE = ("transformers_version", "_from_model_config")
@@ -21,23 +20,23 @@ def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> 
     """Write the files of `SERVING_FILES` that rows give rise to into `out`. Equal rows over an equal base give equal bytes.
 
     `chat_template.jinja` is the template that rendered conversations. `generation_config.json` has the settings of the
-    base, and every token that generation stops at. `rendering.json` is the part of the version's record that says the same.
+    base, and every token that generation stops at; a classification generates nothing. `rendering.json` is the part of the version's record that says the same.
     """
     if rows.template is not None:
         (out / TEMPLATE_FILE).write_bytes(rows.template.encode("utf-8"))
-    generation = {**_settings(base), "eos_token_id": all_stops(base, tokenizer, rows.rendering.stop_ids)}
-    generation.setdefault("pad_token_id", tokenizer.pad_token_id)
-    (out / GENERATION_FILE).write_bytes(canonical_json(generation))
+    if rows.shape != "text-label":
+        generation = {**_settings(base), "eos_token_id": all_stops(base, tokenizer, rows.rendering.stop_ids)}
+        generation.setdefault("pad_token_id", tokenizer.pad_token_id)
+        (out / GENERATION_FILE).write_bytes(canonical_json(generation))
     (out / RENDERING_FILE).write_bytes(rows.rendering.canonical())
 
 
 def _settings(base: Path) -> dict[str, Any]:
     """Return how a base's author generates; nothing where the file can't be taken over as it is."""
+    found = read_object(base / GENERATION_FILE) or {}
+    kept = {name: value for name, value in found.items() if name not in _OF_THE_FILE}
     try:
-        with (base / GENERATION_FILE).open("rb") as file:
-            found = json.loads(file.read(MAX_SERVING_BYTES))
-        kept = {name: value for name, value in found.items() if name not in _OF_THE_FILE}
         canonical_json(kept)
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return kept

@@ -21,12 +21,13 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import Collator, example_batches, mean_loss
-from workers.pipelines.data.tokenise import Example, Tokenised
+from workers.pipelines.data.batches import SFT, example_batches, mean_loss
+from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import DTYPES, Device, memory_errors_named
+from workers.pipelines.model.device import DTYPES, memory_errors_named
 from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
@@ -81,7 +82,9 @@ def train(
             step=rows.rows,
             total=rows.rows + rows.dropped,
             unit="rows",
-            message=_of_data(rows),
+            message=_of_data(rows)
+            if given.classes is None
+            else f"{len(given.classes.names)} labels, {rows.cut} rows cut",
         )
     )
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
@@ -105,20 +108,21 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
-    require_causal(loaded.model)
+    if given.objective is SFT:
+        require_causal(loaded.model)
     # Once the adapter is there, its own dropout is among the model's.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     model = _adapt(given, loaded)
-    _check_equals_base(model, given.rows.examples, given.tokenizer.pad_token_id, device)
+    _check_equals_base(given, model)
     _stop_if_asked(given)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
         # B is zero, so this is the loss of the bare base.
-        bare = None if given.held_out is None else _evaluate(given, model, on_progress)
+        bare = _evaluate(given, model, on_progress).get("loss")
         _stop_if_asked(given)
     setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
@@ -130,10 +134,10 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     tensors = get_peft_model_state_dict(model)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
-    eval_loss = None if given.held_out is None else _evaluate(given, model, on_progress)
+    held_out = _evaluate(given, model, on_progress)
     on_progress(Progress(phase="save", message="writing the adapter"))
     _write(given, tensors, out)
-    return training_report(setting, trainer.record, tensors, train_s=train_s, eval_loss=eval_loss)
+    return training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
 
 
 def _load(given: Inputs) -> LoadedBase:
@@ -141,7 +145,7 @@ def _load(given: Inputs) -> LoadedBase:
     quantization = default_recipe(given.device) if given.spec.method == "qlora" else None
     recorded = None if given.resumed is None else given.resumed.record.base_weights
     held = None if recorded == "native" else recorded
-    return load_base(given.base, given.device, quantization=quantization, held=held)
+    return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
 
 
 def _stop_if_asked(given: Inputs) -> None:
@@ -209,6 +213,7 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         base_name=given.base_name,
         base_revision=given.base_revision,
         fan_in_fan_out=given.lora.fan_in_fan_out,
+        labels=() if given.classes is None else given.classes.names,
     )
     write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
 
@@ -225,7 +230,8 @@ def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
         target_parameters=list(lora.target_parameters) or None,
         fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
         bias="none",
-        task_type="CAUSAL_LM",
+        modules_to_save=list(lora.modules_to_save) or None,
+        task_type=lora.task_type,
     )
     model = get_peft_model(loaded.model, config)
     for parameter in model.parameters():
@@ -250,6 +256,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         }
     )
     trainer = AdapterTrainer(
+        objective=given.objective,
         micro_rows=spec.batch_size,
         schedule=given.schedule,
         spec=spec,
@@ -266,7 +273,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         ),
         train_dataset=dataset,
         processing_class=given.tokenizer,
-        data_collator=Collator(given.tokenizer.pad_token_id),
+        data_collator=lambda rows: given.objective.collate(rows, given.tokenizer.pad_token_id),
         optimizers=optimizer_and_scheduler(trainable.values(), spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
@@ -275,16 +282,16 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     return trainer
 
 
-def _check_equals_base(model: Any, examples: list[Example], pad_id: int, device: Device) -> None:
+def _check_equals_base(given: Inputs, model: Any) -> None:
     """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
     model.eval()
-    shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
-    batch = next(example_batches(shortest, pad_id, 2, device.torch_device))
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
+    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
+    batch = next(example_batches(shortest, given.objective, pad_id, 2, place))
     with torch.no_grad():
-        adapted = model(**inputs).logits
+        adapted = given.objective.logits(model, batch)
         with model.disable_adapter():
-            bare = model(**inputs).logits
+            bare = given.objective.logits(model, batch)
     if not torch.equal(adapted, bare):
         raise PipelineError(
             FailureReason.UNTRAINED,
@@ -309,19 +316,34 @@ def _check_not_zero(tensors: dict[str, Any]) -> None:
         )
 
 
-def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> float:
-    """Return the held-out loss in nats a supervised token."""
-    assert given.held_out is not None
-    examples, rows, loss = given.held_out.examples, given.spec.batch_size, math.nan
+def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> dict[str, float]:
+    """Return the loss of held-out rows, in nats a supervised token or a label, and the scores of a classification.
+
+    Empty where there are no held-out rows.
+    """
+    if given.held_out is None:
+        return {}
+    examples, rows, found = given.held_out.examples, given.spec.batch_size, {"loss": math.nan}
     model.eval()
-    pad_id = given.tokenizer.pad_token_id
-    running = mean_loss(model, examples, pad_id, rows, given.device.torch_device)
-    for batch, loss in enumerate(running, start=1):  # noqa: B007  # the last running mean is the result
-        done = min(batch * rows, len(examples))
-        on_progress(Progress(phase="evaluate", step=done, total=len(examples), unit="rows"))
-    if not math.isfinite(loss):
-        raise diverged(given.spec, f"the held-out loss is {loss}")
-    return loss
+    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
+
+    def done(batch: int) -> None:
+        step = min(batch * rows, len(examples))
+        on_progress(Progress(phase="evaluate", step=step, total=len(examples), unit="rows"))
+
+    if given.objective is SFT:
+        # The last running mean is the result.
+        for batch, found["loss"] in enumerate(mean_loss(model, examples, pad_id, rows, place), start=1):
+            done(batch)
+    else:
+        all_of_them: list[Guess] = []
+        for batch, part in enumerate(guesses(model, examples, pad_id, rows, place), start=1):
+            all_of_them += part
+            done(batch)
+        found = scores(all_of_them)
+    if not math.isfinite(found["loss"]):
+        raise diverged(given.spec, f"the held-out loss is {found['loss']}")
+    return found
 
 
 def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:

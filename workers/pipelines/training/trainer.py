@@ -20,7 +20,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import loss_sum, micro_batches, supervised_tokens
+from workers.pipelines.data.batches import Objective, micro_batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -59,7 +59,7 @@ class Schedule:
 class StepRecord:
     """What the steps so far have measured."""
 
-    #: Mean loss in nats a supervised token of each step.
+    #: Mean loss in nats a supervised token, or a label, of each step.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     #: Tokens without padding.
@@ -79,13 +79,14 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     """Trains an adapter over already tokenised rows.
 
     The trainer's batch is the effective batch. `training_step` computes it in parts of `micro_rows` rows of like
-    length and sums their gradients, normalised once by the supervised tokens of the whole step, so that the split
+    length and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that the split
     changes memory and speed but not what is learnt.
     """
 
     def __init__(
         self,
         *,
+        objective: Objective,
         micro_rows: int,
         schedule: Schedule,
         spec: TrainingSpec,
@@ -95,6 +96,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self._objective = objective
         self._micro_rows = micro_rows
         self._schedule = schedule
         self._spec = spec
@@ -173,10 +175,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
-        tokens = supervised_tokens(inputs)
+        counted = self._objective.counted(inputs)
         loss = torch.zeros((), device=self._device.torch_device)
         for part in micro_batches(inputs, self._micro_rows):
-            share = loss_sum(model, part) / tokens
+            share = self._objective.loss_sum(model, part) / counted
             self.accelerator.backward(share)
             loss += share.detach()
         value = float(loss)

@@ -179,6 +179,11 @@ class TestWhole:
         [
             ({"modules_to_save": ["norm"]}, ["norm.weight", "norm.bias"], None),
             ({"modules_to_save": ["norm"]}, ["norm.weight"], r"0\.norm\.bias is trained, by modules_to_save"),
+            (
+                {"modules_to_save": ["norm"]},
+                ["norm.bias", "norm.original_module.weight"],
+                r"0\.norm\.weight is trained",
+            ),
             ({"modules_to_save": ["lm_head"]}, [], "modules_to_save has lm_head, and the adapter does not hold it"),
             ({"bias": "all"}, ["norm.bias", "self_attn.q_proj.base_layer.bias"], None),
             ({"bias": "all"}, ["self_attn.q_proj.bias"], r"0\.norm\.bias is trained, by bias"),

@@ -17,8 +17,8 @@ MANIFEST = Manifest(
 )
 
 
-def hand_in(targets: str, modules: list[str], parameters: list[str]) -> None:
-    spec = TrainingSpec(method="lora", rank=4, dropout=0.0, targets=targets)
+def hand_in(targets: str, modules: list[str], parameters: list[str], exclude: str | None = None) -> None:
+    spec = TrainingSpec(method="lora", rank=4, dropout=0.0, targets=targets, exclude=exclude)
     request = TrainingRequest(adapter="a", base=BaseChoice(id="b", fingerprint="b" * 64), data="d" * 64, spec=spec)
     lora = LoraConfig(rank=4, alpha=8.0, dropout=0.0, target_modules=modules, target_parameters=parameters)
     report = TrainingReport(
@@ -38,6 +38,8 @@ def test_names_are_modules_or_stacked_parameters_as_the_base_has_it() -> None:
     hand_in("experts.down_proj,q_proj", ["experts.down_proj", "q_proj"], [])
     hand_in("experts.down_proj", [], ["experts.down_proj"])
     hand_in("attention", ["q_proj"], [])
+    # What is excluded is of the modules, which are then named wholly.
+    hand_in("experts.down_proj,q_proj", ["layers.1.q_proj"], ["experts.down_proj"], exclude="layers.0.q_proj")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.pipelines.data.batches import Collator, loss_sum, supervised_tokens
+from workers.pipelines.data.batches import collate, loss_sum, supervised_tokens
 from workers.pipelines.data.tokenise import IGNORED
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_each_supervised_token(base: str, wrap: Any, request
     folder: Path = request.getfixturevalue(base)
     device = choose_device()
     model = load_base(folder, device, quantization=None).model.eval()
-    batch = {name: tensor.to(device.torch_device) for name, tensor in Collator(0)(ROWS).items()}
+    batch = {name: tensor.to(device.torch_device) for name, tensor in collate(ROWS, 0).items()}
     expected = 0.0
     with torch.no_grad():
         for row in ROWS:

@@ -128,7 +128,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def test_models_that_all_but_agree_are_never_less_than_nothing_apart() -> None:
-    mask = torch.ones(1, 8, dtype=torch.int64)
+    mask = torch.ones(1, 8, dtype=torch.bool)
     for seed in range(20):
         logits, noise = torch.randn(2, 1, 8, 512, generator=torch.Generator().manual_seed(seed))
         assert 0 <= _distance(logits, logits + 1e-6 * noise, mask).kl < 1e-6

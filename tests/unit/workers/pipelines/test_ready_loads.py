@@ -153,7 +153,7 @@ def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int, drop: bool 
 @pytest.mark.soak
 def test_what_is_ready_loads_and_what_is_not_is_refused_truly(bases: Bases, tmp_path: Path) -> None:
     went: Counter[str] = Counter()
-    for seed in range(scale(1500, share=30)):
+    for seed in range(scale(900, share=18)):
         went[held(draw(seed), bases, tmp_path / str(seed), seed=seed)] += 1
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
     assert went["ready"] > sum(went.values()) / 2, went
@@ -162,7 +162,7 @@ def test_what_is_ready_loads_and_what_is_not_is_refused_truly(bases: Bases, tmp_
 @pytest.mark.soak
 def test_a_file_without_one_of_its_tensors_is_refused_unless_it_was_a_copy(bases: Bases, tmp_path: Path) -> None:
     went: Counter[str] = Counter()
-    for seed in range(scale(1000, share=40)):
+    for seed in range(scale(600, share=24)):
         went[held(draw(seed), bases, tmp_path / str(seed), seed=seed, drop=True)] += 1
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
     assert went["dropped"] > sum(went.values()) / 2, went

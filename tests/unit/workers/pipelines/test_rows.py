@@ -47,7 +47,7 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
         ({"messages": []}, "an empty one"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
         ({"messages": [{"role": "user", "content": None}]}, "without a text"),
-        ({"text": "a", "label": 1}, "classification"),
+        ({"text": "a", "label": 1}, "text-label row among prompt rows"),
         ({"question": "a"}, "none of the shapes"),
         (["a"], "no object but a list"),
         ({"text": "other shape"}, "text row among prompt rows"),
@@ -75,3 +75,21 @@ def test_broken_json_and_no_rows_are_data_errors(tmp_path: Path) -> None:
         read_rows(path)
     with pytest.raises(PipelineError, match="can't be read"):
         read_rows(tmp_path / "missing")
+
+
+def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "blob"
+    for labels, names in (([1, 0], ["1", "0"]), (["да", "нет"], ["да", "нет"])):
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": labels}), path)
+        assert [row.fields["label"] for row in read_rows(path)] == names
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [1, None]}), path)
+    with pytest.raises(PipelineError, match="row 2 is a text row among text-label rows"):
+        read_rows(path)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0.5]}), path)
+    with pytest.raises(
+        PipelineError, match="row 1 has a `label` that is neither a text nor a whole number but a float"
+    ):
+        read_rows(path)

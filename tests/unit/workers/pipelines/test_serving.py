@@ -14,10 +14,13 @@ from transformers import AutoTokenizer, GenerationConfig
 from sdk.formats.adapter_files import SERVING_FILES
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering, TrainingReport, TrainingSpec
 from sdk.transfer import hash_file
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
+from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.training.train import train
 
 TURNS = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
@@ -61,6 +64,7 @@ def test_template_stops_and_rendering_lie_beside_the_adapter(
     said = Rendering.model_validate_json((tmp_path / "adapter" / "rendering.json").read_bytes())
     assert said == report.rendering
     assert said.templates == [hash_file(tmp_path / "adapter" / "chat_template.jinja")[0]]
+    assert said.generation == hash_file(base / "generation_config.json")[0]
     digests = {name: hash_file(base / name)[0] for name in TOKENIZER_FILES if (base / name).is_file()}
     assert said.tokenizer == tokenizer_digest(digests)
 
@@ -87,6 +91,16 @@ def test_settings_of_a_base_that_are_none_are_not_taken_over(
     }
 
 
+@pytest.mark.parametrize("settings", ["[]", "null", "[" * 100_000])
+def test_settings_that_no_library_can_read_are_a_fault_of_the_base(
+    base: Path, pairs: Path, tmp_path: Path, settings: str
+) -> None:
+    (base / "generation_config.json").write_text(settings)
+    with pytest.raises(PipelineError, match="The base's weights can't be loaded") as caught:
+        trained(base, pairs, tmp_path / "adapter")
+    assert caught.value.reason is FailureReason.BASE
+
+
 def test_a_push_takes_them_along_but_none_that_is_too_large(
     base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -101,6 +115,11 @@ def test_a_push_takes_them_along_but_none_that_is_too_large(
     assert packed() == (set(SERVING_FILES), [])
     (tmp_path / "adapter" / "chat_template.jinja").write_text("x" * (1024 * 1024 + 1))
     assert packed() == ({"generation_config.json", "rendering.json"}, ["chat_template.jinja"])
+    (tmp_path / "adapter" / "chat_template.jinja").unlink()
+    # As older releases of transformers save it.
+    (tmp_path / "adapter" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert packed() == (set(SERVING_FILES), ["tokenizer_config.json"])
+    assert (tmp_path / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def test_a_merged_model_stops_where_its_adapter_was_taught_to(
@@ -117,3 +136,28 @@ def test_a_merged_model_stops_where_its_adapter_was_taught_to(
     )
     stops = GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == stops
+
+
+def test_an_adapter_is_scored_and_merged_with_its_own_template(
+    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = write_jsonl([{"messages": TURNS}] * 4)
+    trained(base, rows, tmp_path / "adapter")
+    template = tmp_path / "adapter" / "chat_template.jinja"
+    quiet: dict[str, Any] = {"quantization": None, "on_progress": lambda progress: None}
+    spec = EvaluationSpec(generate_rows=0)
+
+    def tokens() -> float:
+        return evaluate(base=base, adapter=tmp_path / "adapter", data=rows, spec=spec, **quiet).metrics["tokens"]
+
+    before = tokens()
+    template.write_text("Hello! " + template.read_text())
+    assert tokens() > before
+    merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged", spec=MergeSpec(), **quiet)
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template.read_text()
+    template.write_bytes(b"\xff")
+    with pytest.raises(PipelineError, match="is no text in UTF-8"):
+        tokens()
+    (tmp_path / "adapter" / "generation_config.json").write_text("[" * 100_000)
+    template.unlink()
+    assert tokens() == before

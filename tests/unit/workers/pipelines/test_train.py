@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.errors import PipelineError
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
@@ -249,13 +251,17 @@ def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def minimise(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any, Any], Any]) -> None:
+    """Let trainings minimise something else."""
+    changed = replace(SFT, loss_sum=loss)
+    for module in ("inputs", "train"):
+        monkeypatch.setattr(f"workers.pipelines.training.{module}.SFT", changed)
+
+
 def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.trainer as module
-
-    true_loss = module.loss_sum
-    monkeypatch.setattr(module, "loss_sum", lambda model, batch: true_loss(model, batch) * math.nan)
+    minimise(monkeypatch, lambda model, batch: loss_sum(model, batch) * math.nan)
     with pytest.raises(PipelineError, match="loss is nan at step 1") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "diverged"
@@ -268,20 +274,16 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
 def test_gradients_that_reach_no_matrix_end_the_job(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.trainer as module
-
-    true_loss = module.loss_sum
-
     def cut(model: Any, batch: Any) -> Any:
         """The gradient of the second layer only, as when a layer's backward pass stops."""
         layer = model.get_base_model().model.layers[1]
         hook = layer.register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
         try:
-            return true_loss(model, batch)
+            return loss_sum(model, batch)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(module, "loss_sum", cut)
+    minimise(monkeypatch, cut)
     with pytest.raises(PipelineError, match=r"No gradient reaches 4 of 16 adapter matrices .*layers\.0\.") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "untrained"

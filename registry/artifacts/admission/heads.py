@@ -1,0 +1,72 @@
+"""The head of a classification: none of the base's, so its shapes follow from the base's width and from what is told apart.
+
+>>> head = [TensorFacts("base_model.model.score.weight", "F32", (3, 64), zero=False)]
+>>> judge_head(head, BaseShapes({}), {"hidden_size": 64}, labels=3)
+>>> judge_head(head, BaseShapes({}), {"hidden_size": 64}, labels=2)
+Traceback (most recent call last):
+registry.errors.Verification: no matrix of the head has a row for each of 2 labels (it has base_model.model.score.weight of 3×64); save the adapter again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from registry.artifacts.admission.expected_shapes import BaseShapes
+from registry.artifacts.admission.inspection import TensorFacts
+from registry.errors import Verification
+from sdk.formats.adapter_files import base_parameter, lora_key
+
+#: As transformers calls heads, and PEFT saves them unasked. A base may have one of another task, which is replaced.
+_HEADS = ("classifier", "score")
+#: As configs call the width of what a head is given.
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+
+
+def is_head(parameter: str) -> bool:
+    """Whether a parameter of a model for sequence classification is the head's by its name."""
+    return parameter.partition(".")[0] in _HEADS
+
+
+def judge_head(
+    tensors: Iterable[TensorFacts], base: BaseShapes, config: Mapping[str, Any], *, labels: int | None
+) -> None:
+    """Check the head among an adapter's tensors; `labels` is None where nobody has recorded how many there are.
+
+    Raises Verification where there is none, or one that fits neither the base's width nor the labels.
+    """
+    whole = ((base_parameter(tensor.name), tensor) for tensor in tensors if lora_key(tensor.name) is None)
+    head = [tensor for name, tensor in whole if name is not None and (is_head(name) or not base.shapes(name))]
+    matrices = [tensor for tensor in head if len(tensor.shape) == 2]
+    if not matrices:
+        raise Verification(
+            "the adapter tells labels apart and has no head, which would be random whenever it is loaded; save it again "
+            "with modules_to_save that name the head"
+        )
+    width = _width(config)
+    for tensor in head:
+        # Each matrix is given what the base hands over, or what another one makes of it.
+        given = {width, *(other.shape[0] for other in matrices if other is not tensor)}
+        if len(tensor.shape) not in (1, 2) or (width is not None and tensor.shape[-1] not in given):
+            raise Verification(
+                f"tensor {tensor.name!r} is {_shape(tensor)}, which fits no head over a base that is {width or 'so'} wide; "
+                "the adapter belongs to another base"
+            )
+    if labels is not None and not any(tensor.shape[0] == labels for tensor in matrices):
+        shown = ", ".join(f"{tensor.name} of {_shape(tensor)}" for tensor in matrices[:2])
+        raise Verification(
+            f"no matrix of the head has a row for each of {labels} labels (it has {shown}); save the adapter again"
+        )
+
+
+def _width(config: Mapping[str, Any]) -> int | None:
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in _WIDTHS:
+            if type(part.get(name)) is int:
+                return int(part[name])
+    return None
+
+
+def _shape(tensor: TensorFacts) -> str:
+    return "×".join(map(str, tensor.shape))

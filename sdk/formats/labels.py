@@ -1,0 +1,61 @@
+"""Labels of a classification: names that each of two looks the same only if it is the same, in one order everywhere.
+
+>>> label_name(3), label_name("spam"), ordered({"10", "9"}), ordered({"b", "10", "9"})
+('3', 'spam', ['9', '10'], ['10', '9', 'b'])
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection
+from typing import Any
+
+MAX_LABELS, MAX_LABEL_CHARACTERS = 1000, 100
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
+
+
+def label_name(value: Any) -> str:
+    """Return the name of a row's label: a text, or a whole number, which is named by its digits. Raises ValueError.
+
+    Texts are brought into Unicode's form NFC, in which letters with accents have one spelling.
+    """
+    if value is None:
+        raise ValueError("has no `label`")
+    if type(value) is int:
+        return _checked(str(value))
+    if not isinstance(value, str):
+        raise ValueError(f"has a `label` that is neither a text nor a whole number but a {type(value).__name__}")
+    return _checked(unicodedata.normalize("NFC", value))
+
+
+def _checked(name: str) -> str:
+    if not name.strip():
+        raise ValueError("has an empty `label`")
+    if name != name.strip():
+        raise ValueError(f"has a `label` with blanks around it, {name[:MAX_LABEL_CHARACTERS]!a}")
+    if len(name) > MAX_LABEL_CHARACTERS:
+        raise ValueError(f"has a `label` of more than {MAX_LABEL_CHARACTERS} characters")
+    if not name.isprintable():
+        raise ValueError(f"has a `label` with characters that can't be shown, {name!a}")
+    return name
+
+
+def ordered(labels: Collection[str]) -> list[str]:
+    """Return distinct labels in the order that numbers them from 0: whole numbers by size, names by their characters."""
+    distinct = set(labels)
+    if all(_WHOLE.fullmatch(label) for label in distinct):
+        return sorted(distinct, key=int)
+    return sorted(distinct)
+
+
+def classes_of(labels: Collection[str]) -> list[str]:
+    """Return the labels that a training on these rows tells apart, in their order. Raises ValueError for too few or many."""
+    found = ordered(labels)
+    if len(found) == 1:
+        raise ValueError(f"all rows have the label {found[0]!r}, of which nothing can be learnt; add rows of another")
+    if len(found) > MAX_LABELS:
+        raise ValueError(
+            f"the rows have {len(found)} different labels, and at most {MAX_LABELS} are told apart; see whether `label` is the right column"
+        )
+    return found

@@ -1,0 +1,220 @@
+"""What becomes of a classification that was trained: scored, merged, and loaded again by plain transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from support import encoders, tiny
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
+from registry.artifacts.admission.rules import judge
+from registry.errors import Verification
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.merge import merge
+from workers.pipelines.scoring.evaluate import evaluate
+from workers.pipelines.scoring.labels import evaluate_labels
+from workers.pipelines.training.train import train
+
+TEXTS = [row["text"] for row in encoders.topic_rows(seed=200, count=9)]
+KINDS = {
+    "bert": ("lora", lambda folder: encoders.save_bert(folder, pooler=False)),
+    "roberta": ("qlora", encoders.save_roberta),
+    "llama": ("lora", tiny.save_llama),
+}
+
+
+class Trained(NamedTuple):
+    """A base, its adapter, and what was said of it."""
+
+    base: Path
+    adapter: Path
+    report: TrainingReport
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp(request.param)
+    method, save = KINDS[request.param]
+    base = save(folder / "base")
+    encoders.write_topics(folder / "heldout.jsonl", seed=100, count=24)
+    report = train(
+        base=base,
+        base_name="tiny",
+        base_revision=None,
+        data=encoders.write_topics(folder / "rows.jsonl"),
+        eval_data=folder / "heldout.jsonl",
+        out=folder / "out",
+        spec=TrainingSpec(
+            method=method, targets="all-linear", rank=4, max_steps=30, batch_size=6, grad_accum=2, lr=5e-3
+        ),
+        on_progress=lambda progress: None,
+    )
+    return Trained(base, folder / "out", report, folder)
+
+
+def score(made: Trained, data: Path, **spec: Any) -> EvaluationReport:
+    assert made.report.labels is not None
+    return evaluate_labels(
+        base=made.base,
+        adapter=made.adapter,
+        quantization=made.report.quantization,
+        labels=made.report.labels,
+        data=data,
+        spec=EvaluationSpec(**spec),
+        on_progress=lambda progress: None,
+    )
+
+
+def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
+    report = score(made, made.folder / "heldout.jsonl", keep_samples=3)
+    for name in ("loss", "accuracy", "macro_f1"):
+        assert report.metrics[name] == pytest.approx(made.report.metrics[f"eval_{name}"], abs=1e-5)
+    assert report.metrics["rows"] == 24
+    rows = encoders.topic_rows(seed=100, count=3)
+    assert [(sample.prompt, sample.reference) for sample in report.samples] == [
+        (row["text"], row["label"]) for row in rows
+    ]
+    assert {sample.completion for sample in report.samples} <= set(made.report.labels or ())
+
+
+def test_rows_that_it_was_not_trained_for_are_refused(made: Trained, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "pear", "label": "fruit"}\n{"text": "a cow", "label": "animal"}\n')
+    with pytest.raises(PipelineError, match="line 2 has the label 'animal', which no row of the training has"):
+        score(made, data)
+    with pytest.raises(PipelineError, match="leave loss_on out"):
+        score(made, made.folder / "heldout.jsonl", loss_on="all")
+    data.write_text('{"text": "pear"}\n')
+    with pytest.raises(PipelineError, match="'classify' needs rows of"):
+        score(made, data)
+
+
+def test_rows_with_labels_score_no_causal_model(tmp_path: Path) -> None:
+    base = tiny.save_llama(tmp_path / "base")
+    data = encoders.write_topics(tmp_path / "rows.jsonl")
+    with pytest.raises(PipelineError, match="learnt as labels of whole texts") as caught:
+        evaluate(
+            base=base,
+            adapter=None,
+            quantization=None,
+            data=data,
+            spec=EvaluationSpec(),
+            on_progress=lambda progress: None,
+        )
+    assert caught.value.reason == "data"
+
+
+def merged(made: Trained, out: Path, **spec: Any) -> MergeReport:
+    return merge(
+        base=made.base,
+        adapter=made.adapter,
+        quantization=made.report.quantization,
+        labels=made.report.labels,
+        out=out,
+        spec=MergeSpec(**spec),
+        on_progress=lambda progress: None,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_merged_classification_is_loaded_by_plain_transformers(made: Trained, tmp_path: Path) -> None:
+    report = merged(made, tmp_path / "out", onto="original")
+    model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] | info["mismatched_keys"] | info["unexpected_keys"]
+    assert model.config.id2label == dict(enumerate(made.report.labels or ()))
+    assert model.config.label2id == {"fruit": 0, "tool": 1, "weather": 2}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False)
+    base = AutoModelForSequenceClassification.from_pretrained(made.base, num_labels=3)
+    base.config.pad_token_id = model.config.pad_token_id
+    adapted = PeftModel.from_pretrained(base, made.adapter).eval()
+    with torch.no_grad():
+        expected = adapted(**batch).logits
+        assert torch.allclose(model.eval()(**batch).logits, expected, atol=1e-4)
+    if made.report.quantization is None:
+        assert report.metrics["logit_kl_original"] < 1e-6
+    said = pipeline("text-classification", model=model, tokenizer=tokenizer)(TEXTS)
+    assert [found["label"] for found in said] == [(made.report.labels or [])[n] for n in expected.argmax(-1).tolist()]
+    head = load_file(made.adapter / "adapter_model.safetensors")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    for name, tensor in head.items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, stored[name.removeprefix("base_model.model.")])
+
+
+def test_over_four_bits_the_nearer_base_is_kept(made: Trained, tmp_path: Path) -> None:
+    if made.report.quantization is None:
+        pytest.skip("its base was not quantised")
+    report = merged(made, tmp_path / "out")
+    assert report.onto == "dequantized"
+    assert report.metrics["logit_kl_dequantized"] < min(1e-4, report.metrics["logit_kl_original"])
+
+
+class TestGate:
+    """What a training writes passes, and what was changed in it does not."""
+
+    def facts(self, made: Trained, tmp_path: Path) -> tuple[WeightFacts, ConfigFacts, dict[str, Any]]:
+        base = scan_base(made.base, cache=Cache(tmp_path / "cache")).registration
+        staging = tmp_path / "staging"
+        staging.mkdir()
+        package = pack_adapter(
+            made.adapter, base_id="tiny", base_revision=None, base_fingerprint="f" * 64, staging=staging
+        )
+        weights = made.adapter / "adapter_model.safetensors"
+        with weights.open("rb") as file, (staging / "adapter_config.json").open("rb") as config:
+            return (
+                inspect_weights(file, size_bytes=weights.stat().st_size),
+                inspect_config(config),
+                {"lora": package.lora, "base_tensors": base.tensors, "base_config": base.config},
+            )
+
+    def test_what_was_trained_passes_without_a_warning(self, made: Trained, tmp_path: Path) -> None:
+        weights, config, about = self.facts(made, tmp_path)
+        assert about["lora"] == made.report.lora
+        assert judge(weights, config, labels=3, **about) == []
+        assert judge(weights, config, **about) == []
+
+    def test_another_number_of_labels_or_width_does_not(self, made: Trained, tmp_path: Path) -> None:
+        weights, config, about = self.facts(made, tmp_path)
+        with pytest.raises(Verification, match="no matrix of the head has a row for each of 4 labels"):
+            judge(weights, config, labels=4, **about)
+        about["base_config"] = {**about["base_config"], "hidden_size": 48}
+        with pytest.raises(Verification, match="fits no head over a base that is 48 wide"):
+            judge(weights, config, labels=3, **about)
+
+    def test_without_its_head_it_would_be_random(self, made: Trained, tmp_path: Path) -> None:
+        weights, config, about = self.facts(made, tmp_path)
+        kept = [tensor for tensor in weights.tensors() if "lora_" in tensor.name]
+        with pytest.raises(Verification, match="has no head, which would be random"):
+            judge(WeightFacts.of(kept), config, labels=3, **about)
+
+    def test_the_record_says_what_the_config_does(self, made: Trained, tmp_path: Path) -> None:
+        weights, config, about = self.facts(made, tmp_path)
+        other = {**about, "lora": about["lora"].model_copy(update={"task_type": "CAUSAL_LM"})}
+        with pytest.raises(Verification, match="disagree on task_type"):
+            judge(weights, config, labels=3, **other)
+        causal = config.model_copy(update={"task_type": "CAUSAL_LM"})
+        other["base_config"] = {"model_type": "llama"}
+        with pytest.raises(Verification, match="the record names labels"):
+            judge(weights, causal, labels=3, **other)
+
+
+def test_the_recipe_of_a_head_is_read_back(made: Trained) -> None:
+    recipe = made.report.quantization
+    if recipe is not None:
+        assert QuantizationRecipe.model_validate_json(json.dumps(recipe.model_dump())) == recipe
+        assert recipe.skipped_modules == ["classifier"]

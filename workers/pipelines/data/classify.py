@@ -1,0 +1,97 @@
+"""Batches of rows with labels, what is minimised over them, and scores of what a model makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from workers.pipelines.data.batches import Batch, Objective, example_batches
+from workers.pipelines.data.tokenise import Example
+
+
+def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> Batch:
+    """Return input_ids and attention_mask, (batch, seq), the longest row first, padded on the right; and labels, (batch,)."""
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    shape = (len(ordered), len(ordered[0]["input_ids"]))
+    input_ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.int64)
+    for index, row in enumerate(ordered):
+        length = len(row["input_ids"])
+        input_ids[index, :length] = torch.tensor(row["input_ids"])
+        mask[index, :length] = 1
+    return {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "labels": torch.tensor([row["labels"][0] for row in ordered]),
+    }
+
+
+def label_logits(model: Any, batch: Batch) -> Any:
+    """Return (batch, labels) logits in float32."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+
+
+def _loss_sum(model: Any, batch: Batch) -> Any:
+    """Return the summed cross-entropy in nats over a batch's rows, a float32 scalar with its graph."""
+    return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum")
+
+
+#: The loss is a mean over rows.
+CLASSIFY = Objective(
+    "classify",
+    task_type="SEQ_CLS",
+    collate=collate,
+    counted=lambda batch: len(batch["labels"]),
+    loss_sum=_loss_sum,
+    logits=label_logits,
+)
+
+
+class Guess(NamedTuple):
+    """What a model made of one row."""
+
+    example: Example
+    #: Number of the label that it finds likeliest.
+    guessed: int
+    #: In nats.
+    loss: float
+
+    @property
+    def label(self) -> int:
+        """The row's own."""
+        return self.example.labels[0]
+
+
+def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[list[Guess]]:
+    """Yield what a model makes of rows, batch by batch, the longest first."""
+    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    start = 0
+    for batch in example_batches(ordered, CLASSIFY, pad_id, rows, device):
+        with torch.no_grad():
+            logits = label_logits(model, batch)
+        losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+        part = ordered[start : start + len(losses)]
+        start += len(losses)
+        yield [
+            Guess(example, guessed, loss)
+            for example, guessed, loss in zip(part, logits.argmax(-1).tolist(), losses.tolist(), strict=True)
+        ]
+
+
+def scores(found: Sequence[Guess]) -> dict[str, float]:
+    """Return loss in nats a row, accuracy, and the mean F1 of the labels that occur in the rows or among the guesses.
+
+    F1 = 2·TP / (2·TP + FP + FN) of each label, each counted alike: macro-F1 as `sklearn.metrics.f1_score` has it.
+    """
+    hits = Counter(guess.label for guess in found if guess.guessed == guess.label)
+    of_rows, guessed = Counter(guess.label for guess in found), Counter(guess.guessed for guess in found)
+    occurring = of_rows.keys() | guessed.keys()
+    f1 = [2 * hits[label] / (of_rows[label] + guessed[label]) for label in occurring]
+    return {
+        "loss": math.fsum(guess.loss for guess in found) / len(found),
+        "accuracy": sum(hits.values()) / len(found),
+        "macro_f1": math.fsum(f1) / len(f1),
+    }

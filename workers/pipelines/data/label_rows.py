@@ -1,0 +1,72 @@
+"""Rows of {text, label} to token ids with the number of their label, before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sdk.formats.labels import classes_of
+from sdk.formats.rows import Row
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import Rendering
+from workers.pipelines.data.tokenise import Example, LossOn, Tokenised
+from workers.pipelines.errors import PipelineError
+
+
+def class_names(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return what a training on rows tells apart, in the order that numbers it. Raises PipelineError ("data")."""
+    try:
+        return tuple(classes_of({row.fields["label"] for row in rows}))
+    except ValueError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
+
+
+def refuse_loss_on(loss_on: LossOn | None) -> None:
+    """Raise PipelineError ("spec") where part of a text is to be learnt, of which a classification learns none."""
+    if loss_on is not None:
+        raise PipelineError(
+            FailureReason.SPEC, "The loss of a classification is that of its labels; leave loss_on out."
+        )
+
+
+def pad_token_id(config: Any, tokenizer: Any) -> int:
+    """Return the token that pads rows: that of the base's config, by which others load the base, or else the tokenizer's.
+
+    The tokenizer pads with it from then on.
+    """
+    said = config.get_text_config().pad_token_id
+    if type(said) is int and 0 <= said < len(tokenizer) and said != tokenizer.pad_token_id:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(said)
+    return int(tokenizer.pad_token_id)
+
+
+def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max_length: int) -> Tokenised:
+    """Return texts as the tokenizer writes them, special tokens included, each with the number of its label.
+
+    A text of more than `max_length` tokens is cut at its end, before the special token that may stand there. Raises
+    PipelineError ("data") for texts of which nothing is left.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    examples: list[Example] = []
+    cut, empty = 0, []
+    # Others may have set it to the beginning.
+    tokenizer.truncation_side = "right"
+    for row in rows:
+        text, label = row.fields["text"], row.fields["label"]
+        ids = tokenizer(text)["input_ids"]
+        if len(ids) > max_length:
+            ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+            cut += 1
+        # A decoder reads its answer off the last token that is no padding, whoever runs it.
+        while ids and ids[-1] == tokenizer.pad_token_id:
+            ids = ids[:-1]
+        if not ids:
+            empty.append(row.where)
+            continue
+        examples.append(Example(ids, [numbers[label]], [], text, label))
+    if empty:
+        raise PipelineError(
+            FailureReason.DATA,
+            f"{len(empty)} texts have no token for this base (first: {empty[0]}); remove their rows.",
+        )
+    return Tokenised(examples, "text-label", "label", len(examples), 0, cut, Rendering(), None)

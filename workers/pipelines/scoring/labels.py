@@ -1,0 +1,96 @@
+"""Score a classification on rows: how many labels it finds, and how well each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transformers import set_seed
+
+from sdk.formats.objectives import ObjectiveError, resolve_objective
+from sdk.lora.stored_quantization import require_precision
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.classifier import Classes
+from workers.pipelines.model.device import choose_device, memory_errors_named
+from workers.pipelines.model.loading import load_base, read_blueprint, read_config, stored_quantization_named
+
+
+def evaluate_labels(
+    *,
+    base: Path,
+    adapter: Path,
+    quantization: QuantizationRecipe | None,
+    labels: Sequence[str],
+    data: Path,
+    spec: EvaluationSpec,
+    on_progress: Callable[[Progress], None],
+) -> EvaluationReport:
+    """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
+
+    The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label that was
+    found as their completion. Raises PipelineError.
+    """
+    started = time.perf_counter()
+    on_progress(Progress(phase="data", message="reading and tokenising rows"))
+    refuse_loss_on(spec.loss_on)
+    rows = read_rows(data, known_labels=labels)
+    try:
+        resolve_objective("classify", rows[0].shape)
+    except ObjectiveError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
+    tokenizer = load_tokenizer(base, ends=False)
+    classes = Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
+    with stored_quantization_named():
+        require_precision(read_blueprint(base, classes).packing, spec.precision)
+    found = label_rows(rows, tokenizer, labels, max_length=longest_row(base, spec.max_length))
+    device = choose_device()
+    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
+        on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
+        set_seed(spec.seed)
+        loaded = load_base(base, device, quantization=quantization, classes=classes)
+        model = load_adapter(loaded.model, adapter)
+        begun, guessed, total = time.perf_counter(), list[Guess](), len(found.examples)
+        for part in guesses(model, found.examples, classes.pad_token_id, spec.batch_size, device.torch_device):
+            guessed += part
+            left_s = (time.perf_counter() - begun) / len(guessed) * (total - len(guessed))
+            on_progress(Progress(phase="evaluate", step=len(guessed), total=total, unit="rows", eta_s=left_s))
+        took_s = time.perf_counter() - begun
+    metrics = scores(guessed)
+    if not math.isfinite(metrics["loss"]):
+        raise PipelineError(
+            FailureReason.DIVERGED,
+            f"The loss on these rows is {metrics['loss']}; train again with a lower learning rate.",
+        )
+    metrics |= {
+        "rows": float(found.rows),
+        "tokens": float(found.tokens),
+        "tokens_per_s": found.tokens / took_s,
+        "eval_s": time.perf_counter() - started,
+        "peak_memory_bytes": float(device.peak_memory_bytes()),
+    }
+    by_example = {id(guess.example): guess for guess in guessed}
+    return EvaluationReport(
+        metrics=metrics,
+        precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
+        samples=[
+            Sample(
+                prompt=example.prompt.replace("\0", "\ufffd"),
+                reference=example.reference,
+                completion=labels[by_example[id(example)].guessed],
+            )
+            for example in found.examples[: spec.keep_samples]
+        ],
+        libraries=library_versions(),
+    )

@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -107,6 +107,7 @@ __all__ = [
     "set_alias",
     "submit_evaluation",
     "submit_merge",
+    "submit_preview",
     "submit_training",
     "versions",
     "workers",
@@ -175,16 +176,20 @@ def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineag
 
 
 def preview(
-    file: str | Path,
+    file: str | Path | None = None,
     *,
-    base: str | Path,
+    of: str | None = None,
+    base: str | Path | None = None,
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
-    max_length: int = 1024,
+    max_length: int | None = None,
+    on_job: Callable[[Job[Preview]], object] | None = None,
 ) -> Preview:
-    """Say what a training would learn of rows. See `Client.preview`."""
-    return _client().preview(file, base=base, rows=rows, row=row, loss_on=loss_on, max_length=max_length)
+    """Say what a training would learn of rows, or has learnt. See `Client.preview`."""
+    return _client().preview(
+        file, of=of, base=base, rows=rows, row=row, loss_on=loss_on, max_length=max_length, on_job=on_job
+    )
 
 
 def promote(ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
@@ -267,6 +272,32 @@ def submit_merge(
 ) -> Job[MergedModel]:
     """Submit the merge of a version into its base; returns at once. See `Client.submit_merge`."""
     return _client().submit_merge(ref, priority=priority, idempotency_key=idempotency_key, **spec)
+
+
+def submit_preview(
+    file: str | Path | None = None,
+    *,
+    of: str | None = None,
+    base: str | Path | None = None,
+    rows: int = 3,
+    row: int | None = None,
+    loss_on: Literal["completion", "assistant", "all"] | None = None,
+    max_length: int | None = None,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+) -> Job[Preview]:
+    """Let a worker do what `preview` does; returns at once. See `Client.submit_preview`."""
+    return _client().submit_preview(
+        file,
+        of=of,
+        base=base,
+        rows=rows,
+        row=row,
+        loss_on=loss_on,
+        max_length=max_length,
+        priority=priority,
+        idempotency_key=idempotency_key,
+    )
 
 
 def submit_training(

@@ -36,7 +36,7 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.data_preview import preview_data
+from sdk.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
 from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
@@ -127,6 +127,7 @@ class Client:
         self.cache = Cache(cache)
         #: Connections to the storage, kept from one file to the next.
         self.http = HttpClient(self.reach)
+        self._on_transfer = on_transfer
         self._pusher = Pusher(self.transport, self.cache, on_transfer)
         self._submitter = JobSubmitter(self.transport, self._pusher)
         self._puller = Puller(
@@ -237,23 +238,38 @@ class Client:
 
     def preview(
         self,
-        file: str | Path,
+        file: str | Path | None = None,
         *,
-        base: str | Path,
+        of: str | None = None,
+        base: str | Path | None = None,
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
-        max_length: int = 1024,
+        max_length: int | None = None,
+        on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
         """What a training over `base` would learn of the first `rows` rows of a file, or of its `row` alone, counted from 1.
 
-        `base` is a folder, or a registered base whose files lie on this machine; only its tokenizer is loaded, in a process
-        of its own. The other options are those of a training. Raises NotFound without the file, the base or the row;
-        InvalidData, InvalidBase, InvalidInput with what the training would be refused for; TimedOut; Unavailable without the
-        worker's extra.
+        Or, `of` a version, what its training has learnt of the rows of its dataset: base, date and the rest are those of its
+        record. `base` is a folder, or a registered base whose files lie on this machine; only its tokenizer is loaded, in a
+        process of its own. The other options are those of a training. Without the worker's extra, or the files of a
+        version's base, a job does it, as of `submit_preview`, which is waited for; `on_job` is called with it before. Raises NotFound without the file, the
+        version, its dataset, the base or the row; InvalidData, InvalidBase, InvalidInput with what the training would be
+        refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an embedded registry.
         """
-        spec = build(TrainingSpec, loss_on=loss_on, max_length=max_length)
-        return preview_data(self.transport, self.cache, file, spec, base=base, rows=rows, row=row)
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
+        if self.config.home is None and not can_be_here(self.transport, self.cache, found):
+            view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
+            job: Job[Preview] = Job(view, self)
+            if on_job is not None:
+                on_job(job)
+            return job.result()
+        if isinstance(found, RowsOfFile):
+            return preview_file(self.transport, self.cache, found, rows=rows, row=row)
+        return preview_version(
+            self.transport, self.cache, found, rows=rows, row=row, http=self.http, on_transfer=self._on_transfer
+        )
 
     # Jobs.
 
@@ -313,6 +329,28 @@ class Client:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
         terms, checked = JobTerms(priority), build(MergeSpec, **spec)
         return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
+
+    def submit_preview(
+        self,
+        file: str | Path | None = None,
+        *,
+        of: str | None = None,
+        base: str | Path | None = None,
+        rows: int = 3,
+        row: int | None = None,
+        loss_on: Literal["completion", "assistant", "all"] | None = None,
+        max_length: int | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Job[Preview]:
+        """Let a worker do what `preview` does, and return at once. The file is added as a dataset, a base in a folder registered.
+
+        At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
+        """
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
+        view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
+        return Job(view, self)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""

@@ -1,72 +1,214 @@
-"""What a training would learn of rows, said by the code that a training uses, in a program of the worker's beside this one."""
+"""What a training would learn of rows, or has learnt, said by the code that a training uses, in a program of the worker's beside this one."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from sdk.api import bases
+from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.errors import AdapterctlError, InvalidBase, InvalidData, NotFound, TimedOut, Unavailable
+from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
-from sdk.formats.refs import is_folder
+from sdk.formats.refs import BadRefError, is_folder, namespace_of, parse_digest
 from sdk.pulling.cache import Cache
+from sdk.pulling.dataset_file import dataset_file
+from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.http import HttpClient
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pusher import no_such_base
+from sdk.schemas.artifacts import Transfer
+from sdk.schemas.catalog import BaseView, VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import read
 from sdk.validation import build, check_data
-from sdk.worker_program import require_libraries, run_program
+from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
 #: Its libraries alone take some seconds to load, on a cold disk a minute.
 _PATIENCE_S = 300.0
 _BYTES_PER_S = 1_000_000
+_LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
 
 
-def preview_data(
+@dataclass(frozen=True)
+class RowsAsked:
+    """Which rows of a dataset are asked for, and how they are rendered."""
+
+    #: What messages call the dataset.
+    label: str
+    loss_on: Any
+    max_length: int
+    #: What a template that asks for the date is told.
+    day: str
+    rows: int
+    row: int | None
+
+
+@dataclass(frozen=True)
+class RowsOfFile:
+    """Rows of a file as a training over a base would be given them."""
+
+    file: str | Path
+    base: str | Path
+    spec: TrainingSpec
+
+
+def preview_asked(
+    file: str | Path | None,
+    *,
+    of: str | None,
+    base: str | Path | None,
+    loss_on: Literal["completion", "assistant", "all"] | None,
+    max_length: int | None,
+) -> RowsOfFile | str:
+    """Return the rows of a file that are meant, or the ref of the version. Raises InvalidInput for both, or neither."""
+    if (file is None) == (of is None):
+        raise InvalidInput(
+            "give either a file of rows, or a version of which the rows are meant with --of", param="file"
+        )
+    said = {"base": base, "loss_on": loss_on, "max_length": max_length}
+    given = {name: value for name, value in said.items() if value is not None}
+    if of is not None:
+        if given:
+            raise InvalidInput(
+                f"{' and '.join(given)} of a version stand in its record; leave out {'it' if len(given) == 1 else 'them'}",
+                param=next(iter(given)),
+            )
+        return of
+    if file is None or base is None:
+        raise InvalidInput("say with --base over which base the rows would be trained", param="base")
+    given.pop("base")
+    return RowsOfFile(file, base, build(TrainingSpec, **given))
+
+
+def preview_file(transport: Transport, cache: Cache, given: RowsOfFile, *, rows: int, row: int | None) -> Preview:
+    """Return what a training would learn of the first `rows` rows of a file, or of one; see `Client.preview`."""
+    data = check_data(given.file, param="file")
+    found = _find_base(transport, cache, given.base)
+    asked = RowsAsked(
+        label=str(data.path),
+        loss_on=given.spec.loss_on,
+        max_length=given.spec.max_length,
+        day=_today(),
+        rows=rows,
+        row=row,
+    )
+    require_libraries(_LIBRARIES, doing="previewing rows")
+    return _render(asked, data.path, found)
+
+
+def preview_version(
     transport: Transport,
     cache: Cache,
-    file: str | Path,
-    spec: TrainingSpec,
+    version: VersionView,
     *,
-    base: str | Path,
     rows: int,
     row: int | None,
+    http: HttpClient,
+    on_transfer: OnTransfer | None,
 ) -> Preview:
-    """Return what a training as in `spec` would learn of the first `rows` rows of a file, or of one; see `Client.preview`."""
-    data = check_data(file, param="file")
-    found = _find_base(transport, cache, base)
-    require_libraries(("transformers", "jinja2", "trl", "pyarrow"), doing="previewing rows")
+    """Return what the training that made a version has learnt of rows of its dataset; see `Client.preview`."""
+    digest, asked = trained_on(version), asked_of(version, rows=rows, row=row)
+    origin = locate_rows(transport, version, digest)
+    found = _base_of(transport, cache, version)
+    require_libraries(_LIBRARIES, doing="previewing rows")
+    data = dataset_file(
+        cache,
+        digest,
+        locate=lambda _: origin,
+        http=http,
+        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+    )
+    return _render(asked, data, found)
+
+
+def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionView) -> bool:
+    """Whether rows can be previewed on this machine: what renders them is installed, and the base of a version is here."""
+    if missing_libraries(_LIBRARIES):
+        return False
+    return (
+        isinstance(given, RowsOfFile)
+        or _files_of(cache, given.base.fingerprint, _base_view(transport, given)) is not None
+    )
+
+
+def trained_on(version: VersionView) -> str:
+    """Return the digest of the dataset that a version was trained on. Raises InvalidInput where its record names none."""
+    if version.dataset is not None:
+        with suppress(BadRefError):
+            return parse_digest(version.dataset.digest)
+    raise InvalidInput(
+        f"the record of {version.ref} names no dataset, as of what was pushed; preview a file of rows with: "
+        f"adapterctl data preview FILE --base {version.base.id}",
+        param="of",
+    )
+
+
+def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
+    """Say how the rows of a version were rendered, by its record. Raises InvalidInput where that doesn't say it."""
+    said = version.training or {}
+    # A classification learns a label of each text, and no part of it.
+    labelled = said.get("objective") == "classify"
+    max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
+    if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
+        raise InvalidInput(
+            f"the record of {version.ref} doesn't say loss_on and max_length of its training; preview the file of its rows "
+            "with: adapterctl data preview FILE --base BASE",
+            param="of",
+        )
+    rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
+    return RowsAsked(
+        label=f"the dataset of {version.ref}",
+        loss_on=loss_on,
+        max_length=max_length,
+        # Where none is recorded, the template asked for none.
+        day=rendering.template_date or _today(),
+        rows=rows,
+        row=row,
+    )
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
     with tempfile.TemporaryDirectory() as view:
         # As a worker lays a base out: whatever else lies there a library might load as well.
         for name in (*TOKENIZER_FILES, *OTHER_FILES):
-            if (found / name).is_file():
-                (Path(view) / name).symlink_to((found / name).resolve())
+            if (base / name).is_file():
+                (Path(view) / name).symlink_to((base / name).resolve())
         request = build(
             PreviewRequest,
             base=view,
-            data=str(data.path.resolve()),
-            loss_on=spec.loss_on,
-            max_length=spec.max_length,
-            day=datetime.now(UTC).date().isoformat(),
-            rows=rows,
-            row=row,
+            data=str(data.resolve()),
+            loss_on=asked.loss_on,
+            max_length=asked.max_length,
+            day=asked.day,
+            rows=asked.rows,
+            row=asked.row,
         )
-        preview = _run(request, data.path)
+        preview = _run(request, data, asked.label)
     if not preview.rows:
-        raise NotFound(
-            f"{data.path} has {preview.file_rows} rows and no row {row}; give one from 1 to {preview.file_rows}",
-            param="row",
-        )
+        raise no_such_row(asked.label, preview.file_rows, asked.row)
     return preview
+
+
+def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
+    """Return the error for a row past the last one of a dataset."""
+    return NotFound(f"{label} has {file_rows} rows and no row {row}; give one from 1 to {file_rows}", param="row")
+
+
+# Where bases and rows are.
 
 
 def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
@@ -85,43 +227,98 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
         view = bases.get(transport, base)
     except NotFound:
         raise no_such_base(base) from None
-    places = [cache.base(view.fingerprint)]
-    location = urlsplit(view.location or "")
+    found = _files_of(cache, view.fingerprint, view)
+    if found is None:
+        raise NotFound(
+            f"the files of base {view.id} don't lie on this machine as they were registered; give a folder with them, as "
+            "--base ./FOLDER",
+            param="base",
+        )
+    return found
+
+
+def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
+    """Return the folder of the base of a version, in the cache or where it was registered."""
+    base, view = version.base, _base_view(transport, version)
+    found = _files_of(cache, base.fingerprint, view)
+    if found is not None:
+        return found
+    if view is None:
+        raise NotFound(
+            f"the base {base.id} of {version.ref} was taken away, and its files don't lie in the cache; add it again with: "
+            "adapterctl base add FOLDER",
+            param="of",
+        )
+    raise NotFound(
+        f"the files of base {base.id} of {version.ref} don't lie on this machine as they were registered; say where they do "
+        f"with: adapterctl base fix {base.id} --location file:///FOLDER",
+        param="of",
+    )
+
+
+def _base_view(transport: Transport, version: VersionView) -> BaseView | None:
+    """Return what is registered of the base of a version; None where it was taken away."""
+    with suppress(NotFound):
+        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
+    return None
+
+
+def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
+    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
+    places = [cache.base(fingerprint)]
+    location = urlsplit((None if view is None else view.location) or "")
     if location.scheme == "file" and location.netloc in ("", "localhost"):
         places.append(Path(unquote(location.path)))
     for folder in places:
         # Files that were changed since would be another base's rows.
         with suppress(NotFound, InvalidBase):
-            if scan_base(folder, cache=cache).registration.fingerprint == view.fingerprint:
+            if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
                 return folder
+    return None
+
+
+def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:
+    """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others' rows."""
+    with suppress(NotFound):
+        return datasets.locate(transport, digest)
+    try:
+        lineage.trace(transport, f"data:{digest}", direction="up", depth=1)
+    except NotFound:
+        raise NotFound(
+            f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for a "
+            "token that may, made with: adapterctl token create NAME --grant NAMESPACE=reader",
+            param="of",
+        ) from None
     raise NotFound(
-        f"the files of base {view.id} don't lie on this machine as they were registered; give a folder with them, as "
-        "--base ./FOLDER",
-        param="base",
+        f"the dataset {digest[:12]} of {version.ref} was given up; add its file again with: adapterctl data add FILE",
+        param="of",
     )
 
 
-def _run(request: PreviewRequest, file: Path) -> Preview:
+# The program that renders.
+
+
+def _run(request: PreviewRequest, file: Path, label: str) -> Preview:
     patience_s = _PATIENCE_S + file.stat().st_size / _BYTES_PER_S
     try:
         said = run_program(_CHILD, asked=request.model_dump_json().encode(), patience_s=patience_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{file} was not rendered within {patience_s:.0f} s; preview a file with fewer rows", param="file"
+            f"{label} was not rendered within {patience_s:.0f} s; preview a file with fewer rows", param="file"
         ) from error
     if said is None:
         raise Unavailable(
-            f"{file} could not be rendered within the memory and time that a preview may take; preview a file with fewer "
+            f"{label} could not be rendered within the memory and time that a preview may take; preview a file with fewer "
             "rows, or check that the worker's libraries can be loaded: pip install 'adapterctl[worker]'"
         )
     if "refused" in said:
-        raise _refusal(said["refused"], said["reason"], file)
+        raise _refusal(said["refused"], said["reason"], label)
     return read(Preview, said)
 
 
-def _refusal(message: str, reason: str, file: Path) -> AdapterctlError:
+def _refusal(message: str, reason: str, label: str) -> AdapterctlError:
     # A job's sentences stand alone, ours after a label.
     sentence = message[:1].lower() + message[1:].rstrip(".")
     if reason == FailureReason.BASE:
         return InvalidBase(sentence, param="base")
-    return InvalidData(f"{file}: {sentence}", param="file")
+    return InvalidData(f"{label}: {sentence}", param="file")

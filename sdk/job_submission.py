@@ -5,16 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sdk.api import jobs
 from sdk.api.transport import Transport
-from sdk.errors import InvalidInput
+from sdk.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
+from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.job_options import JobTerms
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.jobs import (
+    BaseChoice,
     CheckpointPolicy,
     CheckpointRef,
     EvaluationRequest,
@@ -23,8 +27,10 @@ from sdk.schemas.jobs import (
     JobSubmission,
     JobView,
     MergeRequest,
+    PreviewJobRequest,
     TrainingRequest,
 )
+from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data, check_loss_on, check_objective
 
@@ -104,9 +110,42 @@ class JobSubmitter:
         """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
         return self._submit(MergeRequest(ref=str(parse_ref(ref)), spec=spec), terms, key)
 
+    def preview(
+        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, terms: JobTerms, key: str | None
+    ) -> JobView:
+        """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
+        if isinstance(asked, RowsOfFile):
+            checked, spec = check_data(asked.file, param="file"), asked.spec
+            request = _preview_request(loss_on=spec.loss_on, max_length=spec.max_length, rows=rows, row=row)
+            view = self._pusher.obtain_base(asked.base, None)
+            base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
+            update = {"base": base, "data": self._pusher.send_data(checked, None).digest}
+        else:
+            digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
+            request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
+            locate_rows(self._transport, asked, digest)
+            update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
+        try:
+            return self._submit(request.model_copy(update=update), terms, key)
+        except InvalidInput as error:
+            if error.param != "request":
+                raise
+            raise Incompatible(
+                "this registry is of a release that knows no previews; upgrade it, or preview here with: "
+                "pip install 'adapterctl[worker]'"
+            ) from None
+
     def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
         submission = build(
             JobSubmission, request=request, priority=terms.priority, timeout_s=terms.timeout_s, needs=terms.needs
         )
         # A key of our own makes a repeated POST harmless.
         return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))
+
+
+def _preview_request(*, loss_on: Any, max_length: int, rows: int, row: int | None) -> PreviewJobRequest:
+    """Return a request whose base and rows are still to be named. Raises InvalidInput."""
+    if row is None and rows > MOST_JOB_ROWS:
+        raise InvalidInput(f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or one as --row", param="rows")
+    named = {"base": BaseChoice(id="-"), "data": "0" * 64}
+    return build(PreviewJobRequest, **named, loss_on=loss_on, max_length=max_length, rows=rows, row=row)

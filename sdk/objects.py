@@ -17,6 +17,8 @@ from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.preview import Preview
+from sdk.schemas.wire import read
 
 Evaluation = EvaluationView
 
@@ -115,8 +117,8 @@ class Version:
         return shown
 
 
-#: What a job makes: a training a Version, an evaluation a list of them, a merge a MergedModel.
-Result: TypeAlias = "Version | list[Evaluation] | MergedModel"
+#: What a job makes: a training a Version, an evaluation a list of them, a merge a MergedModel, a preview a Preview.
+Result: TypeAlias = "Version | list[Evaluation] | MergedModel | Preview"
 R = TypeVar("R", covariant=True, bound="Result")
 
 
@@ -229,7 +231,7 @@ class Job(Generic[R]):
         return Version(published.version, self._registry)
 
     def result(self) -> R:
-        """Wait, then return what it made: a Version, a list of evaluations, or a merged model."""
+        """Wait, then return what it made: a Version, a list of evaluations, a merged model, or a preview."""
         self.wait()
         # The kind of a job says what it makes, and whoever made this object knew the kind.
         return cast("R", _RESULTS.get(self._view.kind, _version)(self._view, self._registry))
@@ -267,6 +269,12 @@ def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
     return registry.evaluations(job=view.id)
 
 
+def _preview(view: JobView, registry: Registry) -> Preview:
+    # Lists of jobs go without it.
+    found = view.result or registry.job_view(view.id).result or {}
+    return read(Preview, found["preview"])
+
+
 def _merged(view: JobView, registry: Registry) -> MergedModel:
     found = view.result or {}
     manifest = Manifest.model_validate(found["manifest"])
@@ -278,4 +286,5 @@ _RESULTS: dict[str, Callable[[JobView, Registry], Result]] = {
     "training": _version,
     "evaluation": _evaluations,
     "merge": _merged,
+    "preview": _preview,
 }

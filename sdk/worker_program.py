@@ -33,10 +33,14 @@ _ENVIRONMENT = (
 )
 
 
+def missing_libraries(names: Sequence[str]) -> list[str]:
+    """Return those of the worker's libraries that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
 def require_libraries(names: Sequence[str], *, doing: str) -> None:
     """Raise Unavailable that names those of the worker's libraries that are not installed; `doing` begins the sentence."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_libraries(names):
         raise Unavailable(
             f"{doing} needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
         )

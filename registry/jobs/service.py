@@ -20,7 +20,7 @@ from registry.jobs.attempts import count_end
 from registry.jobs.checkpoints import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
-from registry.jobs.kinds.known import rules_of
+from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
 from registry.jobs.pins import require_data
@@ -189,7 +189,7 @@ class Jobs:
                 Job.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda jobs: present_in_queue(session, jobs),
+                views=lambda jobs: [_without_long_result(view) for view in present_in_queue(session, jobs)],
                 newest_first=True,
             )
 
@@ -256,6 +256,11 @@ def unfinished(session: Session, namespace: str) -> int:
     """How many jobs of a namespace wait or run."""
     waiting = select(func.count()).select_from(Job).where(Job.namespace == namespace, Job.state.in_(UNFINISHED))
     return session.scalar(waiting) or 0
+
+
+def _without_long_result(view: JobView) -> JobView:
+    rules = KINDS.get(view.kind)
+    return view.model_copy(update={"result": None}) if rules is not None and rules.long_result else view
 
 
 def _require_room(session: Session, namespace: str) -> None:

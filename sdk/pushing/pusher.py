@@ -107,8 +107,8 @@ class Pusher:
             registration = registration.model_copy(update={"tensors": {}})
         return bases.register(self._transport, registration)
 
-    def obtain_base(self, base: str | Path, namespace: str) -> BaseView:
-        """Return the base that an adapter is pushed over: a folder, which is registered, or a registered one by name."""
+    def obtain_base(self, base: str | Path, namespace: str | None) -> BaseView:
+        """Return a base: that in a folder, which is registered, or a registered one by name."""
         if isinstance(base, Path) or is_folder(base):
             return self.register_scanned(self.scan_base(base), namespace=namespace)
         return bases.get(self._transport, base, namespace=namespace)

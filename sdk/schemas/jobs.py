@@ -12,6 +12,7 @@ from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 
@@ -141,8 +142,39 @@ class MergeRequest(Wire):
         return str(Ref.parse(value))
 
 
+class PreviewJobRequest(Wire):
+    """Say what a training over `base` would learn of rows, or what that of the version `of` has learnt of its own."""
+
+    kind: Literal["preview"] = "preview"
+    #: The version that the rows are of. Its base is pinned, and `data` is what its record names.
+    of: str | None = None
+    #: A registered base.
+    base: BaseChoice | None = None
+    #: Digest of the dataset.
+    data: Sha256
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Longest row in tokens.
+    max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    #: So many rows from the first.
+    rows: Annotated[int, Field(ge=1, le=MOST_JOB_ROWS)] = 3
+    #: This row alone, counted from 1.
+    row: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    #: What chat templates are told that the date is. None: the day on which the job is accepted.
+    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @model_validator(mode="after")
+    def _over_a_base(self) -> PreviewJobRequest:
+        if self.of is None and self.base is None:
+            raise ValueError("a preview is over a base, or of a version")
+        if self.of is not None:
+            Ref.parse(self.of)
+        return self
+
+
 #: What a job asks for; each kind has a request of its own.
-JobRequest = Annotated[TrainingRequest | EvaluationRequest | MergeRequest, Field(discriminator="kind")]
+JobRequest = Annotated[
+    TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest, Field(discriminator="kind")
+]
 #: The kinds of job that this release knows.
 JOB_KINDS: tuple[str, ...] = tuple(
     request.model_fields["kind"].default for request in get_args(get_args(JobRequest)[0])

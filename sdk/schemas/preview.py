@@ -9,6 +9,10 @@ from pydantic import Field
 from sdk.schemas.training import Day, Rendering
 from sdk.schemas.wire import Wire
 
+#: What a job's result holds at most: rows that are asked for, and bytes of the whole as JSON.
+MOST_JOB_ROWS = 100
+MOST_JOB_BYTES = 1024 * 1024
+
 #: Characters of a text, [start, end).
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -88,3 +92,5 @@ class Preview(Wire):
     rendering: Rendering
     #: What the rows become that were asked for, in their order.
     rows: list[PreviewText]
+    #: Texts of these rows after the last that is shown, for which a job's result has no room.
+    left_out: int = 0

@@ -12,6 +12,7 @@ from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.preview import Preview
 from sdk.schemas.training import Day, Labels, QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
@@ -96,7 +97,7 @@ class Assignment(Wire):
     #: Whose job it is; what the worker registers for it is of this namespace.
     namespace: str | None = None
     request: JobRequest
-    #: The base of a training.
+    #: The base of a training or a preview.
     base: BaseSource | None = None
     #: What an evaluation scores, or the one version that is merged.
     targets: list[TargetSource] = []
@@ -163,12 +164,13 @@ class MergeResult(Wire):
 
 
 class Completion(Wire):
-    """A worker hands in the result of its attempt: exactly one of the three."""
+    """A worker hands in the result of its attempt: the one that its kind of job has."""
 
     attempt: Annotated[int, Field(ge=1)]
     version: Publication | None = None
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
+    preview: Preview | None = None
 
 
 class Failure(Wire):

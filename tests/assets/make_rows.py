@@ -23,6 +23,7 @@ from sdk.schemas.jobs import (  # noqa: E402
     EvaluationRequest,
     EvaluationTarget,
     MergeRequest,
+    PreviewJobRequest,
     TrainingRequest,
 )
 from sdk.schemas.training import LoraConfig, LossPoint, QuantizationRecipe, TrainingReport, TrainingSpec  # noqa: E402
@@ -50,6 +51,7 @@ def rows() -> dict[str, Wire]:
             spec=EvaluationSpec(loss_on="all"),
         ),
         "merge": MergeRequest(ref="team/code-review@v1", spec=MergeSpec(onto="original", dtype="bfloat16")),
+        "preview": PreviewJobRequest(of="team/code-review@v1", base=_BASE, data=_DIGEST, loss_on="all", row=7),
         "progress": Progress(
             phase="train", step=1, total=2, loss=1.5, lr=0.1, tokens_per_s=9.5, memory_bytes=1, eta_s=2.0
         ),

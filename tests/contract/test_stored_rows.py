@@ -27,7 +27,7 @@ from registry.principal import LOCAL
 from sdk.errors import AdapterctlError
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event, Progress
-from sdk.schemas.jobs import EvaluationRequest, JobState, JobView, MergeRequest, TrainingRequest
+from sdk.schemas.jobs import EvaluationRequest, JobState, JobView, MergeRequest, PreviewJobRequest, TrainingRequest
 from sdk.schemas.lineage import Lineage
 from sdk.schemas.training import TrainingReport
 from sdk.schemas.wire import Wire, read, read_json
@@ -38,10 +38,11 @@ KINDS: dict[str, type[Wire]] = {
     "training": TrainingRequest,
     "evaluation": EvaluationRequest,
     "merge": MergeRequest,
+    "preview": PreviewJobRequest,
     "progress": Progress,
     "report": TrainingReport,
 }
-REQUESTS = ("training", "evaluation", "merge")
+REQUESTS = ("training", "evaluation", "merge", "preview")
 WORKER = WorkerInfo(name="node-1", device="cuda", memory_bytes=2**40, free_memory_bytes=2**40)
 
 #: Members of enumerations that are stored.

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from sdk.client import Client
 from sdk.errors import NotAllowed
-from sdk.pulling.download import fetch
+from sdk.pulling.dataset_file import dataset_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
@@ -79,13 +79,7 @@ class Inputs:
 
     def dataset(self, digest: str) -> Path:
         """Return a dataset's file."""
-        cache = self._client.cache
-        path = cache.blob(digest)
-        with cache.lock(digest):
-            if not cache.is_unaltered(path, digest):
-                path.unlink(missing_ok=True)
-                origin = self._client.locate_data(digest)
-                told = self._transfers.on_bytes("fetching data", origin.size_bytes)
-                fetch(origin, path, told, http=self._client.http)
-        cache.used(path)
-        return path
+        client = self._client
+        return dataset_file(
+            client.cache, digest, locate=client.locate_data, http=client.http, watched=self._transfers.on_bytes
+        )

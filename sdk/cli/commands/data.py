@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
 from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.objects import Job
+    from sdk.schemas.preview import Preview
 
 
 @click.group(name="data")
@@ -41,32 +46,44 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
 
 
 @data_command.command(name="preview")
-@click.argument("file")
-@click.option("--base", required=True, help="A folder (./base), or a registered base whose files lie on this machine.")
+@click.argument("file", required=False)
+@click.option("--base", help="A folder (./base), or a registered base whose files lie on this machine.")
+@click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
 @click.option("--rows", type=int, help="So many rows from the first. [default: 3]")
 @click.option("--row", type=int, help="This row alone, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
-@click.option("--max-length", type=int, default=1024, show_default=True, help="As of `train`.")
+@click.option("--max-length", type=int, help="As of `train`. [default: 1024]")
 @format_option
-def data_preview(file: str, base: str, rows: int | None, row: int | None, style: str, **spec: Any) -> None:
+def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
     """Show what a training over BASE would learn of the rows in FILE, by the code that trains.
 
-    What the loss is taken on is green on a terminal, and in double brackets elsewhere. This needs the
-    libraries of a worker: pip install 'adapterctl[worker]'.
+    Or, with --of, what the training of a version has learnt of its rows: base, date, --loss-on and --max-length
+    are those of its record. What the loss is taken on is green on a terminal, and in double brackets elsewhere.
+    Where the libraries of a worker are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE
+    is added as a dataset, the base in a folder is registered, and at most 100 rows are shown. So it is with --of
+    where the files of the base don't lie on this machine.
 
     \b
     Examples:
       adapterctl data preview reviews.jsonl --base ./SmolLM2-135M-Instruct
       adapterctl data preview reviews.jsonl --base SmolLM2-135M-Instruct --row 7 --format json
+      adapterctl data preview --of code-review@v3 --row 7
     """
     if rows is not None and row is not None:
         raise click.UsageError("--rows and --row exclude each other; give one of them")
     with open_client() as client:
-        found = client.preview(file, base=base, rows=3 if rows is None else rows, row=row, **spec)
+        found = client.preview(file, rows=3 if rows is None else rows, row=row, on_job=_follow, **given)
     if style == "json":
         print_json(found.model_dump(mode="json"))
     else:
         print_preview(found, quiet=style == "quiet")
+
+
+def _follow(job: Job[Preview]) -> None:
+    say(f"job {job.id} previews {job.view.subject}")
+    watch(job)
+    if job.error is not None:
+        raise job.error
 
 
 @data_command.command(name="list")

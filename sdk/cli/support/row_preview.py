@@ -83,6 +83,11 @@ def _facts(preview: Preview) -> list[tuple[str, str | None]]:
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
+        *(
+            [("left out", f"{preview.left_out} more texts of these rows: no room in a job's result")]
+            if preview.left_out
+            else []
+        ),
     ]
 
 

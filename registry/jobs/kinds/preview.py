@@ -1,0 +1,103 @@
+"""Previews: rows as a training would learn them, or has learnt them; what is shown is the job's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import NamedBase
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.errors import Invalid
+from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.models import Job
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
+from registry.jobs.sources import Inputs, base_source, dataset_use
+from registry.principal import Principal
+from sdk.schemas.jobs import BaseChoice, Needs, PreviewJobRequest
+from sdk.schemas.preview import MOST_JOB_BYTES, Preview
+
+_DATASETS = ("data",)
+
+
+def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded: bool) -> Pinned[PreviewJobRequest]:
+    """Raises Invalid for rows or a base that the version was not trained with, and for a base that is only on a hub."""
+    of = None
+    if request.of is not None:
+        version = find_version(session, parse_ref(request.of), who, action="write")
+        namespace, of = version.adapter.namespace, exact_ref(version)
+        use = dataset_use(session, version)
+        if use is None or use.digest != request.data:
+            raise Invalid(f"{of} was not trained on these rows; preview those of its record", param="data")
+        row: NamedBase | None = base_of(session, version, embedded)
+        if request.base is not None and request.base.fingerprint != version.base.fingerprint:
+            raise Invalid(f"{of} was not trained over this base; leave it out", param="base")
+    elif request.base is not None:
+        namespace = who.home()
+        _, row = pin_base(session, request.base, namespace, embedded)
+    else:
+        raise Invalid("a preview without base and version")
+    if row is None:
+        raise Invalid("a preview is over a registered base; add it with: adapterctl base add FOLDER", param="base")
+    digests = pin_data(session, request, _DATASETS, who, namespace)
+    base = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
+    update = {"of": of, "base": base, "template_date": request.template_date or today(session), **digests}
+    subject = of or f"data:{digests['data'][:12]}"
+    return Pinned(request.model_copy(update=update), namespace, subject, row)
+
+
+def _assign(session: Session, request: PreviewJobRequest, job: Job) -> Inputs:
+    if request.base is None:
+        raise Invalid("a preview whose base was not pinned")
+    return Inputs(base=base_source(session, request.base, job.namespace))
+
+
+def _keep(rooms: Rooms, request: PreviewJobRequest, done: HandedIn) -> None:
+    """Keep what is shown, of the rows that were asked for, as the job's result."""
+    preview = done.completion.preview
+    if preview is None:
+        raise Invalid("the completion of a preview holds what it shows", param="preview")
+    if len(preview.model_dump_json().encode()) > MOST_JOB_BYTES:
+        raise Invalid(f"a preview takes at most {MOST_JOB_BYTES} bytes; leave texts out at its end", param="preview")
+    require_none(_differences(request, preview))
+    with rooms.db.write() as session:
+        done.succeed(session, {"preview": preview.model_dump(mode="json")})
+
+
+def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Difference]:
+    """What is shown of other rows than were asked for, otherwise rendered, or not as it says itself."""
+    last = min(request.rows, preview.file_rows)
+    asked = [request.row] if request.row is not None else list(range(1, last + 1))
+    shown = list(dict.fromkeys(text.row for text in preview.rows))
+    # What is left out, for want of room, is the end; each row becomes a text at least.
+    if shown != (asked[: len(shown)] if preview.left_out > 0 else asked) or preview.left_out < 0:
+        yield Difference("rows", asked, shown)
+    if request.loss_on not in (None, preview.loss_on):
+        yield Difference("loss_on", request.loss_on, preview.loss_on)
+    if not 0 < preview.max_length <= request.max_length:
+        yield Difference("max_length", request.max_length, preview.max_length)
+    if preview.rendering.template_date not in (None, request.template_date):
+        yield Difference("template_date", request.template_date, preview.rendering.template_date)
+    for text in preview.rows:
+        ends = [0, *(end for span in text.supervised for end in span), len(text.text)]
+        parts = "".join(text.text[start:end] for start, end in text.supervised)
+        if ends != sorted(ends) or parts != text.supervised_text:
+            yield Difference(f"supervised_text of row {text.row}", parts, text.supervised_text)
+
+
+def _needs(_: Pinned[PreviewJobRequest]) -> Needs:
+    # Of the base, only the tokenizer is loaded.
+    return Needs()
+
+
+PREVIEW = JobKindRules(
+    request=PreviewJobRequest,
+    queue="cpu",
+    datasets=_DATASETS,
+    pin=_pin,
+    needs=_needs,
+    assign=_assign,
+    complete=_keep,
+    long_result=True,
+)

@@ -1,0 +1,319 @@
+"""Previews as jobs: what is asked for is pinned, and what a worker shows is of those rows, rendered so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import ASKED, SPEC, digest, use_of
+from support.people import SEEDS, new_adapter, submit
+from support.registries import World
+
+from registry.principal import Role
+from sdk.client import Client
+from sdk.errors import (
+    AdapterctlError,
+    Incompatible,
+    InvalidBase,
+    InvalidData,
+    InvalidInput,
+    JobFailed,
+    NotAllowed,
+    NotFound,
+    VerificationFailed,
+)
+from sdk.objects import Job
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.catalog import Publication
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, PreviewJobRequest, TrainingRequest
+from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewText
+from sdk.schemas.training import Rendering
+from sdk.schemas.wire import Wire
+from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure, WorkerInfo
+from workers.kinds.known import require_pinned
+from workers.kinds.preview import within
+
+TRAINED = {**ASKED, "loss_on": "completion", "max_length": 256}
+
+
+def text(row: int, said: str = "a b", **changed: Any) -> PreviewText:
+    """What is shown of a row: all after its first word is learnt."""
+    start = said.index(" ")
+    told = {"row": row, "where": f"line {row}", "text": said, "tokens": 2, "supervised_tokens": 1, "stop": None}
+    told |= {"supervised": [[start, len(said)]], "supervised_text": said[start:], "cut_tokens": 0, "cut_text": ""}
+    return PreviewText(**{**told, "method": None, **changed})
+
+
+def shown(*texts: PreviewText, **changed: Any) -> Preview:
+    told = {"shape": "prompt", "loss_on": "completion", "max_length": 1024, "file_rows": 2, "totals": None}
+    return Preview(**{**told, "rendering": Rendering(), "rows": list(texts), **changed})
+
+
+class Unchecked(Wire):
+    """A submission that only the registry looks at."""
+
+    request: Any
+    priority: int = 0
+    timeout_s: float | None = None
+    needs: Any = None
+
+
+@dataclass
+class Desk:
+    """A namespace with a writer and a worker, who has one job at a time."""
+
+    writer: Client
+    worker: Client
+    space: str
+    rows: Path
+    tmp_path: Path
+
+    def claim(self, **about: Any) -> Assignment | None:
+        info = {"device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33, "queues": ["cpu"], **about}
+        body = ClaimRequest(worker=WorkerInfo(name=f"w-{self.space}", **info))
+        return self.worker.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
+
+    def hold(self) -> Assignment:
+        held = self.claim()
+        assert held is not None
+        return held
+
+    def complete(self, held: Assignment, **result: Any) -> JobView:
+        body = Completion(attempt=held.attempt, **result)
+        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+    def version(self, writer: Client | None = None, space: str | None = None) -> str:
+        """Train a version on rows of a namespace, as a worker says it did; return its ref."""
+        writer = writer or self.writer
+        sent = writer.add_data(self.rows, namespace=space or self.space).digest
+        base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
+        name = f"{self.space}/a"
+        submit(
+            writer,
+            JobSubmission(
+                request=TrainingRequest(adapter=name, base=base, data=sent, spec=SPEC, template_date="2026-03-04")
+            ),
+        )
+        held = self.claim(queues=["gpu"])
+        assert held is not None
+        staging = self.tmp_path / f"staging-{next(SEEDS)}"
+        staging.mkdir()
+        packed = pack_adapter(
+            new_adapter(self.tmp_path),
+            base_id="tiny",
+            base_revision="0" * 40,
+            base_fingerprint=digest("tiny: base"),
+            staging=staging,
+        )
+        use = use_of(sent).model_copy(update={"rendering": Rendering(template_date="2026-03-04")})
+        publication = Publication(
+            adapter=name,
+            upload=self.worker.upload(packed.sources, "sending"),
+            manifest=packed.manifest,
+            lora=packed.lora,
+            dataset=use,
+            training=TRAINED,
+            metrics={"loss": 1.0},
+        )
+        ref: str = (self.complete(held, version=publication).result or {})["ref"]
+        return ref
+
+
+@pytest.fixture
+def desk(people: World, acting: Callable[..., Client], space: str, tmp_path: Path) -> Desk:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{n} {space}", "completion": "b"}) + "\n" for n in "12"))
+    writer = acting(**{space: Role.WRITER})
+    return Desk(writer, acting(**{space: Role.WORKER}), space, rows, tmp_path)
+
+
+@pytest.fixture
+def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("without_extra")
+class TestWithoutTheExtra:
+    def test_a_worker_shows_the_rows_of_a_file(self, desk: Desk) -> None:
+        wanted = shown(text(1), text(2))
+
+        def work(job: Job[Preview]) -> None:
+            held = desk.hold()
+            require_pinned(held)
+            request = held.request
+            assert (held.job, held.namespace, request.kind) == (job.id, desk.space, "preview")
+            assert isinstance(request, PreviewJobRequest)
+            assert (held.base and held.base.fingerprint) == digest("tiny: base")
+            assert (request.base and request.base.fingerprint) == digest("tiny: base")
+            assert request.data in held.datasets
+            assert request.template_date == job.view.created_at.date().isoformat()
+            assert (request.rows, request.row, request.loss_on, request.max_length) == (3, None, None, 1024)
+            assert desk.complete(held, preview=wanted).state == "succeeded"
+
+        assert desk.writer.preview(desk.rows, base="tiny", on_job=work) == wanted
+        # Lists of jobs would be long, and whoever has a job from one asks again.
+        job = next(job for job in desk.writer.jobs() if job.view.kind == "preview")
+        assert job.view.result is None
+        assert job.result() == wanted
+
+    def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
+        def work(job: Job[Preview]) -> None:
+            held = desk.hold()
+            body = Failure(attempt=held.attempt, reason="data", message="line 2 holds `name`")
+            desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+
+        with pytest.raises(JobFailed, match="line 2 holds `name`"):
+            desk.writer.preview(desk.rows, base="tiny", on_job=work)
+
+    @pytest.mark.parametrize(
+        ("asked", "error", "said"),
+        [
+            ({"rows": 101}, InvalidInput, "at most 100 rows"),
+            ({"rows": 0}, InvalidInput, "rows"),
+            ({"row": 0}, InvalidInput, "row"),
+            ({"max_length": 2}, InvalidInput, "max_length"),
+            ({"file": "none.jsonl"}, NotFound, "check the path of the dataset"),
+            ({"file": "bad.jsonl"}, InvalidData, "line 1"),
+            ({"base": "none"}, NotFound, "none"),
+            ({"base": "./none"}, AdapterctlError, "none"),
+            ({"of": "a@v1"}, InvalidInput, "give either a file of rows"),
+        ],
+    )
+    def test_what_is_wrong_is_said_before_a_job_is_made(
+        self, desk: Desk, asked: dict[str, Any], error: type[Exception], said: str
+    ) -> None:
+        (desk.tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b", "id": 1}\n')
+        given = {"file": desk.rows, "base": "tiny", **asked}
+        if "file" in asked:
+            given["file"] = desk.tmp_path / asked["file"]
+        with pytest.raises(error, match=said):
+            desk.writer.preview(given.pop("file"), **given)
+        assert desk.writer.jobs() == []
+        assert desk.writer.datasets() == []
+
+    def test_a_registry_that_knows_no_previews_is_named(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        # What it answers to any kind that it doesn't know.
+        class OfTomorrow(PreviewJobRequest):
+            kind: Any = "preview-of-tomorrow"
+
+        monkeypatch.setattr("sdk.job_submission.PreviewJobRequest", OfTomorrow)
+        monkeypatch.setattr("sdk.job_submission.JobSubmission", Unchecked)
+        with pytest.raises(Incompatible, match="knows no previews; upgrade it, or preview here with: pip install"):
+            desk.writer.submit_preview(desk.rows, base="tiny")
+
+
+class TestVersions:
+    """Here, the libraries may be installed, but the files of the base are not."""
+
+    def test_of_a_version_its_record_says_all(self, desk: Desk) -> None:
+        ref = desk.version()
+        version = desk.writer.get(ref).info
+
+        def work(job: Job[Preview]) -> None:
+            held = desk.hold()
+            request = held.request
+            assert isinstance(request, PreviewJobRequest)
+            assert (request.of, request.data) == (ref, (version.dataset and version.dataset.digest))
+            assert (request.loss_on, request.max_length, request.row) == ("completion", 256, 2)
+            assert request.template_date == "2026-03-04"
+            assert job.view.subject == ref
+            desk.complete(held, preview=shown(text(2), max_length=256))
+
+        assert desk.writer.preview(of=ref, row=2, on_job=work).rows == [text(2)]
+
+
+class TestWhoMay:
+    def test_readers_may_not(self, desk: Desk, acting: Callable[..., Client]) -> None:
+        ref = desk.version()
+        reader = acting(**{desk.space: Role.READER})
+        with pytest.raises(NotAllowed):
+            reader.submit_preview(of=ref)
+        with pytest.raises(NotAllowed):
+            reader.submit_preview(desk.rows, base="tiny")
+
+    def test_others_rows_and_rows_that_were_given_up_are_told_apart(
+        self, desk: Desk, acting: Callable[..., Client]
+    ) -> None:
+        both = acting(**{desk.space: Role.WRITER, f"{desk.space}-b": Role.WRITER})
+        ref = desk.version(both, f"{desk.space}-b")
+        others = r"of .*/a@v1 is in no namespace that this token may read; ask an admin for .* adapterctl token create"
+        with pytest.raises(NotFound, match=others) as caught:
+            desk.writer.preview(of=ref)
+        assert caught.value.param == "of"
+        both.remove_data(desk.rows.name)
+        with pytest.raises(NotFound, match=r"/a@v1 was given up; add its file again with: adapterctl data add FILE"):
+            both.preview(of=ref)
+
+    @pytest.mark.parametrize("wrong", ["data", "base", "none", "hub"])
+    def test_a_request_that_contradicts_a_version_is_refused(self, desk: Desk, wrong: str) -> None:
+        ref = desk.version()
+        version = desk.writer.get(ref).info
+        assert version.dataset is not None
+        other = desk.tmp_path / "other.jsonl"
+        other.write_text(json.dumps({"text": desk.space}) + "\n")
+        data = desk.writer.add_data(other).digest if wrong == "data" else version.dataset.digest
+        base = {"base": {"id": "-", "fingerprint": "ab" * 32}, "hub": {"id": "org/x", "revision": "0" * 40}}.get(wrong)
+        of = {} if wrong in ("none", "hub") else {"of": ref}
+        request = {"kind": "preview", "data": data, **of, **({} if base is None else {"base": base})}
+        with pytest.raises((InvalidInput, InvalidBase)) as caught:
+            desk.writer.call("POST", "/jobs", JobView, body=Unchecked(request=request))
+        said = {"data": "these rows", "base": "this base", "none": "over a base, or of", "hub": "a registered base"}
+        assert said[wrong] in caught.value.message
+
+
+class TestResults:
+    @pytest.mark.parametrize(
+        ("asked", "param", "preview"),
+        [
+            ({}, "rows", shown(text(1))),
+            ({}, "rows", shown(text(2), text(1))),
+            ({}, "rows", shown(text(1), text(2), text(3))),
+            ({}, "rows", shown(text(2), left_out=1)),
+            ({}, "rows", shown(text(1), text(2), left_out=-1)),
+            ({}, "rows", shown()),
+            ({"row": 1}, "rows", shown(text(2))),
+            ({"row": 1}, "rows", shown(text(1), text(2))),
+            ({"loss_on": "completion"}, "loss_on", shown(text(1), text(2), loss_on="all")),
+            ({"max_length": 64}, "max_length", shown(text(1), text(2))),
+            ({}, "template_date", shown(text(1), text(2), rendering=Rendering(template_date="2001-01-01"))),
+            ({}, "supervised_text of row 2", shown(text(1), text(2, supervised_text="of others"))),
+            ({}, "supervised_text of row 1", shown(text(1, supervised=[[2, 1]], supervised_text=""), text(2))),
+            ({}, "supervised_text of row 1", shown(text(1, supervised=[[1, 9]], supervised_text=" b"), text(2))),
+        ],
+    )
+    def test_one_of_other_rows_or_otherwise_rendered_is_refused(
+        self, desk: Desk, asked: dict[str, Any], param: str, preview: Preview
+    ) -> None:
+        job = desk.writer.submit_preview(desk.rows, base="tiny", **asked)
+        held = desk.hold()
+        with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+            desk.complete(held, preview=preview)
+        assert caught.value.param == param
+        assert job.state == "running"
+
+    def test_one_without_a_preview_or_too_long_is_refused(self, desk: Desk) -> None:
+        desk.writer.submit_preview(desk.rows, base="tiny", rows=1)
+        held = desk.hold()
+        with pytest.raises(InvalidInput, match="holds what it shows"):
+            desk.complete(held)
+        long = shown(text(1, "a " + "b" * MOST_JOB_BYTES))
+        with pytest.raises(InvalidInput, match="at most 1048576 bytes"):
+            desk.complete(held, preview=long)
+        assert desk.complete(held, preview=within(long)).result == {
+            "preview": shown(left_out=1).model_dump(mode="json")
+        }
+
+    def test_a_row_that_became_several_texts_is_one_row(self, desk: Desk) -> None:
+        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        assert desk.complete(desk.hold(), preview=shown(text(1), text(1), text(2))).state == "succeeded"
+        assert [each.row for each in job.result().rows] == [1, 1, 2]
+
+    def test_what_waits_for_a_worker_says_so(self, desk: Desk) -> None:
+        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        assert desk.claim(kinds=["merge"]) is None
+        assert desk.writer.job_view(job.id).queue == "cpu"
+        assert desk.writer.job_view(job.id).waits

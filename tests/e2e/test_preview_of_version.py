@@ -1,0 +1,159 @@
+"""`adapterctl data preview --of REF`: what the training of a version has learnt of its rows, by its record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import processes, tiny
+
+import sdk.data_preview
+from sdk.client import Client
+from sdk.errors import InvalidInput, NotFound
+from sdk.schemas.catalog import VersionView
+
+pytestmark = pytest.mark.slow
+
+#: A template that asks for the date.
+TEMPLATE = (
+    "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A registry in a folder, with a version that was trained there on another day."""
+
+    folder: Path
+    env: dict[str, str]
+    version: VersionView
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return processes.run("adapterctl", *args, env=self.env, cwd=self.folder, timeout_s=120)
+
+    def preview(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return self.run("data", "preview", *args)
+
+    def client(self) -> Client:
+        return Client(self.env["ADAPTERCTL_URL"], cache=self.folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("preview-of")
+    base = tiny.save_llama(folder / "tiny-llama")
+    (base / "chat_template.jinja").write_text(TEMPLATE)
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} it is."}]}
+        for n in range(4)
+    ]
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    env = processes.environment(
+        ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+    )
+    train = ["train", "counter", "--base", "./tiny-llama", "--data", "chat.jsonl", "--method", "lora", "--rank", "2"]
+    train += ["--max-steps", "1", "--max-length", "24", "--loss-on", "all", "--format", "json"]
+    done = processes.run("adapterctl", *train, env=env, cwd=folder, timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    client = Client(env["ADAPTERCTL_URL"], cache=folder / "cache")
+    version = client.get("counter@v1").info
+    client.close()
+    return Place(folder, env, version)
+
+
+def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
+    done = place.preview("--of", "counter@v1", "--row", "2", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    use, training = place.version.dataset, place.version.training or {}
+    assert use is not None
+    assert use.rendering is not None
+    # A base is known by its tokenizer's files, too, so a preview doesn't say their digest.
+    assert found["rendering"] == use.rendering.model_copy(update={"tokenizer": None}).model_dump(mode="json")
+    assert found["totals"]["supervised_tokens"] == use.supervised_tokens
+    assert (found["totals"]["samples"], found["totals"]["rows_cut"]) == (training["samples"], training["rows_cut"])
+    assert (found["loss_on"], found["max_length"], found["file_rows"]) == ("all", 24, 4)
+    assert [row["row"] for row in found["rows"]] == [2]
+
+
+def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sdk.data_preview, "_today", lambda: "2031-01-02")
+    (place.folder / "chat.jsonl").rename(tmp_path / "away.jsonl")
+    client = Client(place.env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
+    digest = client.get("counter@v1").info.dataset.digest  # type: ignore[union-attr]
+    cached = client.cache.blob(digest)
+    cached.parent.mkdir(parents=True)
+    cached.write_text('{"messages": "of somebody else"}\n')
+    found = client.preview(of="counter@v1", rows=1)
+    client.close()
+    (tmp_path / "away.jsonl").rename(place.folder / "chat.jsonl")
+    assert "2031" not in found.rows[0].text
+    assert found.rendering.template_date == place.version.created_at.date().isoformat()
+    assert client.cache.is_unaltered(cached, digest)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["chat.jsonl", "--of", "counter@v1"], 2, "give either a file of rows, or a version"),
+        ([], 2, "give either a file of rows, or a version"),
+        (["chat.jsonl"], 2, "say with --base over which base"),
+        (["--of", "counter@v1", "--base", "./tiny-llama"], 2, "base of a version stand"),
+        (
+            ["--of", "counter@v1", "--max-length", "20", "--loss-on", "all"],
+            2,
+            "loss_on and max_length of a version stand",
+        ),
+        (["--of", "counter@v9"], 3, "counter"),
+        (["--of", "no ref"], 2, "ref"),
+        (["--of", "pushed@v1"], 2, "names no dataset, as of what was pushed; preview a file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(place: Place, args: list[str], code: int, said: str, tmp_path: Path) -> None:
+    if "pushed@v1" in args:
+        client = place.client()
+        pulled = client.pull("counter@v1", tmp_path / "pulled")
+        client.push(pulled, "pushed", base=place.folder / "tiny-llama")
+        client.close()
+    done = place.preview(*args)
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
+def test_a_base_whose_files_are_gone_and_a_dataset_that_was_given_up_are_named(place: Place, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(place.folder / "home", home)
+    client = Client(f"local:{home}", cache=tmp_path / "cache")
+    (place.folder / "tiny-llama").rename(tmp_path / "away")
+    try:
+        with pytest.raises(NotFound, match=r"files of base .* of counter@v1 don't lie .*adapterctl base fix"):
+            client.preview(of="counter@v1")
+    finally:
+        (tmp_path / "away").rename(place.folder / "tiny-llama")
+    client.remove_data("chat.jsonl")
+    with pytest.raises(
+        NotFound, match=r"of counter@v1 was given up; add its file again with: adapterctl data add FILE"
+    ):
+        client.preview(of="counter@v1")
+    client.close()
+
+
+def test_a_record_that_leaves_out_the_longest_row_is_no_guess(place: Place) -> None:
+    version = place.version.model_copy(update={"training": {"loss_on": "all"}})
+    with pytest.raises(InvalidInput, match="doesn't say loss_on and max_length"):
+        sdk.data_preview.asked_of(version, rows=1, row=None)
+
+
+def test_a_classification_is_asked_for_no_part_of_a_text(place: Place) -> None:
+    training = {"objective": "classify", "loss_on": "all", "max_length": 9}
+    version = place.version.model_copy(update={"training": training})
+    asked = sdk.data_preview.asked_of(version, rows=1, row=None)
+    assert (asked.loss_on, asked.max_length) == (None, 9)

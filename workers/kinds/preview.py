@@ -1,0 +1,65 @@
+"""Previews: rows as a training would learn them, for whom what renders them is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.jobs import PreviewJobRequest
+from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText
+from sdk.schemas.wire import Wire
+from sdk.schemas.work import Assignment, Completion
+from workers.kinds.attempt import Attempt
+from workers.kinds.causes import AttemptFailed
+from workers.kinds.pins import of_base, today
+from workers.kinds.rules import KindOfWork
+from workers.pipelines.data.order import PreviewOrder
+
+
+def _differences(given: Assignment, request: PreviewJobRequest) -> Iterator[str]:
+    if given.base is not None and request.base is not None:
+        yield from of_base(request.base, given.base)
+
+
+def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
+    """Carry out a preview and hand in what it shows. Raises AttemptFailed, Stopped, AdapterctlError."""
+    source = attempt.assignment.base
+    if source is None:
+        raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a preview without a base; upgrade both")
+    asked = PreviewRequest(
+        base=str(attempt.inputs.base(source).folder),
+        data=str(attempt.inputs.dataset(request.data)),
+        loss_on=request.loss_on,
+        max_length=request.max_length,
+        day=request.template_date or today(),
+        rows=request.rows,
+        row=request.row,
+    )
+    shown = attempt.run_child(PreviewOrder(asked=asked), Preview)
+    attempt.complete(Completion(attempt=attempt.assignment.attempt, preview=within(shown)))
+
+
+def within(preview: Preview, most_bytes: int = MOST_JOB_BYTES) -> Preview:
+    """Return a preview with as many texts, from the first, as take `most_bytes` as JSON together with the rest of it."""
+    kept: list[PreviewText] = []
+    left_bytes = most_bytes - _size(preview.model_copy(update={"rows": [], "left_out": len(preview.rows)}))
+    for text in map(_without_nul, preview.rows):
+        # With the comma before it.
+        left_bytes -= _size(text) + 1
+        if left_bytes < 0:
+            break
+        kept.append(text)
+    return preview.model_copy(update={"rows": kept, "left_out": len(preview.rows) - len(kept)})
+
+
+def _without_nul(text: PreviewText) -> PreviewText:
+    """Return a text with the mark for what can't be shown in place of NUL, which no registry stores; spans stay right."""
+    said = {name: getattr(text, name).replace("\0", "\ufffd") for name in ("text", "supervised_text", "cut_text")}
+    return text.model_copy(update=said)
+
+
+def _size(record: Wire) -> int:
+    return len(record.model_dump_json().encode())
+
+
+PREVIEW = KindOfWork(request=PreviewJobRequest, differences=_differences, carry_out=_preview)

@@ -157,7 +157,7 @@ class TestRouting:
 
     def test_rows_longer_than_the_base_has_positions_for_are_refused(self, crew: Crew) -> None:
         name = f"short-{crew.space}"
-        config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+        config = {"model_type": "gpt2", "n_positions": 512}
         crew.world.admin.register_base(base_registration(name, config=config))
         with pytest.raises(InvalidInput, match=f"max_length is 513, and base {name} has 512 positions") as caught:
             crew.submit(base=name, spec=TrainingSpec(method="lora", max_length=513))

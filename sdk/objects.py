@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk import job_output
-from sdk.errors import JobCancelled, JobFailed
+from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event
@@ -272,6 +272,10 @@ def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
 def _preview(view: JobView, registry: Registry) -> Preview:
     # Lists of jobs go without it.
     found = view.result or registry.job_view(view.id).result or {}
+    if "preview" not in found:
+        raise NotFound(
+            f"what job {view.id} showed of rows is kept for some days, and until the rows are given up; preview them again"
+        )
     return read(Preview, found["preview"])
 
 

@@ -142,3 +142,9 @@ def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> 
     """Those of these blobs that are datasets which the caller may use."""
     query = select(DatasetAccess.digest).where(DatasetAccess.digest.in_(wanted), usable_by(who))
     return session.scalars(query.distinct()).all()
+
+
+def is_given(session: Session, digest: str, namespace: str) -> bool:
+    """Whether a namespace has a dataset, by its whole digest, and has not given it up."""
+    access = session.get(DatasetAccess, (digest, namespace))
+    return access is not None and access.removed_at is None

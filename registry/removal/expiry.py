@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select, tuple_, update
+from sqlalchemy import delete, exists, func, null, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.models import AuditEntry
@@ -38,7 +38,7 @@ from registry.catalog.models import (
     VersionTarget,
 )
 from registry.catalog.versions.lifecycle import VersionState
-from registry.datasets.models import Dataset
+from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.clock import db_epoch_s, utc_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
@@ -113,6 +113,7 @@ class Expiry:
         steps: dict[str, Callable[[], int]] = {
             "job_events": self._events,
             "job_attempts": self._attempts,
+            "previews": self._previews,
             "failed_versions": self._failed,
             "tokens": self._tokens,
             "keyed_requests": self._keyed,
@@ -178,6 +179,27 @@ class Expiry:
             if rows:
                 session.execute(delete(Attempt).where(key.in_([tuple(row) for row in rows])))
             return len(rows)
+
+        return self._in_batches(batch)
+
+    def _previews(self) -> int:
+        """What previews have shown of rows: some days after, or once their namespace has given the rows up."""
+        of = Job.request["data"].as_string()
+        held = exists().where(
+            DatasetAccess.digest == of, DatasetAccess.namespace == Job.namespace, DatasetAccess.removed_at.is_(None)
+        )
+        before = self._before(self._lifetimes.previews_days)
+        due = (
+            select(Job.id)
+            .where(Job.kind == "preview", Job.state.in_(FINAL), Job.result.is_not(None))
+            .where(or_(Job.finished_at < before, ~held))
+            .limit(_BATCH)
+        )
+
+        def batch(session: Session) -> int:
+            ids = session.scalars(due).all()
+            session.execute(update(Job).where(Job.id.in_(ids)).values(result=null()))
+            return len(ids)
 
         return self._in_batches(batch)
 

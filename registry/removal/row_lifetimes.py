@@ -13,6 +13,8 @@ class Lifetimes:
     events_days: float = 90.0
     #: Who tried a job that has ended.
     attempts_days: float = 365.0
+    #: What a preview has shown of rows.
+    previews_days: float = 7.0
     #: Pushes that failed.
     failed_days: float = 30.0
     #: The rights of tokens that were revoked or have expired.

@@ -36,7 +36,8 @@ def _checked(name: str) -> str:
         raise ValueError(f"has a `label` with blanks around it, {name[:MAX_LABEL_CHARACTERS]!a}")
     if len(name) > MAX_LABEL_CHARACTERS:
         raise ValueError(f"has a `label` of more than {MAX_LABEL_CHARACTERS} characters")
-    if not name.isprintable():
+    # Persian spells with the first of the joiners, and some pictures are made with the second.
+    if not name.replace("\u200c", "").replace("\u200d", "").isprintable():
         raise ValueError(f"has a `label` with characters that can't be shown, {name!a}")
     return name
 

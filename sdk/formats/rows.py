@@ -127,6 +127,9 @@ def _row(where: str, value: Any) -> Row:
         raise value
     if not isinstance(value, dict):
         raise ValueError(f"is no object but a {type(value).__name__}")
+    if "label" in value and value["label"] is None:
+        # Without it, the text would be learnt as a language model learns one.
+        raise ValueError("has a `label` that is null; give each row one, or remove the column")
     given = {key: content for key, content in value.items() if content is not None}
     if "prompt" in given or "completion" in given:
         return _pair(where, given)

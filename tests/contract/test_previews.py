@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from support.adapters import ASKED, SPEC, digest, use_of
 from support.people import SEEDS, new_adapter, submit
 from support.registries import World
 
+from registry.db.clock import utc_now
+from registry.jobs.models import Job as JobRow
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import (
@@ -66,6 +70,7 @@ class Unchecked(Wire):
 class Desk:
     """A namespace with a writer and a worker, who has one job at a time."""
 
+    world: World
     writer: Client
     worker: Client
     space: str
@@ -128,7 +133,7 @@ def desk(people: World, acting: Callable[..., Client], space: str, tmp_path: Pat
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"{n} {space}", "completion": "b"}) + "\n" for n in "12"))
     writer = acting(**{space: Role.WRITER})
-    return Desk(writer, acting(**{space: Role.WORKER}), space, rows, tmp_path)
+    return Desk(people, writer, acting(**{space: Role.WORKER}), space, rows, tmp_path)
 
 
 @pytest.fixture
@@ -247,6 +252,33 @@ class TestWhoMay:
         both.remove_data(desk.rows.name)
         with pytest.raises(NotFound, match=r"/a@v1 was given up; add its file again with: adapterctl data add FILE"):
             both.preview(of=ref)
+
+    def test_rows_of_another_namespace_are_shown_to_nobody_by_a_job(
+        self, desk: Desk, acting: Callable[..., Client]
+    ) -> None:
+        both = acting(**{desk.space: Role.WRITER, f"{desk.space}-b": Role.WRITER})
+        ref = desk.version(both, f"{desk.space}-b")
+        with pytest.raises(InvalidInput, match=f"belong to another namespace than {desk.space}") as caught:
+            both.submit_preview(of=ref)
+        assert caught.value.param == "data"
+
+    @pytest.mark.parametrize("how", ["given up", "old"])
+    def test_what_was_shown_goes_with_the_rows_and_with_time(self, desk: Desk, how: str) -> None:
+        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        desk.complete(desk.hold(), preview=shown(text(1), text(2)))
+        services = desk.world.services
+        services.expiry.run()
+        assert job.result() == shown(text(1), text(2))
+        if how == "given up":
+            desk.writer.remove_data(desk.rows.name)
+        else:
+            with services.db.write() as session:
+                session.execute(
+                    update(JobRow).where(JobRow.id == job.id).values(finished_at=utc_now() - timedelta(days=8))
+                )
+        assert services.expiry.run()["previews"] >= 1
+        with pytest.raises(NotFound, match="preview them again"):
+            desk.writer.job(job.id).result()
 
     @pytest.mark.parametrize("wrong", ["data", "base", "none", "hub"])
     def test_a_request_that_contradicts_a_version_is_refused(self, desk: Desk, wrong: str) -> None:

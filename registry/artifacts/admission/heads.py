@@ -21,6 +21,8 @@ from sdk.formats.adapter_files import base_parameter, lora_key
 _HEADS = ("classifier", "score")
 #: As configs call the width of what a head is given.
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+#: Where the head is given another width than that of the layers, as in OPT.
+_PROJECTED = "word_embed_proj_dim"
 
 
 def is_head(parameter: str) -> bool:
@@ -46,7 +48,7 @@ def judge_head(
     width = _width(config)
     for tensor in head:
         # Each matrix is given what the base hands over, or what another one makes of it.
-        given = {width, *(other.shape[0] for other in matrices if other is not tensor)}
+        given = {width, config.get(_PROJECTED), *(other.shape[0] for other in matrices if other is not tensor)}
         if len(tensor.shape) not in (1, 2) or (width is not None and tensor.shape[-1] not in given):
             raise Verification(
                 f"tensor {tensor.name!r} is {_shape(tensor)}, which fits no head over a base that is {width or 'so'} wide; "

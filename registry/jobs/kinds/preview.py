@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.datasets.finding import is_given
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
@@ -41,6 +42,13 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
     if row is None:
         raise Invalid("a preview is over a registered base; add it with: adapterctl base add FOLDER", param="base")
     digests = pin_data(session, request, _DATASETS, who, namespace)
+    if not is_given(session, digests["data"], namespace):
+        # What is shown is kept for all readers of the job's namespace.
+        raise Invalid(
+            f"these rows belong to another namespace than {namespace}, whose readers could see the preview; preview them where "
+            "the worker's libraries are: pip install 'adapterctl[worker]'",
+            param="data",
+        )
     base = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
     update = {"of": of, "base": base, "template_date": request.template_date or today(session), **digests}
     subject = of or f"data:{digests['data'][:12]}"

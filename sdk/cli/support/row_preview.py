@@ -76,18 +76,20 @@ def _facts(preview: Preview) -> list[tuple[str, str | None]]:
             f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
             f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
         )
+    left_out = (
+        [("left out", f"{preview.left_out} more texts of these rows: no room in a job's result")]
+        if preview.left_out
+        else []
+    )
     if preview.labels:
-        return [("loss on", preview.loss_on), ("labels", ", ".join(map(plain, preview.labels))), ("file", whole)]
+        labels = ", ".join(map(plain, preview.labels))
+        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *left_out]
     return [
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
-        *(
-            [("left out", f"{preview.left_out} more texts of these rows: no room in a job's result")]
-            if preview.left_out
-            else []
-        ),
+        *left_out,
     ]
 
 

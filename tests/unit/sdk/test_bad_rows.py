@@ -126,6 +126,8 @@ BAD: list[tuple[Any, str]] = [
     (chat(ANSWER, tools={"name": "f"}), "has `tools` that are no list of functions"),
     (chat(ANSWER, tools=["f"]), "has a tool 1 in `tools` without a `name`"),
     (chat(ANSWER, tools=[TOOL, {"type": "function", "function": {}}]), "has a tool 2 in `tools` without a `name`"),
+    # A label.
+    ({"text": "t", "label": None}, "has a `label` that is null"),
     # A completion.
     (
         {"prompt": [USER], "completion": [USER]},

@@ -37,6 +37,10 @@ def pad_token_id(config: Any, tokenizer: Any) -> int:
     said = config.get_text_config().pad_token_id
     if type(said) is int and 0 <= said < len(tokenizer) and said != tokenizer.pad_token_id:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(said)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if type(rows) is int and tokenizer.pad_token_id >= rows and tokenizer.eos_token is not None:
+        # It was added to the tokenizer alone: the base has no embedding for it.
+        tokenizer.pad_token = tokenizer.eos_token
     return int(tokenizer.pad_token_id)
 
 

@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from sdk.schemas.wire import read_json
 from workers.pipelines.data.conversation import RowRefused
@@ -26,6 +27,7 @@ from workers.pipelines.data.tokenise import (
     IGNORED,
     Example,
     ExampleMaker,
+    Tokenised,
     configured_stops,
     cut_example,
     load_tokenizer,
@@ -64,13 +66,7 @@ def preview(request: PreviewRequest) -> Preview:
     totals = None
     if len(rows) <= _MOST_COUNTED_ROWS:
         found = tokenise(rows, tokenizer, loss_on=loss_on, max_length=max_length, day=day, stop_ids=stops)
-        totals = PreviewTotals(
-            samples=len(found.examples),
-            tokens=found.tokens,
-            supervised_tokens=found.supervised_tokens,
-            rows_cut=found.cut,
-            rows_dropped=found.dropped,
-        )
+        totals = _totals(found)
     maker = ExampleMaker(tokenizer, loss_on, day, stops)
     made = _made(maker, chosen)
     return Preview(
@@ -86,38 +82,60 @@ def preview(request: PreviewRequest) -> Preview:
 
 def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
     """Return what a classification would be given of rows, by the code that it is trained by."""
-    from transformers import AutoConfig
-
     base = Path(request.base)
     refuse_loss_on(request.loss_on)
     names = class_names(rows)
     tokenizer = load_tokenizer(base, ends=False)
-    pad_token_id(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False), tokenizer)
+    pad_token_id(_config(base), tokenizer)
     max_length = longest_row(base, request.max_length)
-    found = label_rows(rows, tokenizer, names, max_length=max_length)
-    chosen = list(enumerate(zip(rows, found.examples, strict=True), start=1))
-    chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
+    first = 0 if request.row is None else request.row - 1
+    chosen = rows[first : request.rows if request.row is None else request.row]
+    counted = len(rows) <= _MOST_COUNTED_ROWS
+    found = label_rows(rows if counted else chosen, tokenizer, names, max_length=max_length)
+    shown = found.examples[first : first + len(chosen)] if counted else found.examples
     return Preview(
         shape="text-label",
         loss_on="label",
         labels=list(names),
         max_length=max_length,
         file_rows=len(rows),
-        totals=PreviewTotals(
-            samples=len(found.examples),
-            tokens=found.tokens,
-            supervised_tokens=found.supervised_tokens,
-            rows_cut=found.cut,
-            rows_dropped=found.dropped,
-        ),
+        totals=_totals(found) if counted else None,
         rendering=found.rendering,
-        rows=[_shown_label(number, row, example, tokenizer) for number, (row, example) in chosen],
+        rows=[
+            _shown_label(number, row, example, tokenizer)
+            for number, (row, example) in enumerate(zip(chosen, shown, strict=True), start=first + 1)
+        ],
+    )
+
+
+def _config(base: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise PipelineError(
+            FailureReason.BASE, f"The base's config can't be used ({first}); choose another base."
+        ) from error
+
+
+def _totals(found: Tokenised) -> PreviewTotals:
+    return PreviewTotals(
+        samples=len(found.examples),
+        tokens=found.tokens,
+        supervised_tokens=found.supervised_tokens,
+        rows_cut=found.cut,
+        rows_dropped=found.dropped,
     )
 
 
 def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> PreviewText:
     encoded = tokenizer(example.prompt, return_offsets_mapping=True)
-    whole, kept = encoded["input_ids"], example.input_ids
+    whole, kept = list(encoded["input_ids"]), example.input_ids
+    while whole and whole[-1] == tokenizer.pad_token_id:
+        # None of it is given to the model.
+        whole.pop()
     same = next((at for at, (one, other) in enumerate(zip(whole, kept, strict=False)) if one != other), len(kept))
     return PreviewText(
         row=number,

@@ -43,6 +43,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 number += 1
-                yield f"row {number}", _without_nulls(value)
+                # A column is there, whatever is in it.
+                label = {"label": None} if "label" in value and value["label"] is None else {}
+                yield f"row {number}", {**_without_nulls(value), **label}
     except (pyarrow.ArrowException, OSError) as error:
         raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error

@@ -105,6 +105,13 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
         raise PipelineError(
             FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
         ) from error
+    if not set(tokenizer.get_vocab().values()) - {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+        # A library makes one of nothing where the file with its words is missing.
+        raise PipelineError(
+            FailureReason.BASE,
+            "The base's tokenizer knows no words, for the file that has them is missing; add its tokenizer files, such as"
+            " tokenizer.json, vocab.txt or spm.model.",
+        )
     if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
         raise PipelineError(
             FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."

@@ -52,6 +52,9 @@ _TAKEN_OVER = (
     "added_tokens.json",
     "vocab.*",
     "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
     "*.jinja",
     # What a model of several parts makes of images.
     "*processor_config.json",

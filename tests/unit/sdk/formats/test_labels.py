@@ -98,3 +98,8 @@ class TestFiles:
         alone = check_data(self.rows(tmp_path / "o", {"text": "a", "label": 1}))
         with pytest.raises(InvalidData, match="all rows have the label '1'"):
             check_objective(None, alone)
+
+
+@pytest.mark.parametrize("label", ["می‌خواهم", "👨‍👩‍👧"])
+def test_a_joiner_is_part_of_a_name(label: str) -> None:
+    assert label_name(label) == label

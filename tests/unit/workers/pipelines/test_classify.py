@@ -17,6 +17,7 @@ from support import encoders, tiny
 from support.quantised import pack_base
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.data import classify
@@ -324,3 +325,58 @@ def test_held_out_labels_are_those_of_the_training(folder: Path, tmp_path: Path)
     held_out.write_text('{"text": "cow"}\n')
     with pytest.raises(PipelineError, match=r"'classify' needs rows of \{text, label\}"):
         trained(folder, base_of(folder, "bert"), tmp_path / "out", eval_data=held_out)
+
+
+def test_a_tokenizer_without_its_words_is_a_fault_of_the_base(folder: Path, tmp_path: Path) -> None:
+    """A library makes a tokenizer of nothing but [UNK] where the file with the words is missing."""
+    base = shutil.copytree(base_of(folder, "bert"), tmp_path / "base")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (base / name).unlink(missing_ok=True)
+    config = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match="knows no words") as caught:
+        trained(folder, base, tmp_path / "out")
+    assert caught.value.reason is FailureReason.BASE
+
+
+def test_a_token_for_padding_that_the_base_has_no_embedding_for_is_not_taken(folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(base_of(folder, "llama"), tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    assert load_tokenizer(base).pad_token_id == config["vocab_size"]
+    report = trained(folder, base, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1}))
+    assert report.training["pad_token_id"] == tokenizer.eos_token_id
+
+
+def test_a_preview_takes_no_padding_for_a_cut(folder: Path, tmp_path: Path) -> None:
+    """Some tokenizers end each text in the token that pads."""
+    from tokenizers.processors import TemplateProcessing
+
+    base = shutil.copytree(base_of(folder, "llama"), tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": tokenizer.eos_token_id}))
+    about = {"base": str(base), "data": str(folder / "rows.jsonl"), "day": "2026-03-04", "max_length": 200}
+    found = preview(PreviewRequest(loss_on=None, rows=2, **about))
+    assert [(row.cut_tokens, row.cut_text) for row in found.rows] == [(0, ""), (0, "")]
+
+
+def test_a_preview_of_a_long_file_looks_at_the_rows_that_are_shown(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.pipelines.data.preview._MOST_COUNTED_ROWS", 1)
+    about = {
+        "base": str(base_of(folder, "bert")),
+        "data": str(folder / "rows.jsonl"),
+        "day": "2026-03-04",
+        "max_length": 8,
+    }
+    found = preview(PreviewRequest(loss_on=None, row=3, **about))
+    assert (found.totals, [row.row for row in found.rows]) == (None, [3])

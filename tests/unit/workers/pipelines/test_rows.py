@@ -86,7 +86,7 @@ def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": labels}), path)
         assert [row.fields["label"] for row in read_rows(path)] == names
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [1, None]}), path)
-    with pytest.raises(PipelineError, match="row 2 is a text row among text-label rows"):
+    with pytest.raises(PipelineError, match="row 2 has a `label` that is null"):
         read_rows(path)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0.5]}), path)
     with pytest.raises(

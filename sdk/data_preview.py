@@ -34,7 +34,7 @@ from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
 #: Its libraries alone take some seconds to load, on a cold disk a minute.
-_PATIENCE_S = 300.0
+_TIMEOUT_S = 300.0
 _BYTES_PER_S = 1_000_000
 _LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
 
@@ -299,12 +299,12 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
 
 
 def _run(request: PreviewRequest, file: Path, label: str) -> Preview:
-    patience_s = _PATIENCE_S + file.stat().st_size / _BYTES_PER_S
+    timeout_s = _TIMEOUT_S + file.stat().st_size / _BYTES_PER_S
     try:
-        said = run_program(_CHILD, asked=request.model_dump_json().encode(), patience_s=patience_s)
+        said = run_program(_CHILD, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{label} was not rendered within {patience_s:.0f} s; preview a file with fewer rows", param="file"
+            f"{label} was not rendered within {timeout_s:.0f} s; preview a file with fewer rows", param="file"
         ) from error
     if said is None:
         raise Unavailable(

@@ -46,10 +46,10 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
         )
 
 
-def run_program(module: str, *args: str, asked: bytes = b"", patience_s: float) -> dict[str, Any] | None:
+def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -> dict[str, Any] | None:
     """Run a module; return the object on its last line, or None where it failed or said none.
 
-    Raises subprocess.TimeoutExpired after `patience_s`; whatever it started has ended then.
+    Raises subprocess.TimeoutExpired after `timeout_s`; whatever it started has ended then.
     """
     # -P: a folder that the person stands in, perhaps the very one to read, is no place to import from.
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -61,7 +61,7 @@ def run_program(module: str, *args: str, asked: bytes = b"", patience_s: float) 
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     )
     try:
-        output, _ = child.communicate(asked, timeout=patience_s)
+        output, _ = child.communicate(asked, timeout=timeout_s)
     finally:
         _end(child)
     return _last_line(output) if child.returncode == 0 else None

@@ -28,7 +28,7 @@ from registry.evaluations.service import Evaluations
 from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
-from registry.jobs.kinds.rules import Rooms
+from registry.jobs.kinds.rules import CompletionServices
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
 from registry.jobs.time_limits import TimeLimits
@@ -107,10 +107,10 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
-    rooms = Rooms(db=db, artifacts=artifacts, publisher=publisher, keep_scores=evaluations.keep)
+    completing = CompletionServices(db=db, artifacts=artifacts, publisher=publisher, keep_scores=evaluations.keep)
     limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
-    claims = Claims(db, queue, rooms, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
+    claims = Claims(db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
     workers = Workers(db)
     catalog = Catalog(db)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)

@@ -23,7 +23,7 @@ from registry.jobs import attempts, events
 from registry.jobs.fair_share import find_next, note_served
 from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import read_request, rules_of
-from registry.jobs.kinds.rules import HandedIn, Rooms
+from registry.jobs.kinds.rules import CompletionServices, HandedIn
 from registry.jobs.lifecycle import may_become
 from registry.jobs.models import Job
 from registry.jobs.present import present
@@ -61,7 +61,7 @@ class Claims:
         self,
         db: Database,
         queue: Queue,
-        rooms: Rooms,
+        services: CompletionServices,
         *,
         lease_s: float,
         max_attempts: int,
@@ -69,7 +69,7 @@ class Claims:
     ) -> None:
         self._db = db
         self._queue = queue
-        self._rooms = rooms
+        self._services = services
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._limits = limits
@@ -225,7 +225,7 @@ class Claims:
             held = present(job)
         request = read_request(held.kind, held.request, job_id=job_id)
         done = HandedIn(job=held, completion=completion, who=who)
-        rules_of(held.kind).complete(self._rooms, request, done)
+        rules_of(held.kind).complete(self._services, request, done)
         with self._db.read() as session:
             return present(session.get_one(Job, job_id))
 

@@ -23,7 +23,7 @@ from sdk.worker_program import require_libraries, run_program
 
 _CHILD = "workers.pipelines.model.convert"
 #: Torch alone takes some seconds to load, on a cold disk a minute.
-_PATIENCE_S = 300.0
+_TIMEOUT_S = 300.0
 _BYTES_PER_S = 5_000_000
 
 
@@ -73,12 +73,12 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
 
 def _run(source: Path, target: Path) -> dict[str, Any]:
     """Let the child write `target`; return what it says of it. Raises VerificationFailed, TimedOut."""
-    patience_s = _PATIENCE_S + source.stat().st_size / _BYTES_PER_S
+    timeout_s = _TIMEOUT_S + source.stat().st_size / _BYTES_PER_S
     try:
-        said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), patience_s=patience_s)
+        said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{source} was not read within {patience_s:.0f} s; save the adapter again with safe_serialization=True",
+            f"{source} was not read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
             param="path",
         ) from error
     if said is None or not {"tensors", "size_bytes"} <= said.keys():

@@ -139,8 +139,8 @@ class LocalProcess(ABC):
 
     def stop(self) -> None:
         """End the process, gently first and then by SIGKILL. Harmless where none runs."""
-        for number, patience_s in self.stop_signals:
-            if not self._signal(number) or self._gone_within(patience_s):
+        for number, grace_s in self.stop_signals:
+            if not self._signal(number) or self._gone_within(grace_s):
                 break
         else:
             self._signal(signal.SIGKILL)

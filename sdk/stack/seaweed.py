@@ -19,7 +19,7 @@ from sdk.stack.private import new_secret, write_private
 #: SeaweedFS listens for gRPC this far above every HTTP port.
 _GRPC_OFFSET = 10_000
 _ROLES = ("master", "volume", "filer", "s3")
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 class SeaweedServer(LocalServer):
@@ -64,7 +64,7 @@ class SeaweedServer(LocalServer):
         """Create a bucket; harmless where it exists."""
         ports = self.kept["ports"]
         command = [str(_program()), "shell", *(f"-{role}=127.0.0.1:{ports[role]}" for role in ("master", "filer"))]
-        deadline_s = time.monotonic() + _PATIENCE_S
+        deadline_s = time.monotonic() + _TIMEOUT_S
         while True:
             done = subprocess.run(  # noqa: S603
                 command,
@@ -72,7 +72,7 @@ class SeaweedServer(LocalServer):
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=_PATIENCE_S,
+                timeout=_TIMEOUT_S,
                 cwd=self.directory,
                 env=bare_environment(self.directory),
             )

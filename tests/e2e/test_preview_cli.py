@@ -215,7 +215,7 @@ def test_a_program_that_hangs_or_says_nothing_is_ended(
     (tmp_path / "stand_in.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sdk.data_preview, "_CHILD", "stand_in")
-    monkeypatch.setattr(sdk.data_preview, "_PATIENCE_S", 2.0)
+    monkeypatch.setattr(sdk.data_preview, "_TIMEOUT_S", 2.0)
     started = time.monotonic()
     with pytest.raises(error, match=said):
         place.client().preview(place.folder / "chat.jsonl", base=place.folder / "tiny-llama")

@@ -22,7 +22,7 @@ from registry.access.tokens import Tokens
 from registry.app.application import create_app
 from registry.app.services import Services, build
 from registry.catalog.bases.finding import KnownBases
-from registry.catalog.publishing.inspecting import find_ground
+from registry.catalog.publishing.inspecting import find_ancestry
 from registry.catalog.publishing.new_version import NewVersion
 from registry.catalog.publishing.recording import record_pending
 from registry.errors import Conflict
@@ -109,7 +109,7 @@ class World:
         """Come as far as a publisher who is killed while the bytes are read."""
         new = NewVersion(publication, who, None, [])
         with self.services.db.write() as session:
-            record_pending(session, new, find_ground(session, new, KnownBases()))
+            record_pending(session, new, find_ancestry(session, new, KnownBases()))
 
     def client(self, role: Role, *, namespace: str = "*") -> Client:
         """Open a client with a new token of `role` in a namespace ("-": names without one), or in all."""

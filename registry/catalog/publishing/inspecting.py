@@ -15,7 +15,7 @@ from registry.artifacts.blob_check import Facts, Inspection
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Bytes
 from registry.catalog.bases.finding import KnownBase, KnownBases
-from registry.catalog.publishing.new_version import Edge, Ground, NewVersion
+from registry.catalog.publishing.new_version import Ancestry, Edge, NewVersion
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.errors import Invalid, Verification
 from sdk.formats.adapter_files import (
@@ -88,7 +88,7 @@ def refuse_code(manifest: Manifest) -> None:
             )
 
 
-def find_ground(session: Session, new: NewVersion, bases: KnownBases) -> Ground:
+def find_ancestry(session: Session, new: NewVersion, bases: KnownBases) -> Ancestry:
     """Find what a version stands on. Raises NotFound.
 
     Its parents are found before it is ready: from then on, its adapter's `latest` is the version itself.
@@ -98,22 +98,22 @@ def find_ground(session: Session, new: NewVersion, bases: KnownBases) -> Ground:
         Edge(find_version(session, parse_ref(parent.ref), new.who).pk, parent.relation, parent.weight)
         for parent in new.publication.parents
     ]
-    return Ground(base, parents)
+    return Ancestry(base, parents)
 
 
-def over_its_base(new: NewVersion, ground: Ground) -> NewVersion:
+def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
     """Return a version whose record says how its base is packed, where that is stored in 4 bits: nobody else need say it.
 
     Raises Verification where the record says another type, or none at all.
     """
-    packing, publication = ground.base.packing, new.publication
+    packing, publication = ancestry.base.packing, new.publication
     if packing is None:
         return new
     said = publication.quantization
     claimed = "not quantised" if publication.method == "lora" else f"quantised as {said.type}" if said else None
     if claimed not in (None, f"quantised as {packing.type}"):
         raise Verification(
-            f"the record says that the base was {claimed}, and base {ground.base.brief.id} is stored in {packing.type}; push over "
+            f"the record says that the base was {claimed}, and base {ancestry.base.brief.id} is stored in {packing.type}; push over "
             "the base that the adapter was trained over, or leave out how it was quantised",
             param="quantization",
         )
@@ -137,12 +137,12 @@ def bytes_of(new: NewVersion) -> Bytes:
     }
 
 
-def judge_files(new: NewVersion, facts: Mapping[str, Facts], ground: Ground) -> list[str]:
+def judge_files(new: NewVersion, facts: Mapping[str, Facts], ancestry: Ancestry) -> list[str]:
     """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
     config, weights = facts[new.config.sha256], facts[new.weights.sha256]
     assert isinstance(config, ConfigFacts)
     assert isinstance(weights, WeightFacts)
-    base, use = ground.base, new.publication.dataset
+    base, use = ancestry.base, new.publication.dataset
     warnings = judge(
         weights,
         config,

@@ -25,7 +25,7 @@ class Edge(NamedTuple):
     weight: float | None
 
 
-class Ground(NamedTuple):
+class Ancestry(NamedTuple):
     """What a version stands on: its base, and what it was made from."""
 
     base: KnownBase

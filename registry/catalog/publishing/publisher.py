@@ -14,13 +14,13 @@ from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import (
     bytes_of,
-    find_ground,
+    find_ancestry,
     judge_files,
     over_its_base,
     require_files,
     require_rendering,
 )
-from registry.catalog.publishing.new_version import Ground, NewVersion, claims_of
+from registry.catalog.publishing.new_version import Ancestry, NewVersion, claims_of
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
 from registry.catalog.versions.finding import space_of
 from registry.db.database import Database
@@ -86,40 +86,40 @@ class Publisher:
         require_rendering(publication)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
         with self._db.write() as session:
-            ground = find_ground(session, new, self._bases)
-            new = over_its_base(new, ground)
-            if (warnings := self._inspect_known(session, new, ground)) is not None:
+            ancestry = find_ancestry(session, new, self._bases)
+            new = over_its_base(new, ancestry)
+            if (warnings := self._inspect_known(session, new, ancestry)) is not None:
                 # No byte need be read, so one transaction is enough.
-                yield session, record_ready(session, new, ground, warnings)
+                yield session, record_ready(session, new, ancestry, warnings)
                 return
-            record_pending(session, new, ground)
+            record_pending(session, new, ancestry)
         try:
-            warnings = self._inspect(new, ground)
+            warnings = self._inspect(new, ancestry)
             with self._db.write() as session:
-                yield session, record_ready(session, new, ground, warnings)
+                yield session, record_ready(session, new, ancestry, warnings)
         except RegistryError as error:
             with self._db.write() as session:
                 record_failed(session, new, error)
             raise
 
-    def _inspect_known(self, session: Session, new: NewVersion, ground: Ground) -> list[str] | None:
+    def _inspect_known(self, session: Session, new: NewVersion, ancestry: Ancestry) -> list[str] | None:
         """The warnings of bytes whose content is known and is let in; None for any others."""
         facts = self._artifacts.known(session, **bytes_of(new))
         if facts is None:
             return None
         try:
-            return judge_files(new, facts, ground)
+            return judge_files(new, facts, ancestry)
         except Verification:
             return None
 
-    def _inspect(self, new: NewVersion, ground: Ground) -> list[str]:
+    def _inspect(self, new: NewVersion, ancestry: Ancestry) -> list[str]:
         """Read the bytes that are new; return the warnings of what is let in. Raises Verification."""
         facts = self._artifacts.verify(**bytes_of(new))
         try:
-            return judge_files(new, facts, ground)
+            return judge_files(new, facts, ancestry)
         except Verification as error:
             if not self._quarantine:
                 raise
             with self._db.write() as session:
-                kept = record_quarantined(session, new, ground, error)
+                kept = record_quarantined(session, new, ancestry, error)
             raise kept from error

@@ -11,7 +11,7 @@ from registry.access.audit.service import record
 from registry.artifacts.manifests import record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
-from registry.catalog.publishing.new_version import Ground, NewVersion
+from registry.catalog.publishing.new_version import Ancestry, NewVersion
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters
@@ -30,22 +30,22 @@ _LIVE_ROW = select(Version.pk).where(
 )
 
 
-def record_pending(session: Session, new: NewVersion, ground: Ground) -> None:
+def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> None:
     """Write a row that has no number yet, unless these bytes have a live one."""
     counters = _counters(session, new)
     if _find(session, new, counters) is None:
-        version = _unwritten(new, counters, ground)
+        version = _unwritten(new, counters, ancestry)
         _describe(version, new, VersionState.PENDING)
         put(session, version)
 
 
-def record_ready(session: Session, new: NewVersion, ground: Ground, warnings: list[str]) -> Published:
+def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings: list[str]) -> Published:
     """Make verified bytes a version with a number, or find the one that they are. Raises Verification.
 
     The commit raises QuotaExceeded where the namespace has no room for it.
     """
     digest = _record_files(session, new)
-    version, counters = _row(session, new, ground)
+    version, counters = _row(session, new, ancestry)
     if version.state == VersionState.QUARANTINED:
         raise Verification(
             f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
@@ -58,20 +58,20 @@ def record_ready(session: Session, new: NewVersion, ground: Ground, warnings: li
     size_bytes = new.publication.manifest.size_bytes
     give_number(session, version, counters, size_bytes)
     charge(session, new.namespace, versions=size_bytes)
-    origin = _add_parts(session, version, new, ground)
+    origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
-    about = {"digest": digest, "base": ground.base.brief.fingerprint, "job": job}
+    about = {"digest": digest, "base": ancestry.base.brief.fingerprint, "job": job}
     record(session, new.who, "version.publish", new.namespace, _ref(version, new), after=about)
-    return Published(version=_write_document(session, version, new, ground, origin), existing=False)
+    return Published(version=_write_document(session, version, new, ancestry, origin), existing=False)
 
 
-def record_quarantined(session: Session, new: NewVersion, ground: Ground, error: Verification) -> Verification:
+def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, error: Verification) -> Verification:
     """Keep what was refused where only its digest leads to it; return the error that says so.
 
     It is paid for as any version is: the commit raises QuotaExceeded where there is no room for it.
     """
     digest = _record_files(session, new)
-    version, _ = _row(session, new, ground)
+    version, _ = _row(session, new, ancestry)
     if version.state != VersionState.PENDING:
         # The same bytes have a row that is past this: ready once, or in quarantine already.
         return error
@@ -79,10 +79,10 @@ def record_quarantined(session: Session, new: NewVersion, ground: Ground, error:
     version.moved_at = utc_now()
     put(session, version)
     charge(session, new.namespace, versions=new.publication.manifest.size_bytes)
-    origin = _add_parts(session, version, new, ground)
+    origin = _add_parts(session, version, new, ancestry)
     ref = _ref(version, new)
     record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
-    _write_document(session, version, new, ground, origin)
+    _write_document(session, version, new, ancestry, origin)
     return Verification(
         f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
         param=error.param,
@@ -114,18 +114,18 @@ def _find(session: Session, new: NewVersion, counters: Counters) -> Version | No
     return None if pk is None else session.get_one(Version, pk, populate_existing=True)
 
 
-def _row(session: Session, new: NewVersion, ground: Ground) -> tuple[Version, Counters]:
+def _row(session: Session, new: NewVersion, ancestry: Ancestry) -> tuple[Version, Counters]:
     """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked."""
     counters = _counters(session, new)
-    return _find(session, new, counters) or _unwritten(new, counters, ground), counters
+    return _find(session, new, counters) or _unwritten(new, counters, ancestry), counters
 
 
-def _unwritten(new: NewVersion, counters: Counters, ground: Ground) -> Version:
-    base = ground.base.brief
+def _unwritten(new: NewVersion, counters: Counters, ancestry: Ancestry) -> Version:
+    base = ancestry.base.brief
     keys = {
         "adapter_pk": counters.adapter_pk,
         "digest": new.digest,
-        "base_pk": ground.base.pk,
+        "base_pk": ancestry.base.pk,
         "base_id": base.id,
         "base_revision": base.revision,
         "base_weights_digest": base.weights_digest,
@@ -185,10 +185,10 @@ def _record_files(session: Session, new: NewVersion) -> str:
     return digest
 
 
-def _add_parts(session: Session, version: Version, new: NewVersion, ground: Ground) -> dict[str, Any]:
+def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: Ancestry) -> dict[str, Any]:
     """Write down what lineage and search find a new version by; return its origin."""
     pk = version.pk
-    for edge in ground.parents:
+    for edge in ancestry.parents:
         # A parent that is named twice in one relation is one edge.
         insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
     tags = [{"version_pk": pk, "key": key, "value": value} for key, value in new.publication.tags.items()]
@@ -201,16 +201,16 @@ def _add_parts(session: Session, version: Version, new: NewVersion, ground: Grou
 
 
 def _write_document(
-    session: Session, version: Version, new: NewVersion, ground: Ground, origin: dict[str, Any]
+    session: Session, version: Version, new: NewVersion, ancestry: Ancestry, origin: dict[str, Any]
 ) -> VersionView:
     """Write down what `resolve` answers for a new version, and return it as the caller may see it.
 
     Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
     """
-    parents = parents_of(session, [version.pk], SYSTEM).get(version.pk, []) if ground.parents else []
+    parents = parents_of(session, [version.pk], SYSTEM).get(version.pk, []) if ancestry.parents else []
     newborn = Surroundings(
         adapter=new.publication.adapter,
-        base=ground.base.brief,
+        base=ancestry.base.brief,
         origin=Origin(**origin),
         aliases=[],
         notes=[],

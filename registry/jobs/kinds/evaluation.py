@@ -13,7 +13,7 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_rows_for
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
@@ -90,16 +90,16 @@ def _source(session: Session, target: EvaluationTarget, namespace: str) -> Targe
     return bare_base_source(session, target.base, namespace)
 
 
-def _keep(rooms: Rooms, request: EvaluationRequest, done: HandedIn) -> None:
+def _keep(services: CompletionServices, request: EvaluationRequest, done: HandedIn) -> None:
     """Append one row a target, in the transaction in which the job succeeds."""
     results = done.completion.evaluations
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
         raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
-    with rooms.db.write() as session:
+    with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
-        ids = rooms.keep_scores(
+        ids = services.keep_scores(
             session,
             job=job,
             attempt=done.completion.attempt,

@@ -13,7 +13,7 @@ from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
@@ -54,7 +54,7 @@ def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
     return Inputs(targets=[version_source(session, request.ref, job.namespace)])
 
 
-def _keep(rooms: Rooms, request: MergeRequest, done: HandedIn) -> None:
+def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:
     """Verify and record the merged model's files.
 
     Raises Verification also where they are not what the job asked for, QuotaExceeded where its namespace has no room.
@@ -63,12 +63,12 @@ def _keep(rooms: Rooms, request: MergeRequest, done: HandedIn) -> None:
     if merge is None or merge.manifest.kind != "merged":
         raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
     refuse_code(merge.manifest)
-    with rooms.db.read() as session:
+    with services.db.read() as session:
         base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
     require_none(_differences(request, base, merge))
     space = space_of(subject.partition("@")[0])
-    rooms.artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=done.who)
-    with rooms.db.write() as session:
+    services.artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=done.who)
+    with services.db.write() as session:
         digest, opened = record_manifest(session, merge.manifest, namespace=space)
         if opened:
             charge(session, space, merged=merge.manifest.size_bytes)

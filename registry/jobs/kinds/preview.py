@@ -11,7 +11,7 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.datasets.finding import is_given
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
@@ -61,7 +61,7 @@ def _assign(session: Session, request: PreviewJobRequest, job: Job) -> Inputs:
     return Inputs(base=base_source(session, request.base, job.namespace))
 
 
-def _keep(rooms: Rooms, request: PreviewJobRequest, done: HandedIn) -> None:
+def _keep(services: CompletionServices, request: PreviewJobRequest, done: HandedIn) -> None:
     """Keep what is shown, of the rows that were asked for, as the job's result."""
     preview = done.completion.preview
     if preview is None:
@@ -69,7 +69,7 @@ def _keep(rooms: Rooms, request: PreviewJobRequest, done: HandedIn) -> None:
     if len(preview.model_dump_json().encode()) > MOST_JOB_BYTES:
         raise Invalid(f"a preview takes at most {MOST_JOB_BYTES} bytes; leave texts out at its end", param="preview")
     require_none(_differences(request, preview))
-    with rooms.db.write() as session:
+    with services.db.write() as session:
         done.succeed(session, {"preview": preview.model_dump(mode="json")})
 
 

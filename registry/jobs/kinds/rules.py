@@ -40,7 +40,7 @@ class KeepScores(Protocol):
 
 
 @dataclass(frozen=True)
-class Rooms:
+class CompletionServices:
     """The services of other rooms by which a completion has its effect."""
 
     db: Database
@@ -80,7 +80,7 @@ class JobKindRules(Generic[R]):
     assign: Callable[[Session, R, Job], Inputs]
     #: Holds the result against what was asked for and makes its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
-    complete: Callable[[Rooms, R, HandedIn], None]
+    complete: Callable[[CompletionServices, R, HandedIn], None]
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False

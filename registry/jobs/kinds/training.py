@@ -12,7 +12,7 @@ from registry.catalog.versions.finding import space_of
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
-from registry.jobs.kinds.rules import HandedIn, JobKindRules, Rooms
+from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
@@ -80,7 +80,7 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
     return Inputs(base=base, checkpoint=resume_point(session, job, request))
 
 
-def _publish(rooms: Rooms, request: TrainingRequest, done: HandedIn) -> None:
+def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
     """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
 
     Raises Verification where it is none that the job asked for.
@@ -92,7 +92,7 @@ def _publish(rooms: Rooms, request: TrainingRequest, done: HandedIn) -> None:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
 
-    with rooms.publisher.publishing(
+    with services.publisher.publishing(
         publication=settled,
         who=done.who,
         job=JobRef(id=job.id, attempt=done.completion.attempt),

@@ -18,7 +18,7 @@ from support.stored import lose, names_of
 from registry.artifacts.manifests import blobs_of
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.models import Version
-from registry.catalog.publishing.inspecting import find_ground
+from registry.catalog.publishing.inspecting import find_ancestry
 from registry.catalog.publishing.new_version import NewVersion
 from registry.catalog.publishing.recording import record_pending, record_ready
 from registry.catalog.versions.lifecycle import VersionState
@@ -186,15 +186,15 @@ class TestVersions:
         who = world.principal(Role.WRITER)
         new = NewVersion(good, who, None, [])
         with world.services.db.write() as session:
-            ground = find_ground(session, new, KnownBases())
-            record_pending(session, new, ground)
+            ancestry = find_ancestry(session, new, KnownBases())
+            record_pending(session, new, ancestry)
         world.services.artifacts.verify(upload=good.upload, blobs=blobs_of(good.manifest), who=who)
         # While a slow publisher still reads, one with a wrong record of the same bytes is refused.
         with pytest.raises(VerificationFailed, match="disagree on rank"):
             publish(writer, good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})}))
         assert states_of(world, name) == [("failed", None)]
         with world.services.db.write() as session:
-            published = record_ready(session, new, ground, [])
+            published = record_ready(session, new, ancestry, [])
             assert (published.version.number, published.existing) == (1, False)
         assert states_of(world, name) == [("failed", None), ("ready", 1)]
 

@@ -167,7 +167,7 @@ def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "hangs")
-    monkeypatch.setattr(sdk.pushing.convert, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(sdk.pushing.convert, "_TIMEOUT_S", 0.5)
     folder = pickled(tmp_path / "old", tensors())
     started = time.monotonic()
     with pytest.raises(TimedOut):

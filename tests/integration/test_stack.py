@@ -112,6 +112,8 @@ def test_train_evaluate_merge_pull(stack: Stack, request: pytest.FixtureRequest)
         "adapter_config.json",
         "adapter_model.safetensors",
         ".adapterctl",
+        "generation_config.json",
+        "rendering.json",
     }
 
     scores = client.submit_evaluation(

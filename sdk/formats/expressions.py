@@ -288,6 +288,9 @@ class Automaton:
         if op is _re.BRANCH:
             parts = [self._sequence(list(part), after, first, depth + 1) for part in argument[1]]
             return self._add(None, tuple(parts))
+        if op is _re.FAILURE:
+            # As `(?!)`: it leads nowhere.
+            return self._add(None, ())
         if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
             return self._repeated(argument, after, first, depth)
         if op is _re.AT:

@@ -139,6 +139,8 @@ class TestAgainstPeft:
             assert ours.means(module) is bool(check_target_module_exists(theirs, module)), (config, module)
 
     @settings(max_examples=scale(4000), deadline=None)
+    @example("(?!)", ["0"])
+    @example("(?!)|0", ["0"])
     @given(expressions(plain=False), st.lists(MODULES, min_size=1, max_size=6))
     @example("(?!.*q)a.*", ["aab", "aaq", "a"])
     @example(r"(a|b\b)*(?=q$).", ["aaq", "b.q", "bq"])

@@ -168,13 +168,14 @@ class TestStrictness:
         assert answer.status_code == 415
         assert world.http.post("/api/v1/jobs/x/cancel", content=b"").status_code == 404
 
+    @pytest.mark.alone
     @pytest.mark.parametrize("key", ["unknown", "blobs"])
     def test_a_body_with_many_faults_is_refused_in_little_time(self, world: World, key: str) -> None:
         path, values = ("versions", "0,") if key == "unknown" else ("uploads", "{},")
         body = f'{{"{key}": [{(values * 45_000)[:-1]}]}}'
         began = time.monotonic()
         answer = world.http.post(f"/api/v1/{path}", content=body, headers={"Content-Type": "application/json"})
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 3
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
         assert len(answer.content) < 2000
 

@@ -107,7 +107,7 @@ class Artifacts:
             if held.row is None:
                 return None
             if (inspection := inspections.get(held.blob.sha256)) is not None:
-                facts = inspection.kind.from_json(held.row.facts)
+                facts = inspection.known(held.row.facts)
                 if facts is None:
                     return None
                 found[held.blob.sha256] = facts
@@ -150,7 +150,7 @@ class Artifacts:
                 return self._take(held.blob, held.sent, inspection, who)
             if inspection is None:
                 return None
-            facts = inspection.kind.from_json(held.row.facts)
+            facts = inspection.known(held.row.facts)
             if facts is None:
                 facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
                 kept = None if facts is None else facts.to_json()
@@ -191,7 +191,7 @@ class Artifacts:
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-            elif row.facts is None:
+            elif row.facts is None or (inspection is not None and inspection.known(row.facts) is None):
                 row.facts = kept_facts
             kept = row.stored_as
             if kept != sent.stored_as:

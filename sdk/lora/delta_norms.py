@@ -130,11 +130,20 @@ def has_product(a: Shape, b: Shape, *, embedding: bool) -> bool:
     return len(a) == len(b) >= 2 and a[0] == b[1] and set(b[2:]) <= {1}
 
 
-def of_experts(out: Columns, into: Columns, experts: int) -> Iterator[tuple[Columns, Columns]]:
-    """Yield B (out, r) and Aᵀ (in, r) of each expert: A's rows go expert by expert, B's columns rank by rank."""
-    rank = into.raw.shape[1] // experts
+def split(columns: Columns, experts: int, *, by_rank: bool) -> Iterator[Columns]:
+    """Yield the columns of each expert: those of B (out, r·experts) go rank by rank, those of Aᵀ (in, experts·r) expert by expert."""
+    if experts == 1:
+        yield columns
+        return
+    rank = columns.raw.shape[1] // experts
     for expert in range(experts):
-        yield out.columns(slice(expert, None, experts)), into.columns(slice(expert * rank, (expert + 1) * rank))
+        own = slice(expert, None, experts) if by_rank else slice(expert * rank, (expert + 1) * rank)
+        yield columns.columns(own)
+
+
+def of_experts(out: Columns, into: Columns, experts: int) -> Iterator[tuple[Columns, Columns]]:
+    """Yield B (out, r) and Aᵀ (in, r) of each expert."""
+    return zip(split(out, experts, by_rank=True), split(into, experts, by_rank=False), strict=True)
 
 
 def combined(norms: list[float]) -> float:

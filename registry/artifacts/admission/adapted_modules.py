@@ -8,8 +8,8 @@
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
->>> Module({"B": b}).untrained
-True
+>>> Module({"A": b._replace(zero=False), "B": b}).effect(16.0, 2, use_rslora=False).most
+-inf
 """
 
 from __future__ import annotations
@@ -45,25 +45,20 @@ class Module:
             )
         self.parts[part] = tensor
 
-    @property
-    def untrained(self) -> bool:
-        """Whether the half that training starts from zero is zero: B, but A of an embedding; and so is B's bias."""
-        start = self.parts.get("B") or self.parts["embedding_A"]
-        bias = self.parts.get("B.bias")
-        return start.zero and (bias is None or bias.zero)
-
     def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
-        """Say how large ΔW = s·B·A may be, and B's bias, from the largest magnitudes of A and B alone."""
+        """Say how large ΔW = s·B·A may be, and B's bias, by its norm, and from the largest magnitudes of A and B."""
         a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
         bias = self.parts.get("B.bias")
         scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
-        if scale == 0 or a.zero or b.zero:
+        if scale == 0 or a.zero or b.zero or b.norm == 0:
             least = most = -math.inf
         else:
             # Each number of B·A is a sum of r products: one alone may be as large as the largest of B times the largest
-            # of A, and none is larger than r times that.
+            # of A, and none is larger than r times that, or than the norm of them all.
             exponents = math.log2(scale) + a.exponent + b.exponent
             least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
+            if b.norm is not None:
+                most = min(most, math.log2(scale) + math.log2(b.norm))
         if bias is not None and not bias.zero:
             most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
         return Effect(least, most)

@@ -3,7 +3,7 @@
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
 ...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
-...     exclude_modules=[], layers_to_transform=[], layers_pattern=[],
+...     exclude_modules=[], layers_to_transform=[], layers_pattern=[], target_parameters=[],
 ...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, task_type=None, variants=[],
 ... )
 >>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={}, base_config={})
@@ -88,7 +88,9 @@ def judge(
             f"{tied} is adapted and trainable_token_indices trains tokens of the same weight, for the base ties the two, which "
             f"PEFT can't merge; train again without {tied.rpartition('.')[2]} among the target modules"
         )
-    warnings = _judge_effects(modules, config, lora, ranks)
+    # Whether these are other than the base's own, the gate can't tell: its weights may not be here.
+    replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
+    warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
     return [
         *warnings,
@@ -99,13 +101,10 @@ def judge(
     ]
 
 
-def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks) -> list[str]:
-    """Look at how much each module changes. Raises Verification where none does, or one far too much."""
-    untrained = sorted(name for name, module in modules.items() if module.untrained)
-    if len(untrained) == len(modules):
-        raise Verification(
-            "every lora_B is zero: this adapter's LoRA changes nothing. Train it, or push the trained one"
-        )
+def _judge_effects(
+    modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
+) -> list[str]:
+    """Look at how much each module changes. Raises Verification where none does and nothing is replaced, or one far too much."""
     alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
     effects = {}
     for name, module in sorted(modules.items()):
@@ -118,13 +117,19 @@ def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: Lor
             "is wrong. Lower the learning rate and train again"
         )
     faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
-    if len(faint) == len(modules):
+    idle = [name for name in faint if effects[name].most == -math.inf]
+    if len(faint) == len(modules) and not replaces:
+        found = "s·B·A is zero" if len(idle) == len(modules) else f"no number of s·B·A reaches {_FAINT:g}"
         raise Verification(
-            f"no number of s·B·A reaches {_FAINT:g}: this adapter's LoRA changes nothing. Train it, or push the trained one"
+            f"{found} in any of the {len(modules)} adapted modules, and nothing of the base is replaced: this adapter changes "
+            "nothing. Train it with a higher learning rate or more rows, or push the trained one"
         )
     too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
-    faint = [name for name in faint if name not in set(untrained)]
-    return [*_warn_idle(untrained), *_warn_faint(faint), *_warn_too_large(too_large)]
+    return [
+        *_warn_idle(idle),
+        *_warn_faint([name for name in faint if name not in set(idle)]),
+        *_warn_too_large(too_large),
+    ]
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
@@ -140,6 +145,8 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "lora_bias": config.lora_bias != lora.lora_bias,
         "bias": config.bias != lora.bias,
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
+        # They say how A and B of stacked experts are read.
+        "target_parameters": config.target_parameters != sorted(lora.target_parameters),
         # What is done with a version is decided by its record.
         "task_type": (config.task_type == _CLASSIFICATION) != (lora.task_type == _CLASSIFICATION),
     }
@@ -278,7 +285,7 @@ def _named(names: Sequence[str]) -> str:
 def _warn_idle(idle: Sequence[str]) -> list[str]:
     if not idle:
         return []
-    return [f"lora_B is zero in {_named(idle)}: nothing was learned there; see whether these modules were trained"]
+    return [f"s·B·A is zero in {_named(idle)}: nothing was learned there; see whether these modules were trained"]
 
 
 def _warn_faint(faint: Sequence[str]) -> list[str]:

@@ -125,14 +125,17 @@ def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
 
 def bytes_of(new: NewVersion) -> Bytes:
     """What `Artifacts` verifies, or knows, and how it looks into the adapter's two files."""
-    look = partial(inspect_weights, size_bytes=new.weights.size_bytes)
+    lora = new.publication.lora
+    look = partial(inspect_weights, size_bytes=new.weights.size_bytes, lora=lora)
     return {
         "upload": new.publication.upload,
         "blobs": blobs_of(new.publication.manifest),
         "who": new.who,
         "inspections": {
             new.config.sha256: Inspection(ConfigFacts, inspect_config),
-            new.weights.sha256: Inspection(WeightFacts, look),
+            new.weights.sha256: Inspection(
+                WeightFacts, look, lambda facts: isinstance(facts, WeightFacts) and facts.fit(lora)
+            ),
         },
     }
 

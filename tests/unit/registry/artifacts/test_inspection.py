@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
-from support.weights import QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
+from support.weights import LORA, QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
 from registry.errors import Verification
@@ -36,7 +36,7 @@ class TestFacts:
         assert list(facts.tensors()) == [
             TensorFacts(name=QA, dtype="F32", shape=(2, 1), zero=True),
             # 0x0101 in float16 is 257 · 2⁻²⁴.
-            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False, exponent=-15),
+            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False, exponent=-15, norm=0.0),
         ]
         assert [tensor.size_bytes for tensor in facts.tensors()] == [8, 12]
         assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
@@ -122,7 +122,7 @@ class TestFacts:
 
         raw = save(lora_tensors())
         file = Counted(raw)
-        inspect_weights(file, size_bytes=len(raw))
+        inspect_weights(file, size_bytes=len(raw), lora=LORA)
         assert file.taken == len(raw)
 
     def test_a_config_is_told_by_what_decides_what_the_adapter_does(self) -> None:
@@ -142,6 +142,7 @@ class TestFacts:
             exclude_modules=r".*\.1\..*",
             layers_to_transform=[1],
             layers_pattern=[],
+            target_parameters=[],
             bias="none",
             use_rslora=False,
             use_dora=True,
@@ -154,8 +155,8 @@ class TestFacts:
 
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
-        assert (weights["kind"], weights["version"]) == ("weights", 3)
-        assert (config["kind"], config["version"]) == ("config", 4)
+        assert (weights["kind"], weights["version"]) == ("weights", 4)
+        assert (config["kind"], config["version"]) == ("config", 5)
         wrong = (
             {"version": 1},
             {"more": 1},
@@ -165,6 +166,9 @@ class TestFacts:
             {"zero": "0"},
             {"exponents": [0]},
             {"exponents": [0.5] * 4},
+            {"norms": [None]},
+            {"norms": ["1"] * 4},
+            {"stacked": [[1]]},
         )
         for other in (None, {}, config, *(weights | change for change in wrong)):
             assert WeightFacts.from_json(other) is None

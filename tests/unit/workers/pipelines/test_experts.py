@@ -73,7 +73,7 @@ def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None
     raw = (adapter / "adapter_config.json").read_bytes()
     registration = scan_base(base, cache=Cache(cache)).registration
     return judge(
-        weight_facts((adapter / "adapter_model.safetensors").read_bytes()),
+        weight_facts((adapter / "adapter_model.safetensors").read_bytes(), lora or lora_of(json.loads(raw))),
         config_facts(raw),
         lora=lora or lora_of(json.loads(raw)),
         base_tensors=registration.tensors,

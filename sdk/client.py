@@ -37,7 +37,7 @@ from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
-from sdk.errors import InvalidInput
+from sdk.errors import InvalidInput, NotFound
 from sdk.formats.manifest import HasFiles
 from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.job_submission import JobSubmitter
@@ -100,6 +100,7 @@ from sdk.schemas.jobs import (
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
@@ -443,6 +444,19 @@ class Client:
         Raises InvalidInput that says where a filter is wrong; NotAllowed for quarantined versions where no admin asks.
         """
         return list(search.iterate(self.transport, filter, sort=sort, limit=limit))
+
+    def norms(self, ref: str) -> VersionNorms | None:
+        """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
+
+        None from a registry of an earlier release, or of a version that one published. Raises InvalidName, InvalidRef.
+        """
+        try:
+            found = versions.norms(self.transport, str(parse_ref(ref)))
+        except NotFound:
+            # A registry of before has no such route; of one that has, the version is missing here too.
+            versions.resolve(self.transport, str(parse_ref(ref)))
+            return None
+        return None if found.norms is None else found
 
     def evaluations(
         self, *, digest: str | None = None, job: str | None = None, base: str | None = None

@@ -18,6 +18,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read
 
 Evaluation = EvaluationView
@@ -30,6 +31,9 @@ class Registry(Protocol):
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
+
+    def norms(self, ref: str) -> VersionNorms | None:
+        """Return what a version adds to its base."""
 
     def evaluations(self, *, digest: str | None = None, job: str | None = None) -> list[Evaluation]:
         """Return the scores of a version, or of a job."""
@@ -106,6 +110,11 @@ class Version:
         """Its scores, as they are now."""
         return self._registry.evaluations(digest=self.digest)
 
+    @property
+    def norms(self) -> VersionNorms | None:
+        """The norm of ΔW of each module, as the registry derived it from the bytes; None where it knows none."""
+        return self._registry.norms(self.ref)
+
     def pull(self, to: str | Path | None = None) -> Path:
         """Fetch its files; see `Client.pull`."""
         return self._registry.pull(self.ref, to)
@@ -113,6 +122,9 @@ class Version:
     def as_dict(self) -> dict[str, Any]:
         """Everything that `adapterctl show` prints, as plain values."""
         shown = self.info.model_dump(mode="json")
+        norms = self.norms
+        shown["norms"] = None if norms is None else norms.norms
+        shown["replaced"] = None if norms is None or norms.norms is None else norms.replaced
         shown["evaluations"] = [evaluation.model_dump(mode="json") for evaluation in self.evaluations]
         return shown
 

@@ -34,6 +34,7 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.pages import Page
+from sdk.schemas.probe import VersionNorms
 
 router = room("", "catalog")
 
@@ -114,6 +115,16 @@ def list_versions(
 ) -> Page[VersionView]:
     """The ready versions of an adapter, the newest first."""
     return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+
+
+@router.get("/version/norms")
+def get_norms(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    catalog: CatalogDep,
+    who: Reader,
+) -> VersionNorms:
+    """What a version adds to its base: the norm of ΔW of each module, derived from its bytes."""
+    return catalog.norms(ref, who=who)
 
 
 @router.patch("/version")

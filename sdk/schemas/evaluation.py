@@ -15,8 +15,8 @@ BasePrecision = Literal["as-trained", "nf4", "native"]
 Onto = Literal["auto", "original", "dequantized"]
 
 
-#: Metrics that count, time or weigh what was done.
-_MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)")
+#: Metrics that count, time or weigh what was done, or say how far it reaches.
+_MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
 
 
 def is_score(metric: str) -> bool:

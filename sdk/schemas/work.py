@@ -13,6 +13,7 @@ from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import Norms
 from sdk.schemas.training import Day, Labels, QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
@@ -78,6 +79,8 @@ class TargetSource(Wire):
     stop_ids: list[int] = []
     #: What the version tells apart, where it is a classification.
     labels: Labels | None = None
+    #: Of a merge: the norm of ΔW of each module, as the registry derived it at publication. None: an earlier release published it.
+    delta_norms: Annotated[Norms | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class CheckpointSource(Wire):

@@ -11,6 +11,7 @@ from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.norms import norms_of
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
@@ -51,7 +52,10 @@ def _needs(pinned: Pinned[MergeRequest]) -> Needs:
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
-    return Inputs(targets=[version_source(session, request.ref, job.namespace)])
+    version = find_version(session, parse_ref(request.ref), SYSTEM)
+    source = version_source(session, request.ref, job.namespace)
+    # The merged model is held against them.
+    return Inputs(targets=[source.model_copy(update={"delta_norms": norms_of(session, version).norms})])
 
 
 def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:

@@ -14,6 +14,7 @@ from support.loras import Q, V, compare, cosine
 
 from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.training import LoraConfig
 
 
@@ -155,6 +156,13 @@ class TestAgainstPeft:
         inner = sum(float((dense_a[m] * dense_b[m]).sum()) for m in dense_a.keys() & dense_b.keys())
         assert found.cosine == pytest.approx(inner / (found.norm_a * found.norm_b), abs=1e-10)
         assert found.notes == []
+        for folder, record, dense in ((folder_a, lora_a, dense_a), (folder_b, lora_b, dense_b)):
+            norms = delta_norms(folder, record)
+            assert norms.norms() == pytest.approx({name: np.linalg.norm(one) for name, one in dense.items()}, rel=1e-10)
+            for name, module in norms.modules.items():
+                # Stacked experts are (experts, …, …).
+                each = [np.linalg.norm(expert) for expert in dense[name]] if module.experts else []
+                assert module.experts == pytest.approx(each, rel=1e-10)
 
     @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
     def test_a_grouped_convolution_is_noted(self, tmp_path: Path) -> None:
@@ -169,6 +177,9 @@ class TestAgainstPeft:
         config = {"target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}
         folder, record, dense = save_peft(tmp_path / "a", llama, r=2, **config)
         found = compare(folder, folder, record, record)
+        norms = delta_norms(folder, record)
+        assert norms.norms() == pytest.approx({name: np.linalg.norm(one) for name, one in dense.items()}, rel=1e-10)
+        assert norms.replaced == ["lm_head.weight"]
         assert {delta.module for delta in found.modules} == dense.keys()
         assert [note.split(" of both")[0].split(" (")[0] for note in found.notes] == [
             "DoRA's magnitudes",

@@ -177,7 +177,7 @@ class TestGate:
         weights = made.adapter / "adapter_model.safetensors"
         with weights.open("rb") as file, (staging / "adapter_config.json").open("rb") as config:
             return (
-                inspect_weights(file, size_bytes=weights.stat().st_size, lora=LORA),
+                inspect_weights(file, size_bytes=weights.stat().st_size, lora=package.lora),
                 inspect_config(config),
                 {"lora": package.lora, "base_tensors": base.tensors, "base_config": base.config},
             )

@@ -43,6 +43,7 @@ from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_ter
 from sdk.job_submission import JobSubmitter
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+from sdk.probe_replay import replay_probe
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
@@ -100,7 +101,7 @@ from sdk.schemas.jobs import (
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
-from sdk.schemas.probe import VersionNorms
+from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
@@ -743,6 +744,23 @@ class Client:
         Raises VerificationFailed.
         """
         return self._puller.verify(ref, verify_with=None if verify_with is None else user_path(verify_with))
+
+    def replay_probe(self, ref: str, *, base: str | Path | None = None) -> ProbeReplay:
+        """Fetch a version, and find what it does to its base again: the norm of ΔW of each module by the pulled bytes, and the
+        predictions on fixed texts over `base`, a folder, or over its base where that lies here.
+
+        What differs from the record is in `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by
+        1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, VerificationFailed for
+        altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
+        `base`, the worker's libraries.
+        """
+        version = self._puller.resolve(ref)
+        manifest = self._puller.check_cached(version.contents)
+        exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
+        view = versions.resolve(self.transport, exact)
+        folder = self._puller.fill_cache(manifest)
+        place = None if base is None else user_path(base)
+        return replay_probe(self.transport, self.cache, view, self.norms(exact), folder, base=place)
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
-from sdk.formats.refs import BadRefError, is_folder, namespace_of, parse_digest
+from sdk.formats.refs import BadRefError, is_folder, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.dataset_file import dataset_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
-from sdk.pushing.base_folder import scan_base
+from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.pusher import no_such_base
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import BaseView, VersionView
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
@@ -137,7 +136,7 @@ def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionV
         return False
     return (
         isinstance(given, RowsOfFile)
-        or _files_of(cache, given.base.fingerprint, _base_view(transport, given)) is not None
+        or files_here(cache, given.base.fingerprint, registered_base(transport, given)) is not None
     )
 
 
@@ -227,7 +226,7 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
         view = bases.get(transport, base)
     except NotFound:
         raise no_such_base(base) from None
-    found = _files_of(cache, view.fingerprint, view)
+    found = files_here(cache, view.fingerprint, view)
     if found is None:
         raise NotFound(
             f"the files of base {view.id} don't lie on this machine as they were registered; give a folder with them, as "
@@ -239,8 +238,8 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
 
 def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
     """Return the folder of the base of a version, in the cache or where it was registered."""
-    base, view = version.base, _base_view(transport, version)
-    found = _files_of(cache, base.fingerprint, view)
+    base, view = version.base, registered_base(transport, version)
+    found = files_here(cache, base.fingerprint, view)
     if found is not None:
         return found
     if view is None:
@@ -254,27 +253,6 @@ def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
         f"with: adapterctl base fix {base.id} --location file:///FOLDER",
         param="of",
     )
-
-
-def _base_view(transport: Transport, version: VersionView) -> BaseView | None:
-    """Return what is registered of the base of a version; None where it was taken away."""
-    with suppress(NotFound):
-        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
-    return None
-
-
-def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
-    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
-    places = [cache.base(fingerprint)]
-    location = urlsplit((None if view is None else view.location) or "")
-    if location.scheme == "file" and location.netloc in ("", "localhost"):
-        places.append(Path(unquote(location.path)))
-    for folder in places:
-        # Files that were changed since would be another base's rows.
-        with suppress(NotFound, InvalidBase):
-            if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
-                return folder
-    return None
 
 
 def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:

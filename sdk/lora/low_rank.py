@@ -87,5 +87,5 @@ def _triangle(columns: Columns) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         powers = np.maximum(powers, largest) if index else largest.astype(np.int64)
     found = np.empty((0, columns.raw.shape[1]))
     for block in columns.blocks():
-        found = np.linalg.qr(np.vstack([found, np.ldexp(block, -powers)]), mode="r")
+        found = np.asarray(np.linalg.qr(np.vstack([found, np.ldexp(block, -powers)]), mode="r"))
     return found, powers

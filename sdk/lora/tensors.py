@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk.errors import VerificationFailed, disk_explained
+from sdk.errors import Unavailable, VerificationFailed, disk_explained
 from sdk.formats.safetensors import SafetensorsError, read_header
 
 if TYPE_CHECKING:
@@ -91,6 +91,16 @@ class TensorFile:
 def as_rows(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> Columns:
     """Return the bytes of a tensor of (n, …), uint8, as a matrix of n rows, which copies nothing."""
     return Columns(data.view(_NUMPY_TYPES[dtype]).reshape(shape[0], -1), dtype)
+
+
+def require_numpy(doing: str, otherwise: str) -> None:
+    """Raise Unavailable, which names the extra and what else can be done, where numpy is missing; `doing` begins the sentence."""
+    try:
+        import numpy  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(
+            f"{doing} needs numpy, which is not installed; run: pip install 'adapterctl[local]', {otherwise}"
+        ) from error
 
 
 def open_tensors(path: Path) -> TensorFile:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sdk.errors import NotFound, Unavailable, VerificationFailed
+from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.delta_norms import combined, has_product, of_experts
 from sdk.lora.experts import sum_of_products
 from sdk.lora.low_rank import product_norm, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
-from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
+from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors, require_numpy
 from sdk.schemas.training import LoraConfig
 
 #: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
@@ -98,7 +98,7 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
 
     Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, Unavailable without numpy.
     """
-    require_numpy()
+    require_numpy("comparing weights", "or leave the weights out with --no-weights")
     first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
     notes = _notes(first, second)
     modules = []
@@ -121,17 +121,6 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
             )
         )
     return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
-
-
-def require_numpy() -> None:
-    """Raise Unavailable, which names the extra, where numpy is missing."""
-    try:
-        import numpy  # noqa: F401
-    except ImportError as error:
-        raise Unavailable(
-            "comparing weights needs numpy, which is not installed; run: pip install 'adapterctl[local]', "
-            "or leave the weights out with --no-weights"
-        ) from error
 
 
 def _open(folder: Path, lora: LoraConfig) -> _Adapter:

@@ -117,6 +117,60 @@ class ProbeAnswer(Wire):
     device: Literal["cpu", "cuda"]
 
 
+class NormDiffering(Wire):
+    """A module whose norm is not the one that the registry keeps; null where one side has no such module."""
+
+    module: str
+    stored: float | None
+    found: float | None
+
+
+class TextDiffering(Wire):
+    """A number of one text that is further from the recorded one than rounding explains."""
+
+    #: Counted from 1.
+    text: int
+    #: "tokens", "logit_gap" or "kl".
+    what: Literal["tokens", "logit_gap", "kl"]
+    recorded: float
+    found: float
+    #: How far apart the two may be.
+    allowed: float
+
+
+class LogitsReplay(Wire):
+    """The probe of a training once more."""
+
+    #: None: the record has none, as of a version that was pushed; then nothing is compared.
+    recorded: ProbeReport | None
+    found: ProbeReport
+    dtype: DtypeName
+    device: Literal["cpu", "cuda"]
+    differing: list[TextDiffering]
+
+
+class ProbeReplay(Wire):
+    """What a pulled version does to its base, against what is recorded of it."""
+
+    ref: str
+    digest: str
+    #: Of the pulled bytes.
+    norms: Norms
+    replaced: list[str]
+    #: Whether the registry keeps norms to hold them against: not of a version that an earlier release published.
+    norms_stored: bool
+    norms_differing: list[NormDiffering]
+    #: None where predictions were not compared; the notes say why.
+    logits: LogitsReplay | None
+    #: What was left out, in sentences.
+    notes: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs of what was compared."""
+        return not self.norms_differing and not (self.logits is not None and self.logits.differing)
+
+
 def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> ProbeReport | None:
     """Return the probe of a version's record; None where there is none, as of a version that was pushed."""
     digest = (training or {}).get(TEXTS_KEY)

@@ -185,7 +185,7 @@ class PassingNorms:
 
 def layout_fits(names: Iterable[tuple[int, str, int]], stacked: Iterable[list[int]], lora: LoraConfig) -> bool:
     """Whether norms were taken with the experts of a record: `names` are number, name and width of each B that has one."""
-    kept = dict(map(tuple, stacked))
+    kept = {pair[0]: pair[1] for pair in stacked}
     if not lora.target_parameters:
         return not kept
     layout = Layout(lora)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -83,6 +84,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
         )
+    facts += [*(("ΔW", said) for said in _added(shown)), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(
             ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
@@ -99,6 +101,26 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _added(shown: dict[str, Any]) -> list[str]:
+    """Say how large ΔW is, where the registry has derived it."""
+    norms = shown.get("norms")
+    if not norms:
+        return []
+    told = {module: norm for module, norm in norms.items() if norm is not None}
+    if not told:
+        return ["its norm can't be told of any module"]
+    largest = max(told, key=lambda module: told[module])
+    whole = math.hypot(*told.values())
+    return [f"norm {whole:.4g} over {len(told)} of {len(norms)} modules, most in {largest} ({told[largest]:.4g})"]
+
+
+def _moved(metrics: dict[str, float]) -> list[str]:
+    """Say how far predictions on the fixed texts are moved, where the training has measured it."""
+    if "probe_logit_gap" not in metrics or "probe_kl" not in metrics:
+        return []
+    return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
 
 
 def _learnt(data: dict[str, Any]) -> str:

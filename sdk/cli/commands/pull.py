@@ -102,19 +102,31 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 @click.command(name="verify")
 @click.argument("target")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.option(
+    "--probe", is_flag=True, help="Also find again what it does to its base, and hold that against the record."
+)
+@click.option("--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it lies here]")
 @format_option
-def verify_command(target: str, verify_with: str | None, style: str) -> None:
+def verify_command(target: str, verify_with: str | None, probe: bool, base: str | None, style: str) -> None:
     """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
 
-    Whatever was altered, added, removed or renamed is an error, and so is a signature of another key or version.
+    Whatever was altered, added, removed or renamed is an error, and so is a signature of another key or version. With
+    --probe, the norm of every module's update is taken of the fetched bytes, and predictions on fixed texts are computed
+    over the base; what differs from the record is an error.
 
     \b
     Examples:
       adapterctl verify ./adapter
       adapterctl verify ./adapter --verify-with KEY.pub.pem
       adapterctl verify code-review@v3
+      adapterctl verify code-review@v3 --probe --base ./SmolLM2-135M-Instruct
     """
+    if base is not None and not probe:
+        raise click.UsageError("--base belongs to --probe")
+    if probe and (is_folder(target) or Path(target).is_dir()):
+        raise click.UsageError("--probe holds a version against its record: give its REF, not a folder")
     key = None if verify_with is None else user_path(verify_with)
+    replayed = None
     if is_folder(target) or Path(target).is_dir():
         from sdk.pulling.verification import verify_pulled
 
@@ -122,6 +134,12 @@ def verify_command(target: str, verify_with: str | None, style: str) -> None:
     else:
         with open_client() as client:
             manifest = client.verify(target, verify_with=key)
+            replayed = client.replay_probe(target, base=base) if probe else None
+    if replayed is not None:
+        from sdk.cli.support.replayed_probe import print_replay
+
+        print_replay(replayed, style)
+        return
     if style == "json":
         print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
     elif style == "quiet":

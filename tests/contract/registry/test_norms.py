@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from contract.registry.helpers import SEEDS, claim, publication
 from sqlalchemy import select
-from support.adapters import lora_tensors, save_adapter
+from support.adapters import base_registration, lora_tensors, save_adapter
 from support.registries import World
 
 from registry.artifacts.models import Blob
+from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import NotFound
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
+from sdk.objects import Version
 from sdk.schemas.catalog import Published
 
 Q, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
@@ -71,20 +74,39 @@ def test_other_scales_of_the_same_bytes_are_other_norms(writer: Client, name: st
     )
 
 
-def test_a_version_of_before_has_none_until_its_bytes_are_read_again(
-    world: World, writer: Client, name: str, adapter: Path
-) -> None:
-    version = writer.push(adapter, name, base="tiny")
+def make_earlier(world: World, version: Version) -> None:
+    """Let a version's bytes have been looked into by a release that took no norms."""
     weights = next(file.sha256 for file in version.info.files if file.path == WEIGHTS_FILE)
     with world.services.db.write() as session:
         blob = session.scalars(select(Blob).where(Blob.sha256 == weights)).one()
         facts = blob.facts or {}
         blob.facts = {key: value for key, value in facts.items() if key not in ("norms", "stacked")} | {"version": 3}
     assert version.norms is None
+
+
+def test_a_version_of_before_has_none_until_its_bytes_are_read_again(
+    world: World, writer: Client, name: str, adapter: Path
+) -> None:
+    version = writer.push(adapter, name, base="tiny")
+    make_earlier(world, version)
     assert (version.as_dict()["norms"], version.as_dict()["replaced"]) == (None, None)
     # Somebody publishes the same bytes once more.
     assert writer.push(adapter, f"{name}-b", base="tiny").norms is not None
     assert version.norms is not None
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_so_are_they_when_somebody_sends_them_who_may_not_read_them(
+    request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER, namespace="ours")) as ours:
+        version = ours.push(adapter, f"ours/{name}", base="tiny")
+        make_earlier(world, version)
+        with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
+            assert theirs.push(adapter, f"theirs/{name}", base="tiny").norms is not None
+        assert version.norms is not None
 
 
 def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter: Path) -> None:

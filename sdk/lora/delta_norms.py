@@ -12,13 +12,13 @@ They are of s·B·A: the magnitudes of DoRA come after it, B's own bias and what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from sdk.errors import NotFound, VerificationFailed
-from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped
+from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped, variant_setting
 from sdk.lora.low_rank import product_norm, triangular_norm
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
@@ -99,10 +99,15 @@ def delta_norms(folder: Path, lora: LoraConfig) -> DeltaNorms:
                 modules[module] = found
     except ScalesError as error:
         raise VerificationFailed(f"{path}: {error}; push the adapter again with --expand-patterns") from error
-    keys = [(name, lora_key(name)) for name in file.tensors]
-    replaced = {unwrapped(base_parameter(name) or name) for name, key in keys if key is None}
-    biased = sorted(key.module for _, key in keys if key is not None and key.part == "B.bias")
-    return DeltaNorms(modules, unmeasured, sorted(replaced), biased)
+    keys = map(lora_key, file.tensors)
+    biased = sorted(key.module for key in keys if key is not None and key.part == "B.bias")
+    return DeltaNorms(modules, unmeasured, replaced_by(file.tensors), biased)
+
+
+def replaced_by(names: Iterable[str]) -> list[str]:
+    """Return the parameters of the base that an adapter's tensors take the place of, or rows of them, sorted."""
+    others = (base_parameter(name) for name in names if lora_key(name) is None and variant_setting(name) is None)
+    return sorted({unwrapped(parameter) for parameter in others if parameter})
 
 
 def differing(
@@ -166,6 +171,10 @@ def _pairs(file: TensorFile) -> dict[str, dict[str, Tensor]]:
             if key.part in halves:
                 raise VerificationFailed(f"{file.path} has {key.part} of {key.module!r} twice; pull the version again")
             halves[key.part] = tensor
+        elif key is None and base_parameter(name) is None:
+            raise VerificationFailed(f"{file.path}: {name!r} is no tensor of an adapter; save it again with PEFT")
+    if not pairs:
+        raise VerificationFailed(f"{file.path} has no LoRA weights; save the adapter again from the trained model")
     for module, halves in pairs.items():
         if set(halves) not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
             raise VerificationFailed(f"{file.path} has only one of A and B of {module!r}; pull the version again")

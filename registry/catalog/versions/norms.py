@@ -11,8 +11,8 @@ from registry.artifacts.models import Blob
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref
 from registry.db.stored_json import read_stored
-from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped
-from sdk.lora.delta_norms import other_product
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
+from sdk.lora.delta_norms import other_product, replaced_by
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.schemas.probe import Norms, VersionNorms
 from sdk.schemas.training import LoraConfig
@@ -30,8 +30,7 @@ def norms_of(session: Session, version: Version) -> VersionNorms:
     lora = read_stored(LoraConfig, version.lora, of=f"the LoRA record of {ref}")
     if facts is None or not facts.fit(lora):
         return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
-    others = {base_parameter(tensor.name) for tensor in facts.tensors() if lora_key(tensor.name) is None}
-    replaced = sorted({unwrapped(parameter) for parameter in others if parameter})
+    replaced = replaced_by(tensor.name for tensor in facts.tensors())
     return VersionNorms(ref=ref, digest=version.digest, norms=_scaled(facts, lora), replaced=replaced)
 
 

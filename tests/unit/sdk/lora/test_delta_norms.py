@@ -180,6 +180,18 @@ class TestWhatIsRefused:
         with pytest.raises(NotFound, match="pull the version again"):
             delta_norms(tmp_path, lora())
 
+    def test_names_that_are_none_of_an_adapters(self, tmp_path: Path) -> None:
+        for prefix in ("model.base_model.", "", "base_model.model.base_model.model."):
+            tensors = {f"{prefix}{Q}.lora_A.weight": normal(1, 2, 3), f"{prefix}{Q}.lora_B.weight": normal(2, 4, 2)}
+            if prefix.startswith("base_model"):
+                # They are a module of that name, which no base has.
+                assert list(norms_of(tmp_path, tensors).modules) == [f"base_model.model.{Q}"]
+            else:
+                with pytest.raises(VerificationFailed, match="is no tensor of an adapter"):
+                    norms_of(tmp_path, tensors)
+        with pytest.raises(VerificationFailed, match="no LoRA weights"):
+            norms_of(tmp_path, {"base_model.model.lm_head.weight": normal(1, 2, 3)})
+
     def test_half_a_module(self, tmp_path: Path) -> None:
         with pytest.raises(VerificationFailed, match="only one of A and B"):
             norms_of(tmp_path, {f"base_model.model.{Q}.lora_A.weight": normal(1, 2, 3)})

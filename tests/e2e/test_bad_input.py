@@ -175,7 +175,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "adapterctl convert pickled"),
     (["push", "./ia3", "new-adapter", "--base", "./base"], 2, "invalid", "path", "no LoRA adapter"),
     (["push", "./endless", "new-adapter", "--base", "./base"], 2, "invalid", "exclude_modules", "--expand-patterns"),
-    (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "every lora_B is zero"),
+    (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "this adapter changes nothing"),
     # Folders.
     (["pull", "code-review", "-o", "foreign"], 4, "conflict", "to", "no pull wrote (precious.txt)"),
     (["pull", "code-review", "-o", "good.jsonl"], 4, "conflict", "to", "is no folder"),
@@ -218,7 +218,7 @@ def test_what_is_wrong_is_said_in_one_document(
         (train("--data", "bad-lines.jsonl"), 2, "line 2"),
         (["pull", "code-review", "-o", "foreign"], 4, "no pull wrote"),
         (["push", "./endless", "new-adapter", "--base", "./base"], 2, "--expand-patterns"),
-        (["push", "./zero", "new-adapter", "--base", "./base"], 7, "every lora_B is zero"),
+        (["push", "./zero", "new-adapter", "--base", "./base"], 7, "this adapter changes nothing"),
         (["show", "a\x1b[31mb"], 2, "is no adapter name"),
         (train("--data", "\x1b]0;x\x07\u202e.jsonl"), 3, "there is no file"),
         (train("--data", os.fsdecode(b"\xff.jsonl")), 3, "there is no file"),

@@ -117,3 +117,18 @@ def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter:
     assert version.norms is not None
     assert [target.delta_norms for target in held.targets] == [version.norms.norms]
     job.cancel()
+
+
+def test_a_registry_of_before_knows_of_none(
+    writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = writer.push(adapter, name, base="tiny")
+
+    def no_route(*given: object) -> None:
+        raise NotFound("there is nothing here")
+
+    monkeypatch.setattr("sdk.api.versions.norms", no_route)
+    assert version.norms is None
+    assert version.as_dict()["norms"] is None
+    with pytest.raises(NotFound, match="v9"):
+        writer.norms(f"{name}@v9")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TOGETHER = ("tests/faults/jobs",)
 #: What takes minutes, the longest first; all else follows in pytest's own order.
 _FIRST = (
+    "tests/faults/jobs",
     "tests/contract/removal",
     "tests/unit/workers/pipelines",
     "tests/contract",

@@ -68,11 +68,9 @@ _REPEATABLE = (Moment.CLAIMED, Moment.STEP, Moment.CHECKPOINT, Moment.RECORDING,
 _TRAINING = (Moment.STEP, Moment.CHECKPOINT, Moment.RECORDING, Moment.ANY)
 #: The first are those that the short run does.
 _FIRST = [
-    (Target.WORKER, Moment.PUBLISHED),
     (Target.CHILD, Moment.CHECKPOINT),
     (Target.WORKER, Moment.LATE),
     (Target.SERVER, Moment.DURING),
-    (Target.WORKER, Moment.CHECKPOINT),
     (Target.LEADER, Moment.STEP),
 ]
 _OTHERS = [

@@ -132,7 +132,9 @@ class TestWhatIsGone:
         first = maker.push(name)
         maker.push(name, (first, "continued-from", None))
         with world.services.db.write() as session:
-            child = session.scalars(select(Version).join(Adapter).where(Adapter.name == name, Version.number == 2)).one()
+            child = session.scalars(
+                select(Version).join(Adapter).where(Adapter.name == name, Version.number == 2)
+            ).one()
             child.state, child.number = VersionState.QUARANTINED, None
             ref = f"{name}@sha256:{child.digest}"
         assert keys_of(world.writer.lineage(first, direction="down")) == [first]

@@ -39,6 +39,21 @@ def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None
     return facts_of_version(version.info, _config_of(registry, version))
 
 
+def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]] | None:
+    """Return the answer for the newest version read of each engine, in brief; None for what is no adapter."""
+    from sdk.lora.compatibility import ENGINES, judge
+    from sdk.lora.compatibility.reading import facts_of_version
+
+    if version.info.kind != "adapter":
+        return None
+    facts = facts_of_version(version.info, _config_of(registry, version))
+    answers = (judge(facts, engine) for engine in ENGINES)
+    return {
+        one.engine: {"answer": one.answer.value, "judged_by": one.judged_by, "tables_day": one.tables_day}
+        for one in answers
+    }
+
+
 def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
     """Return the answer for one engine. Raises InvalidInput for an engine, or a version, that there is none of."""
     from sdk.lora.compatibility import judge

@@ -78,7 +78,7 @@ RULES = (
     Rule("rank", "--max-lora-rank is at least r; any number will do", _read("mem_pool.py"), lambda *_: None),
     Rule("patterns", "every module has the adapter's r, and α/r as its scale", _read("lora.py"), one_scale),
     Rule("rslora", "use_rslora is not read: the scale is α/r, and not α/√r",
-         Source("python/sglang/srt/lora/lora.py; issue 40835 of 2026-09-23", _NEWEST, _DAY),
+         _read("lora.py"),
          unless(lambda facts: facts.use_rslora and facts.rank > 1, "it is an rsLoRA, which would be scaled by α/r and be too weak by √r")),
     Rule("dora", "DoRA is refused", _read("lora_manager.py"),
          unless(lambda facts: facts.use_dora, "it is a DoRA, which is refused"), since="0.5.16"),

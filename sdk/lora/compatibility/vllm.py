@@ -209,7 +209,7 @@ RULES = (
     Rule("dora", "DoRA is refused", _read(_HELPER), unless(lambda facts: facts.use_dora, "it is a DoRA, which is refused")),
     Rule("bias", "bias other than none is refused", _read(_HELPER),
          unless(lambda facts: facts.bias != "none", "it trains biases, which are refused"), since="0.11.1"),
-    Rule("bias", "bias other than none needs --enable-lora-bias, and is not merged as PEFT does",
+    Rule("bias", "bias other than none needs --enable-lora-bias",
          _read(_HELPER, "0.11.0", "2025-09-13"),
          lambda facts, _: unknown("it trains biases, which need --enable-lora-bias") if _has_bias(facts) else None,
          before="0.11.1"),

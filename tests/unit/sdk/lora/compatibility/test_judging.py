@@ -13,7 +13,9 @@ from sdk.lora.compatibility.judging import UnknownEngine
 from sdk.lora.compatibility.versions import UnknownVersion, parse
 from sdk.lora.compatibility.vllm import RANK_STEPS, rank_step
 
-PLAIN = Facts(rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", tied=False, base="b")
+PLAIN = Facts(
+    rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", tied=False, base="b"
+)
 
 _NAMES = ["q_proj", "k_proj", "v_proj", "up_proj", "gate_proj", "lm_head", "embed_tokens", "c_attn", "x.vision.q_proj"]
 _ARCHITECTURES = [None, "LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM", "Qwen3MoeForCausalLM", "XForCausalLM"]
@@ -72,7 +74,9 @@ def test_never_yes_where_a_rule_says_no_or_does_not_know(facts: Facts, asked: tu
 
 
 class TestVersions:
-    @pytest.mark.parametrize("version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99])
+    @pytest.mark.parametrize(
+        "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99]
+    )
     def test_what_is_no_version_is_refused(self, version: str) -> None:
         with pytest.raises(UnknownVersion, match=r"is no version of vllm; give one as 0\.33\.0"):
             judge(PLAIN, "vllm", version)
@@ -99,12 +103,14 @@ class TestVersions:
         assert found.against[0].reason == "the table begins with vllm 0.8.5, and 0.6.0 is older"
 
     def test_an_engine_without_a_table(self) -> None:
-        with pytest.raises(UnknownEngine, match="give one of vllm, sglang, llama.cpp, ollama, peft"):
+        with pytest.raises(UnknownEngine, match=r"give one of vllm, sglang, llama\.cpp, ollama, peft"):
             judge(PLAIN, "tgi")
 
 
 class TestServing:
-    @pytest.mark.parametrize(("rank", "step"), [(1, 1), (2, 8), (8, 8), (9, 16), (24, 32), (65, 128), (257, 320), (512, 512)])
+    @pytest.mark.parametrize(
+        ("rank", "step"), [(1, 1), (2, 8), (8, 8), (9, 16), (24, 32), (65, 128), (257, 320), (512, 512)]
+    )
     def test_the_smallest_step_of_vllm(self, rank: int, step: int) -> None:
         assert rank_step(rank, (0, 33, 0)) == step
         flags = judge(replace(PLAIN, rank=rank), "vllm").flags
@@ -118,7 +124,9 @@ class TestServing:
         assert "--max-lora-rank 64" in judge(replace(PLAIN, rank_pattern={"q_proj": 40}), "vllm").flags
 
     def test_template_and_stops_are_passed_on(self) -> None:
-        facts = replace(PLAIN, has_template=True, has_generation=True, stop_ids=(2, 7), base_stop_ids=(2,), name="x", folder="./x")
+        facts = replace(
+            PLAIN, has_template=True, has_generation=True, stop_ids=(2, 7), base_stop_ids=(2,), name="x", folder="./x"
+        )
         assert judge(facts, "vllm").commands == (
             "adapterctl pull REF -o ./x",
             "vllm serve b --enable-lora --lora-modules x=./x --chat-template ./x/chat_template.jinja --generation-config ./x",
@@ -131,14 +139,20 @@ class TestServing:
             "--chat-template ./x/chat_template.jinja",
         )
         assert "stop_token_ids: [7]" in " ".join(judge(facts, "sglang").notes)
-        assert judge(facts, "llama.cpp").flags == ("--lora x.gguf", "--jinja", "--chat-template-file ./x/chat_template.jinja")
+        assert judge(facts, "llama.cpp").flags == (
+            "--lora x.gguf",
+            "--jinja",
+            "--chat-template-file ./x/chat_template.jinja",
+        )
         assert judge(facts, "ollama").flags == ("FROM b", "ADAPTER ./x.gguf")
         same = replace(facts, template_is_base=True, stop_ids=(2,))
         assert judge(same, "vllm").flags == ("--enable-lora", "--lora-modules x=./x")
 
     def test_what_makes_it_fit(self) -> None:
         dora = replace(PLAIN, use_dora=True, ref="x@v3")
-        assert [judge(dora, engine).fix for engine in ("vllm", "llama.cpp")] == ["adapterctl merge x@v3 -o ./merged"] * 2
+        assert [judge(dora, engine).fix for engine in ("vllm", "llama.cpp")] == [
+            "adapterctl merge x@v3 -o ./merged"
+        ] * 2
         folder = replace(dora, is_folder=True, folder="./x", name="x")
         assert judge(folder, "vllm").fix == "adapterctl push ./x x && adapterctl merge x -o ./merged"
         # A base that has no conversion has none when it is merged either.
@@ -146,12 +160,16 @@ class TestServing:
 
     def test_what_is_not_recorded_is_said(self) -> None:
         assert any("is not recorded; ask whoever trained it" in note for note in judge(PLAIN, "vllm").notes)
-        assert any("was trained over a base in nf4" in note for note in judge(replace(PLAIN, quantization="nf4"), "vllm").notes)
+        assert any(
+            "was trained over a base in nf4" in note for note in judge(replace(PLAIN, quantization="nf4"), "vllm").notes
+        )
 
 
 def test_an_answer_as_plain_values() -> None:
     for engine in ENGINES:
         plain = judge(PLAIN, engine).as_dict()
-        assert plain["answer"] == "yes" and plain["engine"] == engine and plain["tables_day"] > "2026-01-01"
+        assert plain["answer"] == "yes"
+        assert plain["engine"] == engine
+        assert plain["tables_day"] > "2026-01-01"
         assert plain["findings"][0].keys() == {"rule", "verdict", "reason", "source", "mended_by_merge"}
         assert all(type(finding["verdict"]) is str for finding in plain["findings"])

@@ -34,11 +34,18 @@ class Against(NamedTuple):
 
 
 DORA, BIAS, BIAS_OF_B = {"use_dora": True}, {"bias": "lora_only"}, {"lora_bias": True}
-SAVED, TOKENS, EXPERTS = {"modules_to_save": ("lm_head",)}, {"trained_tokens": True}, {"target_parameters": ("experts.down_proj",)}
+SAVED, TOKENS, EXPERTS = (
+    {"modules_to_save": ("lm_head",)},
+    {"trained_tokens": True},
+    {"target_parameters": ("experts.down_proj",)},
+)
 RANKS, ALPHAS, RSLORA = {"rank_pattern": {"q_proj": 4}}, {"alpha_pattern": {"q_proj": 4.0}}, {"use_rslora": True}
 VOCABULARY, PATTERN = {"vocabulary_changed": True}, {"target_modules": None}
 PISSA, SETTING = {"unusable": "init_lora_weights is 'pissa', which changes the base"}, {"other": ("use_qalora",)}
-HEAD, BOTH = {"target_modules": ("lm_head", "q_proj", "v_proj")}, {"target_modules": ("embed_tokens", "q_proj", "v_proj")}
+HEAD, BOTH = (
+    {"target_modules": ("lm_head", "q_proj", "v_proj")},
+    {"target_modules": ("embed_tokens", "q_proj", "v_proj")},
+)
 GPT2 = {"architecture": "GPT2LMHeadModel", "target_modules": ("c_attn",), "fan_in_fan_out": True}
 STRANGE, NOBODY = {"architecture": "StrangeForCausalLM"}, {"architecture": None}
 OPT = {"architecture": "OPTForCausalLM"}
@@ -154,7 +161,12 @@ FOR = [
     # A pattern that says what holds anyway.
     Against("vllm", "patterns", {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 16.0}}, "yes", "0.31.0"),
     Against("vllm", "rslora", RSLORA, "yes"),
-    Against("vllm", "saved modules", {"modules_to_save": ("score",), "architecture": "RobertaForSequenceClassification"}, "yes"),
+    Against(
+        "vllm",
+        "saved modules",
+        {"modules_to_save": ("score",), "architecture": "RobertaForSequenceClassification"},
+        "yes",
+    ),
     Against("vllm", "embeddings", HEAD, "yes"),
     Against("vllm", "embeddings", HEAD | {"architecture": "Qwen3ForCausalLM"}, "yes", "0.16.0"),
     Against("vllm", "targets", {"target_modules": ("model.layers.3.self_attn.q_proj",)}, "yes"),
@@ -184,7 +196,9 @@ def _found(case: Against, change: dict[str, Any]) -> Verdict:
 def test_a_rule_speaks_against_what_it_is_about_and_not_against_a_plain_adapter(case: Against) -> None:
     assert _found(case, case.change) == case.verdict
     if case.change:
-        assert _found(case, {}) == "yes" or case.rule.startswith(("use_", "trainable", "target_p", "ensure", "lora_bias"))
+        assert _found(case, {}) == "yes" or case.rule.startswith(
+            ("use_", "trainable", "target_p", "ensure", "lora_bias")
+        )
     assert judge(replace(PLAIN, **case.change), case.engine, case.version).answer != "yes"
 
 
@@ -211,9 +225,10 @@ def _rules() -> list[tuple[Engine, Rule]]:
 
 @pytest.mark.parametrize(("engine", "rule"), _rules(), ids=lambda one: one.name)
 def test_every_rule_says_where_and_when_it_was_read(engine: Engine, rule: Rule) -> None:
-    assert rule.source.place and rule.source.version
+    assert rule.source.place
+    assert rule.source.version
     assert "2024-01-01" < rule.source.day <= "2026-11-27"
-    assert rule.says[0].islower() or rule.says[0] in "ABDq_-" and not rule.says.endswith(".")
+    assert rule.says[0].islower() or (rule.says[0] in "ABDq_-" and not rule.says.endswith("."))
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "ollama", "peft"])

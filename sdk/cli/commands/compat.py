@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 #: The exit code of whatever was looked at and is not as it should be.
 _NOT_YES = 7
+#: A word of a command: what has no blank, or has it in quotes.
+_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
+#: What stands before and behind a line of a command.
+_MARGIN = 8
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
 
 
@@ -67,9 +72,12 @@ def _print_table(found: Compatibility) -> None:
         [one.rule, one.verdict.value, one.source.place, one.source.version, one.source.day] for one in found.findings
     ]
     click.echo(render(["rule", "fits", "read in", "release", "day"], rows, cut=2))
-    _print_commands("serve it with:", found.commands)
+    if found.answer.value == "yes":
+        _print_commands("serve it with:", found.commands)
     _print_commands("make it fit with:", [found.fix] if found.fix else [])
-    _print_commands("find out with:", [found.find_out] if found.find_out else [])
+    if found.find_out:
+        click.echo("\nfind out with:")
+        _print_paragraphs([found.find_out], indent="  ")
     if found.notes:
         click.echo()
         _print_paragraphs([f"- {note}" for note in found.notes])
@@ -80,14 +88,28 @@ def _print_commands(label: str, commands: Sequence[str]) -> None:
     if commands:
         click.echo(f"\n{label}")
     for command in commands:
-        lines = textwrap.wrap(plain(command), WIDTH - 6, break_long_words=False, break_on_hyphens=False)
-        click.echo(" \\\n      ".join(f"{'  ' if i == 0 else ''}{line}" for i, line in enumerate(lines)))
+        click.echo("  " + " \\\n      ".join(_wrapped(plain(command))))
 
 
-def _print_paragraphs(paragraphs: Sequence[str]) -> None:
+def _wrapped(command: str) -> list[str]:
+    """Break a command between its words, of which one may be quoted: a backslash within quotes would be part of it."""
+    lines = [""]
+    for word in _WORD.findall(command):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH - _MARGIN:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _print_paragraphs(paragraphs: Sequence[str], *, indent: str = "") -> None:
     for paragraph in paragraphs:
         click.echo(
             textwrap.fill(
-                plain(paragraph), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+                plain(paragraph),
+                WIDTH,
+                initial_indent=indent,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
             )
         )

@@ -64,13 +64,13 @@ class Compatibility:
     findings: tuple[Finding, ...]
     #: Options that the engine needs for this adapter.
     flags: tuple[str, ...]
-    #: What serves it, line by line; nothing where the answer is no.
+    #: What serves it, or may, line by line; nothing where the answer is no.
     commands: tuple[str, ...]
     #: What else should be known, in sentences; nothing of it decides the answer.
     notes: tuple[str, ...]
     #: The one command that makes it fit, where it does not and one does.
     fix: str | None
-    #: What to run where the answer is unknown.
+    #: What to run where the answer is unknown, in a sentence without its end.
     find_out: str | None
 
     def as_dict(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
         commands=() if answer is Verdict.NO else (*_pulled(facts), *table.commands(facts, number)),
         notes=(*_newer(table, asked, newest, version), *_of_training(facts), *table.notes(facts, number)),
         fix=_fix(facts) if against and all(finding.mended_by_merge for finding in against) else None,
-        find_out=table.trial(facts) if answer is Verdict.UNKNOWN else None,
+        find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
     )
 
 
@@ -99,6 +99,12 @@ def _newer(table: Engine, asked: Number, newest: Number, version: str | None) ->
 
 def _pulled(facts: Facts) -> tuple[str, ...]:
     return () if facts.is_folder else (f"adapterctl pull {facts.ref} -o {facts.folder}",)
+
+
+def _find_out(table: Engine, facts: Facts) -> str:
+    if facts.architecture is None and facts.is_folder:
+        return f"adapterctl compat {facts.folder} --base DIR --engine {table.name}, where DIR is the folder of its base"
+    return table.trial(facts)
 
 
 def _fix(facts: Facts) -> str:

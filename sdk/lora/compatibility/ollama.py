@@ -6,6 +6,7 @@ and k_proj of a Llama, where llama.cpp's permutes B, and knows two architectures
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from sdk.lora.compatibility import llama_cpp
@@ -58,10 +59,12 @@ def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
 
 
 def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
-    lines = "\\n".join(_flags(facts, version))
+    base, adapter = _flags(facts, version)
     return (
         llama_cpp.converted(facts),
-        f"printf '{lines}\\n' > Modelfile && ollama create {facts.name} -f Modelfile && ollama run {facts.name}",
+        f"echo {shlex.quote(base)} > Modelfile",
+        f"echo {shlex.quote(adapter)} >> Modelfile",
+        f"ollama create {facts.name} -f Modelfile && ollama run {facts.name}",
     )
 
 

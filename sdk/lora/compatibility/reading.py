@@ -89,20 +89,16 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
         **{**_of_lora(lora), "unusable": unusable(config), **({"target_modules": None} if pattern else {})},
         **_of_base(base_config),
         architecture=_architecture(base_config),
-        base=shlex.quote(str(base))
-        if base is not None
-        else shlex.quote(named)
-        if isinstance(named, str) and named
-        else "BASE",
+        base=_path(base) if base is not None else shlex.quote(named) if isinstance(named, str) and named else "BASE",
         vocabulary_changed=_holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
         has_template=(folder / TEMPLATE_FILE).is_file(),
         has_generation=(folder / GENERATION_FILE).is_file(),
         template_is_base=None if base is None else _same(folder / TEMPLATE_FILE, base / TEMPLATE_FILE),
         stop_ids=tuple(stops) if isinstance(stops, list) else None,
-        ref=str(folder),
+        ref=_path(folder),
         name=_plain(folder.resolve().name),
-        folder=shlex.quote(str(folder)),
+        folder=_path(folder),
         is_folder=True,
     )
 
@@ -197,6 +193,11 @@ def _same(one: Path, two: Path) -> bool | None:
     if not one.is_file() or not two.is_file():
         return None
     return one.read_bytes() == two.read_bytes()
+
+
+def _path(folder: Path) -> str:
+    """A folder as commands of a shell take it, told apart from a name."""
+    return shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
 
 
 def _plain(name: str) -> str:

@@ -75,7 +75,7 @@ def one_scale(facts: Facts, _: Number) -> Objection | None:
         return unknown(
             "rank_pattern and alpha_pattern differ by module, and whether each module's α/r is the adapter's is not looked at"
         )
-    patterns = {"rank_pattern": facts.other_ranks, "alpha_pattern": facts.other_alphas}
+    patterns: dict[str, Mapping[str, object]] = {"rank_pattern": facts.other_ranks, "alpha_pattern": facts.other_alphas}
     for name, found in patterns.items():
         if found:
             return no(
@@ -160,7 +160,7 @@ def targets(known: Mapping[str, Iterable[str]]) -> Judge:
             return unknown("target_modules is a pattern, which is not resolved here")
         beside = sorted(facts.last_names - EMBEDDINGS - set(known.get(facts.architecture or "", ())))
         if beside:
-            return unknown(f"{named(beside)} of {facts.architecture or 'an unknown base'} is not in the table")
+            return unknown(f"the table does not have {named(beside)} of {facts.architecture or 'this base'}")
         part = next(filter(is_of_image_or_sound, facts.target_modules), None)
         return unknown(f"{part} is of an image's or a sound's part") if part else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,19 @@ def test_a_folder_needs_no_registry(monkeypatch: pytest.MonkeyPatch, folders: Pa
     monkeypatch.chdir(folders)
     done = CliRunner().invoke(compat_command, ["./plain", "--base", "./base", "--engine", "vllm"])
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "vllm 0.33.0: yes")
+    assert "  vllm serve ./base --enable-lora --lora-modules plain=./plain\n" in done.stdout
     assert not (tmp_path / "none").exists()
     # Without its base it is not known what it is over.
     assert CliRunner().invoke(compat_command, ["./plain", "--engine", "vllm"]).exit_code == 7
+
+
+@pytest.mark.parametrize("length", [1, 30, 60, 100])
+def test_a_long_command_is_broken_so_that_it_can_be_pasted(length: int) -> None:
+    words = ["vllm serve", "'a b'" * 3, "x" * length, "--flag 'FROM a b'", "y" * 60, '"c d"']
+    lines = command._wrapped(" ".join(words))
+    # A line with an open quote is refused here.
+    assert [word for line in lines for word in shlex.split(line)] == shlex.split(" ".join(words))
+    assert all(len(line) <= 72 for line in lines) or length > 72
 
 
 def test_what_is_refused(registry: Client, folders: Path) -> None:

@@ -45,6 +45,9 @@ def test_without_its_base_nothing_is_guessed(tmp_path: Path) -> None:
     facts = facts_of_folder(write_adapter(tmp_path / "a", base_model_name_or_path="org/base"), None)
     assert (facts.architecture, facts.tied, facts.base_stop_ids, facts.template_is_base) == (None, None, None, None)
     assert facts.base == "org/base"
+    assert judge(facts, "vllm").find_out == (
+        f"adapterctl compat {tmp_path / 'a'} --base DIR --engine vllm, where DIR is the folder of its base"
+    )
     assert [judge(facts, engine).answer for engine in ("vllm", "sglang", "llama.cpp", "ollama")] == ["unknown"] * 4
 
 

@@ -85,7 +85,7 @@ RULES = (
     Rule("dora", "use_dora is not read: a DoRA is served without its magnitudes", _read("lora_manager.py", "0.5.10", "2026-04-05"),
          unless(lambda facts: facts.use_dora, "it is a DoRA, which would be served without its magnitudes"), before="0.5.16"),
     Rule("bias", "biases are not read", _read("lora.py"),
-         unless(lambda facts: facts.bias != "none" or facts.lora_bias, "it trains biases, which are left out without a word")),
+         unless(lambda facts: facts.bias != "none" or facts.lora_bias, "it trains biases, which are not read")),
     Rule("saved modules", "modules_to_save is not read", _read("lora.py"),
          unless(lambda facts: facts.modules_to_save, "it has modules_to_save, which are left out without a word")),
     Rule("tokens", "trained tokens are not read", _read("lora.py"),

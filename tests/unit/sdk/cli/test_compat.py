@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.registries import embedded
-from support.small import write_adapter, write_base
+from support.small import HIDDEN, write_adapter, write_base, write_safetensors
 
 from sdk import Client
 from sdk.cli.commands import catalog
 from sdk.cli.commands import compat as command
 from sdk.cli.commands.compat import compat_command
 from sdk.errors import InvalidInput, NotFound
+from sdk.lora.tensors import read_tensors
 
 LLAMA = {"vocab_size": 16, "tie_word_embeddings": False, "eos_token_id": 2}
 
@@ -110,6 +111,23 @@ def test_a_long_command_is_broken_so_that_it_can_be_pasted(length: int) -> None:
     # A line with an open quote is refused here.
     assert [word for line in lines for word in shlex.split(line)] == shlex.split(" ".join(words))
     assert all(len(line) <= 72 for line in lines) or length > 72
+
+
+def test_what_the_registry_found_of_embeddings_counts(registry: Client, folders: Path, tmp_path: Path) -> None:
+    """Their bytes are not fetched: the warnings that the version got when it was pushed say it."""
+    head, embeddings = "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.weight"
+    for name, rows in (("resized", 18), ("whole", 16)):
+        folder = write_adapter(tmp_path / name)
+        tensors = {
+            key: list(tensor.shape) for key, tensor in read_tensors(folder / "adapter_model.safetensors").items()
+        }
+        tensors |= {embeddings: [rows, HIDDEN], head: [rows, HIDDEN]}
+        write_safetensors(folder / "adapter_model.safetensors", tensors)
+        registry.push(folder, name, base=folders / "base")
+    resized, whole = (registry.compat(name, engine="vllm") for name in ("resized", "whole"))
+    assert [finding.rule for finding in (*resized.against, *whole.against)] == ["vocabulary", "vocabulary"]
+    assert "another number of tokens" in resized.against[0].reason
+    assert "save_embedding_layers=False" in whole.against[0].reason
 
 
 def test_what_is_refused(registry: Client, folders: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from support.small import HIDDEN, write_adapter, write_base, write_safetensors
 
 from sdk.errors import InvalidInput, NotFound
 from sdk.lora.compatibility import judge
-from sdk.lora.compatibility.reading import facts_of_folder
+from sdk.lora.compatibility.reading import facts_of_folder, facts_of_version
+from sdk.schemas.catalog import VersionView
 
 LLAMA = {"vocab_size": 16, "tie_word_embeddings": False, "eos_token_id": 2}
 _Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -127,3 +129,70 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(NotFound, match=r"adapter_model\.safetensors"):
         facts_of_folder(folder, None)
+
+
+def _version(**changed: Any) -> VersionView:
+    base = {
+        "id": "llama",
+        "revision": None,
+        "fingerprint": "f" * 64,
+        "weights_digest": "e" * 64,
+        "architecture": "LlamaForCausalLM",
+    }
+    said: dict[str, Any] = {
+        "ref": "team/x@v3",
+        "adapter": "team/x",
+        "number": 3,
+        "digest": "d" * 64,
+        "state": "available",
+        "kind": "adapter",
+        "aliases": [],
+        "tags": {},
+        "description": "",
+        "created_by": "ana",
+        "created_at": datetime(2026, 11, 26, tzinfo=UTC),
+        "base": base,
+        "lora": {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]},
+        "method": "qlora",
+        "quantization": {"type": "nf4"},
+        "dataset": None,
+        "training": None,
+        "metrics": {},
+        "parents": [],
+        "job": None,
+        "libraries": {},
+        "unknown": [],
+        "files": [{"path": "adapter_config.json", "size_bytes": 1, "sha256": "c" * 64}],
+    }
+    return VersionView.model_validate({**said, **changed})
+
+
+class TestVersion:
+    def test_a_record(self) -> None:
+        facts = facts_of_version(_version(), {"tie_word_embeddings": True, "eos_token_id": 2})
+        assert (facts.ref, facts.name, facts.folder, facts.base) == ("team/x@v3", "x", "./x", "llama")
+        assert (facts.architecture, facts.tied, facts.base_stop_ids) == ("LlamaForCausalLM", True, (2,))
+        assert (facts.quantization, facts.stop_ids, facts.has_template, facts.is_folder) == ("nf4", None, False, False)
+
+    def test_what_was_rendered(self) -> None:
+        files = [
+            {"path": name, "size_bytes": 1, "sha256": "c" * 64}
+            for name in ("chat_template.jinja", "generation_config.json")
+        ]
+        dataset = {"digest": "a" * 64, "rows": 1, "supervised_tokens": 1, "rendering": {"stop_ids": [2, 7]}}
+        facts = facts_of_version(_version(files=files, dataset=dataset), {"eos_token_id": 2})
+        assert (facts.has_template, facts.has_generation, facts.foreign_stops) == (True, True, (7,))
+        assert judge(facts, "vllm").flags[-1] == "--generation-config ./x"
+        # The base's own are not known: each is passed on.
+        assert facts_of_version(_version(files=files, dataset=dataset), None).foreign_stops == (2, 7)
+
+    def test_settings_without_a_field(self) -> None:
+        lora = {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj"]}
+        other = {"eva_config.rho": 2.0, "use_qalora": True, "kasa_config.beta": 1.0}
+        facts = facts_of_version(_version(lora={**lora, "other": other}), None)
+        assert facts.other == ("kasa_config", "use_qalora")
+        assert (facts.unusable or "").startswith("kasa_config takes the smallest singular values")
+
+    def test_a_merged_model_is_no_adapter(self) -> None:
+        with pytest.raises(InvalidInput, match="is a merged model and no adapter"):
+            facts_of_version(_version(kind="merged"), None)

@@ -137,6 +137,17 @@ class TestTrainings:
         asked = {"loss_on": "completion", "epochs": None, "max_steps": 7, "total_steps": 7, "seed": 3}
         assert desk.writer.get(done.result["ref"]).info.training == {**ASKED, **asked}
 
+    def test_one_that_moves_no_prediction_by_its_own_word_is_not_published(self, desk: Desk) -> None:
+        held = desk.train()
+        for gap in (0.0, 9e-7):
+            said = {"loss": 1.0, "probe_logit_gap": gap}
+            with pytest.raises(VerificationFailed, match="moves no logit .* changes nothing; train again") as caught:
+                desk.complete(held, version=desk.publication(metrics=said))
+            assert of_error(caught.value).reason == "verification"
+        assert (
+            desk.complete(held, version=desk.publication(metrics={**said, "probe_logit_gap": 1e-6})).result is not None
+        )
+
     def test_modules_of_a_preset_are_the_worker_s_word(self, desk: Desk) -> None:
         held = desk.train(SPEC.model_copy(update={"targets": "qv"}))
         done = desk.complete(held, version=desk.publication())

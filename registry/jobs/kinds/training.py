@@ -13,7 +13,7 @@ from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
-from registry.jobs.kinds.training_outcome import settle
+from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
@@ -91,6 +91,7 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
     if publication.adapter != job.subject:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
+    require_learnt(settled)
 
     with services.publisher.publishing(
         publication=settled,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.probe import LEAST_LOGIT_GAP
 from sdk.schemas.training import (
     TARGET_PRESETS,
     JsonScalar,
@@ -39,6 +41,16 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
     return settled, of_base + _reported(settled, asked)
+
+
+def require_learnt(publication: Publication) -> None:
+    """Raise Verification where a training says itself that its adapter moves no prediction."""
+    gap = publication.metrics.get("probe_logit_gap")
+    if gap is not None and gap < LEAST_LOGIT_GAP:
+        raise Verification(
+            f"the trained adapter moves no logit of the base by more than {gap:.3g} on the fixed texts, so it changes nothing; "
+            "train again with a higher lr, more rows or steps, or other targets"
+        )
 
 
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:

@@ -141,7 +141,7 @@ class TestTrainings:
         held = desk.train()
         for gap in (0.0, 9e-7):
             said = {"loss": 1.0, "probe_logit_gap": gap}
-            with pytest.raises(VerificationFailed, match="moves no logit .* changes nothing; train again") as caught:
+            with pytest.raises(VerificationFailed, match=r"moves no logit .* changes nothing; train again") as caught:
                 desk.complete(held, version=desk.publication(metrics=said))
             assert of_error(caught.value).reason == "verification"
         assert (

@@ -101,7 +101,7 @@ def test_a_training_records_what_plain_peft_says_of_its_folder(
     assert (found.texts_digest, len(found.texts)) == (TEXTS_DIGEST, len(PROBE_TEXTS))
     for text, (tokens, gap, kl) in zip(found.texts, by_hand(base, tmp_path / "out"), strict=True):
         assert (text.tokens, text.logit_gap) == (tokens, pytest.approx(gap, rel=1e-4))
-        assert text.kl == pytest.approx(kl, rel=1e-3, abs=1e-7)
+        assert text.kl == pytest.approx(kl, rel=1e-4)
         assert tokens <= 128
     assert found.logit_gap > 1e-3
     assert report.metrics["probe_logit_gap"] == found.logit_gap

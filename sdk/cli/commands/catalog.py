@@ -89,7 +89,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
         )
-    facts += [*(("ΔW", said) for said in _added(shown)), *(("probe", said) for said in _moved(metrics))]
+    facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(
             ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
@@ -108,17 +108,21 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
     return facts
 
 
-def _added(shown: dict[str, Any]) -> list[str]:
+def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:
     """Say how large ΔW is, where the registry has derived it."""
     norms = shown.get("norms")
     if not norms:
         return []
     told = {module: norm for module, norm in norms.items() if norm is not None}
     if not told:
-        return ["its norm can't be told of any module"]
+        return [("ΔW", "its norm can't be told of any module")]
     largest = max(told, key=lambda module: told[module])
     whole = math.hypot(*told.values())
-    return [f"norm {whole:.4g} over {len(told)} of {len(norms)} modules, most in {largest} ({told[largest]:.4g})"]
+    of = "" if len(told) == len(norms) else f" of {len(norms)}"
+    return [
+        ("ΔW", f"norm {whole:.4g} over {len(told)}{of} modules"),
+        ("largest ΔW", f"norm {told[largest]:.4g} in {largest}"),
+    ]
 
 
 def _moved(metrics: dict[str, float]) -> list[str]:

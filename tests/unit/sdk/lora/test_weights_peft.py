@@ -186,6 +186,36 @@ class TestAgainstPeft:
             "whole tensors",
         ]
 
+    @pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
+    @pytest.mark.parametrize("change", [0.0, 1e-4, 1e-2])
+    def test_a_conversion_from_pissa_has_the_norm_of_what_was_learnt(self, tmp_path: Path, change: float) -> None:
+        import peft
+        import torch
+
+        original = llama().state_dict()
+        config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights="pissa")
+        made = peft.get_peft_model(llama(), config)
+        made.save_pretrained(tmp_path / "initial", save_embedding_layers=False)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if "lora_" in name:
+                    parameter += change * torch.randn_like(parameter)
+        made.save_pretrained(
+            tmp_path / "converted",
+            path_initial_model_for_weight_conversion=str(tmp_path / "initial"),
+            save_embedding_layers=False,
+        )
+        record = lora_of(json.loads((tmp_path / "converted/adapter_config.json").read_text()))
+        learnt = {name: weight for name, weight in made.merge_and_unload().state_dict().items() if "q_proj" in name}
+        found = delta_norms(tmp_path / "converted", record)
+        assert len(found.modules) == 2
+        for module, one in found.modules.items():
+            # The change of the weight itself, which PEFT computes in float32.
+            truth = float(torch.linalg.norm(learnt[f"{module}.weight"] - original[f"{module}.weight"]))
+            assert one.rank == 8
+            assert one.norm == (pytest.approx(truth, rel=0.02) if change else 0.0)
+
     @pytest.mark.parametrize("module", [Q, V, "model.layers.10.mlp.down_proj", "lm_head", "a+b", "q_proj"])
     @pytest.mark.parametrize(
         "keys",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
+    from sdk.exporting.gguf import Exported
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
@@ -94,6 +95,7 @@ __all__ = [
     "capacity",
     "connect",
     "diff",
+    "export",
     "get",
     "job",
     "jobs",
@@ -153,6 +155,18 @@ def capacity() -> list[QueueCapacity]:
 def diff(a: str, b: str, *, weights: bool = True) -> Diff:
     """Say how two versions differ, weights included. See `Client.diff`."""
     return _client().diff(a, b, weights=weights)
+
+
+def export(
+    target: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: Literal["f32", "f16", "bf16"] | None = None,
+    tokenizer_from: str | Path | None = None,
+) -> Exported:
+    """Write an adapter, or a merged model, as a GGUF file. See `Client.export`."""
+    return _client().export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
 
 
 def get(ref: str) -> Version:

@@ -37,7 +37,10 @@ from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput
+from sdk.exporting import gguf
+from sdk.exporting.gguf import Exported
 from sdk.formats.manifest import HasFiles
+from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
@@ -85,6 +88,7 @@ from sdk.schemas.catalog import (
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.events import Event
+from sdk.schemas.export import GgufDtype
 from sdk.schemas.jobs import (
     AttemptView,
     CheckpointPublication,
@@ -350,6 +354,66 @@ class Client:
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
         return Job(view, self)
+
+    def export(
+        self,
+        target: str | Path,
+        output: str | Path,
+        *,
+        base: str | Path | None = None,
+        dtype: Literal["f32", "f16", "bf16"] | None = None,
+        tokenizer_from: str | Path | None = None,
+    ) -> Exported:
+        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back; nothing is a job here.
+
+        `target` is a version's ref, the folder of an adapter, whose `base` is then to be given (a folder or a registered
+        base: its config alone is read), or the folder of a model. `dtype` is f32 for an adapter and the model's own for a
+        model where none is given; `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for what has no exact place in such a
+        file, Conflict where `output` is there already, NotFound, VerificationFailed, Unavailable without the worker's
+        extra.
+        """
+        folder = user_path(target)
+        if not (isinstance(target, Path) or is_folder(target) or folder.is_dir()):
+            return self._export_version(str(target), output, base, dtype, tokenizer_from)
+        if gguf.is_adapter(folder):
+            if base is None:
+                raise InvalidInput(
+                    f"{folder} is an adapter; say which base it was trained over with --base", param="base"
+                )
+            _no_tokenizer(tokenizer_from)
+            config, base_name = self._base_config(base)
+            name = folder.resolve().name
+            return gguf.export_adapter(folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype)
+        if base is not None:
+            raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
+        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from)
+
+    def _export_version(
+        self,
+        ref: str,
+        output: str | Path,
+        base: str | Path | None,
+        dtype: GgufDtype | None,
+        tokenizer_from: str | Path | None,
+    ) -> Exported:
+        _no_tokenizer(tokenizer_from)
+        version = self.get(ref)
+        if base is not None:
+            self.require_base(version, base)
+        config, base_name = self._base_config(
+            version.info.base.fingerprint if base is None else base, namespace_of(version.info.adapter) or "-"
+        )
+        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
+        return gguf.export_adapter(
+            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype
+        )
+
+    def _base_config(self, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
+        """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
+        if isinstance(base, Path) or is_folder(base):
+            return gguf.config_of(user_path(base)), user_path(base).resolve().name
+        view = self.base(base, namespace=namespace)
+        return view.config or {}, view.id
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
@@ -852,3 +916,8 @@ def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> d
 
 def _move(ref: str, reason: str) -> VersionMove:
     return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
+
+
+def _no_tokenizer(given: str | Path | None) -> None:
+    if given is not None:
+        raise InvalidInput("an adapter's file has no tokenizer; leave --tokenizer-from out", param="tokenizer_from")

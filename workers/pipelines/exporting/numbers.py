@@ -1,0 +1,77 @@
+"""Numbers of safetensors files as numpy's, and as the types that a GGUF file has. bfloat16, which numpy lacks, is its bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.errors import InvalidInput
+from sdk.lora.tensors import Columns
+from sdk.schemas.export import GgufDtype
+
+#: Numbers that are held at a time.
+BLOCK_NUMBERS = 2**22
+ITEM_BYTES: dict[GgufDtype, int] = {"f32": 4, "f16": 2, "bf16": 2}
+#: Bits of a significand, the leading one among them, and the least exponent, as `math.frexp` counts them.
+_SIGNIFICANT_BITS: dict[GgufDtype, tuple[int, int]] = {"f32": (24, -125), "f16": (11, -13), "bf16": (8, -125)}
+#: The type of each kind of tensor that needs no rounding.
+SAME_DTYPE: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+Floats = npt.NDArray[Any]
+
+
+def widened(columns: Columns) -> Floats:
+    """Return a matrix in float32, or in float64 where it is stored so: exactly."""
+    if columns.dtype == "BF16":
+        return (columns.raw.astype("<u4") << 16).view("<f4")
+    return columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices of rows that hold some millions of numbers each."""
+    step = max(1, BLOCK_NUMBERS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
+    """Return float numbers in a type of GGUF, rounded to the nearest; bf16 as uint16.
+
+    Raises InvalidInput that names the tensor where the type can't hold a number that is finite.
+    """
+    with np.errstate(over="ignore"):
+        if dtype == "bf16":
+            bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+            # To the nearest, and of two equally near to the even one.
+            written = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
+        else:
+            written = np.ascontiguousarray(values, dtype="<f2" if dtype == "f16" else "<f4")
+    if not np.isfinite(exact(written)).all():
+        what = f"{called} holds numbers too large for {dtype}" if np.isfinite(values).all() else None
+        raise InvalidInput(
+            f"{what}; export with --dtype f32" if what else f"{called} holds NaN or an infinity; train it again",
+            param="dtype" if what else "target",
+        )
+    return written
+
+
+def exact(written: Floats) -> Floats:
+    """Return what numbers that were written stand for, in float64: float16, float32, or bfloat16 as uint16."""
+    if written.dtype == np.uint16:
+        return (written.astype("<u4") << 16).view("<f4").astype("<f8")
+    return written.astype("<f8")
+
+
+def rounding_error(written: Floats, values: Floats, dtype: GgufDtype) -> float:
+    """Return the largest |written − value| as a share of half the distance between two numbers of the type there.
+
+    Made of exponents alone, so that it shares nothing with `rounded`: at most 1 where each number is the nearest one.
+    """
+    bits, least = _SIGNIFICANT_BITS[dtype]
+    exponents = np.maximum(np.frexp(values.astype("<f8"))[1], least)
+    half = np.ldexp(0.5, exponents - bits)
+    errors: Floats = np.abs(exact(written) - values) / half
+    return float(errors.max(initial=0.0))

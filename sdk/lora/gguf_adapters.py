@@ -72,7 +72,8 @@ class AdapterPlan:
 
     def factor(self, module: AdaptedModule) -> float:
         """Return f, by which B is multiplied; 1.0 where it is written as it is."""
-        return module.scale * module.rank / self.alpha
+        found = module.scale * module.rank / self.alpha
+        return 1.0 if math.isclose(found, 1.0, rel_tol=1e-12) else found
 
 
 def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
@@ -178,7 +179,7 @@ class _Scales:
 def _alpha(config: Mapping[str, Any]) -> float:
     """Return the α of the file, a number of 32 bits: the config's, unless llama.cpp reads it as none at all."""
     alpha = config.get("lora_alpha")
-    if type(alpha) not in (int, float) or not 1e-30 < float(alpha) < 1e30:
+    if not isinstance(alpha, (int, float)) or not 1e-30 < alpha < 1e30:
         return 1.0
     rounded: float = struct.unpack("<f", struct.pack("<f", alpha))[0]
     return rounded

@@ -11,7 +11,9 @@ from sdk.schemas.export import GgufDtype
 
 @click.command(name="export")
 @click.argument("target")
-@click.option("--to", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="The form.")
+@click.option(
+    "--to", type=click.Choice(["gguf"]), default="gguf", show_default=True, expose_value=False, help="The form."
+)
 @click.option("-o", "--output", required=True, help="A new file, FILE.gguf.")
 @click.option(
     "--base", help="Of an adapter in a folder: the base that it was trained over, a folder or a registered id."
@@ -27,7 +29,6 @@ from sdk.schemas.export import GgufDtype
 @format_option
 def export_command(
     target: str,
-    to: str,  # noqa: ARG001 - there is one form so far
     output: str,
     base: str | None,
     dtype: GgufDtype | None,

@@ -49,6 +49,11 @@ class Planned:
     blocks: Callable[[], Iterator[npt.NDArray[Any]]]
 
 
+def whole(name: str, values: npt.NDArray[Any], dtype: GgufDtype) -> Planned:
+    """A tensor whose numbers are at hand in the type."""
+    return Planned(name, values.shape, dtype, lambda: iter((values,)))
+
+
 def text(value: str) -> Value:
     """A text."""
     return Value(value, gguf.GGUFValueType.STRING)
@@ -123,7 +128,8 @@ class Written:
         tensor = self._tensors[name]
         shape = tuple(int(size) for size in reversed(tensor.shape))
         dtype = self.dtype(name)
-        return tensor.data.view(_DTYPES[dtype] if dtype is not None else tensor.data.dtype).reshape(shape)
+        found: npt.NDArray[Any] = tensor.data if dtype is None else tensor.data.view(_DTYPES[dtype]).reshape(shape)
+        return found
 
     def value(self, key: str) -> Any:
         """Return what a key says; None where it is missing."""

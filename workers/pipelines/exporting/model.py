@@ -24,6 +24,7 @@ from workers.pipelines.exporting.gguf_file import (
     number,
     real,
     text,
+    whole,
     write,
 )
 from workers.pipelines.exporting.heads import halves, neighbours
@@ -49,7 +50,7 @@ def export_model(request: ExportRequest) -> ExportReport:
     planned = [_planned(tensors, name, model, dtype) for name in shapes]
     factors = rope_factors(rope_of(config), model.head_dim)
     if factors is not None:
-        planned.append(Planned(_ROPE_FACTORS, factors.shape, "f32", lambda: iter((factors,))))
+        planned.append(whole(_ROPE_FACTORS, factors, "f32"))
     write(out, model.architecture, keys, planned)
     worst = read_back(out, keys, tensors, shapes, model, dtype, factors)
     return ExportReport(
@@ -83,7 +84,7 @@ def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, 
         gguf.Keys.Rope.DIMENSION_COUNT: model.head_dim,
     }
     epsilon = config.get("rms_norm_eps")
-    if type(epsilon) not in (int, float):
+    if not isinstance(epsilon, (int, float)) or not epsilon > 0:
         raise InvalidInput("config.json does not say its rms_norm_eps; correct it, then export again", param="target")
     found = {
         general.TYPE: text(gguf.GGUFType.MODEL),

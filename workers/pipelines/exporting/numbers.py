@@ -27,7 +27,8 @@ def widened(columns: Columns) -> Floats:
     """Return a matrix in float32, or in float64 where it is stored so: exactly."""
     if columns.dtype == "BF16":
         return (columns.raw.astype("<u4") << 16).view("<f4")
-    return columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
+    found: Floats = columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
+    return found
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -42,6 +43,7 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
 
     Raises InvalidInput that names the tensor where the type can't hold a number that is finite.
     """
+    written: Floats
     with np.errstate(over="ignore"):
         if dtype == "bf16":
             bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
@@ -49,12 +51,10 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
             written = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
         else:
             written = np.ascontiguousarray(values, dtype="<f2" if dtype == "f16" else "<f4")
+    if not np.isfinite(values).all():
+        raise InvalidInput(f"{called} holds NaN or an infinity; train it again", param="target")
     if not np.isfinite(exact(written)).all():
-        what = f"{called} holds numbers too large for {dtype}" if np.isfinite(values).all() else None
-        raise InvalidInput(
-            f"{what}; export with --dtype f32" if what else f"{called} holds NaN or an infinity; train it again",
-            param="dtype" if what else "target",
-        )
+        raise InvalidInput(f"{called} holds numbers too large for {dtype}; export with --dtype f32", param="dtype")
     return written
 
 

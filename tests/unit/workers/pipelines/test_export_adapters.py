@@ -50,8 +50,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def _gemma(base: Path, name: str) -> Path:
     """Save a Gemma whose scores are scaled by the size of a head, as llama.cpp takes them to be."""
-    from transformers import AutoModelForCausalLM
     from support import tiny
+    from transformers import AutoModelForCausalLM
 
     base.mkdir()
     tiny.save_tokenizer(base)
@@ -242,6 +242,18 @@ def test_whatever_is_written_wrongly_is_found(bases: Any, tmp_path: Path, monkey
         ),
     )
     fails(r"what it does to model\.layers\.0\.mlp\.down_proj differs")
+
+    def flipped(path: Path, *given: Any) -> None:
+        write(path, *given)
+        with path.open("r+b") as file:
+            file.seek(-33, os.SEEK_END)
+            (value,) = file.read(1)
+            file.seek(-33, os.SEEK_END)
+            file.write(bytes([value ^ 1]))
+
+    # One bit of one number, of the last tensor.
+    monkeypatch.setattr(exporting, "write", flipped)
+    fails(r"what it does to model\.layers\.1\.self_attn\.v_proj differs")
     monkeypatch.setattr(exporting, "write", lambda path, *given: (write(path, *given), os.truncate(path, 5000)))
     fails("it can't be read")
 

@@ -44,7 +44,7 @@ class LlamaCpp:
         return found
 
     def greedy(self, ids: list[int], tokens: int) -> list[int]:
-        """Return the likeliest continuation of a text, up to a token that ends answers, which is left out."""
+        """Return the likeliest continuation of a text, up to a token that ends answers, which is there if it came."""
         found: list[int] = self._complete(ids, tokens)["tokens"]
         return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.errors import VerificationFailed
-from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.adapter_files import TEMPLATE_FILE, WEIGHTS_FILE
 from sdk.lora.gguf_adapters import AdaptedModule, AdapterPlan, plan_adapter
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.tensors import TensorFile, open_tensors
@@ -31,6 +31,10 @@ from workers.pipelines.exporting.heads import halves, neighbours
 from workers.pipelines.exporting.numbers import exact, rounded, rounding_error, widened
 from workers.pipelines.exporting.tensor_names import gguf_name
 
+_TEMPLATE_NOTE = (
+    "an adapter's file has no chat template: where its own differs from the base's, give llama.cpp the one that lies in the "
+    f"adapter's folder, with --chat-template-file {TEMPLATE_FILE}"
+)
 #: 2⁻ᵖ of a type with p significant bits: what rounding a number once may alter, as a share of it.
 _ROUNDING: dict[GgufDtype, float] = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
 #: How far a product of doubles may be off, made in two ways, as a share of half a step of a float.
@@ -58,6 +62,7 @@ def export_adapter(request: ExportRequest) -> ExportReport:
         tensors=len(tensors),
         size_bytes=out.stat().st_size,
         rounding=worst,
+        notes=[_TEMPLATE_NOTE] if (folder / TEMPLATE_FILE).is_file() else [],
     )
 
 
@@ -117,7 +122,7 @@ def read_back(
             raw_a = raw_a.T
         if module.heads is not None:
             raw_b = halves(raw_b, module.heads)
-        a, b = exact(raw_a), exact(raw_b)
+        a, b = exact(raw_a).astype("<f8"), exact(raw_b).astype("<f8")
         first = widened(source.rows(module.a)).astype("<f8")
         second = widened(source.rows(module.b)).astype("<f8")
         x = random.standard_normal(first.shape[1])
@@ -125,7 +130,9 @@ def read_back(
         # As `get_scale` of llama.cpp: without an alpha there is no scale.
         scale = alpha / b.shape[1] if alpha else 1.0
         factor = module.scale / scale
-        rounding = max(rounding_error(raw_a, first, dtype), rounding_error(raw_b, second * factor, dtype))
+        rounding = max(
+            rounding_error(raw_a, widened(source.rows(module.a)), dtype), rounding_error(raw_b, second * factor, dtype)
+        )
         allowed = _allowed(first, second, x, module.scale, scale, dtype)
         share = float((np.abs(scale * (b @ (a @ x)) - expected) / allowed).max(initial=0.0))
         if not share <= 1.0 or not rounding <= 1.0 + _OF_DOUBLES:

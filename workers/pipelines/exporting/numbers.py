@@ -59,19 +59,23 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
 
 
 def exact(written: Floats) -> Floats:
-    """Return what numbers that were written stand for, in float64: float16, float32, or bfloat16 as uint16."""
+    """Return what numbers that were written stand for, in float32: float16, float32, or bfloat16 as uint16."""
     if written.dtype == np.uint16:
-        return (written.astype("<u4") << 16).view("<f4").astype("<f8")
-    return written.astype("<f8")
+        return (written.astype("<u4") << 16).view("<f4")
+    found: Floats = written.astype("<f4", copy=False)
+    return found
 
 
 def rounding_error(written: Floats, values: Floats, dtype: GgufDtype) -> float:
     """Return the largest |written − value| as a share of half the distance between two numbers of the type there.
 
     Made of exponents alone, so that it shares nothing with `rounded`: at most 1 where each number is the nearest one.
+    Infinite where a number differs that the type holds as it is.
     """
+    if dtype == "f32" and values.dtype == np.float32:
+        return 0.0 if np.array_equal(exact(written), values) else np.inf
     bits, least = _SIGNIFICANT_BITS[dtype]
     exponents = np.maximum(np.frexp(values.astype("<f8"))[1], least)
     half = np.ldexp(0.5, exponents - bits)
-    errors: Floats = np.abs(exact(written) - values) / half
+    errors: Floats = np.abs(exact(written).astype("<f8") - values) / half
     return float(errors.max(initial=0.0))

@@ -113,8 +113,11 @@ def test_plain_lora_is_written_as_it_is(bases: Any, tmp_path: Path) -> None:
         "general.base_model.0.name": "tiny",
     }
     assert (report.tensors, report.dtype, report.rounding < 1e-3) == (28, "f32", True)
+    assert report.notes == []
     # The same adapter gives the same bytes.
-    export_lora(tmp_path / "adapter", base, tmp_path / "b.gguf", name="code-review@v3", base_name="tiny")
+    (tmp_path / "adapter" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    again = export_lora(tmp_path / "adapter", base, tmp_path / "b.gguf", name="code-review@v3", base_name="tiny")
+    assert "--chat-template-file chat_template.jinja" in again.notes[0]
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 

@@ -6,11 +6,13 @@ Whatever can be refused by a config and the header of the weights is refused her
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ _PROGRAM = "workers.pipelines.exporting.program"
 #: A model's tokenizer needs transformers, which takes some seconds to load, on a cold disk a minute.
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 5_000_000
+_PARTIAL = ".partial"
 #: What a file system says that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -116,19 +119,42 @@ def _free(output: str | Path) -> Path:
 
 def _written(target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Exported:
     """Let the program write the file beside its name, then give it that."""
-    with disk_explained(f"writing {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".partial", dir=target.parent))
-        try:
-            file = partial / "file.gguf"
-            request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
-            report = _run(request, folder)
-            file.chmod(0o644)
-            _publish(file, target)
-            _flush(target.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with disk_explained(f"writing {target}"), _beside(target) as partial:
+        file = partial / "file.gguf"
+        request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
+        report = _run(request, folder)
+        file.chmod(0o644)
+        _publish(file, target)
+        _flush(target.parent)
     return Exported(target, request.kind, report)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder beside a file that is to be, gone at the end of the block; what calls left that were killed is swept."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    begins = f".{target.name[:100]}."
+    for path in target.parent.iterdir():
+        if path.name.startswith(begins) and path.name.endswith(_PARTIAL):
+            with suppress(OSError), _held(path):
+                shutil.rmtree(path, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=begins, suffix=_PARTIAL, dir=target.parent))
+    try:
+        with _held(partial):
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as this process lives, at most. Raises BlockingIOError where another does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _publish(file: Path, target: Path) -> None:

@@ -176,6 +176,32 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
 
 
 @pytest.mark.usefixtures("here")
+def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, out = sdk.exporting.gguf.run_program, tmp_path / "out"
+
+    # As a process that is killed leaves it, whose hold ends with it.
+    dead = ".a.gguf.c0ffee.partial"
+    (out / dead).mkdir(parents=True)
+    (out / dead / "file.gguf").write_bytes(b"GGUF, half of it")
+    seen: list[str] = []
+
+    def another(*given: Any, **asked: Any) -> Any:
+        monkeypatch.setattr(sdk.exporting.gguf, "run_program", program)
+        client.export(adapter, out / "a.gguf", base=base, dtype="f16")
+        seen.extend(left(out))
+        return program(*given, **asked)
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", another)
+    with pytest.raises(Conflict, match="was made meanwhile"):
+        client.export(adapter, out / "a.gguf", base=base)
+    assert dead not in seen
+    assert len(seen) == 2
+    assert left(out) == ["a.gguf"]
+
+
+@pytest.mark.usefixtures("here")
 def test_what_came_there_meanwhile_stays(
     client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from support.processes import environment, run
 from support.random_loras import RandomLora
 
 import sdk.exporting.gguf
+import sdk.worker_program
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidBase, InvalidInput, NotFound, TimedOut, Unavailable
+from sdk.lora import gguf_models
 from sdk.schemas.export import ExportRequest
 from sdk.schemas.wire import read_json
 
@@ -235,3 +238,37 @@ def test_a_config_refuses_before_the_program_is_started(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidBase, match="is a OPTForCausalLM"):
         client.export(folder, tmp_path / "x.gguf")
+
+
+def test_without_the_workers_extra_it_says_what_to_install(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sdk.worker_program, "missing_libraries", lambda names: [name for name in names if name == "gguf"]
+    )
+    for target, over in ((adapter, base), (base, None)):
+        with pytest.raises(
+            Unavailable, match=r"needs gguf, not installed here; run: pip install 'adapterctl\[worker\]'"
+        ):
+            client.export(target, tmp_path / "x.gguf", base=over)
+
+
+def test_the_page_names_what_can_be_exported() -> None:
+    from workers.pipelines.exporting.tokenizer import PRE_TOKENIZERS
+
+    page = (Path(__file__).parents[4] / "docs" / "exporting.md").read_text()
+    named = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(PRE_TOKENIZERS.values())
+    ((head, adapters, models),) = re.findall(
+        r"^\| \|(.* others) \|\n.*\n\| adapter \|(.*)\|\n\| model, .*? \|(.*)\|$", page, re.M
+    )
+    titles = [title for cell in head.split("|") for title in cell.strip().split(", ")]
+    assert set(titles) - {"others"} == {family.title for family in gguf_models._FAMILIES.values()}
+    for cells, known in ((adapters, gguf_models._FAMILIES), (models, gguf_models._WHOLE)):
+        allowed = [
+            title
+            for column, said in zip(head.split("|"), cells.split("|"), strict=True)
+            for title in column.strip().split(", ")
+            if said.strip().startswith("yes")
+        ]
+        assert set(allowed) == {gguf_models._FAMILIES[kind].title for kind in known}

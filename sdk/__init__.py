@@ -113,7 +113,7 @@ __all__ = [
     "workers",
 ]
 
-#: Where classes come from that are no errors.
+#: Where classes come from that are not errors.
 _HOME_OF = {
     "Client": "sdk.client",
     "Evaluation": "sdk.objects",

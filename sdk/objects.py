@@ -274,7 +274,7 @@ def _preview(view: JobView, registry: Registry) -> Preview:
     found = view.result or registry.job_view(view.id).result or {}
     if "preview" not in found:
         raise NotFound(
-            f"what job {view.id} showed of rows is kept for some days, and until the rows are given up; preview them again"
+            f"the rows that job {view.id} showed are no longer kept: a preview is kept for some days, or until its rows are removed; preview them again"
         )
     return read(Preview, found["preview"])
 

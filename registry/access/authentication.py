@@ -93,7 +93,7 @@ class Gatekeeper:
         except Unauthenticated:
             wait_s = self._failures.wait_s(address)
             self._failures.note(address, key)
-            REFUSALS.note("log_in", address, "a token was refused: address=%s token=%s", address, _shown(secret))
+            REFUSALS.note("log_in", address, "refused a token: address=%s token=%s", address, _shown(secret))
             if wait_s > 0:
                 raise _too_many_failures(wait_s) from None
             raise
@@ -125,7 +125,7 @@ def _answer(error: RegistryError, headers: dict[str, str]) -> JSONResponse:
 
 def _too_many_failures(wait_s: float) -> RateLimited:
     error = RateLimited(
-        "too many wrong tokens came from this address, and this is another; set ADAPTERCTL_TOKEN to one that is valid, "
+        "too many wrong tokens came from this address, and this one is wrong too; set ADAPTERCTL_TOKEN to a valid one, "
         f"then try again in {wait_s:.0f} s"
     )
     error.retry_after_s = max(1, round(wait_s + 0.5))

@@ -52,7 +52,7 @@ class Tokens:
         """Make a token that allows `grants` (namespace to role); its secret can't be read again.
 
         With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
-        caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
+        caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
         told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
         """
         if not grants:
@@ -105,7 +105,7 @@ class Tokens:
         """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
 
         The caller's own keeps it, and so do those with a role in all namespaces, which a grant of this one is not.
-        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace, Unauthenticated where the
+        Raises Forbidden unless the caller administers it, InvalidName for what is not a namespace, Unauthenticated where the
         caller's own token is revoked.
         """
         _check_namespace(namespace, param="namespace")
@@ -140,7 +140,7 @@ class Tokens:
     def check(self, secret: str | None) -> Principal:
         """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
         if not secret:
-            raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
+            raise Unauthenticated("this registry needs a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
             return _holder(session, Token.secret_sha256 == secret_digest(secret))
 
@@ -172,7 +172,7 @@ def _check_name(name: str, who: Principal) -> None:
     if label in _OURS:
         raise Invalid(f"{name!a} stands for the registry itself in histories; choose another name", param="name")
     if label in _ADMINS and who.grants.get(EVERYWHERE) is not Role.ADMIN:
-        raise Invalid(f"{name!a} is given out by admins of all namespaces alone; choose another name", param="name")
+        raise Invalid(f"{name!a} can be given out only by admins of all namespaces; choose another name", param="name")
 
 
 def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
@@ -202,10 +202,10 @@ def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Tok
 
 def _taken(name: str, token: Token, who: Principal) -> Conflict:
     if not _administers(who, token):
-        return Conflict(f"a token that is in use here is called {name!a} already; choose another name", param="name")
+        return Conflict(f"a token in use here is already called {name!a}; choose another name", param="name")
     return Conflict(
-        f"token {token.id}, which is in use here, is called {token.name!a} already; choose another name, "
-        "or let the new one take its place with --replace",
+        f"token {token.id}, which is in use here, is already called {token.name!a}; choose "
+        "another name, or replace it with --replace",
         param="name",
     )
 

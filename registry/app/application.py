@@ -152,7 +152,7 @@ async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> Asyn
             await run_in_threadpool(metrics.add_refusals, counted)
         except (RegistryError, SQLAlchemyError) as error:
             REFUSALS.restore(counted)
-            _log.debug("refusals are counted later: %s", type(error).__name__)
+            _log.debug("refusals will be counted later: %s", type(error).__name__)
 
     async def keep_on() -> None:
         while True:

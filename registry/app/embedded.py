@@ -27,7 +27,7 @@ def open_embedded(home: Path) -> FastAPI:
         home = home.resolve()
     except OSError as error:
         raise Unavailable(
-            f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another"
+            f"the folder {home} can't be created ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another one one"
         ) from error
     settings = Settings(
         database_url=f"sqlite:///{home / 'registry.sqlite3'}",

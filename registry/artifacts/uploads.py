@@ -151,14 +151,14 @@ class Uploads:
             None if row is None else _part_bytes(self._storage, BlobSpec(sha256=sha256, size_bytes=row.size_bytes))
         )
         if row is None or row.parts_id is None or part_bytes is None:
-            raise Invalid(f"{sha256[:12]} is not sent in parts in this session; begin the push again", param="sha256")
+            raise Invalid(f"{sha256[:12]} is not sent in parts in this session; start the push again", param="sha256")
         found = []
         with storage_explained():
             for part in parts:
                 size_bytes = min(part_bytes, row.size_bytes - (part.number - 1) * part_bytes)
                 if size_bytes <= 0:
                     raise Invalid(
-                        f"{sha256[:12]} has no part {part.number}; begin the push again", param="parts.number"
+                        f"{sha256[:12]} has no part {part.number}; start the push again", param="parts.number"
                     )
                 location = self._storage.part_location(
                     row.stored_as, row.parts_id, part.number, part.sha256, size_bytes
@@ -310,7 +310,7 @@ def announced(session: Session, upload: str, who: Principal) -> dict[str, Upload
     )
     blobs = {blob.sha256: blob for blob in session.scalars(query)}
     if not blobs:
-        raise NotFound("there is no such upload session; begin the push again", param="upload")
+        raise NotFound("there is no such upload session; start the push again", param="upload")
     return blobs
 
 

@@ -23,8 +23,8 @@ Payer = Annotated[
         min_length=1,
         max_length=64,
         description=(
-            'For which namespace it is sent, whose quota is held against it: "-" for names without one, "*" for what is '
-            "published for all. Left out: the first in which the caller may write, or else send."
+            'The namespace it is sent for, against whose quota it counts: "-" for names without one, "*" for what is '
+            "published for all. Left out: the first in which the caller may write, else the first in which it may send."
         ),
         examples=["team"],
     ),

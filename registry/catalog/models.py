@@ -162,7 +162,7 @@ class Origin(Model):
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), index=True)
-    #: The job's id; jobs are a later room, so this is no foreign key.
+    #: The job's id; jobs are a later room, so this is not a foreign key.
     job: Mapped[str | None] = mapped_column(String(32), index=True)
     attempt: Mapped[int | None]
     dataset_digest: Mapped[str | None] = mapped_column(String(64), index=True)

@@ -64,7 +64,7 @@ def get_base(
     bases: BasesDep,
     who: Reader,
     namespace: Annotated[
-        str | None, Query(max_length=64, description="Whose base is meant; left out: any that the token may see.")
+        str | None, Query(max_length=64, description="The base's namespace; left out: any that the token may see.")
     ] = None,
 ) -> BaseView:
     """One base, by id or fingerprint, with its config."""
@@ -118,7 +118,7 @@ def list_versions(
 
 @router.patch("/version")
 def annotate_version(body: Annotation, states: VersionStatesDep, who: Writer) -> VersionView:
-    """Write a description, tags or a note to a version."""
+    """Add a description, tags or a note to a version."""
     return states.annotate(annotation=body, who=who)
 
 

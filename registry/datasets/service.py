@@ -47,7 +47,7 @@ class Datasets:
             # A dataset that was given up may have been collected since the bytes were looked at.
             stored = session.get(Blob, dataset.digest)
             if stored is None or stored.collected_at is not None:
-                raise Conflict("the rows were removed while the dataset was registered; add it again")
+                raise Conflict("the rows were removed while the dataset was being registered; add it again")
             insert_if_new(
                 session,
                 Dataset,

@@ -15,7 +15,7 @@ router = room("/datasets", "datasets")
 
 DatasetsDep = Annotated[Datasets, service(Datasets)]
 
-Digest = Annotated[str, Path(max_length=200, description="Whole, 12 digits and more, or a name.")]
+Digest = Annotated[str, Path(max_length=200, description="The digest, at least 12 digits of it, or a name.")]
 
 
 @router.post("", status_code=201)

@@ -173,9 +173,7 @@ class Room:
         slow = [one for one in among if self._is_slow(one, now) and self._weight(one) >= weight]
         if slow:
             slowest = max(slow, key=lambda one: (self._weight(one), (now - one.began) / one.held_bytes))
-            slowest.refuse(
-                TooSlow("the body came in slowly, and others needed the room that it took; send it again, faster")
-            )
+            slowest.refuse(TooSlow("the body arrived slowly, and others needed its memory; send it again, faster"))
             return True
         if all(one in self._waiting for one in among if one.held_bytes):
             # All wait for each other.
@@ -202,9 +200,9 @@ class Room:
     def _no_room(self, body: Body) -> RegistryError:
         if self._is_beyond_share(body, body.wanted_bytes):
             return RateLimited(
-                "other requests of this namespace hold all the memory that a namespace may; send fewer bodies at once"
+                "other requests of this namespace use all the memory that a namespace may; send fewer bodies at once"
             )
-        return Unavailable("the server holds as many bodies as it can; send the same again shortly")
+        return Unavailable("the server is holding as many bodies as it can; send the same request again shortly")
 
     def _count(self, body: Body, size_bytes: int) -> None:
         body.held_bytes += size_bytes
@@ -256,7 +254,7 @@ class Incoming:
         except TimeoutError:
             if body.refusal is not None:
                 raise body.refusal from None
-            raise TooSlow(f"the body did not come in within {read_s:g} s; send it faster") from None
+            raise TooSlow(f"the body did not arrive within {read_s:g} s; send it faster") from None
         finally:
             body.time_limit = None
         body.is_whole = True
@@ -279,4 +277,4 @@ class Incoming:
 
 def too_large(most_bytes: int) -> TooLarge:
     """What a body that is longer than this is answered with."""
-    return TooLarge(f"the body is larger than {most_bytes} bytes; files go to storage by an upload session")
+    return TooLarge(f"the body is larger than {most_bytes} bytes; send files to storage with an upload session")

@@ -71,9 +71,11 @@ class MemoryBudget:
             self._waiting.remove(waiter)
             if self._is_beyond_share(who, size_bytes):
                 raise RateLimited(
-                    "other requests of this namespace hold all the memory that a namespace may; send fewer bodies at once"
+                    "other requests of this namespace use all the memory that a namespace may; send fewer bodies at once"
                 ) from None
-            raise Unavailable("the server holds as many bodies as it can; send the same again shortly") from None
+            raise Unavailable(
+                "the server is holding as many bodies as it can; send the same request again shortly"
+            ) from None
         except asyncio.CancelledError:
             if waiter.granted.is_set():
                 self.give(who, size_bytes)

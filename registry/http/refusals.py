@@ -59,7 +59,7 @@ class Refusals:
                 return
             window.about.add(about)
         if untold:
-            _log.warning("%s more refusals of the kind %s were not told one by one", untold, why)
+            _log.warning("%s more refusals of the kind %s were not logged one by one", untold, why)
         _log.warning(message, *args)
 
     def drain(self) -> dict[str, int]:

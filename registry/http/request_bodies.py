@@ -213,7 +213,7 @@ def _has_body(scope: Scope, most_bytes: int) -> bool:
     if not lengths:
         return bool(_all(scope, b"transfer-encoding"))
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 20:
-        raise Invalid("the Content-Length is no number; send it once, in bytes")
+        raise Invalid("the Content-Length is not a number; send it once, in bytes")
     if int(lengths[0]) > most_bytes:
         raise too_large(most_bytes)
     return int(lengths[0]) > 0

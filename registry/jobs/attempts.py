@@ -83,7 +83,7 @@ def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> J
         _end(session, job, JobState.CANCELLED)
     else:
         _close(session, job, "released", None, None)
-        _queue_again(session, job, 0.0, f"{job.worker} shuts down and has given it back")
+        _queue_again(session, job, 0.0, f"{job.worker} is shutting down and gave it back")
     return job
 
 
@@ -122,7 +122,7 @@ def fail(
 def _final(job: Job, reason: str, message: str, tries: int) -> str:
     if reason == FailureReason.WORKER_LOST:
         return f"its worker vanished in each of {tries} attempts; look at the worker's log, then: adapterctl jobs retry {job.id}"
-    return message if tries == 1 else f"{message} (so ended each of {tries} attempts)"
+    return message if tries == 1 else f"{message} (each of {tries} attempts ended like this)"
 
 
 def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:

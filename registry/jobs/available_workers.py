@@ -20,7 +20,7 @@ SILENT_AFTER = timedelta(seconds=90)
 #: A worker of which nothing was heard for so long is forgotten, and vouches no more for the folders that it shared.
 FORGOTTEN_AFTER = timedelta(days=7)
 
-#: Owners that are no token: they work wherever there is work.
+#: Owners that are not tokens: they work wherever there is work.
 _WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
 #: The id of the token of a worker, as `Principal.owner` wraps it.
 _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)

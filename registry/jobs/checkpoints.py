@@ -56,7 +56,9 @@ class Checkpoints:
         manifest = record.manifest
         paths = {file.path for file in manifest.files}
         if manifest.kind != "checkpoint" or not {CONFIG_FILE, WEIGHTS_FILE} <= paths:
-            raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
+            raise Invalid(
+                f"a checkpoint needs a manifest of the kind 'checkpoint', with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
         with self._db.read() as session:
             found = find_job(session, job_id, who, action="work")
             request = read_stored(TrainingRequest, found.request, of=f"the request of job {job_id}")
@@ -193,7 +195,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     others += [name for name, value in ours_spec.items() if their_spec[name] != value]
     if others:
         raise Invalid(
-            f"job {earlier.id} was submitted with another {', '.join(others)}, so its checkpoints can't be gone on from; "
+            f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "
             "give the same, or leave from_checkpoint out",
             param="from_checkpoint",
         )

@@ -166,7 +166,7 @@ class Claims:
         except Exception:  # noqa: BLE001 - whatever is wrong with one row, the others are to be given out
             _log.exception("job %s can't be given out", job.id)
             reason = FailureReason.UNREADABLE
-            message = "this release can't make anything of what is stored of it; submit it again"
+            message = "this release can't read what is stored of it; submit it again"
         attempts.fail(session, job.id, job.attempt, reason, message, who=who, max_attempts=1)
         return None
 
@@ -288,7 +288,7 @@ class Claims:
 
 
 def _require_worker(job: Job, who: Principal) -> None:
-    missing = f"there is no job {job.id} for this worker; it must drop it"
+    missing = f"there is no job {job.id} for this worker; drop it"
     who.require("work", job.namespace, missing=missing, param="job")
 
 

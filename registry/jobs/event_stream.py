@@ -36,7 +36,7 @@ JobsDep = Annotated[Jobs, service(Jobs)]
 WatchersDep = Annotated[Watchers, service(Watchers)]
 
 JobId = Annotated[str, Path(max_length=64)]
-After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event that is known; 0 for none.")]
+After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event already known; 0 for none.")]
 
 #: A stream with nothing to say says so this often, in seconds, so that no proxy takes it for dead.
 _KEEP_ALIVE_S = 15.0
@@ -92,7 +92,7 @@ async def read_job_events(
     after: After = 0,
     wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    last: Annotated[int | None, Query(ge=1, le=1000, description="Only so many, those that happened last.")] = None,
+    last: Annotated[int | None, Query(ge=1, le=1000, description="Only this many, the most recent.")] = None,
 ) -> list[Event]:
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
@@ -118,7 +118,7 @@ async def read_job_events(
     response_class=EventStream,
     responses={
         200: {
-            "description": "Events until the job has ended, and `end` with the job as it is then.",
+            "description": "Events until the job has ended, then `end` with the job as it is then.",
             "content": {EventStream.media_type: {"schema": _EVENT}},
         },
         **errors_in_json(),
@@ -139,12 +139,12 @@ async def stream_job_events(
             alias="Last-Event-ID",
             ge=0,
             le=2**62,
-            description="As `after`, and goes before it: browsers send it by themselves.",
+            description="Like `after`, and takes precedence: browsers send it by themselves.",
         ),
     ] = None,
     for_s: Annotated[
         float | None,
-        Query(gt=0, le=86_400, description="End after so many seconds, to be gone on with; left out: never."),
+        Query(gt=0, le=86_400, description="End after this many seconds, to be continued; left out: never."),
     ] = None,
 ) -> EventStream:
     """Events as server-sent events: `id` is `seq`, `event` the kind, `data` the event as `GET …/events` gives it.

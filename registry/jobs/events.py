@@ -46,7 +46,7 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
             _append(session, job, event)
             room -= 1
         elif event.kind == "log" and room == 0:
-            said = f"this attempt has more than {LOG_LINES} lines; the worker {job.worker} logs the others at the level DEBUG"
+            said = f"this attempt logged more than {LOG_LINES} lines; the rest are in the log of the worker {job.worker}, at the level DEBUG"
             _append(session, job, NewEvent(kind="log", message=said))
             room -= 1
 

@@ -46,7 +46,7 @@ def require_priority(priority: int, namespace: str, who: Principal) -> None:
     most = most_priority(namespace, who)
     if priority > most:
         raise Forbidden(
-            f"{most} is the highest priority that this token may give in the namespace {namespace!r}, and {priority} was asked "
+            f"{most} is the highest priority that this token may give in the namespace {namespace!r}, but {priority} was asked "
             f"for; submit it with --priority {most} or less, or ask {_WHO_MAY[most]}",
             param="priority",
         )

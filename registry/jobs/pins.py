@@ -79,7 +79,9 @@ def require_causal(base: NamedBase | None) -> None:
     """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known, its worker sees."""
     config = {} if base is None else table(base.config)
     if base is not None and is_encoder(config):
-        raise InvalidBase(f"base {base.id} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
+        raise InvalidBase(
+            f"base {base.id} can't be used for that: {no_next_token(config.get('model_type'))}", param="base"
+        )
 
 
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
@@ -113,6 +115,6 @@ def _require_reachable(session: Session, base: NamedBase, namespace: str, embedd
         if any(folder == path or folder.startswith(path.rstrip("/") + "/") for path in paths):
             return
     raise InvalidBase(
-        f"base {base.id} lies in a folder that no worker shares; upload it with: adapterctl base add FOLDER --upload",
+        f"base {base.id} is in a folder that no worker shares; upload it with: adapterctl base add FOLDER --upload",
         param="base",
     )

@@ -87,7 +87,9 @@ class Reconciler:
                 # What a driver says may quote rows, so a fault of the program alone is told in full.
                 known = isinstance(error, (RegistryError, SQLAlchemyError, OSError))
                 _log.warning(
-                    "the reconciler goes on after an error: %s", type(error).__name__, exc_info=None if known else error
+                    "the reconciler continues after an error: %s",
+                    type(error).__name__,
+                    exc_info=None if known else error,
                 )
                 stop.wait(every_s)
 

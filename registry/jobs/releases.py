@@ -28,7 +28,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
 
 
 def number_of(version: str) -> int:
-    """Return the number of the release that a version belongs to; 0 for what is no version."""
+    """Return the number of the release that a version belongs to; 0 for what is not a version."""
     match = re.match(r"(\d{1,6})\.(\d{1,3})", version)
     return int(match[1]) * 1000 + int(match[2]) if match else 0
 

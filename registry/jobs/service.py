@@ -207,7 +207,7 @@ class Jobs:
                 return present(job)
             if before in FINAL:
                 raise Conflict(
-                    f"job {job_id} has {before} and can't be cancelled; see what came of it: adapterctl jobs show {job_id}",
+                    f"job {job_id} has {before} and can't be cancelled; see its result with: adapterctl jobs show {job_id}",
                     param="job",
                 )
             job.cancel_requested = True

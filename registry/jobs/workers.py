@@ -167,7 +167,7 @@ def _keep_within(session: Session, who: Principal, most: int) -> None:
     names = session.scalars(silent.limit(over)).all()
     if len(names) < over:
         raise QuotaExceeded(
-            f"this token has {most} workers already; give the others a token of their own: "
+            f"this token already has {most} workers; give the others a token of their own: "
             "adapterctl token create NAME --role worker"
         )
     session.execute(delete(Worker).where(ours, Worker.name.in_(names)))

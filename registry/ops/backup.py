@@ -2,7 +2,7 @@
 
 >>> back_up(Database("postgresql://registry@db/registry"), Path("/srv/backup/registry.sqlite3"))
 Traceback (most recent call last):
-registry.errors.Invalid: the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"
+registry.errors.Invalid: the database is not an SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def back_up(
     """
     if database.engine.dialect.name != "sqlite":
         raise Invalid(
-            'the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"',
+            'the database is not an SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"',
             param="REGISTRY_DATABASE_URL",
         )
     if database.revision() is None:
@@ -39,7 +39,7 @@ def back_up(
             param="REGISTRY_DATABASE_URL",
         )
     if target.exists():
-        raise Invalid(f"{target} exists; name a file that does not", param="file")
+        raise Invalid(f"{target} already exists; name a new file", param="file")
     partial = target.with_name(f"{target.name}.partial")
     try:
         # The hashes of tokens are in it. Nobody else's half of a backup is written to.

@@ -120,7 +120,9 @@ def _within_files(limits: Limits) -> Limits:
     if allowed == wanted:
         return limits
     possible = max(1, allowed - beside)
-    click.echo(f"{possible} connections instead of {limits.connections}: the system allows {hard} open files", err=True)
+    click.echo(
+        f"{possible} connections instead of {limits.connections}: the system allows only {hard} open files", err=True
+    )
     return replace(limits, connections=possible)
 
 
@@ -172,7 +174,7 @@ def check() -> None:
     default=3600.0,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="Give up, and leave no file, after so many seconds.",
+    help="Give up after this many seconds, leaving no file.",
 )
 def backup(file: Path, timeout_s: float) -> None:
     """Copy an SQLite database into a new FILE while it is in use. For PostgreSQL there is pg_dump.
@@ -197,9 +199,11 @@ def token() -> None:
 @click.option(
     "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
 )
-@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
-@click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
-@click.option("--replace", is_flag=True, help="The token in use that has this name ends at once.")
+@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in histories.")
+@click.option(
+    "--days", default=None, type=click.IntRange(1, 3650), help="Expire after this many days. [default: never]"
+)
+@click.option("--replace", is_flag=True, help="Replace the token in use that has this name, at once.")
 def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
     """Make a token and print it; it can't be shown again.
 
@@ -212,7 +216,7 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
 
     grants = {namespace: Role(role)}
     made = Tokens(_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
-    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it, it is not shown again:", err=True)
+    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it; it is not shown again:", err=True)
     click.echo(made.secret)
 
 
@@ -228,7 +232,7 @@ def list_tokens() -> None:
 
 @token.command()
 @click.argument("token_id", required=False)
-@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+@click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
 def revoke(token_id: str | None, namespace: str | None) -> None:
     """Make a token worthless, within a second on every server process.
 
@@ -241,7 +245,7 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
     from registry.principal import SYSTEM
 
     if (token_id is None) == (namespace is None):
-        raise Invalid("say which: the id of a token, or --namespace NAMESPACE for all there", param="token_id")
+        raise Invalid("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")
     tokens = Tokens(_database())
     if token_id is not None:
         tokens.revoke(token_id, who=SYSTEM)
@@ -251,7 +255,7 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
 
 @cli.command(name="read-only")
 @click.argument("to", type=click.Choice(["on", "off", "show"]))
-@click.option("--reason", default="an emergency", show_default=True, help="What whoever is refused is told.")
+@click.option("--reason", default="an emergency", show_default=True, help="The reason that refused callers are told.")
 def read_only(to: str, reason: str) -> None:
     """Let nothing be changed for now, on every server within a second; reading goes on.
 
@@ -278,7 +282,7 @@ def read_only(to: str, reason: str) -> None:
 
 
 @cli.command()
-@click.option("--once", is_flag=True, help="Look once, print what was found as JSON, and end.")
+@click.option("--once", is_flag=True, help="Run once, print what was done as JSON, and exit.")
 def reconcile(once: bool) -> None:
     """Queue again the jobs whose workers fell silent, and announce what waits, for as long as this process runs.
 
@@ -305,18 +309,18 @@ def reconcile(once: bool) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option(
     "--grace-hours",
     default=24,
     show_default=True,
     type=click.IntRange(0, 8760),
-    help="Keep what was given up less than so many hours ago.",
+    help="Keep files given up less than this many hours ago.",
 )
 @click.option(
     "--keep-merged-days",
     type=click.IntRange(1, 36500),
-    help="Remove merged models whose job ended longer ago. [default: never]",
+    help="Remove merged models whose job ended more than this many days ago. [default: never]",
 )
 def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     """Apply the retention rules, and remove the files that nothing names any more; print a report as JSON.
@@ -366,7 +370,7 @@ def doctor(style: str) -> None:
     failed = sum(finding.outcome == "failed" for finding in findings)
     if failed:
         raise Unavailable(
-            f"{failed} of {len(findings)} trials failed; mend what they name, then run: adapter-registry doctor"
+            f"{failed} of {len(findings)} checks failed; fix what they name, then run: adapter-registry doctor"
         )
 
 

@@ -46,7 +46,9 @@ def open_queue(broker_url: str | None, timeout_s: float = 1.0) -> Queue:
     if broker_url is None:
         return NoQueue()
     if not broker_url.startswith(("redis://", "rediss://")):
-        raise Invalid("REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL")
+        raise Invalid(
+            "REGISTRY_BROKER_URL is not a redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL"
+        )
     from registry.queue.broker import CeleryQueue
 
     return CeleryQueue(broker_url, timeout_s=timeout_s)

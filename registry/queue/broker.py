@@ -56,7 +56,7 @@ class CeleryQueue:
                 client = connection.default_channel.client
                 empty = {queue for queue in {queue for _, queue in jobs} if client.llen(queue) == 0}
         except Unavailable as error:
-            _log.warning("nothing was announced again: %s", error.message)
+            _log.warning("nothing could be announced again: %s", error.message)
             return 0
         due = [(job_id, queue) for job_id, queue in jobs if queue in empty]
         for job_id, queue in due:

@@ -84,7 +84,7 @@ def _mend(db: Database, namespace: str, within_s: float) -> bool:
             setattr(row, name, count)
     if wrong:
         said = ", ".join(f"{name} {was} instead of {count}" for name, (was, count) in wrong.items())
-        _log.warning("the usage of the namespace %r was added up wrongly and is set right: %s", namespace, said)
+        _log.warning("the usage of the namespace %r was added up wrongly and has been corrected: %s", namespace, said)
     return bool(wrong)
 
 

@@ -42,8 +42,8 @@ def rule_of(adapter: Adapter) -> RetentionRule | None:
         return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
     except ValidationError as error:
         raise Unreadable(
-            f"the retention rule of {adapter.name} is of a form that this release can't read; upgrade the registry, or set it anew: "
-            f"adapterctl retention set {adapter.name}"
+            f"the retention rule of {adapter.name} has a form that this release can't read; upgrade the registry, or set it again "
+            f"with: adapterctl retention set {adapter.name}"
         ) from error
 
 

@@ -25,7 +25,7 @@ def get_retention(adapter: Adapter, removal: RemovalDep, who: Reader) -> Retenti
 
 @router.put("/retention")
 def set_retention(adapter: Adapter, body: RetentionRule, removal: RemovalDep, who: Admin) -> RetentionView:
-    """Say which versions of an adapter `gc` keeps."""
+    """Set which versions of an adapter `gc` keeps."""
     return removal.set_retention(adapter, rule=body, who=who)
 
 

@@ -99,7 +99,7 @@ def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
     """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are other ones."""
     of, *position = read_cursor(cursor, (str, *order.kinds))
     if of != search:
-        raise Invalid("the cursor is of another filter or order; begin again without one", param="cursor")
+        raise Invalid("the cursor belongs to another filter or order; start again without one", param="cursor")
     return tuple(position)
 
 

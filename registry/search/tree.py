@@ -92,5 +92,5 @@ def _in_brackets(part: Node, *kinds: type[Node]) -> str:
 
 
 def _write_metric(metric: str) -> str:
-    # After the dot even `and` is no word of the grammar.
+    # After the dot even `and` is not a word of the grammar.
     return metric if metric.lower() in KEYWORDS else write_value(metric)

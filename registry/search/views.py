@@ -42,7 +42,7 @@ def search_versions(
     search: SearchDep,
     who: Reader,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
-    sort: Annotated[SortKey, Query(description='"-" begins with the newest or the highest.')] = "-created",
+    sort: Annotated[SortKey, Query(description='A leading "-" puts the newest or highest first.')] = "-created",
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[VersionBrief]:

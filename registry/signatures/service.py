@@ -49,7 +49,7 @@ class Signatures:
             )
             if max(session.scalars(others), default=0) >= MAX_SIGNATURES:
                 raise Conflict(
-                    f"{digest[:12]} has {MAX_SIGNATURES} signatures, and no more are kept; sign with one of their keys"
+                    f"{digest[:12]} has {MAX_SIGNATURES} signatures, and can't have more; sign with one of the same keys"
                 )
             return record_signature(session, digest, signed, who, namespaces=writable)
 

@@ -232,7 +232,7 @@ class FolderStorage:
 
     def _parts_of(self, name: str, parts_id: str) -> Path:
         if _PARTS_ID.fullmatch(parts_id) is None:
-            raise StorageError("These parts were never begun. Begin the upload again.")
+            raise StorageError("This upload in parts was never started. Start the upload again.")
         path = self.path_of(name)
         return path.with_name(f"{path.name}{_PARTS}{parts_id}")
 
@@ -349,4 +349,4 @@ def _as_unavailable(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         advice = "Free some space, for example with `adapterctl gc`." if full else "Check that the registry may use it."
-        raise StorageUnavailable(f"Storage at {path}: {error.strerror or error}. {advice}") from error
+        raise StorageUnavailable(f"Storage at {path} can't be used: {error.strerror or error}. {advice}") from error

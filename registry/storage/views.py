@@ -55,7 +55,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     """Return the routes that serve `storage`, which must have a signing key."""
     key = storage.signing_key
     if key is None:
-        raise StorageError("Only a folder with a public URL and a signing key is served. Give it both.")
+        raise StorageError("Only a folder with a public URL and a signing key can be served. Give it both.")
     router = APIRouter()
     path = f"{BLOBS_PATH}/{{name}}"
 

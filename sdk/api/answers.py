@@ -30,7 +30,7 @@ def _minor(text: str) -> tuple[int, int] | None:
 def require_json(content: bytes, content_type: str | None, url: str) -> None:
     """Raise Unavailable for a success that no registry answers with."""
     if content and not (content_type or "").startswith("application/json"):
-        raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
+        raise Unavailable(f"{url} does not answer like a registry; check ADAPTERCTL_URL")
 
 
 def raise_error(status: int, content: bytes, url: str) -> NoReturn:
@@ -43,5 +43,5 @@ def raise_error(status: int, content: bytes, url: str) -> NoReturn:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         if status in (502, 503, 504):
             raise Unavailable(f"the registry at {url} is not ready (HTTP {status}); try again shortly") from None
-        raise Unavailable(f"{url} answers HTTP {status} and not as a registry does; check ADAPTERCTL_URL") from None
+        raise Unavailable(f"{url} answers HTTP {status} and not like a registry; check ADAPTERCTL_URL") from None
     raise_for(code, message, param)

@@ -33,7 +33,7 @@ def locate(transport: Transport, name: str) -> Transfer:
     found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
     if not found.sha256.startswith(digest_digits(name) or ""):
         raise VerificationFailed(
-            f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
+            f"the registry returned the dataset {found.sha256[:12]} instead of {name[:80]}; tell an admin"
         )
     return found
 

@@ -53,7 +53,7 @@ class Transport:
             return read_json(reply, raw or b"null", open_ended=True)
         except ValidationError as error:
             raise Incompatible(
-                f"the registry at {self.config.url} answers in a way that version {VERSION} does not understand; upgrade both"
+                f"the registry at {self.config.url} answers in a way that version {VERSION} can't understand; upgrade both"
             ) from error
 
     def _send(

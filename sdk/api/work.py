@@ -46,7 +46,7 @@ class NotUnderstoodError(Exception):
 def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None) -> Assignment | None:
     """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held.
 
-    Raises NotUnderstoodError, Incompatible for an answer that is no job, and what the registry refuses.
+    Raises NotUnderstoodError, Incompatible for an answer that is not a job, and what the registry refuses.
     """
     headers = None if key is None else {"Idempotency-Key": key}
     reply: Any = dict[str, Any] | None
@@ -59,7 +59,7 @@ def _understood(answer: dict[str, Any]) -> Assignment:
     job, attempt = answer.get("job"), answer.get("attempt")
     if not isinstance(job, str) or not _ID.fullmatch(job) or type(attempt) is not int:
         raise Incompatible(
-            "the registry answers a claim with something that is no job; upgrade this worker or the registry"
+            "the registry answers a claim with something other than a job; upgrade this worker or the registry"
         )
     try:
         return read(Assignment, answer)

@@ -74,7 +74,7 @@ def require_few_states(files: Iterable[WeightFile]) -> None:
     """Raise BadBaseError where more weights of a base are packed than are looked into."""
     count = sum(len(file.states) for file in files)
     if count > _MAX_STATES:
-        raise BadBaseError(f"{count} of its weights are packed; at most {_MAX_STATES} of a base are looked into")
+        raise BadBaseError(f"{count} of its weights are packed; a base may have at most {_MAX_STATES}")
 
 
 def read_states(file: WeightFile, read: ReadPart) -> dict[str, list[int]]:
@@ -132,7 +132,7 @@ def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
 
 
 def _none_of_its_own(weight: str) -> BadBaseError:
-    return BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that is none of its own")
+    return BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that doesn't belong to it")
 
 
 def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:
@@ -146,10 +146,10 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
     packed = said.get("load_in_4bit") is True
     if not kinds:
         if packed:
-            raise BadBaseError(f"{CONFIG_FILE} says that the weights are packed in 4 bits by bitsandbytes, and none is")
+            raise BadBaseError(f"{CONFIG_FILE} says that the weights are packed in 4 bits by bitsandbytes, but none is")
         return
     if not packed:
-        raise BadBaseError(f"weights are packed in 4 bits by bitsandbytes, and {CONFIG_FILE} does not say so")
+        raise BadBaseError(f"weights are packed in 4 bits by bitsandbytes, but {CONFIG_FILE} does not say so")
     kind = said.get("bnb_4bit_quant_type", "fp4")
     if kinds != {kind}:
         raise BadBaseError(
@@ -158,7 +158,7 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
     double = said.get("bnb_4bit_use_double_quant", False)
     if bool(double) != any(name.endswith(_NESTED) for name in tensors):
         raise BadBaseError(
-            f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, and the weight files say otherwise"
+            f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, but the weight files say otherwise"
         )
 
 

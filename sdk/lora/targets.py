@@ -65,32 +65,34 @@ def resolve_targets(
         wanted = _of_preset(targets, model_type, text)
         if not wanted:
             raise TargetsError(
-                f"{asked} means no linear module of this {model_type} model; name some of these as targets: {have}."
+                f"{asked} matches no linear module of this {model_type} model; name some of these as targets: {have}."
             )
     elif is_pattern(targets):
         wanted = _chosen(targets, linear_names, "target_modules")
         if not wanted:
             raise TargetsError(
-                f"the pattern {targets!r} means no linear module of this {model_type} model, whose whole name it is to be; there"
+                f"the pattern {targets!r} matches no linear module of this {model_type} model (it must match a whole name); there"
                 f" are: {have}."
             )
     else:
         missing = [name for name in targets.split(",") if not any(matches(full, name) for full in linear_names)]
         if missing:
             raise TargetsError(
-                f"{', '.join(repr(name) for name in missing)} of the targets match no linear module of this {model_type} model;"
+                f"{', '.join(repr(name) for name in missing)} among the targets match no linear module of this {model_type} model;"
                 f" name some of these as targets: {have}."
             )
         wanted = [full for full in linear_names if any(matches(full, name) for name in targets.split(","))]
     left = _without(wanted, exclude)
     if not left:
-        raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} mean; exclude fewer.")
+        raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} match; exclude fewer.")
     bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
     if bypassed:
-        raise TargetsError(f"{asked} mean {_unreached(bypassed, model_type)}; name some of these as targets: {have}.")
+        raise TargetsError(
+            f"{asked} include {_unreached(bypassed, model_type)}; name some of these as targets: {have}."
+        )
     foreign = sorted(set(left) - set(text))
     if foreign:
-        raise TargetsError(f"{asked} mean {_untrained(foreign)}.")
+        raise TargetsError(f"{asked} include {_untrained(foreign)}.")
     if exclude is not None or is_pattern(targets):
         return sorted(set(left))
     if targets in TARGET_PRESETS:
@@ -117,11 +119,11 @@ def unfit_targets(
             resolve_targets(targets, model_type, names)
         except TargetsError as error:
             nothing = is_pattern(targets) and not _chosen(targets, names, "target_modules")
-            return None if nothing else f"can't be trained so: {str(error).rstrip('.')}"
+            return None if nothing else f"can't be trained with these options: {str(error).rstrip('.')}"
     if targets in TARGET_PRESETS or is_pattern(targets):
         return None
     if exclude is not None and (stacked := _stacked(targets, tensors, names)):
-        return f"can't be trained so: {not_excluded(stacked)}"
+        return f"can't be trained with these options: {not_excluded(stacked)}"
     if any("experts" in name.split(".") for name in tensors):
         return None
     # Only the last part is held against the files.
@@ -134,10 +136,10 @@ def unfit_targets(
         )
     bypassed = [n for n in names if _is_bypassed(n, model_type) and any(matches(n, end) for end in targets.split(","))]
     if bypassed and exclude is None:
-        return f"can't be trained so: the targets mean {_unreached(bypassed, model_type)}; leave them out"
+        return f"can't be trained with these options: the targets include {_unreached(bypassed, model_type)}; leave them out"
     foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
     if foreign and exclude is None:
-        return f"can't be trained so: the targets mean {_untrained(foreign)}"
+        return f"can't be trained with these options: the targets include {_untrained(foreign)}"
     return None
 
 
@@ -150,7 +152,7 @@ def not_excluded(stacked: Sequence[str]) -> str:
 
 
 def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
-    """Whether targets that are no preset mean each of these modules, and `exclude` none, where names are whole."""
+    """Whether targets that are not a preset mean each of these modules, and `exclude` none; names are whole."""
     try:
         allowed = set(names)
         if is_pattern(targets):
@@ -216,7 +218,7 @@ def _without(names: Sequence[str], exclude: str | None) -> list[str]:
         return list(names)
     out = set(_excluded(names, exclude))
     if not out:
-        raise TargetsError(f"exclude, {exclude!r}, excludes none of the modules that the targets mean; correct it.")
+        raise TargetsError(f"exclude, {exclude!r}, excludes none of the modules that the targets match; correct it.")
     return [name for name in names if name not in out]
 
 
@@ -231,7 +233,7 @@ def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
         chosen = Targets({"target_modules": pattern}, Budget(_STEPS))
         return [name for name in names if chosen.means(name)]
     except (ExpressionError, BudgetError) as error:
-        raise TargetsError(f"{key} {pattern!r} can't be tried ({error}); write module names.") from error
+        raise TargetsError(f"{key} {pattern!r} can't be used ({error}); write module names.") from error
 
 
 def _named(names: Sequence[str]) -> str:
@@ -244,12 +246,12 @@ def _is_bypassed(name: str, model_type: str) -> bool:
 
 
 def _unreached(bypassed: Sequence[str], model_type: str) -> str:
-    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA does not reach"
+    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA has no effect on"
 
 
 def _untrained(foreign: Sequence[str]) -> str:
     return (
-        f"{_named(foreign)} too, which are no part of the text and which rows of text don't train; leave them out with exclude,"
+        f"{_named(foreign)} too, which are not part of the text and which rows of text don't train; leave them out with exclude,"
         f" such as '{_exclusion(foreign[0])}', or choose a preset, which means the text part"
     )
 

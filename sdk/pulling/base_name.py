@@ -31,7 +31,7 @@ def rewritten(original: bytes, base_name: str) -> bytes:
         config = None
     if not isinstance(config, dict):
         raise InvalidInput(
-            f"the version has no {CONFIG_FILE} in which a base could be renamed; leave --base-name out",
+            f"the version has no {CONFIG_FILE} in which the base could be renamed; leave --base-name out",
             param="base_name",
         )
     if config.get(_KEY) == base_name:
@@ -66,7 +66,7 @@ def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput):
         sound = False
     if not sound:
-        raise VerificationFailed(f"{rewrite} does not declare the change that was made; pull again into a new folder")
+        raise VerificationFailed(f"{rewrite} does not match the change that was made; pull again into a new folder")
     if (folder / CONFIG_FILE).read_bytes() != changed:
         found = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
         raise VerificationFailed(

@@ -80,8 +80,8 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
             streams.forget()
             if replaced >= _ANEW:
                 raise VerificationFailed(
-                    f"the object of {name} in the storage was replaced again and again while it was fetched ({error}); "
-                    f"its SHA-256 must be {sha256}; nothing was kept. Try again, then tell an admin"
+                    f"the object of {name} in the storage was replaced again and again while it was being fetched ({error}); "
+                    f"its SHA-256 must be {sha256}, so nothing was kept. Try again, then tell an admin"
                 ) from None
             continue
         if found == sha256:
@@ -89,7 +89,7 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
         streams.forget()
         if not (resumed or streams.interrupted) or replaced:
             raise VerificationFailed(
-                f"{name} has the SHA-256 {found}, not {sha256}; nothing was kept. Try again, then tell an admin"
+                f"{name} has the SHA-256 {found}, not {sha256}, so nothing was kept. Try again, then tell an admin"
             )
         # Something of it may come from an earlier time, or be what a crash left: once it is fetched anew.
         replaced = _ANEW - 1

@@ -98,7 +98,7 @@ def _relocated(file: FileEntry, digest: str, locate: Locate) -> Location:
 def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
     place = places.get(file.sha256)
     if place is None or place.size_bytes != file.size_bytes:
-        raise VerificationFailed(f"the registry does not say where {file.path} lies; tell an admin")
+        raise VerificationFailed(f"the registry does not say where {file.path} is; tell an admin")
     return place
 
 

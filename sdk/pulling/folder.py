@@ -44,7 +44,7 @@ def require_free(target: Path, *, replaceable: bool = True) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or target.is_symlink():
-        raise Conflict(f"{target} is there and is no folder; choose another with -o DIR", param="to")
+        raise Conflict(f"{target} exists and is not a folder; choose another with -o DIR", param="to")
     present = _entries(target)
     if not present:
         return
@@ -54,14 +54,14 @@ def require_free(target: Path, *, replaceable: bool = True) -> None:
     foreign = sorted(name for name, plain in present.items() if not plain or not (name in own or _is_staged(name, own)))
     if foreign:
         raise Conflict(
-            f"{target} holds files that no pull wrote ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
+            f"{target} has files that no pull wrote ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
             "move them away or choose another folder with -o DIR",
             param="to",
         )
 
 
 def _entries(folder: Path) -> dict[str, bool]:
-    """Everything below `folder` that is no folder, by relative path, and whether it is a plain file.
+    """Everything below `folder` that is not a folder, by relative path, and whether it is a plain file.
 
     A link is never followed: one to a folder counts as a file that no pull wrote.
     """
@@ -198,8 +198,8 @@ def _hash_into(source: Path, found: list[str]) -> None:
 def _check_cached(path: Path, found: str, sha256: str) -> None:
     if found != sha256:
         raise VerificationFailed(
-            f"{path} has the SHA-256 {found}, not {sha256}: it was altered in the cache; "
-            "nothing was kept. Take it away with: adapterctl cache verify"
+            f"{path} has the SHA-256 {found}, not {sha256}: it was altered in the cache, "
+            "so nothing was kept. Remove it with: adapterctl cache verify"
         )
 
 
@@ -261,7 +261,7 @@ def verify_folder(folder: Path) -> Manifest:
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
     if (folder / MARKER_FOLDER / _JOURNAL).is_file():
         raise VerificationFailed(
-            f"{folder} was being replaced when that was interrupted; finish it with: adapterctl pull REF -o {folder}"
+            f"{folder} was interrupted while being replaced; finish it with: adapterctl pull REF -o {folder}"
         )
     present = _entries(folder)
     manifest = _marked(folder, present)
@@ -275,7 +275,9 @@ def verify_folder(folder: Path) -> Manifest:
         if name not in present:
             raise VerificationFailed(f"{folder / name} is missing; pull again")
         if not present[name]:
-            raise VerificationFailed(f"{folder / name} is no plain file; remove it, then pull again into a new folder")
+            raise VerificationFailed(
+                f"{folder / name} is not a plain file; remove it, then pull again into a new folder"
+            )
     before = check_rewrite(folder, MARKER_FOLDER)
     for name, file in sorted(expected.items()):
         path = before.get(name, folder / name)
@@ -294,7 +296,7 @@ def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
     path = folder / CONFIG_FILE
     if manifest.kind == "adapter" and path.is_file() and (said := hazard(path.read_bytes())):
         raise VerificationFailed(
-            f"{path} is the version's, but {said}; push the adapter again with: adapterctl push --expand-patterns"
+            f"{path} belongs to the version, but {said}; push the adapter again with: adapterctl push --expand-patterns"
         )
 
 
@@ -302,7 +304,7 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
     """The manifest in a folder, which must say what its digest beside it says."""
     name = f"{MARKER_FOLDER}/{_MANIFEST}"
     if name not in present and any(path.split("/")[0] == MARKER_FOLDER for path in present):
-        raise VerificationFailed(f"{folder / name} is missing, or is no plain file; pull again into a new folder")
+        raise VerificationFailed(f"{folder / name} is missing, or is not a plain file; pull again into a new folder")
     if name not in present:
         raise NotFound(
             f"{folder} has no {name}, so no pull wrote it; pull one with: adapterctl pull REF -o DIR", param="folder"
@@ -311,5 +313,5 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
     if manifest is None or (folder / name).read_bytes() != manifest.canonical():
         raise VerificationFailed(f"{folder / name} was altered; pull again into a new folder")
     if f"{MARKER_FOLDER}/{_SUM}" in present and _read_bytes(folder / MARKER_FOLDER / _SUM) != _sum_of(manifest):
-        raise VerificationFailed(f"{folder / name} is not the one of {_SUM} beside it; pull again into a new folder")
+        raise VerificationFailed(f"{folder / name} does not match {_SUM} beside it; pull again into a new folder")
     return manifest

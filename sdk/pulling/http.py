@@ -89,7 +89,7 @@ class HttpClient:
                     return self._ask(key, connection, target, sent, read_s)
                 except (OSError, HTTPException):
                     connection.close()
-                    # A server may close a connection that waits at any time: that is no failure of this request.
+                    # A server may close a connection that waits at any time: that is not a failure of this request.
                     if not reused:
                         raise
         except (OSError, HTTPException, ValueError) as error:

@@ -96,7 +96,9 @@ class Puller:
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
         if base_name is not None and to is None:
-            raise InvalidInput("a base is renamed in a copy only; say where that goes with -o DIR", param="base_name")
+            raise InvalidInput(
+                "a base can be renamed only in a copy; say where to put it with -o DIR", param="base_name"
+            )
         if to is not None:
             require_free(to)
         version = self.resolve(ref, offline=offline, frozen=frozen)
@@ -146,7 +148,7 @@ class Puller:
         if offline:
             if moves:
                 raise InvalidInput(
-                    f"{parsed} may name another version by now, so offline it can't be had; "
+                    f"{parsed} may name another version by now, so it can't be pulled offline; "
                     f"name a version: {self._pinned(parsed)} --offline",
                     param="ref",
                 )
@@ -155,12 +157,12 @@ class Puller:
             version = self._source.resolve(str(parsed))
         except Unavailable as error:
             raise Unavailable(
-                f"{error.message}; a version that was pulled before can be had without the registry: "
+                f"{error.message}; a version that was pulled before can be used without the registry: "
                 f"{self._pinned(parsed)} --offline"
             ) from error
         if frozen and moves:
             raise InvalidInput(
-                f"{parsed} may name another version tomorrow, which --frozen refuses; "
+                f"{parsed} may name another version later, so --frozen refuses it; "
                 f"write {parsed.adapter}@sha256:{version.digest}",
                 param="ref",
             )
@@ -168,7 +170,7 @@ class Puller:
         if version.contents.digest != version.digest:
             raise VerificationFailed(
                 f"the registry gives {version.ref} the digest {version.digest}, "
-                f"and files with the digest {version.contents.digest}; tell an admin"
+                f"but files with the digest {version.contents.digest}; tell an admin"
             )
         return version
 
@@ -187,7 +189,7 @@ class Puller:
         if contents is None or contents.digest != digest or not self._cache.has_version(contents):
             raise NotFound(
                 f"{ref} is not in the cache, or was pulled from another registry; "
-                "pull it once without --offline, or see what there is with: adapterctl cache list",
+                "pull it once without --offline, or see what is cached with: adapterctl cache list",
                 param="ref",
             )
         return Resolved(str(ref), ref.adapter, ref.number, contents.digest, contents)
@@ -240,7 +242,7 @@ class Puller:
             found = verify_folder(folder)
         except VerificationFailed as error:
             raise VerificationFailed(
-                f"{error.message}; it was altered in the cache: remove what is damaged with: adapterctl cache verify"
+                f"{error.message}; it was altered in the cache: remove damaged files with: adapterctl cache verify"
             ) from error
         if found.digest != contents.digest:
             raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")

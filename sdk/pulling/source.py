@@ -96,7 +96,7 @@ class HttpSource:
             while piece := response.read(CHUNK_BYTES):
                 content += piece
                 if len(content) > _MOST_BYTES:
-                    raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
+                    raise Unavailable(f"{url} does not answer like a registry; check ADAPTERCTL_URL")
             response.close()
         except BrokenConnection as error:
             raise Unavailable(
@@ -110,7 +110,7 @@ class HttpSource:
             return parse(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise Incompatible(
-                f"the registry at {url} answers in a way that version {VERSION} does not understand; upgrade both"
+                f"the registry at {url} answers in a way that version {VERSION} can't understand; upgrade both"
             ) from None
 
 

@@ -123,7 +123,7 @@ def scan_base(
         check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
-        raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
+        raise InvalidBase(f"{folder} is not a base: {error}; download or save the base again", param="base") from error
     files = [
         ManifestFile(path=name, size_bytes=(folder / name).stat().st_size, sha256=sha256)
         for name, sha256 in digests.items()
@@ -156,7 +156,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise NotFound(
-            f"{folder} has no config.json, so it is no base; give the folder that save_pretrained wrote", param="base"
+            f"{folder} has no config.json, so it is not a base; give the folder that save_pretrained wrote",
+            param="base",
         )
     try:
         return read_config(path.read_bytes())
@@ -179,7 +180,7 @@ def _weight_files(folder: Path) -> list[str]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InvalidBase(
-                f"{folder} lacks the weight file {missing[0]} of its index; download or save the base again",
+                f"{folder} lacks the weight file {missing[0]} that its index names; download or save the base again",
                 param="base",
             )
         if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
@@ -193,7 +194,7 @@ def _weight_files(folder: Path) -> list[str]:
         return [SINGLE_FILE]
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     hint = (
-        f"only {pickled[0]}, which is pickled and is not read; save it again with safe_serialization=True"
+        f"only {pickled[0]}, which is pickled and is never read; save it again with safe_serialization=True"
         if pickled
         else f"no {SINGLE_FILE} and no {INDEX_FILE}; give the folder that save_pretrained wrote"
     )
@@ -208,12 +209,12 @@ def _look_into(path: Path) -> WeightFile:
         return read_weights(header)
     except BadBaseError as error:
         raise InvalidBase(
-            f"{path} holds no weights of a base: {error}; download or save the base again", param="base"
+            f"{path} holds no base weights: {error}; download or save the base again", param="base"
         ) from error
     except (OSError, SafetensorsError) as error:
         reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
         raise InvalidBase(
-            f"{path} is no whole safetensors file ({reason}); download or save the base again", param="base"
+            f"{path} is not a complete safetensors file ({reason}); download or save the base again", param="base"
         ) from error
 
 

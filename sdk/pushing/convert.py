@@ -49,7 +49,11 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
         raise NotFound(f"there is no folder {folder}; give the one that holds adapter_model.bin", param="path")
     source, config = pickled_weights(folder), folder / CONFIG_FILE
     if source is None:
-        hint = "it has safetensors already, so push it" if (folder / WEIGHTS_FILE).is_file() else "give another folder"
+        hint = (
+            "it already has safetensors; push it as it is"
+            if (folder / WEIGHTS_FILE).is_file()
+            else "give another folder"
+        )
         raise NotFound(f"{folder} has no pickled weights such as adapter_model.bin; {hint}", param="path")
     if not config.is_file():
         raise NotFound(f"there is no {config}; give the folder that PEFT's save_pretrained wrote", param="path")
@@ -57,7 +61,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
         raise InvalidInput(f"{config} is longer than any configuration of a LoRA; save the adapter again", param="path")
     target = to or folder.resolve().with_name(f"{folder.resolve().name}-safetensors")
     if target.exists() or target.is_symlink():
-        raise Conflict(f"{target} is there already; remove it, or name another folder with -o", param="to")
+        raise Conflict(f"{target} already exists; remove it, or name another folder with -o", param="to")
     require_libraries(("torch", "safetensors"), doing="converting pickled weights")
     with disk_explained(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ def _run(source: Path, target: Path) -> dict[str, Any]:
         said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{source} was not read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
+            f"{source} could not be read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
             param="path",
         ) from error
     if said is None or not {"tensors", "size_bytes"} <= said.keys():
@@ -103,4 +107,4 @@ def _publish(partial: Path, target: Path) -> None:
     except OSError as error:
         if not target.exists():
             raise
-        raise Conflict(f"{target} was made meanwhile; name another folder with -o", param="to") from error
+        raise Conflict(f"{target} was created meanwhile; name another folder with -o", param="to") from error

@@ -52,13 +52,13 @@ def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
         automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
         found = [module for module in modules if automaton.first(module, budget) is not None]
     except ExpressionError as error:
-        return f"which of the adapter's modules it means can't be told, for {error}"
+        return f"it can't be worked out which of the adapter's modules it matches, since {error}"
     except BudgetError:
-        return "telling which of the adapter's modules it means would take too long"
+        return "working out which of the adapter's modules it matches would take too long"
     if not found:
-        return "it means none of the adapter's modules"
+        return "it matches none of the adapter's modules"
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return f"of the adapter's modules it means {', '.join(found[:_MOST_NAMED])}{more}"
+    return f"of the adapter's modules it matches {', '.join(found[:_MOST_NAMED])}{more}"
 
 
 def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
         return _expanded(config, sorted(modules), held, budget)
     except ExpressionError as error:
         raise InvalidInput(
-            f"the patterns of {', '.join(held)} can't be turned into names, for of one {error}; save the adapter with lists of names",
+            f"the patterns of {', '.join(held)} can't be turned into names, since of one {error}; save the adapter with lists of names",
             param="path",
         ) from error
     except BudgetError as error:
@@ -94,7 +94,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
     if not meant or (len(meant) < len(modules) and not config.get("target_parameters")):
         odd = next(module for module in modules if module not in meant) if modules else "none"
         raise InvalidInput(
-            f"the patterns of {', '.join(held)} do not mean all modules for which the adapter has weights, such as {odd}; "
+            f"the patterns of {', '.join(held)} do not match all modules for which the adapter has weights, such as {odd}; "
             "PEFT would not load these: save the adapter again from the trained model",
             param="path",
         )
@@ -131,7 +131,7 @@ def _read_back(
     """Raise InvalidInput unless a config of names means what the one with expressions meant."""
     if too_many := next(unfit(expanded), None):
         raise InvalidInput(
-            f"{too_many.key} can't be written as names, for {too_many.reason}; train with the same number in more modules",
+            f"{too_many.key} can't be written as names, since {too_many.reason}; train with the same number in more modules",
             param="path",
         )
     now = Targets(expanded, budget)

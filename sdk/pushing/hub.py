@@ -37,15 +37,15 @@ def resolve_commit(repo: str, revision: str | None) -> str:
 
     if not _REPO.fullmatch(repo) or ".." in repo or (revision is not None and not _REVISION.fullmatch(revision)):
         raise NotFound(
-            "there is no such base in this registry, and no model hub has such a name; "
-            "for a folder write ./FOLDER, or see: adapterctl base list",
+            "this registry has no such base, and no model hub has that name; "
+            "if it is a folder, write ./FOLDER, or see: adapterctl base list",
             param="base",
         )
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise Unavailable(
-            f"{repo} is no base of this registry, and HF_HUB_OFFLINE forbids to ask the model hub; "
+            f"{repo} is not a base of this registry, and HF_HUB_OFFLINE forbids asking the model hub; "
             "add a folder with: adapterctl base add FOLDER",
             param="base",
         )
@@ -56,7 +56,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(
-            f"{repo} is no base of this registry, and the model hub can't be reached ({type(error).__name__}); "
+            f"{repo} is not a base of this registry, and the model hub can't be reached ({type(error).__name__}); "
             "add a folder with: adapterctl base add FOLDER",
             param="base",
         ) from error
@@ -87,7 +87,9 @@ def parse_url(url: str) -> tuple[str, str | None]:
     repo, at, revision = url.removeprefix(_SCHEME).partition("@")
     plain = _REPO.fullmatch(repo) and ".." not in repo and len(repo) <= _MAX_REPO_CHARACTERS
     if not url.startswith(_SCHEME) or not plain or (at and (not _REVISION.fullmatch(revision) or ".." in revision)):
-        raise InvalidInput(f"{url[:200]!a} names nothing on a model hub; write hf://org/name@revision", param="path")
+        raise InvalidInput(
+            f"{url[:200]!a} doesn't name anything on a model hub; write hf://org/name@revision", param="path"
+        )
     return repo, revision or None
 
 
@@ -102,13 +104,14 @@ def fetch_adapter(url: str, folder: Path) -> str:
         errors: Any = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise Unavailable(
-            f"{url} can't be fetched without a package; install it with: pip install huggingface_hub", param="path"
+            f"{url} can't be fetched without the package huggingface_hub; install it with: pip install huggingface_hub",
+            param="path",
         ) from error
     try:
         with disk_explained(f"fetching {url}"):
             commit: str = hub.HfApi().model_info(repo, revision=revision, timeout=10).sha
             if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-                raise Unavailable(f"the model hub names no commit of {repo}; try again later", param="path")
+                raise Unavailable(f"the model hub gave no commit for {repo}; try again later", param="path")
             # One commit for all files, whatever is pushed there meanwhile.
             hub.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(_ADAPTER_FILES))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:

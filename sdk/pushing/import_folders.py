@@ -55,13 +55,13 @@ def push_tree(
 
     A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
-    the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
+    the last part is not part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
     natural order. `push` publishes one folder with the `options`; without a base there each folder's config names it.
     A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
     there is no adapter, InvalidInput for a bad namespace.
     """
     if not root.is_dir():
-        raise NotFound(f"there is no folder {root}; give the one under which the adapters lie", param="path")
+        raise NotFound(f"there is no folder {root}; give the one that holds the adapters", param="path")
     if namespace is not None:
         try:
             parse_namespace(namespace)
@@ -86,11 +86,11 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions)
     try:
         if item.adapter is None:
             raise InvalidInput(
-                f"no adapter's name can be made of {item.shown!a}; push it alone, with a name of your own"
+                f"the folder {item.shown!a} can't be made into an adapter's name; push it separately, with a name that you choose"
             )
         if taken is not None:
             raise Conflict(
-                f"{taken!a} has the name {item.adapter} too; push this one alone with another name, or use --versions"
+                f"{taken!a} is named {item.adapter} too; push this one separately with another name, or use --versions"
             )
         report = push(item.folder, item.adapter, options)
     except Unavailable:

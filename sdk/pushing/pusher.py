@@ -69,7 +69,7 @@ class PushReport(NamedTuple):
     """What a push did."""
 
     version: VersionView
-    #: Whether the same bytes were there already.
+    #: Whether these bytes are already a version.
     existing: bool
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
@@ -167,7 +167,7 @@ class Pusher:
         if weights != ours.weights_digest:
             raise VerificationFailed(
                 f"{version.ref} belongs to {ours.id} (weights {ours.weights_digest[:12]}), not to {name} "
-                f"(weights {weights[:12]}); pull a version over that base",
+                f"(weights {weights[:12]}); pull a version trained over that base",
                 param="base",
             )
 
@@ -207,7 +207,7 @@ class Pusher:
     def _push_folder(self, folder: Path, adapter: str, options: PushOptions) -> PushReport:
         named, revision = read_origin(folder)
         if options.base is None and named is None:
-            raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
+            raise InvalidInput(f"{folder} doesn't name a base on a hub; name it with --base", param="base")
         trained_over = self.obtain_base(options.base or named or "", namespace_of(adapter) or "-")
         base_revision = options.base_revision
         if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:
@@ -244,7 +244,7 @@ class Pusher:
 
 def no_such_base(base: str) -> NotFound:
     """Return the error for a base that the registry does not have by this name."""
-    hint = f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
+    hint = f"if it is a folder, write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
     return NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base")
 
 

@@ -32,7 +32,7 @@ def sign_version(
     view = versions.resolve(transport, str(parse_ref(ref)))
     manifest = view.manifest
     if manifest.digest != view.digest:
-        raise VerificationFailed(f"the registry gives {view.ref} another digest than its files have; don't sign it")
+        raise VerificationFailed(f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it")
     signed = sign_manifest(manifest, key, password=password)
     if signed is None:
         raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")

@@ -227,7 +227,9 @@ def _judge(response: httpx.Response, source: Path) -> None:
         return
     # AWS calls a request that came too slowly a bad one, too.
     if status == 400 and "RequestTimeout" not in response.text:
-        raise VerificationFailed(f"the storage refused {source.name} (HTTP 400); was it changed meanwhile? Try again")
+        raise VerificationFailed(
+            f"the storage refused {source.name} (HTTP 400); it may have changed meanwhile, so try again"
+        )
     # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try under way.
     raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
 
@@ -236,12 +238,12 @@ def _pieces(source: Path, offset: int, size_bytes: int) -> Iterator[bytes]:
     try:
         file = source.open("rb")
     except FileNotFoundError:
-        raise VerificationFailed(f"{source.name} was removed while it was sent; try again") from None
+        raise VerificationFailed(f"{source.name} was removed while it was being sent; try again") from None
     with file:
         file.seek(offset)
         while size_bytes > 0:
             chunk = file.read(min(CHUNK_BYTES, size_bytes))
             if not chunk:
-                raise VerificationFailed(f"{source.name} has become shorter while it was sent; try again")
+                raise VerificationFailed(f"{source.name} became shorter while it was being sent; try again")
             size_bytes -= len(chunk)
             yield chunk

@@ -108,7 +108,7 @@ class QuotaLimits(Wire):
     max_adapters: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     #: Bytes of all kinds together that a `QuotaView` counts.
     max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
-    #: Jobs that wait or run.
+    #: Jobs waiting or running.
     max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
 
 

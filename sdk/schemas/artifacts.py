@@ -110,7 +110,7 @@ class DatasetRegistration(Wire):
     def _is_no_digest(cls, value: str) -> str:
         if looks_like_digest(value):
             raise ValueError(
-                f"{value[:80]!a} looks like a digest, which no dataset may be called; give another name, or none"
+                f"{value[:80]!a} looks like a digest, and a dataset can't be named like one; give another name, or none"
             )
         return value
 

@@ -150,7 +150,7 @@ class Publication(Wire):
     @model_validator(mode="after")
     def _method_fits(self) -> Publication:
         if self.method == "lora" and self.quantization is not None:
-            raise ValueError("method 'lora' has no quantised base; leave quantization out, or say 'qlora'")
+            raise ValueError("method 'lora' trains over an unquantised base; leave quantization out, or choose 'qlora'")
         return self
 
 

@@ -106,7 +106,7 @@ class EvaluationTarget(Wire):
     @model_validator(mode="after")
     def _one(self) -> EvaluationTarget:
         if (self.ref is None) == (self.base is None):
-            raise ValueError("an evaluation target is a ref or a base, one of the two")
+            raise ValueError("an evaluation target is either a ref or a base, not both")
         if self.ref is not None:
             Ref.parse(self.ref)
         return self
@@ -157,7 +157,7 @@ class PreviewJobRequest(Wire):
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     #: So many rows from the first.
     rows: Annotated[int, Field(ge=1, le=MOST_JOB_ROWS)] = 3
-    #: This row alone, counted from 1.
+    #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1, le=10**12)] | None = None
     #: What chat templates are told that the date is. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
@@ -165,7 +165,7 @@ class PreviewJobRequest(Wire):
     @model_validator(mode="after")
     def _over_a_base(self) -> PreviewJobRequest:
         if self.of is None and self.base is None:
-            raise ValueError("a preview is over a base, or of a version")
+            raise ValueError("a preview needs a base or a version")
         if self.of is not None:
             Ref.parse(self.of)
         return self

@@ -24,9 +24,11 @@ def parse_label(text: str) -> str:
     """Return `text` unless it has signs that can't be seen, or blanks at its ends. Raises ValueError."""
     # Control, format and direction signs, and every blank but the plain one, are not printable.
     if not text.isprintable() or _UNSEEN.search(text) is not None:
-        raise ValueError(f"{text[:40]!a} has signs that can't be seen; use letters, digits, blanks and punctuation")
+        raise ValueError(
+            f"{text[:40]!a} has characters that can't be seen; use letters, digits, spaces and punctuation"
+        )
     if not text or text != text.strip():
-        raise ValueError(f"{text[:40]!a} is empty, or begins or ends with a blank; leave the blank out")
+        raise ValueError(f"{text[:40]!a} is empty, or begins or ends with a space; leave the space out")
     return text
 
 

@@ -31,7 +31,7 @@ class PreviewRequest(Wire):
     day: Day
     #: So many rows from the first.
     rows: Annotated[int, Field(ge=1, le=10_000)] = 3
-    #: This row alone, counted from 1.
+    #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -20,7 +20,7 @@ class RetentionRule(Wire):
     @model_validator(mode="after")
     def _says_something(self) -> RetentionRule:
         if self.keep_last is None and self.keep_days is None:
-            raise ValueError("a retention rule says keep_last, keep_days or both")
+            raise ValueError("a retention rule needs keep_last, keep_days or both")
         return self
 
 

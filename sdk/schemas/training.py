@@ -38,14 +38,14 @@ def _require_modules(value: str) -> str:
     if is_pattern(value) and not set(value) & {" ", ";", "/"}:
         if found := next(unfit({"target_modules": value}), None):
             raise ValueError(
-                f"the pattern {value[:80]!r} can't be taken, for {found.reason}; write a plainer one, or names"
+                f"the pattern {value[:80]!r} can't be used, since {found.reason}; write a simpler one, or module names"
             )
         return value
     names = value.split(",")
     for name in names:
         if not _MODULE_NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+                f"{name!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
             )
     return ",".join(sorted(set(names)))
 
@@ -173,7 +173,7 @@ class LoraConfig(Wire):
     @model_validator(mode="after")
     def _something_is_adapted(self) -> LoraConfig:
         if not self.target_modules and not self.target_parameters:
-            raise ValueError("target_modules names nothing, and neither does target_parameters")
+            raise ValueError("neither target_modules nor target_parameters names anything")
         return self
 
 
@@ -227,7 +227,7 @@ class Rendering(Wire):
 
 def _require_distinct(value: list[str]) -> list[str]:
     if len(set(value)) != len(value):
-        raise ValueError("a label is there twice")
+        raise ValueError("a label appears twice")
     return value
 
 
@@ -292,5 +292,5 @@ class TrainingReport(Wire):
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:
         if "loss" not in self.metrics:
-            raise ValueError("a training report without metrics.loss is incomplete")
+            raise ValueError("the training report is incomplete: metrics.loss is missing")
         return self

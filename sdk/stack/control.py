@@ -85,7 +85,7 @@ def up(
 def down(stack: Stack) -> list[str]:
     """End the supervisor and every part, those first that need others; return the names of what ran. The data stays."""
     _require(stack)
-    with disk_explained(f"ending the stack in {stack.home}"), explained(), _door(stack):
+    with disk_explained(f"stopping the stack in {stack.home}"), explained(), _door(stack):
         supervisor = SupervisorProcess(stack.home)
         # Workers are first, then the registry, then what it stands on; PostgreSQL, which started first, ends last.
         parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
@@ -133,7 +133,12 @@ def _part(process: LocalProcess, report: dict[str, Any] | None) -> Part:
     pid, since = process.pid, process.running_since
     if report is None:
         state = PartState.STOPPED if pid is None else PartState.UNWATCHED
-        report = {"state": state, "message": "" if pid is None else "nothing would start it again; run: adapterctl up"}
+        report = {
+            "state": state,
+            "message": ""
+            if pid is None
+            else "the supervisor is not running, so nothing restarts it; run: adapterctl up",
+        }
     elif report["state"] in (PartState.READY, PartState.SILENT) and (pid is None or report.get("pid", pid) != pid):
         # It ended since the supervisor looked.
         report = {**report, "state": PartState.FAILING if pid is None else PartState.STARTING}
@@ -202,4 +207,4 @@ def _door(stack: Stack) -> Iterator[None]:
         with locked(stack.home / _DOOR, timeout_s=_DOOR_TIMEOUT_S):
             yield
     except Busy:
-        raise Conflict(f"another command works on {stack.home}; wait for it, or end it") from None
+        raise Conflict(f"another command is using {stack.home}; wait for it, or stop it") from None

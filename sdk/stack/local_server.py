@@ -70,6 +70,6 @@ class LocalServer(LocalProcess):
                 if time.monotonic() > deadline_s:
                     raise ServerError(
                         f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "
-                        f"End it, or remove {self.directory / f'{self.name}.json'} to have new ports chosen."
+                        f"Stop it, or remove {self.directory / f'{self.name}.json'} to let new ports be chosen."
                     )
                 time.sleep(0.05)

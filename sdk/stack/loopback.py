@@ -34,7 +34,9 @@ def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
             ports.append(port)
             if len(ports) == count:
                 return ports
-    raise ServerError(f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. End what listens there.")
+    raise ServerError(
+        f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. Stop some of the programs that listen there."
+    )
 
 
 def is_taken(port: int) -> bool:

@@ -72,20 +72,18 @@ def preview_asked(
 ) -> RowsOfFile | str:
     """Return the rows of a file that are meant, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
-        raise InvalidInput(
-            "give either a file of rows, or a version of which the rows are meant with --of", param="file"
-        )
+        raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
     said = {"base": base, "loss_on": loss_on, "max_length": max_length}
     given = {name: value for name, value in said.items() if value is not None}
     if of is not None:
         if given:
             raise InvalidInput(
-                f"{' and '.join(given)} of a version stand in its record; leave out {'it' if len(given) == 1 else 'them'}",
+                f"{' and '.join(given)} of a version are in its record; leave out {'it' if len(given) == 1 else 'them'}",
                 param=next(iter(given)),
             )
         return of
     if file is None or base is None:
-        raise InvalidInput("say with --base over which base the rows would be trained", param="base")
+        raise InvalidInput("name the base that the rows would be trained over with --base", param="base")
     given.pop("base")
     return RowsOfFile(file, base, build(TrainingSpec, **given))
 
@@ -147,7 +145,7 @@ def trained_on(version: VersionView) -> str:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)
     raise InvalidInput(
-        f"the record of {version.ref} names no dataset, as of what was pushed; preview a file of rows with: "
+        f"the record of {version.ref} names no dataset, because it was pushed; preview a file of rows with: "
         f"adapterctl data preview FILE --base {version.base.id}",
         param="of",
     )
@@ -161,7 +159,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
     if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
         raise InvalidInput(
-            f"the record of {version.ref} doesn't say loss_on and max_length of its training; preview the file of its rows "
+            f"the record of {version.ref} doesn't have its training's loss_on and max_length; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",
             param="of",
         )
@@ -205,7 +203,9 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
 
 def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
     """Return the error for a row past the last one of a dataset."""
-    return NotFound(f"{label} has {file_rows} rows and no row {row}; give one from 1 to {file_rows}", param="row")
+    return NotFound(
+        f"{label} has {file_rows} rows, so there is no row {row}; give one from 1 to {file_rows}", param="row"
+    )
 
 
 # Where bases and rows are.
@@ -219,7 +219,7 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
             raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
         if not (folder / CONFIG_FILE).is_file():
             raise NotFound(
-                f"{folder} has no {CONFIG_FILE}, so it is no base; give the folder that save_pretrained wrote",
+                f"{folder} has no {CONFIG_FILE}, so it is not a base; give the folder that save_pretrained wrote",
                 param="base",
             )
         return folder
@@ -230,7 +230,7 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
     found = _files_of(cache, view.fingerprint, view)
     if found is None:
         raise NotFound(
-            f"the files of base {view.id} don't lie on this machine as they were registered; give a folder with them, as "
+            f"the files of base {view.id} are not on this machine as they were registered; give a folder with them as "
             "--base ./FOLDER",
             param="base",
         )
@@ -245,12 +245,12 @@ def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
         return found
     if view is None:
         raise NotFound(
-            f"the base {base.id} of {version.ref} was taken away, and its files don't lie in the cache; add it again with: "
+            f"the base {base.id} of {version.ref} was removed, and its files are not in the cache; add it again with: "
             "adapterctl base add FOLDER",
             param="of",
         )
     raise NotFound(
-        f"the files of base {base.id} of {version.ref} don't lie on this machine as they were registered; say where they do "
+        f"the files of base {base.id} of {version.ref} are not on this machine as they were registered; say where they are "
         f"with: adapterctl base fix {base.id} --location file:///FOLDER",
         param="of",
     )
@@ -285,12 +285,12 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
         lineage.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:
         raise NotFound(
-            f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for a "
-            "token that may, made with: adapterctl token create NAME --grant NAMESPACE=reader",
+            f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for one "
+            "that may read it, made with: adapterctl token create NAME --grant NAMESPACE=reader",
             param="of",
         ) from None
     raise NotFound(
-        f"the dataset {digest[:12]} of {version.ref} was given up; add its file again with: adapterctl data add FILE",
+        f"the dataset {digest[:12]} of {version.ref} was removed; add its file again with: adapterctl data add FILE",
         param="of",
     )
 

@@ -66,7 +66,7 @@ def follow(
                 raise
             except Unavailable as error:
                 if answers:
-                    note(f"{error.message}; this goes on once it answers")
+                    note(f"{error.message}; still trying")
                 answers = False
                 time.sleep(min(_left(deadline, followed), _AWAY_S))
                 break
@@ -92,7 +92,9 @@ def _left(deadline: float | None, followed: Sequence[Followed]) -> float:
     if left <= 0:
         ids = " ".join(job.id for job in followed)
         said = (
-            f"job {ids} has not ended in time; it goes on" if len(followed) == 1 else "some jobs have not ended in time"
+            f"job {ids} has not ended in time; it is still running"
+            if len(followed) == 1
+            else "some jobs have not ended in time"
         )
         raise TimedOut(f"{said}: adapterctl jobs watch {ids}")
     return left

@@ -112,7 +112,7 @@ class TestCache:
         source = uploaded_base(people, tmp_path)
         folder = small.write_base(tmp_path / "shared", value=0.125)
         changed = source.model_copy(update={"location": folder.as_uri(), "manifest": None})
-        with pytest.raises(InvalidBase, match="its files were changed"):
+        with pytest.raises(InvalidBase, match="they were changed"):
             inputs.base(changed)
 
 
@@ -238,7 +238,7 @@ def test_what_was_asked_for_is_taken(given: Assignment) -> None:
         (merge(target(), f"a@sha256:{digest('another')}"), "another version of a"),
         (merge(target(manifest(fingerprint=OTHER))), "the adapter of another base"),
         (merge(BARE), "no files of a@v1"),
-        (evaluation(target()), "another number of targets"),
+        (evaluation(target()), "a different number of targets"),
         (evaluation(target(), target()), "an adapter for a bare base"),
         (evaluation(target(), BARE.model_copy(update={"base": source(OTHER)})), "another base"),
     ],

@@ -247,7 +247,7 @@ def test_a_cursor_of_another_search_is_refused_in_one_sentence(world: World, cli
         reply = ask(**params)
         error = reply.json()["error"]
         assert (reply.status_code, error["code"], error["param"]) == (422, "invalid", "cursor")
-        assert error["message"].endswith("; begin again without one")
+        assert error["message"].endswith("; start again without one")
 
 
 def test_what_can_not_be_read_is_refused_with_its_place(world: World, client: Client) -> None:
@@ -320,7 +320,7 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         "a/one@v1\na/one@v2\na/two@v1\n"
     )
     nothing = run(world, "search", "rank = 1234")
-    assert (nothing.stdout, nothing.stderr) == ("", "no version is like that\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "no version matches\n")
     assert run(world, "search", "rank = 1234", "--format", "json").stdout == "[]\n"
 
 

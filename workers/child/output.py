@@ -58,7 +58,7 @@ class RateLimiter:
     def rest(self) -> list[str]:
         """Return what is to be said of lines that were left out, if any were."""
         left_out, self._left_out = self._left_out, 0
-        return [f"({left_out} more lines came at once; they are left out)"] if left_out else []
+        return [f"({left_out} more lines arrived at once and are left out)"] if left_out else []
 
 
 class Output:

@@ -48,4 +48,4 @@ def end(group: int) -> None:
         time.sleep(_LOOK_S)
         if time.monotonic() >= complain_at:
             complain_at = time.monotonic() + _COMPLAIN_EVERY_S
-            _log.warning("processes of the group %s were killed and are still there; they hang in the kernel", group)
+            _log.warning("processes of the group %s were killed but are still there; they hang in the kernel", group)

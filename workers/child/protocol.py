@@ -38,7 +38,7 @@ class News(Wire):
     @model_validator(mode="after")
     def _one(self) -> News:
         if (self.progress is None) == (self.checkpoint is None):
-            raise ValueError("news is progress or a checkpoint, one of the two")
+            raise ValueError("a message has either progress or a checkpoint")
         return self
 
 

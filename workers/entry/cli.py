@@ -30,7 +30,7 @@ def cli() -> None:
 @click.option(
     "--queue", "queues", default="gpu,cpu", show_default=True, help="Queues to listen to, separated by commas."
 )
-@click.option("--name", default=None, help="How this worker is called in job lists. [default: host and process id]")
+@click.option("--name", default=None, help="This worker's name in job lists. [default: host and process id]")
 @click.option("--log-level", default="INFO", show_default=True, type=click.Choice(["DEBUG", "INFO", "WARNING"]))
 def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     """Start a worker; one job at a time, each in a child process.
@@ -51,7 +51,7 @@ def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     logs.configure(settings)
     if load().home is not None:
         raise InvalidInput(
-            "a worker serves a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
+            "a worker needs a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
             param="url",
         )
     if settings.broker_url is None:

@@ -112,7 +112,7 @@ class Worker:
 
     def _give_up(self, given: NotUnderstoodError) -> None:
         """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
-        _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
+        _log.warning("job %s given back, since this worker's release does not understand it: %s", given.job, given)
         message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
         failed = AttemptFailed(FailureReason.UNSUPPORTED, message)
         try:
@@ -185,7 +185,7 @@ class Worker:
         transport, job, attempt = self._client.transport, assignment.job, assignment.attempt
         if reason is StopReason.DRAINING:
             send = partial(work.release, transport, job, Release(attempt=attempt))
-            _log.info("given back, since this worker shuts down")
+            _log.info("given back, since this worker is shutting down")
         else:
             failed = ended if isinstance(ended, AttemptFailed) else _of_stop(reason, assignment)
             send = partial(work.fail, transport, job, _failure(attempt, failed))
@@ -201,7 +201,7 @@ def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed
         return AttemptFailed(
             FailureReason.TIMEOUT,
             f"it ran longer than its timeout of {assignment.timeout_s:g} s; submit it with a longer one, "
-            f"or let it go on from its last checkpoint: adapterctl jobs retry {assignment.job}",
+            f"or continue from its last checkpoint with: adapterctl jobs retry {assignment.job}",
         )
     return AttemptFailed(FailureReason.CANCELLED, "it was cancelled")
 

@@ -90,15 +90,15 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
                 FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
             )
         return AttemptFailed(
-            FailureReason.OOM, f"the system killed the process, most often for want of memory; {_LESS_MEMORY}"
+            FailureReason.OOM, f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
         )
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
-        said = "was told to stop by somebody other than its worker"
+        said = "was told to stop by something other than its worker"
     elif status < 0:
         said = f"was ended by {_name(-status)}"
     else:
         said = f"ended with status {status}"
-    return AttemptFailed(FailureReason.CRASHED, f"the process {said}; the job's log has its last words")
+    return AttemptFailed(FailureReason.CRASHED, f"the process {said}; the job's log has its last output")
 
 
 def _name(number: int) -> str:

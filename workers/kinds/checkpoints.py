@@ -78,7 +78,7 @@ class CheckpointSender:
             older, self._newest = self._newest, checkpoint
             skipped, self._waiting = self._waiting, checkpoint
             if skipped is not None:
-                _log.info("checkpoint of step %s: a newer one is there before it was sent", skipped.step)
+                _log.info("checkpoint of step %s: not sent, since a newer one exists", skipped.step)
             if older is not None and older != self._sending:
                 _remove(older)
             self._changed.notify_all()
@@ -148,10 +148,14 @@ class CheckpointSender:
             # Nobody needs it any more.
             pass
         except (Unavailable, VerificationFailed) as error:
-            self._tell(f"the checkpoint of step {checkpoint.step} is not sent yet, it will be tried again: {error}")
+            self._tell(
+                f"the checkpoint of step {checkpoint.step} could not be sent yet and will be tried again: {error}"
+            )
             return _Sent.NOT_YET
         except QuotaExceeded as error:
-            self._tell(f"the checkpoint of step {checkpoint.step} is not stored, the training goes on without: {error}")
+            self._tell(
+                f"the checkpoint of step {checkpoint.step} is not stored; the training continues without it: {error}"
+            )
         except (AdapterctlError, OSError, ValueError) as error:
             self._tell(f"the checkpoint of step {checkpoint.step} can't be sent ({type(error).__name__}): {error}")
         else:

@@ -112,7 +112,7 @@ class Lease:
                 due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
                 self._end.wait(_NEWS_EVERY_S)
         if self.lost and not self._end.is_set():
-            _log.warning("this attempt no longer holds the job; it is dropped")
+            _log.warning("this attempt no longer holds the job and is dropped")
 
     def _send(self, *, within_s: float | None = None) -> bool:
         """Send one heartbeat and wait `within_s` for its answer, or while the job is held; return whether it was renewed."""

@@ -75,6 +75,6 @@ class ReadOnlySwitch:
         reason = self.reason()
         if reason is not None:
             raise ReadOnly(
-                f"the registry is read-only ({reason}); reading works, and changes do again once an admin has turned it off "
-                "with: adapter-registry read-only off"
+                f"the registry is read-only ({reason}); reading works, and changes will work once an admin has "
+                "run: adapter-registry read-only off"
             )

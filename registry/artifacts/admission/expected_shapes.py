@@ -164,8 +164,8 @@ class BaseShapes:
         alike = self._by_tail.get(tail(wanted), [])
         if len(alike) > _MOST_ALIKE:
             raise Verification(
-                f"the base has {len(alike)} tensors whose names end as {wanted} does, and none of this name, so that nobody can "
-                f"tell which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
+                f"the base has {len(alike)} tensors whose names end like {wanted}, but none with this name, so it is unclear "
+                f"which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
             )
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
@@ -185,8 +185,8 @@ class BaseShapes:
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
         if len(shapes) > _MOST_ALIKE:
             raise Verification(
-                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt others of "
-                "its modules"
+                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt other "
+                "modules"
             )
         return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
@@ -217,7 +217,7 @@ class Ranks:
             self._values = ModuleValues(patterns, default, Budget(_PATTERN_STEPS))
         except ExpressionError as error:
             raise Verification(
-                f"{key} has an expression that can't be tried, for {error}; write module names and push again"
+                f"{key} has an expression that can't be used, since {error}; write module names and push again"
             ) from error
 
     def of(self, module: str) -> int | float:
@@ -226,5 +226,5 @@ class Ranks:
             return self._values.of(module)
         except BudgetError as error:
             raise Verification(
-                f"{self._key} takes too long to try; write module names in place of patterns and push again"
+                f"{self._key} takes too long to try; replace the patterns with module names and push again"
             ) from error

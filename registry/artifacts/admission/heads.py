@@ -42,8 +42,8 @@ def judge_head(
     matrices = [tensor for tensor in head if len(tensor.shape) == 2]
     if not matrices:
         raise Verification(
-            "the adapter tells labels apart and has no head, which would be random whenever it is loaded; save it again "
-            "with modules_to_save that name the head"
+            "the adapter is a classifier without a head, so its head would be random whenever it is loaded; save it again "
+            "with modules_to_save naming the head"
         )
     width = _width(config)
     for tensor in head:

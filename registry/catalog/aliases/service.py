@@ -48,7 +48,7 @@ class Aliases:
     def move(self, *, move: AliasMove, who: Principal) -> AliasView:
         """Point an alias at a version, if it names `expect` now (0: nothing).
 
-        Raises NotFound, Forbidden where it is protected and the caller is no promoter, Conflict.
+        Raises NotFound, Forbidden where it is protected and the caller is not a promoter, Conflict.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, move.adapter, who, action="write", lock=True)
@@ -254,7 +254,7 @@ def _protected(session: Session, adapter: Adapter) -> set[str]:
 def _require_mover(session: Session, adapter: Adapter, alias: str, who: Principal) -> None:
     if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
         raise Forbidden(
-            f"{adapter.name}@{alias} is protected, so only a promoter moves it; ask one, or use another alias",
+            f"{adapter.name}@{alias} is protected, so only a promoter can move it; ask one, or use another alias",
             param="alias",
         )
 

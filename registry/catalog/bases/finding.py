@@ -80,7 +80,7 @@ def find_visible(
     spaces = sorted({row.namespace for row in own})
     if len(spaces) > 1 and len({row.base_pk for row in own}) > 1:
         raise Invalid(
-            f"{name[:200]!a} means different bases in the namespaces {', '.join(spaces[:5])}; say which with --namespace",
+            f"{name[:200]!a} names different bases in the namespaces {', '.join(spaces[:5])}; choose one with --namespace",
             param="namespace",
         )
     return rows[0]
@@ -99,7 +99,7 @@ def _named(name: str) -> Select[NamedBase]:
 def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
     """Raise Invalid for digits that fit several bases."""
     if _SHORTENED.fullmatch(name) and len({row.base_pk for row in rows}) > 1:
-        raise Invalid(f"{name} fits more than one base; write more digits", param="base")
+        raise Invalid(f"{name} matches more than one base; write more digits", param="base")
 
 
 def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:

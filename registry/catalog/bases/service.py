@@ -54,7 +54,7 @@ class Bases:
         """
         namespace = _home(base, who)
         if is_digits(base.id):
-            raise Invalid(f"{base.id[:80]!a} would be read as a fingerprint; give the base another --id", param="id")
+            raise Invalid(f"{base.id[:80]!a} would be taken for a fingerprint; give the base another --id", param="id")
         derived = self._derive(base, namespace, who)
         if base.manifest is not None:
             config = base.config if derived is None else derived.config
@@ -82,9 +82,7 @@ class Bases:
         else:
             who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         if base.manifest is None or base.manifest.kind != "base":
-            raise Invalid(
-                "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
-            )
+            raise Invalid("a base whose files were sent needs their manifest, of the kind 'base'", param="manifest")
         self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
         return self._derived_before(base.manifest) or derive(self._artifacts, base.manifest)
 
@@ -133,7 +131,7 @@ class Bases:
             moved = None
             if fix.id is not None:
                 if is_digits(fix.id):
-                    raise Invalid(f"{fix.id[:80]!a} would be read as a fingerprint; choose another id", param="id")
+                    raise Invalid(f"{fix.id[:80]!a} would be taken for a fingerprint; choose another id", param="id")
                 moved = _holder(session, row.namespace, fix.id, but=row.base_pk)
                 row.id, row.named_at = fix.id, utc_now()
             if fix.location is not None:
@@ -177,7 +175,7 @@ def _require_publisher(who: Principal) -> None:
     """Raise Forbidden unless the caller may publish a base for all namespaces."""
     if not _names(who, EVERYWHERE):
         raise Forbidden(
-            "only an admin of all namespaces publishes a base for all; register it for one with: --namespace NAMESPACE",
+            "only an admin of all namespaces can publish a base for all; register it for one namespace with: --namespace NAMESPACE",
             param="namespace",
         )
 
@@ -245,7 +243,7 @@ def _named_row(
     row = session.scalars(query.with_for_update(of=NamedBase)).one()
     if row.weights_digest != base.weights_digest:
         raise Conflict(
-            f"base {row.id} is registered with other weights under this fingerprint; an admin may take it away with: "
+            f"base {row.id} is registered with other weights under this fingerprint; an admin can remove it with: "
             f"adapterctl base rm {base.fingerprint[:12]}",
             param="weights_digest",
         )
@@ -295,7 +293,7 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
     finish_upload(session, base.upload)
     if row.manifest_digest not in (None, digest):
         raise Conflict(
-            f"base {row.id} has its files already, and these are others; an admin may let them be sent anew with: "
+            f"base {row.id} already has other files; an admin can let them be sent again with: "
             f"adapterctl base fix {base.fingerprint[:12]} --forget-files",
             param="manifest",
         )
@@ -357,7 +355,7 @@ def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase
     row = find_base(session, name.name, namespace)
     if row.namespace != namespace:
         raise NotFound(
-            f"the base {name.name[:200]!a} is not one of this namespace but published for all; say --namespace '*'",
+            f"the base {name.name[:200]!a} does not belong to this namespace but is published for all; add --namespace '*'",
             param="base",
         )
     # In the order of whoever registers it, who may have taken it away or changed it until now.

@@ -48,7 +48,7 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
     version, counters = _row(session, new, ancestry)
     if version.state == VersionState.QUARANTINED:
         raise Verification(
-            f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
+            f"these bytes are in quarantine ({version.refusal}); an admin can make them a version with: "
             f"adapterctl release {exact_ref(version)}"
         )
     if version.state != VersionState.PENDING:
@@ -84,7 +84,7 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
     record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
     _write_document(session, version, new, ancestry, origin)
     return Verification(
-        f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
+        f"{error.message}. It is kept in quarantine; an admin can make it a version with: adapterctl release {ref}",
         param=error.param,
     )
 

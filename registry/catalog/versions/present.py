@@ -49,7 +49,7 @@ def present_all(session: Session, versions: Sequence[Version], who: Principal) -
     views = []
     for view in _present_each(session, versions, who):
         if isinstance(view, Unreadable):
-            _log.warning("a version is left out of a list: %s", view)
+            _log.warning("leaving a version out of a list: %s", view)
         else:
             views.append(view)
     return views
@@ -158,10 +158,10 @@ def _present(version: Version, around: Surroundings) -> VersionView:
     left_out += faults
     if view is None:
         raise Unreadable(
-            f"{said['ref']} is of a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
+            f"{said['ref']} has a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
         )
     if left_out:
-        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade it to see that"
+        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade the registry to see that"
         return view.model_copy(update={"warnings": [*view.warnings, warning]})
     return view
 

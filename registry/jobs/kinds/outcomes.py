@@ -26,8 +26,8 @@ def require_none(differences: Iterable[Difference]) -> None:
     found = next(iter(differences), None)
     if found is not None:
         raise Verification(
-            f"the result is not what its job asked for: {found.field} is {_shown(found.handed_in)}, not "
-            f"{_shown(found.asked)}; let the job be done as it was submitted, by a worker of this release",
+            f"the result is not what the job asked for: {found.field} is {_shown(found.handed_in)}, not "
+            f"{_shown(found.asked)}; run the job as it was submitted, with a worker of this release",
             param=found.field,
         )
 

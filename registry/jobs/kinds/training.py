@@ -59,7 +59,7 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
     positions = None if base is None else positions_of(table(base.config))
     if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
         raise Invalid(
-            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            f"max_length is {length}, but base {base.id} has only {positions} positions; give {positions} or less",
             param="spec.max_length",
         )
 
@@ -87,7 +87,7 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
     """
     job, publication = done.job, done.completion.version
     if publication is None:
-        raise Invalid("the completion of a training holds a version", param="version")
+        raise Invalid("a training's completion must have a version", param="version")
     if publication.adapter != job.subject:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)

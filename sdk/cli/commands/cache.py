@@ -66,7 +66,7 @@ def cache_verify(style: str) -> None:
         print_json({"entries": count, "damaged": rows, "ok": not damaged})
     else:
         print_rows(style, rows, ["kind", "digest", "what"], key="path", empty="")
-    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and taken away")
+    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and removed")
     if damaged:
         raise SystemExit(7)
 
@@ -74,15 +74,15 @@ def cache_verify(style: str) -> None:
 def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     size = None if value is None else parse_size(value)
     if value is not None and size is None:
-        raise click.BadParameter(f"{value!a} is no size; write 500MB, 20GB or 2GiB", ctx, param)
+        raise click.BadParameter(f"{value!a} is not a size; write 500MB, 20GB or 2GiB", ctx, param)
     return size
 
 
 @cache_command.command(name="prune")
-@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep so many versions, the most recently used.")
-@click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within so many days.")
+@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep this many versions, the most recently used.")
+@click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within this many days.")
 @click.option(
-    "--max-size", callback=_take_size, metavar="SIZE", help="Keep so much of what was used most recently: 20GB."
+    "--max-size", callback=_take_size, metavar="SIZE", help="Keep this much of what was used most recently: 20GB."
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @yes_option
@@ -106,7 +106,7 @@ def cache_prune(
     gone = plan.removed
     held: list[Entry] = []
     if not dry_run and plan.removed:
-        confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) out of the cache?", yes=yes)
+        confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) from the cache?", yes=yes)
         gone, held = prune(cache, plan)
     if style == "json":
         print_json(
@@ -118,9 +118,9 @@ def cache_prune(
             }
         )
         return
-    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="nothing is to be taken away")
+    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="there is nothing to remove")
     for entry in held:
-        say(f"another process holds the {entry.kind} {entry.digest[:12]}; it stays")
+        say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
     if gone:
         said = "would be" if dry_run else "were"
         say(f"{len(gone)} {said} taken away, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")

@@ -46,7 +46,7 @@ _MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
-    "quarantined": "; found by its digest alone, until an admin releases it",
+    "quarantined": "; found only by its digest until an admin releases it",
 }
 
 
@@ -152,8 +152,8 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
 
 
 @click.command(name="list")
-@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
-@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
+@click.option("--namespace", metavar="NAME", help="Only this namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Only names that begin with this, namespace included.")
 @format_option
 def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.

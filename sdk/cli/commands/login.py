@@ -19,7 +19,7 @@ from sdk.errors import InvalidInput
 @click.command(name="login")
 @click.argument("url")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
-@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and later.")
+@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and in the future.")
 @format_option
 def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> None:
     """Remember the registry at URL and a token, in a file that only you can read; say who you are there.
@@ -59,7 +59,9 @@ def _token(from_stdin: bool) -> str:
     else:
         raise InvalidInput("there is no terminal to ask for the token; give it with --token-stdin", param="token")
     if not token:
-        raise InvalidInput("there was no token on standard input; send one, for example: < token.txt", param="token")
+        raise InvalidInput(
+            "there was no token on standard input; send one, for example with: < token.txt", param="token"
+        )
     return token
 
 

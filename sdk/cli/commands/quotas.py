@@ -28,13 +28,13 @@ def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -
     count = parse_size(value) if sized else int(value) if re.fullmatch("[0-9]{1,9}", value) else None
     if count is None:
         wanted = "a size like 10GB, 500MB or plain bytes" if sized else "a whole number"
-        raise click.BadParameter(f"{value!a} is no limit; write {wanted}, or none", ctx, param)
+        raise click.BadParameter(f"{value!a} is not a limit; write {wanted}, or none", ctx, param)
     return _Given(count)
 
 
 @click.group(name="quota")
 def quota_command() -> None:
-    """Show and set how much a namespace may have."""
+    """Show and set a namespace's quotas."""
 
 
 @quota_command.command(name="show")
@@ -60,7 +60,7 @@ def quota_show(namespace: str, style: str) -> None:
 @click.argument("namespace", default="-")
 @click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
 @click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="Bytes of all kinds: 10GB, 500MB.")
-@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs that wait or run.")
+@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs waiting or running.")
 @format_option
 def quota_set(
     namespace: str, max_adapters: _Given | None, max_bytes: _Given | None, max_jobs: _Given | None, style: str
@@ -95,7 +95,7 @@ def _show(quota: QuotaView, style: str) -> None:
         print_facts(
             [
                 ("namespace", quota.namespace),
-                *([("limits", "those of all without limits of their own")] if quota.default else []),
+                *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
                 *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),

@@ -11,7 +11,7 @@ from sdk.cli.support.session import open_client
 
 @click.group(name="workers")
 def workers_command() -> None:
-    """List the workers that the registry has heard of."""
+    """List the workers that the registry has heard from."""
 
 
 @workers_command.command(name="list")
@@ -46,7 +46,7 @@ def workers_list(style: str) -> None:
         click.echo(render(headers, rows, cut=0))
         return
     shown = [worker.model_dump(mode="json") for worker in workers]
-    print_rows(style, shown, [], key="name", empty="no worker was heard of; start one with: adapter-worker start")
+    print_rows(style, shown, [], key="name", empty="no worker is known; start one with: adapter-worker start")
 
 
 @click.command(name="capacity")
@@ -80,6 +80,8 @@ def capacity_command(style: str) -> None:
         click.echo(render(headers, rows))
         for one in queues:
             if one.queued and not one.workers:
-                say(f"nobody works on the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}")
+                say(
+                    f"no worker listens to the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}"
+                )
         return
     print_rows(style, [one.model_dump(mode="json") for one in queues], [], key="queue", empty="")

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def yes_option(command: F) -> F:
     """Add `--yes`."""
-    return click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+    return click.option("--yes", is_flag=True, help="Don't ask for confirmation.")(command)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -29,4 +29,4 @@ def confirm(question: str, *, yes: bool) -> None:
 def require_terminal() -> None:
     """Raise InvalidInput where there is no terminal to ask on."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidInput("there is no terminal to ask on; to do it without a question, add --yes", param="yes")
+        raise InvalidInput("there is no terminal to ask on; add --yes to go ahead without asking", param="yes")

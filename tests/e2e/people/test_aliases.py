@@ -92,7 +92,7 @@ class TestAliases:
         table = desk.ok("alias", "list", versions)
         assert re.search(rf"guarded +{versions}@v1 +yes ", table), table
         move = ("alias", "set", versions, "guarded", "v2")
-        assert "only a promoter moves it" in desk.refused(5, *move, ADAPTERCTL_TOKEN=writer)
+        assert "only a promoter can move it" in desk.refused(5, *move, ADAPTERCTL_TOKEN=writer)
         assert desk.ok(*move, ADAPTERCTL_TOKEN=promoter) == f"{versions}@v2"
         assert "admin" in desk.refused(5, "alias", "unprotect", "team/*", "guarded", ADAPTERCTL_TOKEN=promoter)
         assert desk.json("alias", "unprotect", "team/*", "guarded")["protected"] is False

@@ -109,7 +109,7 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
         # A library makes one of nothing where the file with its words is missing.
         raise PipelineError(
             FailureReason.BASE,
-            "The base's tokenizer knows no words, for the file that has them is missing; add its tokenizer files, such as"
+            "The base's tokenizer has no vocabulary, because the file with it is missing; add its tokenizer files, such as"
             " tokenizer.json, vocab.txt or spm.model.",
         )
     if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
@@ -156,7 +156,7 @@ def serve_by(tokenizer: Any, adapter: Path) -> None:
         return
     except (OSError, ValueError) as error:
         raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is no text in UTF-8; push the adapter without it."
+            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is not text in UTF-8; push the adapter without it."
         ) from error
 
 
@@ -220,7 +220,7 @@ def tokenise(
     if not examples:
         raise PipelineError(
             FailureReason.DATA,
-            f"No row has a token that the loss could be taken on (loss on {resolved}, {dropped} rows, cut at"
+            f"No row has a token to compute the loss on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
     return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template)
@@ -252,7 +252,7 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     if shape == "text-label":
         raise PipelineError(
             FailureReason.DATA,
-            "Rows of {text, label} are learnt as labels of whole texts, and no part of their text is; give rows of another shape.",
+            "Rows of {text, label} teach labels of whole texts, not the texts themselves; give rows of another shape.",
         )
     if loss_on is None:
         return _DEFAULT_LOSS_ON[shape]
@@ -260,7 +260,7 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
         possible = " or ".join(_POSSIBLE_LOSS_ON[shape])
         raise PipelineError(
             FailureReason.DATA,
-            f"Rows of shape {shape!r} have nothing for a loss on {loss_on!r}; set loss_on to {possible}.",
+            f"Rows of shape {shape!r} have no tokens for a loss on {loss_on!r}; set loss_on to {possible}.",
         )
     return loss_on
 
@@ -288,7 +288,7 @@ class ExampleMaker:
         if self._tokenizer.chat_template is None:
             raise PipelineError(
                 FailureReason.DATA,
-                "The rows are conversations and the base has no chat template; use {prompt, completion} rows.",
+                "The rows are conversations, but the base has no chat template; use {prompt, completion} rows.",
             )
         samples = [self._note(sample) for sample in self._samples(row)]
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
@@ -341,7 +341,7 @@ class ExampleMaker:
         if sample.method != "all":
             stop = final[-1] if final else None
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
-                raise RowRefused("ends in an end of turn that is no token of the base's tokenizer")
+                raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
         if sample.answer is None or not last:
             return Example(ids, labels, [], "", "", stop, sample.method)
         messages, _ = _messages(row)
@@ -381,7 +381,7 @@ def _encoded(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[in
         return cut_ids, cut_starts
     if any(start < border < end for border in borders for start, end in zip(starts, ends, strict=True)):
         raise RowRefused(
-            "has an answer whose first token the base's tokenizer joins to what is before it; take a template whose prompt"
+            "has an answer whose first token the base's tokenizer joins to the text before it; use a template whose prompt"
             " ends in a control token or a line break"
         )
     return ids, starts
@@ -427,7 +427,7 @@ def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: s
         if tokenizer.decode(prompt_ids + later) == wanted:
             return later
     raise RowRefused(
-        "has a prompt whose end the base's tokenizer joins to the completion; move the blank at the end of the prompt to the"
+        "has a prompt whose end the base's tokenizer joins to the completion; move the space at the end of the prompt to the"
         " beginning of the completion"
     )
 

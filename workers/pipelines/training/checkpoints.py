@@ -69,7 +69,7 @@ class Interrupted(Exception):  # noqa: N818 - it reads as what happened
     """A training stopped because it was asked to; `step` is that of the newest checkpoint, 0 where there is none."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"The training stopped at step {step}, as it was asked to.")
+        super().__init__(f"The training stopped at step {step}, as requested.")
         self.step = step
 
 
@@ -143,7 +143,7 @@ def checkpoint_name(step: int) -> str:
 def broken_checkpoint(what: str) -> PipelineError:
     """Return the error of a checkpoint that no training can go on from."""
     return PipelineError(
-        FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from its beginning."
+        FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from the beginning."
     )
 
 

@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @click.command(name="list")
 @click.option("--state", type=click.Choice([state.value for state in JobState]))
-@click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Those of one queue.")
+@click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Only jobs in this queue.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @format_option
 def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> None:

@@ -343,7 +343,7 @@ class TestFailures:
         for digest in digests:
             failures.note("192.0.2.7", digest)
         assert [failures.has_failed("192.0.2.7", digest) for digest in digests] == [False] * 8 + [True] * 32
-        # Bytes of two that stand one behind the other are no token's.
+        # Bytes of two that stand one behind the other belong to no token.
         assert not failures.has_failed("192.0.2.7", digests[38][16:32] + digests[39][:16] + "0" * 32)
         failures.note("192.0.2.7", digests[9])
         assert failures.has_failed("192.0.2.7", digests[8])

@@ -311,7 +311,7 @@ class TestWarmChild:
         os.kill(warm_child._child.pid, signal.SIGKILL)
         wait_until(lambda: warm_child._child is not None and warm_child._child.has_ended, lambda: "it goes on")
         assert self.carry_out(warm_child, tmp_path / "job")[1] is False
-        assert "begins cold" in caplog.text
+        assert "starts cold" in caplog.text
 
     def test_it_ends_when_it_is_not_wanted(self) -> None:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))

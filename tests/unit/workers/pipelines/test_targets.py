@@ -44,7 +44,7 @@ def test_unknown_names_are_answered_with_the_names_that_there_are(llama_base: Pa
 
 def test_a_preset_is_checked_too() -> None:
     with pytest.raises(
-        TargetsError, match=r"the preset 'qv' means no linear module of this unheard-of model; .*: up_proj"
+        TargetsError, match=r"the preset 'qv' matches no linear module of this unheard-of model; .*: up_proj"
     ):
         resolve_targets("qv", "unheard-of", ["layers.0.mlp.up_proj"])
 
@@ -124,7 +124,7 @@ def test_patterns_and_exclusions_become_whole_names(targets: str, exclude: str |
         ),
         (r".*q_proj", None, "rows of text don't train"),
         ("linear_1", None, "don't train"),
-        (r".*nope", None, "the pattern '.*nope' means no linear module"),
+        (r".*nope", None, "the pattern '.*nope' matches no linear module"),
         ("q_proj", "nope", "exclude, 'nope', excludes none"),
         ("up_proj", r".*", "exclude leaves none of the 2 modules"),
     ],

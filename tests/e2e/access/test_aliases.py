@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import Desk
+from e2e.access.helpers import Desk
 from sqlalchemy import select
 from support.adapters import save_adapter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import NAME, Desk
+from e2e.access.helpers import NAME, Desk
 from support.adapters import base_registration, save_adapter
 from support.registries import World, served
 

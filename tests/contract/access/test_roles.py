@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from contract.people.helpers import SOON_S
+from contract.access.helpers import SOON_S
 from support import processes
 from support.databases import new_database
 from support.people import Place, bare_http, claim, furnish, submit, training

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import Desk
+from e2e.access.helpers import Desk
 
 from registry.principal import Role
 

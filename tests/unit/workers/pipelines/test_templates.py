@@ -232,7 +232,7 @@ def asked(content: str | None, **rest: Any) -> Row:
 
 def test_an_answer_that_the_template_shortens_is_refused_or_changed() -> None:
     row = asked("<think>They ask.</think>Yes.")
-    assert "message 2, of which" in str(attempted("deepseekv3", row))
+    assert "message 2, and the" in str(attempted("deepseekv3", row))
     assert "changes its `content`" in str(attempted("deepseekv3", row))
     found = tokenised("deepseek_r1_distill", row)
     assert found.rendering.methods == {"changed": 1}

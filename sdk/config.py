@@ -1,8 +1,8 @@
 """Where the registry is, with which token, and where the cache lies: read here and nowhere else.
 
-`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What is
-pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1` accepts plain
-http to another machine.
+`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What
+is pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1`
+accepts plain http to another machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A module of the worker as a program beside this one, for what the SDK has no libraries for.
 
-The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its standard
-input, and answers with one JSON object on the last line of its standard output. It has none of this process's tokens, and what
-it may take of the machine it bounds itself.
+The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its
+standard input, and answers with one JSON object on the last line of its standard output. It has none of this process's
+tokens, and what it may take of the machine it bounds itself.
 """
 
 from __future__ import annotations

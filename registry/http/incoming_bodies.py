@@ -221,7 +221,9 @@ class Room:
 
 
 class Incoming:
-    """All bodies of a process: their first `small_bytes` in a room of their own, so that small ones wait for no larger ones."""
+    """All bodies of a process: their first `small_bytes` in a room of their own, so that small ones wait for no larger
+    ones.
+    """
 
     def __init__(self, *, small: Room, large: Room, small_bytes: int) -> None:
         self._small = small

@@ -1,8 +1,8 @@
 """Fair shares: the order in which waiting jobs of all namespaces are given out.
 
-Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a class
-the namespace goes first that has the fewest running jobs in the queue, among those the one that was served longest ago. Within
-a namespace the job with the highest priority goes first.
+Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a
+class the namespace goes first that has the fewest running jobs in the queue, among those the one that was served
+longest ago. Within a namespace the job with the highest priority goes first.
 """
 
 from __future__ import annotations
@@ -159,8 +159,9 @@ def _first(
     return None
 
 
-# Each namespace's jobs are a range of one index. The conditions and orders below are written as ranges over all of its columns,
-# since with equalities PostgreSQL also takes an index that has the order alone, and goes through everybody's jobs by it.
+# Each namespace's jobs are a range of one index. The conditions and orders below are written as ranges over all of its
+# columns, since with equalities PostgreSQL also takes an index that has the order alone, and goes through everybody's
+# jobs by it.
 
 
 def _oldest(

@@ -76,7 +76,9 @@ def today(session: Session) -> str:
 
 
 def require_causal(base: NamedBase | None) -> None:
-    """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known, its worker sees."""
+    """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known,
+    its worker sees.
+    """
     config = {} if base is None else table(base.config)
     if base is not None and is_encoder(config):
         raise InvalidBase(

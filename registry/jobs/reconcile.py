@@ -54,10 +54,11 @@ class Reconciler:
         }
 
     def sweep(self) -> dict[str, int]:
-        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each.
+        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many
+        of each.
 
-        Every step is taken, whatever becomes of the others; none is while the registry is read-only. Raises what the first that
-        failed has raised.
+        Every step is taken, whatever becomes of the others; none is while the registry is read-only. Raises what the
+        first that failed has raised.
         """
         done, failure = dict.fromkeys(self._steps, 0), None
         if self._read_only.reason() is not None:

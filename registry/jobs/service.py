@@ -136,7 +136,8 @@ class Jobs:
     def retry(self, job_id: str, *, who: Principal) -> JobView:
         """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
 
-        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen, Conflict for one that has a result or goes on, QuotaExceeded.
+        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen,
+        Conflict for one that has a result or goes on, QuotaExceeded.
         """
         with self._db.write() as session:
             earlier = find_job(session, job_id, who, action="write")

@@ -11,7 +11,9 @@ from registry.principal import Principal
 
 
 class Watchers:
-    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it leaves."""
+    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it
+    leaves.
+    """
 
     def __init__(self, *, most: int, most_of_token: int) -> None:
         self._most = most

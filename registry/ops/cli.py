@@ -261,7 +261,8 @@ def read_only(to: str, reason: str) -> None:
 
     Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold by their heartbeats, and
     are given no new ones; nothing is queued again. A result waits as long as its worker has patience, and a job that
-    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one process.
+    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one
+    process.
 
     \b
     Example:

@@ -15,7 +15,9 @@ class Queue(Protocol):
     """Tells workers that there is work."""
 
     def announce(self, job_id: str, queue: str) -> None:
-        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that is away."""
+        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that
+        is away.
+        """
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Say again that these jobs, (id, queue), wait, unless that is known; return how many were said."""

@@ -11,7 +11,9 @@ from a2wsgi import ASGIMiddleware
 
 
 class EmbeddedTransport(httpx.BaseTransport):
-    """Requests to an application of `registry.app.application` in this process; it runs in a loop of its own until this is closed."""
+    """Requests to an application of `registry.app.application` in this process; it runs in a loop of its own until this
+    is closed.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app

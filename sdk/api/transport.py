@@ -149,7 +149,9 @@ def _retrying(url: str) -> httpx.BaseTransport | None:
 
 
 def _embedded(config: Config) -> httpx.BaseTransport:
-    """Open the registry of a folder in this process. Raises Unavailable without the extra, or where another package hides ours."""
+    """Open the registry of a folder in this process. Raises Unavailable without the extra, or where another package
+    hides ours.
+    """
     hidden = hidden_package(["registry"])
     if hidden is not None:
         raise Unavailable(hidden)

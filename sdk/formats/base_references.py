@@ -36,8 +36,8 @@ REFERRING_FILES = {
 }
 
 _TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
-#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases; the first
-#: is replaced by the folder that is loaded, and the second is kept and never opened.
+#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases;
+#: the first is replaced by the folder that is loaded, and the second is kept and never opened.
 _TEXT_KEYS = (
     "auto_map",
     "chat_template",

@@ -36,7 +36,9 @@ _NEAR_BYTES, _MAX_READ_BYTES = 64 * 1024, 1024 * 1024
 
 
 class State(NamedTuple):
-    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state may have."""
+    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state
+    may have.
+    """
 
     kind: str
     begin: int

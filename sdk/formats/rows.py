@@ -39,9 +39,11 @@ class Row:
 
 
 def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be parsed.
+    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
+    parsed.
 
-    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
+    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
+    first bad rows and what is wrong with each.
     """
     good = 0
     shape: Shape | None = None

@@ -363,7 +363,9 @@ def _skip_metadata(raw: bytes, position: int, called: str) -> int:
 
 
 def _refuse_duplicates(raw: bytes, found: _Found) -> None:
-    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times larger."""
+    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times
+    larger.
+    """
     same = {one for one, other in itertools.pairwise(sorted(found.hashes)) if one == other}
     if not same:
         return
@@ -377,7 +379,9 @@ def _refuse_duplicates(raw: bytes, found: _Found) -> None:
 
 
 def _ordered(raw: bytes, found: _Found) -> Header:
-    """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the file."""
+    """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the
+    file.
+    """
     columns = [found.name_at, found.name_length, found.kind_of, found.begin]
     if not all(one < other for one, other in itertools.pairwise(found.begin)):
         sizes = [kind.size_bytes for kind in found.kinds]

@@ -34,7 +34,8 @@ _CUSTOMARY: Mapping[str, Sequence[str]] = {
     "bloom": ("query_key_value", "self_attention.dense", *_MLP),
 }
 
-#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches `dt_proj`.
+#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches
+#: `dt_proj`.
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _NOT_CALLED = ("out_proj", "dt_proj")
 
@@ -53,10 +54,10 @@ def resolve_targets(
 ) -> list[str]:
     """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
 
-    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary ones,
-    or as short as they can be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
-    part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
-    of another part or that LoRA does not reach.
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary
+    ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where something is
+    excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError where that
+    leaves none, or a name means nothing or a module of another part or that LoRA does not reach.
     """
     text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"

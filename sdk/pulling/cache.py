@@ -74,7 +74,9 @@ class Cache:
 
     @property
     def parts(self) -> list[Path]:
-        """The folders that hold what was fetched, and what is known of it; whatever else lies in the root is somebody's own."""
+        """The folders that hold what was fetched, and what is known of it; whatever else lies in the root is somebody's
+        own.
+        """
         return [self.root / part for part in _PARTS]
 
     @property

@@ -33,9 +33,10 @@ def fetch(
 ) -> None:
     """Fetch a blob into `target`; a byte that differs leaves nothing there, an interruption leaves `.partial` beside it.
 
-    `name` is what errors call it, `mode` the permissions that it is given. With `once`, nothing is fetched where another
-    process has just done so. `on_bytes` is called in this thread; its count is negative where bytes were thrown away.
-    Raises VerificationFailed for wrong bytes and for a place that the registry may not name, NotFound for bytes that are gone, Unavailable.
+    `name` is what errors call it, `mode` the permissions that it is given. With `once`, nothing is fetched where
+    another process has just done so. `on_bytes` is called in this thread; its count is negative where bytes were thrown
+    away. Raises VerificationFailed for wrong bytes and for a place that the registry may not name, NotFound for bytes
+    that are gone, Unavailable.
     """
     name = name or target.name
     with disk_explained(f"writing {name}"):

@@ -118,9 +118,10 @@ def replace_folder(
 ) -> Path:
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
-    A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced
-    one by one, and the marker comes last. What is not among the digests `hashed` is hashed again. The caller holds `target` against other processes. With `base_name` the copy's config names that base, and the folder says so.
-    Raises Conflict where `target` holds foreign files, InvalidInput where there is no base to be renamed.
+    A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced one
+    by one, and the marker comes last. What is not among the digests `hashed` is hashed again. The caller holds `target`
+    against other processes. With `base_name` the copy's config names that base, and the folder says so. Raises Conflict
+    where `target` holds foreign files, InvalidInput where there is no base to be renamed.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):

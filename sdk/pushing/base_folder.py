@@ -168,7 +168,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that is missing."""
+    """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that
+    is missing.
+    """
     index = folder / INDEX_FILE
     if index.is_file():
         try:

@@ -1,4 +1,6 @@
-"""What a training would learn of rows, or has learnt, said by the code that a training uses, in a program of the worker's beside this one."""
+"""What a training would learn of rows, or has learnt, said by the code that a training uses, in a program of the
+worker's beside this one.
+"""
 
 from __future__ import annotations
 
@@ -212,7 +214,9 @@ def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
 
 
 def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
-    """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was registered."""
+    """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was
+    registered.
+    """
     if isinstance(base, Path) or is_folder(base):
         folder = user_path(base)
         if not folder.is_dir():
@@ -278,7 +282,9 @@ def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | N
 
 
 def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:
-    """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others' rows."""
+    """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others'
+    rows.
+    """
     with suppress(NotFound):
         return datasets.locate(transport, digest)
     try:

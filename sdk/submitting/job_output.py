@@ -46,8 +46,8 @@ def follow(
 ) -> Iterator[tuple[J, Event | None]]:
     """Yield what happens to jobs until all have ended: (job, event), and (job, None) for one of which nothing is new.
 
-    Begins with each job's `last` so many events, else with all beyond the cursor `after`. A registry that is away is told to `note`, and asked
-    again until it answers. Raises TimedOut, and what else the registry refuses.
+    Begins with each job's `last` so many events, else with all beyond the cursor `after`. A registry that is away is
+    told to `note`, and asked again until it answers. Raises TimedOut, and what else the registry refuses.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = {job.id: after for job in jobs}

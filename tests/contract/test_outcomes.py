@@ -1,4 +1,6 @@
-"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is marked."""
+"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is
+marked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Search finds what the filter says and the caller may see, and nothing else: in process over SQLite, over HTTP and PostgreSQL."""
+"""Search finds what the filter says and the caller may see, and nothing else: in process over SQLite, over HTTP and
+PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ class Attempt:
         self._warm_child = warm_child
 
     def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
-        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone, AttemptFailed."""
+        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone,
+        AttemptFailed.
+        """
         self.stop_signal.check()
         with disk_explained("preparing the job"):
             (self.folder / ORDER_FILE).write_text(order.model_dump_json())
@@ -125,7 +127,9 @@ class _Listener:
 
 
 def hand_in(stop_signal: StopSignal, send: Callable[..., JobView], *, timeout_s: float = 60.0) -> JobView:
-    """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
+    """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; it takes the
+    same twice without harm.
+    """
     retrying = Retrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),

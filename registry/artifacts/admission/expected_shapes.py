@@ -99,8 +99,9 @@ class BaseShapes:
         return self._tensors
 
     def loads(self, place: Place) -> bool | None:
-        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None where its
-        config doesn't say."""
+        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None
+        where its config doesn't say.
+        """
         text, layers, shared = self._layers
         if layers is None or (text and not is_text(place.before)):
             return None
@@ -192,7 +193,9 @@ class BaseShapes:
 
 
 def single_expert(tensor: str) -> re.Match[str] | None:
-    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single expert."""
+    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single
+    expert.
+    """
     return _SINGLE_EXPERT.fullmatch(tensor)
 
 

@@ -310,7 +310,8 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
 
 
 def _tell_the_release_before(session: Session, base_pk: int) -> None:
-    """Say of a base where servers of the release before look, which know one name for all, what is published or was said first.
+    """Say of a base where servers of the release before look, which know one name for all, what is published or was
+    said first.
 
     Of one that every namespace has given up neither place nor files are left.
     """
@@ -332,7 +333,9 @@ def _tell_the_release_before(session: Session, base_pk: int) -> None:
 
 
 def _close_files(session: Session, row: NamedBase) -> None:
-    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no more."""
+    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no
+    more.
+    """
     size = select(ManifestRow.size_bytes).where(ManifestRow.digest == row.manifest_digest)
     charge(session, row.namespace, bases=-(session.scalar(size) or 0))
     session.execute(

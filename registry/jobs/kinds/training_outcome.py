@@ -47,7 +47,9 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
 
 
 def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it; its objective also where that follows from the rows."""
+    """What a spec says of a training, under the names that a record has for it; its objective also where that follows
+    from the rows.
+    """
     asked: dict[str, JsonScalar] = {
         "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,

@@ -29,7 +29,8 @@ from sdk.cli.support.session import open_client
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and macro-F1 of labels.
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and
+    macro-F1 of labels.
 
     \b
     Examples:

@@ -14,7 +14,9 @@ from sdk.signing import is_protected
 
 
 def ask_password(key: str | None) -> str | None:
-    """Return what opens the private key `key`, asked for on a terminal; None where it needs none or the environment has it."""
+    """Return what opens the private key `key`, asked for on a terminal; None where it needs none or the environment has
+    it.
+    """
     path = config.signing_key() if key is None else config.user_path(key)
     if path is None or config.signing_password() is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None

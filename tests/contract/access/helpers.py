@@ -1,4 +1,6 @@
-"""What these tests share. Who may do what where, and that nobody learns of what they may not see: over SQLite and over PostgreSQL."""
+"""What these tests share. Who may do what where, and that nobody learns of what they may not see: over SQLite and over
+PostgreSQL.
+"""
 
 from __future__ import annotations
 

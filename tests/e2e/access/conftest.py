@@ -1,4 +1,6 @@
-"""Fixtures of these tests. Aliases and people at the command line, against a real server: what is printed, what is said, how it exits."""
+"""Fixtures of these tests. Aliases and people at the command line, against a real server: what is printed, what is
+said, how it exits.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ class ChatTemplate:
         self._renderer = Renderer(tokenizer.special_tokens_map, day)
         self._eos = str(tokenizer.eos_token)
         self._known_ends: dict[tuple[str, Form], _Ends] = {}
-        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control nothing.
+        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control
+        #: nothing.
         self._controls = {
             text
             for text in (
@@ -288,7 +289,9 @@ class ChatTemplate:
         return start
 
     def _end_of_turn(self, text: str, start: int, end: int, ends: _Ends) -> int:
-        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not learnt."""
+        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not
+        learnt.
+        """
         end = start + len(text[start:end].rstrip())
         if not ends.turn:
             return end

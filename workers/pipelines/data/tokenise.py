@@ -91,7 +91,8 @@ class Tokenised:
 def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
     """Return the tokenizer of a base's folder, with a token for padding and without any network.
 
-    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when
+    there is none, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
@@ -161,7 +162,9 @@ def serve_by(tokenizer: Any, adapter: Path) -> None:
 
 
 def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
-    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation config."""
+    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation
+    config.
+    """
     named = [*taught, *configured_stops(base)]
     return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
 
@@ -237,7 +240,9 @@ def require_usable(refused: Sequence[str], rows: int) -> None:
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:
-    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is learnt."""
+    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is
+    learnt.
+    """
     # The first token has no predecessor that could predict it.
     labels = [IGNORED, *example.labels[1:max_length]]
     if all(label == IGNORED for label in labels):

@@ -1,4 +1,6 @@
-"""What the gate lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is refused truly."""
+"""What the gate lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is
+refused truly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Templates and rows where something would end well and be wrong: tokens across a border, parts that are dropped, hostile ones."""
+"""Templates and rows where something would end well and be wrong: tokens across a border, parts that are dropped,
+hostile ones.
+"""
 
 from __future__ import annotations
 

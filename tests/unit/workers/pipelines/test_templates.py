@@ -1,4 +1,6 @@
-"""What is learnt of conversations under each chat template that TRL ships: the answers whole, with an end, and nothing else."""
+"""What is learnt of conversations under each chat template that TRL ships: the answers whole, with an end, and nothing
+else.
+"""
 
 from __future__ import annotations
 

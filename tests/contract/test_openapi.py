@@ -219,7 +219,7 @@ class TestDocument:
             "The session in which its files"
         )
         # Of a class above it, and over two lines.
-        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: whichever.")
+        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: any.")
         assert schemas["Publication"]["properties"]["method"]["description"].endswith('"unknown" without one.')
         assert "next" in schemas["Page_VersionView_"]["properties"]
         assert schemas["Page_VersionView_"]["properties"]["next"]["description"].startswith(

@@ -219,7 +219,7 @@ class Client:
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
-        """The datasets that may be used, the newest first."""
+        """The datasets that may be used, newest first."""
         return list(datasets.iterate(self.transport))
 
     def remove_data(self, name: str) -> None:
@@ -778,7 +778,7 @@ class Client:
         return tokens.revoke(self.transport, token_id)
 
     def revoke_namespace(self, namespace: str) -> RevocationView:
-        """Take away every token's role in a namespace; tokens without another role are revoked.
+        """Remove every token's role in a namespace; tokens without another role are revoked.
 
         This client's own token keeps its role, and so do tokens with a role in all namespaces. Raises InvalidName,
         NotAllowed.

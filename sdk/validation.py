@@ -89,9 +89,9 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
 def check_objective(
     asked: Objective | None, rows: CheckedData, held_out: CheckedData | None = None
 ) -> Objective | None:
-    """Return what rows are for; None where neither the caller nor they say, for only the job looks into Parquet.
+    """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
-    Raises InvalidInput where they are for something else than was asked for, InvalidData for labels that can't be learnt.
+    Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
     """
     for data in (rows,) if held_out is None else (rows, held_out):
         if data.shape is not None:

@@ -47,7 +47,7 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
 
 
 def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -> dict[str, Any] | None:
-    """Run a module; return the object on its last line, or None where it failed or said none.
+    """Run a module; return the object on its last line, or None if it failed or said none.
 
     Raises subprocess.TimeoutExpired after `timeout_s`; whatever it started has ended then.
     """

@@ -1,4 +1,4 @@
-"""The door of the API: who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
+"""Who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Tokens:
     ) -> NewToken:
         """Make a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
+        With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden if the
         caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
         told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
         """
@@ -131,7 +131,7 @@ class Tokens:
         return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
 
     def list(self, *, who: Principal) -> list[TokenView]:
-        """The tokens that the caller administers, the newest first, without secrets."""
+        """The tokens that the caller administers, newest first, without secrets."""
         with self._db.read() as session:
             known = select(Token).where(Token.forgotten_at.is_(None))
             found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))

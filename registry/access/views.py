@@ -53,7 +53,7 @@ def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewTo
 
 @router.get("/tokens")
 def list_tokens(tokens: TokensDep, who: Admin) -> list[TokenView]:
-    """The tokens that the caller administers, the newest first."""
+    """The tokens that the caller administers, newest first."""
     return tokens.list(who=who)
 
 

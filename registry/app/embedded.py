@@ -20,7 +20,7 @@ _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 def open_embedded(home: Path) -> FastAPI:
     """Open the registry that lives in the folder `home`, made and migrated where it is new.
 
-    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable where
+    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable if
     the folder can't be used.
     """
     try:

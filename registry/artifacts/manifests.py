@@ -39,7 +39,7 @@ class Recorded(NamedTuple):
 def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> Recorded:
     """Record a manifest whose blobs were verified, within the caller's transaction.
 
-    Readers of `namespace` may fetch its files. Raises Verification where a blob was removed meanwhile.
+    Readers of `namespace` may fetch its files. Raises Verification if a blob was removed meanwhile.
     """
     digest = manifest.digest
     hold_blobs(session)

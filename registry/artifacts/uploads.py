@@ -171,7 +171,7 @@ class Uploads:
         return found
 
     def join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
-        """Make one object of the parts that were sent of a blob. Raises Verification where one of them is missing."""
+        """Make one object of the parts that were sent of a blob. Raises Verification if one of them is missing."""
         part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
         sizes = _sizes(blob, part_bytes)
         try:
@@ -213,7 +213,7 @@ class Uploads:
 
 
 def _part_bytes(storage: Storage, blob: BlobSpec) -> int | None:
-    """The size of each part of a blob; None where it is sent at once."""
+    """The size of each part of a blob; None if it is sent at once."""
     usual = storage.part_bytes
     if usual is None or blob.size_bytes <= usual:
         return None

@@ -16,7 +16,7 @@ router = room("", "artifacts")
 UploadsDep = Annotated[Uploads, service(Uploads)]
 ArtifactsDep = Annotated[Artifacts, service(Artifacts)]
 
-#: No part of the body, so that a server of the release before passes it over.
+#: No part of the body, so that a server of the previous release passes it over.
 Payer = Annotated[
     str | None,
     Query(

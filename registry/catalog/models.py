@@ -19,7 +19,7 @@ class BaseModelRow(Model):
     """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
 
     Until `derived_at` nothing else of it counts: what somebody says of a base is in `NamedBase`, with its names, locations
-    and files. Columns for those are here for servers of the release before, which know no others.
+    and files. Columns for those are here for servers of the previous release, which know no others.
     """
 
     __tablename__ = "bases"
@@ -38,7 +38,7 @@ class BaseModelRow(Model):
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: When config, shapes and size were derived from stored bytes; None where nobody has sent these yet.
+    #: When config, shapes and size were derived from stored bytes; None if nobody has sent these yet.
     derived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 

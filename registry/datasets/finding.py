@@ -52,7 +52,7 @@ def find_dataset(
 def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at: datetime) -> DatasetAccess:
     """Return the dataset that a job was pinned to, as the job's namespace has it, or else as another one does.
 
-    Raises NotFound where it was given up since: that strangers registered the same bytes is no leave to use them.
+    Raises NotFound if it was given up since: that strangers registered the same bytes is no leave to use them.
     """
     own = session.get(DatasetAccess, (digest, namespace))
     removed_at = _removed_at(session, digest, namespace) if own is None else own.removed_at
@@ -65,7 +65,7 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
 
 
 def _removed_at(session: Session, digest: str, namespace: str) -> datetime | None:
-    """When a namespace gave a dataset up at a server of the release before, which leaves nothing of it but the trail."""
+    """When a namespace gave a dataset up at a server of the previous release, which leaves nothing of it but the trail."""
     trail = select(func.max(AuditEntry.at)).where(AuditEntry.subject == digest, AuditEntry.namespace == namespace)
     return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 

@@ -26,7 +26,7 @@ async def register_dataset(body: DatasetRegistration, datasets: DatasetsDep, who
 
 @router.get("")
 def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[DatasetView]:
-    """The datasets that the caller may use, the newest first."""
+    """The datasets that the caller may use, newest first."""
     return datasets.list(cursor=cursor, limit=limit, who=who)
 
 

@@ -16,7 +16,7 @@ _ENDED = ("closed the connection", "connection is closed", "terminating connecti
 
 
 def explain(error: Exception) -> Invalid | Unavailable | None:
-    """Return the error that says what to do, or None where this one is a fault of ours."""
+    """Return the error that says what to do, or None if this one is a fault of ours."""
     if isinstance(error, PoolTimeoutError):
         return Unavailable("the database is overloaded; try again shortly")
     if isinstance(error, DataError):

@@ -119,7 +119,7 @@ _reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
 async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
     """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
 
-    What is `long` has threads apart from those again. Raises Unavailable where too many wait already.
+    What is `long` has threads apart from those again. Raises Unavailable if too many wait already.
     """
     kept = _reading_long if long else _reading
     limiter = kept.get(None)

@@ -35,7 +35,7 @@ def claimed_by(who: Principal) -> ColumnElement[bool]:
     """The condition that the last attempt of a job is the caller's; for the registry itself each one is."""
     if who == SYSTEM:
         return true()
-    # What a server of the release before has given out has no owner, and is known by its number alone.
+    # What a server of the previous release has given out has no owner, and is known by its number alone.
     others = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.owner != who.owner)
     return ~others.correlate(Job)
 
@@ -126,7 +126,7 @@ def _final(job: Job, reason: str, message: str, tries: int) -> str:
 
 
 def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:
-    """End an attempt whose worker fell silent. Raises StaleAttempt where its lease is not over any more."""
+    """End an attempt whose worker fell silent. Raises StaleAttempt if its lease is not over any more."""
     hold(session, job_id, attempt, SYSTEM)
     # Looked at under the lock: a heartbeat may have come in between.
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.lease_until_s < db_epoch_s())) is None:
@@ -137,7 +137,7 @@ def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> J
 
 
 def overrun(session: Session, job_id: str, attempt: int) -> Job:
-    """End an attempt that is overdue. Raises StaleAttempt where it is another one by now."""
+    """End an attempt that is overdue. Raises StaleAttempt if it is another one by now."""
     hold(session, job_id, attempt, SYSTEM)
     if session.scalar(select(Job.id).where(Job.id == job_id, overdue())) is None:
         raise stale(job_id, attempt)
@@ -181,7 +181,7 @@ def counted_as(reason: str | None) -> str:
 def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:
     row = session.get(Attempt, (job.id, job.attempt))
     if row is None:
-        # It was claimed from a server of the release before.
+        # It was claimed from a server of the previous release.
         row = Attempt(
             job_id=job.id, attempt=job.attempt, worker=job.worker or "", started_at=job.started_at or utc_now()
         )

@@ -33,7 +33,7 @@ from sdk.schemas.training import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
-#: The last checkpoint of a job is the one that was recorded last: whoever begins anew comes by the steps again. Their times
+#: The last checkpoint of a job is the one that was recorded last: whoever starts over comes by the steps again. Their times
 #: say nothing about that, since each is of the clock of the server that recorded it.
 NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
@@ -87,14 +87,14 @@ class Checkpoints:
             same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
             charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: whoever could not go on from them has begun anew.
+            # Also those of later steps: whoever could not go on from them has started again.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
             return _present(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
-        """The checkpoints of a job, the newest first. Raises NotFound."""
+        """The checkpoints of a job, newest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
             rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
@@ -164,7 +164,7 @@ class Checkpoints:
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
     """Where an attempt goes on from: the job's own last checkpoint, else the one that it was submitted with.
 
-    Raises NotFound where that is gone.
+    Raises NotFound if that is gone.
     """
     own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).limit(1)
     if session.scalar(own) is not None:
@@ -205,9 +205,9 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
-    """Return the request of a job that is tried again: a training goes on from its last checkpoint, or where it began.
+    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or where it began.
 
-    Raises NotFound where that is gone, or is of a job that the caller may not see.
+    Raises NotFound if that is gone, or is of a job that the caller may not see.
     """
     last = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(*NEWEST_FIRST).limit(1)
     if (row := session.scalars(last.with_for_update()).first()) is not None:

@@ -75,10 +75,10 @@ class Claims:
         self._limits = limits
 
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
-        """Give a worker the job that suits it best, or None where there is none for it.
+        """Give a worker the job that suits it best, or None if there is none for it.
 
         With the `key` of a claim that was given something before, it is given the same with what is left of its lease, and
-        None once that is over. Raises Conflict where both come at once.
+        None once that is over. Raises Conflict if both come at once.
         """
         request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
@@ -150,7 +150,7 @@ class Claims:
         return None if assignment is None else assignment.model_copy(update={"lease_s": left_s})
 
     def _assignment_or_end(self, session: Session, job: Job, who: Principal) -> Assignment | None:
-        """What a worker is told of a job, or None where nobody could be: then the job has failed.
+        """What a worker is told of a job, or None if nobody could be: then the job has failed.
 
         Left in the queue, it would stop every worker.
         """

@@ -18,7 +18,7 @@ from sdk.formats.objectives import Objective, ObjectiveError, objective_of, reso
 def pin_objective(
     session: Session, asked: Objective | None, digests: dict[str, str], who: Principal, namespace: str
 ) -> Objective | None:
-    """Return what a training on datasets is for; None where neither it nor they say. Raises Invalid where they disagree."""
+    """Return what a training on datasets is for; None if neither it nor they say. Raises Invalid if they disagree."""
     for field, digest in digests.items():
         shape = find_dataset(session, digest, who, prefer=namespace, param=field).shape
         if shape is not None:

@@ -87,7 +87,7 @@ def require_causal(base: NamedBase | None) -> None:
 
 
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
-    """The base of a version, as its namespace knows it. Raises NotFound where it was taken away, InvalidBase."""
+    """The base of a version, as its namespace knows it. Raises NotFound if it was removed, InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)
     _require_reachable(session, base, version.adapter.namespace, embedded)
     return base

@@ -69,7 +69,7 @@ def _counts_experts(config: Mapping[str, Any]) -> bool:
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the precision that a base's config names, by its name now or before; None where it names none."""
+    """Return the precision that a base's config names, by its name now or before; None if it names none."""
     said = config.get("dtype", config.get("torch_dtype"))
     return said if isinstance(said, str) else None
 
@@ -96,7 +96,7 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
 
 
 def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
-    """Say why no available worker may have a job; None where one may. What it has free now is of no account: it changes."""
+    """Say why no available worker may have a job; None if one may. What it has free now is of no account: it changes."""
     if job.kind not in JOB_KINDS:
         return f"this registry has no jobs of the kind {job.kind!a}; upgrade it"
     if job.needs_release > OURS:

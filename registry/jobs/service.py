@@ -134,7 +134,7 @@ class Jobs:
         return job
 
     def retry(self, job_id: str, *, who: Principal) -> JobView:
-        """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
+        """Submit a job that ended without a result once more; a training resumes from its last checkpoint.
 
         Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen,
         Conflict for one that has a result or goes on, QuotaExceeded.
@@ -168,7 +168,7 @@ class Jobs:
             return found
 
     def attempts(self, job_id: str, *, who: Principal) -> list[AttemptView]:
-        """The attempts at a job, the first one first. Raises NotFound."""
+        """The attempts at a job, oldest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
             return present_attempts(session, job_id)
@@ -176,7 +176,7 @@ class Jobs:
     def list(
         self, *, state: str | None, queue: str | None = None, cursor: str | None, limit: int, who: Principal
     ) -> Paged[JobView]:
-        """The jobs that the caller may see, the newest first."""
+        """The jobs that the caller may see, newest first."""
         query = select(Job).where(who.within(Job.namespace))
         if state is not None:
             query = query.where(Job.state == state)
@@ -247,7 +247,7 @@ class Jobs:
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
     """The job that the caller has submitted with a key."""
     mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the release before know the name of their token alone. It proves nothing, so of these only such are found
+    # Jobs of the previous release know the name of their token alone. It proves nothing, so of these only such are found
     # as the caller may change anyway.
     named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
     return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()

@@ -1,4 +1,4 @@
-"""Bases that come quantised, held against what a job asks for when it is accepted."""
+"""Bases that come quantised, checked against what a job asks for when it is accepted."""
 
 from __future__ import annotations
 

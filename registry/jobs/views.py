@@ -62,7 +62,7 @@ def list_jobs(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobView]:
-    """The jobs that the caller may see, the newest first."""
+    """The jobs that the caller may see, newest first."""
     wanted = None if state is None else state.value
     return jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
 
@@ -81,19 +81,19 @@ def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
 
 @router.post("/{job_id}/retry", status_code=201)
 def retry_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
-    """Submit a failed or cancelled job once more; a training goes on from its last checkpoint."""
+    """Submit a failed or cancelled job once more; a training resumes from its last checkpoint."""
     return jobs.retry(job_id, who=who)
 
 
 @router.get("/{job_id}/attempts")
 def list_attempts(job_id: JobId, jobs: JobsDep, who: Reader) -> list[AttemptView]:
-    """The attempts at a job, the first one first."""
+    """The attempts at a job, oldest first."""
     return jobs.attempts(job_id, who=who)
 
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: JobId, checkpoints: CheckpointsDep, who: Reader) -> list[CheckpointView]:
-    """The checkpoints of a training, the newest first."""
+    """The checkpoints of a training, newest first."""
     return checkpoints.list(job_id, who=who)
 
 

@@ -38,7 +38,7 @@ def cli() -> None:
       REGISTRY_DATABASE_URL            postgresql://user@host/name, or sqlite:////path
       REGISTRY_STORAGE_URL             s3://bucket/prefix, or file:///folder
       REGISTRY_S3_ENDPOINT_URL         where the store is, unless it is AWS
-      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, where that differs
+      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, if that differs
       REGISTRY_BROKER_URL              redis://:password@host:6379/0
       REGISTRY_AUTH                    token (default), or none on loopback only
     """
@@ -146,7 +146,7 @@ def db() -> None:
 
 @db.command()
 def upgrade() -> None:
-    """Bring the schema to this program's revision."""
+    """Upgrade the schema to this program's revision."""
     database = _database_of(Settings.from_env())
     database.upgrade()
     click.echo(database.revision())
@@ -154,7 +154,7 @@ def upgrade() -> None:
 
 @db.command()
 def check() -> None:
-    """Fail unless the schema is the one that this program knows."""
+    """Fail unless the schema is the one that this program needs."""
     database = _database_of(Settings.from_env())
     database.require_current()
     from registry.ops.schema import drift
@@ -205,7 +205,7 @@ def token() -> None:
 )
 @click.option("--replace", is_flag=True, help="Replace the token in use that has this name, at once.")
 def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
-    """Make a token and print it; it can't be shown again.
+    """Create a token and print it; it can't be shown again.
 
     \b
     Example:
@@ -234,7 +234,7 @@ def list_tokens() -> None:
 @click.argument("token_id", required=False)
 @click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
 def revoke(token_id: str | None, namespace: str | None) -> None:
-    """Make a token worthless, within a second on every server process.
+    """Revoke a token, within a second on every server process.
 
     \b
     Examples:
@@ -257,12 +257,11 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
 @click.argument("to", type=click.Choice(["on", "off", "show"]))
 @click.option("--reason", default="an emergency", show_default=True, help="The reason that refused callers are told.")
 def read_only(to: str, reason: str) -> None:
-    """Let nothing be changed for now, on every server within a second; reading goes on.
+    """Refuse all changes for now, on every server within a second; reading still works.
 
-    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold by their heartbeats, and
-    are given no new ones; nothing is queued again. A result waits as long as its worker has patience, and a job that
-    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one
-    process.
+    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold, by heartbeats, and get
+    no new ones; nothing is queued again. A worker retries handing in a result for some minutes; after that, its job
+    resumes from its last checkpoint once changes are allowed again. REGISTRY_READ_ONLY=1 does the same for one process.
 
     \b
     Example:
@@ -285,9 +284,9 @@ def read_only(to: str, reason: str) -> None:
 @cli.command()
 @click.option("--once", is_flag=True, help="Run once, print what was done as JSON, and exit.")
 def reconcile(once: bool) -> None:
-    """Queue again the jobs whose workers fell silent, and announce what waits, for as long as this process runs.
+    """Requeue jobs whose workers fell silent, and announce waiting jobs, for as long as this process runs.
 
-    Each process of `adapter-registry serve` does so too, unless REGISTRY_RECONCILE_S is 0; one of them all leads.
+    Each process of `adapter-registry serve` can do so too, unless REGISTRY_RECONCILE_S is 0; only the leader does.
 
     \b
     Example:
@@ -324,7 +323,7 @@ def reconcile(once: bool) -> None:
     help="Remove merged models whose job ended more than this many days ago. [default: never]",
 )
 def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
-    """Apply the retention rules, and remove the files that nothing names any more; print a report as JSON.
+    """Apply the retention rules, and remove files that nothing refers to any more; print a report as JSON.
 
     \b
     Example:
@@ -348,8 +347,8 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
 def doctor(style: str) -> None:
     """Try database, storage and broker with real operations, and say what fails and what to do.
 
-    What is tried in the storage is removed again. Exits with 9 where something fails. A folder is tried over HTTP only
-    where REGISTRY_PUBLIC_URL says how clients reach its server.
+    What it writes to the storage is removed again. Exits with 9 if something fails. A folder is tried over HTTP only
+    if REGISTRY_PUBLIC_URL says how clients reach its server.
 
     \b
     Example:

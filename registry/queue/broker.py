@@ -68,7 +68,7 @@ class CeleryQueue:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Ask the broker in the block. Raises Unavailable where it does not answer, and what it says is nothing to know."""
+        """Ask the broker in the block. Raises Unavailable if it does not answer, and what it says is nothing to know."""
         with self._breaker.asking(), self._places.taken():
             try:
                 yield

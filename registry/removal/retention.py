@@ -34,7 +34,7 @@ class Outside(NamedTuple):
 
 
 def rule_of(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None where all of its versions are kept.
+    """Return an adapter's rule, or None if all of its versions are kept.
 
     Nothing of it is passed over: that might be what keeps a version. Raises Unreadable.
     """
@@ -48,7 +48,7 @@ def rule_of(adapter: Adapter) -> RetentionRule | None:
 
 
 def _rule_to_apply(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None where nothing is to be deleted by it: there is none, or it can't be read."""
+    """Return an adapter's rule, or None if nothing is to be deleted by it: there is none, or it can't be read."""
     try:
         return rule_of(adapter)
     except Unreadable as error:

@@ -31,7 +31,7 @@ _PARTIAL_LIFE = timedelta(hours=1)
 
 
 class Removal:
-    """The service that takes away."""
+    """The service that removes."""
 
     def __init__(self, db: Database, artifacts: Artifacts, *, statement_s: float = 60.0) -> None:
         """The database may take `statement_s` for each transaction of a collection."""

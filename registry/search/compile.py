@@ -53,7 +53,7 @@ Condition = ColumnElement[bool]
 def condition_of(session: Session, tree: Node, who: Principal) -> Condition:
     """Return the condition over Version, joined with Adapter, that `tree` holds and the caller may see the version.
 
-    Only ready versions are found unless the filter speaks of states. Raises Forbidden where it asks for quarantined
+    Only ready versions are found unless the filter speaks of states. Raises Forbidden if it asks for quarantined
     ones and the caller is not an admin.
     """
     said = _Compiler(session, who).node(tree)

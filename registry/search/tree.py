@@ -34,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field held against a value; against several with the operator `in`."""
+    """A field checked against a value; against several with the operator `in`."""
 
     field: Field
     operator: str

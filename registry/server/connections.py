@@ -100,7 +100,7 @@ class Connections:
     def enter(self, connection: Connection) -> Refusal | None:
         """Count a connection; return why its requests are refused where it is one too many.
 
-        Raises ConnectionRefusedError where there is no room to say even that.
+        Raises ConnectionRefusedError if there is no room to say even that.
         """
         limits, address = self._limits, connection.address
         refusal = None

@@ -54,7 +54,7 @@ class Signatures:
             return record_signature(session, digest, signed, who, namespaces=writable)
 
     def list(self, digest: str, *, who: Principal) -> list[SignatureView]:
-        """The signatures over a manifest, the first one first. Raises NotFound."""
+        """The signatures over a manifest, oldest first. Raises NotFound."""
         with self._db.read() as session:
             _find(session, digest, who)
             mine = (Signature.manifest_digest == digest, who.within(Signature.namespace))

@@ -25,5 +25,5 @@ def sign_manifest(digest: Digest, body: SignedManifest, signatures: SignaturesDe
 
 @router.get("/{digest}/signatures")
 def list_signatures(digest: Digest, signatures: SignaturesDep, who: Reader) -> list[SignatureView]:
-    """The signatures over a manifest, the first one first; whether they are genuine, only the signer's public key tells."""
+    """The signatures over a manifest, oldest first; whether they are genuine, only the signer's public key tells."""
     return signatures.list(digest, who=who)

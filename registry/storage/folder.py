@@ -124,7 +124,7 @@ class FolderStorage:
             partial.unlink(missing_ok=True)
 
     def part_writer(self, permission: Permission) -> BlobWriter:
-        """Return what writes one part. Raises BlobMissing where its parts were joined or swept."""
+        """Return what writes one part. Raises BlobMissing if its parts were joined or swept."""
         folder = self._parts_of(permission.name, permission.parts_id)
         if not folder.is_dir():
             raise BlobMissing(permission.name)

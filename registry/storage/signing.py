@@ -33,7 +33,7 @@ def kept_key(path: Path) -> bytes:
 
     Processes that serve one folder share the file and so sign and check the same URLs. The key must come from nothing
     that can be guessed, such as a database URL without a password: who has it can read every blob by its digest.
-    Raises StorageUnavailable where the file can be neither read nor made.
+    Raises StorageUnavailable if the file can be neither read nor made.
     """
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:

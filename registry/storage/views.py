@@ -82,7 +82,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
             # Its parts were joined or swept while this one was sent.
             return _error_of(BlobMissing(name))
         except ClientDisconnect:
-            # Nobody is left to read the answer; the partial file has been taken away.
+            # Nobody is left to read the answer; the partial file has been removed.
             return Response(status_code=400)
         return Response(status_code=200, headers={"ETag": f'"{name}"'})
 

@@ -33,12 +33,12 @@ def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
 
 
 def remove(transport: Transport, removal: AliasRemoval) -> None:
-    """Take an alias away; its history stays. Raises NotFound, NotAllowed, Conflict."""
+    """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
     transport.call("POST", "/aliases/remove", type(None), body=removal)
 
 
 def history(transport: Transport, adapter: str, *, alias: str | None = None) -> Iterator[AliasMoveView]:
-    """Yield the moves of an adapter's aliases, or of one, the newest first."""
+    """Yield the moves of an adapter's aliases, or of one, newest first."""
     return pages(transport, "/aliases/history", AliasMoveView, params={"adapter": adapter, "alias": alias})
 
 

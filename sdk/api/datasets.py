@@ -20,7 +20,7 @@ def register(transport: Transport, registration: DatasetRegistration) -> Dataset
 
 
 def iterate(transport: Transport) -> Iterator[DatasetView]:
-    """Yield the datasets that may be used, the newest first."""
+    """Yield the datasets that may be used, newest first."""
     return pages(transport, "/datasets", DatasetView)
 
 

@@ -26,7 +26,7 @@ def submit(transport: Transport, submission: JobSubmission, *, key: str) -> JobV
 def iterate(
     transport: Transport, *, state: str | None = None, queue: str | None = None, limit: int
 ) -> Iterator[JobView]:
-    """Yield the last `limit` jobs, the newest first."""
+    """Yield the last `limit` jobs, newest first."""
     return pages(transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
 
 
@@ -41,17 +41,17 @@ def cancel(transport: Transport, job_id: str) -> JobView:
 
 
 def retry(transport: Transport, job_id: str) -> JobView:
-    """Submit a job once more, as a new one. Raises NotFound, NotAllowed, Conflict, QuotaExceeded."""
+    """Submit a job again, as a new one. Raises NotFound, NotAllowed, Conflict, QuotaExceeded."""
     return transport.call("POST", f"/jobs/{check_job_id(job_id)}/retry", JobView)
 
 
 def attempts(transport: Transport, job_id: str) -> list[AttemptView]:
-    """Return the attempts at a job, the first one first. Raises NotFound."""
+    """Return the attempts at a job, oldest first. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView])
 
 
 def checkpoints(transport: Transport, job_id: str) -> list[CheckpointView]:
-    """Return the checkpoints of a training that are stored, the newest first. Raises NotFound."""
+    """Return the checkpoints of a training that are stored, newest first. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
 
 

@@ -13,5 +13,5 @@ def submit(transport: Transport, digest: str, signed: SignedManifest) -> Signatu
 
 
 def of_manifest(transport: Transport, digest: str) -> list[SignatureView]:
-    """Return the signatures over the manifest with this digest, the first one first. Raises NotFound."""
+    """Return the signatures over the manifest with this digest, oldest first. Raises NotFound."""
     return transport.call("GET", f"/manifests/{segment(digest)}/signatures", list[SignatureView])

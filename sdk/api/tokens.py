@@ -13,7 +13,7 @@ def create(transport: Transport, request: TokenRequest | TokenReplacement) -> Ne
 
 
 def administered(transport: Transport) -> list[TokenView]:
-    """Return the tokens that this client administers, the newest first, without secrets."""
+    """Return the tokens that this client administers, newest first, without secrets."""
     return transport.call("GET", "/tokens", list[TokenView])
 
 

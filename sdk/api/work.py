@@ -1,4 +1,4 @@
-"""What workers call: they claim a job, hold it, and hand in how it ended."""
+"""What workers call: they claim a job, hold it, and report how it ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NotUnderstoodError(Exception):
 
 
 def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None) -> Assignment | None:
-    """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held.
+    """Ask for work; None if there is none. The same `key` again gives the same job, for as long as it is held.
 
     Raises NotUnderstoodError, Incompatible for an answer that is not a job, and what the registry refuses.
     """
@@ -69,7 +69,7 @@ def _understood(answer: dict[str, Any]) -> Assignment:
 
 
 def heartbeat(transport: Transport, job: str, beat: Heartbeat, *, timeout_s: float) -> HeartbeatReply:
-    """Hold on to a job and report events. Raises StaleAttempt where another attempt holds it, NotFound."""
+    """Hold on to a job and report events. Raises StaleAttempt if another attempt holds it, NotFound."""
     return transport.call("POST", f"/jobs/{job}/heartbeat", HeartbeatReply, body=beat, timeout_s=timeout_s)
 
 

@@ -7,7 +7,7 @@ from sdk.schemas.jobs import QueueCapacity, WorkerView
 
 
 def heard_of(transport: Transport) -> list[WorkerView]:
-    """Return the workers that were heard of in the last week, by name."""
+    """Return the workers that were heard from in the last week, by name."""
     return transport.call("GET", "/workers", list[WorkerView])
 
 

@@ -77,7 +77,7 @@ class BaseIdentity(NamedTuple):
 def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentity:
     """Return what a config and the SHA-256 of each file, by its name, say of a base.
 
-    Raises BadBaseError where there are no weights, or the config can't be written canonically.
+    Raises BadBaseError if there are no weights, or the config can't be written canonically.
     """
     weights = sorted(files[name] for name in weight_files(files))
     if not weights:
@@ -101,7 +101,7 @@ def _tokenizer_files(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens of the longest row that a base has positions for, by its config; None where it counts none.
+    """Return the tokens of the longest row that a base has positions for, by its config; None if it counts none.
 
     >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512

@@ -48,7 +48,7 @@ class Budget:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """Use up some steps. Raises BudgetError where there are not as many."""
+        """Use up some steps. Raises BudgetError if there are not as many."""
         self.left -= steps
         if self.left < 0:
             raise BudgetError

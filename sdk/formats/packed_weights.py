@@ -57,7 +57,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(header: Header) -> WeightFile:
-    """Return what the header of a weight file says. Raises BadBaseError where too many weights are packed."""
+    """Return what the header of a weight file says. Raises BadBaseError if too many weights are packed."""
     shapes, sizes, states = header.shapes(), {}, {}
     for index in range(len(header)):
         name, kind = header.name(index), header.kind(index)
@@ -120,7 +120,7 @@ def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dic
 
 
 def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
-    """Return the shape that the state of a packed weight says. Raises BadBaseError where it says none of such a weight."""
+    """Return the shape that the state of a packed weight says. Raises BadBaseError if it says none of such a weight."""
     try:
         state = json.loads(raw.decode("utf-8")) if len(raw) <= _MAX_STATE_BYTES else None
     except (ValueError, RecursionError):
@@ -185,7 +185,7 @@ def parameters_of(tensors: Mapping[str, list[int]]) -> int:
 
 
 def block_size_of(tensors: Mapping[str, list[int]]) -> int | None:
-    """Return how many packed weights share a scale, a power of two; None where nothing is packed."""
+    """Return how many packed weights share a scale, a power of two; None if nothing is packed."""
     scales = {name.removesuffix(_SCALES): math.prod(shape) for name, shape in tensors.items() if name.endswith(_SCALES)}
     sizes = {name: math.prod(tensors[name]) for name in scales if name in tensors}
     if not sizes:

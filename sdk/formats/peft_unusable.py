@@ -49,7 +49,7 @@ def changes_base(init: Any) -> bool:
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
-    """Say, in a clause that names the setting and what to do, why no version may have a config; None where one may."""
+    """Say, in a clause that names the setting and what to do, why no version may have a config; None if one may."""
     init = config.get("init_lora_weights")
     for pattern, said in _CHANGING:
         if pattern.fullmatch(str(init)):

@@ -74,7 +74,7 @@ def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[st
 
 
 def detect_format(path: Path) -> Format:
-    """Tell what a file is from its first bytes. Raises RowsError where it can't be read."""
+    """Tell what a file is from its first bytes. Raises RowsError if it can't be read."""
     try:
         with path.open("rb") as file:
             head = file.read(4096)

@@ -199,7 +199,7 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
 
 
 def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
-    """Return the next `count` bytes. Raises SafetensorsError where the file has fewer."""
+    """Return the next `count` bytes. Raises SafetensorsError if the file has fewer."""
     raw = file.read(count)
     while len(raw) < count:
         more = file.read(count - len(raw))
@@ -379,7 +379,7 @@ def _refuse_duplicates(raw: bytes, found: _Found) -> None:
 
 
 def _ordered(raw: bytes, found: _Found) -> Header:
-    """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the
+    """Sort the tensors by their bytes. Raises SafetensorsError if these overlap, leave a gap, or are not all of the
     file.
     """
     columns = [found.name_at, found.name_length, found.kind_of, found.begin]

@@ -56,7 +56,7 @@ def resolve_targets(
 
     `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary
     ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where something is
-    excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError where that
+    excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError if that
     leaves none, or a name means nothing or a module of another part or that LoRA does not reach.
     """
     text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
@@ -107,7 +107,7 @@ def resolve_targets(
 def unfit_targets(
     targets: str, tensors: Mapping[str, Sequence[int]], *, model_type: str = "", exclude: str | None = None
 ) -> str | None:
-    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None where it may be.
+    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None if it may be.
 
     A library may put other prefixes before the names of the files, and may join experts under other names: what depends on
     these is left to `resolve_targets`, which is given the model's own names.
@@ -127,7 +127,7 @@ def unfit_targets(
         return f"can't be trained with these options: {not_excluded(stacked)}"
     if any("experts" in name.split(".") for name in tensors):
         return None
-    # Only the last part is held against the files.
+    # Only the last part is checked against the files.
     last_parts = set(map(_last_part, names))
     unknown = [name for name in targets.split(",") if _last_part(name) not in last_parts]
     if unknown:
@@ -214,7 +214,7 @@ def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]
 
 
 def _without(names: Sequence[str], exclude: str | None) -> list[str]:
-    """Return the names that are not excluded, by a list of names or a pattern. Raises TargetsError where it excludes none."""
+    """Return the names that are not excluded, by a list of names or a pattern. Raises TargetsError if it excludes none."""
     if exclude is None:
         return list(names)
     out = set(_excluded(names, exclude))

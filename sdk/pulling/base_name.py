@@ -48,8 +48,8 @@ def declared(changed: bytes, base_name: str) -> bytes:
 def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
     """Say where the bytes before a declared change lie, by the path of the file; nothing where none is declared.
 
-    Raises VerificationFailed where the change is not exactly the declared one. The bytes before it are not looked at: they
-    are to be held against the manifest.
+    Raises VerificationFailed if the change is not exactly the declared one. The bytes before it are not looked at: they
+    are to be checked against the manifest.
     """
     rewrite, original = folder / marker_folder / REWRITE, folder / marker_folder / ORIGINAL
     if not rewrite.exists() and not original.exists():

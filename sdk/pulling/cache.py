@@ -169,7 +169,7 @@ class Cache:
             target.chmod(READ_ONLY)
 
     def remove_folder(self, folder: Path) -> None:
-        """Take away a version's or base's folder, at once: what is left of it has no name that anybody looks for."""
+        """Remove a version's or base's folder, at once: what is left of it has no name that anybody looks for."""
         if folder.is_dir():
             leaving = folder.with_name(f".{folder.name[:100]}.partial-{os.urandom(4).hex()}")
             folder.rename(leaving)

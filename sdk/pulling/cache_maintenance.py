@@ -1,6 +1,6 @@
-"""What lies in the cache: listed, hashed again, and taken away where it has not been used.
+"""What lies in the cache: listed, hashed again, and removed where it has not been used.
 
-Nothing is taken away that another process holds: it locks a version while it copies from it, and all blobs while it fills a
+Nothing is removed that another process holds: it locks a version while it copies from it, and all blobs while it fills a
 folder.
 """
 
@@ -58,7 +58,7 @@ class Damage:
 
 
 def entries(cache: Cache) -> list[Entry]:
-    """Everything in the cache that has a name, the latest used first."""
+    """Everything in the cache that has a name, most recently used first."""
     with disk_explained("reading the cache"):
         refs = all_refs(cache)
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
@@ -108,7 +108,7 @@ def _contents(folder: Path) -> Contents | None:
 
 
 def verify(cache: Cache) -> list[Damage]:
-    """Hash every version and blob again, take away what is damaged, and return that.
+    """Hash every version and blob again, remove what is damaged, and return that.
 
     What another process fills or copies from meanwhile is waited for.
     """
@@ -166,7 +166,7 @@ def _remove_version(cache: Cache, entry: Entry) -> None:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What a prune takes away."""
+    """What a prune removes."""
 
     removed: list[Entry]
     kept: list[Entry]
@@ -206,7 +206,7 @@ def _taken(kept: list[Entry]) -> int:
 
 
 def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
-    """Take away what a plan says; return what went, and what another process holds and so stayed."""
+    """Remove what a plan says; return what went, and what another process holds and so stayed."""
     gone: list[Entry] = []
     held: list[Entry] = []
     with disk_explained("pruning the cache"):
@@ -227,7 +227,7 @@ def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
 
 
 def _remove_blobs(cache: Cache, gone: list[Entry]) -> None:
-    """Take away the blobs of what went, unless a version that is there has them, and what downloads left long ago."""
+    """Remove the blobs of what went, unless a version that is there has them, and what downloads left long ago."""
     used = {sha256 for entry in entries(cache) for sha256, _ in entry.blobs}
     for entry in gone:
         for sha256 in [entry.digest] if entry.kind == "blob" else [sha256 for sha256, _ in entry.blobs]:

@@ -1,6 +1,6 @@
 """One blob from storage into a file: in ranges, hashed while it streams, and whole or not there.
 
-What has arrived survives an interruption, also a kill, and the next fetch goes on at the byte where it broke.
+What has arrived survives an interruption, also a kill, and the next fetch continues at the byte where it broke.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sdk.pulling.ranges import Location, Relocate, ReplacedError
 from sdk.pulling.streams import Streams
 from sdk.transfer import OnBytes, copy_checked
 
-#: How often a blob is begun anew.
+#: How often a blob is started again.
 _ANEW = 3
 
 
@@ -92,5 +92,5 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
             raise VerificationFailed(
                 f"{name} has the SHA-256 {found}, not {sha256}, so nothing was kept. Try again, then tell an admin"
             )
-        # Something of it may come from an earlier time, or be what a crash left: once it is fetched anew.
+        # Something of it may come from an earlier time, or be what a crash left: once it is fetched again.
         replaced = _ANEW - 1

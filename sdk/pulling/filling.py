@@ -29,7 +29,7 @@ def fill(
     *,
     checked: bool = False,
 ) -> Path:
-    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile.
+    """Return the cache's folder of a version, fetching it if needed; other processes that want it wait meanwhile.
 
     With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
     """
@@ -43,7 +43,7 @@ def fill(
     if there():
         cache.used(folder)
         return folder
-    # Nobody takes away a blob that is not yet in a folder while any process fills one.
+    # Nobody removes a blob that is not yet in a folder while any process fills one.
     with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
         if not there():
             _fetch_missing(cache, contents, locate, http, on_transfer)
@@ -85,7 +85,7 @@ def _fetch_missing(
 
 
 def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
-    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed where one is not told."""
+    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed if one is not told."""
     places = {place.sha256: place for place in locate(contents.digest)}
     for file in contents.files:
         yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)

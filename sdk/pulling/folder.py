@@ -250,7 +250,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def verify_folder(folder: Path) -> Manifest:
-    """Hash a pulled folder again and hold it against its manifest; return that.
+    """Hash a pulled folder again and check it against its manifest; return that.
 
     Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
     renamed, for a link in its place, and for an adapter whose tensors can't be read.

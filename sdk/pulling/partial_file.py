@@ -102,7 +102,7 @@ class Partial:
     def finish(self, mode: int | None) -> None:
         """Give the file its name; whoever wrote its bytes has seen to it that they are on the disk."""
         if mode is not None:
-            # Only now: a partial file that nobody may write to could not be gone on with. A power cut may undo it.
+            # Only now: a partial file that nobody may write to could not be continued. A power cut may undo it.
             os.fchmod(self.descriptor, mode)
         # The note goes first: from the renaming on both names may be another process's.
         _note_of(self.target).unlink(missing_ok=True)

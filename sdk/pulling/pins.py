@@ -40,7 +40,7 @@ class Pins:
         return _read(self._path(adapter)).get(adapter, {})
 
     def digest(self, ref: Ref) -> str | None:
-        """Return the digest that a ref of a number or digest names; None where it wasn't pulled, or the ref may move."""
+        """Return the digest that a ref of a number or digest names; None if it wasn't pulled, or the ref may move."""
         known = self.of(ref.adapter)
         if ref.number is not None:
             return known.get(f"v{ref.number}")
@@ -81,7 +81,7 @@ def all_refs(cache: Cache) -> dict[str, list[str]]:
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
-    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered anew."""
+    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered again."""
     try:
         known: Any = json.loads(path.read_bytes())
         refs = {str(name): digest for name, digest in known["refs"].items() if is_sha256(digest)}

@@ -225,7 +225,7 @@ class Puller:
     # Files of any manifest.
 
     def fill_cache(self, contents: HasFiles, *, checked: bool = False) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
+        """Return the cache's folder of a manifest's files, fetching them if needed; other processes wait meanwhile.
 
         With `checked`, files that lie there with other bytes than the manifest says are fetched again.
         """

@@ -71,7 +71,7 @@ class Reading:
     def judge(self, origin: Location, name: str) -> str | None:
         """Look at the status and the headers; return the ETag.
 
-        Raises BrokenConnection where it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
+        Raises BrokenConnection if it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
         """
         if self.response is None:
             raise BrokenConnection("closed")

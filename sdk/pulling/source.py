@@ -51,7 +51,7 @@ class Source(Protocol):
         """Return the version that a ref names now. Raises NotFound."""
 
     def locations(self, digest: str) -> Sequence[Location]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
 
     def signatures_of(self, digest: str) -> list[Signature]:
         """Return the signatures over a manifest."""
@@ -78,7 +78,7 @@ class HttpSource:
         return self._get("/resolve", read_version, ref=ref)
 
     def locations(self, digest: str) -> Sequence[Location]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
         return self._get(f"/manifests/{digest}/files", lambda value: [_place(entry) for entry in value])
 
     def signatures_of(self, digest: str) -> list[Signature]:

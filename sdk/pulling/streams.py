@@ -241,7 +241,7 @@ class Streams:
                 self._changed.notify_all()
 
     def _ask(self, reading: Reading, position: int, end: int) -> None:
-        """Open a response that begins at `position`. Raises BrokenConnection where it is worth another try."""
+        """Open a response that begins at `position`. Raises BrokenConnection if it is worth another try."""
         for _ in range(_RELOCATIONS + 1):
             with self._changed:
                 origin, etag = self._origin, self._partial.etag
@@ -290,7 +290,7 @@ class Streams:
             reading.at = None if reading.at is None else reading.at - len(data)
 
     def _ask_where(self, used: Location, error: ExpiredError) -> None:
-        """Ask for a fresh location, once for all streams. Raises Unavailable where that does not help."""
+        """Ask for a fresh location, once for all streams. Raises Unavailable if that does not help."""
         with self._changed:
             if self._origin is not used:
                 return

@@ -93,7 +93,7 @@ def scan_base(
 ) -> ScannedBase:
     """Describe the base in `folder`; its weights are hashed once and remembered.
 
-    Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
+    Raises NotFound if the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
     file refers to something outside of the folder.
     """
     folder = user_path(folder)
@@ -168,7 +168,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that
+    """The safetensors files that hold the weights. Raises InvalidBase if there are none, or an index names one that
     is missing.
     """
     index = folder / INDEX_FILE

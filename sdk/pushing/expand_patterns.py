@@ -65,7 +65,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
     """Return a config without expressions that means the same to PEFT, for an adapter of these modules.
 
     Modules are named as the base names them. What is returned was read back: PEFT adapts the same modules by it, with
-    the same ranks and alphas. Raises InvalidInput where that can't be.
+    the same ranks and alphas. Raises InvalidInput if that can't be.
     """
     held = expressions_of(config)
     if not held:

@@ -23,7 +23,7 @@ class Imported:
 
     #: Relative to the root.
     folder: str
-    #: The adapter that it was pushed to; None where no name could be made of the folder's.
+    #: The adapter that it was pushed to; None if no name could be made of the folder's.
     adapter: str | None
     #: "new", "existing" or "refused".
     outcome: str
@@ -57,7 +57,7 @@ def push_tree(
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
     the last part is not part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
     natural order. `push` publishes one folder with the `options`; without a base there each folder's config names it.
-    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
+    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound if
     there is no adapter, InvalidInput for a bad namespace.
     """
     if not root.is_dir():

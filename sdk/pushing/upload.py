@@ -86,7 +86,7 @@ def send_all(
 ) -> str:
     """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
 
-    Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
+    Raises Unavailable if the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
     the registry names a place that is out of its `reach`.
     """
     reach = reach or Reach()
@@ -230,7 +230,7 @@ def _judge(response: httpx.Response, source: Path) -> None:
         raise VerificationFailed(
             f"the storage refused {source.name} (HTTP 400); it may have changed meanwhile, so try again"
         )
-    # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try under way.
+    # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try in progress.
     raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
 
 

@@ -43,7 +43,7 @@ class TokenReplacement(TokenRequest):
 
 
 class NamespaceRevocation(Wire):
-    """A request to take away every token's role in a namespace."""
+    """A request to remove every token's role in a namespace."""
 
     namespace: Where
 

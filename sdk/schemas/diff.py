@@ -30,7 +30,7 @@ class Score(Wire):
     name: str
     a: float | None
     b: float | None
-    #: b - a; None where one is missing.
+    #: b - a; None if one is missing.
     difference: float | None
 
 

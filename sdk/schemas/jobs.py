@@ -281,7 +281,7 @@ class WorkerView(Wire):
     """A worker as the registry knows it. Workers of two tokens with the same name are two workers."""
 
     name: str
-    #: The id of its token; None where the registry asks for none.
+    #: The id of its token; None if the registry asks for none.
     token: str | None = None
     device: str
     memory_bytes: int

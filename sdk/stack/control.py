@@ -25,9 +25,9 @@ from sdk.stack.locks import Busy, locked
 from sdk.stack.supervisor import SupervisorProcess
 from sdk.version import VERSION
 
-_DOOR = "door.lock"
+_COMMAND_LOCK = "door.lock"
 #: `down` may take so long, and `up` waits for it.
-_DOOR_TIMEOUT_S = 180.0
+_COMMAND_LOCK_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.1
 #: A part that has failed so often in a row is not waited for any more.
 _HOPELESS_AFTER = 3
@@ -59,7 +59,7 @@ def up(
 ) -> dict[str, Any]:
     """Start what does not run, wait until all is ready, and return what `up` prints.
 
-    `on_look` is shown the parts while they start. Raises Unavailable where one does not start, after which nothing runs
+    `on_look` is shown the parts while they start. Raises Unavailable if one does not start, after which nothing runs
     unless the supervisor ran before; TimedOut; Conflict for a folder that holds something else.
     """
     with disk_explained(f"starting the stack in {stack.home}"), explained():
@@ -204,7 +204,7 @@ def _is_installed(distribution: str) -> bool:
 def _door(stack: Stack) -> Iterator[None]:
     """Let one command at a time start or end things. Raises Conflict."""
     try:
-        with locked(stack.home / _DOOR, timeout_s=_DOOR_TIMEOUT_S):
+        with locked(stack.home / _COMMAND_LOCK, timeout_s=_COMMAND_LOCK_TIMEOUT_S):
             yield
     except Busy:
         raise Conflict(f"another command is using {stack.home}; wait for it, or stop it") from None

@@ -120,7 +120,7 @@ class Keeper(threading.Thread):
             self._then = None
 
     def _watch(self) -> None:
-        """Return once the part is to end. Raises ServerError where it ended by itself, or had to be ended."""
+        """Return once the part is to end. Raises ServerError if it ended by itself, or had to be ended."""
         ready_at = heard_at = asked_at = time.monotonic()
         while not self._leave.is_set():
             now = time.monotonic()

@@ -52,7 +52,7 @@ def is_taken(port: int) -> bool:
 
 
 def http_status(port: int, path: str, *, token: str | None = None) -> int:
-    """Return the status of a GET, past any proxy that the environment names. Raises OSError where nothing answers."""
+    """Return the status of a GET, past any proxy that the environment names. Raises OSError if nothing answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})

@@ -142,7 +142,7 @@ def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionV
 
 
 def trained_on(version: VersionView) -> str:
-    """Return the digest of the dataset that a version was trained on. Raises InvalidInput where its record names none."""
+    """Return the digest of the dataset that a version was trained on. Raises InvalidInput if its record names none."""
     if version.dataset is not None:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)
@@ -154,7 +154,7 @@ def trained_on(version: VersionView) -> str:
 
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
-    """Say how the rows of a version were rendered, by its record. Raises InvalidInput where that doesn't say it."""
+    """Say how the rows of a version were rendered, by its record. Raises InvalidInput if that doesn't say it."""
     said = version.training or {}
     # A classification learns a label of each text, and no part of it.
     labelled = said.get("objective") == "classify"
@@ -261,14 +261,14 @@ def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
 
 
 def _base_view(transport: Transport, version: VersionView) -> BaseView | None:
-    """Return what is registered of the base of a version; None where it was taken away."""
+    """Return what is registered of the base of a version; None if it was removed."""
     with suppress(NotFound):
         return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
     return None
 
 
 def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
-    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
+    """Return the folder with the files of a base, as they were registered; None if there is none on this machine."""
     places = [cache.base(fingerprint)]
     location = urlsplit((None if view is None else view.location) or "")
     if location.scheme == "file" and location.netloc in ("", "localhost"):

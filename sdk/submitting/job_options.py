@@ -82,7 +82,7 @@ def job_terms(
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:
-    """What a worker must have, `memory` in bytes; None where nothing was said. Raises InvalidInput."""
+    """What a worker must have, `memory` in bytes; None if nothing was said. Raises InvalidInput."""
     if device is None and memory is None:
         return None
     return build(Needs, device=device or "any", memory_bytes=memory)

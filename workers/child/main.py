@@ -100,7 +100,7 @@ def _wait_warm() -> Path:
 
 
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
-    """Return what a pipeline found; None where it was told to stop and has written a checkpoint."""
+    """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
     import_libraries(pipeline)
     room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")

@@ -32,7 +32,7 @@ def make_app() -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         broker_connection_retry_on_startup=True,
-        # A job under way needs no broker.
+        # A job in progress needs no broker.
         broker_connection_max_retries=None,
         broker_transport_options={"health_check_interval": 25, "socket_keepalive": True},
         # Celery's own state events show a job's id and nothing of its content.

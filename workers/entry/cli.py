@@ -36,9 +36,8 @@ def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     """Start a worker; one job at a time, each in a child process.
 
     \b
-    SIGTERM ends it in order: what it does is written to a checkpoint and given back within
-    ADAPTER_WORKER_GRACE_S (30) seconds. A second one ends it at once. With ADAPTER_WORKER_WARM=0
-    no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
+    SIGTERM stops it in order: its job writes a checkpoint and is given back within
+    ADAPTER_WORKER_GRACE_S (30) seconds. A second one stops it at once. With ADAPTER_WORKER_WARM=0 no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
 
     \b
     Example:

@@ -109,7 +109,7 @@ def _name(number: int) -> str:
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory: in this control group, else on this machine."""
+    """How many processes the kernel has killed for lack of memory: in this control group, else on this machine."""
     places = [own / name for own in control_groups()[:1] for name in ("memory.events", "memory.oom_control")]
     for place in (*places, Path("/proc/vmstat")):
         try:

@@ -69,7 +69,7 @@ class CheckpointSender:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        # What is under way is broken off with its next bytes.
+        # What is in progress is broken off with its next bytes.
         self._thread.join(_LEAVE_S)
 
     def written(self, checkpoint: Written) -> None:

@@ -1,4 +1,4 @@
-"""What the registry gives a worker for a job, held against what the job's own request was pinned to."""
+"""What the registry gives a worker for a job, checked against what the job's own request was pinned to."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _shorten(sample: Sample, longest: int) -> Sample:
 
 
 def _longest(sizes: Sequence[int], most_bytes: int) -> int | None:
-    """How long each text may be so that all fit; None where they do as they are."""
+    """How long each text may be so that all fit; None if they do as they are."""
     left_bytes = most_bytes
     for done, size in enumerate(ordered := sorted(sizes)):
         share = left_bytes // (len(ordered) - done)

@@ -50,7 +50,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if time.monotonic() - self.claimed_at > self._lease_s / 4:
-            # The answer was long under way. The registry counts from when it gave the job, and can say whether that holds.
+            # The answer took long. The registry counts from when it gave the job, and can say whether that holds.
             self._send(within_s=self._lease_s / 4)
         self._thread.start()
         return self

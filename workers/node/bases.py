@@ -32,7 +32,7 @@ def obtain(
     """Return the base that the job names, in the new folder `view`, which holds exactly its files and no others.
 
     Whatever else lies beside them on this node, a library would load it too: an adapter, a second set of weights.
-    `on_bytes` is called while files are hashed. Raises NotFound where it lies nowhere that this node can reach, InvalidBase
+    `on_bytes` is called while files are hashed. Raises NotFound if it lies nowhere that this node can reach, InvalidBase
     where it is another one than it was, VerificationFailed where the registry lists files that are not of the base.
     """
     if source.manifest is not None:
@@ -74,7 +74,7 @@ class _Search:
         )
 
     def _checked(self, folder: Path) -> ScannedBase:
-        """The base in a folder. Raises InvalidBase where it is another than is wanted, without a word of what it is."""
+        """The base in a folder. Raises InvalidBase if it is another than is wanted, without a word of what it is."""
         scanned = _scan(self.client, self.source, folder, self.on_bytes)
         found, wanted = scanned.registration.fingerprint, self.source.fingerprint
         if wanted in (None, found):
@@ -86,7 +86,7 @@ class _Search:
         )
 
     def _from_registry(self) -> ScannedBase:
-        """The base from the cache, or fetched into it; what was altered in the cache is fetched anew, once."""
+        """The base from the cache, or fetched into it; what was altered in the cache is fetched again, once."""
         fingerprint, manifest, cache = self.source.fingerprint, self.source.manifest, self.client.cache
         assert fingerprint is not None
         assert manifest is not None
@@ -107,7 +107,7 @@ class _Search:
                 return self._checked(folder)
 
     def _cached(self, folder: Path) -> ScannedBase | None:
-        """The base in its folder of the cache; None where that is missing, or was altered."""
+        """The base in its folder of the cache; None if that is missing, or was altered."""
         if not folder.is_dir():
             return None
         with contextlib.suppress(InvalidBase, NotFound):

@@ -60,7 +60,7 @@ class Audit:
         cursor: str | None = None,
         limit: int = 100,
     ) -> Paged[AuditView]:
-        """Changes in the namespaces that the caller administers, the newest first.
+        """Changes in the namespaces that the caller administers, newest first.
 
         `action` may end with `.*`; `subject` is whole, or the name of an adapter for all of its versions and aliases.
         """

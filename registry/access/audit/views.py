@@ -53,7 +53,7 @@ def list_audit(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[AuditView]:
-    """Every change in the namespaces that the caller administers, the newest first."""
+    """Every change in the namespaces that the caller administers, newest first."""
     return audit.list(
         who=who,
         actor=actor,

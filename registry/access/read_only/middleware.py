@@ -15,7 +15,7 @@ from registry.http.paths import API, area_of
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Heartbeats go on, so that workers keep the jobs that they hold: a lease that ends would start a job from its last
 #: checkpoint, and nothing else comes of a heartbeat than events of that job.
-#: In an emergency somebody's rights can still be taken away.
+#: In an emergency somebody's rights can still be removed.
 _LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
 
 

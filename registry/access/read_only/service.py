@@ -50,7 +50,7 @@ class ReadOnlySwitch:
         self._asked_at = float("-inf")
 
     def reason(self) -> str | None:
-        """Why the registry is read-only, or None where it is not. As it was a moment ago, or where the database is away."""
+        """Why the registry is read-only, or None if it is not. As it was a moment ago, or where the database is away."""
         if self._forced:
             return "REGISTRY_READ_ONLY is set"
         if self.is_known:

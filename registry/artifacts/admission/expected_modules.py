@@ -17,7 +17,7 @@ from sdk.schemas.training import LoraConfig
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
 #: For each module of the adapter and tensor of the base. An adapter that PEFT saved needs one, for each list of layers and
-#: each matrix of an expert is held against the base once.
+#: each matrix of an expert is checked against the base once.
 _LOOKS = 4
 _ROWS = ".token_adapter.trainable_tokens_delta"
 #: What PEFT saves of a saved module once more, with its embeddings, and does not load by.
@@ -40,7 +40,7 @@ class ConfigTargets:
             ) from error
 
     def mean(self, module: str, base: BaseShapes) -> bool:
-        """Whether a module is adapted. Raises Verification where the patterns take too long."""
+        """Whether a module is adapted. Raises Verification if the patterns take too long."""
         try:
             if self._targets.means(module):
                 return True

@@ -1,4 +1,4 @@
-"""What an adapter's tensors are held against: the base's shapes by a module's name, and its rank by a pattern.
+"""What an adapter's tensors are checked against: the base's shapes by a module's name, and its rank by a pattern.
 
 Both are asked for each of up to hundreds of thousands of names that a stranger wrote, so neither may search a list.
 
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, module: str) -> Self | None:
-        """Return a module's place by its name; None where it has no number, or begins with one."""
+        """Return a module's place by its name; None if it has no number, or begins with one."""
         parts = module.split(".")
         at = next((position for position, part in enumerate(parts) if _NUMBER.fullmatch(part)), None)
         return cls(".".join(parts[:at]), int(parts[at]), ".".join(parts[at + 1 :])) if at else None
@@ -131,7 +131,7 @@ class BaseShapes:
     def shapes(self, name: str) -> list[list[int]]:
         """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous.
 
-        Raises Verification where more names are alike than could be tried.
+        Raises Verification if more names are alike than could be tried.
         """
         found = [self._tensors[other] for other in self._named(name)]
         module, _, kind = name.rpartition(".")
@@ -148,7 +148,7 @@ class BaseShapes:
         return self.known and head.rpartition(".")[2] in HEADS and not self._named(f"{head}.weight")
 
     def lies_transposed(self, module: str) -> bool | None:
-        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None where nobody says what the base is."""
+        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None if nobody says what the base is."""
         if module.rpartition(".")[2] not in _CONV1D_MODULES:
             return False
         stored = self._config.get("quantization_config")
@@ -224,7 +224,7 @@ class Ranks:
             ) from error
 
     def of(self, module: str) -> int | float:
-        """Return a module's rank or alpha. Raises Verification where the patterns take too long."""
+        """Return a module's rank or alpha. Raises Verification if the patterns take too long."""
         try:
             return self._values.of(module)
         except BudgetError as error:

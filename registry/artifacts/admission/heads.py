@@ -35,7 +35,7 @@ def judge_head(
 ) -> None:
     """Check the head among an adapter's tensors; `labels` is None where nobody has recorded how many there are.
 
-    Raises Verification where there is none, or one that fits neither the base's width nor the labels.
+    Raises Verification if there is none, or one that fits neither the base's width nor the labels.
     """
     whole = ((base_parameter(tensor.name), tensor) for tensor in tensors if lora_key(tensor.name) is None)
     head = [tensor for name, tensor in whole if name is not None and (is_head(name) or not base.shapes(name))]

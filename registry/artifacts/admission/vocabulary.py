@@ -15,9 +15,9 @@ SAVE = (
 
 
 def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
-    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None where it is.
+    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None if it is.
 
-    Raises Verification where they are of several numbers, or of the head alone, or lack a head that is not tied.
+    Raises Verification if they are of several numbers, or of the head alone, or lack a head that is not tied.
     """
     if not base.known:
         return None

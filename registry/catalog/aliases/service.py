@@ -29,7 +29,7 @@ class Aliases:
     def history(
         self, *, adapter: str, alias: str | None, cursor: str | None, limit: int, who: Principal
     ) -> Paged[AliasMoveView]:
-        """The moves of an adapter's aliases, or of one of them, the newest first."""
+        """The moves of an adapter's aliases, or of one of them, newest first."""
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
             query = select(AliasMoveRow).where(AliasMoveRow.adapter_pk == row.pk)
@@ -75,7 +75,7 @@ class Aliases:
             return _point(session, adapter, rollback.alias, version, rollback.expect, "rollback", rollback.reason, who)
 
     def remove(self, *, removal: AliasRemoval, who: Principal) -> None:
-        """Take an alias away; its history stays. Raises NotFound, Forbidden, Conflict."""
+        """Remove an alias; its history stays. Raises NotFound, Forbidden, Conflict."""
         with self._db.write() as session:
             adapter = find_adapter(session, removal.adapter, who, action="write", lock=True)
             _require_mover(session, adapter, removal.alias, who)

@@ -52,7 +52,7 @@ class Derived(NamedTuple):
 
 
 def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str) -> BaseIdentity:
-    """Return what a manifest and a config prove. Raises Verification where it is another base than they say."""
+    """Return what a manifest and a config prove. Raises Verification if it is another base than they say."""
     digests = {file.path: file.sha256 for file in manifest.files}
     try:
         check_files(digests)

@@ -144,7 +144,7 @@ def _known(row: NamedBase) -> KnownBase:
     try:
         packing = stored_recipe(config, tensors)
     except StoredQuantizationError as error:
-        # The weights of other methods have other names and shapes than the modules that an adapter is held against.
+        # The weights of other methods have other names and shapes than the modules that an adapter is checked against.
         return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
     if shows_bytes(tensors):
         return KnownBase(row.base_pk, brief_base(row), {}, config, packing, hidden=_ADDED_BEFORE)
@@ -238,7 +238,7 @@ def brief_base(row: NamedBase) -> BaseBrief:
 def base_of(version: Version) -> BaseBrief:
     """Return a version's base, as its namespace called it when the version was made."""
     if not version.base_id:
-        # A server of the release before has written it, which knew one name for all.
+        # A server of the previous release has written it, which knew one name for all.
         base = version.base
         return BaseBrief(
             id=base.id,

@@ -49,7 +49,7 @@ class Bases:
     def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
         """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
 
-        Raises Verification where its files are not of its fingerprint, or their bytes say something else; Conflict for
+        Raises Verification if its files are not of its fingerprint, or their bytes say something else; Conflict for
         other files or weights than the namespace has; NotFound, Forbidden, QuotaExceeded for files without room.
         """
         namespace = _home(base, who)
@@ -73,7 +73,7 @@ class Bases:
             return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
-        """Make sure of the files that were sent, and read what they say; None where none were sent. Raises Forbidden."""
+        """Make sure of the files that were sent, and read what they say; None if none were sent. Raises Forbidden."""
         if base.upload is None:
             return None
         # A worker says what it has hashed; what is kept for others to load comes from who may write.
@@ -93,7 +93,7 @@ class Bases:
             return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
-        """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
+        """The bases of the namespaces that the caller may read, and those published for all, newest first."""
 
         def views(rows: Sequence[NamedBase]) -> list[BaseView]:
             return [present(row) for row in rows]
@@ -108,7 +108,7 @@ class Bases:
             return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
-        """Take a base away from a namespace: its versions stay, and no new one is made over it there.
+        """Remove a base from a namespace: its versions stay, and no new one is made over it there.
 
         Its files go with the next collection, if no other namespace has them. Raises NotFound, Forbidden.
         """
@@ -210,7 +210,7 @@ def _named_row(
 ) -> tuple[NamedBase, str | None]:
     """What a namespace says of a fingerprint, made where it is new; and the fingerprint that had its id until now.
 
-    Raises Conflict where the namespace has other weights under the fingerprint.
+    Raises Conflict if the namespace has other weights under the fingerprint.
     """
     there = select(NamedBase.pk).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
     if namespace == EVERYWHERE and session.scalars(there).first() is None:
@@ -287,7 +287,7 @@ def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None
 
 
 def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: Principal) -> None:
-    """Let a namespace have a base's files, which were verified. Raises Conflict where it has others."""
+    """Let a namespace have a base's files, which were verified. Raises Conflict if it has others."""
     assert base.manifest is not None
     digest = base.manifest.digest
     finish_upload(session, base.upload)
@@ -310,7 +310,7 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
 
 
 def _tell_the_release_before(session: Session, base_pk: int) -> None:
-    """Say of a base where servers of the release before look, which know one name for all, what is published or was
+    """Say of a base where servers of the previous release look, which know one name for all, what is published or was
     said first.
 
     Of one that every namespace has given up neither place nor files are left.

@@ -41,7 +41,7 @@ class Surroundings(NamedTuple):
 
 
 def present_all(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
-    """Return versions as they travel, with what belongs to each read in five queries, not five a version.
+    """Return versions as sent over the API, with what belongs to each read in five queries, not five a version.
 
     Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
     it takes to show them.
@@ -111,7 +111,7 @@ def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadab
 def _present(version: Version, around: Surroundings) -> VersionView:
     """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
 
-    Raises Unreadable where nothing is left that could be shown.
+    Raises Unreadable if nothing is left that could be shown.
     """
     made, left_out = around.origin, []
 

@@ -50,7 +50,7 @@ class VersionStates:
         return self._move(move, VersionState.READY, who)
 
     def delete(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Take a version away for good: its number stays taken, its files go with the next collection.
+        """Remove a version for good: its number stays taken, its files go with the next collection.
 
         Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
         """

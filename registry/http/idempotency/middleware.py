@@ -87,7 +87,7 @@ class AnswerOnce:
         await self._run(found, scope, _given(body, receive), send)
 
     async def _begin(self, request: Keyed) -> Turn | Answer:
-        """Return the turn to run a request, or its answer. Raises Conflict where it is still run by somebody else."""
+        """Return the turn to run a request, or its answer. Raises Conflict if it is still run by somebody else."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         while (found := await run_in_threadpool(self._keyed.begin, request)) is None:

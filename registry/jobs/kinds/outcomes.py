@@ -1,4 +1,4 @@
-"""What a worker hands in, held against what its job asked for.
+"""What a worker hands in, checked against what its job asked for.
 
 What the request says is written down as it says it, and a worker that says otherwise is refused. What it left open, and what
 only the worker can know, is the worker's word, and is marked as that.

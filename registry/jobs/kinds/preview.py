@@ -78,7 +78,7 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
     last = min(request.rows, preview.file_rows)
     asked = [request.row] if request.row is not None else list(range(1, last + 1))
     shown = list(dict.fromkeys(text.row for text in preview.rows))
-    # What is left out, for want of room, is the end; each row becomes a text at least.
+    # What is left out, for lack of room, is the end; each row becomes a text at least.
     if shown != (asked[: len(shown)] if preview.left_out > 0 else asked) or preview.left_out < 0:
         yield Difference("rows", asked, shown)
     if request.loss_on not in (None, preview.loss_on):

@@ -76,7 +76,7 @@ class JobKindRules(Generic[R]):
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
     #: What a worker surely needs for it, as far as the base is known.
     needs: Callable[[Pinned[R]], Needs]
-    #: What a worker is given. Raises NotFound where something is gone by now, Unreadable.
+    #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Holds the result against what was asked for and makes its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.

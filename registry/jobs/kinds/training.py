@@ -83,7 +83,7 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
     """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
 
-    Raises Verification where it is none that the job asked for.
+    Raises Verification if it is none that the job asked for.
     """
     job, publication = done.job, done.completion.version
     if publication is None:

@@ -1,4 +1,4 @@
-"""What a training hands in, a version or a checkpoint, held against what was asked for."""
+"""What a training hands in, a version or a checkpoint, checked against what was asked for."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def alias_set(name: str, alias: str, version: str, expect: str | None, reason: s
 @click.argument("name")
 @format_option
 def alias_list(name: str, style: str) -> None:
-    """List the aliases of the adapter NAME, and whether only promoters move them.
+    """List the aliases of the adapter NAME, and whether only promoters may move them.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def alias_list(name: str, style: str) -> None:
 @click.argument("alias", required=False)
 @format_option
 def alias_history(name: str, alias: str | None, style: str) -> None:
-    """List the moves of the aliases of the adapter NAME, or of ALIAS alone, the newest first.
+    """List the moves of the adapter NAME's aliases, or only of ALIAS, newest first.
 
     \b
     Example:
@@ -151,7 +151,7 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
 @alias_command.command(name="protected")
 @format_option
 def alias_protected(style: str) -> None:
-    """List the aliases that only promoters and admins move.
+    """List the aliases that only promoters and admins may move.
 
     \b
     Example:

@@ -55,9 +55,10 @@ def push_command(
 ) -> None:
     """Publish the adapter in FOLDER, as PEFT's save_pretrained wrote it, as the next version of NAME.
 
-    Waits until its bytes are verified; prints the ref. What its config doesn't say, and you neither, is recorded as
-    unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review;
-    what is refused is reported with the reason and stops nothing else. FOLDER may be hf://ORG/NAME@REVISION of a model hub.
+    Waits until its bytes are verified; prints the ref. Anything that neither its config nor you state is recorded as
+    unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review; a
+    refused folder is reported with the reason and does not stop the others. FOLDER may be hf://ORG/NAME@REVISION on a
+    model hub.
 
     \b
     Examples:

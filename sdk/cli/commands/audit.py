@@ -40,7 +40,7 @@ def audit_command(
     limit: int,
     style: str,
 ) -> None:
-    """List who changed what in the namespaces that you administer, the newest first; times are UTC.
+    """List who changed what in the namespaces that you administer, newest first; times are UTC.
 
     \b
     Examples:

@@ -27,8 +27,8 @@ _namespace = click.option("--namespace", help="Whose base it is: a namespace, '-
 def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | None, style: str) -> None:
     """Register the base in FOLDER: fingerprint, config, tensor shapes.
 
-    Without --namespace it is for all where the token is an admin's of all namespaces, which '*' needs. Else it is for
-    names without a namespace, or where the token may not write those, for its first namespace.
+    Without --namespace, it is published for all if the token is an admin's for all namespaces, which '*' needs.
+    Otherwise it is for names without a namespace or, if the token may not write those, for its first namespace.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def _show_named(view: BaseView, style: str) -> None:
 def base_fix(
     name: str, namespace: str | None, base_id: str | None, location: str | None, forget_files: bool, style: str
 ) -> None:
-    """Correct what a namespace says of the base NAME, an id or fingerprint. For admins.
+    """Correct the id or location of the base NAME (an id or fingerprint) in a namespace. For admins.
 
     \b
     Example:
@@ -80,9 +80,9 @@ def base_fix(
 @yes_option
 @format_option
 def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
-    """Remove the base NAME, an id or fingerprint, from a namespace. For admins.
+    """Remove the base NAME (an id or fingerprint) from a namespace. For admins.
 
-    Its versions stay, and jobs that wait for it fail; its files go with the next collection.
+    Its versions stay, and waiting jobs that need it fail; its files go with the next `adapterctl gc`.
 
     \b
     Example:
@@ -100,7 +100,7 @@ def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
 @base_command.command(name="list")
 @format_option
 def base_list(style: str) -> None:
-    """List bases, the newest first.
+    """List bases, newest first.
 
     \b
     Example:

@@ -35,9 +35,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 @cache_command.command(name="list")
 @format_option
 def cache_list(style: str) -> None:
-    """List the versions, bases and loose blobs that lie in the cache, the latest used first.
+    """List the versions, bases and loose blobs in the cache, most recently used first.
 
-    Versions may share blobs, so that together they may take less than the sum.
+    Versions may share blobs, so together they may take less than the sum.
 
     \b
     Example:
@@ -52,7 +52,7 @@ def cache_list(style: str) -> None:
 @cache_command.command(name="verify")
 @format_option
 def cache_verify(style: str) -> None:
-    """Hash every version in the cache again, and remove what is damaged: the next pull fetches it anew.
+    """Hash every version in the cache again, and remove damaged ones: the next pull fetches them again.
 
     \b
     Example:
@@ -90,9 +90,10 @@ def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 def cache_prune(
     keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
 ) -> None:
-    """Remove what has not been used, and blobs that no version has; what another process holds stays.
+    """Remove versions and bases that have not been used, and blobs that no version has; anything another process is
+    using stays.
 
-    --keep counts versions; --keep-days and --max-size count bases too. What goes can be pulled again.
+    --keep counts versions; --keep-days and --max-size count bases too. Anything removed can be pulled again.
 
     \b
     Examples:

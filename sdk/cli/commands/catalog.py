@@ -174,7 +174,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 @click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:
-    """List the versions of the adapter NAME, the newest first.
+    """List the versions of the adapter NAME, newest first.
 
     \b
     Examples:

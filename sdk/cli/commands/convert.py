@@ -16,7 +16,7 @@ from sdk.pushing.convert import convert_adapter
 @click.option("-o", "--output", help="A new folder. [default: FOLDER-safetensors]")
 @format_option
 def convert_command(folder: str, output: str | None, style: str) -> None:
-    """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running what is in them.
+    """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running any code in them.
 
     \b
     Example:

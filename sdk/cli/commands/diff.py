@@ -25,7 +25,7 @@ _MODULES = 20
 def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> None:
     """Compare the versions A and B: configuration, training, data, scores, and the weights module by module.
 
-    Of weights it shows the norm of ΔW = s·B·A on both sides, and the cosine between the two.
+    For weights it shows the norm of ΔW = s·B·A on both sides, and the cosine between the two.
 
     \b
     Examples:

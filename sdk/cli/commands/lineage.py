@@ -18,9 +18,9 @@ from sdk.schemas.lineage import Direction, Lineage
 @click.option("--dot", "as_dot", is_flag=True, help="Print a document for Graphviz.")
 @format_option
 def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, style: str) -> None:
-    """Draw what the version REF came from, and what came of it: base, data, job, parents, merges, scores.
+    """Draw what the version REF was made from, and what was made from it: base, data, job, parents, merges, scores.
 
-    REF may also be base:NAME, for all that was trained over a base, or data:NAME, for all that used a dataset.
+    REF may also be base:NAME, for everything trained over a base, or data:NAME, for everything that used a dataset.
 
     \b
     Examples:

@@ -42,7 +42,7 @@ def pull_command(
 
     \b
     REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the latest.
-    The folder loads in PEFT and vLLM as it is. What was interrupted goes on where it broke.
+    The folder loads in PEFT and vLLM as it is. An interrupted pull continues where it broke.
 
     \b
     Examples:
@@ -106,7 +106,8 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 def verify_command(target: str, verify_with: str | None, style: str) -> None:
     """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
 
-    Whatever was altered, added, removed or renamed is an error, and so is a signature of another key or version.
+    Any file that was altered, added, removed or renamed is an error, and so is a signature by another key or for
+    another version.
 
     \b
     Examples:

@@ -41,11 +41,11 @@ def quota_command() -> None:
 @click.argument("namespace", default="-")
 @format_option
 def quota_show(namespace: str, style: str) -> None:
-    """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
+    """Show the limits of NAMESPACE ('-', the default: names without one), and how much of them is used.
 
-    Its size is that of all that it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
-    models and checkpoints; and what is reserved for uploads under way. '*' shows the limits of all without limits of their
-    own, and what is published for all, which has none.
+    Its size counts everything it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
+    models and checkpoints, and the space reserved for uploads in progress. '*' shows the default limits, and what is
+    published for all, which has no limits.
 
     \b
     Examples:
@@ -67,8 +67,8 @@ def quota_set(
 ) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
-    '*' limits each namespace that has no limits of its own; without it those hold that the server's settings say
-    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' takes it away. What is there already stays.
+    '*' limits each namespace that has no limits of its own; otherwise the server's settings apply
+    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' removes it. What exists already stays.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def _show(quota: QuotaView, style: str) -> None:
 
 
 def _by_kind(quota: QuotaView) -> dict[str, int | None]:
-    """The bytes of each kind; None where an older registry does not say."""
+    """The bytes of each kind; None if an older registry does not say."""
     return {
         "versions": quota.versions_bytes,
         "datasets": quota.datasets_bytes,

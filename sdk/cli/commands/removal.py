@@ -64,7 +64,7 @@ def restore_command(ref: str, reason: str, style: str) -> None:
 def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
     """Delete the version that REF names for good; its number stays taken.
 
-    Its files go with a later `adapterctl gc`, unless another version has the same.
+    Its files go with a later `adapterctl gc`, unless another version has the same files.
 
     \b
     Example:
@@ -104,7 +104,7 @@ def release_command(ref: str, reason: str, style: str) -> None:
 def annotate_command(
     ref: str, description: str | None, tags: dict[str, str], untag: tuple[str, ...], note: str | None, style: str
 ) -> None:
-    """Write a description, tags or a note to the version that REF names; what is left out stays as it is.
+    """Add a description, tags or a note to the version that REF names; anything left out stays as it is.
 
     \b
     Example:
@@ -128,7 +128,7 @@ def retention_command() -> None:
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help="Keep versions made within this many days.")
 @format_option
 def retention_set(name: str, keep_last: int | None, keep_days: int | None, style: str) -> None:
-    """Let `gc` delete the versions of the adapter NAME that fit neither option and that no alias names.
+    """Let `gc` delete the versions of the adapter NAME that neither option keeps and no alias names.
 
     \b
     Example:
@@ -201,9 +201,9 @@ def _show_rule(view: RetentionView, style: str) -> None:
 @yes_option
 @format_option
 def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, yes: bool, style: str) -> None:
-    """Apply the retention rules, and remove the files that nothing names any more.
+    """Apply the retention rules, and remove files that nothing refers to any more.
 
-    On a terminal it shows first what would go, and asks.
+    On a terminal it first shows what would be removed, and asks.
 
     \b
     Examples:

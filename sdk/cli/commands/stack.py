@@ -54,9 +54,9 @@ def _home_option(command: F) -> F:
 def up_command(workers: int | None, home: Path, timeout_s: float, style: str) -> None:
     """Start a whole registry on this machine, with its servers and workers, and print its URL and an admin token.
 
-    PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and go
-    on when this command has ended. A part that dies is started again. Run it again to start what does not run; where
-    all runs it prints the same.
+    PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and
+    keep running after this command ends. A part that dies is restarted. Run it again to start parts that are not
+    running; if all are, it prints the same.
 
     It needs more than the SDK: pip install 'adapterctl[local,stack]'
 
@@ -86,7 +86,7 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 @_home_option
 @format_option
 def down_command(home: Path, style: str) -> None:
-    """Stop the stack: workers first, which hand their jobs back, then the registry and its servers. The data stays.
+    """Stop the stack: workers first, which give their jobs back, then the registry and its servers. The data stays.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def down_command(home: Path, style: str) -> None:
 @_home_option
 @format_option
 def status_command(home: Path, style: str) -> None:
-    """Show the stack's parts: whether each is ready, its process, port, uptime, and how often it was started again.
+    """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
     \b
     Examples:

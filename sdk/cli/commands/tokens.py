@@ -58,9 +58,9 @@ def token_create(
     overlap_hours: int,
     style: str,
 ) -> None:
-    """Make a token for NAME, who is shown in histories; print its secret, which can't be shown again.
+    """Create a token for NAME, who is shown in histories; print its secret, which can't be shown again.
 
-    Where two tokens in use have a role in the same namespace, they have different names.
+    Two tokens in use with a role in the same namespace must have different names.
 
     A reader reads; a writer also pushes, submits jobs, moves aliases and archives; a promoter also moves
     protected aliases; a worker takes jobs and nothing else; an admin does everything.
@@ -112,7 +112,7 @@ def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) 
 @token_command.command(name="list")
 @format_option
 def token_list(style: str) -> None:
-    """List the tokens that you administer, the newest first, without their secrets.
+    """List the tokens that you administer, newest first, without their secrets.
 
     \b
     Example:
@@ -146,7 +146,7 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
     """Revoke the token ID, within a second on every server; repeating it is harmless.
 
     With --namespace every token loses the role that it has there, and those without another role are revoked. Your own
-    keeps it, and so do tokens with a role in all namespaces; both are said.
+    keeps its role, and so do tokens with a role in all namespaces; both are reported.
 
     \b
     Examples:

@@ -88,7 +88,7 @@ _JOB_KEYS = (
 def train_command(name: str, config_file: str | None, detach: bool, style: str, **given: Any) -> None:
     """Train an adapter NAME over a base and publish it as the next version.
 
-    Waits and shows progress; Ctrl-C detaches, and the job goes on. Prints the version's ref.
+    Waits and shows progress; Ctrl-C detaches, and the job keeps running. Prints the version's ref.
 
     \b
     Examples:

@@ -17,10 +17,10 @@ def workers_command() -> None:
 @workers_command.command(name="list")
 @format_option
 def workers_list(style: str) -> None:
-    """List the workers of the last week: what each has, and what it does.
+    """List the workers of the last week: what each has, and what it is doing.
 
-    busy: holds a job; idle: takes the next one that fits; draining: takes no more and shuts down; silent: was not heard
-    of for a while.
+    busy: holds a job; idle: takes the next job it can run; draining: takes no more and shuts down; silent: not heard from
+    for a while.
 
     \b
     Example:
@@ -52,10 +52,10 @@ def workers_list(style: str) -> None:
 @click.command(name="capacity")
 @format_option
 def capacity_command(style: str) -> None:
-    """Show for each queue what waits, what runs, and who could take it.
+    """Show for each queue which jobs wait and run, and which workers could take them.
 
-    OLDEST is the age of the job that waits longest; UNFIT are jobs that no worker at hand may have, because of its queue,
-    device or memory: `adapterctl jobs list --state queued` says why.
+    OLDEST is the age of the job that has waited longest; UNFIT counts jobs that no available worker can run, because of
+    queue, device or memory: `adapterctl jobs list --state queued` says why.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Asking before something is taken away. Without a terminal nothing asks: it fails and names `--yes`."""
+"""Asking before something is removed. Without a terminal nothing asks: it fails and names `--yes`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def yes_option(command: F) -> F:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal unless `yes`. Raises InvalidInput where there is none; a "no" ends the command."""
+    """Ask on the terminal unless `yes`. Raises InvalidInput if there is none; a "no" ends the command."""
     if yes:
         return
     require_terminal()

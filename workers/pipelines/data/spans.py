@@ -142,7 +142,7 @@ class ChatTemplate:
         return self._renderer.render(template, messages, tools=conversation.tools, prompt=prompt)
 
     def _prompt(self, fitting: _Fitting, answer: int) -> str:
-        """Return what the answer is generated from. Raises RowRefused where the template renders none."""
+        """Return what the answer is generated from. Raises RowRefused if the template renders none."""
         if answer not in fitting.prompts:
             fitting.prompts[answer] = self._render_prompt(fitting, answer)
         return fitting.prompts[answer]

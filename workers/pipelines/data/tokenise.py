@@ -48,7 +48,7 @@ class Example:
     prompt_ids: list[int]
     prompt: str
     reference: str
-    #: The token that ends what is learnt; None where it was cut off, or where all of a conversation is learnt.
+    #: The token that ends what is learnt; None if it was cut off, or where all of a conversation is learnt.
     stop: int | None = None
     #: How it was found what of a rendered conversation is learnt; None of plain texts.
     method: Method | None = None
@@ -240,7 +240,7 @@ def require_usable(refused: Sequence[str], rows: int) -> None:
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:
-    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is
+    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None if nothing is
     learnt.
     """
     # The first token has no predecessor that could predict it.
@@ -418,7 +418,7 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
 
 
 def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
-    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused where no tokens make that text.
+    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
     Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
     """

@@ -158,7 +158,7 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint's files aside, bring them to disk, and give them their name in `folder`; return its path.
 
-    An earlier checkpoint of the same step is replaced. Raises OSError where the disk is full; then nothing is left.
+    An earlier checkpoint of the same step is replaced. Raises OSError if the disk is full; then nothing is left.
     """
     name = checkpoint_name(record.step)
     partial, target = folder / f".partial-{name}", folder / name

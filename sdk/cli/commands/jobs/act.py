@@ -13,7 +13,8 @@ from sdk.cli.support.values import take_tags
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_cancel(job_id: str, style: str) -> None:
-    """Cancel a job; a running one stops within seconds. One that has succeeded or failed stays so (exit code 4).
+    """Cancel a job; a running one stops within seconds. A job that has succeeded or failed can't be cancelled (exit
+    code 4).
 
     \b
     Example:
@@ -33,9 +34,9 @@ def jobs_cancel(job_id: str, style: str) -> None:
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_retry(job_id: str, style: str) -> None:
-    """Submit a job that has failed or was cancelled once more, and print the new job's id.
+    """Submit a failed or cancelled job again, and print the new job's id.
 
-    A training goes on from its last checkpoint.
+    A training resumes from its last checkpoint.
 
     \b
     Example:
@@ -63,7 +64,7 @@ def jobs_retry(job_id: str, style: str) -> None:
 def jobs_publish(
     job_id: str, step: int | None, name: str | None, tags: dict[str, str], description: str, style: str
 ) -> None:
-    """Make the adapter of a training's checkpoint a version, and print its ref; the job may still run.
+    """Make a version from a training's checkpoint, and print its ref; the job may still be running.
 
     \b
     Examples:

@@ -21,9 +21,9 @@ from sdk.submitting.job_output import follow
 @click.command(name="watch", short_help="Watch jobs until they end.")
 @click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
 def jobs_watch(job_ids: tuple[str, ...]) -> None:
-    """Watch jobs to their end, a bar for each; Ctrl-C leaves them running.
+    """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running.
 
-    Exits with 6 where one has failed or was cancelled. A registry that is away for a while ends no watch.
+    Exits with 6 if one failed or was cancelled. Keeps watching while the registry is away.
 
     \b
     Examples:
@@ -47,9 +47,9 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
 @click.option("--any", "any_", is_flag=True, help="Stop when the first job ends, and exit with its outcome.")
 @format_option
 def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: str) -> None:
-    """Wait for jobs, and print how each has ended.
+    """Wait for jobs, and print how each ended.
 
-    Exits with 0 where all have succeeded, 6 where one has failed or was cancelled, 8 where the time is over.
+    Exits with 0 if all succeeded, 6 if one failed or was cancelled, 8 if the time is up.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def _require_success(jobs: Sequence[Job[Result]]) -> None:
     help="json: one object per line.",
 )
 def jobs_logs(job_id: str, following: bool, style: str) -> None:
-    """Print what happened to a job: when (UTC), in which attempt, and what.
+    """Print what happened to a job: the time (UTC), the attempt, and the event.
 
     \b
     Examples:

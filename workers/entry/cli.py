@@ -37,7 +37,8 @@ def start(queues: str, name: str | None, log_level: LogLevel) -> None:
 
     \b
     SIGTERM stops it in order: its job writes a checkpoint and is given back within
-    ADAPTER_WORKER_GRACE_S (30) seconds. A second one stops it at once. With ADAPTER_WORKER_WARM=0 no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
+    ADAPTER_WORKER_GRACE_S (30) seconds. A second one stops it at once. With ADAPTER_WORKER_WARM=0
+    no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
 
     \b
     Example:

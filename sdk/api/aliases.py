@@ -28,7 +28,7 @@ def of_adapter(transport: Transport, adapter: str) -> list[AliasView]:
 
 
 def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
-    """Let an alias name again what it named before its last move. Raises Conflict."""
+    """Point an alias back at what it named before its last move. Raises Conflict."""
     return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
 
 
@@ -43,7 +43,7 @@ def history(transport: Transport, adapter: str, *, alias: str | None = None) -> 
 
 
 def protected(transport: Transport) -> list[ProtectionView]:
-    """Return the aliases that only promoters move."""
+    """Return the aliases that only promoters may move."""
     return transport.call("GET", "/aliases/protected", list[ProtectionView])
 
 

@@ -18,7 +18,7 @@ def register(transport: Transport, registration: BaseRegistration) -> BaseView:
 
 
 def iterate(transport: Transport) -> Iterator[BaseView]:
-    """Yield the bases that may be used, newest first."""
+    """Yield the bases that this client may use, newest first."""
     return pages(transport, "/bases", BaseView)
 
 
@@ -33,5 +33,5 @@ def remove(transport: Transport, selector: BaseSelector) -> None:
 
 
 def fix(transport: Transport, change: BaseFix) -> BaseView:
-    """Correct what is said of a base. Raises NotFound, NotAllowed, InvalidInput."""
+    """Correct what a namespace says about a base. Raises NotFound, NotAllowed, InvalidInput."""
     return transport.call("POST", "/base/fix", BaseView, body=change)

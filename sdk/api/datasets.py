@@ -20,14 +20,14 @@ def register(transport: Transport, registration: DatasetRegistration) -> Dataset
 
 
 def iterate(transport: Transport) -> Iterator[DatasetView]:
-    """Yield the datasets that may be used, newest first."""
+    """Yield the datasets that this client may use, newest first."""
     return pages(transport, "/datasets", DatasetView)
 
 
 def locate(transport: Transport, name: str) -> Transfer:
-    """Say where a dataset is fetched from, by digest or name.
+    """Return where to fetch a dataset from, by digest or name.
 
-    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed where another digest is answered than was
+    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
     asked for.
     """
     found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
@@ -39,5 +39,5 @@ def locate(transport: Transport, name: str) -> Transfer:
 
 
 def remove(transport: Transport, name: str) -> None:
-    """Give a dataset's rows up, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
+    """Remove a dataset, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
     transport.call("POST", f"/datasets/{segment(name)}/remove", type(None))

@@ -8,7 +8,7 @@ from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 
 def submit(transport: Transport, digest: str, signed: SignedManifest) -> SignatureView:
-    """Hand a signature in; a key's second takes the place of its first. Raises NotFound, NotAllowed, InvalidInput."""
+    """Add a signature; a second one by the same key replaces the first. Raises NotFound, NotAllowed, InvalidInput."""
     return transport.call("POST", f"/manifests/{segment(digest)}/signatures", SignatureView, body=signed)
 
 

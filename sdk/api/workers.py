@@ -12,5 +12,5 @@ def heard_of(transport: Transport) -> list[WorkerView]:
 
 
 def capacity(transport: Transport) -> list[QueueCapacity]:
-    """Return each queue as it is now: what waits, what runs, who could take it."""
+    """Return each queue as it is now: waiting and running jobs, and workers that could take them."""
     return transport.call("GET", "/capacity", list[QueueCapacity])

@@ -1,4 +1,4 @@
-"""What a pull asks a registry, asked over a client's own transport."""
+"""The requests of a pull, sent over a client's own transport."""
 
 from __future__ import annotations
 

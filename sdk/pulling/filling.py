@@ -14,9 +14,9 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.ranges import Location, Relocate
 from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
 
-#: Called with what is being done, the bytes that just passed, and the bytes in all.
+#: Called with what is being done, the bytes that just arrived, and the total.
 OnTransfer = Callable[[str, int, int], None]
-#: Says where the files of a manifest lie, by its digest.
+#: Returns where the files of a manifest are, by its digest.
 Locate = Callable[[str], Sequence[Location]]
 
 
@@ -31,7 +31,7 @@ def fill(
 ) -> Path:
     """Return the cache's folder of a version, fetching it if needed; other processes that want it wait meanwhile.
 
-    With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
+    With `checked`, cached files are used only if their bytes have the manifest's digests.
     """
     folder = cache.version(contents.digest)
 
@@ -68,7 +68,7 @@ def _fetch_missing(
     for file in contents.files:
         blob = cache.blob(file.sha256)
         if not cache.has_blob(file.sha256, file.size_bytes) or hash_file(blob)[0] != file.sha256:
-            # What is there in its place was damaged.
+            # The file in its place was damaged.
             blob.unlink(missing_ok=True)
             missing.append(file)
     if not missing:
@@ -85,7 +85,9 @@ def _fetch_missing(
 
 
 def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
-    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed if one is not told."""
+    """Yield each file with its blob's location, and a function that returns a fresh one. Raises VerificationFailed if
+    one has none.
+    """
     places = {place.sha256: place for place in locate(contents.digest)}
     for file in contents.files:
         yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)

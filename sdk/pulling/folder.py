@@ -1,8 +1,9 @@
-"""A user's folder that a pull wrote: whose it is, whether it is whole, and how it is replaced.
+"""A user's folder that a pull wrote: whether it is ours, whether it is intact, and how it is replaced.
 
-The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows.
-Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull may finish it. Beside the marker
-may lie `signatures.json`, and where the base was renamed in the copy `rewrite.json`, which says so, with the bytes before it.
+The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows. Meanwhile
+`.adapterctl/replacing.json` lists every file, old and new, so that the next pull can finish it. Beside the marker there
+may be `signatures.json` and, if the base was renamed in the copy, `rewrite.json`, which says so, with the original
+bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _MAX_MARKER_BYTES = 64 * 1024 * 1024
 
 
 def require_free(target: Path, *, replaceable: bool = True) -> None:
-    """Raise Conflict where `target` holds something that a pull did not write."""
+    """Raise Conflict if `target` has something that a pull did not write."""
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or target.is_symlink():
@@ -74,7 +75,7 @@ def _entries(folder: Path) -> dict[str, bool]:
 
 
 def _own_files(target: Path) -> set[str]:
-    """The files that a pull wrote, or was writing; none where nothing says so."""
+    """The files that a pull wrote, or was writing; empty if there is no record."""
     manifest = _read(target / MARKER_FOLDER / _MANIFEST)
     files = set() if manifest is None else {file.path for file in manifest.files}
     files |= _read_journal(target / MARKER_FOLDER / _JOURNAL)
@@ -118,17 +119,17 @@ def replace_folder(
 ) -> Path:
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
-    A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced one
-    by one, and the marker comes last. What is not among the digests `hashed` is hashed again. The caller holds `target`
-    against other processes. With `base_name` the copy's config names that base, and the folder says so. Raises Conflict
-    where `target` holds foreign files, InvalidInput where there is no base to be renamed.
+    A new folder appears by one rename. In an older version's folder the marker is removed first, then files are
+    replaced one by one, and the new marker is written last. Files that are not among the digests `hashed` are hashed
+    again. The caller holds the lock of `target`. With `base_name` the copy's config names that base, and the folder
+    says so. Raises Conflict if `target` has foreign files, InvalidInput if there is no base to rename.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):
         require_free(target)
         plan = _plan(source, manifest, signatures, base_name, hashed)
         if target.is_dir() and _entries(target):
-            # What would fail half-way is found before anything is touched.
+            # What would fail half-way is detected before anything is touched.
             for file in manifest.files:
                 _check_cached(source / file.path, hash_file(source / file.path)[0], file.sha256)
             _replace_files(target, manifest, plan)
@@ -172,12 +173,12 @@ def _sum_of(manifest: HasFiles) -> bytes:
 
 
 def _placing(source: Path, sha256: str | None) -> _Writer:
-    """Copy a file, and hash it beside that where `sha256` says what it must be."""
+    """Copy a file, and hash it at the same time if `sha256` says what it must be."""
     if sha256 is None:
         return lambda path: place(source, path)
 
     def write(path: Path) -> None:
-        # Neither copying nor hashing holds the interpreter's lock, so that the check takes no time of its own.
+        # Neither copying nor hashing holds the interpreter's lock, so the check takes no extra time.
         found: list[str] = []
         thread = threading.Thread(target=_hash_into, args=(source, found))
         thread.start()
@@ -191,7 +192,7 @@ def _placing(source: Path, sha256: str | None) -> _Writer:
 
 
 def _hash_into(source: Path, found: list[str]) -> None:
-    # What can't be read fails where it is copied.
+    # A file that can't be read fails when it is copied.
     with contextlib.suppress(OSError):
         found.append(hash_file(source)[0])
 
@@ -224,7 +225,7 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
     _remove_empty(target, keep_top=True)
     for path, write in plan.items():
         destination = target / path
-        # Staged beside the marker, where the leavings of an interruption are known for ours.
+        # Staged beside the marker, where leftovers of an interruption are recognised as ours.
         staged = meta / f"file.partial-{os.urandom(4).hex()}"
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -237,7 +238,7 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
 
 
 def _remove_empty(folder: Path, *, keep_top: bool) -> None:
-    """Remove folders that hold nothing, from the bottom up."""
+    """Remove empty folders, from the bottom up."""
     for parent, _, _ in os.walk(folder, topdown=False, followlinks=False):
         path = Path(parent)
         if (path != folder or not keep_top) and not any(path.iterdir()):
@@ -291,7 +292,7 @@ def verify_folder(folder: Path) -> Manifest:
 
 
 def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
-    """Raise VerificationFailed for an adapter whose config no library should be given, though it is the version's."""
+    """Raise VerificationFailed for an adapter whose config is not safe to load, even if it is the version's."""
     from sdk.formats.peft_config import hazard
 
     path = folder / CONFIG_FILE

@@ -1,6 +1,6 @@
-"""A pull, from a ref to a folder: resolve once, fetch what the cache lacks, and lay a copy out where one is wanted.
+"""A pull, from a ref to a folder: resolve once, fetch what the cache lacks, and write a copy if one is wanted.
 
-The parts of a client that a pull needs, and no more: `adapterctl pull` is over before the whole client would be imported.
+Only the parts of a client that a pull needs: `adapterctl pull` is done before the whole client would be imported.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pulled:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file that a pull would give."""
+    """One file that a pull would write."""
 
     path: str
     size_bytes: int
@@ -71,7 +71,7 @@ class PullPlan:
 
     @property
     def fetch_bytes(self) -> int:
-        """What would come from the registry's storage: each blob once."""
+        """Bytes to fetch from the registry's storage: each blob once."""
         return sum({file.sha256: file.size_bytes for file in self.files if not file.cached}.values())
 
 
@@ -103,7 +103,7 @@ class Puller:
             require_free(to)
         version = self.resolve(ref, offline=offline, frozen=frozen)
         contents = version.contents
-        # Who asks for a proof, or writes it beside a copy, hears of signatures that came after the bytes.
+        # Verifying, or writing signatures beside a copy, includes signatures that were added after the bytes.
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
@@ -141,7 +141,7 @@ class Puller:
     def resolve(self, ref: str, *, offline: bool = False, frozen: bool = False) -> Resolved:
         """Return the version that a ref names: from the registry, or offline from what was pulled before.
 
-        Raises InvalidInput for a ref that may move where only one that can't is taken.
+        Raises InvalidInput for a ref that may move if only a fixed one is accepted.
         """
         parsed = parse_ref(ref)
         moves = parsed.number is None and parsed.digest_prefix is None
@@ -202,7 +202,7 @@ class Puller:
             self._cache.used(folder)
             return folder
         folder = self.fill_cache(version.contents)
-        # The cache may be another's, or full: what is remembered is a help and no part of the pull.
+        # The cache may belong to another user, or be full: remembering helps, but is not part of the pull.
         with contextlib.suppress(OSError, NotAllowed, Unavailable):
             self._pins.remember(version.adapter, version.number, version.digest)
         return folder

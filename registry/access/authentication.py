@@ -17,9 +17,9 @@ from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 from registry.principal import LOCAL, Principal
 
-#: How long an answer of the database on a token is believed, in seconds: so soon does a revoked one fail everywhere.
+#: How long the database's answer about a token is cached, in seconds: a revoked token fails everywhere after that.
 TRUST_S = 0.5
-#: Tokens that are remembered at once.
+#: How many tokens are remembered at once.
 _MOST = 10_000
 
 
@@ -41,7 +41,7 @@ class Gatekeeper:
         self._clock = clock
         self._failures = FailedLogins(per_minute=failed_logins_per_minute, clock=clock)
         self._known: dict[str, tuple[float, Principal]] = {}
-        #: Token's id to what is left of its requests, and when that was counted.
+        #: Token's id to how many requests it has left, and when that was counted.
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +99,7 @@ class Gatekeeper:
             raise
 
     def _wait_s(self, principal: Principal) -> float:
-        """Take one request from the token's bucket; return how long to wait where it is empty."""
+        """Take one request from the token's bucket; return how long to wait if it is empty."""
         if self._rate <= 0:
             return 0
         now = self._clock()
@@ -133,7 +133,7 @@ def _too_many_failures(wait_s: float) -> RateLimited:
 
 
 def _shown(secret: str) -> str:
-    """As much of a secret as tells tokens apart and is of no use to anybody."""
+    """Enough of a secret to tell tokens apart, but useless to anybody."""
     if secret.startswith("actl_") and len(secret) > 20 and secret.isascii():
         return ascii(f"{secret[:9]}…")
     return "of another form"

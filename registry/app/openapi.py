@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the routes say of themselves, and what holds for all of them.
+"""The OpenAPI document: what the routes say about themselves, and what holds for all of them.
 
 Descriptions of fields are the `#:` comments of the schemas, so that each is written once.
 """
@@ -55,7 +55,7 @@ TAGS = [
     {"name": "lineage", "description": "What came from what."},
     {"name": "search", "description": "Finding versions by what is known of them."},
     {"name": "people", "description": "Tokens, quotas, the audit trail."},
-    {"name": "removal", "description": "Retention rules and the collection of garbage."},
+    {"name": "removal", "description": "Retention rules and garbage collection."},
     {"name": "health", "description": "For whoever runs the server."},
 ]
 

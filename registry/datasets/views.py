@@ -32,12 +32,12 @@ def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, lim
 
 @router.get("/{digest}/file")
 def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader) -> Transfer:
-    """Say where the rows are fetched from."""
+    """Return where to fetch the rows from."""
     return datasets.locate(digest, who=who)
 
 
 @router.post("/{digest}/remove", status_code=204)
 def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer) -> Response:
-    """Give a dataset's rows up; what was trained on it still names it."""
+    """Remove a dataset; versions trained on it still name it."""
     datasets.remove(digest, who=who)
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings: recorded while they run, gone on from, published, and given up in time."""
+"""Checkpoints of trainings: recorded while they run, resumed from, published, and expired."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from sdk.schemas.training import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
-#: The last checkpoint of a job is the one that was recorded last: whoever starts over comes by the steps again. Their times
-#: say nothing about that, since each is of the clock of the server that recorded it.
+#: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
+#: again. Their times don't show this, since each is from the clock of the server that recorded it.
 NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
 
@@ -83,7 +83,7 @@ class Checkpoints:
                 "kept": False,
                 "expires_at": None,
             }
-            # A step that is come by again takes the place of what was recorded of it.
+            # A step that is passed again replaces its earlier record.
             same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
             charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
@@ -101,7 +101,7 @@ class Checkpoints:
             return [_present(row) for row in session.scalars(rows)]
 
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
-        """Make the adapter of a checkpoint a version, with the job and the step in its lineage.
+        """Make a version from a checkpoint, with the job and the step in its lineage.
 
         Raises NotFound, Verification where its bytes are refused, and what publishing raises.
         """
@@ -131,7 +131,7 @@ class Checkpoints:
         return self._publisher.publish(publication=named, who=who, job=made, reported=reported)
 
     def expire(self) -> int:
-        """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
+        """Forget expired checkpoints; `gc` removes their files. Return how many."""
         with self._db.write() as session:
             self._let_go(session)
             over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
@@ -162,7 +162,7 @@ class Checkpoints:
 
 
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
-    """Where an attempt goes on from: the job's own last checkpoint, else the one that it was submitted with.
+    """Where an attempt resumes from: the job's own last checkpoint, else the one that it was submitted with.
 
     Raises NotFound if that is gone.
     """
@@ -178,7 +178,7 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
 
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Make exact which checkpoint a training goes on from, and keep that one until the training has ended.
+    """Pin the checkpoint that a training starts from, and keep it until the training has ended.
 
     Raises NotFound, Invalid where the earlier job trained something else: its optimiser's state means nothing here.
     """

@@ -1,6 +1,6 @@
 """What workers do with jobs: claim, hold by heartbeats, hand in.
 
-A job is given by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost.
+A job is given out by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost the race.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ WatchersDep = Annotated[Watchers, service(Watchers)]
 JobId = Annotated[str, Path(max_length=64)]
 After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event already known; 0 for none.")]
 
-#: A stream with nothing to say says so this often, in seconds, so that no proxy takes it for dead.
+#: A stream without events sends a comment this often, in seconds, so that no proxy considers it dead.
 _KEEP_ALIVE_S = 15.0
-#: How often a stream looks whether its token is still good, in seconds.
+#: How often a stream checks that its token is still valid, in seconds.
 _TRUST_S = 5.0
 #: Events that a stream reads at once.
 _AT_ONCE = 500
@@ -150,7 +150,7 @@ async def stream_job_events(
     """Events as server-sent events: `id` is `seq`, `event` the kind, `data` the event as `GET …/events` gives it.
 
     Ends with the event `end`, whose data is the job, once that is final; with `error`, whose data is an error as other
-    requests get it, where the token has become worthless or the database is away.
+    requests get it, if the token was revoked or the database is unavailable.
     """
     _, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     after = after if last_event_id is None else last_event_id

@@ -1,4 +1,4 @@
-"""From a job's row to what travels."""
+"""From a job's row to its API form."""
 
 from __future__ import annotations
 

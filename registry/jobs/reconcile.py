@@ -1,4 +1,4 @@
-"""What puts right what a crash, a lost message or a silent worker left: one sweep after another, by one process."""
+"""Repairs what a crash, a lost message or a silent worker left behind: one sweep after another, by one process."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Reconciler:
         """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many
         of each.
 
-        Every step is taken, whatever becomes of the others; none is while the registry is read-only. Raises what the
-        first that failed has raised.
+        Every step runs even if others fail; none runs while the registry is read-only. Raises the
+        first failure's error.
         """
         done, failure = dict.fromkeys(self._steps, 0), None
         if self._read_only.reason() is not None:

@@ -1,4 +1,4 @@
-"""What anybody may do with jobs: submit, look, cancel."""
+"""What clients do with jobs: submit, look, cancel."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Jobs:
         return job
 
     def retry(self, job_id: str, *, who: Principal) -> JobView:
-        """Submit a job that ended without a result once more; a training resumes from its last checkpoint.
+        """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
         Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen,
         Conflict for one that has a result or goes on, QuotaExceeded.

@@ -1,6 +1,6 @@
-"""The workers that were heard of, and how busy they are.
+"""The known workers, and how busy they are.
 
-A worker is a token and a name: whoever speaks for one speaks for a worker of their own token.
+A worker is a token and a name: a caller can only act for workers of its own token.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Workers:
     def list(self, *, who: Principal) -> list[WorkerView]:
         """The workers of the last week that work where the caller reads, by name.
 
-        What they hold of other namespaces is not told: neither a job there, nor which bases are cached.
+        What they hold for other namespaces is not shown: neither a job there, nor which bases are cached.
         """
         with self._db.read() as session:
             now = db_now(session)

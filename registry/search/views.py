@@ -46,5 +46,5 @@ def search_versions(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[VersionBrief]:
-    """Versions that a filter is true of."""
+    """Versions that match a filter."""
     return search.search(wanted=wanted, sort=sort, cursor=cursor, limit=limit, who=who)

@@ -1,4 +1,4 @@
-"""The routes of a folder behind HTTP: one blob in, or a range of one out, for whoever holds a signed URL.
+"""The routes of a folder behind HTTP: one blob in, or a range of one out, for any holder of a signed URL.
 
 They carry no token: the signature in the query is the permission, as it is with a presigned S3 URL.
 """
@@ -61,7 +61,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
 
     @router.put(path, include_in_schema=False)
     async def put_blob(name: str, request: Request) -> Response:
-        """Store one blob, or one part. 200 also where it is there already; 400, and nothing stored, for other bytes."""
+        """Store one blob, or one part. 200 also if it already exists; 400, and nothing stored, for other bytes."""
         permission = verify(key, "PUT", name, request.query_params)
         if permission is None or permission.size_bytes is None:
             return _forbidden()
@@ -88,7 +88,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
 
     @router.get(path, include_in_schema=False)
     async def get_blob(name: str, request: Request) -> Response:
-        """Return one blob, or one range of it. 412 where `If-Match` names another ETag."""
+        """Return one blob, or one range of it. 412 if `If-Match` names another ETag."""
         if verify(key, "GET", name, request.query_params) is None:
             return _forbidden()
         try:

@@ -1,4 +1,4 @@
-"""A process group: whether anybody in it lives, and its certain end."""
+"""A process group: whether any process in it is alive, and how to end it for certain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_alive(group: int) -> bool:
-    """Whether a process of the group lives. One that has ended and that nobody has waited for does not count."""
+    """Whether a process of the group lives. A zombie does not count."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

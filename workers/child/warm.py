@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class WarmChild:
-    """Keeps at most one child in waiting. Without `warm` there is none, and each order starts a child of its own."""
+    """Keeps at most one waiting child. Without `warm` there is none, and each order starts its own child."""
 
     def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM) -> None:
         self._warm = warm

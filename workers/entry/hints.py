@@ -1,4 +1,4 @@
-"""What comes from the broker: hints of the registry, and nothing else. What is none is dropped before Celery sees it.
+"""What comes from the broker: hints from the registry, and nothing else. Other messages are dropped before Celery sees them.
 
 Celery would take it for a task: some of it raises in its event loop and ends the worker, the rest stays unacknowledged and,
 with one message at a time, keeps the next from coming.

@@ -1,4 +1,4 @@
-"""A worker at work: claims a job, lets it be carried out, and says how it ended. A client of the registry like any other."""
+"""A worker at work: claims a job, has it carried out, and reports how it ended. A client of the registry like any other."""
 
 from __future__ import annotations
 

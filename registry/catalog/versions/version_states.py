@@ -57,7 +57,7 @@ class VersionStates:
         return self._move(move, VersionState.DELETED, who)
 
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Let a quarantined version be one, with the next number.
+        """Release a quarantined version, with the next number.
 
         Raises NotFound, Forbidden, Conflict, and QuotaExceeded for a name too many.
         """

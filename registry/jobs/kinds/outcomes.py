@@ -1,7 +1,7 @@
 """What a worker hands in, checked against what its job asked for.
 
-What the request says is written down as it says it, and a worker that says otherwise is refused. What it left open, and what
-only the worker can know, is the worker's word, and is marked as that.
+Values in the request are recorded as requested, and a worker that reports others is refused. What the request left
+open, and what only the worker can know, is taken from the worker and marked as reported.
 """
 
 from __future__ import annotations

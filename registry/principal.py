@@ -85,7 +85,7 @@ class Principal:
         return any(role in _MAY[action] for role in roles if role is not None)
 
     def require(self, action: str, namespace: str, *, missing: str, param: str | None = None) -> None:
-        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden where not more than that."""
+        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden if not more than that."""
         if not self.may("read", namespace):
             raise NotFound(missing, param=param)
         if not self.may(action, namespace):

@@ -185,7 +185,7 @@ class Client:
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """A base by id or fingerprint, with its config: what the name means in `namespace`, or in any that may be seen.
 
-        Raises NotFound, InvalidInput where it means different bases in several namespaces.
+        Raises NotFound, InvalidInput if it means different bases in several namespaces.
         """
         return bases.get(self.transport, name, namespace=namespace)
 

@@ -179,7 +179,7 @@ def check_bundle(manifest: Manifest, bundle: str) -> str:
 def read_public_keys(path: Path) -> list[PublicKey]:
     """Return the EC public keys in a PEM file, or in a folder's `*.pem`.
 
-    Raises NotFound, InvalidInput where there is none, or something else.
+    Raises NotFound, InvalidInput if there is none, or something else.
     """
     _library()
     files = sorted(path.glob("*.pem")) if path.is_dir() else [path]

@@ -108,7 +108,7 @@ def check_objective(
 
 
 def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
-    """Raise InvalidInput where part of texts with labels is to be learnt or scored, of which there is none."""
+    """Raise InvalidInput if part of texts with labels is to be learnt or scored, of which there is none."""
     if loss_on is not None and rows.shape == "text-label":
         raise InvalidInput(
             f"{rows.path} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",

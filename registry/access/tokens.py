@@ -53,7 +53,7 @@ class Tokens:
 
         With `replace` the tokens in use with that name there end `overlap_hours` later. Raises Forbidden if the
         caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
-        told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
+        told from another, Conflict if a token in use has it, Unauthenticated if the caller's own is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -89,7 +89,7 @@ class Tokens:
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
         """Revoke a token at once; repeating it is harmless.
 
-        Raises NotFound for one that the caller may not see, Unauthenticated where the caller's own is revoked.
+        Raises NotFound for one that the caller may not see, Unauthenticated if the caller's own is revoked.
         """
         with self._alone(who) as (session, who):
             token = session.get(Token, token_id, with_for_update=True)
@@ -105,7 +105,7 @@ class Tokens:
         """Take away every token's role in a namespace, and revoke tokens without another role.
 
         The caller's own token keeps its role, and so do tokens with a role in all namespaces.
-        Raises Forbidden unless the caller administers it, InvalidName for what is not a namespace, Unauthenticated where the
+        Raises Forbidden unless the caller administers it, InvalidName for what is not a namespace, Unauthenticated if the
         caller's own token is revoked.
         """
         _check_namespace(namespace, param="namespace")

@@ -142,9 +142,9 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
-    #: What the gate let pass and people should know; None of the first releases.
+    #: What the gate accepted but people should know; None of the first releases.
     warnings: Mapped[list[str] | None] = mapped_column(JSON)
-    #: What nobody said at its birth: "quantization", "dataset", "base_revision" …
+    #: What nobody said when it was published: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
@@ -170,7 +170,7 @@ class Origin(Model):
     training: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: Which of it is the word of whoever made the version, by dotted names; None of releases that did not tell it apart.
+    #: Which of it was only stated by whoever made the version, by dotted names; None of releases that did not tell it apart.
     reported: Mapped[list[str] | None] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

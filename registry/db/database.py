@@ -102,7 +102,7 @@ class Database:
             raise
 
     def require_room(self) -> None:
-        """Raise Unavailable where the disk of the database is full: the last that was written failed, and does again."""
+        """Raise Unavailable if the disk of the database is full: the last that was written failed, and does again."""
         if self._is_full:
             with self.write() as session:
                 session.execute(text("UPDATE alembic_version SET version_num = version_num"))

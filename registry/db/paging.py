@@ -27,7 +27,7 @@ from sdk.schemas.pages import Page
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What a service gives for a list: the page as it travels.
+#: What a service gives for a list: the page as sent over the API.
 Paged = Page
 
 
@@ -77,7 +77,7 @@ def page_of(
     views: Callable[[Sequence[R]], list[T]],
     newest_first: bool = False,
 ) -> Page[T]:
-    """Run a query for one page, in the order of the columns of a unique key, and return it as it travels."""
+    """Run a query for one page, in the order of the columns of a unique key, and return it as sent over the API."""
     keys = (key, *more)
     if cursor is not None:
         seen = read_cursor(cursor, [column.type.python_type for column in keys])

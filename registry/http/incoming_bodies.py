@@ -43,7 +43,7 @@ class Body:
     granted: asyncio.Event | None = None
 
     def leave(self) -> None:
-        """Give back all that is held for it; again is harmless."""
+        """Give back all that is held for it; repeating it is harmless."""
         if self.room is not None:
             self.room.remove(self)
 
@@ -99,7 +99,7 @@ class Room:
     async def take(self, body: Body, size_bytes: int) -> None:
         """Count so many bytes more for a body, once there is room for them.
 
-        Raises TooSlow, RateLimited or Unavailable where the body had to make room or found none.
+        Raises TooSlow, RateLimited or Unavailable if the body had to make room or found none.
         """
         if not self._waiting and self._fits(body, size_bytes):
             self._count(body, size_bytes)
@@ -239,7 +239,7 @@ class Incoming:
     async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float) -> bytes:
         """Take a body in.
 
-        Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect where nobody is left to be answered.
+        Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect if nobody is left to be answered.
         """
         try:
             async with asyncio.timeout(read_s) as body.time_limit:

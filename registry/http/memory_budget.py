@@ -54,7 +54,7 @@ class MemoryBudget:
     async def take(self, who: str, size_bytes: int, *, timeout_s: float = MEMORY_TIMEOUT_S) -> None:
         """Take so many bytes, once there is room for them.
 
-        Raises RateLimited if the holder's own requests leave no room for so long, Unavailable where everybody's do.
+        Raises RateLimited if the holder's own requests leave no room for so long, Unavailable if everybody's do.
         """
         if not self._waiting and self.try_take(who, size_bytes):
             return

@@ -208,7 +208,7 @@ def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
 
 
 def _has_body(scope: Scope, most_bytes: int) -> bool:
-    """Whether a body comes. Raises Invalid, and TooLarge where it says that it is."""
+    """Whether a body comes. Raises Invalid, and TooLarge if it says that it is."""
     lengths = _all(scope, b"content-length")
     if not lengths:
         return bool(_all(scope, b"transfer-encoding"))
@@ -220,7 +220,7 @@ def _has_body(scope: Scope, most_bytes: int) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body once more, then whatever comes after it."""
+    """Give the body again, then whatever comes after it."""
     given = False
 
     async def replay() -> Message:

@@ -132,7 +132,7 @@ async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> 
 
 
 def written(answer: BaseModel, status: int) -> Response:
-    """Write an answer that its type has checked; else it would be checked and taken apart once more."""
+    """Write an answer that its type has checked; else it would be checked and taken apart again."""
     return Response(answer.model_dump_json(by_alias=True), status, media_type="application/json")
 
 

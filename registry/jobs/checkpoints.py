@@ -87,7 +87,7 @@ class Checkpoints:
             same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
             charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: whoever could not go on from them has started again.
+            # Also those of later steps: whoever could not resume from them has started again.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
@@ -103,7 +103,7 @@ class Checkpoints:
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
         """Make a version from a checkpoint, with the job and the step in its lineage.
 
-        Raises NotFound, Verification where its bytes are refused, and what publishing raises.
+        Raises NotFound, Verification if its bytes are refused, and what publishing raises.
         """
         with self._db.read() as session:
             job = find_job(session, job_id, who)
@@ -180,7 +180,7 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
     """Pin the checkpoint that a training starts from, and keep it until the training has ended.
 
-    Raises NotFound, Invalid where the earlier job trained something else: its optimiser's state means nothing here.
+    Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
     """
     if request.from_checkpoint is None:
         return request

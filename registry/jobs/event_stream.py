@@ -154,7 +154,7 @@ async def stream_job_events(
     """
     _, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     after = after if last_event_id is None else last_event_id
-    # Who has no token, as in an embedded registry, holds nothing that could become worthless.
+    # A caller without a token, as in an embedded registry, has nothing that could be revoked.
     reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
     # What is refused is so before the stream begins.
     await run_in_threadpool(events.read, db, job_id=job_id, after=after, limit=1, who=who)

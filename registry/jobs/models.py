@@ -113,7 +113,7 @@ class Checkpoint(Model):
     #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Whether a job that has not ended goes on from it, or had not when that was last looked at.
+    #: Whether a job that has not ended resumes from it, or had not when that was last looked at.
     kept: Mapped[bool] = mapped_column(default=False)
     #: None for the last of a job, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)

@@ -48,7 +48,7 @@ def require_labels(session: Session, version: Version) -> None:
 def require_rows_for(
     session: Session, versions: Sequence[Version | None], digest: str, who: Principal, namespace: str
 ) -> None:
-    """Raise Invalid where a dataset can't score one of these versions; None stands for a bare base."""
+    """Raise Invalid if a dataset can't score one of these versions; None stands for a bare base."""
     shape = find_dataset(session, digest, who, prefer=namespace).shape
     for version in versions:
         classifier = version is not None and is_classifier(version)

@@ -61,7 +61,7 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
 def require_data(
     session: Session, request: Mapping[str, Any], fields: Iterable[str], who: Principal, namespace: str
 ) -> None:
-    """Raise NotFound where somebody who submits a stored request again may not use its rows any more.
+    """Raise NotFound if somebody who submits a stored request again may not use its rows any more.
 
     That a stranger has the same bytes is no permission to use them, nor anybody's to know.
     """
@@ -76,7 +76,7 @@ def today(session: Session) -> str:
 
 
 def require_causal(base: NamedBase | None) -> None:
-    """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known,
+    """Raise InvalidBase if the config of a base says that it can't predict the next token; of one that is not known,
     its worker sees.
     """
     config = {} if base is None else table(base.config)
@@ -106,7 +106,7 @@ def pin_base(
 
 
 def _require_reachable(session: Session, base: NamedBase, namespace: str, embedded: bool) -> None:
-    """Raise InvalidBase where the base is a folder that no worker of the namespace shares, and was not uploaded."""
+    """Raise InvalidBase if the base is a folder that no worker of the namespace shares, and was not uploaded."""
     if embedded or base.location is None or base.location.startswith("hf://") or files_of(session, base) is not None:
         return
     folder = urlsplit(base.location).path

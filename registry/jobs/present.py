@@ -22,7 +22,7 @@ _PLACES = 1000
 
 
 def present(job: Job) -> JobView:
-    """Return a job as it travels, without what only the queue and the workers could tell."""
+    """Return a job as sent over the API, without what only the queue and the workers could tell."""
     return JobView(
         id=job.id,
         kind=job.kind,

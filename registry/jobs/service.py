@@ -222,7 +222,7 @@ class Jobs:
             return present(job)
 
     def remind(self) -> int:
-        """Tell the queue once more of the first waiting jobs, where it may have forgotten them; return how many."""
+        """Tell the queue again of the first waiting jobs, where it may have forgotten them; return how many."""
         with self._db.read() as session:
             first = [
                 row

@@ -127,7 +127,7 @@ class Workers:
 
 
 def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
-    """Write down a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
+    """Record a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
     values = {
         "device": worker.device,
         "memory_bytes": worker.memory_bytes,

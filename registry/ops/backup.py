@@ -25,7 +25,7 @@ def back_up(
 ) -> None:
     """Copy an SQLite database into a new file, as it is at one moment; whoever reads or writes it goes on.
 
-    Raises Invalid for another kind of database and for a file that exists, Unavailable where it can't be written, and
+    Raises Invalid for another kind of database and for a file that exists, Unavailable if it can't be written, and
     where copying takes longer than `within_s`.
     """
     if database.engine.dialect.name != "sqlite":
@@ -61,7 +61,7 @@ class _Deadline:
         self._end = clock() + within_s
 
     def look(self, *_progress: int) -> None:
-        """Raise Unavailable where the time is over."""
+        """Raise Unavailable if the time is over."""
         if self._clock() > self._end:
             raise Unavailable(
                 f"the backup took longer than {self._within_s:g} s; give it more with --timeout-s, or a faster disk"

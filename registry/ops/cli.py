@@ -127,7 +127,7 @@ def _within_files(limits: Limits) -> Limits:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raise Unavailable where the port is taken, before any process is started."""
+    """Raise Unavailable if the port is taken, before any process is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -31,7 +31,7 @@ class Signatures:
     def add(self, digest: str, *, signed: SignedManifest, who: Principal) -> SignatureView:
         """Add a signature to a manifest of a namespace in which the caller may write; a key's second replaces its first.
 
-        Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict where there are too many.
+        Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict if there are too many.
         """
         with self._db.read() as session:
             row = _find(session, digest, who)

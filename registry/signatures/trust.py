@@ -29,7 +29,7 @@ class Trust:
     def of(cls, setting: str | None) -> Trust:
         """Read the keys that `REGISTRY_SIGNING_KEYS` names: a PEM file, or a folder of `*.pem`.
 
-        Raises Invalid for what holds none, Unavailable where signatures can't be verified.
+        Raises Invalid for what holds none, Unavailable if signatures can't be verified.
         """
         if setting is None:
             return cls()

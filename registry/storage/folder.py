@@ -299,7 +299,7 @@ class BlobWriter:
 
 
 def check_bytes(sha256: str, size_bytes: int, found_sha256: str, found_bytes: int) -> None:
-    """Raise BlobCorrupt where the bytes found are not those promised."""
+    """Raise BlobCorrupt if the bytes found are not those promised."""
     if found_bytes != size_bytes:
         raise BlobCorrupt(
             f"{found_bytes} bytes were sent for sha256 {sha256}, announced with {size_bytes}. Upload the file again."

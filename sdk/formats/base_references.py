@@ -61,7 +61,7 @@ _OTHER_FILE_KEYS = ("configuration_files", "gguf_file", "transformers_weights")
 
 
 def check_references(name: str, raw: bytes) -> None:
-    """Raise BadBaseError where one of a base's small files, as a library reads it, leads out of the base's folder."""
+    """Raise BadBaseError if one of a base's small files, as a library reads it, leads out of the base's folder."""
     if len(raw) > REFERRING_FILES[name]:
         raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
     try:

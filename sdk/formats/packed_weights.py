@@ -73,7 +73,7 @@ def read_weights(header: Header) -> WeightFile:
 
 
 def require_few_states(files: Iterable[WeightFile]) -> None:
-    """Raise BadBaseError where more weights of a base are packed than are looked into."""
+    """Raise BadBaseError if more weights of a base are packed than are looked into."""
     count = sum(len(file.states) for file in files)
     if count > _MAX_STATES:
         raise BadBaseError(f"{count} of its weights are packed; a base may have at most {_MAX_STATES}")
@@ -138,7 +138,7 @@ def _none_of_its_own(weight: str) -> BadBaseError:
 
 
 def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:
-    """Raise BadBaseError where a config says something else of the packing than the weight files hold.
+    """Raise BadBaseError if a config says something else of the packing than the weight files hold.
 
     Libraries believe the config, and read other numbers out of the same bytes, or none.
     """

@@ -73,7 +73,7 @@ def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Qua
 
 
 def require_method(recipe: QuantizationRecipe | None, method: Literal["qlora", "lora"]) -> None:
-    """Raise StoredQuantizationError where a training is not a QLoRA, and its base is stored in 4 bits."""
+    """Raise StoredQuantizationError if a training is not a QLoRA, and its base is stored in 4 bits."""
     if recipe is not None and method != "qlora":
         raise StoredQuantizationError(
             f"is stored in 4 bits ({recipe.type}), so only QLoRA can train over it; choose the method qlora, or {_ADVICE}",
@@ -82,7 +82,7 @@ def require_method(recipe: QuantizationRecipe | None, method: Literal["qlora", "
 
 
 def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecision) -> None:
-    """Raise StoredQuantizationError where a base that is stored in 4 bits has not the precision that was asked for."""
+    """Raise StoredQuantizationError if a base that is stored in 4 bits has not the precision that was asked for."""
     if recipe is not None and precision not in ("as-trained", recipe.type):
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no {precision} weights; ask for as-trained, or {_ADVICE}",
@@ -91,7 +91,7 @@ def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecisio
 
 
 def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
-    """Raise StoredQuantizationError where a merge is onto weights that a base has not."""
+    """Raise StoredQuantizationError if a merge is onto weights that a base has not."""
     if recipe is not None and onto == "original":
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no 16-bit weights to merge onto; merge onto dequantized, which writes its "

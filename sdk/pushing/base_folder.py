@@ -93,7 +93,7 @@ def scan_base(
 ) -> ScannedBase:
     """Describe the base in `folder`; its weights are hashed once and remembered.
 
-    Raises NotFound if the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
+    Raises NotFound if the folder or its config.json is missing, InvalidBase if there are no safetensors weights, or a
     file refers to something outside of the folder.
     """
     folder = user_path(folder)

@@ -42,7 +42,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
     """Write `folder`, whose weights are pickled, as the new folder `to`: adapter_config.json and safetensors.
 
     Without `to` it is `folder` with "-safetensors" after its name. Raises NotFound without a folder, config or pickled
-    weights, Conflict where `to` is there already, VerificationFailed for a file that holds anything but tensors,
+    weights, Conflict if `to` is there already, VerificationFailed for a file that holds anything but tensors,
     Unavailable without torch, TimedOut.
     """
     if not folder.is_dir():

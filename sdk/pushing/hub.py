@@ -30,7 +30,7 @@ _ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)
 def resolve_commit(repo: str, revision: str | None) -> str:
     """Return the commit that `repo` at `revision` (or its main branch) names now.
 
-    Raises NotFound if the hub has no such model, Unavailable where it can't be reached. A gated model can't be
+    Raises NotFound if the hub has no such model, Unavailable if it can't be reached. A gated model can't be
     looked into without a token, which clients do not hold; name its commit (`org/name@<commit>`), which is taken as it is.
     """
     import httpx

@@ -86,7 +86,7 @@ def send_all(
 ) -> str:
     """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
 
-    Raises Unavailable if the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
+    Raises Unavailable if the storage can't be reached, VerificationFailed if a file was changed meanwhile, or where
     the registry names a place that is out of its `reach`.
     """
     reach = reach or Reach()

@@ -183,7 +183,7 @@ def _require(stack: Stack) -> None:
 
 
 def _require_extras(workers: int | None) -> None:
-    """Raise Unavailable where something that is to be started is not installed; only 0 workers need nothing."""
+    """Raise Unavailable if something that is to be started is not installed; only 0 workers need nothing."""
     missing = [name for name in _SERVERS if not _is_installed(name)]
     modules = {*_REGISTRY_MODULES, *(() if workers == 0 else _WORKER_MODULES)}
     missing += sorted(name for name in modules if importlib.util.find_spec(name) is None)

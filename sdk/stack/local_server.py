@@ -62,7 +62,7 @@ class LocalServer(LocalProcess):
         super()._launch()
 
     def _require_ports(self) -> None:
-        """Raise ServerError where another program listens on a kept port: its answers would pass for ours."""
+        """Raise ServerError if another program listens on a kept port: its answers would pass for ours."""
         deadline_s = time.monotonic() + 2.0
         for port in self.ports:
             while is_taken(port):

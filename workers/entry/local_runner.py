@@ -73,7 +73,7 @@ def main() -> int:
 def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
     """Work until there is no work.
 
-    The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
+    The table is looked at again after the lock was given up: a job whose own runner found the lock taken, in
     the moment between the last look and its release, is not left lying.
     """
     while True:

@@ -65,7 +65,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
 
 
 def _fetch_checkpoint(attempt: Attempt) -> str | None:
-    """Fetch the checkpoint to go on from, if there is one; one that is damaged or gone is no reason to fail."""
+    """Fetch the checkpoint to resume from, if there is one; one that is damaged or gone is no reason to fail."""
     source = attempt.assignment.checkpoint
     if source is None:
         return None
@@ -109,7 +109,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
             return attempt.run_child(order, TrainingReport, sender.written)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
-                # Whoever takes the job up again goes on from here.
+                # Whoever takes the job up again resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
             raise
 

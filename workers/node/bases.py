@@ -33,7 +33,7 @@ def obtain(
 
     Whatever else lies beside them on this node, a library would load it too: an adapter, a second set of weights.
     `on_bytes` is called while files are hashed. Raises NotFound if it lies nowhere that this node can reach, InvalidBase
-    where it is another one than it was, VerificationFailed where the registry lists files that are not of the base.
+    where it is another one than it was, VerificationFailed if the registry lists files that are not of the base.
     """
     if source.manifest is not None:
         try:
@@ -161,7 +161,7 @@ def _is_below(path: Path, roots: Sequence[Path]) -> bool:
 def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Path, on_bytes: OnBytes) -> ScannedBase:
     """Link a base's files into the new folder `view`; the few that this node has otherwise are fetched.
 
-    What lies there then is looked at once more: the registry's list may name others than were found.
+    What lies there then is looked at again: the registry's list may name others than were found.
     """
     manifest = source.manifest or scanned.manifest
     have = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}

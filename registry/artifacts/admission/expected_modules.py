@@ -20,7 +20,7 @@ _PATTERN_STEPS = 10_000_000
 #: each matrix of an expert is checked against the base once.
 _LOOKS = 4
 _ROWS = ".token_adapter.trainable_tokens_delta"
-#: What PEFT saves of a saved module once more, with its embeddings, and does not load by.
+#: What PEFT saves of a saved module a second time, with its embeddings, and does not load.
 _COPIES = (".original_module.", ".modules_to_save.")
 
 
@@ -53,7 +53,7 @@ class ConfigTargets:
 
 
 def require_complete(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
-    """Raise Verification where modules that the config means have no weights, and others of their name have.
+    """Raise Verification if modules that the config means have no weights, and others of their name have.
 
     `adapted` are modules as the adapter names them. All of it is at most `_LOOKS` looks at each name of both.
     """
@@ -69,7 +69,7 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
 
 
 def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
-    """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
+    """Raise Verification if some layers' modules of a name have weights, and others, which are meant too, have none.
 
     Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
     that predict several tokens, and experts under other names.
@@ -119,7 +119,7 @@ def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
 
 
 def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
-    """Raise Verification where some single experts of a layer have weights, and others have none.
+    """Raise Verification if some single experts of a layer have weights, and others have none.
 
     PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
     """
@@ -139,7 +139,7 @@ def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base
 
 
 def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
-    """Raise Verification where a saved module, a bias or a token's row that the record says is trained is not in the file.
+    """Raise Verification if a saved module, a bias or a token's row that the record says is trained is not in the file.
 
     PEFT stops at a saved module that is missing, and keeps the base's values of what else is.
     """

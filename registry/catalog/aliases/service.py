@@ -48,7 +48,7 @@ class Aliases:
     def move(self, *, move: AliasMove, who: Principal) -> AliasView:
         """Point an alias at a version, if it names `expect` now (0: nothing).
 
-        Raises NotFound, Forbidden where it is protected and the caller is not a promoter, Conflict.
+        Raises NotFound, Forbidden if it is protected and the caller is not a promoter, Conflict.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, move.adapter, who, action="write", lock=True)
@@ -59,7 +59,7 @@ class Aliases:
     def rollback(self, *, rollback: AliasRollback, who: Principal) -> AliasView:
         """Point an alias at the version that it named before its last move; again goes one further back.
 
-        Raises NotFound for an alias that never was, Conflict where there is no version before, or that is gone.
+        Raises NotFound for an alias that never was, Conflict if there is no version before, or that is gone.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)
@@ -92,7 +92,7 @@ class Aliases:
             refresh_document(session, version)
 
     def protect(self, *, scope: str, alias: str, who: Principal) -> ProtectionView:
-        """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); again is harmless."""
+        """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); repeating it is harmless."""
         with self._db.write() as session:
             namespace = _checked_scope(scope, alias, who)
             while True:

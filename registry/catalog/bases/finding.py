@@ -66,7 +66,7 @@ def find_visible(
 ) -> NamedBase:
     """Return the base that `name` means to somebody who looks: in `namespace`, else wherever they may read.
 
-    Raises NotFound, Invalid where it means different bases in several namespaces.
+    Raises NotFound, Invalid if it means different bases in several namespaces.
     """
     if namespace is not None:
         who.require("read", namespace, missing=f"there is no namespace {namespace!r} that this token may see")

@@ -375,7 +375,7 @@ def _said(row: NamedBase) -> Mapping[str, Any]:
 
 
 def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
-    """Return a base as it travels; with its config where `whole`."""
+    """Return a base as sent over the API; with its config where `whole`."""
     return BaseView(
         id=row.id,
         namespace=row.namespace,

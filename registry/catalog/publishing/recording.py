@@ -186,7 +186,7 @@ def _record_files(session: Session, new: NewVersion) -> str:
 
 
 def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: Ancestry) -> dict[str, Any]:
-    """Write down what lineage and search find a new version by; return its origin."""
+    """Record what lineage and search find a new version by; return its origin."""
     pk = version.pk
     for edge in ancestry.parents:
         # A parent that is named twice in one relation is one edge.
@@ -203,7 +203,7 @@ def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: An
 def _write_document(
     session: Session, version: Version, new: NewVersion, ancestry: Ancestry, origin: dict[str, Any]
 ) -> VersionView:
-    """Write down what `resolve` answers for a new version, and return it as the caller may see it.
+    """Record what `resolve` answers for a new version, and return it as the caller may see it.
 
     Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
     """

@@ -109,7 +109,7 @@ def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadab
 
 
 def _present(version: Version, around: Surroundings) -> VersionView:
-    """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
+    """Return a version as sent over the API; what can't be read of it is left out, and named among its warnings.
 
     Raises Unreadable if nothing is left that could be shown.
     """
@@ -167,7 +167,7 @@ def _present(version: Version, around: Surroundings) -> VersionView:
 
 
 def present(session: Session, version: Version, who: Principal) -> VersionView:
-    """Return one version as it travels. Raises Unreadable."""
+    """Return one version as sent over the API. Raises Unreadable."""
     (view,) = _present_each(session, [version], who)
     if isinstance(view, Unreadable):
         raise view
@@ -177,7 +177,7 @@ def present(session: Session, version: Version, who: Principal) -> VersionView:
 def refresh_document(
     session: Session, version: Version, who: Principal = SYSTEM, *, known: Surroundings | None = None
 ) -> VersionView:
-    """Write down what `resolve` answers for a version, and return it as the caller may see it.
+    """Record what `resolve` answers for a version, and return it as the caller may see it.
 
     Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
     """

@@ -115,7 +115,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
 def _require_asked(
     session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult], namespace: str
 ) -> None:
-    """Raise Invalid or Verification where a result is of other bytes, another base or another precision than asked for."""
+    """Raise Invalid or Verification if a result is of other bytes, another base or another precision than asked for."""
     versions = [
         None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
         for target in request.targets

@@ -22,7 +22,7 @@ class Difference(NamedTuple):
 
 
 def require_none(differences: Iterable[Difference]) -> None:
-    """Raise Verification where a result is not what was asked for; the first difference is named."""
+    """Raise Verification if a result is not what was asked for; the first difference is named."""
     found = next(iter(differences), None)
     if found is not None:
         raise Verification(

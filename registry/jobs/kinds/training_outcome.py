@@ -42,7 +42,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
 
 
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:
-    """Raise Verification where a checkpoint is none of the training that was asked for."""
+    """Raise Verification if a checkpoint is none of the training that was asked for."""
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 

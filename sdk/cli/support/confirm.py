@@ -27,6 +27,6 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def require_terminal() -> None:
-    """Raise InvalidInput where there is no terminal to ask on."""
+    """Raise InvalidInput if there is no terminal to ask on."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput("there is no terminal to ask on; add --yes to go ahead without asking", param="yes")

@@ -137,7 +137,7 @@ def configured_stops(base: Path) -> list[int]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a small JSON file of a stranger; {} where it is none, None where there is no file."""
+    """Return the object in a small JSON file of a stranger; {} where it is none, None if there is no file."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(MAX_SERVING_BYTES))
@@ -283,7 +283,7 @@ class ExampleMaker:
         self._dated = False
 
     def examples(self, row: Row) -> list[Example]:
-        """Return the examples of one row. Raises RowRefused, PipelineError where the base has no chat template."""
+        """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
         fields = row.fields
         if row.shape == "text":
             ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)

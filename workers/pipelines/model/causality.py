@@ -33,7 +33,7 @@ class Influence(NamedTuple):
 
 
 def require_causal(model: Any) -> None:
-    """Raise PipelineError where a model's logits depend on what comes after them, or on nothing that a text says.
+    """Raise PipelineError if a model's logits depend on what comes after them, or on nothing that a text says.
 
     `model` is in evaluation mode; its 4-bit modules must not repack their weights in it, which `load_base` sees to.
     """

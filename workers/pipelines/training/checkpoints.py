@@ -61,7 +61,7 @@ class Checkpoints:
     written: Callable[[int, int, Path], None]
     #: Asked after each step, and between the phases before the first one.
     must_stop: Callable[[], bool]
-    #: The folder of a checkpoint to go on from.
+    #: The folder of a checkpoint to resume from.
     resume: Path | None
 
 
@@ -141,7 +141,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def broken_checkpoint(what: str) -> PipelineError:
-    """Return the error of a checkpoint that no training can go on from."""
+    """Return the error of a checkpoint that no training can resume from."""
     return PipelineError(
         FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from the beginning."
     )

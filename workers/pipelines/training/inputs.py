@@ -78,7 +78,7 @@ def read_inputs(
     checkpoints: Checkpoints | None,
     day: date | None = None,
 ) -> Inputs:
-    """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
+    """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     given = read_rows(data)
     objective = _objective(spec, given[0].shape)
     classes = None

@@ -82,7 +82,7 @@ def _end_of(view: JobView) -> str:
 
 
 def _require_success(jobs: Sequence[Job[Result]]) -> None:
-    """Raise JobFailed where a job has ended without a result."""
+    """Raise JobFailed if a job has ended without a result."""
     failed = [job for job in jobs if job.error is not None]
     if len(jobs) == 1 and jobs[0].error is not None:
         raise jobs[0].error

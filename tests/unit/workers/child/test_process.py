@@ -163,7 +163,7 @@ class TestListening:
         code = "import sys\nfor n in range(20000): print('line', n, file=sys.stderr)"
         assert run(tmp_path, code, listener=listener).status == 0
         assert 100 <= len(listener.lines) < 1000
-        assert "more lines came at once" in listener.lines[-1]
+        assert "more lines arrived at once" in listener.lines[-1]
         assert (tmp_path / LOG_FILE).read_text().endswith("line 19999\n")
 
     def test_no_secret_is_in_its_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

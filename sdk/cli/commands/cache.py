@@ -124,4 +124,4 @@ def cache_prune(
         say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
     if gone:
         said = "would be" if dry_run else "were"
-        say(f"{len(gone)} {said} taken away, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")
+        say(f"{len(gone)} {said} removed, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")

@@ -52,5 +52,5 @@ def _say_what_is_missing(found: Lineage) -> None:
             f"there are more than the {len(found.nodes)} nodes shown; narrow the graph with --up, --down or a smaller --depth"
         )
     elif found.unfollowed and found.depth < 32:
-        versions = "one version stands" if found.unfollowed == 1 else f"{found.unfollowed} versions stand"
-        say(f"{versions} at the last step; go further with --depth {min(32, found.depth * 2)}")
+        versions = "one version was" if found.unfollowed == 1 else f"{found.unfollowed} versions were"
+        say(f"{versions} not followed beyond the last step; go further with --depth {min(32, found.depth * 2)}")

@@ -1,6 +1,6 @@
 """What a base is: its files, its fingerprint, its tensors' shapes, read from a folder without torch.
 
-How the fingerprint comes of them, and which files a base has, `sdk.formats.base_files` says.
+`sdk.formats.base_files` says how the fingerprint is computed from them, and which files a base has.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class ScannedBase:
 
     @property
     def manifest(self) -> Manifest:
-        """Exactly the files that belong to the base; whatever else lies in the folder is nobody's to load."""
+        """Exactly the files that belong to the base; anything else in the folder is never loaded."""
         assert self.registration.manifest is not None
         return self.registration.manifest
 
 
 def base_id_of(folder: Path) -> str:
-    """The id that a folder has where none is given: its own name, of the characters that ids have.
+    """The default id for a folder: its own name, limited to the characters that ids may have.
 
     A hub's cache names a snapshot by its commit, and the model two folders above.
     """
@@ -70,7 +70,7 @@ def base_id_of(folder: Path) -> str:
     if (model := _hub_model(folder)) is not None:
         return model
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:190].strip(".-_") or "base"
-    # Digits alone would be read as a fingerprint.
+    # Digits alone would be taken for a fingerprint.
     return f"base-{plain}" if re.fullmatch(r"[0-9a-f]{12,}", plain) else plain
 
 
@@ -109,7 +109,7 @@ def scan_base(
     names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
     present = sorted(name for name in names if (folder / name).is_file())
     held = {name: _look_into(folder / name) for name in weights}
-    # By what a link leads to, so that a file is hashed once, in whichever folder it is looked at.
+    # By a link's target, so that a file is hashed once, whichever folder it is read through.
     digests = {name: cache.sha256_of((folder / name).resolve(), on_bytes) for name in present}
     try:
         check_files(present)
@@ -204,7 +204,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _look_into(path: Path) -> WeightFile:
-    """What the header of a weight file says. A download that broke off is found here, and not by the job."""
+    """What the header of a weight file says. An incomplete download is found here rather than by the job."""
     try:
         with path.open("rb") as file:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
@@ -221,7 +221,7 @@ def _look_into(path: Path) -> WeightFile:
 
 
 def _read_states(folder: Path, held: Mapping[str, WeightFile]) -> dict[str, list[int]]:
-    """Return the shape that each packed weight is said to have. Raises BadBaseError, InvalidBase."""
+    """Return the stated shape of each packed weight. Raises BadBaseError, InvalidBase."""
     said: dict[str, list[int]] = {}
     for name in sorted(name for name, weights in held.items() if weights.states):
         try:

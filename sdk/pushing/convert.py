@@ -1,8 +1,7 @@
-"""Pickled adapter weights to safetensors, read by a child process that runs nothing of what is in them.
+"""Pickled adapter weights to safetensors, read by a child process that runs no code from them.
 
-A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network where the
-system allows to take it away, and none of this process's tokens; what it writes becomes a folder by one rename, or
-nothing does.
+A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network if
+the system allows that, and none of this process's tokens; its output becomes a folder by one rename, or not at all.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
     """Write `folder`, whose weights are pickled, as the new folder `to`: adapter_config.json and safetensors.
 
     Without `to` it is `folder` with "-safetensors" after its name. Raises NotFound without a folder, config or pickled
-    weights, Conflict if `to` is there already, VerificationFailed for a file that holds anything but tensors,
+    weights, Conflict if `to` already exists, VerificationFailed for a file that holds anything but tensors,
     Unavailable without torch, TimedOut.
     """
     if not folder.is_dir():
@@ -76,7 +75,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
 
 
 def _run(source: Path, target: Path) -> dict[str, Any]:
-    """Let the child write `target`; return what it says of it. Raises VerificationFailed, TimedOut."""
+    """Have the child write `target`; return its report. Raises VerificationFailed, TimedOut."""
     timeout_s = _TIMEOUT_S + source.stat().st_size / _BYTES_PER_S
     try:
         said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), timeout_s=timeout_s)
@@ -92,8 +91,8 @@ def _run(source: Path, target: Path) -> dict[str, Any]:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Write the folder through to the disk, then give it its name."""
-    # As other folders are: what was made in private is to be read by whoever may read its parent.
+    """Flush the folder to disk, then give it its name."""
+    # Like other folders: a privately created one should be readable by everybody who may read its parent.
     partial.chmod(0o755)
     (partial / WEIGHTS_FILE).chmod(0o644)
     for path in (partial / WEIGHTS_FILE, partial / CONFIG_FILE, partial):

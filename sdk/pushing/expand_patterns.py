@@ -1,4 +1,4 @@
-"""Expressions in an `adapter_config.json`, turned into the names of the modules that they mean in the adapter's own weights.
+"""Expressions in an `adapter_config.json`, turned into the names of the modules that they match in the adapter's own weights.
 
 >>> config = {"r": 8, "target_modules": r".*\\.(q|v)_proj", "rank_pattern": {r".*\\.v_.*": 4}}
 >>> expanded = expand(config, ["layers.0.q_proj", "layers.0.v_proj"])
@@ -24,7 +24,7 @@ _STEPS = 20_000_000
 _ALL_LINEAR = "all-linear"
 #: Where PEFT takes a module's number from, if no pattern says one.
 _DEFAULTS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
-#: Modules that a message names at most.
+#: The most modules that a message names.
 _MOST_NAMED = 5
 
 
@@ -46,7 +46,7 @@ def _holds_expressions(key: str, value: Any) -> bool:
 
 
 def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
-    """Say which modules of an adapter a pattern means, in a clause."""
+    """Say which modules of an adapter a pattern matches, in a clause."""
     budget = Budget(_STEPS)
     try:
         automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
@@ -64,7 +64,7 @@ def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
 def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
     """Return a config without expressions that means the same to PEFT, for an adapter of these modules.
 
-    Modules are named as the base names them. What is returned was read back: PEFT adapts the same modules by it, with
+    Modules are named as the base names them. The result is read back: PEFT adapts the same modules with it, with
     the same ranks and alphas. Raises InvalidInput if that can't be.
     """
     held = expressions_of(config)
@@ -86,7 +86,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
 
 
 def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str], budget: Budget) -> dict[str, Any]:
-    # PEFT takes every linear module then, so that these are all.
+    # PEFT takes every linear module then, so these are all.
     everything = str(config.get("target_modules")).lower() == _ALL_LINEAR
     plain = {**config, "target_modules": modules} if everything else dict(config)
     targets = Targets(plain, budget)
@@ -102,7 +102,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
     if any(key in held for key in SELECTION_KEYS):
         expanded["target_modules"] = meant
         if "exclude_modules" in held:
-            # What was excluded has no weights, and is none of the names.
+            # Excluded modules have no weights, and are not among the names.
             expanded["exclude_modules"] = None
     for key in VALUE_KEYS:
         if key in held:
@@ -112,7 +112,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
 
 
 def _values(key: str, config: Mapping[str, Any], modules: Iterable[str], budget: Budget) -> dict[str, Any]:
-    """Return each module's number by name; by the last part of its name where all of that name have the same."""
+    """Return each module's number by name; by the last part of its name if all with that name have the same number."""
     default = config.get(_DEFAULTS[key])
     values = ModuleValues(config[key], default, budget)
     by_end: dict[str, dict[str, Any]] = {}

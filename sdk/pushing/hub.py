@@ -1,4 +1,4 @@
-"""A model hub: the immutable commit that a name means now, and adapters that are pushed from there.
+"""A model hub: the immutable commit that a name means now, and pushing adapters from there.
 
 The files of bases are fetched by workers, with their token.
 
@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCHEME = "hf://"
 #: As the hub itself limits `owner/name`.
 _MAX_REPO_CHARACTERS = 96
-#: All that is asked for: pickled weights and code never reach this machine.
+#: Only these are requested: pickled weights and code never reach this machine.
 _ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)
 
 
@@ -31,7 +31,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     """Return the commit that `repo` at `revision` (or its main branch) names now.
 
     Raises NotFound if the hub has no such model, Unavailable if it can't be reached. A gated model can't be
-    looked into without a token, which clients do not hold; name its commit (`org/name@<commit>`), which is taken as it is.
+    read without a token, which clients do not have; name its commit (`org/name@<commit>`), which is accepted as it is.
     """
     import httpx
 
@@ -78,7 +78,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
 
 
 def is_url(path: str | Path) -> bool:
-    """Tell whether something is to come from a model hub rather than from a folder."""
+    """Tell whether something comes from a model hub rather than from a folder."""
     return isinstance(path, str) and path.lower().startswith(_SCHEME)
 
 
@@ -112,7 +112,7 @@ def fetch_adapter(url: str, folder: Path) -> str:
             commit: str = hub.HfApi().model_info(repo, revision=revision, timeout=10).sha
             if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
                 raise Unavailable(f"the model hub gave no commit for {repo}; try again later", param="path")
-            # One commit for all files, whatever is pushed there meanwhile.
+            # One commit for all files, even if something is pushed there meanwhile.
             hub.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(_ADAPTER_FILES))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise NotFound(

@@ -1,4 +1,4 @@
-"""From a PEFT folder to what a version is made of: a canonical config, the weights, a manifest, a LoRA record."""
+"""From a PEFT folder to the parts of a version: a canonical config, the weights, a manifest, a LoRA record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import LoraConfig
 from sdk.transfer import hash_file, read_json, require_inside
 
-#: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
+#: Weights as PEFT wrote them before safetensors: reading them can run any code in them.
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -41,11 +41,11 @@ class Package:
     sources: dict[str, Path]
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
-    #: What neither the config nor the caller says: "base_revision".
+    #: What neither the config nor the caller states: "base_revision".
     unknown: list[str]
-    #: The base's name on a model hub, where the config gives one and not a path of the machine that trained.
+    #: The base's name on a model hub, if the config gives one rather than a path on the training machine.
     named_base: str | None
-    #: Config keys whose expressions were written as the names that they mean.
+    #: Config keys whose expressions were replaced with names.
     expanded: list[str] = field(default_factory=list)
 
 
@@ -60,7 +60,7 @@ def pack_adapter(
 ) -> Package:
     """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
 
-    With `expand_patterns` the names of the adapter's modules are written in place of expressions that mean them.
+    With `expand_patterns`, expressions are replaced with the names of the adapter's modules that they match.
     Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a link that leads out of the
     folder, a config that is not a LoRA, or one with expressions that PEFT might try for ever.
     """
@@ -115,7 +115,7 @@ def pack_adapter(
 
 
 def _serving_files(folder: Path, staging: Path) -> Iterator[tuple[str, Path]]:
-    """Yield what lies beside an adapter for whoever serves it; a chat template may lie in the tokenizer's config.
+    """Yield the files beside an adapter that are used for serving; a chat template may be in the tokenizer's config.
 
     Raises InvalidInput for a link that leads out of the folder.
     """
@@ -170,10 +170,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return what may be published of a config, and the keys that were dropped, by dotted names.
+    """Return the part of a config that may be published, and the keys that were dropped, by dotted names.
 
-    Dropped is what imports, fetches or runs something, what names a file of this machine, and unknown keys that say
-    nothing. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
+    Keys are dropped if they import, fetch or run something, name a file of this machine, or are unknown and
+    empty. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
     """
     kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
     dropped = []
@@ -202,7 +202,9 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _refuse_patterns(config: dict[str, Any], weights: Path) -> None:
-    """Raise InvalidInput for an expression that a version's config can't hold, which says what it means in the adapter."""
+    """Raise InvalidInput for an expression that a version's config can't have; the message says what it matches in the
+    adapter.
+    """
     targets = config.get("target_modules")
     if isinstance(targets, str):
         raise InvalidInput(

@@ -29,7 +29,7 @@ from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_targets
 
-#: A registration with the shapes of more tensors would be longer than the body that a registry takes.
+#: A registration with the shapes of more tensors would exceed the registry's limit for bodies.
 _MOST_SHAPES_BYTES = 3_500_000
 
 
@@ -49,7 +49,7 @@ class PushKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What is said of an adapter that is pushed, and how it is; see `Client.push`."""
+    """What is stated about a pushed adapter, and how to push it; see `Client.push`."""
 
     #: None: the registered base that the folder's config names.
     base: str | Path | None = None
@@ -60,7 +60,7 @@ class PushOptions:
     tags: Mapping[str, str] | None = None
     sign: str | Path | None = None
     sign_password: str | None = field(default=None, repr=False)
-    #: Asked for the base's commit, given the base's id, where nobody says it.
+    #: Called with the base's id to ask for its commit, if nobody states it.
     ask_revision: Callable[[str], str | None] | None = None
     expand_patterns: bool = False
 
@@ -75,7 +75,7 @@ class PushReport(NamedTuple):
     left_out: list[str]
     #: The base that the folder's config names.
     named_base: str | None
-    #: Config keys whose expressions were written as the names that they mean.
+    #: Config keys whose expressions were replaced with names.
     expanded: list[str]
 
 
@@ -92,7 +92,7 @@ class Pusher:
         """Fingerprint the base in a folder. Raises NotFound, InvalidBase, InvalidInput for a link that leads out of it."""
         on_bytes = watching(self._on_transfer, "hashing base", 0)
         found = scan_base(user_path(folder), cache=self._cache, base_id=base_id, on_bytes=on_bytes)
-        # The one file whose content goes out in any case.
+        # The only file whose content is always sent.
         transfer.require_inside(found.folder, CONFIG_FILE)
         return found
 
@@ -103,9 +103,9 @@ class Pusher:
             sources = {
                 file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
             }
-            # Without a namespace it is published for all by whoever may do that.
+            # Without a namespace it is published for all, if the caller may do that.
             payer = namespace or ("*" if self._may_publish_for_all() else None)
-            # What their headers say of the tensors, the registry reads there.
+            # The registry reads the tensors' facts from their headers.
             uploaded = self.uploader.upload(sources, "uploading base", payer)
             body = body.model_copy(update={"tensors": {}, "upload": uploaded})
         return self.register_base(body)
@@ -117,12 +117,12 @@ class Pusher:
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base. Raises InvalidBase, NotAllowed."""
         if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
-            # Longer than a body may be; the files themselves say it where they are uploaded.
+            # Too long for a body; if the files are uploaded, they have it themselves.
             registration = registration.model_copy(update={"tensors": {}})
         return bases.register(self._transport, registration)
 
     def obtain_base(self, base: str | Path, namespace: str | None) -> BaseView:
-        """Return a base: that in a folder, which is registered, or a registered one by name."""
+        """Return a base: the one in a folder, which is registered, or a registered one by name."""
         if isinstance(base, Path) or is_folder(base):
             return self.register_scanned(self.scan_base(base), namespace=namespace)
         return bases.get(self._transport, base, namespace=namespace)

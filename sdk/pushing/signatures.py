@@ -1,4 +1,4 @@
-"""Signing what is pushed, or was, with the key that was given or that the environment names."""
+"""Signing what is being pushed or was pushed, with the given key or the one that the environment names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sign_manifest(
 def sign_version(
     transport: Transport, ref: str, key: str | Path | None = None, *, password: str | None = None
 ) -> SignatureView:
-    """Sign the version that a ref names now, and hand the signature in; see `Client.sign`."""
+    """Sign the version that a ref names now, and store the signature; see `Client.sign`."""
     view = versions.resolve(transport, str(parse_ref(ref)))
     manifest = view.manifest
     if manifest.digest != view.digest:

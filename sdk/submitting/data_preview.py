@@ -1,5 +1,5 @@
-"""What a training would learn of rows, or has learnt, said by the code that a training uses, in a program of the
-worker's beside this one.
+"""What a training would learn from rows, or has learnt, according to the training's own code, run in a
+separate worker program.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sdk.validation import build, check_data
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
-#: Its libraries alone take some seconds to load, on a cold disk a minute.
+#: Loading its libraries takes some seconds, on a cold disk a minute.
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 1_000_000
 _LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
@@ -72,7 +72,7 @@ def preview_asked(
     loss_on: Literal["completion", "assistant", "all"] | None,
     max_length: int | None,
 ) -> RowsOfFile | str:
-    """Return the rows of a file that are meant, or the ref of the version. Raises InvalidInput for both, or neither."""
+    """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
     said = {"base": base, "loss_on": loss_on, "max_length": max_length}
@@ -183,7 +183,7 @@ def _today() -> str:
 
 def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
     with tempfile.TemporaryDirectory() as view:
-        # As a worker lays a base out: whatever else lies there a library might load as well.
+        # Laid out as by a worker: a library might load any other files that are there.
         for name in (*TOKENIZER_FILES, *OTHER_FILES):
             if (base / name).is_file():
                 (Path(view) / name).symlink_to((base / name).resolve())
@@ -282,8 +282,8 @@ def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | N
 
 
 def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:
-    """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others'
-    rows.
+    """Return where to fetch the rows of a version from. Raises NotFound, with different messages for removed rows and
+    for others' rows.
     """
     with suppress(NotFound):
         return datasets.locate(transport, digest)
@@ -323,7 +323,7 @@ def _run(request: PreviewRequest, file: Path, label: str) -> Preview:
 
 
 def _refusal(message: str, reason: str, label: str) -> AdapterctlError:
-    # A job's sentences stand alone, ours after a label.
+    # A job's messages stand alone, ours follow a label.
     sentence = message[:1].lower() + message[1:].rstrip(".")
     if reason == FailureReason.BASE:
         return InvalidBase(sentence, param="base")

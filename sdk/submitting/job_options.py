@@ -1,4 +1,4 @@
-"""On what terms a job runs, as people write them: how long, what it needs, how often it writes down how far it is.
+"""The options of a job, as people write them: how long it may run, what it needs, how often it saves a checkpoint.
 
 >>> parse_duration("90s"), parse_duration("1.5h"), parse_duration(30)
 (90.0, 5400.0, 30.0)
@@ -33,7 +33,8 @@ def parse_duration(text: str | float, *, param: str = "timeout") -> float:
 
 
 def checkpoint_policy(every: str | None) -> CheckpointPolicy:
-    """The policy of "10m", "90s", "50steps" or "never", which still writes one when it is stopped; None: the usual one.
+    """The policy for "10m", "90s", "50steps" or "never", with which a checkpoint is still saved when the training is
+    stopped; None: the default.
 
     Raises InvalidInput.
     """
@@ -56,7 +57,7 @@ def checkpoint_ref(text: str | None) -> CheckpointRef | None:
     """The checkpoint of "JOB@STEP", or the last one of "JOB". Raises NotFound for what is not a job, InvalidInput."""
     if text is None:
         return None
-    # A configuration file may hold an id of digits alone, which is a number there.
+    # In a configuration file, an id of only digits is a number.
     job, at, step = str(text).partition("@")
     if at and not re.fullmatch("[1-9][0-9]{0,7}", step):
         raise InvalidInput(
@@ -67,7 +68,7 @@ def checkpoint_ref(text: str | None) -> CheckpointRef | None:
 
 
 class JobTerms(NamedTuple):
-    """On what terms a job runs, of whichever kind it is."""
+    """The options of a job of any kind."""
 
     priority: int
     timeout_s: float | None = None
@@ -77,7 +78,7 @@ class JobTerms(NamedTuple):
 def job_terms(
     priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
 ) -> JobTerms:
-    """The terms that people write: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
+    """The options as people write them: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
     return JobTerms(priority, None if timeout is None else parse_duration(timeout), needs_of(device, memory))
 
 

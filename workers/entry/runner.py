@@ -29,14 +29,14 @@ from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
-#: How long is waited each time, in seconds, until a claim without an answer is sent again.
+#: How long to wait each time, in seconds, before a claim without an answer is sent again.
 _ASK_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker, which has one job at a time."""
+    """One worker, with one job at a time."""
 
     def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
         self._settings = settings
@@ -83,8 +83,8 @@ class Worker:
     def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
         """Ask for work; return also when that was, by the monotonic clock.
 
-        A claim whose answer never came is sent again as the same one. Else the registry may have given a job that nobody
-        knows of: it would stand still until its lease is over, and have lost an attempt.
+        A claim whose answer never came is sent again with the same key. Otherwise the registry may have given out a job that
+        nobody knows of: it would stand still until its lease expires, and lose an attempt.
         """
         self._unanswered = key = self._unanswered or secrets.token_hex(16)
         pauses_s = iter(_ASK_AGAIN_S)
@@ -176,7 +176,7 @@ class Worker:
             raise causes.of_error(error) from error
 
     def _report(self, assignment: Assignment, lease: Lease, stop_signal: StopSignal, ended: Exception) -> None:
-        """Say how an attempt ended; that another attempt holds the job is nobody's business."""
+        """Report how an attempt ended; nothing is reported if another attempt holds the job."""
         reason = ended.reason if isinstance(ended, Stopped) else None
         if isinstance(ended, StaleAttempt) or reason is StopReason.LOST or lease.lost:
             _log.warning("another attempt holds the job; dropped")
@@ -207,6 +207,6 @@ def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed
 
 
 def _failure(attempt: int, failed: AttemptFailed) -> Failure:
-    # What a library says may quote the bytes that it choked on.
+    # A library's message may quote the bytes that it failed on.
     message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
     return Failure(attempt=attempt, reason=failed.reason, message=message)

@@ -36,7 +36,7 @@ class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
 
 
 def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
-    """What an error means that came while inputs were fetched or a result was handed in."""
+    """What an error means if it was raised while inputs were fetched or a result was handed in."""
     if is_full_disk(error):
         return AttemptFailed(
             FailureReason.DISK_FULL,
@@ -78,7 +78,7 @@ def of_child(folder: Path, status: int, kills_before: int | None) -> AttemptFail
 
 
 def of_status(status: int, kills_before: int | None) -> AttemptFailed:
-    """What an exit status means that the worker did not bring about; `kills_before` is what `oom_kills` said before."""
+    """What an exit status means if the worker did not cause it; `kills_before` is what `oom_kills` said before."""
     if status == DISK_FULL_STATUS:
         return AttemptFailed(
             FailureReason.DISK_FULL, "the worker's disk is full; free some space there, then submit the job again"

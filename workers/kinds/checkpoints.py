@@ -30,7 +30,7 @@ _LONGEST_WAIT_S = 60.0
 #: The longest pause between two tries while somebody waits for the end.
 _HURRIED_WAIT_S = 1.0
 _LOOK_S = 0.5
-#: How long the end of a request is waited for that nobody needs any more.
+#: How long to wait for the end of a request that is no longer needed.
 _LEAVE_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -69,11 +69,11 @@ class CheckpointSender:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        # What is in progress is broken off with its next bytes.
+        # A transfer in progress is aborted at its next bytes.
         self._thread.join(_LEAVE_S)
 
     def written(self, checkpoint: Written) -> None:
-        """Take a checkpoint that lies on the disk."""
+        """Take a checkpoint that is on the disk."""
         with self._changed:
             older, self._newest = self._newest, checkpoint
             skipped, self._waiting = self._waiting, checkpoint

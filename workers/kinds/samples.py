@@ -1,4 +1,4 @@
-"""What an evaluation keeps of what was generated, within what one request can take.
+"""Which generated samples an evaluation keeps, within the limit of one request.
 
 The registry takes no body above 4 MiB, and up to 64 targets of 100 samples each may be asked for, whose texts are as long as
 rows and completions are.

@@ -240,7 +240,10 @@ class TestCommand:
                 "there are more than the 9 nodes shown; narrow the graph with --up, --down or a smaller",
             ),
             ({"unfollowed": 1}, "one version was not followed beyond the last step; go further with --depth 16"),
-            ({"unfollowed": 2, "depth": 20}, "2 versions were not followed beyond the last step; go further with --depth 32"),
+            (
+                {"unfollowed": 2, "depth": 20},
+                "2 versions were not followed beyond the last step; go further with --depth 32",
+            ),
             ({"unfollowed": 2, "depth": 32}, ""),
         ):
             _, done = run(monkeypatch, STORY.model_copy(update=changed), "x", "--format", "json")

@@ -140,7 +140,7 @@ def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(
     furnish(on_postgres)
     client = on_postgres.client(Role.WRITER, namespace="a")
     assert [brief.ref for brief in client.search("rank = 16")] == ["a/two@v1"]
-    with pytest.raises(NotAllowed, match="only admins see quarantined versions; ask for"):
+    with pytest.raises(NotAllowed, match="only admins can see quarantined versions; ask for"):
         client.search("state != quarantined")
     client.close()
 

@@ -150,7 +150,7 @@ def _check_moments(path: Path, matrices: list[tuple[int, ...]]) -> list[float]:
         return []
     wanted = {f"{number}.{name}" for number in range(len(matrices)) for name in _MOMENTS}
     odd = sorted(found.keys() ^ wanted)
-    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'no part of it'}")
+    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'not part of it'}")
     for number in range(len(matrices)):
         _require(found[f"{number}.step"] == (), f"{number}.step has another shape")
         _require(found[f"{number}.exp_avg"] == found[f"{number}.exp_avg_sq"], f"{number}.exp_avg_sq has another shape")

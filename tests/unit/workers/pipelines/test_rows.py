@@ -44,7 +44,7 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
         ({"prompt": "a"}, "no `completion`"),
         ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a int"),
         ({"prompt": "\ud800", "completion": "b"}, "half a surrogate pair"),
-        ({"messages": []}, "an empty one"),
+        ({"messages": []}, "or is empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
         ({"messages": [{"role": "user", "content": None}]}, "without a text"),
         ({"text": "a", "label": 1}, "text-label row among prompt rows"),

@@ -149,7 +149,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (train("--data", "base"), 2, "invalid_data", "data", "is a folder"),
     (train("--data", "empty.jsonl"), 2, "invalid_data", "data", "is empty; give rows of"),
     (train("--data", "shape.jsonl"), 2, "invalid_data", "data", "line 1 has none of the shapes"),
-    (train("--data", "bad-lines.jsonl"), 2, "invalid_data", "data", "line 2 has no `completion`; line 4 is not JSON"),
+    (train("--data", "bad-lines.jsonl"), 2, "invalid_data", "data", "line 2 has no `completion`; line 4 is not a JSON"),
     (train("--data", "mixed.jsonl"), 2, "invalid_data", "data", "line 2 is a text row among prompt rows"),
     (train("--eval-data", "empty.jsonl"), 2, "invalid_data", "eval_data", "is empty"),
     (["data", "add", "mixed.jsonl"], 2, "invalid_data", "data", "line 2"),

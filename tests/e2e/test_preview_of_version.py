@@ -135,7 +135,9 @@ def test_a_base_whose_files_are_gone_and_a_dataset_that_was_given_up_are_named(p
     client = Client(f"local:{home}", cache=tmp_path / "cache")
     (place.folder / "tiny-llama").rename(tmp_path / "away")
     try:
-        with pytest.raises(NotFound, match=r"files of base .* of counter@v1 don't lie .*adapterctl base fix"):
+        with pytest.raises(
+            NotFound, match=r"files of base .* of counter@v1 are not on this machine .*adapterctl base fix"
+        ):
             client.preview(of="counter@v1")
     finally:
         (tmp_path / "away").rename(place.folder / "tiny-llama")

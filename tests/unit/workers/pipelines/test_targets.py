@@ -35,7 +35,9 @@ def test_the_attention_of_gpt2_leaves_the_mlp_out(gpt2_base: Path) -> None:
     assert "attn.c_proj" in short_names(blueprint.linear_names)
 
 
-@pytest.mark.parametrize(("targets", "missing"), [("q_proj,qproj", "'qproj' among the targets"), ("lm_head", "'lm_head'")])
+@pytest.mark.parametrize(
+    ("targets", "missing"), [("q_proj,qproj", "'qproj' among the targets"), ("lm_head", "'lm_head'")]
+)
 def test_unknown_names_are_answered_with_the_names_that_there_are(llama_base: Path, targets: str, missing: str) -> None:
     with pytest.raises(TargetsError, match=missing) as caught:
         resolve_targets(targets, "llama", read_blueprint(llama_base).linear_names)

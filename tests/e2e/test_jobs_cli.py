@@ -257,7 +257,7 @@ class TestWait:
         job = desk.submit()
         done = desk.run("jobs", "wait", job, "--timeout", "0.5s")
         assert (done.returncode, done.stdout) == (8, "")
-        assert f"it goes on: adapterctl jobs watch {job}" in done.stderr
+        assert f"it is still running: adapterctl jobs watch {job}" in done.stderr
         assert desk.run("jobs", "wait", job, "--timeout", "soon").returncode == 2
         assert desk.run("jobs", "wait", "nothing").returncode == 3
         assert desk.client.job_view(job).state == "queued"

@@ -154,7 +154,7 @@ def test_a_row_that_the_template_loses_is_refused_by_line_and_key(place: Place) 
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["chat.jsonl", "--row", "5"], 3, "has 4 rows and no row 5; give one from 1 to 4"),
+        (["chat.jsonl", "--row", "5"], 3, "has 4 rows, so there is no row 5; give one from 1 to 4"),
         (["chat.jsonl", "--row", "0"], 2, "row"),
         (["chat.jsonl", "--rows", "0"], 2, "rows"),
         (["chat.jsonl", "--row", "1", "--rows", "2"], 2, "can't be combined"),

@@ -94,7 +94,7 @@ class TestFiles:
         content = (folder / shard).read_bytes()
         index = json.dumps({"weight_map": dict.fromkeys(TENSORS, shard)}).encode()
         more = [_add(folder, shard, content), _add(folder, "model.safetensors.index.json", index)]
-        with pytest.raises(InvalidInput, match="what is loaded depends on who loads it"):
+        with pytest.raises(InvalidInput, match="different programs would load different weights"):
             ours.client.add_base(folder, upload=True)
         (folder / "model.safetensors.index.json").unlink()
         scanned = ours.scan(folder)
@@ -103,7 +103,7 @@ class TestFiles:
         at = {path.name: path for path in folder.iterdir()}
         upload = ours.client.upload({file.sha256: at[file.path] for file in both.files}, "sending")
         body = scanned.registration.model_copy(update={"manifest": both, "upload": upload, "namespace": ours.space})
-        with pytest.raises(VerificationFailed, match="what is loaded depends on who loads it"):
+        with pytest.raises(VerificationFailed, match="different programs would load different weights"):
             ours.client.register_base(body)
 
     def test_files_are_set_once_and_by_their_own_namespace(self, ours: Tenant, theirs: Tenant, join: Any) -> None:

@@ -258,7 +258,7 @@ class TestVersions:
         assert said.quantization.model_dump(include=set(own)) == own
         assert said.quantization.compute_dtype == "float16"
         third = write_adapter(tmp_path / "c", value=0.125)
-        with pytest.raises(VerificationFailed, match="quantised as fp4, and base packed is stored in nf4"):
+        with pytest.raises(VerificationFailed, match="quantised as fp4, but base packed is stored in nf4"):
             ours.client.push(third, f"{ours.space}/a", base="packed", quantization=QuantizationRecipe(type="fp4"))
         with pytest.raises(VerificationFailed, match="not quantised, and base packed is stored in nf4"):
             ours.client.push(third, f"{ours.space}/a", base="packed", method="lora")

@@ -159,7 +159,7 @@ class TestRouting:
         name = f"short-{crew.space}"
         config = {"model_type": "gpt2", "n_positions": 512}
         crew.world.admin.register_base(base_registration(name, config=config))
-        with pytest.raises(InvalidInput, match=f"max_length is 513, and base {name} has 512 positions") as caught:
+        with pytest.raises(InvalidInput, match=f"max_length is 513, but base {name} has only 512 positions") as caught:
             crew.submit(base=name, spec=TrainingSpec(method="lora", max_length=513))
         assert caught.value.param == "spec.max_length"
         # Nobody asked for the default, so rows are cut where the base ends.

@@ -168,12 +168,12 @@ class TestVersions:
         complete(crew, held, evaluations=[EvaluationResult.model_validate(told)])
         (kept,) = crew.writer.evaluations(job=job.id)
         assert (kept.grader, kept.metrics["macro_f1"]) == ("loss+accuracy+macro_f1", 1.0)
-        with pytest.raises(InvalidInput, match=f"{ref} tells labels apart, and these are prompt-completion rows"):
+        with pytest.raises(InvalidInput, match=f"{ref} is a classifier, but these are prompt-completion rows"):
             crew.writer.submit_evaluation(ref, data=rows)
-        with pytest.raises(InvalidInput, match="a bare base is not a classifier, and these are text-label rows"):
+        with pytest.raises(InvalidInput, match="a bare base is not a classifier, but these are text-label rows"):
             crew.writer.submit_evaluation([ref, "base:tiny"], data=labelled)
         pushed = crew.writer.push(save_adapter(crew.tmp_path / "p", next(SEEDS)), f"{crew.space}/b", base="tiny")
-        with pytest.raises(InvalidInput, match="is not a classifier, and these are text-label rows"):
+        with pytest.raises(InvalidInput, match="is not a classifier, but these are text-label rows"):
             crew.writer.submit_evaluation(pushed.ref, data=labelled)
 
     def test_a_pushed_one_has_no_names_for_its_labels(self, crew: Crew, labelled: Path) -> None:

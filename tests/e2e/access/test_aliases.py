@@ -78,7 +78,7 @@ class TestAliases:
         rm = ("alias", "rm", versions, "asked")
         status, shown = desk.at_a_terminal(*rm, typed="n", asks="[y/N]")
         assert status == 130
-        assert f"take {versions}@asked away?" in shown
+        assert f"remove {versions}@asked?" in shown
         assert "asked" in desk.ok("alias", "list", versions, "--format", "quiet").splitlines()
         assert desk.at_a_terminal(*rm, typed="y", asks="[y/N]")[0] == 0
         assert "asked" not in desk.ok("alias", "list", versions, "--format", "quiet").splitlines()
@@ -121,7 +121,7 @@ class TestShow:
             row.state, row.number = VersionState.QUARANTINED, None
             refresh_document(session, row)
         facts = self.facts(desk, f"team/held@sha256:{held.digest}")
-        assert facts["state"].startswith("quarantined; found by its digest alone")
+        assert facts["state"].startswith("quarantined; found only by its digest")
         version = desk.client.push(save_adapter(tmp_path / "adapter", 99), "team/archived", base="tiny")
         assert self.facts(desk, version.ref)["state"] == "ready"
         desk.client.archive(version.ref)

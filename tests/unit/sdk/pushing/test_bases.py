@@ -235,7 +235,7 @@ def _index_that_lies(base: Path) -> None:
         (_index({"weight_map": {"a": "adapter_model.safetensors"}}), InvalidBase, "is not a weight file"),
         (_config('{"a": 1, "a": 2}'), InvalidBase, "key twice"),
         (_config('{"a": "\\u0000"}'), InvalidBase, "NUL"),
-        (_single_beside_shards, InvalidBase, "what is loaded depends on who loads it"),
+        (_single_beside_shards, InvalidBase, "different programs would load different weights"),
         (_shard_without_index, InvalidBase, "no model.safetensors and no"),
         (_index_that_lies, InvalidBase, "disagree on the tensor"),
         (_index({"weight_map": {"a": 7, "b": "x\u001b[0m"}}), InvalidBase, "has no weight_map"),

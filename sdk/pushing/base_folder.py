@@ -187,8 +187,8 @@ def _weight_files(folder: Path) -> list[str]:
             )
         if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
             raise InvalidBase(
-                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so what is loaded depends on who "
-                "loads it; remove one of the two",
+                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so different "
+                f"programs would load different weights; remove one of the two",
                 param="base",
             )
         return names

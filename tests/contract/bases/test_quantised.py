@@ -260,7 +260,7 @@ class TestVersions:
         third = write_adapter(tmp_path / "c", value=0.125)
         with pytest.raises(VerificationFailed, match="quantised as fp4, but base packed is stored in nf4"):
             ours.client.push(third, f"{ours.space}/a", base="packed", quantization=QuantizationRecipe(type="fp4"))
-        with pytest.raises(VerificationFailed, match="not quantised, and base packed is stored in nf4"):
+        with pytest.raises(VerificationFailed, match="not quantised, but base packed is stored in nf4"):
             ours.client.push(third, f"{ours.space}/a", base="packed", method="lora")
 
     def test_an_adapter_of_another_shape_is_refused_with_the_shape_that_the_weight_has(

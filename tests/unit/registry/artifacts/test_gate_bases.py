@@ -178,7 +178,7 @@ class TestVocabulary:
         head, rows = "base_model.model.lm_head", np.ones((33, 6), "float32")
         own = BASE_TENSORS | {"lm_head.weight": [32, 6]}
         (warning,) = check(save(lora_tensors() | {f"{EMBEDDING}.weight": rows}))[1:]
-        assert warning.startswith("the adapter has embeddings of 33 tokens")
+        assert warning.startswith("the adapter holds embeddings of 33 tokens")
         # A tied head is a copy of the embeddings; another one has weights of its own.
         assert len(check(save(lora_tensors() | {f"{EMBEDDING}.weight": rows, f"{head}.weight": rows}))) == 2
         assert len(check(save(lora_tensors() | {f"{EMBEDDING}.weight": rows, f"{head}.weight": rows}), base=own)) == 2

@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it")
     except SafetensorsError as error:
         raise VerificationFailed(
-            f"{path} is no whole safetensors file of an adapter ({error.reason}); pull the version again"
+            f"{path} is not a complete safetensors file of an adapter ({error.reason}); pull the version again"
         ) from error
     found = {}
     for index, begin in enumerate(header.begin):

@@ -131,7 +131,7 @@ class JobSubmitter:
             if error.param != "request":
                 raise
             raise Incompatible(
-                "this registry is of a release that knows no previews; upgrade it, or preview here with: "
+                "this registry's release has no previews; upgrade it, or preview here with: "
                 "pip install 'adapterctl[worker]'"
             ) from None
 
@@ -146,6 +146,8 @@ class JobSubmitter:
 def _preview_request(*, loss_on: Any, max_length: int, rows: int, row: int | None) -> PreviewJobRequest:
     """Return a request whose base and rows are still to be named. Raises InvalidInput."""
     if row is None and rows > MOST_JOB_ROWS:
-        raise InvalidInput(f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or one as --row", param="rows")
+        raise InvalidInput(
+            f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or a single one with --row", param="rows"
+        )
     named = {"base": BaseChoice(id="-"), "data": "0" * 64}
     return build(PreviewJobRequest, **named, loss_on=loss_on, max_length=max_length, rows=rows, row=row)

@@ -22,7 +22,7 @@ def require_pinned(assignment: Assignment) -> None:
     wrong = next(KINDS[request.kind].differences(assignment, request), None)
     if wrong is not None:
         raise VerificationFailed(
-            f"what the registry gave for job {assignment.job} is not what it was submitted with ({wrong}); tell an admin, "
+            f"the registry's assignment for job {assignment.job} is not what was submitted ({wrong}); tell an admin, "
             "then submit it again"
         )
 

@@ -40,7 +40,7 @@ class Publisher:
         self._artifacts = artifacts
         self._bases = KnownBases()
         self._trust = trust or Trust()
-        #: Whether whole bytes that are no adapter of this base, or change nothing, are kept for an admin to look at.
+        #: Whether whole bytes that don't fit this base, or change nothing, are kept for an admin to look at.
         self._quarantine = quarantine
 
     def publish(

@@ -22,7 +22,7 @@ MODEL_MAKING = tuple(name for name, rules in KINDS.items() if rules.makes_model)
 def rules_of(kind: str) -> JobKindRules[Any]:
     """Return the rules of a kind. Raises Unreadable for one that only a newer release knows."""
     if kind not in KINDS:
-        raise Unreadable(f"this release knows no jobs of the kind {kind!a}; upgrade the registry")
+        raise Unreadable(f"this release has no jobs of the kind {kind!a}; upgrade the registry")
     return KINDS[kind]
 
 

@@ -51,7 +51,7 @@ _MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
-    "quarantined": "; found by its digest alone, until an admin releases it",
+    "quarantined": "; found only by its digest until an admin releases it",
 }
 
 
@@ -157,8 +157,8 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
 
 
 @click.command(name="list")
-@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
-@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
+@click.option("--namespace", metavar="NAME", help="Only this namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Only names that begin with this, namespace included.")
 @format_option
 def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.
@@ -179,7 +179,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 @click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:
-    """List the versions of the adapter NAME, the newest first.
+    """List the versions of the adapter NAME, newest first.
 
     \b
     Examples:

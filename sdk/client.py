@@ -374,13 +374,13 @@ class Client:
         dtype: Literal["f32", "f16", "bf16"] | None = None,
         tokenizer_from: str | Path | None = None,
     ) -> Exported:
-        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back; nothing is a job here.
+        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
 
-        `target` is a version's ref, the folder of an adapter, whose `base` is then to be given (a folder or a registered
-        base: its config alone is read), or the folder of a model. `dtype` is f32 for an adapter and the model's own for a
-        model where none is given; `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for what has no exact place in such a
-        file, Conflict where `output` is there already, NotFound, VerificationFailed, Unavailable without the worker's
-        extra.
+        `target` is a version's ref, the folder of an adapter, which needs its `base` (a folder or a registered base, of
+        which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
+        model in its own type. `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for
+        what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
+        the worker's extra.
         """
         folder = user_path(target)
         if not (isinstance(target, Path) or is_folder(target) or folder.is_dir()):

@@ -1,6 +1,6 @@
-"""GGUF files, written by a program of the worker beside this one, which reads them back before they get their name.
+"""GGUF files. A program of the worker, in a process of its own, writes them and reads them back; then they get their name.
 
-Whatever can be refused by a config and the header of the weights is refused here, before the program is started.
+What can be refused by the config and the header of the weights is refused here, before that program is started.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PROGRAM = "workers.pipelines.exporting.program"
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 5_000_000
 _PARTIAL = ".partial"
-#: What a file system says that has no hard links.
+#: The errors of file systems without hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -53,10 +53,10 @@ def export_adapter(
     base_name: str | None = None,
     dtype: GgufDtype | None = None,
 ) -> Exported:
-    """Write a PEFT adapter as a new file that llama.cpp puts on a GGUF of its base: exactly s·B·A of each module.
+    """Write a PEFT adapter as a new file that llama.cpp applies to a GGUF of its base: exactly s·B·A for each module.
 
-    Raises InvalidInput, InvalidBase for what has no place there, Conflict where `output` is there already, NotFound,
-    VerificationFailed, Unavailable without the worker's extra or room on the disk, TimedOut.
+    Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists, NotFound,
+    VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
     """
     target = _free(output)
     plan_adapter(folder, adapted_model(base_config))
@@ -68,9 +68,9 @@ def export_adapter(
 def export_model(
     folder: Path, output: str | Path, *, dtype: GgufDtype | None = None, tokenizer_from: str | Path | None = None
 ) -> Exported:
-    """Write the model of a folder, tokenizer and chat template included, as a new file for llama.cpp.
+    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp.
 
-    `tokenizer_from` is a GGUF file of the same base, for a tokenizer that is not known here. Raises as `export_adapter`.
+    `tokenizer_from` is a GGUF file of the same base, for tokenizers that are not known. Raises as `export_adapter` does.
     """
     target, config = _free(output), config_of(folder)
     whole_model(config)
@@ -83,7 +83,7 @@ def export_model(
 
 
 def is_adapter(folder: Path) -> bool:
-    """Say whether a folder holds an adapter, and no model. Raises NotFound where it holds neither."""
+    """Say whether a folder holds an adapter rather than a model. Raises NotFound if it holds neither."""
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; give a ref, or the folder of an adapter or model", param="target")
     if (folder / adapter_files.CONFIG_FILE).is_file():
@@ -111,14 +111,14 @@ def config_of(folder: Path) -> dict[str, Any]:
 def _free(output: str | Path) -> Path:
     target = user_path(output).absolute()
     if target.exists() or target.is_symlink():
-        raise Conflict(f"{target} is there already; remove it, or name another file with -o", param="output")
+        raise Conflict(f"{target} already exists; remove it, or name another file with -o", param="output")
     if not target.name.endswith(".gguf"):
         raise InvalidInput(f"{target.name} does not end in .gguf; call it {target.name}.gguf", param="output")
     return target
 
 
 def _written(target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Exported:
-    """Let the program write the file beside its name, then give it that."""
+    """Let the program write the file under a temporary name, then give it its own."""
     with disk_explained(f"writing {target}"), _beside(target) as partial:
         file = partial / "file.gguf"
         request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
@@ -131,7 +131,7 @@ def _written(target: Path, folder: Path, config: Mapping[str, Any], asked: Mappi
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A folder beside a file that is to be, gone at the end of the block; what calls left that were killed is swept."""
+    """A folder beside a future file, removed at the end of the block; what killed calls left there is removed first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     begins = f".{target.name[:100]}."
     for path in target.parent.iterdir():
@@ -148,7 +148,7 @@ def _beside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder for as long as this process lives, at most. Raises BlockingIOError where another does."""
+    """Lock a folder until the block, or this process, ends. Raises BlockingIOError if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,12 +158,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _publish(file: Path, target: Path) -> None:
-    """Give a file its name, unless another has it by now."""
+    """Give a file its name, unless that exists by now."""
     try:
-        # A link, unlike a rename, puts nothing in the place of what came there meanwhile.
+        # Unlike a rename, a link never replaces a file that was created meanwhile.
         target.hardlink_to(file)
     except FileExistsError as error:
-        raise Conflict(f"{target} was made meanwhile; name another file with -o", param="output") from error
+        raise Conflict(f"{target} was created meanwhile; name another file with -o", param="output") from error
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -185,11 +185,12 @@ def _run(request: ExportRequest, folder: Path) -> ExportReport:
         said = run_program(_PROGRAM, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{folder} was not exported within {timeout_s:.0f} s; try again where less else is done", param="target"
+            f"{folder} was not exported within {timeout_s:.0f} s; try again on a machine that is less busy",
+            param="target",
         ) from error
     if said is None:
         raise Unavailable(
-            f"{folder} could not be exported, since the program that writes it failed; check that the worker's libraries can "
+            f"{folder} could not be exported, since the program that does it failed; check that the worker's libraries can "
             "be loaded: pip install 'adapterctl[worker]'"
         )
     if "refused" in said:

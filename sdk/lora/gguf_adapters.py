@@ -1,7 +1,7 @@
-"""What of an adapter goes into a GGUF file, module by module, or why it can't: said by its config and the header of its weights.
+"""What an adapter becomes in a GGUF file, module by module, or why it can't: from its config and the header of its weights.
 
-llama.cpp adds (α/r)·b·(a·x) to what a module puts out: α is one number of the whole file, r the columns of each b. So it is
-exactly an adapter's s·B·A where b = f·B with f = s·r/α: 1 for plain LoRA, whatever the ranks, √r for rsLoRA.
+llama.cpp adds (α/r)·b·(a·x) to a module's output. α is one number for the whole file, r the number of columns of each b. This equals
+the adapter's s·B·A if b = f·B with f = s·r/α, which is 1 for plain LoRA of any rank, and √r for rsLoRA.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sdk.lora.tensors import Tensor, read_tensors
 
 _PATTERN_STEPS = 10_000_000
 _LAYER = re.compile(r"layers\.([0-9]{1,5})\.((?:self_attn|mlp)\.[a-z]+_proj)")
-#: How the text part of a model begins, alone and in one of several parts.
+#: The prefix of the text part, in a model of text alone and in a model of several parts.
 _TEXT_PART = re.compile(r"(?:model\.language_model\.|language_model\.model\.|model\.)(?=layers\.|embed_tokens$)")
 _MERGE = "merge it with: adapterctl merge REF -o DIR, and export DIR"
-#: Settings that llama.cpp has no counterpart for, and what they give an adapter.
+#: Settings that llama.cpp has no counterpart for, as a clause about the adapter.
 _SETTINGS = {
     "use_dora": "has the magnitudes of DoRA",
     "lora_bias": "has LoRA biases",
@@ -48,7 +48,7 @@ class AdaptedModule:
 
     #: As the file of weights calls it.
     module: str
-    #: As transformers calls the module in a model of text alone: "model.layers.0.self_attn.q_proj".
+    #: Its name in a model of text alone: "model.layers.0.self_attn.q_proj".
     name: str
     #: (r, in), of an embedding (r, entries)
     a: Tensor
@@ -57,7 +57,7 @@ class AdaptedModule:
     rank: int
     #: s, of ΔW = s·B·A.
     scale: float
-    #: Heads within which rows of B change places; None where they stay.
+    #: The number of heads within which B's rows are reordered; None if they are not.
     heads: int | None
     embedding: bool
 
@@ -66,18 +66,18 @@ class AdaptedModule:
 class AdapterPlan:
     """A whole adapter."""
 
-    #: α of the file.
+    #: The α of the file.
     alpha: float
     modules: list[AdaptedModule]
 
     def factor(self, module: AdaptedModule) -> float:
-        """Return f, by which B is multiplied; 1.0 where it is written as it is."""
+        """Return f, by which B is multiplied; 1.0 if B is written unchanged."""
         found = module.scale * module.rank / self.alpha
         return 1.0 if math.isclose(found, 1.0, rel_tol=1e-12) else found
 
 
 def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
-    """Say what becomes of each module of a PEFT folder over a base. Raises InvalidInput, NotFound, VerificationFailed."""
+    """Return what each module of a PEFT folder becomes over a base. Raises InvalidInput, NotFound, VerificationFailed."""
     config = _config(folder)
     _refuse_settings(config)
     pairs: dict[str, dict[str, Tensor]] = {}
@@ -87,7 +87,7 @@ def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
         if key is None or key.part in ("B.bias", "magnitude_vector"):
             kind = variant_setting(name) if key is None else key.part
             what = f"the tensor {name[:200]!a}" + (f" of {kind}" if kind else "")
-            raise _no_room(f"holds {what}, which is no A or B", _MERGE)
+            raise _no_room(f"holds {what} (neither A nor B)", _MERGE)
         half = key.part.removeprefix("embedding_")
         if half in pairs.setdefault(key.module, {}):
             raise VerificationFailed(f"{folder / WEIGHTS_FILE} has {half} of {key.module!r} twice; pull it again")
@@ -115,9 +115,9 @@ def _config(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise VerificationFailed(f"{path} is no configuration of an adapter; save the adapter again with PEFT")
+        raise VerificationFailed(f"{path} is not the configuration of an adapter; save the adapter again with PEFT")
     for finding in examine(config):
-        # It is given to no library, so that what would run there does nothing here.
+        # No library is given this config, so keys that would run something do nothing here.
         if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
             raise VerificationFailed(
                 f"{path}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT"
@@ -132,7 +132,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_settings(config: Mapping[str, Any]) -> None:
-    """Raise InvalidInput for what llama.cpp's adapters have no room for."""
+    """Raise InvalidInput for settings that llama.cpp's adapters can't hold."""
     if config.get("peft_type") != "LORA":
         raise _no_room(f"is of the type {str(config.get('peft_type'))[:40]!a}", "export adapters of the type LORA")
     if said := unusable(config):
@@ -160,7 +160,7 @@ class _Scales:
             ) from error
 
     def of(self, module: str, rank: int) -> float:
-        """Return s of a module whose A has `rank` rows. Raises VerificationFailed where the config says another rank."""
+        """Return s of a module whose A has `rank` rows. Raises VerificationFailed if the config gives another rank."""
         try:
             said, alpha = self._ranks.of(module), self._alphas.of(module)
         except BudgetError as error:
@@ -170,14 +170,14 @@ class _Scales:
             ) from error
         if said != rank or type(alpha) not in (int, float) or not math.isfinite(alpha or 0.0):
             raise VerificationFailed(
-                f"{module!r} has the rank {rank}, and {CONFIG_FILE} says {said!r} with lora_alpha {alpha!r}; save the adapter "
+                f"{module!r} has the rank {rank}, but {CONFIG_FILE} says {said!r} with lora_alpha {alpha!r}; save the adapter "
                 "again with PEFT"
             )
         return float(alpha or 0.0) / (math.sqrt(rank) if self._rslora else rank)
 
 
 def _alpha(config: Mapping[str, Any]) -> float:
-    """Return the α of the file, a number of 32 bits: the config's, unless llama.cpp reads it as none at all."""
+    """Return the α of the file as a 32-bit number: the config's, unless llama.cpp would take it for none."""
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, (int, float)) or not 1e-30 < alpha < 1e30:
         return 1.0
@@ -197,7 +197,7 @@ def _module(
         out, into = into, out
     if embedding != (kind == "embed_tokens") or len(a.shape) != 2 or (b.shape[0], a.shape[1]) != (out, into):
         raise InvalidInput(
-            f"{module!r} of the adapter is for a weight of {b.shape[0]}×{a.shape[-1]}, and the base's has {out}×{into}; give the "
+            f"{module!r} of the adapter is for a weight of {b.shape[0]}×{a.shape[-1]}, but the base's is {out}×{into}; give the "
             "base that it was trained over",
             param="base",
         )
@@ -208,13 +208,15 @@ def _module(
 
 
 def _named(module: str, model: GgufModel) -> tuple[str, str]:
-    """Return a module's name in a model of text alone, and its kind, for which the model has a shape."""
+    """Return a module's name in a model of text alone, and its kind, which `GgufModel.shape_of` takes."""
     short = _TEXT_PART.sub("", module, count=1)
     if short in ("embed_tokens", "lm_head"):
         if model.tied:
-            raise _no_room(
-                f"adapts {short}, whose weight the base's embeddings and its head share, so that llama.cpp has no second one",
-                _MERGE + ", which has both",
+            other = "head" if short == "embed_tokens" else "embeddings"
+            raise InvalidInput(
+                f"the adapter adapts {short}, which the base ties to its {other}, and llama.cpp has only one tensor for both; "
+                f"{_MERGE}",
+                param="target",
             )
         return ("model.embed_tokens" if short == "embed_tokens" else short), short
     found = _LAYER.fullmatch(short)
@@ -222,15 +224,15 @@ def _named(module: str, model: GgufModel) -> tuple[str, str]:
         kind = found[2] if found is not None else ""
         model.shape_of(kind)
     except KeyError:
-        raise _no_room(f"adapts {module[:200]!a}, which is no linear module of the text's layers", _MERGE) from None
+        raise _no_room(f"adapts {module[:200]!a} (not a linear module of the text layers)", _MERGE) from None
     number = int(found[1]) if found is not None else 0
     if number >= model.layers:
         raise InvalidInput(
-            f"the adapter has {module!r}, and the base {model.layers} layers; give the base that it was trained over",
+            f"the adapter has {module!r}, but the base has {model.layers} layers; give the base that it was trained over",
             param="base",
         )
     return f"model.layers.{number}.{kind}", kind
 
 
 def _no_room(what: str, advice: str) -> InvalidInput:
-    return InvalidInput(f"the adapter {what}, which a GGUF adapter has no room for; {advice}", param="target")
+    return InvalidInput(f"the adapter {what}, which a GGUF adapter can't hold; {advice}", param="target")

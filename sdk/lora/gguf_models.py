@@ -1,7 +1,7 @@
-"""Which models have a form in GGUF that is the same model: their numbers, by their config alone.
+"""Which models GGUF can represent exactly, and their dimensions, read from the config alone.
 
-llama.cpp turns the rows of q and k in pairs of neighbours for Llama and Mistral, where transformers turns each with the one
-half a head further on: `GgufModel.rotated` says that rows have to change their places. For all others both do the latter.
+For Llama and Mistral llama.cpp rotates neighbouring rows of q and k, while transformers rotates rows that are half a head apart:
+`GgufModel.rotated` says that rows must be reordered. For all other models both do the latter.
 
 >>> config = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 300,
 ...           "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -28,9 +28,9 @@ class _Family:
     title: str
     #: `general.architecture`, as llama.cpp calls it.
     architecture: str
-    #: Whether llama.cpp turns neighbouring rows of q and k.
+    #: Whether llama.cpp rotates neighbouring rows of q and k.
     rotated: bool
-    #: What transformers takes the two for where a config leaves them out; None: the hidden size over the heads.
+    #: transformers' defaults for what a config leaves out; None: the hidden size divided by the number of heads.
     head_dim: int | None
     tied: bool
 
@@ -44,13 +44,13 @@ _FAMILIES = {
     "mistral": _Family("Mistral", "llama", rotated=True, head_dim=None, tied=False),
     "qwen3": _Family("Qwen3", "qwen3", rotated=False, head_dim=128, tied=False),
 }
-#: The class in `architectures` of each that can be exported whole.
+#: Models that can be exported whole, and the class in their `architectures`.
 _WHOLE = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """The numbers of a model that GGUF can say."""
+    """The dimensions of a model that GGUF can represent."""
 
     title: str
     #: `general.architecture`.
@@ -82,14 +82,14 @@ class GgufModel:
         }[name]
 
     def heads_of(self, name: str) -> int | None:
-        """Return the heads within which the rows of a layer's module change places; None where they stay."""
+        """Return the number of heads within which a module's rows are reordered; None if they are not."""
         if not self.rotated:
             return None
         return {"self_attn.q_proj": self.heads, "self_attn.k_proj": self.kv_heads}.get(name)
 
 
 def adapted_model(config: Mapping[str, Any]) -> GgufModel:
-    """Return the numbers of a base whose adapters can be exported. Raises InvalidBase."""
+    """Return the dimensions of a base whose adapters can be exported. Raises InvalidBase."""
     kind = str(config.get("model_type"))
     family = _FAMILIES.get(kind)
     if family is None:
@@ -119,7 +119,7 @@ def adapted_model(config: Mapping[str, Any]) -> GgufModel:
 
 
 def whole_model(config: Mapping[str, Any]) -> GgufModel:
-    """Return the numbers of a model that can be exported whole. Raises InvalidBase that names what can't."""
+    """Return the dimensions of a model that can be exported whole. Raises InvalidBase that names what is not supported."""
     kind, named = str(config.get("model_type")), config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else None
     if kind not in _WHOLE or architecture != _WHOLE[kind]:
@@ -152,7 +152,7 @@ class Rope:
     settings: Mapping[str, float]
 
 
-#: What each kind of scaling needs to be told.
+#: The settings that each kind of scaling needs.
 _ROPE_SETTINGS = {
     "default": (),
     "linear": ("factor",),
@@ -161,15 +161,15 @@ _ROPE_SETTINGS = {
 
 
 def rope_of(config: Mapping[str, Any]) -> Rope:
-    """Return how a model turns positions into angles, as transformers 4 or 5 writes it. Raises InvalidBase."""
+    """Return how a model turns positions into angles, as written by transformers 4 or 5. Raises InvalidBase."""
     said = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(said, Mapping):
-        raise _unfit("has rope_parameters that are no object", "correct its config.json")
+        raise _unfit("has rope_parameters that are not an object", "correct its config.json")
     kind = str(said.get("rope_type", said.get("type", "default")))
     if kind not in _ROPE_SETTINGS:
-        raise _unfit(f"scales its positions by {kind[:40]!r}", f"export models that do by {', '.join(_ROPE_SETTINGS)}")
+        raise _unfit(f"scales its positions by {kind[:40]!r}", f"these can be exported: {', '.join(_ROPE_SETTINGS)}")
     if said.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) not in (None, 1, 1.0):
-        raise _unfit("rotates a part of each head alone", "export another model")
+        raise _unfit("rotates only a part of each head", "export another model")
     theta = said.get("rope_theta", config.get("rope_theta", 10000.0))
     settings = {name: said.get(name) for name in _ROPE_SETTINGS[kind]}
     for name, value in {"rope_theta": theta, **settings}.items():
@@ -179,9 +179,9 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
 
 
 def longest_context(config: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return for how many tokens a whole model is the same in llama.cpp, and whether it is for fewer than its own.
+    """Return up to how many tokens a whole model is the same in llama.cpp, and whether that is less than its own context.
 
-    llama.cpp has no sliding window for Mistral: within one window there is none.
+    llama.cpp has no sliding window for Mistral; within one window it makes no difference.
     """
     positions, window = _whole(config, "max_position_embeddings"), config.get("sliding_window")
     if config.get("model_type") == "mistral" and type(window) is int and 0 < window < positions:

@@ -1,4 +1,4 @@
-"""What is asked of the program that writes an adapter or a model in another form, and what it says of it."""
+"""What the program that exports an adapter or a model is asked, and what it answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sdk.schemas.wire import Wire
 
-#: Types of numbers that a GGUF file is written in.
+#: The types of numbers that a GGUF file can be written in.
 GgufDtype = Literal["f32", "f16", "bf16"]
 
 
@@ -20,13 +20,13 @@ class ExportRequest(Wire):
     config: dict[str, Any]
     #: The new file.
     out: str
-    #: None: 32 bits for an adapter, the model's own for a model.
+    #: None: f32 for an adapter, the model's own type for a model.
     dtype: GgufDtype | None
-    #: A GGUF file with the same tokenizer; of a model alone.
+    #: A GGUF file with the same tokenizer; only for a model.
     tokenizer_from: str | None = None
-    #: What the file calls what is in it.
+    #: The name that the file gives its content.
     name: str
-    #: What it calls the base.
+    #: The name that it gives the base.
     base_name: str | None = None
 
 
@@ -38,9 +38,9 @@ class ExportReport(Wire):
     dtype: GgufDtype
     tensors: int
     size_bytes: int
-    #: The kind of pre-tokenizer, of a model.
+    #: Of a model: llama.cpp's name for how texts are split.
     pre_tokenizer: str | None = None
-    #: The largest error of a tensor as it was read back, as a share of what rounding to the type allows.
+    #: The largest error that was read back, as a share of what rounding to the type allows.
     rounding: float
-    #: What whoever uses the file has to know, in sentences.
+    #: What users of the file have to know, in sentences.
     notes: list[str] = []

@@ -12,19 +12,19 @@ from sdk.schemas.export import GgufDtype
 @click.command(name="export")
 @click.argument("target")
 @click.option(
-    "--to", type=click.Choice(["gguf"]), default="gguf", show_default=True, expose_value=False, help="The form."
+    "--to", type=click.Choice(["gguf"]), default="gguf", show_default=True, expose_value=False, help="The format."
 )
 @click.option("-o", "--output", required=True, help="A new file, FILE.gguf.")
 @click.option(
-    "--base", help="Of an adapter in a folder: the base that it was trained over, a folder or a registered id."
+    "--base", help="For an adapter in a folder: the base that it was trained over, a folder or a registered id."
 )
 @click.option(
     "--dtype",
     type=click.Choice(["f32", "f16", "bf16"]),
-    help="Of the numbers. [default: f32 for an adapter, the model's own for a model]",
+    help="Type of the numbers. [default: f32 for an adapter, the model's own for a model]",
 )
 @click.option(
-    "--tokenizer-from", metavar="GGUF", help="Of a model: take the tokenizer from this file of the same base."
+    "--tokenizer-from", metavar="GGUF", help="For a model: take the tokenizer from this file of the same base."
 )
 @format_option
 def export_command(
@@ -38,9 +38,9 @@ def export_command(
     """Write an adapter, or a merged model, as a GGUF file for llama.cpp, and read it back.
 
     \b
-    TARGET is a REF, the folder of an adapter (./DIR with --base), or of a merged model (./DIR).
-    Adapters over Llama, Mistral, Qwen3 and Gemma, and models of Llama, Mistral and Qwen3 are exported exactly;
-    all else is refused by name.
+    TARGET is a REF, the folder of an adapter (with --base), or the folder of a model.
+    Exported are adapters over Llama, Mistral, Qwen3 and Gemma, and models of Llama, Mistral and Qwen3.
+    An export is exact; what can't be is refused by name.
 
     \b
     Examples:

@@ -1,1 +1,1 @@
-"""An adapter or a model in the form of another program: GGUF, as llama.cpp reads it. Needs numpy and gguf; no torch."""
+"""Adapters and models as files of other programs: GGUF, for llama.cpp. Needs numpy and gguf; no torch."""

@@ -32,14 +32,14 @@ from workers.pipelines.exporting.numbers import exact, rounded, rounding_error, 
 from workers.pipelines.exporting.tensor_names import gguf_name
 
 _TEMPLATE_NOTE = (
-    "an adapter's file has no chat template: where its own differs from the base's, give llama.cpp the one that lies in the "
-    f"adapter's folder, with --chat-template-file {TEMPLATE_FILE}"
+    "the file has no chat template; if the adapter's differs from the base's, give llama.cpp the one in the adapter's folder: "
+    f"--chat-template-file {TEMPLATE_FILE}"
 )
-#: 2⁻ᵖ of a type with p significant bits: what rounding a number once may alter, as a share of it.
+#: 2⁻ᵖ for a type with p significant bits: the most that rounding may change a number, as a share of it.
 _ROUNDING: dict[GgufDtype, float] = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
-#: How far a product of doubles may be off, made in two ways, as a share of half a step of a float.
+#: How far a product in float64 may differ between two ways of computing it, as a share of what rounding allows.
 _OF_DOUBLES = 1e-6
-#: The least step of a type, which small numbers are rounded by.
+#: Half the smallest step of a type, which bounds the rounding of small numbers.
 _LEAST: dict[GgufDtype, float] = {"f32": 2.0**-150, "f16": 2.0**-25, "bf16": 2.0**-134}
 
 
@@ -83,7 +83,7 @@ def _keys(request: ExportRequest, plan: AdapterPlan, dtype: GgufDtype) -> dict[s
 
 
 def _tensors(source: TensorFile, module: AdaptedModule, factor: float, name: str, dtype: GgufDtype) -> list[Planned]:
-    """Return a module's two tensors: a as (r, in), of the embeddings as (entries, r), and b as (out, r)."""
+    """Return a module's two tensors: a of (r, in), or (entries, r) for embeddings, and b of (out, r)."""
     a, b = widened(source.rows(module.a)), widened(source.rows(module.b))
     if module.embedding:
         # llama.cpp looks up a row of `a` for each token.
@@ -102,10 +102,10 @@ def _tensors(source: TensorFile, module: AdaptedModule, factor: float, name: str
 def read_back(
     path: Path, source: TensorFile, plan: AdapterPlan, model: GgufModel, names: dict[str, str], dtype: GgufDtype
 ) -> float:
-    """Hold a written file against an adapter; return the largest error as a share of what rounding allows.
+    """Compare a written file with an adapter; return the largest error, as a share of what rounding allows.
 
-    Each number is the nearest one. And for each module (α/r)·b·(a·x), with α and r as llama.cpp reads them from the file,
-    is s·B·(A·x) in float64, for a random x that is the same in each run. Raises VerificationFailed that names the module.
+    Each number must be the nearest one. And for each module (α/r)·b·(a·x), with α and r as llama.cpp reads them from the file, must
+    equal s·B·(A·x) in float64, for a random x that is the same in each run. Raises VerificationFailed that names the module.
     """
     written = _read(path)
     kinds = written.value(gguf.Keys.General.TYPE), written.value(gguf.Keys.Adapter.TYPE)
@@ -127,7 +127,7 @@ def read_back(
         second = widened(source.rows(module.b)).astype("<f8")
         x = random.standard_normal(first.shape[1])
         expected = module.scale * (second @ (first @ x))
-        # As `get_scale` of llama.cpp: without an alpha there is no scale.
+        # As llama.cpp's `get_scale` does it: without an α there is no scale.
         scale = alpha / b.shape[1] if alpha else 1.0
         factor = module.scale / scale
         rounding = max(
@@ -142,7 +142,7 @@ def read_back(
 
 
 def _allowed(a: Any, b: Any, x: Any, scale: float, file_scale: float, dtype: GgufDtype) -> npt.NDArray[Any]:
-    """Return how far each output may be off by rounding A, B and α once each."""
+    """Return how far each output may be off if A, B and α are rounded once each."""
     inner, least = np.abs(a) @ np.abs(x), _LEAST[dtype]
     share = 2 * _ROUNDING[dtype] + 2 * _ROUNDING["f32"]
     small = least * (abs(scale) * np.abs(b).sum(1) * np.abs(x).sum() + abs(file_scale) * inner.sum())
@@ -155,11 +155,11 @@ def _read(path: Path) -> Written:
         return Written(path)
     except UnreadableError as error:
         raise VerificationFailed(
-            f"the file was read back, and it can't be read ({error}); nothing was kept. Try again"
+            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
         ) from error
 
 
 def _differs(what: str) -> VerificationFailed:
     return VerificationFailed(
-        f"the file was read back, and {what} differs from the adapter; nothing was kept. Try again"
+        f"the file was read back, and {what} differs from the adapter, so nothing was kept; try again"
     )

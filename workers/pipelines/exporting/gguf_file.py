@@ -1,4 +1,4 @@
-"""A GGUF file, written in blocks: keys and the list of tensors first, then the tensors in that order."""
+"""A GGUF file, written in blocks: first the keys and the list of tensors, then the tensors in that order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE_TYPES: dict[GgufDtype, int] = {
 
 
 class Value(NamedTuple):
-    """A value of a key, with GGUF's type of it, and of what a list holds."""
+    """The value of a key, its GGUF type, and for a list the type of its items."""
 
     value: Any
     type: Any
@@ -39,18 +39,18 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Planned:
-    """One tensor of a file that is to be written."""
+    """One tensor that is to be written."""
 
     name: str
-    #: As numpy has it, the rows first.
+    #: As in numpy, rows first.
     shape: tuple[int, ...]
     dtype: GgufDtype
-    #: Yields its numbers in the type, bf16 as uint16, in blocks.
+    #: Yields its numbers in blocks, in the type; bf16 as uint16.
     blocks: Callable[[], Iterator[npt.NDArray[Any]]]
 
 
 def whole(name: str, values: npt.NDArray[Any], dtype: GgufDtype) -> Planned:
-    """A tensor whose numbers are at hand in the type."""
+    """A tensor whose numbers are in memory, in the type."""
     return Planned(name, values.shape, dtype, lambda: iter((values,)))
 
 
@@ -81,7 +81,7 @@ def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[P
         writer.add_key_value(key, value, kind, of)
     for tensor in tensors:
         size_bytes = int(np.prod(tensor.shape)) * ITEM_BYTES[tensor.dtype]
-        # Bytes are counted where numpy has no such type.
+        # As bytes, since numpy lacks one of the types.
         shape = (*tensor.shape[:-1], tensor.shape[-1] * ITEM_BYTES[tensor.dtype])
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), size_bytes, raw_dtype=_TYPES[tensor.dtype])
     try:
@@ -101,11 +101,11 @@ def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[P
 
 
 class UnreadableError(ValueError):
-    """A file that is no whole GGUF file."""
+    """A file that is not a whole GGUF file."""
 
 
 class Written:
-    """A file that was written, read by the library's reader. Raises UnreadableError."""
+    """A GGUF file, read by gguf's own reader. Raises UnreadableError."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -116,15 +116,15 @@ class Written:
 
     @property
     def names(self) -> set[str]:
-        """Of its tensors."""
+        """The names of its tensors."""
         return set(self._tensors)
 
     def dtype(self, name: str) -> GgufDtype | None:
-        """Return the type of a tensor; None for one that is not written here."""
+        """Return the type of a tensor; None for types that exports don't write."""
         return next((dtype for dtype, kind in _TYPES.items() if kind == self._tensors[name].tensor_type), None)
 
     def rows(self, name: str) -> npt.NDArray[Any]:
-        """Return a tensor as it lies in the file, bf16 as uint16, with its rows first."""
+        """Return a tensor as stored, rows first; bf16 as uint16."""
         tensor = self._tensors[name]
         shape = tuple(int(size) for size in reversed(tensor.shape))
         dtype = self.dtype(name)
@@ -132,12 +132,12 @@ class Written:
         return found
 
     def value(self, key: str) -> Any:
-        """Return what a key says; None where it is missing."""
+        """Return the value of a key; None if it is missing."""
         field = self._reader.get_field(key)
         return None if field is None else field.contents()
 
     def keys(self, prefix: str) -> dict[str, Value]:
-        """Return the keys that begin so, as they can be written again."""
+        """Return the keys with this prefix, ready to be written again."""
         return {
             name: Value(field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
             for name, field in self._reader.fields.items()

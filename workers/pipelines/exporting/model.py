@@ -1,4 +1,4 @@
-"""A whole model as a GGUF file: each tensor in the type that is asked for, norms in 32 bits."""
+"""A whole model as a GGUF file: matrices in the requested type, norms in f32."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def export_model(request: ExportRequest) -> ExportReport:
         pre_tokenizer=pre,
         rounding=worst,
         notes=[
-            f"the file says a context of {context} tokens, the model's sliding window: llama.cpp has none for {model.title}"
+            f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {model.title}"
         ]
         if shortened
         else [],
@@ -69,7 +69,7 @@ def export_model(request: ExportRequest) -> ExportReport:
 
 
 def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, dtype: GgufDtype) -> dict[str, Value]:
-    """Return the keys that say what a model is."""
+    """Return the keys that describe a model."""
     general, rope = gguf.Keys.General, rope_of(config)
     numbers = {
         gguf.Keys.LLM.CONTEXT_LENGTH: context,
@@ -85,7 +85,7 @@ def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, 
     }
     epsilon = config.get("rms_norm_eps")
     if not isinstance(epsilon, (int, float)) or not epsilon > 0:
-        raise InvalidInput("config.json does not say its rms_norm_eps; correct it, then export again", param="target")
+        raise InvalidInput("config.json has no rms_norm_eps; correct it, then export again", param="target")
     found = {
         general.TYPE: text(gguf.GGUFType.MODEL),
         general.NAME: text(name),
@@ -102,17 +102,19 @@ def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, 
 
 
 def rope_factors(rope: Rope, head_dim: int) -> npt.NDArray[Any] | None:
-    """Return by what each of a head's frequencies is divided, (head_dim / 2,) in float32; None where it is 1.
+    """Return the divisor of each of a head's frequencies, (head_dim / 2,) in float32; None if all are 1.
 
-    Llama 3.1: wavelengths beyond the original context over low_freq_factor are stretched by the factor, those below it over
-    high_freq_factor stay, and between the two it is interpolated in the frequency.
+    Llama 3.1: wavelengths longer than the original context divided by low_freq_factor are stretched by the factor, those shorter than it
+    divided by high_freq_factor stay as they are, and in between the frequency is interpolated.
     """
     if rope.kind != "llama3":
         return None
     said = rope.settings
     low, high = said["low_freq_factor"], said["high_freq_factor"]
     if not high > low:
-        raise InvalidInput("its high_freq_factor is not above its low_freq_factor; correct config.json", param="target")
+        raise InvalidInput(
+            "the model's high_freq_factor is not above its low_freq_factor; correct config.json", param="target"
+        )
     found = []
     for pair in range(head_dim // 2):
         wavelength = 2 * math.pi * rope.theta ** (2 * pair / head_dim)
@@ -123,12 +125,12 @@ def rope_factors(rope: Rope, head_dim: int) -> npt.NDArray[Any] | None:
 
 
 def _dtype_of(shape: tuple[int, ...], dtype: GgufDtype) -> GgufDtype:
-    """Return the type of a tensor: llama.cpp adds and multiplies vectors in 32 bits."""
+    """Return the type of a tensor; llama.cpp needs vectors in f32."""
     return dtype if len(shape) > 1 else "f32"
 
 
 def _module(name: str) -> str:
-    """Return which module of a layer a tensor belongs to, such as "self_attn.q_proj"."""
+    """Return the module of a layer that a tensor belongs to, such as "self_attn.q_proj"."""
     return ".".join(name.split(".")[-3:-1])
 
 
@@ -156,7 +158,7 @@ def read_back(
     dtype: GgufDtype,
     factors: npt.NDArray[Any] | None,
 ) -> float:
-    """Hold a written file against a model's folder; return the largest error as a share of what rounding allows.
+    """Compare a written file with a model's folder; return the largest error, as a share of what rounding allows.
 
     Raises VerificationFailed that names the tensor or the key.
     """
@@ -184,14 +186,14 @@ def read_back(
 def _tensor_error(
     written: Written, called: str, tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype
 ) -> float:
-    """Return a tensor's largest error, as a share of what rounding allows; infinity where its shape or type differs."""
+    """Return a tensor's largest error, as a share of what rounding allows; infinity if its shape or type differs."""
     file, tensor = tensors[name]
     rows, found = file.rows(tensor), written.rows(called)
     if written.dtype(called) != dtype or found.shape != tensor.shape:
         return math.inf
     matrix = found.reshape(rows.raw.shape)
     heads, worst = model.heads_of(_module(name)), 0.0
-    # Whole heads at a time, in which rows change places.
+    # Whole heads at a time, since rows are reordered within them.
     size = 1 if heads is None else len(matrix) // heads
     for part in row_blocks(len(matrix) // size, rows.raw.shape[1] * size):
         part = slice(part.start * size, part.stop * size)
@@ -209,9 +211,11 @@ def _read(path: Path) -> Written:
         return Written(path)
     except UnreadableError as error:
         raise VerificationFailed(
-            f"the file was read back, and it can't be read ({error}); nothing was kept. Try again"
+            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
         ) from error
 
 
 def _differs(what: str) -> VerificationFailed:
-    return VerificationFailed(f"the file was read back, and {what} differs from the model; nothing was kept. Try again")
+    return VerificationFailed(
+        f"the file was read back, and {what} differs from the model, so nothing was kept; try again"
+    )

@@ -1,4 +1,4 @@
-"""The weights of a model's folder, mapped into memory, and which of them the model is made of."""
+"""The weights in a model's folder, mapped into memory, and which of them the model consists of."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sdk.lora.tensors import Tensor, TensorFile
 
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
-#: What earlier releases of transformers saved, and models compute by themselves.
+#: Saved by earlier releases of transformers; models compute it themselves.
 _COMPUTED = ".rotary_emb.inv_freq"
 
-#: Name to the file that a tensor lies in, and where.
+#: Name to the file that holds the tensor, and its place there.
 Tensors = dict[str, tuple[TensorFile, Tensor]]
 
 
@@ -35,7 +35,7 @@ def open_model(folder: Path) -> Tensors:
             check_index(read_index(index.read_bytes()), {name: file.tensors for name, file in opened.items()})
     except (BadBaseError, SafetensorsError, FileNotFoundError) as error:
         raise InvalidBase(
-            f"{folder} has no whole model ({error}); give the folder of a model", param="target"
+            f"{folder} does not hold a whole model ({error}); give the folder of a model", param="target"
         ) from error
     return {name: (file, tensor) for file in opened.values() for name, tensor in file.tensors.items()}
 
@@ -53,7 +53,7 @@ def _open(path: Path) -> TensorFile:
 
 
 def model_shapes(model: GgufModel, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor that a model is made of, by its name in transformers, in the order of the layers."""
+    """Return the shape of each tensor that a model consists of, by its name in transformers, in the order of the layers."""
     hidden = (model.hidden,)
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": model.shape_of("embed_tokens")}
     for layer in range(model.layers):
@@ -78,12 +78,12 @@ def model_shapes(model: GgufModel, config: Mapping[str, Any]) -> dict[str, tuple
 
 
 def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], *, tied: bool) -> None:
-    """Raise InvalidBase unless these are the tensors of the model, of numbers that are not packed, and no others."""
-    # The copy that some files have of a head that is the embeddings is read by nobody.
+    """Raise InvalidBase unless these are exactly the model's tensors, and none of them is packed."""
+    # If the head is tied to the embeddings, nothing reads the copy that some files have.
     passed = {name for name in tensors if name.endswith(_COMPUTED) or (tied and name == "lm_head.weight")}
     for name in sorted(shapes.keys() ^ (tensors.keys() - passed)):
         raise InvalidBase(
-            f"the tensor {name[:200]!a} is {'missing' if name in shapes else 'none that its config asks for'}, so the model "
+            f"the tensor {name[:200]!a} is {'missing' if name in shapes else 'not one that the config implies'}, so the model "
             "can't be exported; give the folder of a whole model",
             param="target",
         )
@@ -91,7 +91,7 @@ def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], *, ti
         found = tensors[name][1]
         if found.shape != shape or found.dtype not in ITEM_BYTES:
             raise InvalidBase(
-                f"the tensor {name[:200]!a} is {found.dtype} of {list(found.shape)}, where the config asks for floating-point "
+                f"the tensor {name[:200]!a} is {found.dtype} of {list(found.shape)}, but by the config it should be floating-point "
                 f"numbers of {list(shape)}; merge with --onto dequantized, or correct the folder",
                 param="target",
             )

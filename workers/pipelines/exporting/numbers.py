@@ -1,4 +1,4 @@
-"""Numbers of safetensors files as numpy's, and as the types that a GGUF file has. bfloat16, which numpy lacks, is its bits."""
+"""The numbers of safetensors files in numpy, and in the types of a GGUF file. bfloat16, which numpy lacks, is held as its bits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sdk.errors import InvalidInput
 from sdk.lora.tensors import Columns
 from sdk.schemas.export import GgufDtype
 
-#: Numbers that are held at a time.
+#: How many numbers are held at a time.
 BLOCK_NUMBERS = 2**22
 ITEM_BYTES: dict[GgufDtype, int] = {"f32": 4, "f16": 2, "bf16": 2}
-#: Bits of a significand, the leading one among them, and the least exponent, as `math.frexp` counts them.
+#: Bits of the significand, including the leading one, and the least exponent, as `math.frexp` counts both.
 _SIGNIFICANT_BITS: dict[GgufDtype, tuple[int, int]] = {"f32": (24, -125), "f16": (11, -13), "bf16": (8, -125)}
-#: The type of each kind of tensor that needs no rounding.
+#: The GGUF type that holds each safetensors type without rounding.
 SAME_DTYPE: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 Floats = npt.NDArray[Any]
 
 
 def widened(columns: Columns) -> Floats:
-    """Return a matrix in float32, or in float64 where it is stored so: exactly."""
+    """Return a matrix exactly: in float32, or in float64 if it is stored in that."""
     if columns.dtype == "BF16":
         return (columns.raw.astype("<u4") << 16).view("<f4")
     found: Floats = columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
@@ -32,22 +32,22 @@ def widened(columns: Columns) -> Floats:
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of rows that hold some millions of numbers each."""
+    """Yield slices of rows with some millions of numbers each."""
     step = max(1, BLOCK_NUMBERS // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
 
 
 def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
-    """Return float numbers in a type of GGUF, rounded to the nearest; bf16 as uint16.
+    """Return numbers rounded to the nearest ones of a GGUF type; bf16 as uint16.
 
-    Raises InvalidInput that names the tensor where the type can't hold a number that is finite.
+    Raises InvalidInput that names the tensor if a finite number is too large for the type.
     """
     written: Floats
     with np.errstate(over="ignore"):
         if dtype == "bf16":
             bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-            # To the nearest, and of two equally near to the even one.
+            # To the nearest, ties to even.
             written = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
         else:
             written = np.ascontiguousarray(values, dtype="<f2" if dtype == "f16" else "<f4")
@@ -59,7 +59,7 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
 
 
 def exact(written: Floats) -> Floats:
-    """Return what numbers that were written stand for, in float32: float16, float32, or bfloat16 as uint16."""
+    """Return the values of written numbers (float16, float32, or bfloat16 as uint16) in float32."""
     if written.dtype == np.uint16:
         return (written.astype("<u4") << 16).view("<f4")
     found: Floats = written.astype("<f4", copy=False)
@@ -67,10 +67,10 @@ def exact(written: Floats) -> Floats:
 
 
 def rounding_error(written: Floats, values: Floats, dtype: GgufDtype) -> float:
-    """Return the largest |written − value| as a share of half the distance between two numbers of the type there.
+    """Return the largest |written − value|, as a share of half the distance between neighbouring numbers of the type.
 
-    Made of exponents alone, so that it shares nothing with `rounded`: at most 1 where each number is the nearest one.
-    Infinite where a number differs that the type holds as it is.
+    Computed from exponents alone, so it shares nothing with `rounded`. At most 1 if each number is the nearest one.
+    Infinite if a number differs that the type could hold exactly.
     """
     if dtype == "f32" and values.dtype == np.float32:
         return 0.0 if np.array_equal(exact(written), values) else np.inf

@@ -1,4 +1,4 @@
-"""An export in a process of its own: `python -m workers.pipelines.exporting.program`, asked by JSON on standard input.
+"""An export in a process of its own: `python -m workers.pipelines.exporting.program`, with a JSON request on standard input.
 
 The last line of standard output is one JSON object: an `ExportReport`, or `{"refused", "code", "param"}`.
 """
@@ -18,7 +18,7 @@ from workers.pipelines.sandbox import leave_network
 
 
 def export(request: ExportRequest) -> ExportReport:
-    """Write what is asked for. Raises AdapterctlError."""
+    """Write the file that is requested. Raises AdapterctlError."""
     try:
         with disk_explained(f"writing {request.out}"):
             if request.kind == "adapter":

@@ -1,8 +1,8 @@
 """A tokenizer as the keys of a GGUF file.
 
-How a text is split before BPE llama.cpp is told by a name, `tokenizer.ggml.pre`. The name stands in a table, by what the
-tokenizer's own description says of normalising and splitting; what is not there is never guessed, for a model whose texts
-are split in another way works, and is worse. Which tokens are put before and after a text is asked of the tokenizer itself.
+llama.cpp knows the ways of splitting a text before BPE by name, `tokenizer.ggml.pre`. The name is looked up in a table, by the
+normalizer and pre-tokenizer in the tokenizer's own description. It is never guessed: a model whose texts are split in another way still
+answers, only worse. The tokens added before and after a text are found by encoding one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _TYPES = gguf.TokenType
 
 
 class Splitting(NamedTuple):
-    """How a text becomes pieces, and a piece tokens, as far as BPE tokenizers differ in it."""
+    """How a text is split into pieces, and a piece into tokens, as far as BPE tokenizers differ."""
 
     normalizer: str
     steps: tuple[str, ...]
-    #: Whether a piece that is a token is taken whole, whatever the merges say.
+    #: Whether a piece that is a token is taken whole, whatever the merges are.
     whole_pieces: bool
 
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-#: Each was held against llama.cpp on texts of many scripts. It does not normalise: a text of letters and combining marks
-#: becomes other tokens there under qwen2.
+#: Each was compared with llama.cpp on texts in many scripts. llama.cpp does not normalise: under qwen2, letters with separate
+#: combining marks become other tokens there.
 PRE_TOKENIZERS = {
     Splitting("", ("bytes of words",), whole_pieces=False): "gpt-2",
     Splitting("", ("digits", "bytes of words"), whole_pieces=False): "smollm",
@@ -44,7 +44,7 @@ PRE_TOKENIZERS = {
 
 
 def tokenizer_keys(folder: Path, vocabulary: int, given: Path | None) -> tuple[dict[str, Value], str]:
-    """Return the keys of a model's tokenizer and the name of its pre-tokenizer; `given` is a GGUF file with the same one.
+    """Return the keys of a model's tokenizer and the name of its pre-tokenizer; `given` is a GGUF file with the same tokenizer.
 
     Raises InvalidBase, InvalidInput, PipelineError.
     """
@@ -56,8 +56,8 @@ def tokenizer_keys(folder: Path, vocabulary: int, given: Path | None) -> tuple[d
         keys, pre = _copied(given, tokenizer, said, known, vocabulary)
     elif known is None:
         raise InvalidBase(
-            "the tokenizer splits texts in a way that is not known here under llama.cpp's name for it; give a GGUF file of the "
-            "base with --tokenizer-from FILE.gguf",
+            "llama.cpp's name for the way that the tokenizer splits texts is not known; give a GGUF file of the base with "
+            "--tokenizer-from FILE.gguf",
             param="tokenizer_from",
         )
     else:
@@ -66,7 +66,7 @@ def tokenizer_keys(folder: Path, vocabulary: int, given: Path | None) -> tuple[d
 
 
 def _splitting(said: Mapping[str, Any]) -> Splitting | None:
-    """Return how a tokenizer's description says that it splits; None for one that is no byte-level BPE, or has more to it."""
+    """Return how a tokenizer splits, by its description; None if it is not BPE, or has settings that the table does not know."""
     model = said.get("model") or {}
     plain = not any(model.get(key) for key in ("byte_fallback", "dropout", "fuse_unk", "continuing_subword_prefix"))
     if model.get("type") != "BPE" or not plain or model.get("end_of_word_suffix"):
@@ -82,7 +82,7 @@ def _splitting(said: Mapping[str, Any]) -> Splitting | None:
 
 
 def _step(said: Mapping[str, Any]) -> str:
-    """Return one step of splitting in words; whatever is not as in the table becomes its whole description."""
+    """Return one step of splitting in words, or its whole description if it is none of the table's."""
     kind = said.get("type")
     if kind == "ByteLevel" and said.get("add_prefix_space") is False:
         return "bytes of words" if said.get("use_regex", True) else "bytes"
@@ -99,7 +99,7 @@ def _described(tokenizer: Any, said: Mapping[str, Any], pre: str, vocabulary: in
     for token in added.values():
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
             raise InvalidBase(
-                f"the token {token['content'][:80]!a} takes the spaces around it, which llama.cpp can't be told; save the "
+                f"the token {token['content'][:80]!a} also takes the spaces around it, which llama.cpp does not support; save the "
                 "tokenizer with lstrip, rstrip and single_word false",
                 param="target",
             )
@@ -124,11 +124,11 @@ def _added(token: Mapping[str, Any]) -> Any:
 
 
 def _tokens(tokenizer: Any, vocabulary: int) -> list[str | None]:
-    """Return the text of each token; None where the model has a row that no token uses."""
+    """Return the text of each token; None for a row of the model that no token uses."""
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     if max(by_id) >= vocabulary:
         raise InvalidBase(
-            f"the tokenizer has the token {max(by_id)}, and the model only {vocabulary}; give the model's own tokenizer",
+            f"the tokenizer has a token {max(by_id)}, but the model has only {vocabulary}; give the model's own tokenizer",
             param="target",
         )
     return [by_id.get(number) for number in range(vocabulary)]
@@ -149,24 +149,24 @@ def _copied(
         keys = Written(given).keys("tokenizer.")
     except UnreadableError as error:
         raise InvalidInput(
-            f"{given} is no GGUF file that can be read ({error}); give one", param="tokenizer_from"
+            f"{given} can't be read as a GGUF file ({error}); give another file", param="tokenizer_from"
         ) from error
     listed, types = keys.get(_KEYS.LIST), keys.get(_KEYS.TOKEN_TYPE)
     theirs: Sequence[str] = [] if listed is None else listed.value
     unused = [kind == _TYPES.UNUSED for kind in types.value] if types is not None else [False] * len(theirs)
     ours = _tokens(tokenizer, vocabulary)
-    # Tokens that are added are kept with plain spaces.
+    # Added tokens are stored with plain spaces.
     if len(theirs) != vocabulary or any(
         mine is not None and (empty or mine not in (their, their.replace(" ", "▁")))
         for mine, their, empty in zip(ours, theirs, unused, strict=True)
     ):
-        raise _another(given, "has other tokens than the model's")
+        raise _another(given, "has other tokens than the model's tokenizer")
     merges = keys.get(_KEYS.MERGES)
     if known is not None and merges is not None and list(merges.value) != _merges(said):
-        raise _another(given, "merges in another order than the model's")
+        raise _another(given, "has other merges than the model's tokenizer")
     pre = str(keys[_KEYS.PRE].value) if _KEYS.PRE in keys else "default"
     if known is not None and pre != known:
-        raise _another(given, f"splits texts as {pre!a}, and the model's as {known!a}")
+        raise _another(given, f"splits texts as {pre!a}, but the model's as {known!a}")
     kept = {key: value for key, value in keys.items() if not key.startswith(_KEYS.CHAT_TEMPLATE)}
     return kept, pre
 
@@ -179,22 +179,22 @@ def _another(given: Path, what: str) -> InvalidInput:
 
 
 def _ends(folder: Path, tokenizer: Any) -> dict[str, Value]:
-    """Return which tokens begin and end a text, and which end an answer: those that the folder's generation stops at."""
+    """Return the tokens that begin and end a text, and those that end an answer: where the folder's generation stops."""
     eos = int(tokenizer.eos_token_id)
     bos = eos if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
     before, after = _around(tokenizer)
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [eos]):
         raise InvalidBase(
-            "the tokenizer puts other tokens around a text than its bos and eos; save it without them", param="target"
+            "the tokenizer adds other tokens around a text than its bos and eos; save it without them", param="target"
         )
     more = [token for token in all_stops(folder, tokenizer, []) if token != eos]
     if len(more) > 2:
         raise InvalidBase(
-            f"generation stops at {len(more) + 1} tokens, and a GGUF file names three; leave three in generation_config.json",
+            f"generation stops at {len(more) + 1} tokens, but a GGUF file can name only three; keep three in generation_config.json",
             param="target",
         )
     named = {
-        # A text gets no token in front for that; without the key llama.cpp takes another one for it.
+        # This adds no token to a text; without the key llama.cpp would take some other token as bos.
         _KEYS.BOS_ID: number(bos),
         _KEYS.EOS_ID: number(eos),
         _KEYS.PAD_ID: number(tokenizer.pad_token_id),

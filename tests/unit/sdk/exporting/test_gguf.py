@@ -129,7 +129,7 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
         (lambda c, b, a, f: c.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
         (lambda c, b, a, f: c.export(f, f / "x.gguf"), NotFound, "has neither adapter_config.json nor config.json"),
         (lambda c, b, a, f: c.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
-        (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "is there already"),
+        (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
     ],
 )
 def test_what_can_not_be_is_said_before_anything_is_written(
@@ -197,7 +197,7 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
         return program(*given, **asked)
 
     monkeypatch.setattr(sdk.exporting.gguf, "run_program", another)
-    with pytest.raises(Conflict, match="was made meanwhile"):
+    with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, out / "a.gguf", base=base)
     assert dead not in seen
     assert len(seen) == 2
@@ -216,7 +216,7 @@ def test_what_came_there_meanwhile_stays(
         return program(*given, **asked)
 
     monkeypatch.setattr(sdk.exporting.gguf, "run_program", beaten)
-    with pytest.raises(Conflict, match="was made meanwhile"):
+    with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, target, base=base)
     assert (left(target.parent), target.read_bytes()) == (["a.gguf"], b"mine")
 

@@ -131,7 +131,7 @@ def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
     report = export_folder(base, tmp_path / "model.gguf")
     assert Written(tmp_path / "model.gguf").value("llama.context_length") == 64
     assert report.notes == [
-        "the file says a context of 64 tokens, the model's sliding window: llama.cpp has none for Mistral"
+        "the file gives a context of 64 tokens, which is the model's sliding window, since llama.cpp has none for Mistral"
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
         ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, "is quantised"),
         ("llama", {"num_hidden_layers": None}, "does not say its num_hidden_layers"),
         ("llama", {"num_hidden_layers": 3}, r"'model\.layers\.2\.input_layernorm\.weight' is missing"),
-        ("llama", {"num_hidden_layers": 1}, r"'model\.layers\.1\..*' is none that its config asks for"),
+        ("llama", {"num_hidden_layers": 1}, r"'model\.layers\.1\..*' is not one that the config implies"),
         ("llama", {"intermediate_size": 47}, r"'model\.layers\.0\.mlp\.gate_proj\.weight' is F32 of \[48, 32\]"),
         ("qwen3", {"attention_bias": True}, "is a Qwen3 whose attention has biases"),
         ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "has a sliding window in some layers"),

@@ -153,7 +153,7 @@ def test_what_begins_and_ends_texts_and_answers(base: Path, tmp_path: Path) -> N
     ids = {key: written.value(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "eot", "eom", "padding")}
     assert ids == {"bos": begin, "eos": 0, "eot": 7, "eom": 9, "padding": 1}
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7, 9, 11]}))
-    with pytest.raises(InvalidBase, match="generation stops at 4 tokens, and a GGUF file names three"):
+    with pytest.raises(InvalidBase, match="generation stops at 4 tokens, but a GGUF file can name only three"):
         export_folder(base, tmp_path / "more.gguf")
 
 
@@ -170,12 +170,12 @@ def test_what_is_not_in_the_table_is_refused(base: Path, tmp_path: Path) -> None
         {**original, "model": {**original["model"], "ignore_merges": True}},
     ):
         path.write_text(json.dumps(said))
-        with pytest.raises(InvalidBase, match=r"not known here .*--tokenizer-from FILE\.gguf"):
+        with pytest.raises(InvalidBase, match=r"llama\.cpp's name .* is not known; .*--tokenizer-from FILE\.gguf"):
             export_folder(base, tmp_path / "model.gguf")
     greedy = {**original["added_tokens"][2], "lstrip": True}
     path.write_text(json.dumps(original | {"added_tokens": [*original["added_tokens"][:2], greedy]}))
     described(base, "gpt-2")
-    with pytest.raises(InvalidBase, match=r"'<\|begin\|>' takes the spaces around it"):
+    with pytest.raises(InvalidBase, match=r"'<\|begin\|>' also takes the spaces around it"):
         export_folder(base, tmp_path / "model.gguf")
 
 
@@ -197,14 +197,14 @@ def test_a_tokenizer_from_a_file_of_the_base(base: Path, plain: Path, tmp_path: 
 
     shutil.copyfile(plain / "tokenizer.json", base / "tokenizer.json")
     described(base, "gpt-2")
-    for said_of, path in (("splits texts as 'smollm', and the model's as 'gpt-2'", tmp_path / "base.gguf"),):
+    for said_of, path in (("splits texts as 'smollm', but the model's as 'gpt-2'", tmp_path / "base.gguf"),):
         with pytest.raises(InvalidInput, match=said_of):
             export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(path))
     other = export_other(tmp_path)
     with pytest.raises(InvalidInput, match="has other tokens than the model's"):
         export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(other))
     (tmp_path / "no.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(InvalidInput, match="is no GGUF file that can be read"):
+    with pytest.raises(InvalidInput, match="can't be read as a GGUF file"):
         export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(tmp_path / "no.gguf"))
 
 

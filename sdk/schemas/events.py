@@ -13,7 +13,7 @@ from sdk.schemas.wire import Open, Wire
 class Progress(Wire):
     """Where a job stands. Counts are in `unit`s of the present phase."""
 
-    #: "data", "load", "train", "evaluate", "generate", "merge", "save", "download", "upload"
+    #: "data", "load", "train", "evaluate", "generate", "merge", "combine", "save", "check", "download", "upload"
     phase: str
     step: int | None = None
     total: int | None = None

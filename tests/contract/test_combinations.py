@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support.adapters import RANK, base_registration, digest, lora_tensors, save_adapter
-from support.people import SEEDS
+from support.adapters import RANK, base_registration, digest, lora_tensors, save_adapter, use_of
+from support.people import SEEDS, package, submit
 from support.registries import World
 
-from registry.principal import Role
+from registry.catalog.versions.finding import find_version, parse_ref
+from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Parent, Publication
-from sdk.schemas.combination import CombineReport
-from sdk.schemas.jobs import JobView
+from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Assignment, ClaimRequest, CombineResult, Completion, WorkerInfo
+from sdk.transfer import hash_file
 from workers.kinds.known import require_pinned
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -115,6 +117,11 @@ class TestSubmitting:
         ]
         assert (job.kind, job.queue, job.subject) == ("combine", "cpu", f"{desk.space}/mix")
         assert [target.label for target in desk.claim().targets] == [one, other]
+        parents = [CombineParent(ref=one, weight=1.0, digest="0" * 64)]
+        with pytest.raises(
+            InvalidInput, match=f"{one} has the digest .*, not 000000000000; name the version that is meant"
+        ):
+            submit(desk.writer, JobSubmission(request=CombineRequest(adapter=f"{desk.space}/mix", parents=parents)))
 
     @pytest.mark.parametrize(
         ("weights", "spec", "said", "param"),
@@ -216,7 +223,7 @@ class TestSubmitting:
             desk.submit({one: 0.5, other: 0.5})
 
     def test_only_ready_versions_of_the_same_namespace_are_combined(
-        self, desk: Desk, acting: Callable[..., Client], admin: Client, tmp_path: Path
+        self, people: World, desk: Desk, acting: Callable[..., Client], admin: Client, tmp_path: Path
     ) -> None:
         one, two = desk.push(), desk.push("b")
         desk.writer.archive(two)
@@ -230,6 +237,13 @@ class TestSubmitting:
         # Who may not read there is told what they would be told of what isn't there.
         with pytest.raises(NotFound, match=f"there is no {theirs}"):
             desk.submit({one: 0.5, theirs: 0.5})
+        with people.services.db.write() as session:
+            row = find_version(session, parse_ref(one), LOCAL)
+            row.state, row.number, digits = "quarantined", None, row.digest[:12]
+        held = f"{desk.space}/a@sha256:{digits}"
+        with pytest.raises(InvalidInput, match=f"{held}.* is quarantined, .*: adapterctl release"):
+            desk.submit({held: 0.5})
+        one = desk.push()
         both = acting(**{desk.space: Role.WRITER, f"{desk.space}-x": Role.READER})
         with pytest.raises(InvalidInput, match=f"{theirs} is of the namespace {desk.space}-x, and a combination is of"):
             both.submit_combine(f"{desk.space}/mix", {one: 0.5, theirs: 0.5})
@@ -261,6 +275,12 @@ class TestResults:
             (other, -0.3),
         }
         assert {edge.target for edge in edges if edge.relation == "made-by"} == {f"job:{held.job}"}
+
+    def test_what_all_parents_exclude_by_is_kept(self, desk: Desk) -> None:
+        pattern = {"exclude_modules": r".*\.k_proj"}
+        desk.submit({desk.push("a", **pattern): 0.7, desk.push("b", **pattern): 0.3})
+        held = desk.claim()
+        assert desk.complete(held, desk.made(held, config=pattern)).state == "succeeded"
 
     def test_what_was_not_asked_for_is_refused(self, desk: Desk) -> None:
         one, other = desk.push("a"), desk.push("b")
@@ -316,6 +336,23 @@ class TestResults:
         made, parent = desk.writer.get(done.result["ref"]).info, desk.writer.get(ref).info
         assert (made.files, made.lora) == (parent.files, parent.lora)
         assert [(one.ref, one.weight) for one in made.parents] == [(ref, 1.0)]
+
+    def test_a_copy_was_trained_on_what_its_parent_was(self, desk: Desk) -> None:
+        """What a classification tells apart, and the date of a template, stand there."""
+        body = package(save_adapter(desk.tmp_path / "trained", next(SEEDS)), desk.tmp_path, f"{desk.space}/t")
+        folder = desk.tmp_path / "trained"
+        sources = {file.sha256: folder / file.path for file in body.manifest.files if file.path.endswith("safetensors")}
+        config = next(path for path in desk.tmp_path.glob("staging-*/adapter_config.json"))
+        upload = desk.writer.upload({**sources, hash_file(config)[0]: config}, "sending")
+        use = use_of(digest("rows"))
+        body = body.model_copy(update={"upload": upload, "dataset": use})
+        ref = desk.writer.call("POST", "/versions", Published, body=body).version.ref
+        desk.submit({ref: 1.0})
+        held = desk.claim()
+        done = desk.complete(held, desk.handed_in(held, desk.writer.pull(ref, desk.tmp_path / "pulled")))
+        assert done.result is not None
+        version = desk.writer.get(done.result["ref"]).info
+        assert (version.dataset, version.reported) == (use, ["dataset", "libraries", "metrics"])
 
     def test_what_the_parents_have_alike_for_serving_is_taken_over_and_the_rest_is_said(self, desk: Desk) -> None:
         refs = []

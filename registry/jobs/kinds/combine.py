@@ -19,7 +19,7 @@ from registry.jobs.kinds.combine_outcome import Ancestor, settle
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
-from registry.jobs.sources import Inputs, version_source
+from registry.jobs.sources import Inputs, dataset_use, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, require_fitting, taken_whole
@@ -47,6 +47,11 @@ def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bo
     for parent in request.parents:
         version = find_version(session, parse_ref(parent.ref), who)
         _require_ready(version)
+        if parent.digest not in (None, version.digest):
+            raise Invalid(
+                f"{exact_ref(version)} has the digest {version.digest[:12]}, not {str(parent.digest)[:12]}; name the version that is meant",
+                param="parents",
+            )
         # Two refs may name one version: their weights add up.
         found[version.pk] = (version, parent.weight + found.get(version.pk, (version, 0.0))[1])
     versions = [version for version, _ in found.values()]
@@ -190,6 +195,7 @@ def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
         quantization=None
         if recipe is None
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}"),
+        dataset=dataset_use(session, version),
         files={file.path: file.sha256 for file in read_manifest(session, version.digest).files},
     )
 

@@ -11,13 +11,13 @@ from sdk.formats.adapter_files import SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
 from sdk.schemas.catalog import Method, Parent, Publication
 from sdk.schemas.combination import CombineRequest
-from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe
+from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
 from sdk.schemas.work import CombineResult
 
 #: What no combination is asked for, so that no worker may say it in its name.
 _NEVER_ASKED = ("dataset", "tags", "description", "unknown")
 #: Parts of a LoRA record that a combination leaves at what it is without them.
-_NOT_LEFT = ("modules_to_save", "bias", "init", "use_rslora", "use_dora", "trainable_token_indices", "other", "dropout")
+_NOT_LEFT = ("modules_to_save", "bias", "init", "use_rslora", "use_dora", "trainable_token_indices", "dropout")
 _PLAIN = LoraConfig(rank=1, alpha=1.0, dropout=0.0, target_modules=["-"])
 
 
@@ -31,6 +31,8 @@ class Ancestor:
     base_fingerprint: str
     method: str
     quantization: QuantizationRecipe | None
+    #: What its training took from its dataset, if anybody said so.
+    dataset: DatasetUse | None
     #: Path to SHA-256.
     files: Mapping[str, str]
 
@@ -52,8 +54,11 @@ def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: Combine
     asked = _asked(request)
     require_none(_differences(request, ancestors, publication, asked, shared))
     recipe = _recipe(ancestors)
+    # What is its parent in another place was trained as that was: how it is rendered, and what it tells apart, is there.
+    dataset = ancestors[0].dataset if taken_whole(_ingredients(ancestors), request.spec) else None
     settled = publication.model_copy(
         update={
+            "dataset": dataset,
             "method": _method(ancestors, recipe),
             "quantization": recipe,
             "training": asked,
@@ -62,8 +67,12 @@ def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: Combine
             "libraries": done.report.libraries,
         }
     )
-    reported = [name for name in ("libraries", "metrics") if getattr(settled, name)]
+    reported = [name for name in ("dataset", "libraries", "metrics") if getattr(settled, name)]
     return Settled(settled, reported, list(_notes(ancestors, differing, recipe)))
+
+
+def _ingredients(ancestors: Sequence[Ancestor]) -> list[Ingredient]:
+    return [Ingredient(one.ref, one.weight, one.lora) for one in ancestors]
 
 
 def _parents(ancestors: Sequence[Ancestor]) -> list[Parent]:
@@ -108,9 +117,8 @@ def _of_lora(
     request: CombineRequest, ancestors: Sequence[Ancestor], publication: Publication, files: Mapping[str, str]
 ) -> Iterator[Difference]:
     """Compare the LoRA record with the parents'; admission compares it with the bytes."""
-    ingredients = [Ingredient(one.ref, one.weight, one.lora) for one in ancestors]
     lora = publication.lora
-    if taken_whole(ingredients, request.spec):
+    if taken_whole(_ingredients(ancestors), request.spec):
         parent = ancestors[0]
         if files.get(WEIGHTS_FILE) != parent.files.get(WEIGHTS_FILE):
             yield Difference(WEIGHTS_FILE, parent.files.get(WEIGHTS_FILE), files.get(WEIGHTS_FILE))
@@ -120,6 +128,9 @@ def _of_lora(
     for name in _NOT_LEFT:
         if (given := getattr(lora, name)) != (plain := getattr(_PLAIN, name)):
             yield Difference(f"lora.{name}", plain, given)
+    # A pattern that all parents exclude by has no field of its own.
+    for name in lora.other.keys() - {"exclude_modules"}:
+        yield Difference(f"lora.other.{name}", None, lora.other[name])
     if lora.lora_bias != ancestors[0].lora.lora_bias:
         yield Difference("lora.lora_bias", ancestors[0].lora.lora_bias, lora.lora_bias)
     parameters = sorted({name for one in ancestors for name in one.lora.target_parameters})

@@ -17,7 +17,7 @@ from sdk.schemas.wire import Sha256, Wire
 #: As many as the lineage of a version holds.
 MOST_PARENTS = 64
 #: No weight beyond this is meant.
-_MOST_WEIGHT = 1000.0
+MOST_WEIGHT = 1000.0
 
 #: "linear": the sum, reduced without loss to its numerical rank; "cat": the sum as it is written, of rank Σ rᵢ; "svd": the sum
 #: cut to a rank.
@@ -31,7 +31,7 @@ class CombineParent(Wire):
 
     ref: str
     #: Any number but 0, also below it.
-    weight: Annotated[float, Field(ge=-_MOST_WEIGHT, le=_MOST_WEIGHT)]
+    weight: Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
     #: Of the version, once the job is accepted.
     digest: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 

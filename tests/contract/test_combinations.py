@@ -138,6 +138,7 @@ class TestSubmitting:
             ([float("inf")], {}, "the weight of .*a@v1 is 'inf', which is no number", "parents"),
             (["0.5"], {}, "the weight of .*a@v1 is '0.5', which is no number", "parents"),
             ([1001.0], {}, "weight: Input should be less than or equal to 1000", "weight"),
+            ([1000.0, 1.0], {}, "the weights of .*a@v1 add up to 1001; give at most 1000", "parents"),
             ([0.5, -0.5], {}, "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out", "parents"),
             ([0.5], {"method": "svd"}, "the method svd cuts to a rank; say which with rank", None),
             ([0.5], {"rank": 2}, "the method linear keeps every rank; leave rank out, or say the method svd", None),

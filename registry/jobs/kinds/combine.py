@@ -25,7 +25,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, require_fitting, taken_whole
 from sdk.lora.module_outlines import AdapterOutline, OutlineError
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.combination import CombineParent, CombineRequest
+from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
 from sdk.schemas.jobs import Needs
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
 
@@ -104,11 +104,11 @@ def _require_one_base(versions: list[Version]) -> None:
 
 def _require_weights(found: Iterable[tuple[Version, float]]) -> None:
     for version, weight in found:
+        ref = exact_ref(version)
         if weight == 0:
-            raise Invalid(
-                f"the weights of {exact_ref(version)} add up to 0, so that it adds nothing; leave it out",
-                param="parents",
-            )
+            raise Invalid(f"the weights of {ref} add up to 0, so that it adds nothing; leave it out", param="parents")
+        if abs(weight) > MOST_WEIGHT:
+            raise Invalid(f"the weights of {ref} add up to {weight:g}; give at most {MOST_WEIGHT:g}", param="parents")
 
 
 def _outlines(

@@ -23,6 +23,7 @@ from support.soak import scale
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.factors import Factors, Reduced
 from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
@@ -373,3 +374,21 @@ def test_a_wrong_weight_of_the_pipeline_is_caught(
         out = tmp_path / f"out-{len(spec)}-{spec.get('method')}"
         with pytest.raises(PipelineError, match=r"is not the sum of the parents: .* (is off by|keeps)"):
             combined([(one, 0.7), (other, -0.3)], out, **spec)
+
+
+def test_a_cut_that_keeps_less_than_it_could_is_caught(
+    llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.pipelines.combining import combine
+
+    reduced = combine.reduced
+
+    def smallest(factors: Factors, rank: int | None = None) -> Reduced:
+        found = reduced(factors)
+        kept = Factors(found.factors.b[:, -2:], found.factors.a[-2:])
+        return Reduced(kept, float(np.linalg.norm(kept.b @ kept.a) ** 2), found.square)
+
+    monkeypatch.setattr(combine, "reduced", smallest)
+    one, other = save(llama_base, tmp_path / "one", 1), save(llama_base, tmp_path / "other", 2)
+    with pytest.raises(PipelineError, match=r"keeps 0\.\d+ of the energy, of 0\.\d+ that the rank 2 can keep"):
+        combined([(one, 0.7), (other, -0.3)], tmp_path / "out", method="svd", rank=2)

@@ -86,7 +86,9 @@ class Desk:
         packed = pack_adapter(
             out, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest(base), staging=staging
         )
-        report = CombineReport(dtype="float32", metrics={"modules": 2.0}, libraries={"torch": "2"})
+        report = CombineReport(
+            dtype="float32", metrics={"modules": 2.0}, kept_energy={Q: 0.5}, libraries={"torch": "2"}
+        )
         told = {
             "adapter": request.adapter,
             "upload": self.worker.upload(packed.sources, "sending"),
@@ -262,6 +264,11 @@ class TestResults:
         done = desk.complete(held, desk.made(held))
         assert done.result is not None
         assert (done.result["ref"], done.result["existing"]) == (f"{desk.space}/mix@v1", False)
+        # Lists go without the share of each module.
+        assert done.result["kept_energy"] == {Q: 0.5}
+        listed = next(job for job in desk.writer.jobs() if job.id == held.job)
+        assert listed.view.result == {name: part for name, part in done.result.items() if name != "kept_energy"}
+        assert listed.result().ref == f"{desk.space}/mix@v1"  # type: ignore[union-attr]
         version = desk.writer.get(f"{desk.space}/mix@v1").info
         assert [(one.ref, one.relation, one.weight) for one in version.parents] == [
             (one, "combined-from", 0.7),

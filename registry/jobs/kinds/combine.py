@@ -208,4 +208,5 @@ COMBINE = JobKindRules(
     needs=_needs,
     assign=_assign,
     complete=_publish,
+    long_parts=("kept_energy",),
 )

@@ -54,7 +54,8 @@ def reduced(factors: Factors, rank: int | None = None) -> Reduced:
 
     B = Q_B·R_B and Aᵀ = Q_A·R_A, so that B·A = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ, and the singular values of B·A are those of the small
     matrix in the middle; the nearest matrix of a rank keeps the largest (Eckart and Young, 1936). Each σ goes in equal parts
-    into both factors, and the largest number of each column of B is positive, so that equal factors give equal bytes.
+    into both factors, and the largest number of each column of B is positive, so that equal factors give
+    equal bytes on one machine: how many cores there are, LAPACK shows in the last digit.
     """
     import numpy as np
 

@@ -51,7 +51,7 @@ class _Sum:
 def combine(
     given: Sequence[ParentFolder], spec: CombineSpec, *, out: Path, on_progress: Callable[[Progress], None]
 ) -> CombineReport:
-    """Write the combination of adapters into the folder `out`, as PEFT would save it. Equal parents give equal bytes.
+    """Write the combination of adapters into the folder `out`, as PEFT would save it. Equal parents give equal bytes on one machine.
 
     One parent of weight 1 is taken over byte for byte. Raises PipelineError for adapters that don't fit each other, and where
     what was written is not Σ wᵢ·ΔWᵢ.

@@ -116,6 +116,25 @@ class TestSums:
         plain = save(mixture, tmp_path / "plain", 3)
         assert held(mixture, [(single, 0.5), (plain, -2.0)], tmp_path / "out", method=method) <= EXACT
 
+    @pytest.mark.parametrize("method", ["linear", "cat"])
+    def test_convolutions_have_their_kernel_in_a(self, tmp_path: Path, method: str) -> None:
+        dense = []
+        for at, (rank, weight) in enumerate(((2, 0.7), (3, -0.3))):
+            a, b = torch.randn(rank, 5, 3, 3), torch.randn(8, rank, 1, 1)
+            folder = tmp_path / f"{at}"
+            folder.mkdir()
+            prefix = "base_model.model.conv1.lora_"
+            save_file({f"{prefix}A.weight": a, f"{prefix}B.weight": b}, folder / WEIGHTS_FILE)
+            config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["conv1"]}
+            (folder / CONFIG_FILE).write_text(json.dumps(config))
+            dense.append(weight * 2 * b.flatten(1).double() @ a.flatten(1).double())
+        combined([(tmp_path / "0", 0.7), (tmp_path / "1", -0.3)], tmp_path / "out", method=method)
+        found = load_file(tmp_path / "out" / WEIGHTS_FILE)
+        a, b = (found[f"base_model.model.conv1.lora_{half}.weight"] for half in "AB")
+        assert (a.shape, b.shape) == ((5, 5, 3, 3), (8, 5, 1, 1))
+        said = sum(dense)
+        assert float((b.flatten(1).double() @ a.flatten(1).double() - said).norm() / said.norm()) <= EXACT
+
     def test_random_ranks_patterns_targets_layers_and_weights(self, tmp_path: Path) -> None:
         bases = {name: save_model(tmp_path / name, name) for name in MODULES}
         folders: dict[str, list[tuple[Path, RandomLora]]] = {name: [] for name in bases}

@@ -121,11 +121,10 @@ def test_three_rows_are_shown_where_nobody_says_how_many(place: Place) -> None:
 
 
 def test_a_cut_is_said(place: Place) -> None:
-    done = place.preview("rows.jsonl", "--row", "3", "--max-length", "20")
+    done = place.preview("rows.jsonl", "--rows", "12", "--max-length", "20")
     assert done.returncode == 0
     assert "no stop" in done.stdout
     assert "  cut off after 20 tokens, " in done.stdout
-    done = place.preview("rows.jsonl", "--row", "12", "--max-length", "20")
     assert "nothing of it is learnt, so this text is dropped" in done.stdout
 
 

@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
+    from sdk.schemas.combination import CombineOptions
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.jobs import QueueCapacity, WorkerView
@@ -109,6 +110,7 @@ __all__ = [
     "rollback",
     "search",
     "set_alias",
+    "submit_combine",
     "submit_evaluation",
     "submit_merge",
     "submit_preview",
@@ -255,6 +257,18 @@ def set_alias(
 ) -> AliasView:
     """Point an alias at a version. See `Client.set_alias`."""
     return _client().set_alias(adapter, alias, version, expect=expect, reason=reason)
+
+
+def submit_combine(
+    adapter: str,
+    parents: Mapping[str, float] | Iterable[tuple[str, float]],
+    *,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    **spec: Unpack[CombineOptions],
+) -> Job[Version]:
+    """Submit the weighted sum of versions over one base, as a version; returns at once. See `Client.submit_combine`."""
+    return _client().submit_combine(adapter, parents, priority=priority, idempotency_key=idempotency_key, **spec)
 
 
 def submit_evaluation(

@@ -86,6 +86,7 @@ from sdk.schemas.catalog import (
     Published,
     VersionMove,
 )
+from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.events import Event
@@ -341,6 +342,25 @@ class Client:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
         terms, checked = JobTerms(priority), build(MergeSpec, **spec)
         return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
+
+    def submit_combine(
+        self,
+        adapter: str,
+        parents: Mapping[str, float] | Iterable[tuple[str, float]],
+        *,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **spec: Unpack[CombineOptions],
+    ) -> Job[Version]:
+        """Submit the combination ΔW = Σ wᵢ·ΔWᵢ of versions over one base into the next version of `adapter`; returns at once.
+
+        `parents` are refs and their weights, as {"a@v2": 0.7, "b@v1": 0.3}; weights of one version add up. `spec` are the
+        fields of `CombineSpec`. Raises InvalidInput for versions whose sum is no LoRA, InvalidBase for several bases,
+        NotFound.
+        """
+        terms, checked = JobTerms(priority), build(CombineSpec, **spec)
+        view = self._submitter.combination(check_name(adapter), parents, checked, terms=terms, key=idempotency_key)
+        return Job(view, self)
 
     def submit_preview(
         self,

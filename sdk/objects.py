@@ -117,7 +117,8 @@ class Version:
         return shown
 
 
-#: What a job produces: a training a Version, an evaluation a list of them, a merge a MergedModel, a preview a Preview.
+#: What a job produces: a training or a combination a Version, an evaluation a list of them, a merge a MergedModel, a preview
+#: a Preview.
 Result: TypeAlias = "Version | list[Evaluation] | MergedModel | Preview"
 R = TypeVar("R", covariant=True, bound="Result")
 
@@ -290,5 +291,6 @@ _RESULTS: dict[str, Callable[[JobView, Registry], Result]] = {
     "training": _version,
     "evaluation": _evaluations,
     "merge": _merged,
+    "combine": _version,
     "preview": _preview,
 }

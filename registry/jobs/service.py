@@ -190,7 +190,7 @@ class Jobs:
                 Job.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda jobs: [_without_long_result(view) for view in present_in_queue(session, jobs)],
+                views=lambda jobs: [_without_long_parts(view) for view in present_in_queue(session, jobs)],
                 newest_first=True,
             )
 
@@ -259,9 +259,12 @@ def unfinished(session: Session, namespace: str) -> int:
     return session.scalar(waiting) or 0
 
 
-def _without_long_result(view: JobView) -> JobView:
+def _without_long_parts(view: JobView) -> JobView:
     rules = KINDS.get(view.kind)
-    return view.model_copy(update={"result": None}) if rules is not None and rules.long_result else view
+    if rules is None or not rules.long_parts or view.result is None:
+        return view
+    kept = {name: part for name, part in view.result.items() if name not in rules.long_parts}
+    return view.model_copy(update={"result": kept or None})
 
 
 def _require_room(session: Session, namespace: str) -> None:

@@ -59,6 +59,10 @@ class Columns:
             block = (block.astype("<u4") << 16).view("<f4")
         return block.astype("<f8")
 
+    def numbers(self) -> npt.NDArray[Any]:
+        """Return the whole in float64."""
+        return self._float64(slice(None))
+
 
 @dataclass(frozen=True)
 class TensorFile:

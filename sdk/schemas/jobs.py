@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
+from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.preview import MOST_JOB_ROWS
@@ -175,7 +176,7 @@ class PreviewJobRequest(Wire):
 
 #: What a job asks for; each kind has its own request.
 JobRequest = Annotated[
-    TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest, Field(discriminator="kind")
+    TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest | CombineRequest, Field(discriminator="kind")
 ]
 #: The kinds of job that this release knows.
 JOB_KINDS: tuple[str, ...] = tuple(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sdk.schemas.catalog import Publication
+from sdk.schemas.combination import CombineReport
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
@@ -99,7 +100,7 @@ class Assignment(Wire):
     request: JobRequest
     #: The base of a training or a preview.
     base: BaseSource | None = None
-    #: What an evaluation scores, or the one version that is merged.
+    #: What an evaluation scores, the one version that is merged, or those that are combined.
     targets: list[TargetSource] = []
     #: Digest to file format.
     datasets: dict[str, str] = {}
@@ -163,6 +164,13 @@ class MergeResult(Wire):
     report: MergeReport
 
 
+class CombineResult(Wire):
+    """A combination of versions: the version that it makes, and how it was made."""
+
+    version: Publication
+    report: CombineReport
+
+
 class Completion(Wire):
     """A worker hands in the result of its attempt, in the field for its kind of job."""
 
@@ -171,6 +179,8 @@ class Completion(Wire):
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None
+    #: An earlier registry knows no such field, so what is not handed in is not said.
+    combination: Annotated[CombineResult | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class Failure(Wire):

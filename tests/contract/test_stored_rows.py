@@ -26,6 +26,7 @@ from registry.jobs.models import Job
 from registry.principal import LOCAL
 from sdk.errors import AdapterctlError
 from sdk.schemas.catalog import VersionView
+from sdk.schemas.combination import CombineRequest
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import EvaluationRequest, JobState, JobView, MergeRequest, PreviewJobRequest, TrainingRequest
 from sdk.schemas.lineage import Lineage
@@ -39,10 +40,11 @@ KINDS: dict[str, type[Wire]] = {
     "evaluation": EvaluationRequest,
     "merge": MergeRequest,
     "preview": PreviewJobRequest,
+    "combine": CombineRequest,
     "progress": Progress,
     "report": TrainingReport,
 }
-REQUESTS = ("training", "evaluation", "merge", "preview")
+REQUESTS = ("training", "evaluation", "merge", "preview", "combine")
 WORKER = WorkerInfo(name="node-1", device="cuda", memory_bytes=2**40, free_memory_bytes=2**40)
 
 #: Members of enumerations that are stored.

@@ -166,6 +166,11 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (train("--config", "list.yaml"), 2, "invalid", "config", "write lines such as"),
     (train("--config", f"{MISSING}.yaml"), 3, "not_found", "config", "check --config"),
     (["train", "new-adapter"], 2, "invalid", "base", "needs --base"),
+    # Combinations.
+    (["combine", "mix", "code-review@v1"], 2, "invalid", "parents", "write it as code-review@v1=0.5"),
+    (["combine", "mix", "code-review@v1=half"], 2, "invalid", "parents", "'half' is no number"),
+    (["combine", "mix", "code-review@v1=nan"], 2, "invalid", "parents", "'nan', which is no number"),
+    (["combine", "mix", f"{MISSING}@v1=1"], 3, "not_found", "adapter", "adapterctl list"),
     # The command line itself.
     (["lst"], 2, "invalid", None, "did you mean 'list'?"),
     (["pull"], 2, "invalid", "ref", "adapterctl pull --help"),

@@ -18,7 +18,7 @@ from workers.settings import LogLevel, WorkerSettings, parse_queues
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="adapter-worker")
 def cli() -> None:
-    """Run training, evaluation and merge jobs of a registry on this machine.
+    """Run the jobs of a registry on this machine.
 
     \b
     The registry is named by ADAPTERCTL_URL and ADAPTERCTL_TOKEN (a token with the role 'worker'),

@@ -7,13 +7,14 @@ from typing import Any
 from sdk.errors import VerificationFailed
 from sdk.schemas.work import Assignment
 from workers.kinds.attempt import Attempt
+from workers.kinds.combine import COMBINE
 from workers.kinds.evaluation import EVALUATION
 from workers.kinds.merge import MERGE
 from workers.kinds.preview import PREVIEW
 from workers.kinds.rules import KindOfWork
 from workers.kinds.training import TRAINING
 
-KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVALUATION, MERGE, PREVIEW)}
+KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVALUATION, MERGE, PREVIEW, COMBINE)}
 
 
 def require_pinned(assignment: Assignment) -> None:

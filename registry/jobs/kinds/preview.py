@@ -107,5 +107,5 @@ PREVIEW = JobKindRules(
     needs=_needs,
     assign=_assign,
     complete=_keep,
-    long_result=True,
+    long_parts=("preview",),
 )

@@ -84,8 +84,8 @@ class JobKindRules(Generic[R]):
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False
-    #: Whether a result may be so long that lists of jobs go without it.
-    long_result: bool = False
+    #: The parts of a result that may be so long that lists of jobs go without them.
+    long_parts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

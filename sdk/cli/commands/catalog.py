@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -69,6 +70,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *(("combined", said) for said in _combined(shown)),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
@@ -104,6 +106,17 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _combined(shown: dict[str, Any]) -> Iterator[str]:
+    """Say of what parents a combination is the sum, and what a cut has kept of it."""
+    parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
+    method = (shown["training"] or {}).get("combine_method")
+    if method is None or not parents:
+        return
+    yield f"{method}: " + " + ".join(f"{one['weight']:g}·{one['ref']}" for one in parents)
+    if (kept := shown["metrics"].get("kept_energy")) is not None:
+        yield f"{kept:.2%} of the energy kept, {shown['metrics'].get('kept_energy_min', kept):.2%} where least was"
 
 
 def _learnt(data: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.values import parse_size
 from sdk.config import user_path
@@ -108,7 +108,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     with open_client() as client:
         job = client.submit_training(name, **options)
         if detach:
-            _print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} trains {name}")
         watch(job)
@@ -127,15 +127,6 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         if before is not None and after is not None:
             say(f"held-out loss {before:.3f} → {after:.3f}")
         say(f"see it: adapterctl show {result['ref']}")
-
-
-def _print_detached(style: str, job_id: str, state: str) -> None:
-    if style == "json":
-        print_json({"job": job_id, "state": state})
-        return
-    click.echo(job_id)
-    if style == "table":
-        say(f"watch it: adapterctl jobs watch {job_id}")
 
 
 def _read_config(name: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ WRONG = {
     "rank": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl", rank="8")\n',
     "generate": 'import sdk\n\nsdk.submit_evaluation("x@v1", data="rows.jsonl", generate=8)\n',
     "ontoo": 'import sdk\n\nsdk.submit_merge("x@v1", ontoo="auto")\n',
-    "weights": 'import sdk\n\nsdk.submit_combine("x", {"y@v1": "0.5"})\n',
+    "submit_combine": 'import sdk\n\nsdk.submit_combine("x", {"y@v1": "0.5"})\n',
     "frozzen": 'import sdk\n\nsdk.pull("x@v1", frozzen=True)\n',
     "save": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl").result().save("./merged")\n',
     "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',

@@ -110,7 +110,7 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
         passing.drain()
     if passing.sha256 != blob.sha256 or passing.size_bytes != blob.size_bytes:
         raise BlobCorrupt(
-            f"storage holds other bytes than were announced: expected sha256 {blob.sha256} of "
+            f"storage has other bytes than were announced: expected sha256 {blob.sha256} of "
             f"{blob.size_bytes} bytes, found {passing.sha256} of {passing.size_bytes}; push again"
         )
     if refused is not None:

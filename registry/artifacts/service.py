@@ -131,8 +131,8 @@ class Artifacts:
                 row = None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
                 raise Invalid(
-                    f"{blob.sha256[:12]} was neither announced by the upload session nor is it in a version that this "
-                    "token may read; begin the push again",
+                    f"{blob.sha256[:12]} was neither announced by the upload session nor is in a version that this "
+                    "token may read; start the push again",
                     param="upload",
                 )
             if row is not None and row.size_bytes != blob.size_bytes:
@@ -185,7 +185,7 @@ class Artifacts:
                 if now is not None and now == session.scalar(select(Blob.stored_as).where(Blob.sha256 == blob.sha256)):
                     # Another request of this caller has settled the same blob meanwhile.
                     raise BlobMissing(sent.stored_as)
-                raise Verification(f"{blob.sha256[:12]} was removed while it was verified; push again")
+                raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
             if row.collected_at is not None or row.stored_as == lost:

@@ -36,7 +36,7 @@ def iterate(transport: Transport, adapter: str, *, archived: bool = False) -> It
 
 
 def annotate(transport: Transport, annotation: Annotation) -> VersionView:
-    """Write a description, tags or a note to a version. Raises NotFound, NotAllowed."""
+    """Add a description, tags or a note to a version. Raises NotFound, NotAllowed."""
     return transport.call("PATCH", "/version", VersionView, body=annotation)
 
 

@@ -52,12 +52,13 @@ def merge_bytes(
 ) -> int:
     """Return what a merge takes at its peak: whole models, and the logits by which they are compared.
 
-    process + 1.1·(S + M + Q) + L, where S is the size of the weights as they are stored, whose file stays mapped; M that of the
-    merged model, in the stored precision where "auto" is asked for; Q, where the adapter was trained over 4 bits, twice the
-    weights in 16 bit, for the base is quantised, made wide again and measured before it is merged onto; and L the logits of
-    the probe, four (512, vocabulary) matrices in float32. A base that is stored in 4 bits, of `packed_parameters` numbers, is
-    made wide once, and has no other weights to merge onto. A precision that is not known is taken for float32, as
-    transformers does. A CPU that can't multiply 16-bit numbers needs more, which nobody knows at submit.
+    process + 1.1·(S + M + Q) + L, where S is the size of the weights as they are stored, whose file stays mapped; M
+    that of the merged model, in the stored precision where "auto" is asked for; Q, where the adapter was trained over 4
+    bits, twice the weights in 16 bit, for the base is quantised, made wide again and measured before it is merged onto;
+    and L the logits of the probe, four (512, vocabulary) matrices in float32. A base that is stored in 4 bits, of
+    `packed_parameters` numbers, is made wide once, and has no other weights to merge onto. A precision that is not
+    known is taken for float32, as transformers does. A CPU that can't multiply 16-bit numbers needs more, which nobody
+    knows at submit.
     """
     stored_width = _WIDTHS.get(stored_dtype or "", 4)
     numbers = weights_bytes // stored_width if packed_parameters is None else packed_parameters

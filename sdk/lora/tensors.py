@@ -73,6 +73,10 @@ class Columns:
             block = (block.astype("<u4") << 16).view("<f4")
         return block.astype("<f8")
 
+    def numbers(self) -> npt.NDArray[Any]:
+        """Return the whole in float64."""
+        return self._float64(slice(None))
+
 
 @dataclass(frozen=True)
 class TensorFile:
@@ -121,7 +125,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it")
     except SafetensorsError as error:
         raise VerificationFailed(
-            f"{path} is no whole safetensors file of an adapter ({error.reason}); pull the version again"
+            f"{path} is not a complete safetensors file of an adapter ({error.reason}); pull the version again"
         ) from error
     found = {}
     for index, begin in enumerate(header.begin):

@@ -26,7 +26,7 @@ _MAX_RANK = 4096
 #: A squared norm beyond this can't be summed; no adapter that works comes near.
 _MAX_SQUARE = 1e200
 
-#: Parts of LoRA that are no part of s·B·A.
+#: Parts of LoRA that are not part of s·B·A.
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
 
 
@@ -96,7 +96,7 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     An embedding's ΔW is the transpose of B·A, a convolution's is B·A with the kernel flattened: neither alters these.
     Stacked experts have one each, and ‖ΔW‖² is the sum of theirs.
 
-    Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, Unavailable without numpy.
+    Raises NotFound without a file of weights, VerificationFailed for one that is not an adapter's, Unavailable without numpy.
     """
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
     first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
@@ -144,7 +144,7 @@ def _open(folder: Path, lora: LoraConfig) -> _Adapter:
             half = key.part.removeprefix("embedding_")
             halves = adapter.pairs.setdefault(key.module, {})
             if half in halves:
-                raise VerificationFailed(f"{path} has {half} of {key.module!r} twice; pull the version again")
+                raise VerificationFailed(f"{path} has two {half} tensors for {key.module!r}; pull the version again")
             halves[half] = tensor
             if half != key.part:
                 adapter.embeddings.add(key.module)
@@ -165,7 +165,7 @@ def _check_pair(adapter: _Adapter, module: str) -> None:
     matrices = len(a) == len(b) == 2
     if min(len(a), len(b)) < 2 or (a[0] != b[1] if matrices else module in adapter.embeddings):
         raise VerificationFailed(
-            f"{said} has A of {_times(a)} and B of {_times(b)}, which have no product; pull the version again"
+            f"{said} has A of {_times(a)} and B of {_times(b)}, which can't be multiplied; pull the version again"
         )
     if a[0] > _MAX_RANK:
         raise VerificationFailed(
@@ -187,12 +187,12 @@ def _rank(adapter: _Adapter, module: str, delta: _Delta | None) -> int | None:
 def _notes(first: _Adapter, second: _Adapter) -> list[str]:
     """Say what the files hold that s·B·A does not."""
     notes = [
-        f"{what} of {whose} are no part of s·B·A and are not compared"
+        f"{what} of {whose} are not part of s·B·A and are not compared"
         for what, whose in _whose(first.left_out, second.left_out)
     ]
     inits = [{str(side.lora.init)} if changes_base(side.lora.init) else set() for side in (first, second)]
     notes += [
-        f"the initialisation {init} of {whose} changes the base, so that s·B·A is not all that it adds"
+        f"the initialisation {init} of {whose} changes the base, so s·B·A is not everything that it adds"
         for init, whose in _whose(*inits)
     ]
     return notes
@@ -212,8 +212,8 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
     rank = a.shape[0]
     if not has_product(a.shape, b.shape, embedding=False):
         notes.append(
-            f"{module}: the {side} adapter's A of {_times(a.shape)} and B of {_times(b.shape)}, as a grouped convolution "
-            "has them, are not compared"
+            f"{module}: the {side} adapter's A of {_times(a.shape)} and B of {_times(b.shape)} belong to a grouped "
+            "convolution and are not compared"
         )
         return None
     try:
@@ -221,7 +221,7 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
     except ScalesError as error:
         raise VerificationFailed(f"{adapter.file.path}: {error}; leave the weights out with --no-weights") from error
     if scale is None:
-        notes.append(f"{module}: the rank of each expert of the {side} adapter can't be told, so they are not compared")
+        notes.append(f"{module}: the rank of each expert of the {side} adapter is unknown, so they are not compared")
         return None
     if scale.said != scale.rank:
         notes.append(f"{module}: the {side} adapter's rank is {scale.rank}, not {scale.said} as its configuration says")

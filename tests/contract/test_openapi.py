@@ -193,7 +193,7 @@ class TestDocument:
                     one["name"]: parameters[one["name"]] for one in said.get("parameters", []) if one["in"] == "query"
                 }
                 answer = http.request(method, target, params=query, json=content["example"])
-                # What it names may not be there; that it is no request at all is another thing.
+                # What it names may not be there; that it is not a request at all is another thing.
                 understood = answer.is_success or answer.json()["error"]["code"] in (
                     "not_found",
                     "conflict",
@@ -219,7 +219,7 @@ class TestDocument:
             "The session in which its files"
         )
         # Of a class above it, and over two lines.
-        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: whichever.")
+        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: any.")
         assert schemas["Publication"]["properties"]["method"]["description"].endswith('"unknown" without one.')
         assert "next" in schemas["Page_VersionView_"]["properties"]
         assert schemas["Page_VersionView_"]["properties"]["next"]["description"].startswith(

@@ -1,4 +1,6 @@
-"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is marked."""
+"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is
+marked.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ class Desk:
 
     def refused(self, held: Assignment, param: str, **result: Any) -> None:
         """Hand in what was not asked for; the job goes on, and nothing is published."""
-        with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+        with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
             self.complete(held, **result)
         assert caught.value.param == param
         assert self.writer.job_view(held.job).state == "running"
@@ -261,7 +263,7 @@ class TestCheckpoints:
             {"base": "another base"},
         ]
         for said in wrong:
-            with pytest.raises(VerificationFailed, match="not what its job asked for"):
+            with pytest.raises(VerificationFailed, match="not what the job asked for"):
                 self.record(desk, held, **said)
         assert desk.writer.checkpoints(held.job) == []
         assert self.record(desk, held).step == 1
@@ -305,7 +307,7 @@ class TestMerges:
         desk.refused(held, "base", merge=self.merged(desk, base="another base"))
         desk.refused(held, "onto", merge=self.merged(desk, onto="dequantized"))
         desk.refused(held, "dtype", merge=self.merged(desk, dtype="float32"))
-        with pytest.raises(VerificationFailed, match="runs when it is loaded"):
+        with pytest.raises(VerificationFailed, match="would run when it is loaded"):
             desk.complete(held, merge=self.merged(desk, path="modeling.py"))
         done = desk.complete(held, merge=self.merged(desk))
         assert done.result is not None

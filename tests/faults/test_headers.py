@@ -358,7 +358,7 @@ def test_an_attack_is_refused_by_those_who_read_a_folder_too(name: str, tmp_path
     if name in OF_BASES:
         assert scan_base(tmp_path, cache=Cache(tmp_path / "cache")).registration.tensors == OF_BASES[name]
         return
-    with pytest.raises(InvalidBase, match="no whole safetensors file"):
+    with pytest.raises(InvalidBase, match="not a complete safetensors file"):
         scan_base(tmp_path, cache=Cache(tmp_path / "cache"))
 
 

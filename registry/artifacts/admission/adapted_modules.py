@@ -40,7 +40,7 @@ class Module:
         """Add a tensor. Raises Verification for a part under two names, as old and new releases write it."""
         if part in self.parts:
             raise Verification(
-                f"{tensor.name!r} stands for the same as {self.parts[part].name!r}; save the adapter again, "
+                f"{tensor.name!r} means the same weight as {self.parts[part].name!r}; save the adapter again, "
                 "with save_embedding_layers=False where it adapts embeddings"
             )
         self.parts[part] = tensor
@@ -96,7 +96,7 @@ def judge_module(
     if not targets.mean(plain, base) or (owned and not base.shapes(f"{plain}.weight")):
         if not owned:
             raise Verification(
-                f"{name} is not among the modules that {CONFIG_FILE} means, by target_modules "
+                f"{name} is not among the modules that {CONFIG_FILE} targets, by target_modules "
                 f"({', '.join(config.target_modules or [])[:200]}), exclude_modules and layers_to_transform; save the adapter again"
             )
         stacked = [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
@@ -110,8 +110,8 @@ def judge_module(
     _judge_bias(name, parts.get("B.bias"), b[0], config, embedding=embedding)
     if config.lora_bias and not embedding and base.shapes(f"{plain}.weight") and not base.shapes(f"{plain}.bias"):
         raise Verification(
-            f"lora_bias is true, and the base's {plain} has no bias that B's could be added to, so that the adapter could "
-            "never be merged; train again without lora_bias"
+            f"lora_bias is true, and the base's {plain} has no bias to add B's to, so the adapter could never "
+            "be merged; train again without lora_bias"
         )
 
 
@@ -146,8 +146,8 @@ def _judge_base(
             )
         if not embedding and len(a) == 2 and transposed is not None and [b[0], a[1]] in _turned(weights, transposed):
             raise Verification(
-                f"{name}: B·A is {b[0]}×{a[1]} and lies across the base's weight, which takes {a[1]} outputs and {b[0]} inputs "
-                "in its module; save the adapter again with PEFT from the trained model"
+                f"{name}: B·A is {b[0]}×{a[1]}, which is transposed: the base's weight in its module has {a[1]} outputs and "
+                f"{b[0]} inputs; save the adapter again with PEFT from the trained model"
             )
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"

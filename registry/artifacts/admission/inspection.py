@@ -1,6 +1,6 @@
 """Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
 
-What is wrong whatever the version says (a malformed header, NaN, a key that is no setting) raises Verification here.
+What is wrong whatever the version says (a malformed header, NaN, a key that is not a setting) raises Verification here.
 Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
 
 >>> import io
@@ -111,13 +111,13 @@ class WeightFacts(_Facts):
     def _counts_agree(self) -> Self:
         count = len(self.kind_of)
         if len(self.exponents) != count:
-            raise ValueError("there is another number of exponents than of tensors")
+            raise ValueError("the numbers of exponents and of tensors differ")
         if len(self.norms) != count or any(len(pair) != 2 for pair in self.stacked):
-            raise ValueError("there is another number of norms than of tensors")
+            raise ValueError("the numbers of norms and of tensors differ")
         if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
-            raise ValueError("there is another number of names than of tensors")
+            raise ValueError("the numbers of names and of tensors differ")
         if count and not (min(self.kind_of) >= 0 and max(self.kind_of) < len(self.kinds)):
-            raise ValueError("a tensor is of no kind")
+            raise ValueError("a tensor has no kind")
         return self
 
     @classmethod
@@ -192,7 +192,7 @@ class ConfigFacts(_Facts):
 def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> WeightFacts:
     """Read `adapter_model.safetensors` once, in bounded memory; `lora` says which modules are of stacked experts.
 
-    Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
+    Raises Verification where it is not a safetensors file of floating-point tensors, or holds NaN or infinity.
     """
     try:
         header = read_header(file, size_bytes)
@@ -281,12 +281,12 @@ def _greatest(file: IO[bytes], header: Header, passing: PassingNorms) -> npt.NDA
 def inspect_config(file: IO[bytes]) -> ConfigFacts:
     """Read `adapter_config.json` once.
 
-    Raises Verification where it is no JSON or no LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
+    Raises Verification where it is not JSON or not a LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
     value of another kind, a path or URL among them.
     """
     config = _parse(file.read(MAX_CONFIG_BYTES + 1))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Verification(f"{CONFIG_FILE} describes no LoRA; only LoRA adapters are kept here")
+        raise Verification(f"{CONFIG_FILE} does not describe a LoRA adapter; only LoRA adapters are kept here")
     for finding in examine(config):
         _refuse(finding)
     if why := unusable(config):
@@ -308,7 +308,7 @@ def _refuse(finding: Finding) -> None:
         )
     if finding.reason is Reason.UNKNOWN:
         raise Verification(
-            f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+            f"{CONFIG_FILE} has {finding.key!a}, which is not a known LoRA setting; remove it and push again"
         )
     if finding.reason is Reason.PATTERN:
         raise Verification(
@@ -326,13 +326,13 @@ def _parse(raw: bytes) -> Any:
     # Brackets in texts count too: no configuration has as many.
     if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
         raise Verification(
-            f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
+            f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or nested deeper than PEFT writes it; save the adapter again"
         )
     try:
         # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Verification(f"{CONFIG_FILE} is no JSON; save the adapter again") from error
+        raise Verification(f"{CONFIG_FILE} is not JSON; save the adapter again") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -343,4 +343,4 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise Verification(f"{CONFIG_FILE} holds {word}, which is no number; save the adapter again with PEFT")
+    raise Verification(f"{CONFIG_FILE} has {word}, which is not a number; save the adapter again with PEFT")

@@ -65,7 +65,7 @@ def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -
     """
     subject, merge = done.job.subject, done.completion.merge
     if merge is None or merge.manifest.kind != "merged":
-        raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
+        raise Invalid("a merge's completion must have a manifest of the kind 'merged'", param="merge")
     refuse_code(merge.manifest)
     with services.db.read() as session:
         base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint

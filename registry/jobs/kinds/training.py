@@ -59,7 +59,7 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
     positions = None if base is None else positions_of(table(base.config))
     if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
         raise Invalid(
-            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            f"max_length is {length}, but base {base.id} has only {positions} positions; give {positions} or less",
             param="spec.max_length",
         )
 
@@ -83,11 +83,11 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
     """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
 
-    Raises Verification where it is none that the job asked for.
+    Raises Verification if it is none that the job asked for.
     """
     job, publication = done.job, done.completion.version
     if publication is None:
-        raise Invalid("the completion of a training holds a version", param="version")
+        raise Invalid("a training's completion must have a version", param="version")
     if publication.adapter != job.subject:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)

@@ -1,4 +1,4 @@
-"""What a training hands in, a version or a checkpoint, held against what was asked for."""
+"""What a training hands in, a version or a checkpoint, checked against what was asked for."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ def require_learnt(publication: Publication) -> None:
 
 
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:
-    """Raise Verification where a checkpoint is none of the training that was asked for."""
+    """Raise Verification if a checkpoint is none of the training that was asked for."""
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
 def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it; its objective also where that follows from the rows."""
+    """What a spec says of a training, under the names that a record has for it; its objective also where that follows
+    from the rows.
+    """
     asked: dict[str, JsonScalar] = {
         "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -52,7 +53,7 @@ _MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
-    "quarantined": "; found by its digest alone, until an admin releases it",
+    "quarantined": "; found only by its digest until an admin releases it",
 }
 
 
@@ -70,6 +71,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *(("combined", said) for said in _combined(shown)),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
@@ -132,6 +134,17 @@ def _moved(metrics: dict[str, float]) -> list[str]:
     return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
 
 
+def _combined(shown: dict[str, Any]) -> Iterator[str]:
+    """Say of what parents a combination is the sum, and what a cut has kept of it."""
+    parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
+    method = (shown["training"] or {}).get("combine_method")
+    if method is None or not parents:
+        return
+    yield f"{method}: " + " + ".join(f"{one['weight']:g}·{one['ref']}" for one in parents)
+    if (kept := shown["metrics"].get("kept_energy")) is not None:
+        yield f"{kept:.2%} of the energy kept, {shown['metrics'].get('kept_energy_min', kept):.2%} where least was"
+
+
 def _learnt(data: dict[str, Any]) -> str:
     labels = data.get("labels")
     if labels is None:
@@ -183,8 +196,8 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
 
 
 @click.command(name="list")
-@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
-@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
+@click.option("--namespace", metavar="NAME", help="Only this namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Only names that begin with this, namespace included.")
 @format_option
 def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.
@@ -205,7 +218,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 @click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:
-    """List the versions of the adapter NAME, the newest first.
+    """List the versions of the adapter NAME, newest first.
 
     \b
     Examples:

@@ -96,7 +96,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         # It was stored before the registry refused it.
         raise PipelineError(
             FailureReason.ADAPTER,
-            f"The adapter's {CONFIG_FILE} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
+            f"The adapter's {CONFIG_FILE} is not given to PEFT, since {said}; push the adapter again with: adapterctl push"
             " --expand-patterns.",
         )
     try:
@@ -124,7 +124,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         odd = sorted(wanted ^ found)
         raise PipelineError(
             FailureReason.ADAPTER,
-            f"{len(found - wanted)} tensors of the adapter reach no module of this base and {len(wanted - found)} of"
+            f"{len(found - wanted)} of the adapter's tensors match no module of this base, and {len(wanted - found)} of"
             f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
         )
     return peft_model.eval()
@@ -145,7 +145,7 @@ def _resize_vocabulary(model: Any, file: Any) -> None:
     """Give a model as many tokens as a file of weights has whole embeddings of, (tokens, dimension)."""
     embeddings = model.get_input_embeddings()
     name = next((name for name, module in model.named_modules() if module is embeddings), None)
-    for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+    for key in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
         if unwrapped(base_parameter(key) or "") == f"{name}.weight":
             rows = file.get_slice(key).get_shape()[0]
             if rows != embeddings.weight.shape[0]:

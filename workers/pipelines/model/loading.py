@@ -90,7 +90,7 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     if classes is not None:
         configure(config, classes)
     elif is_encoder(config.to_dict()):
-        raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
+        raise PipelineError(FailureReason.BASE, f"The base can't be used for that: {no_next_token(config.model_type)}.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -97,11 +97,11 @@ def train(
 def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
-        said += f"; {rows.cut} rows were cut, which so don't teach where to stop"
+        said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
     if rows.rendering.methods.get("turns"):
-        said += "; each answer of a conversation is a text of its own, since the chat template renders earlier ones otherwise"
+        said += "; each answer of a conversation is a separate text, since the chat template renders earlier answers differently"
     if rows.rendering.methods.get("changed"):
-        said += "; some conversations are rendered otherwise than the base's chat template does"
+        said += "; some conversations are not rendered as the base's chat template does it"
     return said
 
 

@@ -208,7 +208,7 @@ class TestValues:
 class TestHeader:
     @pytest.mark.parametrize("name", ["a b", "..", "a/../b", "x\0y", "é", "-x", "", "a" * 600])
     def test_a_name_that_peft_does_not_write_is_refused(self, name: str) -> None:
-        with pytest.raises(Verification, match="none that PEFT writes"):
+        with pytest.raises(Verification, match="not one that PEFT writes"):
             weight_facts(packed({name: entry([1], 0, 4)}, b"\0" * 4))
 
     def test_a_file_that_is_cut_or_has_more_is_refused(self) -> None:
@@ -260,7 +260,7 @@ class TestHeader:
         header = {QA: entry([2, 6], 0, 48), QB: entry([8, 2], 48, 112)}
         ones = np.ones(28, "<f4").tobytes()
         check(packed(header, ones))
-        with pytest.raises(Verification, match="no JSON"):
+        with pytest.raises(Verification, match="not a JSON object"):
             check(packed(header, ones, encoding=encoding))
 
     def test_a_header_that_is_too_deep_or_too_long_is_refused(self) -> None:
@@ -337,7 +337,7 @@ class TestConfig:
             ({"tokenizer_kwargs": value}, "'tokenizer_kwargs'"),
             ({"eva_config": {"x": value}}, r"'eva_config\.x'"),
         ):
-            with pytest.raises(Verification, match=f"{said}, which is no LoRA setting"):
+            with pytest.raises(Verification, match=f"{said}, which is not a known LoRA setting"):
                 config_with(**config)
 
     @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ class TestConfig:
 
     @pytest.mark.parametrize("peft_type", ["LOHA", "lora", None, 3])
     def test_another_method_is_refused(self, peft_type: Any) -> None:
-        with pytest.raises(Verification, match="no LoRA"):
+        with pytest.raises(Verification, match="does not describe a LoRA"):
             config_with(peft_type=peft_type)
 
     @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ class TestConfig:
         raw = ('{"peft_type": "LORA", "x": [' + unit * (250_000 // len(unit)) + "0]}").encode()
         tracemalloc.start()
         try:
-            with pytest.raises(Verification, match="longer than 256 KiB, or deeper"):
+            with pytest.raises(Verification, match="longer than 256 KiB, or nested deeper"):
                 config_facts(raw)
             assert tracemalloc.get_traced_memory()[1] < 2 * len(raw) + 1024 * 1024
         finally:

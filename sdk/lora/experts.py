@@ -20,6 +20,9 @@ from sdk.schemas.training import TARGET_PRESETS, is_pattern
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: Of one module: each has a product of its own.
+MAX_EXPERTS = 4096
+
 
 def owned_parameters(module: str, target_parameters: Iterable[str]) -> list[str]:
     """Return those of the target parameters that a module may hold, sorted: a name alone is any module's."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from sdk.formats.adapter_files import base_module, lora_key
 from sdk.formats.peft_patterns import suffixes
-from sdk.lora.experts import owned_parameters
+from sdk.lora.experts import MAX_EXPERTS, owned_parameters
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.schemas.training import LoraConfig
 
@@ -100,6 +100,8 @@ class AdapterOutline:
             raise OutlineError(str(error)) from error
         if scale is None:
             raise OutlineError(f"{module} holds stacked experts, and the rank of each can't be told")
+        if scale.experts > MAX_EXPERTS:
+            raise OutlineError(f"{module} holds {scale.experts} experts, and at most {MAX_EXPERTS} can be read")
         return ModuleOutline(
             Layout(embedding, scale.experts, (b[0], *b[2:]), a[1:]), scale, name_a, name_b, parts.get("B.bias")
         )

@@ -144,11 +144,42 @@ class TestBounds:
 
     def test_work_without_end_is_not_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = pairs(4, 2, 40)
+        monkeypatch.setattr(norms, "_WORK_EACH", 0)
         monkeypatch.setattr(norms, "_MOST_WORK", 2.5 * 2 * 40 * 2 * 2)
         found = list(passing(save(tensors)).values())
         assert [norm is not None for norm in found] == [True, True, False, False]
         # Halves that wait cost more, and leave nothing for the products.
         assert set(passing(in_order(tensors, sorted(tensors, key=lambda name: "lora_B" in name))).values()) == {None}
+
+    def test_more_experts_than_there_are_have_none(self, tmp_path: Path) -> None:
+        lora = LORA.model_copy(update={"rank": 1, "target_parameters": ["experts.up"]})
+        module = "base_model.model.mlp.experts"
+
+        def stacked(count: int) -> bytes:
+            ones = np.full((count, 1), 0.5, "float16")
+            return save({f"{module}.lora_A.weight": ones, f"{module}.lora_B.weight": ones.T.copy()})
+
+        raw = stacked(131_072)
+        started = time.thread_time()
+        tracemalloc.start()
+        try:
+            assert list(passing(raw, lora).values()) == [None]
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(raw)
+        finally:
+            tracemalloc.stop()
+        assert read(raw, tmp_path, lora) == {}
+        assert time.thread_time() - started < 0.5
+        assert passing(stacked(4096), lora) == pytest.approx(read(stacked(4096), tmp_path, lora), rel=1e-12)
+
+    def test_each_expert_counts_as_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lora = LORA.model_copy(update={"rank": 1, "target_parameters": ["experts.up"]})
+        monkeypatch.setattr(norms, "_MOST_WORK", 5.5 * norms._WORK_EACH)
+        tensors = {}
+        for layer in range(3):
+            for half, shape in (("A", (2, 4)), ("B", (4, 2))):
+                tensors[f"base_model.model.layers.{layer}.experts.lora_{half}.weight"] = normal(layer, *shape)
+        found = passing(in_order(tensors, sorted(tensors)), lora)
+        assert [norm is not None for norm in found.values()] == [True, True, False]
 
     def test_what_waits_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = pairs(4, 2, 40)

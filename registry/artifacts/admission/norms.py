@@ -94,9 +94,11 @@ class PassingNorms:
         self._header = header
         #: By tensor: ‖B·A‖ of the module whose B it is, NaN where there is none.
         self.found = np.full(len(header), np.nan)
-        #: Pairs of a B and the number of experts that it is of, where that is several.
+        #: Pairs of a B and the number of experts that it is of, where that is not 1; 0 where it can't be told.
         self.stacked: list[list[int]] = []
         self._layout = Layout(lora)
+        #: Of the B that passes.
+        self._told: int | None = None
         self._buffer: npt.NDArray[np.uint8] | None = None
         #: The half that was read last, as it was read, and the others by module.
         self._last: tuple[str, _Half] | None = None
@@ -120,10 +122,14 @@ class PassingNorms:
 
     def _room(self, index: int, kind: Kind) -> npt.NDArray[np.uint8] | None:
         """Return room for a tensor that is half of a product; None for any other, and for one that is too large."""
-        if len(kind.shape) < 2 or kind.size_bytes > _MOST_HALF_BYTES:
+        key = None if len(kind.shape) < 2 else lora_key(self._header.name(index))
+        if key is None or key.part not in _HALVES:
             return None
-        key = lora_key(self._header.name(index))
-        return np.empty(kind.size_bytes, dtype=np.uint8) if key is not None and key.part in _HALVES else None
+        if key.part.endswith("B"):
+            self._told = self._layout.experts(key.module, kind.shape[1])
+            if self._told != 1:
+                self.stacked.append([index, self._told or 0])
+        return np.empty(kind.size_bytes, dtype=np.uint8) if kind.size_bytes <= _MOST_HALF_BYTES else None
 
     def _complete(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> None:
         first, last = self._waiting.pop(key.module, None), self._last
@@ -144,14 +150,12 @@ class PassingNorms:
         norm = self._norm(a, b)
         if norm is not None and math.isfinite(norm):
             self.found[b.index] = norm
-            if b.experts > 1:
-                self.stacked.append([b.index, b.experts])
 
     def _half(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> _Half | None:
         rows = as_rows(data, kind.dtype, kind.shape)
         is_b = key.part.endswith("B")
         width = kind.shape[1 if is_b else 0]
-        experts = self._layout.experts(key.module, width)
+        experts = self._told if is_b else self._layout.experts(key.module, width)
         if experts is None or experts > MAX_EXPERTS or width // experts > MAX_RANK:
             return None
         if is_b and rows.raw.shape[1] != width:
@@ -193,11 +197,16 @@ class PassingNorms:
         return True
 
 
-def layout_fits(names: Iterable[tuple[int, str, int]], stacked: Iterable[list[int]], lora: LoraConfig) -> bool:
-    """Whether norms were taken with the experts of a record: `names` are number, name and width of each B that has one."""
-    kept = {pair[0]: pair[1] for pair in stacked}
+def stacked_by(tensors: Iterable[tuple[int, str, tuple[int, ...]]], lora: LoraConfig) -> list[list[int]]:
+    """Return what `PassingNorms.stacked` would be by a record; `tensors` are number, name and shape of each."""
     if not lora.target_parameters:
-        return not kept
-    layout = Layout(lora)
-    keys = ((index, lora_key(name), width) for index, name, width in names)
-    return all(key is None or layout.experts(key.module, width) == kept.get(index, 1) for index, key, width in keys)
+        return []
+    layout, found = Layout(lora), []
+    for index, name, shape in tensors:
+        key = lora_key(name) if len(shape) >= 2 else None
+        if key is None or key.part not in ("B", "embedding_B"):
+            continue
+        experts = layout.experts(key.module, shape[1])
+        if experts != 1:
+            found.append([index, experts or 0])
+    return found

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_check import Facts
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import (
@@ -96,8 +97,9 @@ class Publisher:
                 return
             record_pending(session, new, ancestry)
         try:
-            warnings = self._inspect(new, ancestry)
+            facts, warnings = self._inspect(new, ancestry)
             with self._db.write() as session:
+                self._artifacts.keep(session, facts)
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
         except RegistryError as error:
             with self._db.write() as session:
@@ -114,11 +116,11 @@ class Publisher:
         except Verification:
             return None
 
-    def _inspect(self, new: NewVersion, ancestry: Ancestry) -> list[str]:
-        """Read the bytes that are new; return the warnings of what is let in. Raises Verification."""
+    def _inspect(self, new: NewVersion, ancestry: Ancestry) -> tuple[dict[str, Facts], list[str]]:
+        """Read the bytes that are new; return what is in them, and the warnings of what is let in. Raises Verification."""
         facts = self._artifacts.verify(**bytes_of(new))
         try:
-            return judge_files(new, facts, ancestry)
+            return facts, judge_files(new, facts, ancestry)
         except Verification as error:
             if not self._quarantine:
                 raise

@@ -28,7 +28,8 @@ def norms_of(session: Session, version: Version) -> VersionNorms:
     facts = WeightFacts.from_json(session.scalar(select(Blob.facts).where(Blob.sha256 == weights)))
     ref = exact_ref(version)
     lora = read_stored(LoraConfig, version.lora, of=f"the LoRA record of {ref}")
-    if facts is None or not facts.fit(lora):
+    facts = None if facts is None else facts.under(lora)
+    if facts is None:
         return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
     replaced = replaced_by(tensor.name for tensor in facts.tensors())
     return VersionNorms(ref=ref, digest=version.digest, norms=_scaled(facts, lora), replaced=replaced)

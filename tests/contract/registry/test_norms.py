@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from contract.registry.helpers import SEEDS, claim, publication
 from sqlalchemy import select
-from support.adapters import base_registration, lora_tensors, save_adapter
+from support.adapters import BASE_TENSORS, base_registration, lora_tensors, save_adapter
 from support.registries import World
 
 from registry.artifacts.models import Blob
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import NotFound
+from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
@@ -107,6 +107,50 @@ def test_so_are_they_when_somebody_sends_them_who_may_not_read_them(
         with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
             assert theirs.push(adapter, f"theirs/{name}", base="tiny").norms is not None
         assert version.norms is not None
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
+    request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER, namespace="ours")) as ours:
+        version = ours.push(adapter, f"ours/{name}", base="tiny")
+        before = version.norms
+        with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
+            said = publication(theirs, adapter, f"theirs/{name}")
+            lora = said.lora.model_copy(update={"target_modules": ["zzz"], "target_parameters": ["q_proj.w"]})
+            with pytest.raises(VerificationFailed, match="disagree on target modules"):
+                theirs.call("POST", "/versions", Published, body=said.model_copy(update={"lora": lora}))
+        assert version.norms == before
+        assert before is not None
+        assert before.norms is not None
+
+
+def test_two_records_over_one_file_have_each_its_own(world: World, writer: Client, name: str, tmp_path: Path) -> None:
+    experts = {"model.layers.0.experts.up": [3, 6, 10], "model.layers.0.experts.down": [6, 10, 6]}
+    world.admin.register_base(base_registration(f"experts-{name}", tensors=BASE_TENSORS | experts))
+    random = np.random.default_rng(next(SEEDS))
+    tensors = {
+        f"base_model.model.model.layers.0.experts.lora_{half}.weight": random.standard_normal(shape).astype("float32")
+        for half, shape in (("A", (6, 6)), ("B", (10, 6)))
+    }
+    versions = []
+    for rank in (2, 1, 2):
+        folder = save_adapter(
+            tmp_path / f"{rank}-{len(versions)}",
+            tensors=tensors,
+            r=rank,
+            lora_alpha=4 + len(versions),
+            target_modules=[],
+            target_parameters=["experts.up", "experts.down"],
+        )
+        versions.append(writer.push(folder, name, base=f"experts-{name}"))
+    for version in versions:
+        truth = delta_norms(version.pull(), version.info.lora).norms()
+        assert version.norms is not None
+        assert version.norms.norms == pytest.approx(truth, rel=1e-12)
 
 
 def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter: Path) -> None:

@@ -89,8 +89,49 @@ def test_they_are_of_as_many_experts_as_the_record_says(tmp_path: Path) -> None:
         assert passing(raw, LORA) != pytest.approx(passing(raw, stacked))
         # What was found under one record is no answer for the other.
         for one, other in ((LORA, stacked), (stacked, LORA)):
-            assert weight_facts(raw, one).fit(one)
-            assert not weight_facts(raw, one).fit(other)
+            own = weight_facts(raw, one)
+            assert own.under(one) == own
+            assert own.under(other) is None
+            # Both are kept, whoever came first.
+            both = WeightFacts.from_json(weight_facts(raw, other).beside(own.to_json()))
+            assert both is not None
+            assert (both.under(one), both.under(other)) == (
+                own.model_copy(update={"others": both.others}),
+                weight_facts(raw, other),
+            )
+            assert weight_facts(raw, one).beside(both.to_json()) == both.to_json()
+
+
+def test_norms_that_nobody_can_tell_under_one_record_are_no_answer_for_another() -> None:
+    raw = save(
+        {
+            f"base_model.model.experts.lora_{half}.weight": normal(1, *shape)
+            for half, shape in (("A", (6, 4)), ("B", (4, 6)))
+        }
+    )
+    odd = LORA.model_copy(update={"rank": 4, "target_parameters": ["experts.up"]})
+    facts = weight_facts(raw, odd)
+    assert list(passing(raw, odd).values()) == [None]
+    assert facts.under(odd) == facts
+    assert facts.under(LORA) is None
+
+
+def test_the_first_few_layouts_are_kept() -> None:
+    raw = save(
+        {
+            f"base_model.model.experts.lora_{half}.weight": normal(1, *shape)
+            for half, shape in (("A", (24, 4)), ("B", (4, 24)))
+        }
+    )
+    records = [
+        LORA.model_copy(update={"rank": rank, "target_parameters": ["experts.up"]}) for rank in (1, 2, 3, 4, 6, 8)
+    ]
+    kept = None
+    for record in records:
+        kept = weight_facts(raw, record).beside(kept)
+    facts = WeightFacts.from_json(kept)
+    assert facts is not None
+    assert [facts.under(record) is not None for record in records] == [True] * 4 + [False] * 2
 
 
 def test_a_conversion_that_learnt_nothing_changes_nothing() -> None:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdk.formats.adapter_files import base_module, lora_key
-from sdk.formats.peft_patterns import suffixes
-from sdk.lora.experts import MAX_EXPERTS, owned_parameters
+from sdk.lora.experts import MAX_EXPERTS, OwnedParameters
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.schemas.training import LoraConfig
 
@@ -62,6 +61,7 @@ class AdapterOutline:
     def __init__(self, lora: LoraConfig, tensors: Mapping[str, Kind]) -> None:
         self.lora = lora
         self._tensors = tensors
+        self._parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
         #: Part to the name of its tensor, by module.
         self.modules: dict[str, dict[str, str]] = {}
         #: Tensors that are none of A, B and B's bias, by name.
@@ -81,6 +81,10 @@ class AdapterOutline:
     def dtypes(self) -> set[str]:
         """The types of A and B."""
         return {self._tensors[name][0] for parts in self.modules.values() for name in parts.values()}
+
+    def parameters_of(self, module: str) -> list[str]:
+        """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
+        return self._parameters.of(base_module(module))
 
     def of(self, module: str) -> ModuleOutline:
         """Return a module. Raises OutlineError where A and B have no product, or nobody can say of how many experts they are."""
@@ -105,11 +109,3 @@ class AdapterOutline:
         return ModuleOutline(
             Layout(embedding, scale.experts, (b[0], *b[2:]), a[1:]), scale, name_a, name_b, parts.get("B.bias")
         )
-
-
-def parameters_of(module: str, lora: LoraConfig) -> list[str]:
-    """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
-    plain, targets = base_module(module), set(lora.target_modules)
-    if any(end in targets for end in suffixes(plain)):
-        return []
-    return [f"{plain}.{name.rpartition('.')[2]}" for name in owned_parameters(plain, lora.target_parameters)]

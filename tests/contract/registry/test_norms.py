@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contract.registry.helpers import SEEDS, claim, publication
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 from support.adapters import BASE_TENSORS, base_registration, lora_tensors, save_adapter
 from support.registries import World
 
 from registry.artifacts.models import Blob
+from registry.catalog.models import Version as CatalogVersion
+from registry.catalog.versions.norms import norms_of
+from registry.jobs.models import Job
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import NotFound, VerificationFailed
@@ -22,6 +26,7 @@ from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.objects import Version
 from sdk.schemas.catalog import Published
+from sdk.schemas.probe import VersionNorms
 
 Q, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
 
@@ -117,15 +122,13 @@ def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
     world.admin.register_base(base_registration())
     with closing(world.client(Role.WRITER, namespace="ours")) as ours:
         version = ours.push(adapter, f"ours/{name}", base="tiny")
-        before = version.norms
         with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
             said = publication(theirs, adapter, f"theirs/{name}")
             lora = said.lora.model_copy(update={"target_modules": ["zzz"], "target_parameters": ["q_proj.w"]})
             with pytest.raises(VerificationFailed, match="disagree on target modules"):
                 theirs.call("POST", "/versions", Published, body=said.model_copy(update={"lora": lora}))
-        assert version.norms == before
-        assert before is not None
-        assert before.norms is not None
+        assert version.norms is not None
+        assert version.norms.norms == pytest.approx(delta_norms(version.pull(), version.info.lora).norms(), rel=1e-12)
 
 
 def test_two_records_over_one_file_have_each_its_own(world: World, writer: Client, name: str, tmp_path: Path) -> None:
@@ -161,6 +164,32 @@ def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter:
     assert version.norms is not None
     assert [target.delta_norms for target in held.targets] == [version.norms.norms]
     job.cancel()
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_nobody_waits_for_them_to_write(
+    request: pytest.FixtureRequest, kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER)) as writer:
+        version = writer.push(save_adapter(tmp_path / "one", next(SEEDS)), name, base="tiny")
+        job = writer.submit_merge(version.ref)
+        seen: list[bool] = []
+        real = norms_of
+
+        def spied(session: Session, of: CatalogVersion) -> VersionNorms:
+            with world.services.db.write() as other:
+                other.execute(update(Job).where(Job.id == job.id).values(priority=Job.priority))
+            seen.append(True)
+            return real(session, of)
+
+        monkeypatch.setattr("registry.jobs.kinds.merge.norms_of", spied)
+        held = claim(world.worker, job.id)
+        assert held is not None
+        assert seen == [True]
+        assert held.targets[0].delta_norms is not None
+        job.cancel()
 
 
 def test_a_registry_of_before_knows_of_none(

@@ -84,12 +84,13 @@ class Claims:
         self.requeue_expired()
         passed_over: list[str] = []
         for _ in range(_ROUNDS):
+            ended: list[str] = []
             with self._db.write() as session:
                 earlier = None if request is None else kept(session, request)
                 again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
                 remember(session, claim.worker, who)
                 if earlier is not None:
-                    found, ended = again, []
+                    found = again
                 else:
                     found, ended = self._next(session, claim, passed_over, who)
                 if earlier is None and found is not None and request is not None:

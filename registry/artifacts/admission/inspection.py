@@ -129,7 +129,7 @@ class WeightFacts(_Facts):
         count = len(self.kind_of)
         if len(self.exponents) != count:
             raise ValueError("the numbers of exponents and of tensors differ")
-        if any(len(one.norms) != count or any(len(pair) != 2 for pair in one.stacked) for one in (self, *self.others)):
+        if any(len(one.norms) != count or any(len(pair) != 2 for pair in one.stacked) for one in self.layouts()):
             raise ValueError("the numbers of norms and of tensors differ")
         if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
             raise ValueError("the numbers of names and of tensors differ")
@@ -163,12 +163,18 @@ class WeightFacts(_Facts):
                 name, *kinds[kind], zero=index in zero, exponent=self.exponents[index], norm=self.norms[index]
             )
 
+    def layouts(self) -> list[WeightFacts | LayoutNorms]:
+        """Return whatever has norms under one record."""
+        return [self, *self.others]
+
     def under(self, lora: LoraConfig) -> Self | None:
         """Return the facts with the norms that this record gives; None where nobody has taken these."""
         wanted = stacked_by(((index, one.name, one.shape) for index, one in enumerate(self.tensors())), lora)
-        found = next((one for one in (self, *self.others) if one.stacked == wanted), None)
-        if found is None or found is self:
-            return found
+        if self.stacked == wanted:
+            return self
+        found = next((one for one in self.others if one.stacked == wanted), None)
+        if found is None:
+            return None
         return self.model_copy(update={"norms": found.norms, "stacked": found.stacked, "others": []})
 
     def beside(self, kept: Any) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class WeightFacts(_Facts):
         there = self.from_json(kept)
         if there is None:
             return self.to_json()
-        if len(there.others) >= _MOST_LAYOUTS - 1 or any(one.stacked == self.stacked for one in (there, *there.others)):
+        if len(there.others) >= _MOST_LAYOUTS - 1 or any(one.stacked == self.stacked for one in there.layouts()):
             return dict(kept)
         own = LayoutNorms(norms=self.norms, stacked=self.stacked)
         return there.model_copy(update={"others": [*there.others, own]}).to_json()

@@ -79,7 +79,7 @@ class _Half:
 
     @property
     def size_bytes(self) -> int:
-        return self.columns.raw.nbytes
+        return int(self.columns.raw.nbytes)
 
     def triangles(self) -> _Half:
         """Return the same with the triangle of each expert's columns in their place."""

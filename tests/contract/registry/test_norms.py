@@ -139,7 +139,7 @@ def test_two_records_over_one_file_have_each_its_own(world: World, writer: Clien
         f"base_model.model.model.layers.0.experts.lora_{half}.weight": random.standard_normal(shape).astype("float32")
         for half, shape in (("A", (6, 6)), ("B", (10, 6)))
     }
-    versions = []
+    versions: list[Version] = []
     for rank in (2, 1, 2):
         folder = save_adapter(
             tmp_path / f"{rank}-{len(versions)}",

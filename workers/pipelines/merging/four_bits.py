@@ -40,19 +40,22 @@ class FourBits:
     def rows(self, begin: int, end: int) -> Any:
         """Return the rows [begin, end) as bitsandbytes makes them wide."""
         width, total = self.shape[1], math.prod(self.shape)
+        if width % self.block_size:
+            # Its kernel for CPUs takes the scales of other blocks where a row is no whole number of them, and what it
+            # takes depends on all rows: the numbers are those that a model is loaded with.
+            return self._dequantised(self.codes, self.scales, self.shape)[begin:end]
         first, last = begin * width, end * width
         low = first // self.block_size * self.block_size
         high = min(total, -(-last // self.block_size) * self.block_size)
         scales = self.scales[low // self.block_size : -(-high // self.block_size)].contiguous()
+        wide = self._dequantised(self.codes[low // 2 : -(-high // 2)], scales, (1, high - low))
+        return wide.reshape(-1)[first - low : last - low].reshape(end - begin, width)
+
+    def _dequantised(self, codes: Any, scales: Any, shape: tuple[int, int]) -> Any:
         state = QuantState(
-            absmax=scales,
-            shape=torch.Size((1, high - low)),
-            dtype=self.dtype,
-            blocksize=self.block_size,
-            quant_type=self.kind,
+            absmax=scales, shape=torch.Size(shape), dtype=self.dtype, blocksize=self.block_size, quant_type=self.kind
         )
-        codes = self.codes[low // 2 : -(-high // 2)].reshape(-1, 1)
-        return dequantize_4bit(codes, state).reshape(-1)[first - low : last - low].reshape(end - begin, width)
+        return dequantize_4bit(codes.reshape(-1, 1), state)
 
 
 def stored_in_four_bits(base: StoredBase, name: str) -> FourBits:

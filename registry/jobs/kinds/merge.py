@@ -47,7 +47,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
 
 
 def _needs(pinned: Pinned[MergeRequest]) -> Needs:
-    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
+    return needs_to_merge(pinned.base, quantized=pinned.quantized or pinned.packed)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
 from workers.pipelines.model.device import DTYPES
 
 #: Rows that are in memory at a time, of matrices that are not very wide.
-BLOCK_ROWS = 256
-_BLOCK_NUMBERS = 2**21
+BLOCK_ROWS = 64
+_BLOCK_NUMBERS = 2**20
 
 
 class Blocks:
@@ -34,13 +35,21 @@ class Blocks:
         self._matrices: dict[Factor, Any] = {}
         self._held = ""
         self._factors: dict[str, Any] = {}
+        #: Memory that is used again for each block: to ask for it anew takes as long as to fill it.
+        self._room: dict[tuple[str, Any], Any] = {}
 
-    def rows_at_once(self, written: Written) -> int:
-        """Return how many rows of a tensor are computed at a time."""
-        return max(1, min(BLOCK_ROWS, _BLOCK_NUMBERS // max(1, written.grid.columns)))
+    def ranges(self, written: Written) -> Iterator[tuple[int, int]]:
+        """Yield which rows of a plane are computed at a time, as (begin, end)."""
+        rows, step = written.grid.rows, max(2, min(BLOCK_ROWS, _BLOCK_NUMBERS // max(1, written.grid.columns)))
+        begin = 0
+        while begin < rows:
+            # A single row is multiplied by another routine, which sums in another order than PEFT's whole product.
+            end = rows if rows - begin <= step + 1 else begin + step
+            yield begin, end
+            begin = end
 
     def rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
-        """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type."""
+        """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type, until the next are asked for."""
         if self._held != written.name:
             # What was of use to the tensor before is of none to this one.
             self._held = written.name
@@ -48,22 +57,29 @@ class Blocks:
         block = self._base_rows(written, plane, begin, end)
         for window in written.windows:
             self._change(block, window, plane, begin, end)
-        return block.to(TORCH_TYPES[written.dtype])
+        dtype = TORCH_TYPES[written.dtype]
+        return block if block.dtype == dtype else self._space("rounded", *block.shape, dtype).copy_(block)
+
+    def _space(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
+        """Return memory for (rows, columns) numbers, which the next block uses too."""
+        held = self._room.get((what, dtype))
+        if held is None or held.numel() < rows * columns:
+            held = self._room[what, dtype] = torch.empty(rows * columns, dtype=dtype)
+        return held[: rows * columns].view(rows, columns)
 
     def _base_rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
         """Return the base's rows in a type that is summed in, as a copy."""
         grid = written.grid
         source = written.source
         if source is None or _replaced(written):
-            return torch.zeros(end - begin, grid.columns)
+            return self._space("block", end - begin, grid.columns, torch.float32).zero_()
         if source in self._base.packed or written.four_bits:
             return self._wide_rows(written, begin, end).float()
         tensor = self._base.read(source).reshape(grid.planes, grid.rows, grid.columns)[plane, begin:end]
         if written.through:
             tensor = tensor.to(TORCH_TYPES[written.through])
-        if tensor.dtype == torch.float64:
-            return tensor.clone()
-        return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
+        summed = torch.float32 if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor.dtype
+        return self._space("block", end - begin, grid.columns, summed).copy_(tensor)
 
     def _wide_rows(self, written: Written, begin: int, end: int) -> Any:
         name, held = self._wide
@@ -142,9 +158,11 @@ class Blocks:
         part = view[r0 - rows[0] : r1 - rows[0], c0 - columns[0] : c1 - columns[0]]
         b, a = self.matrix(change.b), self.matrix(change.a)
         if change.across:
-            delta = torch.mm(b[c0 - left : c1 - left], a[:, r0 - top : r1 - top]).T
+            room = self._space("delta", c1 - c0, r1 - r0, torch.float32)
+            delta = torch.mm(b[c0 - left : c1 - left], a[:, r0 - top : r1 - top], out=room).T
         else:
-            delta = torch.mm(b[r0 - top : r1 - top], a[:, c0 - left : c1 - left])
+            room = self._space("delta", r1 - r0, c1 - c0, torch.float32)
+            delta = torch.mm(b[r0 - top : r1 - top], a[:, c0 - left : c1 - left], out=room)
         # Two roundings, as PEFT makes them; one call for both would be off by a last digit.
         part += delta.mul_(change.scale)
         if change.magnitude is not None:
@@ -172,11 +190,8 @@ class Blocks:
         return self._factors[change.magnitude]
 
     def _add_squares(self, squares: Any, written: Written, window: Window, change: LowRank) -> None:
-        from dataclasses import replace
-
         plain = replace(window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None)))
-        for begin in range(0, written.grid.rows, step := self.rows_at_once(written)):
-            end = min(begin + step, written.grid.rows)
+        for begin, end in self.ranges(written):
             first, last = max(begin, window.row), min(end, window.row + window.rows)
             if first >= last:
                 continue

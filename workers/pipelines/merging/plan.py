@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sdk.schemas.failures import FailureReason
@@ -199,7 +199,7 @@ def _added(
                 if not _is_whole(piece):
                     raise _inexact(name, "is tied to a weight that lies in the files as a part of another")
                 copy = _stored(piece.source, [(name, piece)], base, changes, target)
-                found.append(_renamed(copy, name, last))
+                found.append(replace(copy, name=name, file=last))
     for parameter, given in changes.by_parameter.items():
         if parameter not in placement.pieces and parameter not in tied and parameter not in placement.opaque:
             if not isinstance(given[0], Whole):
@@ -209,12 +209,6 @@ def _added(
                 )
             found.append(_new(parameter, changes, target, last))
     return found, untied
-
-
-def _renamed(written: Written, name: str, file: str) -> Written:
-    from dataclasses import replace
-
-    return replace(written, name=name, file=file)
 
 
 def _new(parameter: str, changes: Changes, target: Target, file: str) -> Written:

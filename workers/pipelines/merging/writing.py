@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import struct
@@ -31,7 +32,7 @@ from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase, open_
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
-_FILES, _JOURNAL = "files", "journal.jsonl"
+_FILES, _JOURNAL, _REPORT = "files", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,7 +49,7 @@ class Shards:
 def beside(target: Path, plan: str) -> Iterator[Path]:
     """Hold the folder beside a target in which the merge of a plan is written; another process that holds it is an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent / f".{target.name}.partial-{plan[:16]}"
+    folder = _folder(target, plan)
     (folder / _FILES).mkdir(parents=True, exist_ok=True)
     with (folder / _JOURNAL).open("a") as journal:
         try:
@@ -94,16 +95,37 @@ def write_shards(
     return shards
 
 
-def put_in_place(folder: Path, target: Path) -> None:
-    """Give the written files their name: the target is there whole, or not at all."""
+def put_in_place(folder: Path, target: Path, report: str) -> None:
+    """Give the written files their name: the target is there whole, or not at all. The report stays until that is done."""
     files = folder / _FILES
-    for path in files.iterdir():
+    (folder / _REPORT).write_text(report)
+    for path in (*files.iterdir(), folder / _REPORT, files, folder):
         _sync(path)
-    _sync(files)
     # An empty folder is given way to; one with files in it is not.
     os.replace(files, target)
     _sync(target.parent)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def finished(target: Path, plan: str) -> str | None:
+    """Return the report of a merge that was killed after its files had got their name; None where there is none.
+
+    Raises PipelineError where the target holds anything else.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise PipelineError(FailureReason.SPEC, f"{target} is there and is no folder; choose another with -o DIR.")
+    if not target.is_dir() or not any(target.iterdir()):
+        return None
+    folder = _folder(target, plan)
+    if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
+        report = (folder / _REPORT).read_text()
+        shutil.rmtree(folder, ignore_errors=True)
+        return report
+    raise PipelineError(FailureReason.SPEC, f"{target} is not empty; choose a new folder with -o DIR.")
+
+
+def _folder(target: Path, plan: str) -> Path:
+    return target.parent / f".{target.name}.partial-{plan[:16]}"
 
 
 def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Written]]:
@@ -171,11 +193,11 @@ def _copied(base: StoredBase, tensor: Written) -> Iterator[memoryview]:
 
 
 def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
-    step = blocks.rows_at_once(tensor)
     for plane in range(tensor.grid.planes):
-        for begin in range(0, tensor.grid.rows, step):
-            rows = blocks.rows(tensor, plane, begin, min(begin + step, tensor.grid.rows))
-            if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+        for begin, end in blocks.ranges(tensor):
+            rows = blocks.rows(tensor, plane, begin, end)
+            # A sum is finite where all is, but for sums that overflow.
+            if rows.is_floating_point() and not math.isfinite(rows.sum(dtype=torch.float32)) and not rows.isfinite().all():
                 raise PipelineError(
                     FailureReason.VERIFICATION,
                     f"The merged {tensor.name} holds NaN or an infinity: {tensor.dtype} is too narrow for it, or the adapter"

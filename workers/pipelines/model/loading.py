@@ -262,6 +262,32 @@ def _skipped(model: Any, head: Sequence[str]) -> list[str]:
     return sorted({name if end in packed else end for name, end in ends.items()} | set(head))
 
 
+def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
+    """Load a whole model as it lies in a folder, heads and all, in evaluation mode. Raises PipelineError ("base").
+
+    A tensor that its files lack, or that has another shape, is an error.
+    """
+    silence()
+    config = read_config(folder)
+    try:
+        model, loaded = _maker(config, classes).from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES[native_dtype(folder, device)],
+            device_map={"": device.torch_device},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise PipelineError(FailureReason.BASE, f"its weights can't be loaded ({_first_line(error)}).") from error
+    odd = sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])})
+    if odd:
+        raise PipelineError(FailureReason.BASE, f"it lacks {len(odd)} of its tensors (first: {odd[0]}).")
+    return _frozen(model)
+
+
 def default_recipe(device: Device) -> QuantizationRecipe:
     """Return NF4 with double quantisation and the dtype that the device computes in."""
     return QuantizationRecipe(compute_dtype=device.compute_dtype)

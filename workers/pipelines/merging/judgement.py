@@ -1,0 +1,84 @@
+"""What is said of a merge that was read again: nothing, a warning, or that it must not be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.prompts import Distance
+from workers.pipelines.merging.read_back import ReadBack
+
+#: KL in nats a token, from which on a merge is told of, and from which on it is none. In float32 models agree to 1e-6; in
+#: 16 bit real ones stay below 1e-3, and tiny random ones, whose weights are large, below 1e-1.
+KL_WARNS, KL_FAILS = 1e-2, 1.0
+#: The share of an update that has to be left after rounding.
+_KEPT_SHARE = 0.5
+#: How far a norm taken from float32 sums may be from the stored one, relatively.
+_NORM_ERROR = 1e-3
+
+
+@dataclass
+class Judgement:
+    """Warnings, each a sentence."""
+
+    warnings: list[str] = field(default_factory=list)
+
+    def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
+        """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
+        said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
+        far = not distance.kl < KL_WARNS
+        if quantised and plan.target.onto == "original":
+            # That it is another base than was trained over is what was asked for.
+            if far:
+                self.warnings.append(
+                    f"The adapter was trained over a quantised base and is merged onto the original one: {said}."
+                )
+            return
+        if not distance.kl < KL_FAILS and not _routes(plan):
+            raise PipelineError(
+                FailureReason.VERIFICATION,
+                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter beside"
+                " its base.",
+            )
+        if far and _routes(plan):
+            self.warnings.append(f"Rounding may send tokens to other experts: {said}; --dtype float32 rounds less.")
+        elif far:
+            self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
+
+
+def _routes(plan: Prepared) -> bool:
+    """Whether tokens are sent to experts by numbers that rounding moves."""
+    return any("expert" in name for name in plan.changes.shapes) and plan.dtype != "float32"
+
+
+def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float | None] | None) -> None:
+    """Hold ‖W' − W‖ of each module against the norm of ΔW that was stored for it. Raises PipelineError ("verification")."""
+    lost = []
+    for module, norm in (stored or {}).items():
+        if norm is None or module in found.scaled:
+            continue
+        if module not in found.norms:
+            if norm > 0:
+                raise _no_update(module, norm, 0.0)
+            continue
+        measured, blur = found.norms[module], found.blur[module]
+        if abs(measured - norm) > 2 * blur + _NORM_ERROR * norm or not math.isfinite(measured):
+            raise _no_update(module, norm, measured)
+        if measured < _KEPT_SHARE * norm:
+            lost.append(module)
+    if lost:
+        judgement.warnings.append(
+            f"Rounding took more than half of the update of {len(lost)} modules (first: {min(lost)}); merge with --dtype float32."
+        )
+
+
+def _no_update(module: str, norm: float, measured: float) -> PipelineError:
+    return PipelineError(
+        FailureReason.VERIFICATION,
+        f"The update of {module} in the merged files has the norm {measured:.6g}, and the adapter was published with {norm:.6g};"
+        " pull it again and merge once more.",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole
+from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole, low_rank
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.plan import Window, Written, parameter_grid
 from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
@@ -54,6 +54,10 @@ class Blocks:
             # What was of use to the tensor before is of none to this one.
             self._held = written.name
             self._matrices.clear()
+            for window in written.windows:
+                for change in low_rank(window.changes):
+                    # The first pass over a weight uses the room that the second one will.
+                    self._prepare_factor(change, window.parameter)
         block = self._base_rows(written, plane, begin, end)
         for window in written.windows:
             self._change(block, window, plane, begin, end)
@@ -166,7 +170,7 @@ class Blocks:
         # Two roundings, as PEFT makes them; one call for both would be off by a last digit.
         part += delta.mul_(change.scale)
         if change.magnitude is not None:
-            factor = self._factor(change, parameter)
+            factor = self._factors[change.magnitude]
             part *= factor[c0:c1] if change.across else factor[r0:r1, None]
 
     def matrix(self, factor: Factor) -> Any:
@@ -177,17 +181,16 @@ class Blocks:
             self._matrices[factor] = view.to(torch.float32).contiguous()
         return self._matrices[factor]
 
-    def _factor(self, change: LowRank, parameter: str) -> Any:
-        """Return m / ‖W + s·B·A‖, a number for each output (DoRA, arXiv:2402.09353, equation 5): the first of two passes."""
-        assert change.magnitude is not None
-        if change.magnitude not in self._factors:
-            outputs = change.columns[1] if change.across else change.rows[1]
-            squares = torch.zeros(outputs, dtype=torch.float64)
-            for written, window in self._of_parameter[parameter]:
-                self._add_squares(squares, written, window, change)
-            magnitude = self._changes.file.read(change.magnitude).reshape(-1).double()
-            self._factors[change.magnitude] = (magnitude / squares.sqrt()).float()
-        return self._factors[change.magnitude]
+    def _prepare_factor(self, change: LowRank, parameter: str) -> None:
+        """Find m / ‖W + s·B·A‖, a number for each output (DoRA, arXiv:2402.09353, equation 5): the first of two passes."""
+        if change.magnitude is None or change.magnitude in self._factors:
+            return
+        outputs = change.columns[1] if change.across else change.rows[1]
+        squares = torch.zeros(outputs, dtype=torch.float64)
+        for written, window in self._of_parameter[parameter]:
+            self._add_squares(squares, written, window, change)
+        magnitude = self._changes.file.read(change.magnitude).reshape(-1).double()
+        self._factors[change.magnitude] = (magnitude / squares.sqrt()).float()
 
     def _add_squares(self, squares: Any, written: Written, window: Window, change: LowRank) -> None:
         plain = replace(window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None)))

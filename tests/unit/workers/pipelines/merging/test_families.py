@@ -1,0 +1,131 @@
+"""Families and variants: what is written is W + s·B·A as PEFT has it, rounded once, and everything else is the base's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from support.merges import FAMILIES, Made, by_peft, loaded, make, variants
+from support.soak import MATRIX
+
+from sdk.schemas.evaluation import MergeReport, MergeSpec
+from workers.pipelines.merging.merge import merge
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+DTYPES = ("float32", "bfloat16", "float16")
+#: Variants whose sum PEFT and this make of the same roundings.
+SAME_BITS = ("plain", "rslora", "patterns", "bias", "whole", "tokens", "embeddings", "head", "B's bias")
+
+
+def product() -> list[tuple[str, str, str, int]]:
+    return [
+        (family, variant, dtype, shards)
+        for family in FAMILIES
+        for variant in variants(family)
+        for dtype, shards in itertools.product(DTYPES, (1, 4))
+    ]
+
+
+def some() -> list[tuple[str, str, str, int]]:
+    """So few that every variant meets every type, and every family three variants or four of its own."""
+    found = []
+    turn = 0
+    for number, family in enumerate(FAMILIES):
+        names = list(variants(family))
+        picked = {names[(number * 3 + at) % len(names)] for at in range(3)} | ({names[-1]} if len(names) > 10 else set())
+        for variant in sorted(picked):
+            found.append((family, variant, DTYPES[turn % 3], (1, 4)[turn % 2]))
+            turn += 1
+    return found
+
+
+def run(made: Made, out: Path, **spec: Any) -> MergeReport:
+    return merge(
+        base=made.base,
+        adapter=made.adapter,
+        quantization=None,
+        out=out,
+        spec=MergeSpec(**spec),
+        on_progress=lambda progress: None,
+    )
+
+
+def step(values: Any, dtype: Any) -> Any:
+    """Return the distance of a type's numbers at some values."""
+    _, exponents = torch.frexp(values.abs())
+    bits = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}[dtype]
+    return torch.ldexp(torch.ones_like(values), torch.clamp(exponents - bits, min=-24 if dtype == torch.float16 else -149))
+
+
+def test_every_variant_is_tried_of_every_type_in_some_family() -> None:
+    assert {variant for _, variant, *_ in some()} == {variant for family in FAMILIES for variant in variants(family)}
+    assert {family for family, *_ in some()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "variant", "dtype", "shards"), product() if MATRIX else some())
+def test_what_is_written_is_the_sum_rounded_once(
+    family: str, variant: str, dtype: str, shards: int, tmp_path: Path
+) -> None:
+    made = make(family, variant, tmp_path, dtype=dtype, shards=shards)
+    report = run(made, tmp_path / "out")
+    assert report.read_back is not None
+    assert report.read_back.prompts == "run"
+    ours, truth, before = loaded(tmp_path / "out"), by_peft(made, torch.float64), loaded(made.base)
+    plain = by_peft(made, torch.float32) if dtype == "float32" else {}
+    assert ours.keys() == truth.keys()
+    for name, right in truth.items():
+        got, base = ours[name], before[name].double()
+        assert got.dtype == before[name].dtype, name
+        if torch.equal(right, base):
+            assert torch.equal(got, before[name]), name
+            continue
+        size = torch.maximum(base.abs(), (right - base).abs())
+        error = (got.double() - right).abs()
+        if dtype == "float32":
+            allowed = 1e-5 * size + 1e-9 if "dora" in variant else 2e-6 * (size + 0.1)
+            if variant in SAME_BITS:
+                assert torch.equal(got, plain[name]), name
+        else:
+            allowed = 1.001 * step(size, got.dtype) + (1e-5 * size if "dora" in variant else 0)
+            assert (got.double() == right.to(got.dtype).double()).double().mean() >= 0.999, name
+        assert bool((error <= allowed).all()), name
+
+
+def headers(folder: Path) -> dict[str, list[str]]:
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found[path.name] = [str(name) for name in file.offset_keys()]
+    return found
+
+
+def test_the_layout_of_the_files_is_the_bases(tmp_path: Path) -> None:
+    made = make("llama", "plain", tmp_path, dtype="bfloat16", shards=4)
+    run(made, tmp_path / "out")
+    assert headers(tmp_path / "out") == headers(made.base)
+    index = "model.safetensors.index.json"
+    assert (tmp_path / "out" / index).read_bytes() == (made.base / index).read_bytes()
+    for path in made.base.glob("*.safetensors"):
+        assert path.stat().st_size == (tmp_path / "out" / path.name).stat().st_size
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(("variant", "untied"), [("plain", False), ("tokens", False), ("embeddings", True), ("head", True)])
+def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str, untied: bool, tmp_path: Path) -> None:
+    made = make("llama-tied", variant, tmp_path)
+    run(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is not untied
+    names = {name for file in headers(tmp_path / "out").values() for name in file}
+    assert ("lm_head.weight" in names) is untied
+    if untied:
+        weights, base = loaded(tmp_path / "out"), loaded(made.base)["model.embed_tokens.weight"]
+        kept = "lm_head.weight" if variant == "embeddings" else "model.embed_tokens.weight"
+        assert torch.equal(weights[kept], base)
+        assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])

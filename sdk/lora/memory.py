@@ -5,7 +5,7 @@ What a job asks of a worker is what it surely takes, not what it would like: one
 >>> f"{loading_bytes(14_000_000_000, quantized=True) / 1e9:.1f} GB"
 '4.7 GB'
 >>> f"{merge_bytes(quantized=False) / 1e9:.1f} GB"
-'0.7 GB'
+'0.6 GB'
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 #: Interpreter and libraries, without any weights.
 _PROCESS_BYTES = 512 * 2**20
 #: Likewise of a merge, without what is mapped of files: 330 MiB were seen, and more with a torch that is built for cards.
-_MERGE_PROCESS_BYTES = 448 * 2**20
+_MERGE_PROCESS_BYTES = 384 * 2**20
 #: Blocks of rows, the matrices of one module, and what the read-back holds of both in float64: 150 MiB were seen.
-_MERGE_BLOCKS_BYTES = 224 * 2**20
+_MERGE_BLOCKS_BYTES = 160 * 2**20
 #: Of the largest weight in 4 bits, twice, with its scales.
 _MERGE_CODES_BYTES = 128 * 2**20
 #: What freed pieces leave between them that nothing else fits into.

@@ -29,7 +29,14 @@ from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
 from workers.pipelines.merging.read_back import ReadBack, read_back
-from workers.pipelines.merging.writing import beside, finished, put_in_place, require_room, write_shards
+from workers.pipelines.merging.writing import (
+    beside,
+    finished,
+    full_disk_named,
+    put_in_place,
+    require_room,
+    write_shards,
+)
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import native_dtype, read_config, read_packing, stored_quantization_named
@@ -80,9 +87,8 @@ def merge(
     merging = _Merging(base, adapter, out, quantization, classes, spec, tokenizer, norms, on_progress)
     with memory_errors_named("merge on a machine with more of it."):
         plans = [merging.planned(onto) for onto in candidates]
-        for plan in plans:
-            if (report := finished(out, plan.digest)) is not None:
-                return MergeReport.model_validate_json(report)
+        if (report := finished(out, [plan.digest for plan in plans])) is not None:
+            return MergeReport.model_validate_json(report)
         return merging.run(plans)
 
 
@@ -177,17 +183,18 @@ class _Merging:
         try:
             require_room(folder, plan.written)
             self._say("merge", f"adding the adapter to {changed} tensors of the {plan.target.onto} base")
-            shards = write_shards(plan.base, plan.written, plan.blocks(), folder, self._counted("merge", total))
-            write_small_files(
-                shards.folder,
-                base=self.base,
-                adapter=self.adapter,
-                config=plan.config,
-                stored=plan.base,
-                written=plan.written,
-            )
-            if self.classes is None:
-                stop_as_taught(shards.folder, self.base, self.adapter, self.tokenizer)
+            with full_disk_named(folder, plan.written):
+                shards = write_shards(plan.base, plan.written, plan.blocks(), folder, self._counted("merge", total))
+                write_small_files(
+                    shards.folder,
+                    base=self.base,
+                    adapter=self.adapter,
+                    config=plan.config,
+                    stored=plan.base,
+                    written=plan.written,
+                )
+                if self.classes is None:
+                    stop_as_taught(shards.folder, self.base, self.adapter, self.tokenizer)
             found = read_back(plan, shards.folder, shards.digests, self._counted("read back", total))
             one = _Candidate(plan, folder, shards.digests, found)
             if expected is not None:

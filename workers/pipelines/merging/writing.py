@@ -86,13 +86,20 @@ def write_shards(
             digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
             _append(journal, {"file": file, "digests": digests})
             shards.digests |= digests
+    finally:
+        torch.set_num_threads(before)
+    return shards
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path, written: Sequence[Written]) -> Iterator[None]:
+    """Say that the disk is full where it is, as a PipelineError ("disk_full")."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _FULL:
             raise _disk_full(folder, written) from error
         raise
-    finally:
-        torch.set_num_threads(before)
-    return shards
 
 
 def put_in_place(folder: Path, target: Path, report: str) -> None:
@@ -107,8 +114,8 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def finished(target: Path, plan: str) -> str | None:
-    """Return the report of a merge that was killed after its files had got their name; None where there is none.
+def finished(target: Path, plans: Sequence[str]) -> str | None:
+    """Return the report of a merge by one of some plans that was killed after its files had got their name; None where there is none.
 
     Raises PipelineError where the target holds anything else.
     """
@@ -116,11 +123,11 @@ def finished(target: Path, plan: str) -> str | None:
         raise PipelineError(FailureReason.SPEC, f"{target} is there and is no folder; choose another with -o DIR.")
     if not target.is_dir() or not any(target.iterdir()):
         return None
-    folder = _folder(target, plan)
-    if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
-        report = (folder / _REPORT).read_text()
-        shutil.rmtree(folder, ignore_errors=True)
-        return report
+    for folder in (_folder(target, plan) for plan in plans):
+        if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
+            report = (folder / _REPORT).read_text()
+            shutil.rmtree(folder, ignore_errors=True)
+            return report
     raise PipelineError(FailureReason.SPEC, f"{target} is not empty; choose a new folder with -o DIR.")
 
 

@@ -27,6 +27,7 @@ _QUANTIZED_SHARE = 0.3
 _PROBE_TOKENS = 4 * 128
 _PROBE_MATRICES = 4
 
+
 def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.0) -> int:
     """Return the least that a training or an evaluation takes: the base as it is held, and the process.
 

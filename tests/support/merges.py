@@ -121,7 +121,9 @@ def by_peft(made: Made, dtype: Any) -> dict[str, Any]:
         adapted = PeftModel.from_pretrained(model, made.adapter, torch_device="cpu").to(dtype)
         head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
         if hasattr(head, "get_base_layer") or hasattr(embeddings, "lora_embedding_A"):
-            one, other = (each.get_base_layer() if hasattr(each, "get_base_layer") else each for each in (head, embeddings))
+            one, other = (
+                each.get_base_layer() if hasattr(each, "get_base_layer") else each for each in (head, embeddings)
+            )
             if one.weight is other.weight:
                 one.weight = torch.nn.Parameter(other.weight.detach().clone())
         merged = adapted.merge_and_unload()

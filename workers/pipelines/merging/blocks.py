@@ -62,7 +62,7 @@ class Blocks:
         for window in written.windows:
             self._change(block, window, plane, begin, end)
         dtype = TORCH_TYPES[written.dtype]
-        return block if block.dtype == dtype else self._space("rounded", *block.shape, dtype).copy_(block)
+        return block if block.dtype == dtype else self._space("rounded", end - begin, written.grid.columns, dtype).copy_(block)
 
     def _space(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
         """Return memory for (rows, columns) numbers, which the next block uses too."""
@@ -193,7 +193,9 @@ class Blocks:
         self._factors[change.magnitude] = (magnitude / squares.sqrt()).float()
 
     def _add_squares(self, squares: Any, written: Written, window: Window, change: LowRank) -> None:
-        plain = replace(window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None)))
+        plain = replace(
+            window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None))
+        )
         for begin, end in self.ranges(written):
             first, last = max(begin, window.row), min(end, window.row + window.rows)
             if first >= last:
@@ -215,5 +217,9 @@ def _replaced(written: Written) -> bool:
     if len(written.windows) != 1:
         return False
     (window,) = written.windows
-    whole = (window.rows, window.columns, window.planes) == (written.grid.rows, written.grid.columns, written.grid.planes)
+    whole = (window.rows, window.columns, window.planes) == (
+        written.grid.rows,
+        written.grid.columns,
+        written.grid.planes,
+    )
     return whole and isinstance(window.changes[0], Whole)

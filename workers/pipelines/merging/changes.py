@@ -172,7 +172,8 @@ class _Reading:
         shapes = {
             f"{module}.weight": (self._file.shape(parts["B"])[0], self._file.shape(parts["A"])[1])
             for module, parts in self._gone.items()
-            if {"A", "B"} == parts.keys() and len(self._file.shape(parts["A"])) == len(self._file.shape(parts["B"])) == 2
+            if {"A", "B"} == parts.keys()
+            and len(self._file.shape(parts["A"])) == len(self._file.shape(parts["B"])) == 2
         }
         placed = place(model, shapes)
         found: dict[str, list[tuple[str, Piece]]] = {}
@@ -237,7 +238,10 @@ class _Reading:
         if stacked and layer.num_experts > 1:
             across = not layer._did_swap_in_out_features
             for expert in range(layer.num_experts):
-                a_rows, b_columns = (expert * rank, (expert + 1) * rank, 1), (expert, rank * layer.num_experts, layer.num_experts)
+                a_rows, b_columns = (
+                    (expert * rank, (expert + 1) * rank, 1),
+                    (expert, rank * layer.num_experts, layer.num_experts),
+                )
                 factors = Factor(b, (0, out, 1), b_columns), Factor(a, a_rows, (0, into, 1))
                 self._changes.add(parameter, _full(name, expert, *factors, scale, across, out, into))
             return
@@ -298,7 +302,9 @@ class _Reading:
 
     def _take_tokens(self, inner: Any) -> None:
         """Take the rows of single tokens, also for a weight that is tied to the one that has them."""
-        wrappers = {name: module for name, module in inner.named_modules() if isinstance(module, TrainableTokensWrapper)}
+        wrappers = {
+            name: module for name, module in inner.named_modules() if isinstance(module, TrainableTokensWrapper)
+        }
         of_adapter: dict[int, str] = {}
         for key, parameter in self._others.items():
             if not parameter.endswith("trainable_tokens_delta"):
@@ -309,10 +315,10 @@ class _Reading:
                 of_adapter[id(wrappers[name].token_adapter)] = key
         for name, module in wrappers.items():
             tokens = module.token_adapter
-            key = of_adapter.get(id(tokens)) or of_adapter.get(id(tokens.tied_adapter))
-            if key is not None:
+            taken = of_adapter.get(id(tokens)) or of_adapter.get(id(tokens.tied_adapter))
+            if taken is not None:
                 (indices,) = tokens.token_indices.values()
-                self._changes.add(f"{name}.weight", Rows(key, tuple(indices)))
+                self._changes.add(f"{name}.weight", Rows(taken, tuple(indices)))
 
 
 def _laid_over(model: Any, config: Any) -> Any:
@@ -329,7 +335,9 @@ def _laid_over(model: Any, config: Any) -> Any:
 
 
 def _embedding_names(model: Any) -> set[str]:
-    modules = {id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None}
+    modules = {
+        id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None
+    }
     return {f"{name}.weight" for name, module in model.named_modules(remove_duplicate=False) if id(module) in modules}
 
 

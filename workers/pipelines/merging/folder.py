@@ -111,7 +111,9 @@ def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None
         warnings.simplefilter("ignore", UserWarning)
         if (out / GENERATION_FILE).is_file():
             said = json.loads((out / GENERATION_FILE).read_text(encoding="utf-8-sig"))
-            (out / GENERATION_FILE).write_text(json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8")
+            (out / GENERATION_FILE).write_text(
+                json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8"
+            )
             return
         from workers.pipelines.model.loading import read_config
 

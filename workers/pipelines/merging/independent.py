@@ -57,8 +57,9 @@ def decoded(values: Array, dtype: str) -> Array:
     [1.0, -2.0]
     """
     if dtype == "BF16":
-        return (values.astype("<u4") << 16).view("<f4").astype("<f8")
-    return values.astype("<f8")
+        values = (values.astype("<u4") << 16).view("<f4")
+    wide: Array = values.astype("<f8")
+    return wide
 
 
 def rounded(values: Array, dtype: str) -> Array:
@@ -69,15 +70,16 @@ def rounded(values: Array, dtype: str) -> Array:
     """
     if dtype == "F64":
         return values
-    _, exponents = np.frexp(values)
-    step = np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
-    return np.rint(values / step) * step
+    step = step_at(values, dtype)
+    nearest: Array = np.rint(values / step) * step
+    return nearest
 
 
 def step_at(values: Array, dtype: str) -> Array:
     """Return the distance of the numbers of a type around some values."""
     _, exponents = np.frexp(values)
-    return np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
+    steps: Array = np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
+    return steps
 
 
 class Product(NamedTuple):

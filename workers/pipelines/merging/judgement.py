@@ -10,7 +10,7 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
-from workers.pipelines.merging.read_back import ReadBack
+from workers.pipelines.merging.recomputed import ReadBack
 
 #: KL in nats a token, from which on a merge is told of, and from which on it is none. In float32 models agree to 1e-6; in
 #: 16 bit real ones stay below 1e-3, and tiny random ones, whose weights are large, below 1e-1.

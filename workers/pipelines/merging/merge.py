@@ -28,7 +28,8 @@ from workers.pipelines.merging.judgement import Judgement, hold_norms
 from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
-from workers.pipelines.merging.read_back import ReadBack, read_back
+from workers.pipelines.merging.read_back import read_back
+from workers.pipelines.merging.recomputed import ReadBack
 from workers.pipelines.merging.writing import (
     beside,
     finished,
@@ -129,9 +130,7 @@ class _Merging:
     def planned(self, onto: Onto) -> Prepared:
         """Return what a merge onto a base would write. Raises PipelineError for what can't be merged exactly."""
         dtype = None if self.spec.dtype == "auto" else self.spec.dtype
-        return prepare(
-            self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization
-        )
+        return prepare(self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization)
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the nearest and give it its name."""
@@ -224,7 +223,9 @@ class _Merging:
         except PipelineError:
             shutil.rmtree(best.folder, ignore_errors=True)
             raise
-        metrics["merged_modules"] = float(len({(name, change.module) for name, change in plan.adapted() if not change.plane}))
+        metrics["merged_modules"] = float(
+            len({(name, change.module) for name, change in plan.adapted() if not change.plane})
+        )
         metrics["merge_s"] = time.perf_counter() - self.started_s
         metrics["peak_memory_bytes"] = float(self.device.peak_memory_bytes())
         by_file: dict[str, dict[str, str]] = {}
@@ -260,4 +261,3 @@ class _Merging:
 
     def _say(self, phase: str, message: str) -> None:
         self.on_progress(Progress(phase=phase, message=message))
-

@@ -51,7 +51,7 @@ class _Symbol:
     pieces: tuple[Piece, ...]
 
 
-class _Opaque(Exception):
+class _OpaqueError(Exception):
     """An operation that does more than to move numbers."""
 
 
@@ -90,7 +90,9 @@ def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
     for name in sorted(stored, key=dot_natural_key):
         key, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if key not in state and name in state:
-            key, pattern = rename_source_key(name, [], [], base_model_prefix=model.base_model_prefix, meta_state_dict=state)
+            key, pattern = rename_source_key(
+                name, [], [], base_model_prefix=model.base_model_prefix, meta_state_dict=state
+            )
         if key not in state:
             unused.add(name)
         elif pattern is None:
@@ -102,7 +104,7 @@ def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
         symbols = {pattern: [_symbol(name, stored[name]) for name in names] for pattern, names in sources.items()}
         try:
             made = _converted(converter, symbols, key, model)
-        except _Opaque:
+        except _OpaqueError:
             # It is never asked for which names this makes, but for the first one.
             opaque |= {key.replace(converter.target_patterns[0], target) for target in converter.target_patterns}
             continue
@@ -120,12 +122,12 @@ def _symbol(name: str, shape: Shape) -> _Symbol:
 
 
 def _converted(converter: Any, symbols: dict[str, list[_Symbol]], key: str, model: Any) -> dict[str, _Symbol]:
-    """Return the symbol of each parameter that a converter makes; `key` is the full name of the first. Raises _Opaque."""
+    """Return the symbol of each parameter that a converter makes; `key` is the full name of the first. Raises _OpaqueError."""
     values: dict[str, Any] = dict(symbols)
     for operation in converter.operations:
         apply = _OPERATIONS.get(type(operation))
         if apply is None:
-            raise _Opaque
+            raise _OpaqueError
         values = apply(operation, values, converter.source_patterns, converter.target_patterns, key, model)
     full = key.replace("*.", "0.")
     part = next((pattern for pattern in values if pattern in full), None)
@@ -138,14 +140,14 @@ def _converted(converter: Any, symbols: dict[str, list[_Symbol]], key: str, mode
 def _one(value: Any) -> _Symbol:
     if isinstance(value, list):
         if len(value) != 1:
-            raise _Opaque
+            raise _OpaqueError
         return _one(value[0])
     return value  # type: ignore[no-any-return]
 
 
 def _only(values: Mapping[str, Any]) -> _Symbol:
     if len(values) != 1:
-        raise _Opaque
+        raise _OpaqueError
     (value,) = values.values()
     return _one(value[0] if isinstance(value, list) else value)
 
@@ -201,7 +203,7 @@ def _concatenate(
     operation: Concatenate, values: dict[str, Any], sources: list[str], targets: list[str], key: str, model: Any
 ) -> dict[str, Any]:
     if len(targets) != 1:
-        raise _Opaque
+        raise _OpaqueError
     listed = (values[source] for source in sources if source in values)
     symbols = [each for value in listed for each in (value if isinstance(value, list) else [value])]
     return {targets[0]: _joined(symbols, operation.dim % len(symbols[0].shape))}
@@ -209,7 +211,7 @@ def _concatenate(
 
 def _joined(symbols: Iterable[_Symbol], axis: int) -> _Symbol:
     pieces: list[Piece] = []
-    length, shape = 0, ()
+    length, shape = 0, tuple[int, ...]()
     for symbol in symbols:
         pieces += [replace(each, begin=_put(each.begin, axis, each.begin[axis] + length)) for each in symbol.pieces]
         length += symbol.shape[axis]
@@ -221,7 +223,7 @@ def _merge_list(
     operation: MergeModulelist, values: dict[str, Any], sources: list[str], targets: list[str], key: str, model: Any
 ) -> dict[str, Any]:
     if len(values) == 1 and len(targets) != 1:
-        raise _Opaque
+        raise _OpaqueError
     return {
         (targets[0] if len(values) == 1 else source): _joined(
             (_stacked(each, operation.dim) for each in (value if isinstance(value, list) else [value])), operation.dim

@@ -73,7 +73,7 @@ class Written:
     @property
     def size_bytes(self) -> int:
         """Of its numbers."""
-        return math.prod(self.shape) * TORCH_TYPES[self.dtype].itemsize
+        return math.prod(self.shape) * int(TORCH_TYPES[self.dtype].itemsize)
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,7 @@ def plan_tensors(
     return found + added, untied
 
 
-def _stored(
-    name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes: Changes, target: Target
-) -> Written:
+def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes: Changes, target: Target) -> Written:
     """Return what becomes of one of the base's tensors."""
     tensor = base.tensors[name]
     parameters = [parameter for parameter, _ in parts]
@@ -140,7 +138,9 @@ def _stored(
     dtype = tensor.dtype if not packed else FORMAT_TYPES[DTYPES[target.stored]]
     through = None
     if floating and target.dtype is not None:
-        wanted = next((target.precisions[each] for each in parameters if each in target.precisions), DTYPES[target.dtype])
+        wanted = next(
+            (target.precisions[each] for each in parameters if each in target.precisions), DTYPES[target.dtype]
+        )
         dtype = FORMAT_TYPES[wanted]
     if floating and target.onto == "dequantized" and not four_bits and not packed:
         trained = next((target.trained[each] for each in parameters if each in target.trained), None)
@@ -176,9 +176,7 @@ def _is_whole(piece: Piece) -> bool:
     return piece.axes == tuple(range(len(piece.axes))) and not any(piece.begin) and not any(piece.source_begin)
 
 
-def _added(
-    base: StoredBase, placement: Placement, changes: Changes, target: Target
-) -> tuple[list[Written], list[str]]:
+def _added(base: StoredBase, placement: Placement, changes: Changes, target: Target) -> tuple[list[Written], list[str]]:
     """Return the tensors that the base has not: heads, and copies of tied weights that are one no more."""
     found: list[Written] = []
     untied: list[str] = []

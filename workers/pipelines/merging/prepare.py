@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,12 +171,10 @@ def _described(written: Written) -> dict[str, Any]:
 
 def _identity(path: Path) -> list[int]:
     """Return what tells a file of a base from another that took its place."""
-    said = os.stat(path)
+    said = path.stat()
     return [said.st_size, said.st_mtime_ns]
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-

@@ -1,16 +1,13 @@
 """What was written, read again: the bytes are those that were computed, and they are W + s·B·A by another way of computing.
 
-Each tensor is looked at by name: what is the base's is compared byte by byte; of what is changed, a random product with every
-block of rows is compared with W·x + s·B·(A·x), and one row in a hundred is computed again in float64.
+Each tensor is looked at by name: what is the base's is compared byte by byte, and what is changed is computed once more.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,60 +16,11 @@ from sdk.formats.base_files import BadBaseError
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.changes import LowRank, Rows, Shift, Whole
-from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
-from workers.pipelines.merging.independent import (
-    FORMATS,
-    BaseNumbers,
-    Codes,
-    Matrices,
-    Product,
-    decoded,
-    half_step,
-    packed_codes,
-    product_of,
-    raw,
-    rounded,
-    smallest_step,
-    step_at,
-)
-from workers.pipelines.merging.plan import Window, Written, parameter_grid
+from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.recomputed import ReadBack, Recomputed, wrong
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.writing import digest_in
-from workers.pipelines.model.device import DTYPES
-
-if TYPE_CHECKING:
-    from workers.pipelines.merging.independent import Array
-
-#: Rows of each tensor that are computed again, one in so many.
-_ONE_ROW_IN = 100
-#: Numbers of a block that is multiplied by a random vector.
-_BLOCK_NUMBERS = 2**19
-#: By how many deviations rounding may move a product: beyond it by chance once in 10¹³ rows (Hoeffding's inequality).
-_DEVIATIONS = 8.0
-#: How far 32-bit sums may be from those in float64, as a share of the sum of magnitudes; with magnitudes (DoRA) as a share
-#: of the result.
-_SUM_ERROR, _DORA_ERROR = 1e-6, 1e-5
-#: A last digit at the larger of W and s·B·A, of which a sum of both may be all off, and what float32 rounds before.
-_ONE_STEP = 1.001
-#: The share of numbers in 16 bit that may be a last digit from the float64 rounding, for float32 rounds before.
-_UNEQUAL_SHARE = 0.001
-
-
-@dataclass
-class ReadBack:
-    """What a read-back found right."""
-
-    tensors: int = 0
-    copied: int = 0
-    rows: int = 0
-    #: Module to ‖W' − W‖ by the bytes on the disk; of experts over all of them.
-    norms: dict[str, float] = field(default_factory=dict)
-    #: Module to how far rounding alone may have moved that norm.
-    blur: dict[str, float] = field(default_factory=dict)
-    #: Modules whose outputs are scaled to magnitudes (DoRA), so that the norm is not that of s·B·A.
-    scaled: set[str] = field(default_factory=set)
 
 
 def read_back(
@@ -81,25 +29,23 @@ def read_back(
     """Hold the weight files of a folder against what was asked for. Raises PipelineError ("verification") that names the tensor."""
     files = _opened(prepared, folder)
     found = ReadBack()
-    squares: dict[str, float] = {}
-    blurs: dict[str, float] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for written in prepared.written:
             if digest_in(files, written.name) != digests[written.name]:
-                raise _wrong(written.name, "are not those that were computed")
+                raise wrong(written.name, "are not those that were computed")
             if written.copied:
                 _require_copy(prepared.base, files, written)
                 found.copied += 1
             else:
-                _Changed(prepared, files, written, found, squares, blurs).check()
+                Recomputed(prepared, files, written, found).check()
             found.tensors += 1
             done(written)
     finally:
         torch.set_num_threads(before)
-    found.norms = {module: math.sqrt(square) for module, square in sorted(squares.items())}
-    found.blur = {module: math.sqrt(square) for module, square in blurs.items()}
+    found.norms = {module: math.sqrt(square) for module, square in sorted(found.squares.items())}
+    found.blur = {module: math.sqrt(square) for module, square in found.blur_squares.items()}
     return found
 
 
@@ -117,298 +63,15 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
     for file, names in planned.items():
         there = {name for name, tensor in files.tensors.items() if tensor.file == file}
         if odd := sorted(there ^ names):
-            raise _wrong(odd[0], f"are {'missing from' if odd[0] in names else 'too many in'} {file}")
+            raise wrong(odd[0], f"are {'missing from' if odd[0] in names else 'too many in'} {file}")
     for each in prepared.written:
         tensor = files.tensors[each.name]
         if (tensor.dtype, tensor.shape) != (each.dtype, each.shape):
-            raise _wrong(each.name, f"are {tensor.dtype} {list(tensor.shape)}, not {each.dtype} {list(each.shape)}")
+            raise wrong(each.name, f"are {tensor.dtype} {list(tensor.shape)}, not {each.dtype} {list(each.shape)}")
     return files
 
 
 def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:
     ours, theirs = files.bytes_of(written.name), base.bytes_of(written.source or "")
     if not np.array_equal(np.frombuffer(ours, "u1"), np.frombuffer(theirs, "u1")):
-        raise _wrong(written.name, f"are not those of the base's {written.source}, which nothing was to change")
-
-
-def _wrong(name: str, said: str) -> PipelineError:
-    return PipelineError(
-        FailureReason.VERIFICATION,
-        f"The merged model is not what was asked for: the bytes of {name} on the disk {said}; merge once more, and"
-        " check the disk if it stays so.",
-    )
-
-
-class _Changed:
-    """One tensor that is not the base's, held against what it should be."""
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        files: StoredBase,
-        written: Written,
-        found: ReadBack,
-        squares: dict[str, float],
-        blurs: dict[str, float],
-    ) -> None:
-        self._prepared, self._files, self._written = prepared, files, written
-        self._found, self._squares, self._blurs = found, squares, blurs
-        self._matrices = Matrices(prepared.changes)
-        self._base = self._base_numbers()
-        grid, dtype = written.grid, files.tensors[written.name].dtype
-        self._dtype = dtype
-        self._numbers = raw(files, written.name).reshape(grid.planes, grid.rows, grid.columns)
-        self._tensor = files.read(written.name).reshape(grid.planes, grid.rows, grid.columns)
-        self._random = np.random.default_rng(int(prepared.digest[:8], 16))
-        self._factors: dict[str, Array] = {}
-
-    def check(self) -> None:
-        grid = self._written.grid
-        for plane in range(grid.planes):
-            products = self._products(plane)
-            simple = all(isinstance(each, LowRank) for window in self._written.windows for each in window.changes)
-            if not products or not simple:
-                # Nothing but the base's numbers, or the adapter's, in another type: all of them are compared.
-                self._compare_rows(plane, products, np.arange(grid.rows))
-                self._measure(plane, products)
-                continue
-            self._multiply(plane, products)
-            count = max(1, grid.rows // _ONE_ROW_IN)
-            self._compare_rows(plane, products, np.sort(self._random.choice(grid.rows, count, replace=False)))
-
-    def _products(self, plane: int) -> list[Product]:
-        given = (
-            product_of(change, window, plane, self._matrices)
-            for window in self._written.windows
-            for change in window.changes
-            if isinstance(change, LowRank)
-        )
-        return [product for product in given if product is not None]
-
-    def _multiply(self, plane: int, products: list[Product]) -> None:
-        """Hold W'·x against W·x + s·B·(A·x) for a vector of signs, block by block, and take the norms of W' − W."""
-        grid, wide = self._written.grid, self._dtype in ("F32", "F64")
-        type_ = torch.float64 if wide else torch.float32
-        signs = self._random.choice([-1.0, 1.0], grid.columns)
-        x = torch.from_numpy(signs).to(type_)
-        expected = np.zeros(grid.rows)
-        scales_rows, scales_columns = np.ones(grid.rows), np.ones(grid.columns)
-        for product in products:
-            columns = slice(product.column, product.column + product.right.shape[1])
-            rows = slice(product.row, product.row + product.left.shape[0])
-            if product.change.magnitude is not None:
-                if product.outputs_are_rows:
-                    scales_rows[rows] = self._factor(product, plane)
-                else:
-                    scales_columns[columns] = self._factor(product, plane)
-            into = product.right @ (signs[columns] * scales_columns[columns])
-            expected[rows] += product.change.scale * (product.left @ into)
-        plain = bool((scales_rows == 1).all() and (scales_columns == 1).all())
-        step = max(1, _BLOCK_NUMBERS // max(1, grid.columns))
-        share, least = half_step(self._dtype), smallest_step(self._dtype)
-        for begin in range(0, grid.rows, step):
-            end = min(begin + step, grid.rows)
-            ours = self._tensor[plane, begin:end].to(type_)
-            theirs = self._base_block(plane, begin, end, type_)
-            sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
-            if plain:
-                moved = ours.sub_(theirs)
-                residual = torch.mv(moved, x).double().numpy() - expected[begin:end]
-                self._add_norms(moved, products, begin, sizes * share)
-            else:
-                self._add_norms(ours - theirs, products, begin, sizes * share)
-                of_base = torch.mv(theirs, x * torch.from_numpy(scales_columns).to(type_)).double().numpy()
-                residual = torch.mv(ours, x).double().numpy() - scales_rows[begin:end] * (of_base + expected[begin:end])
-            allowed = _DEVIATIONS * share * sizes + grid.columns * (least + 0.0)
-            of_sums = _SUM_ERROR if plain else _DORA_ERROR
-            allowed += of_sums * (sizes * math.sqrt(grid.columns) + np.abs(expected[begin:end]) * 2)
-            if not bool((np.abs(residual) <= allowed).all()):
-                worst = begin + int(np.argmax(np.abs(residual) - allowed))
-                raise self._not_the_sum(products, plane, worst)
-
-    def _base_block(self, plane: int, begin: int, end: int, type_: Any) -> Any:
-        written = self._written
-        if written.source is not None and self._base.codes is None and self._base.wide is None and not written.through:
-            grid = written.grid
-            tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
-            return tensor[plane, begin:end].to(type_)
-        return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
-
-    def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
-        """Add the squares of W' − W in the blocks of the modules; `moved` are rows of it, `blur` what rounding may be of each."""
-        for product in products:
-            first, last = max(product.row - begin, 0), min(product.row + product.left.shape[0] - begin, len(moved))
-            if first >= last:
-                continue
-            module = product.change.module
-            block = moved[first:last, product.column : product.column + product.right.shape[1]]
-            square = float(torch.linalg.vector_norm(block)) ** 2
-            self._squares[module] = self._squares.get(module, 0.0) + square
-            self._blurs[module] = self._blurs.get(module, 0.0) + float((blur[first:last] ** 2).sum())
-            if product.change.magnitude is not None:
-                self._found.scaled.add(module)
-
-    def _measure(self, plane: int, products: list[Product]) -> None:
-        if products:
-            rows = np.arange(self._written.grid.rows)
-            ours = decoded(self._numbers[plane], self._dtype)
-            before = ours if self._is_replaced(plane) else self._base.rows(plane, rows)
-            sizes = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
-            self._add_norms(torch.from_numpy(ours - before), products, 0, sizes)
-
-    def _is_replaced(self, plane: int) -> bool:
-        return any(isinstance(window.changes[0], Whole) for window in self._written.windows)
-
-    def _compare_rows(self, plane: int, products: list[Product], rows: Array) -> None:
-        """Hold some rows against what they are in float64."""
-        self._found.rows += len(rows)
-        for begin in range(0, len(rows), step := max(1, _BLOCK_NUMBERS // max(1, self._written.grid.columns))):
-            picked = rows[begin : begin + step]
-            ours = decoded(self._numbers[plane][picked], self._dtype)
-            expected, size = self._expected(plane, products, picked)
-            right = rounded(expected, self._dtype)
-            unequal = ours != right
-            if not unequal.any():
-                continue
-            with np.errstate(invalid="ignore"):
-                error = np.abs(ours - expected)
-            allowed = _SUM_ERROR * size if self._dtype in ("F32", "F64") else _ONE_STEP * step_at(size, self._dtype)
-            if any(product.change.magnitude is not None for product in products):
-                allowed = allowed + _DORA_ERROR * size
-            # What is only put in another type is exact.
-            exact = not any(isinstance(each, LowRank | Shift) for window in self._written.windows for each in window.changes)
-            coarse = self._dtype not in ("F32", "F64") and unequal.sum() > 2 + _UNEQUAL_SHARE * unequal.size
-            if exact or coarse or not bool((error <= allowed).all()):
-                worst = picked[int(np.argmax((error / (allowed + 1e-300)).max(axis=1)))]
-                raise self._not_the_sum(products, plane, int(worst))
-
-    def _expected(self, plane: int, products: list[Product], rows: Array) -> tuple[Array, Array]:
-        """Return rows as they should be in float64, and the larger of |W| and the sums of magnitudes that are added to it."""
-        total = self._base.rows(plane, rows) if not self._is_replaced(plane) else np.zeros((len(rows), self._written.grid.columns))
-        size = np.abs(total)
-        seen = iter(products)
-        for window in self._written.windows:
-            for change in window.changes:
-                if isinstance(change, LowRank):
-                    if product_of(change, window, plane, self._matrices) is not None:
-                        self._add_product(next(seen), plane, rows, total, size)
-                else:
-                    self._put(change, window, plane, rows, total, size)
-        return total, size
-
-    def _add_product(self, product: Product, plane: int, rows: Array, total: Array, size: Array) -> None:
-        inside = (rows >= product.row) & (rows < product.row + product.left.shape[0])
-        columns = slice(product.column, product.column + product.right.shape[1])
-        left, scale = product.left[rows[inside] - product.row], product.change.scale
-        block = total[inside, columns] + scale * (left @ product.right)
-        sums = np.abs(scale) * (np.abs(left) @ np.abs(product.right))
-        if self._dtype in ("F32", "F64"):
-            sizes = size[inside, columns] + sums
-        else:
-            sizes = np.maximum(size[inside, columns], np.abs(scale * (left @ product.right)))
-        if product.change.magnitude is not None:
-            factor = self._factor(product, plane)
-            spread = factor[rows[inside] - product.row][:, None] if product.outputs_are_rows else factor[None, :]
-            block, sizes = block * spread, sizes * np.abs(spread)
-        total[inside, columns], size[inside, columns] = block, sizes
-
-    def _put(self, change: Whole | Shift | Rows, window: Window, plane: int, rows: Array, total: Array, size: Array) -> None:
-        """Put the adapter's own numbers into some rows of a plane of (rows, columns)."""
-        inside = (rows >= window.row) & (rows < window.row + window.rows)
-        here = rows[inside] - window.row
-        columns = slice(window.column, window.column + window.columns)
-        grid, at = parameter_grid(window.parameter, self._prepared.changes), plane - window.plane + window.parameter_plane
-        given = self._matrices.vector(change.key)
-        own_rows, own_columns = (grid.columns, grid.rows) if window.turned else (grid.rows, grid.columns)
-        first_row, first_column = window.parameter_row, window.parameter_column
-        if window.turned:
-            first_row, first_column = first_column, first_row
-        across = slice(first_column, first_column + window.columns)
-        if isinstance(change, Rows):
-            tokens = given.reshape(len(change.indices), -1)
-            for number, index in enumerate(change.indices):
-                total[rows == index - window.parameter_row + window.row] = tokens[number][across]
-            return
-        matrix = given.reshape(grid.planes, grid.rows, grid.columns)[at]
-        block = (matrix.T if window.turned else matrix).reshape(own_rows, own_columns)[here + first_row, across]
-        if isinstance(change, Whole):
-            total[inside, columns] = block
-        else:
-            total[inside, columns] += change.scale * block
-        size[inside, columns] = np.maximum(size[inside, columns], np.abs(total[inside, columns]))
-
-    def _factor(self, product: Product, plane: int) -> Array:
-        """Return m / ‖W + s·B·A‖ of each output of a product."""
-        key = product.change.magnitude or ""
-        if key not in self._factors:
-            norms = self._output_squares(product, plane)
-            self._factors[key] = self._matrices.vector(key) / np.sqrt(norms)
-        return self._factors[key]
-
-    def _output_squares(self, product: Product, plane: int) -> Array:
-        """Return the squares of the outputs' norms; a weight that lies in several tensors can't be told from one of them."""
-        count = product.left.shape[0] if product.outputs_are_rows else product.right.shape[1]
-        squares = np.zeros(count)
-        grid = self._written.grid
-        for begin in range(0, product.left.shape[0], step := max(1, _BLOCK_NUMBERS // max(1, grid.columns))):
-            rows = np.arange(begin, min(begin + step, product.left.shape[0]))
-            block = self._base.rows(plane, rows + product.row)
-            block = block[:, product.column : product.column + product.right.shape[1]]
-            block = (block + product.change.scale * (product.left[rows] @ product.right)) ** 2
-            if product.outputs_are_rows:
-                squares[rows] = block.sum(axis=1)
-            else:
-                squares += block.sum(axis=0)
-        return squares
-
-    def _base_numbers(self) -> BaseNumbers:
-        prepared, written = self._prepared, self._written
-        base, recipe = prepared.base, prepared.target.recipe
-        packed = written.source in base.packed
-        if not packed and not written.four_bits:
-            return BaseNumbers(base, written)
-        width = written.grid.rows if written.turned else written.grid.columns
-        source = written.source or ""
-        if packed and width % packed_codes(base, source).block_size == 0:
-            return BaseNumbers(base, written, codes=packed_codes(base, source))
-        if packed:
-            held = stored_in_four_bits(base, source)
-        else:
-            assert recipe is not None
-            weight = base.read(source)
-            held = quantised(weight.T if written.turned else weight, recipe, DTYPES[recipe.compute_dtype])
-            if width % recipe.block_size == 0:
-                return BaseNumbers(base, written, codes=_whole_codes(weight.T if written.turned else weight, recipe))
-        wide = held.rows(0, held.shape[0]).double().numpy()
-        return BaseNumbers(base, written, wide=wide.T if written.turned else wide)
-
-    def _not_the_sum(self, products: list[Product], plane: int, row: int) -> PipelineError:
-        modules = sorted(
-            {each.change.module for each in products if each.row <= row < each.row + each.left.shape[0]}
-        )
-        expert = f", expert {plane}" if self._written.grid.planes > 1 else ""
-        of = f" of {', '.join(modules)}" if modules else ""
-        return _wrong(
-            self._written.name, f"are not the base's and the adapter's{of}, by a second computation of row {row}{expert}"
-        )
-
-
-def _whole_codes(weight: Any, recipe: Any) -> Codes:
-    """Return what bitsandbytes makes of a whole weight, as it does where a model is loaded."""
-    from bitsandbytes.functional import get_4bit_type, quantize_4bit
-
-    dtype = DTYPES[recipe.compute_dtype]
-    codes, state = quantize_4bit(
-        weight.to(dtype).contiguous(),
-        blocksize=recipe.block_size,
-        compress_statistics=recipe.double_quant,
-        quant_type=recipe.type,
-    )
-    scales = state.absmax.numpy()
-    if state.nested:
-        nested = np.repeat(state.state2.absmax.numpy(), state.state2.blocksize)[: len(scales)]
-        scales = state.state2.code.numpy()[scales] * nested + np.float32(state.offset)
-    book = get_4bit_type(recipe.type, device="cpu").numpy()
-    return Codes(codes.reshape(-1).numpy(), scales.astype("<f4"), recipe.block_size, book, FORMATS[recipe.compute_dtype])
-
-
+        raise wrong(written.name, f"are not those of the base's {written.source}, which nothing was to change")

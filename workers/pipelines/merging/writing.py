@@ -109,7 +109,7 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     for path in (*files.iterdir(), folder / _REPORT, files, folder):
         _sync(path)
     # An empty folder is given way to; one with files in it is not.
-    os.replace(files, target)
+    files.replace(target)
     _sync(target.parent)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -204,7 +204,11 @@ def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
         for begin, end in blocks.ranges(tensor):
             rows = blocks.rows(tensor, plane, begin, end)
             # A sum is finite where all is, but for sums that overflow.
-            if rows.is_floating_point() and not math.isfinite(rows.sum(dtype=torch.float32)) and not rows.isfinite().all():
+            if (
+                rows.is_floating_point()
+                and not math.isfinite(rows.sum(dtype=torch.float32))
+                and not rows.isfinite().all()
+            ):
                 raise PipelineError(
                     FailureReason.VERIFICATION,
                     f"The merged {tensor.name} holds NaN or an infinity: {tensor.dtype} is too narrow for it, or the adapter"

@@ -38,7 +38,9 @@ def some() -> list[tuple[str, str, str, int]]:
     turn = 0
     for number, family in enumerate(FAMILIES):
         names = list(variants(family))
-        picked = {names[(number * 3 + at) % len(names)] for at in range(3)} | ({names[-1]} if len(names) > 10 else set())
+        picked = {names[(number * 3 + at) % len(names)] for at in range(3)} | (
+            {names[-1]} if len(names) > 10 else set()
+        )
         for variant in sorted(picked):
             found.append((family, variant, DTYPES[turn % 3], (1, 4)[turn % 2]))
             turn += 1
@@ -60,7 +62,9 @@ def step(values: Any, dtype: Any) -> Any:
     """Return the distance of a type's numbers at some values."""
     _, exponents = torch.frexp(values.abs())
     bits = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}[dtype]
-    return torch.ldexp(torch.ones_like(values), torch.clamp(exponents - bits, min=-24 if dtype == torch.float16 else -149))
+    return torch.ldexp(
+        torch.ones_like(values), torch.clamp(exponents - bits, min=-24 if dtype == torch.float16 else -149)
+    )
 
 
 def test_every_variant_is_tried_of_every_type_in_some_family() -> None:
@@ -116,7 +120,9 @@ def test_the_layout_of_the_files_is_the_bases(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*"))
 
 
-@pytest.mark.parametrize(("variant", "untied"), [("plain", False), ("tokens", False), ("embeddings", True), ("head", True)])
+@pytest.mark.parametrize(
+    ("variant", "untied"), [("plain", False), ("tokens", False), ("embeddings", True), ("head", True)]
+)
 def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str, untied: bool, tmp_path: Path) -> None:
     made = make("llama-tied", variant, tmp_path)
     run(made, tmp_path / "out")

@@ -34,7 +34,9 @@ def test_rows_are_those_of_the_whole_weight(shape: tuple[int, int], double: bool
         assert torch.equal(held.rows(begin, end), whole[begin:end])
 
 
-@pytest.mark.parametrize(("family", "stored"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True), ("mixtral", False)])
+@pytest.mark.parametrize(
+    ("family", "stored"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True), ("mixtral", False)]
+)
 def test_what_is_merged_onto_the_dequantised_base_is_what_a_loaded_model_holds(
     family: str, stored: bool, tmp_path: Path
 ) -> None:

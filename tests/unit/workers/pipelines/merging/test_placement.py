@@ -24,7 +24,9 @@ def assembled(stored: StoredBase, pieces: Any, like: Any) -> Any:
     made = torch.full(like.shape, float("nan"), dtype=like.dtype)
     for piece in pieces:
         source = stored.read(piece.source)
-        own = {axis: (piece.source_begin[axis], piece.size[at]) for at, axis in enumerate(piece.axes) if axis is not None}
+        own = {
+            axis: (piece.source_begin[axis], piece.size[at]) for at, axis in enumerate(piece.axes) if axis is not None
+        }
         block = source[tuple(slice(begin, begin + size) for begin, size in (own[axis] for axis in range(source.dim())))]
         block = block.permute([axis for axis in piece.axes if axis is not None]).reshape(piece.size)
         made[tuple(slice(begin, begin + size) for begin, size in zip(piece.begin, piece.size, strict=True))] = block

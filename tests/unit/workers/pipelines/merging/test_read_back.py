@@ -48,7 +48,9 @@ def mutated(
         (path,) = folder.glob("*.safetensors")
         tensors, base = load_file(path), load_file(made.base / path.name)
         change(tensors, base)
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+        )
         if as_computed:
             there = open_files(folder, [path.name])
             digests = {name: digest_in(there, name) for name in there.tensors}
@@ -111,7 +113,18 @@ def nudged(name: str) -> Mutation:
         ),
         ("llama", "plain", nudged("model.norm.weight"), "model.norm.weight"),
     ],
-    ids=["a layer skipped", "transposed", "wrong alpha", "DoRA", "whole", "tokens", "tied copy", "bias", "expert", "untouched"],
+    ids=[
+        "a layer skipped",
+        "transposed",
+        "wrong alpha",
+        "DoRA",
+        "whole",
+        "tokens",
+        "tied copy",
+        "bias",
+        "expert",
+        "untouched",
+    ],
 )
 def test_what_is_computed_wrongly_is_named(
     family: str, variant: str, change: Mutation, named: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +134,9 @@ def test_what_is_computed_wrongly_is_named(
     assert f"the bytes of {named} on the disk" in said.message
 
 
-def test_a_lost_expert_of_a_stacked_tensor_is_named_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_expert_of_a_stacked_tensor_is_named_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make("qwen3-moe", "experts", tmp_path)
     state = AutoModelForCausalLM.from_pretrained(made.base).state_dict()
     stacked = {name: tensor.contiguous().clone() for name, tensor in state.items() if name != "lm_head.weight"}
@@ -203,7 +218,14 @@ class TestPrompts:
         ],
     )
     def test_far_predictions_are_warned_of_and_too_far_ones_are_an_error(
-        self, kl: float, family: str, dtype: Any, warned: bool, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        kl: float,
+        family: str,
+        dtype: Any,
+        warned: bool,
+        fails: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
         monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(kl, 1.0))

@@ -119,7 +119,9 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_another_plan_does_not_go_on_with_these_files(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_plan_does_not_go_on_with_these_files(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "read_back", lambda *given: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
         run(made, tmp_path / "out")
@@ -134,7 +136,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_at_the_target(made: Made, tmp_pa
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(PipelineError, match="too full for the merged model of .* run the merge again") as caught:
+        with pytest.raises(PipelineError, match=r"too full for the merged model of .* run the merge again") as caught:
             run(made, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

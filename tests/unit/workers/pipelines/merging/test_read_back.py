@@ -16,6 +16,7 @@ import workers.pipelines.merging.merge as module
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.prompts import Distance
+from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.stored_base import open_files
 from workers.pipelines.merging.writing import digest_in
 from workers.pipelines.model.device import Device
@@ -42,7 +43,7 @@ def mutated(
     made: Made, out: Path, change: Mutation, monkeypatch: pytest.MonkeyPatch, *, as_computed: bool = True
 ) -> PipelineError:
     """Merge, change what was written before it is read again, and return the error; `as_computed`: as if it had been computed so."""
-    real = module.read_back
+    real = read_back
 
     def after_change(prepared: Any, folder: Path, digests: dict[str, str], done: Any) -> Any:
         (path,) = folder.glob("*.safetensors")

@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -51,15 +51,15 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+    from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
-    from sdk.schemas.catalog import Method
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.jobs import QueueCapacity, WorkerView
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
-    from sdk.schemas.training import QuantizationRecipe, TrainingOptions
+    from sdk.schemas.training import TrainingOptions
 
 __all__ = [
     "AdapterctlError",
@@ -210,32 +210,9 @@ def pull(
     return _client().pull(ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
 
 
-def push(
-    path: str | Path,
-    adapter: str,
-    *,
-    base: str | Path,
-    method: Method | None = None,
-    quantization: QuantizationRecipe | None = None,
-    base_revision: str | None = None,
-    description: str = "",
-    tags: Mapping[str, str] | None = None,
-    sign: str | Path | None = None,
-    expand_patterns: bool = False,
-) -> Version:
+def push(path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
     """Publish an adapter from a folder that PEFT wrote. See `Client.push`."""
-    return _client().push(
-        path,
-        adapter,
-        base=base,
-        method=method,
-        quantization=quantization,
-        base_revision=base_revision,
-        description=description,
-        tags=tags,
-        sign=sign,
-        expand_patterns=expand_patterns,
-    )
+    return _client().push(path, adapter, base=base, **options)
 
 
 def rollback(adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:

@@ -36,11 +36,8 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
-from sdk.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
-from sdk.job_submission import JobSubmitter
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
@@ -50,7 +47,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
 from sdk.pushing.import_folders import Imported, push_tree
-from sdk.pushing.pusher import Pusher, PushOptions, PushReport
+from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
 from sdk.schemas.access import (
     AuditView,
@@ -82,7 +79,6 @@ from sdk.schemas.catalog import (
     BaseRegistration,
     BaseSelector,
     BaseView,
-    Method,
     Published,
     VersionMove,
 )
@@ -102,7 +98,10 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
-from sdk.schemas.training import QuantizationRecipe, TrainingOptions, TrainingSpec
+from sdk.schemas.training import TrainingOptions, TrainingSpec
+from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
+from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
+from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name
 from sdk.version_comparison import compare
 
@@ -553,113 +552,50 @@ class Client:
 
     # Pushing.
 
-    def push(
-        self,
-        path: str | Path,
-        adapter: str,
-        *,
-        base: str | Path,
-        method: Method | None = None,
-        quantization: QuantizationRecipe | None = None,
-        base_revision: str | None = None,
-        description: str = "",
-        tags: Mapping[str, str] | None = None,
-        sign: str | Path | None = None,
-        expand_patterns: bool = False,
-    ) -> Version:
+    def push(self, path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
         All that its `adapter_config.json` says is recorded; `method`, `quantization` and `base_revision` are what it can't
-        say, and are recorded as unknown where nobody says them. The same bytes again give the existing version. `path` may be
-        `hf://org/name@revision`, of a model hub. It is signed with the private key in the PEM file `sign`, or in what
-        `ADAPTERCTL_SIGNING_KEY` names. With `expand_patterns` the modules' names are written in place of expressions in its
+        say, and are recorded as unknown where nobody says them; `ask_revision` is asked for the base's commit, given the
+        base's id, before that. The same bytes again give the existing version. `path` may be `hf://org/name@revision`, of a
+        model hub. It is signed with the private key in the PEM file `sign`, or in what `ADAPTERCTL_SIGNING_KEY` names;
+        `sign_password` opens it. With `expand_patterns` the modules' names are written in place of expressions in its
         config, which are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
-        options = PushOptions(
-            base=base,
-            method=method,
-            quantization=quantization,
-            base_revision=base_revision,
-            description=description,
-            tags=tags,
-            sign=sign,
-            expand_patterns=expand_patterns,
-        )
-        return Version(self._pusher.push(path, adapter, options).version, self)
+        return Version(self.push_with_report(path, adapter, base=base, **options).version, self)
 
     def push_with_report(
-        self,
-        path: str | Path,
-        adapter: str,
-        *,
-        base: str | Path | None,
-        method: Method | None = None,
-        quantization: QuantizationRecipe | None = None,
-        base_revision: str | None = None,
-        description: str = "",
-        tags: Mapping[str, str] | None = None,
-        sign: str | Path | None = None,
-        sign_password: str | None = None,
-        ask_revision: Callable[[str], str | None] | None = None,
-        expand_patterns: bool = False,
+        self, path: str | Path, adapter: str, *, base: str | Path | None, **options: Unpack[PushKeywords]
     ) -> PushReport:
         """As `push`; also says whether the version existed, and what was left out or is unknown.
 
-        Where `base` is None it is the registered base that the folder's config names. `ask_revision` is asked for the
-        base's commit, given the base's id, where nobody says it. What a hub gave is tagged `hub=org/name@commit`.
+        Where `base` is None it is the registered base that the folder's config names. What a hub gave is tagged
+        `hub=org/name@commit`.
         """
-        options = PushOptions(
-            base=base,
-            method=method,
-            quantization=quantization,
-            base_revision=base_revision,
-            description=description,
-            tags=tags,
-            sign=sign,
-            sign_password=sign_password,
-            ask_revision=ask_revision,
-            expand_patterns=expand_patterns,
-        )
-        return self._pusher.push(path, adapter, options)
+        return self._pusher.push(path, adapter, PushOptions(base, **options))
 
     def push_tree(
         self,
         root: str | Path,
         *,
+        base: str | Path | None = None,
         namespace: str | None = None,
         versions: bool = False,
-        base: str | Path | None = None,
-        method: Method | None = None,
-        quantization: QuantizationRecipe | None = None,
-        base_revision: str | None = None,
-        description: str = "",
-        tags: Mapping[str, str] | None = None,
-        sign: str | Path | None = None,
-        sign_password: str | None = None,
-        ask_revision: Callable[[str], str | None] | None = None,
-        expand_patterns: bool = False,
         on_folder: Callable[[int, int], None] | None = None,
+        **options: Unpack[PushKeywords],
     ) -> list[Imported]:
         """Publish every adapter of a tree of folders, each as `push_with_report` would.
 
         How `namespace` and `versions` name them, and what stops the rest: `sdk.pushing.import_folders.push_tree`.
         `on_folder` is called with how many are done, and of how many.
         """
-        options = PushOptions(
-            base=base,
-            method=method,
-            quantization=quantization,
-            base_revision=base_revision,
-            description=description,
-            tags=tags,
-            sign=sign,
-            sign_password=sign_password,
-            ask_revision=ask_revision,
-            expand_patterns=expand_patterns,
-        )
-        folder = user_path(root)
         return push_tree(
-            self._pusher.push, folder, options, namespace=namespace, versions=versions, on_folder=on_folder
+            self._pusher.push,
+            user_path(root),
+            PushOptions(base, **options),
+            namespace=namespace,
+            versions=versions,
+            on_folder=on_folder,
         )
 
     def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:

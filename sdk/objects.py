@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from sdk import job_output
 from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
@@ -19,6 +18,7 @@ from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobSta
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.wire import read
+from sdk.submitting import job_output
 
 Evaluation = EvaluationView
 

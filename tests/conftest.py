@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 
-from hypothesis import HealthCheck, settings
+from support.bytecode import keep_bytecode
 from support.temporary import use_memory
 
 use_memory()
+keep_bytecode()
+
+from hypothesis import HealthCheck, settings  # noqa: E402 - it is compiled, too
 
 pytest_plugins = ["support.quick", "support.servers", "support.fixtures", "support.parallel"]
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from sdk import transfer
 from sdk.api import access, bases, datasets, versions
@@ -33,9 +33,23 @@ from sdk.validation import CheckedData, build, check_causal, check_targets
 _MOST_SHAPES_BYTES = 3_500_000
 
 
+class PushKeywords(TypedDict, total=False):
+    """The fields of `PushOptions` beside the base as keywords of a function, for type checkers and editors."""
+
+    method: Method | None
+    quantization: QuantizationRecipe | None
+    base_revision: str | None
+    description: str
+    tags: Mapping[str, str] | None
+    sign: str | Path | None
+    sign_password: str | None
+    ask_revision: Callable[[str], str | None] | None
+    expand_patterns: bool
+
+
 @dataclass(frozen=True)
 class PushOptions:
-    """What is said of an adapter that is pushed, and how it is; see `Client.push_with_report`."""
+    """What is said of an adapter that is pushed, and how it is; see `Client.push`."""
 
     #: None: the registered base that the folder's config names.
     base: str | Path | None = None

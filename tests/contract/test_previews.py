@@ -205,8 +205,8 @@ class TestWithoutTheExtra:
         class OfTomorrow(PreviewJobRequest):
             kind: Any = "preview-of-tomorrow"
 
-        monkeypatch.setattr("sdk.job_submission.PreviewJobRequest", OfTomorrow)
-        monkeypatch.setattr("sdk.job_submission.JobSubmission", Unchecked)
+        monkeypatch.setattr("sdk.submitting.submitter.PreviewJobRequest", OfTomorrow)
+        monkeypatch.setattr("sdk.submitting.submitter.JobSubmission", Unchecked)
         with pytest.raises(Incompatible, match="knows no previews; upgrade it, or preview here with: pip install"):
             desk.writer.submit_preview(desk.rows, base="tiny")
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.servers import of_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,18 +20,24 @@ def pip(*args: str, cwd: Path | None = None) -> None:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip(sys.executable, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
-    (found,) = folder.glob("*.whl")
+def wheel(request: pytest.FixtureRequest) -> Path:
+    """The wheel of this tree, made once for a run."""
+
+    def make(folder: Path) -> None:
+        # In isolation it is built where an image is.
+        quiet = ("--quiet", "--no-deps", "--no-build-isolation")
+        pip(sys.executable, "wheel", *quiet, "--wheel-dir", str(folder), str(ROOT))
+
+    (found,) = of_run(request.config).make_once("wheel", make).glob("*.whl")
     return found
 
 
 @pytest.fixture(scope="session")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the wheel and what it asks for, and no extra."""
-    folder = tmp_path_factory.mktemp("clean") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip(str(folder / "bin/python"), "install", "--quiet", str(wheel))
-    return folder / "bin/python"
+def python(wheel: Path, request: pytest.FixtureRequest) -> Path:
+    """The interpreter of an environment with the wheel and what it asks for, and no extra; made once for a run."""
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        pip(sys.executable, "--python", str(folder / "bin/python"), "install", "--quiet", "--no-compile", str(wheel))
+
+    return of_run(request.config).make_once("clean", make) / "bin/python"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import processes, tiny
 
-import sdk.data_preview
+import sdk.submitting.data_preview
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, TimedOut, Unavailable
 
@@ -121,11 +121,10 @@ def test_three_rows_are_shown_where_nobody_says_how_many(place: Place) -> None:
 
 
 def test_a_cut_is_said(place: Place) -> None:
-    done = place.preview("rows.jsonl", "--row", "3", "--max-length", "20")
+    done = place.preview("rows.jsonl", "--rows", "12", "--max-length", "20")
     assert done.returncode == 0
     assert "no stop" in done.stdout
     assert "  cut off after 20 tokens, " in done.stdout
-    done = place.preview("rows.jsonl", "--row", "12", "--max-length", "20")
     assert "nothing of it is learnt, so this text is dropped" in done.stdout
 
 
@@ -214,8 +213,8 @@ def test_a_program_that_hangs_or_says_nothing_is_ended(
 ) -> None:
     (tmp_path / "stand_in.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.data_preview, "_CHILD", "stand_in")
-    monkeypatch.setattr(sdk.data_preview, "_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(sdk.submitting.data_preview, "_CHILD", "stand_in")
+    monkeypatch.setattr(sdk.submitting.data_preview, "_TIMEOUT_S", 2.0)
     started = time.monotonic()
     with pytest.raises(error, match=said):
         place.client().preview(place.folder / "chat.jsonl", base=place.folder / "tiny-llama")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import processes, tiny
 
-import sdk.data_preview
+import sdk.submitting.data_preview
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
 from sdk.schemas.catalog import VersionView
@@ -85,7 +85,7 @@ def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
 def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
     place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sdk.data_preview, "_today", lambda: "2031-01-02")
+    monkeypatch.setattr(sdk.submitting.data_preview, "_today", lambda: "2031-01-02")
     (place.folder / "chat.jsonl").rename(tmp_path / "away.jsonl")
     client = Client(place.env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
     digest = client.get("counter@v1").info.dataset.digest  # type: ignore[union-attr]
@@ -150,11 +150,11 @@ def test_a_base_whose_files_are_gone_and_a_dataset_that_was_given_up_are_named(p
 def test_a_record_that_leaves_out_the_longest_row_is_no_guess(place: Place) -> None:
     version = place.version.model_copy(update={"training": {"loss_on": "all"}})
     with pytest.raises(InvalidInput, match="doesn't say loss_on and max_length"):
-        sdk.data_preview.asked_of(version, rows=1, row=None)
+        sdk.submitting.data_preview.asked_of(version, rows=1, row=None)
 
 
 def test_a_classification_is_asked_for_no_part_of_a_text(place: Place) -> None:
     training = {"objective": "classify", "loss_on": "all", "max_length": 9}
     version = place.version.model_copy(update={"training": training})
-    asked = sdk.data_preview.asked_of(version, rows=1, row=None)
+    asked = sdk.submitting.data_preview.asked_of(version, rows=1, row=None)
     assert (asked.loss_on, asked.max_length) == (None, 9)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,9 +45,6 @@ WRONG = {
     "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',
 }
 
-#: Says what a checker finds wrong in files of a folder, one line an error.
-Check = Callable[[Path], list[str]]
-
 
 def snippets() -> dict[str, str]:
     """The Python that the pages show, each as a program."""
@@ -62,8 +58,8 @@ def snippets() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["mypy", "basedpyright"])
-def check(request: pytest.FixtureRequest, python: Path) -> Check:
-    """A type checker of this environment, over what is installed in the clean one."""
+def errors(request: pytest.FixtureRequest, python: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a type checker of this environment says of all programs, over what is installed in the clean one."""
     arguments = {
         "mypy": [
             "--strict",
@@ -75,41 +71,32 @@ def check(request: pytest.FixtureRequest, python: Path) -> Check:
         ],
         "basedpyright": ["--level", "error", "--pythonpath", str(python)],
     }[request.param]
-
-    def run(folder: Path) -> list[str]:
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name(request.param)), *arguments, "."],
-            env=processes.environment(HOME=str(folder.parent), PYTHONPATH=""),
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = [line for line in done.stdout.splitlines() if re.search(r"\berror\b: ", line) or " - error: " in line]
-        assert done.returncode == (1 if lines else 0), done.stdout + done.stderr
-        return lines
-
-    return run
-
-
-def write(folder: Path, programs: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("programs") / "all"
     folder.mkdir()
-    for name, text in programs.items():
+    for name, text in {**snippets(), "typed": TYPED, **WRONG}.items():
         (folder / f"{name}.py").write_text(text)
-    return folder
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(request.param)), *arguments, "."],
+        env=processes.environment(HOME=str(folder.parent), PYTHONPATH=""),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if re.search(r"\berror\b: ", line) or " - error: " in line]
 
 
-def test_what_the_pages_show_has_the_right_types(check: Check, tmp_path: Path) -> None:
-    shown = snippets()
-    assert len(shown) >= 3
-    assert check(write(tmp_path / "right", {**shown, "typed": TYPED})) == []
+def test_what_the_pages_show_has_the_right_types(errors: list[str]) -> None:
+    assert len(snippets()) >= 3
+    assert not set(snippets()) & set(WRONG)
+    assert [line for line in errors if not any(f"{name}.py:" in line for name in WRONG)] == []
 
 
-def test_what_is_wrong_is_found(check: Check, tmp_path: Path) -> None:
-    found = check(write(tmp_path / "wrong", WRONG))
+def test_what_is_wrong_is_found(errors: list[str]) -> None:
     silent = [
         name
         for name in WRONG
-        if not any(f"{name}.py:" in line and name in line.partition("error")[2] for line in found)
+        if not any(f"{name}.py:" in line and name in line.partition("error")[2] for line in errors)
     ]
     assert silent == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import encoders, processes, tiny
+from support.soak import SOAKING
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 
@@ -164,7 +165,8 @@ def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path:
     assert merged["report"]["onto"] == "original"
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["bert", "roberta"] if SOAKING else ["bert"])
 def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel

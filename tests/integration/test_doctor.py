@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import pytest
 from support import processes
 from support.fixtures import S3Place
+from support.migrated import migrated_file
 
 from registry.settings import Settings
 from registry.storage import open_storage
 from sdk.stack.seaweed import SeaweedServer
-
-COMMAND = str(processes.BIN / "adapter-registry")
 
 
 @pytest.fixture
@@ -32,15 +30,13 @@ def env(tmp_path: Path, s3: S3Place) -> dict[str, str]:
         AWS_SECRET_ACCESS_KEY=s3.secret_key,
         PATH=os.environ["PATH"],
     )
-    subprocess.run([COMMAND, "db", "upgrade"], env=found, check=True, capture_output=True)
+    migrated_file(tmp_path / "registry.sqlite3")
     return found
 
 
 def examine(env: dict[str, str], **changed: str) -> tuple[int, dict[str, Any], str]:
     """Run it; return the exit code, the findings by name, and everything that was said."""
-    done = subprocess.run(
-        [COMMAND, "doctor", "--format", "json"], env={**env, **changed}, capture_output=True, text=True, timeout=120
-    )
+    done = processes.run("adapter-registry", "doctor", "--format", "json", env={**env, **changed}, timeout_s=120)
     findings = json.loads(done.stdout)
     return done.returncode, {finding["what"]: finding for finding in findings}, done.stdout + done.stderr
 
@@ -128,7 +124,7 @@ def test_what_others_on_the_machine_can_read_is_said(env: dict[str, str], tmp_pa
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_setting_that_can_not_be_is_refused_at_the_start(env: dict[str, str], changed: dict[str, str]) -> None:
-    done = subprocess.run([COMMAND, "doctor"], env={**env, **changed}, capture_output=True, text=True)
+    done = processes.run("adapter-registry", "doctor", env={**env, **changed})
     assert (done.returncode, done.stdout) == (2, "")
     assert next(iter(changed)) in done.stderr
     assert "set it to" in done.stderr

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 from support.schemas import downgrade, kept_revisions, load_past, revisions, rows_of, triggers_of, upgrade_to
+from support.servers import TestPostgres
 
 from registry.access.audit.service import Audit
 from registry.app.services import Services, build
@@ -39,17 +44,63 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-def upgraded(url: str, revision: str, folder: Path) -> Services:
-    settings = Settings(
-        database_url=url, storage_url=(folder / "artifacts").as_uri(), auth="none", embedded_home=str(folder)
-    )
-    services = build(settings, queue=NoQueue())
-    load_past(services.db, revision)
-    assert services.db.revision() == revision
-    services.db.upgrade()
-    assert services.db.revision() == head_revision()
-    assert drift(services.db) == []
-    return services
+Upgraded = Callable[[str], Services]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Upgraded]:
+    """Return a function that opens the registry of a past release, with the newest schema: a copy for each test."""
+    with ExitStack() as stack:
+
+        def open_copy(revision: str) -> Services:
+            if request.param == "sqlite":
+                path = tmp_path / "registry.sqlite3"
+                path.write_bytes(upgraded_file(revision))
+                services = opened(f"sqlite:///{path}", tmp_path)
+            else:
+                server: TestPostgres = request.getfixturevalue("postgres_server")
+                name = f"test_{uuid.uuid4().hex}"
+                services = opened(server.create_database(name, template=upgraded_database(server, revision)), tmp_path)
+                stack.callback(server.drop_database, name)
+            stack.callback(services.db.close)
+            return services
+
+        yield open_copy
+
+
+@cache
+def upgraded_file(revision: str) -> bytes:
+    """The registry of a past release as an SQLite file, brought to the newest schema."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "registry.sqlite3"
+        upgrade(f"sqlite:///{path}", revision)
+        return path.read_bytes()
+
+
+@cache
+def upgraded_database(server: TestPostgres, revision: str) -> str:
+    """The name of a database that others are copies of; nobody is connected to it."""
+    name = f"past_{revision}_{uuid.uuid4().hex}"
+    upgrade(server.create_database(name), revision)
+    return name
+
+
+def upgrade(url: str, revision: str) -> None:
+    """Bring the kept registry of a past release to the newest schema, in an empty database."""
+    db = Database(url)
+    load_past(db, revision)
+    assert db.revision() == revision
+    db.upgrade()
+    assert db.revision() == head_revision()
+    assert drift(db) == []
+    db.close()
+
+
+def opened(url: str, folder: Path) -> Services:
+    """The services over a database."""
+    storage_url = (folder / "artifacts").as_uri()
+    settings = Settings(database_url=url, storage_url=storage_url, auth="none", embedded_home=str(folder))
+    return build(settings, queue=NoQueue())
 
 
 @pytest.mark.parametrize("revision", kept_revisions())
@@ -90,10 +141,8 @@ class TestSchema0001:
     """A registry of the first release."""
 
     @pytest.fixture
-    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
-        services = upgraded(url, "0001", tmp_path)
-        yield services
-        services.db.close()
+    def services(self, upgraded: Upgraded) -> Services:
+        return upgraded("0001")
 
     def test_its_versions_and_aliases_are_there(self, services: Services) -> None:
         versions = services.catalog.versions(
@@ -194,10 +243,8 @@ class TestSchema0002:
     """A registry with people, removal and search."""
 
     @pytest.fixture
-    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
-        services = upgraded(url, "0002", tmp_path)
-        yield services
-        services.db.close()
+    def services(self, upgraded: Upgraded) -> Services:
+        return upgraded("0002")
 
     def test_its_versions_are_in_their_states(self, services: Services) -> None:
         assert services.catalog.resolve(ADAPTER, who=OF_TEAM).number == 2
@@ -304,10 +351,8 @@ class TestSchema0003:
     """A registry whose blobs have names of their own, with a signature, a warning and an upload in parts."""
 
     @pytest.fixture
-    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
-        services = upgraded(url, "0003", tmp_path)
-        yield services
-        services.db.close()
+    def services(self, upgraded: Upgraded) -> Services:
+        return upgraded("0003")
 
     def test_its_files_are_found_where_they_were_sent(self, services: Services) -> None:
         second = services.catalog.resolve(f"{ADAPTER}@v2", who=OF_TEAM)
@@ -328,10 +373,8 @@ class TestSchema0004:
     """A registry with a training that was given back and waits to go on from its checkpoint."""
 
     @pytest.fixture
-    def services(self, url: str, tmp_path: Path) -> Iterator[Services]:
-        services = upgraded(url, "0004", tmp_path)
-        yield services
-        services.db.close()
+    def services(self, upgraded: Upgraded) -> Services:
+        return upgraded("0004")
 
     def test_its_training_goes_on_from_its_checkpoint(self, services: Services) -> None:
         worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)

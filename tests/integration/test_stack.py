@@ -56,8 +56,9 @@ def stack(postgres_database: str, empty_valkey_url: str, s3: S3Place, tmp_path: 
         made = processes.run("adapter-registry", "token", "create", "--role", role, "--name", role, env=server_env)
         assert made.returncode == 0, made.stderr
         tokens[role] = made.stdout.strip()
-    # A worker holds neither database nor storage credentials.
+    # A worker holds neither database nor storage credentials, and keeps a warm child unless it is told not to.
     worker_env = processes.environment(
+        ADAPTER_WORKER_WARM="1",
         ADAPTERCTL_URL=url,
         ADAPTERCTL_TOKEN=tokens["worker"],
         ADAPTERCTL_CACHE=str(tmp_path / "node-cache"),

@@ -47,8 +47,7 @@ class Home:
         given = {"ADAPTERCTL_STACK_HOME": str(self.folder), "ADAPTERCTL_CACHE": str(self.folder.parent / "cache")}
         if self.document:
             given |= {"ADAPTERCTL_URL": self.document["url"], "ADAPTERCTL_TOKEN": self.document["token"]}
-        # No warm child: hardly any of its jobs would begin sooner.
-        return processes.environment(ADAPTER_WORKER_WARM="0", **given)
+        return processes.environment(**given)
 
     def begin(self, workers: int) -> subprocess.Popen[bytes]:
         """Start `up` beside the test."""

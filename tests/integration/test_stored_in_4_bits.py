@@ -30,7 +30,7 @@ def test_a_stored_base_is_trained_over_scored_and_merged(place: Workplace, tmp_p
     from transformers import AutoModelForCausalLM
 
     client = place.client
-    with place.worker(ADAPTER_WORKER_WARM="1"):
+    with place.worker():
         trained = client.job(place.submit(steps=2, method="qlora", lr=0.01)).wait()
         version = client.get(str((trained.view.result or {})["ref"])).info
         scores = client.submit_evaluation(

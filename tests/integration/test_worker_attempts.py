@@ -60,7 +60,7 @@ class TestOneWorker:
                 job.cancel()
                 place.wait_for_state(job.id, "cancelled")
 
-    def test_a_cancelled_training_is_gone_before_anybody_says_so_and_its_checkpoint_is_kept(
+    def test_a_cancelled_training_is_gone_and_its_checkpoint_is_kept_and_gone_on_from_only_while_it_is_whole(
         self, place: Workplace, worker: Running
     ) -> None:
         job = place.submit()
@@ -77,8 +77,11 @@ class TestOneWorker:
         wait_until(
             lambda: list((place.folder / "worker-cache/jobs").iterdir()) == [], lambda: "its folder is still there", 30
         )
+        self._damage_and_go_on(place, checkpoint)
 
-    def test_a_crashed_training_goes_on_from_its_last_checkpoint(self, place: Workplace, worker: Running) -> None:
+    def test_a_crashed_training_goes_on_from_its_last_checkpoint_and_a_killed_one_is_taken_for_out_of_memory(
+        self, place: Workplace, worker: Running
+    ) -> None:
         job = place.submit(every_steps=5)
         wait_until(lambda: len(place.checkpoints(job)) >= 2, lambda: worker.text)
         os.kill(training_child(worker), signal.SIGSEGV)
@@ -96,17 +99,11 @@ class TestOneWorker:
             if event.attempt == 2 and event.progress is not None and event.progress.phase == "train"
         ]
         assert min(steps) > reached
-        place.client.cancel_job(job)
-        place.wait_for_state(job, "cancelled")
-
-    def test_a_killed_training_is_taken_for_one_that_ran_out_of_memory(self, place: Workplace, worker: Running) -> None:
-        job = place.submit()
-        place.wait_for_step(job)
         os.kill(training_child(worker), signal.SIGKILL)
-        wait_until(lambda: place.attempts(job)[0].state != "running", lambda: worker.text)
-        first = place.attempts(job)[0]
-        assert (first.state, first.reason) == ("failed", "oom")
-        assert "lower batch_size" in (first.message or "")
+        wait_until(lambda: place.attempts(job)[1].state != "running", lambda: worker.text)
+        second = place.attempts(job)[1]
+        assert (second.state, second.reason) == ("failed", "oom")
+        assert "lower batch_size" in (second.message or "")
         place.client.cancel_job(job)
         place.wait_for_state(job, "cancelled")
 
@@ -117,20 +114,14 @@ class TestOneWorker:
         assert "longer than its timeout of 0.5 s" in (ended.message or "")
         assert f"adapterctl jobs retry {job}" in (ended.message or "")
 
-    def test_a_checkpoint_that_is_damaged_in_the_storage_is_not_gone_on_from(
-        self, place: Workplace, worker: Running
-    ) -> None:
-        job = place.submit(every_steps=2)
-        wait_until(lambda: len(place.checkpoints(job)) >= 1, lambda: worker.text)
-        place.client.cancel_job(job)
-        place.wait_for_state(job, "cancelled")
-        last = place.checkpoints(job)[0]
+    def _damage_and_go_on(self, place: Workplace, last: CheckpointView) -> None:
+        """Start from a checkpoint of which a file is damaged in the storage."""
         digests = {file.sha256 for file in _manifest(place, last).files if file.path == "optimizer.safetensors"}
         for path in (place.folder / "artifacts").rglob("*"):
             if path.name.startswith(tuple(digests)):
                 path.chmod(0o600)
                 path.write_bytes(b"\0" * path.stat().st_size)
-        again = place.submit(every_steps=2, start_from=CheckpointRef(job=job, step=last.step))
+        again = place.submit(every_steps=2, start_from=CheckpointRef(job=last.job, step=last.step))
         place.wait_for_step(again)
         said = f"the checkpoint of step {last.step} can't be gone on from, so the training starts over"
         wait_until(lambda: said in place.said(again), lambda: place.said(again))
@@ -282,17 +273,16 @@ class TestLoop:
         states = {worker.name: worker.state for worker in place.workers()}
         assert states["first"] == "draining"
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_told_twice_it_waits_for_nobody(self, place: Workplace, number: signal.Signals) -> None:
+    def test_told_twice_it_waits_for_nobody(self, place: Workplace) -> None:
         job = place.submit()
         with place.worker(ADAPTER_WORKER_GRACE_S="3600") as worker:
             place.wait_for_step(job)
             child = worker.child()
             # It can't write a checkpoint now.
             os.kill(child, signal.SIGSTOP)
-            worker.signal(number)
+            worker.signal(signal.SIGINT)
             wait_until(lambda: "draining" in [state.state for state in place.workers()], lambda: worker.text)
-            worker.signal(number)
+            worker.signal(signal.SIGTERM)
             assert worker.status() == 0
             assert not is_alive(child)
         assert place.attempts(job)[0].state == "released"

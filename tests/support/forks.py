@@ -26,13 +26,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = {"adapterctl": "sdk.cli:main", "adapter-registry": "registry.ops.entry:main"}
+#: `python` takes `-c`, a program and its arguments.
+PROGRAMS = {
+    "adapterctl": "sdk.cli:main",
+    "adapter-registry": "registry.ops.entry:main",
+    "python": "support.forks:run_text",
+}
 #: What a command with a registry in a folder imports. Nothing here may read the environment when it is imported.
 _PRELOADED = (
     "registry.app.embedded",
     "registry.ops.cli",
     "sdk.client",
     "alembic.command",
+    "model_signing.signing",
+    "model_signing.verifying",
     "safetensors.numpy",
     "rich.progress",
     "rich.table",
@@ -92,17 +99,28 @@ class ForkServer:
                 cls._started = None
 
     def run(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, timeout_s: float
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        timeout_s: float,
+        stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
+        """Run a command to its end, as `subprocess.run` does; `stdin` None is this process's. Raises TimeoutExpired."""
         with (
+            tempfile.TemporaryFile() as given,
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
         ):
             connection.connect(self._address)
             request = {"command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd())}
-            socket.send_fds(connection, [b"0"], [0, out.fileno(), err.fileno()])
+            if stdin is not None:
+                given.write(stdin.encode())
+                given.seek(0)
+            streams = [0 if stdin is None else given.fileno(), out.fileno(), err.fileno()]
+            socket.send_fds(connection, [b"0"], streams)
             connection.sendall(json.dumps(request).encode())
             connection.shutdown(socket.SHUT_WR)
             status = _status_of(connection, command, timeout_s)
@@ -207,6 +225,14 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     module, _, function = PROGRAMS[name].partition(":")
     run: Callable[[], Any] = getattr(importlib.import_module(module), function)
     sys.exit(run())
+
+
+def run_text() -> None:
+    """Run the program that stands on the command line, as `python -c` does."""
+    _, option, text, *arguments = sys.argv
+    assert option == "-c"
+    sys.argv = [option, *arguments]
+    exec(compile(text, "<string>", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

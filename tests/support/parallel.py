@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 
 #: Folders with one stack of processes for all their tests.
 _TOGETHER = ("tests/faults/jobs",)
-#: What takes minutes, the longest first; all else follows in pytest's own order.
+#: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
 _FIRST = (
-    "tests/contract/removal",
+    "tests/e2e/test_readme.py",
+    "tests/integration/test_worker_attempts.py",
+    "tests/integration/test_images.py",
+    "tests/e2e/test_whole_path.py",
+    "tests/integration/test_worker_celery.py",
+    "tests/matrix",
+    "tests/e2e/test_terminal.py",
+    "tests/e2e/test_preview_cli.py",
+    "tests/contract/tenancy",
     "tests/unit/workers/pipelines",
-    "tests/contract",
+    "tests/e2e/test_signing_cli.py",
+    "tests/integration/test_stack_up.py",
+    "tests/contract/removal",
     "tests/integration",
-    "tests/faults",
     "tests/e2e",
+    "tests/faults",
+    "tests/contract",
 )
 
 

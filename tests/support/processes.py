@@ -22,29 +22,33 @@ def free_port() -> int:
 
 
 def environment(**given: str) -> dict[str, str]:
-    """Return the environment of a clean user with `given` on top: none of our variables leak in."""
+    """Return the environment of a clean user with `given` on top: none of our variables leak in.
+
+    A worker there keeps no warm child: each imports torch, and hardly any job of a test would begin sooner.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()
         # Tests that run side by side are told a width, which would stand for that of each terminal.
         if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_")) and key not in ("COLUMNS", "LINES")
     }
-    return {**kept, "HF_HUB_OFFLINE": "1", **given}
+    return {**kept, "HF_HUB_OFFLINE": "1", "ADAPTER_WORKER_WARM": "0", **given}
 
 
 def run(
-    *command: str, env: Mapping[str, str], timeout_s: float = 300, cwd: Path | None = None
+    *command: str, env: Mapping[str, str], timeout_s: float = 300, cwd: Path | None = None, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of our scripts to its end and return what it said.
+    """Run one of our scripts to its end and return what it said; `stdin` is what it reads, None what this process reads.
 
     It is a fork of a process that has its imports done, where that makes no difference to the script.
     """
     if can_fork(command, env):
-        return ForkServer.of_this_process().run(command, env=env, cwd=cwd, timeout_s=timeout_s)
+        return ForkServer.of_this_process().run(command, env=env, cwd=cwd, timeout_s=timeout_s, stdin=stdin)
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         env=dict(env),
         cwd=cwd,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,

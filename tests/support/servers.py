@@ -30,6 +30,8 @@ ServerT = TypeVar("ServerT", bound=LocalServer)
 BUCKET = "adapterctl"
 #: Longer than a server may take for its first start.
 _PATIENCE_S = 180.0
+#: Longer than pip may take for some small packages.
+_INSTALLING_S = 600.0
 _KEY: pytest.StashKey[RunServers] = pytest.StashKey()
 _INPUT = "adapterctl_servers"
 
@@ -95,6 +97,16 @@ class RunServers:
         found = self._found[kind]
         assert isinstance(found, kind)
         return found
+
+    def make_once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """Return a folder that one of the run's processes makes, and the others find."""
+        place = self.folder / name
+        place.mkdir(mode=0o711, exist_ok=True)
+        with locked(place / "make.lock", timeout_s=_INSTALLING_S):
+            if not (place / "made").exists():
+                make(place / "home")
+                (place / "made").touch()
+        return place / "home"
 
     def end(self) -> None:
         """End all that was started by any process of the run."""

@@ -121,7 +121,6 @@ class Workplace:
             "ADAPTERCTL_URL": self.world.url,
             "ADAPTERCTL_TOKEN": self.token,
             "ADAPTERCTL_CACHE": str(self.folder / "worker-cache"),
-            "ADAPTER_WORKER_WARM": "0",
             # Threads of several trainings that wait for each other's cores make a tiny one ten times as long.
             "OMP_NUM_THREADS": "1",
             "HOME": str(self.folder),

@@ -35,6 +35,12 @@ def test_it_says_and_returns_the_same(command: tuple[str, ...], env: dict[str, s
     assert (forked.returncode, forked.stdout, forked.stderr) == (new.returncode, new.stdout, new.stderr)
 
 
+def test_a_program_s_text_is_run_as_by_python(env: dict[str, str], tmp_path: Path) -> None:
+    text = "import os, sys; print(__name__, sys.argv, os.getcwd(), sys.stdin.read()); sys.exit(3)"
+    said = processes.run("python", "-c", text, "a b", env=env, cwd=tmp_path, stdin="given")
+    assert (said.returncode, said.stdout, said.stderr) == (3, f"__main__ ['-c', 'a b'] {tmp_path} given\n", "")
+
+
 def test_what_the_interpreter_reads_at_its_start_takes_a_new_process(env: dict[str, str]) -> None:
     command = ("adapterctl", "list")
     assert not can_fork(command, {**env, "PYTHONPATH": "/elsewhere"})

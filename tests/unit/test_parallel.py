@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import processes
-from support.parallel import rank_of, share_of
+from support.parallel import _FIRST, rank_of, share_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,11 +85,16 @@ def test_what_takes_longest_begins_first() -> None:
     ranks = [
         rank_of(f"tests/{file}::test_it")
         for file in (
-            "contract/removal/test_blobs.py",
-            "contract/test_audit.py",
             "e2e/test_readme.py",
+            "contract/removal/test_blobs.py",
+            "e2e/test_docs.py",
+            "contract/test_audit.py",
             "unit/test_docs.py",
         )
     ]
     assert ranks == sorted(set(ranks))
     assert rank_of("tests/faults_of_another_kind.py::test_it") == ranks[-1]
+
+
+def test_what_begins_first_is_there() -> None:
+    assert [path for path in _FIRST if not (ROOT / path).exists()] == []

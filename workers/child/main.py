@@ -12,11 +12,9 @@ import errno
 import faulthandler
 import importlib
 import json
-import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -24,6 +22,7 @@ from typing import IO
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.wire import Wire, read_json
+from workers.child.imports import import_libraries
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -51,7 +50,6 @@ def main() -> int:
     faulthandler.enable()
     # All that it needs lies here, whatever its worker may fetch.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    _quiet_libraries()
     folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
     # A bare name that a library opens leads to what is the job's own.
     os.chdir(folder)
@@ -82,14 +80,6 @@ def _take_stdout() -> IO[str]:
     return pipe
 
 
-def _quiet_libraries() -> None:
-    """Keep out of the job's log what libraries say of themselves while they are imported.
-
-    bitsandbytes warns where an optional package with a faster kernel for the CPU is missing.
-    """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-
 def _die_with_parent() -> None:
     """Ask Linux for SIGKILL when the worker is gone; it may be so already."""
     if sys.platform == "linux":
@@ -100,10 +90,9 @@ def _die_with_parent() -> None:
 
 def _wait_warm() -> Path:
     """Import what takes longest, then return the folder of the order that comes; end where the worker has none."""
+    import_libraries()
     for name in ("training.train", "scoring.evaluate"):
         importlib.import_module(f"workers.pipelines.{name}")
-    with suppress(ImportError):
-        importlib.import_module("bitsandbytes")
     line = sys.stdin.readline()
     if not line.endswith("\n"):
         sys.exit(0)
@@ -113,6 +102,7 @@ def _wait_warm() -> Path:
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return what a pipeline found; None where it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
+    import_libraries(pipeline)
     room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
     found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)
     return found

@@ -11,10 +11,10 @@ import click
 
 from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_bytes, plain, say
-from sdk.job_output import follow
 from sdk.objects import Job, R, Result
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState
+from sdk.submitting.job_output import follow
 
 if TYPE_CHECKING:
     from rich.table import Table

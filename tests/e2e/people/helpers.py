@@ -49,16 +49,7 @@ class Desk:
 
     def run(self, *args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command without a terminal."""
-        done = subprocess.run(
-            [str(processes.BIN / "adapterctl"), *args],
-            env={**self.env, **env},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = processes.run("adapterctl", *args, env={**self.env, **env}, stdin=stdin or "", timeout_s=60)
         assert "Traceback" not in done.stderr
         return done
 

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import sdk
+from sdk.pushing.pusher import PushKeywords, PushOptions
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.training import TrainingOptions, TrainingSpec
 
@@ -40,10 +41,11 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(sdk, "_default", type("Recorder", (), {name: staticmethod(method)})())
     function = getattr(sdk, name)
-    given = {parameter: f"a {parameter}" for parameter in inspect.signature(function).parameters if parameter != "spec"}
-    spec = {"rank": 4} if "spec" in inspect.signature(function).parameters else {}
-    assert function(**given, **spec) == "answered"
-    assert seen == given | ({"spec": spec} if spec else {})
+    parameters = inspect.signature(function).parameters.values()
+    given = {each.name: f"a {each.name}" for each in parameters if each.kind is not each.VAR_KEYWORD}
+    more = {each.name: {"rank": 4} for each in parameters if each.kind is each.VAR_KEYWORD}
+    assert function(**given, **(dict.fromkeys(["rank"], 4) if more else {})) == "answered"
+    assert seen == given | more
 
 
 @pytest.mark.parametrize(
@@ -57,10 +59,18 @@ def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> Non
     assert not options.__required_keys__  # type: ignore[attr-defined]
 
 
+def test_the_keywords_of_a_push_are_its_options() -> None:
+    ours, theirs = get_type_hints(PushKeywords), get_type_hints(PushOptions)
+    assert ours == {name: hint for name, hint in theirs.items() if name != "base"}
+    assert not PushKeywords.__required_keys__
+
+
 def test_a_misspelt_keyword_is_refused_at_run_time(tmp_path: Path) -> None:
     client = sdk.Client(f"local:{tmp_path}", cache=tmp_path / "cache")
     with pytest.raises(sdk.InvalidInput, match="rnak"):
         client.submit_training("x", base="./base", data="rows.jsonl", rnak=8)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="tgas"):
+        client.push("./adapter", "x", base="./base", tgas={})  # type: ignore[call-arg]
 
 
 def test_a_function_that_was_imported_follows_a_later_connect(tmp_path: Path) -> None:

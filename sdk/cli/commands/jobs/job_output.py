@@ -10,12 +10,12 @@ from sdk.cli.commands.watch import told, watch_all
 from sdk.cli.support.output import format_option, plain, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed
-from sdk.job_options import parse_duration
-from sdk.job_output import follow
 from sdk.objects import Job, Result
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import JobView
+from sdk.submitting.job_options import parse_duration
+from sdk.submitting.job_output import follow
 
 
 @click.command(name="watch", short_help="Watch jobs to their end.")

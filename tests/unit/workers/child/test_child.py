@@ -18,6 +18,10 @@ from workers.child import main as child
 
 def carry_out(order, host):
     print(os.getcwd(), os.environ["HF_HUB_OFFLINE"], file=sys.stderr)
+    libraries = {"transformers", "peft", "trl", "bitsandbytes", "workers.pipelines.training.train"}
+    if len(sys.argv) == 1:
+        assert libraries <= set(sys.modules), "one that waits has imported all"
+        assert not sys.modules["torch"].cuda.is_initialized(), "and touched no card"
 
 child._carry_out = carry_out
 sys.exit(child.main())

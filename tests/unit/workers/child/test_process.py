@@ -320,14 +320,3 @@ class TestWarmChild:
         pid = warm_child._child.pid
         warm_child.end()
         assert not is_alive(pid)
-
-    @pytest.mark.slow
-    def test_the_real_one_has_imported_all_and_touched_no_card(self) -> None:
-        code = (
-            "import io, sys\nfrom workers.child import main as child\nsys.stdin = io.StringIO('\"/order\"\\n')\n"
-            "assert str(child._wait_warm()) == '/order'\nimport torch\n"
-            "assert {'transformers', 'peft', 'trl', 'bitsandbytes', 'workers.pipelines.training.train'} <= set(sys.modules)\n"
-            "assert not torch.cuda.is_initialized()\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr

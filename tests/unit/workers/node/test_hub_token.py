@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +46,9 @@ def obtain(source: BaseSource, folder: Path, endpoint: str, **variables: str) ->
         HOME=str(folder),
         **variables,
     )
-    command = [sys.executable, "-c", OBTAIN, source.model_dump_json()]
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=True).stdout
+    done = processes.run("python", "-c", OBTAIN, source.model_dump_json(), env=env, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def named(repository: str, revision: str = COMMIT) -> BaseSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from support import tiny
+from support.soak import SOAKING, scale
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingReport, TrainingSpec
@@ -33,6 +35,8 @@ SPEC = TrainingSpec(
     rank=4, dropout=0.2, epochs=2, lr=0.01, batch_size=2, grad_accum=2, warmup_ratio=0.3, seed=3, method="lora"
 )
 STEPS = 8
+#: After which steps a training is stopped: the first, the last of each epoch, and one amid each.
+STOPS = range(1, STEPS + 1) if SOAKING else (1, 3, 4, 6, STEPS)
 Method = Literal["lora", "qlora"]
 
 
@@ -131,6 +135,7 @@ def same(one: tuple[TrainingReport, Path], other: tuple[TrainingReport, Path]) -
     return files[0] == files[1] and numbers[0] == numbers[1] and one[0].curve == other[0].curve
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
@@ -138,7 +143,7 @@ def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
 ) -> None:
     folder = trainings.written(method)
     assert sorted(path.name for path in folder.iterdir()) == [f"step-{step:08d}" for step in range(1, STEPS + 1)]
-    for step in range(1, STEPS + 1):
+    for step in STOPS:
         seen: list[Progress] = []
         report, out = trainings.run(
             f"{method}-from-{step}",
@@ -152,16 +157,17 @@ def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
     assert not (trainings.folder / "unused").exists()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
-def test_a_training_interrupted_after_each_of_its_steps(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_training_interrupted_again_and_again(trainings: Trainings, tmp_path: Path) -> None:
     newest: Path | None = None
     written: list[tuple[int, int, Path]] = []
-    for step in range(1, STEPS + 1):
+    for before, step in itertools.pairwise((0, *STOPS)):
         phases = 3 if newest is None else 2
         kept = kept_in(
             tmp_path,
             resume=newest,
-            must_stop=after_step(1, phases),
+            must_stop=after_step(step - before, phases),
             written=lambda *what: written.append(what),
         )
         with pytest.raises(Interrupted) as caught:
@@ -169,7 +175,7 @@ def test_a_training_interrupted_after_each_of_its_steps(trainings: Trainings, tm
         assert caught.value.step == step
         assert written[-1] == (step, STEPS, tmp_path / f"step-{step:08d}")
         newest = written[-1][2]
-    assert len(written) == STEPS
+    assert len(written) == len(STOPS)
     assert not (trainings.folder / "interrupted").exists()
 
     spent = [Record.model_validate_json((path / "record.json").read_bytes()).train_s for _, _, path in written]
@@ -331,6 +337,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings: Trainings, tmp_path: Path) -> None:
     from workers.pipelines.training.inputs import read_inputs
@@ -351,13 +358,14 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for attempt in range(6):
+        for attempt in range(scale(60)):
             folder = tmp_path / str(attempt)
             folder.mkdir()
             print(folder, file=process.stdin, flush=True)
             child = int(process.stdout.readline())
             wait_for(folder / "kept" / f"step-{moments.randint(1, 5):08d}")
-            time.sleep(moments.uniform(0, 0.2))
+            # The first one as soon as there is something under that name.
+            time.sleep(moments.uniform(0, 0.2) if attempt else 0)
             with suppress(ProcessLookupError):
                 # On a fast machine it may have come to its end by itself.
                 os.kill(child, signal.SIGKILL)

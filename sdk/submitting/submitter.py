@@ -9,10 +9,8 @@ from typing import Any
 
 from sdk.api import jobs
 from sdk.api.transport import Transport
-from sdk.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
-from sdk.job_options import JobTerms
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
 from sdk.schemas.catalog import VersionView
@@ -32,6 +30,8 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
+from sdk.submitting.job_options import JobTerms
 from sdk.validation import build, check_data, check_loss_on, check_objective
 
 

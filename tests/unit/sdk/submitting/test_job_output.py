@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from sdk import job_output as module
 from sdk.cli.commands.watch import watch_all
 from sdk.errors import Incompatible, NotFound, TimedOut, Unauthenticated, Unavailable
-from sdk.job_output import follow
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView
+from sdk.submitting import job_output as module
+from sdk.submitting.job_output import follow
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

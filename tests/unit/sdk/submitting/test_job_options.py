@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
 from sdk.schemas.jobs import CheckpointPolicy, Needs
+from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
 
 
 @pytest.mark.parametrize(

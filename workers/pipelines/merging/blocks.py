@@ -62,7 +62,11 @@ class Blocks:
         for window in written.windows:
             self._change(block, window, plane, begin, end)
         dtype = TORCH_TYPES[written.dtype]
-        return block if block.dtype == dtype else self._space("rounded", end - begin, written.grid.columns, dtype).copy_(block)
+        return (
+            block
+            if block.dtype == dtype
+            else self._space("rounded", end - begin, written.grid.columns, dtype).copy_(block)
+        )
 
     def _space(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
         """Return memory for (rows, columns) numbers, which the next block uses too."""

@@ -258,11 +258,11 @@ class _Reading:
         if not layer.lora_bias.get(adapter):
             return
         key, bias = self._parts[name].get("B.bias"), f"{plain}.bias"
+        if bias not in self._changes.shapes:
+            raise _inexact(plain, "has no bias that lora_bias could be added to; train again without lora_bias")
         if key is None:
             self._missing.append(f"{name}.lora_B.bias")
             return
-        if bias not in self._changes.shapes:
-            raise _inexact(plain, "has no bias that lora_bias could be added to; train again without lora_bias")
         self._unused.discard(key)
         self._changes.add(bias, Shift(key, float(layer.scaling[adapter])))
 

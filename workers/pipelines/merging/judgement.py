@@ -12,9 +12,9 @@ from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.recomputed import ReadBack
 
-#: KL in nats a token, from which on a merge is told of, and from which on it is none. In float32 models agree to 1e-6; in
-#: 16 bit real ones stay below 1e-3, and tiny random ones, whose weights are large, below 1e-1.
-KL_WARNS, KL_FAILS = 1e-2, 1.0
+#: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
+#: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.
+KL_WARNS, KL_FAILS = 1e-2, 0.1
 #: The share of an update that has to be left after rounding.
 _KEPT_SHARE = 0.5
 #: How far a norm taken from float32 sums may be from the stored one, relatively.

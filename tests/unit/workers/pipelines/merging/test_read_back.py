@@ -211,7 +211,7 @@ class TestPrompts:
         ("kl", "family", "dtype", "warned", "fails"),
         [
             (1e-4, "llama", "float32", False, False),
-            (0.1, "llama", "bfloat16", True, False),
+            (0.05, "llama", "bfloat16", True, False),
             (2.0, "llama", "bfloat16", False, True),
             (2.0, "mixtral", "bfloat16", True, False),
             (2.0, "mixtral", "float32", False, True),

@@ -135,7 +135,8 @@ class _Merging:
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the nearest and give it its name."""
         expected, why_not = self._expected(plans)
-        if expected is None:
+        unmeasured = expected is None and len(plans) > 1
+        if unmeasured:
             # What was trained over is the dequantised base: without a measurement it is the nearer one.
             plans = plans[:1]
         metrics: dict[str, float] = {}
@@ -150,7 +151,13 @@ class _Merging:
             for one in found:
                 if one is not best:
                     shutil.rmtree(one.folder, ignore_errors=True)
-            return self._finish(best, metrics, Judgement(), expected, why_not)
+            judgement = Judgement()
+            if unmeasured:
+                judgement.warnings.append(
+                    "There was not the memory to measure both bases: the adapter is merged onto the dequantised one, which is what"
+                    " it was trained over."
+                )
+            return self._finish(best, metrics, judgement, expected, why_not)
 
     def _expected(self, plans: Sequence[Prepared]) -> tuple[Expected | None, str]:
         """Return what was trained says, or why it is not asked."""

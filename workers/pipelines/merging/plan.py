@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.changes import Change, Changes, Whole
+from workers.pipelines.merging.changes import Change, Changes, LowRank, Whole
 from workers.pipelines.merging.placement import Piece, Placement
-from workers.pipelines.merging.stored_base import FLOATS, FORMAT_TYPES, TORCH_TYPES, StoredBase
+from workers.pipelines.merging.stored_base import FLOATS, FORMAT_TYPES, StoredBase
 from workers.pipelines.model.device import DTYPES, DtypeName
 
 Onto = Literal["original", "dequantized"]
@@ -73,7 +74,7 @@ class Written:
     @property
     def size_bytes(self) -> int:
         """Of its numbers."""
-        return math.prod(self.shape) * int(TORCH_TYPES[self.dtype].itemsize)
+        return Kind(self.dtype, self.shape).size_bytes
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,11 @@ def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes
         trained = next((target.trained[each] for each in parameters if each in target.trained), None)
         through = FORMAT_TYPES[trained] if trained is not None and FORMAT_TYPES[trained] != tensor.dtype else None
     grid = _grid(shape, flat=any(parameter in changes.flat for parameter, _ in changed))
-    windows = tuple(_window(parameter, piece, shape, grid, changes) for parameter, piece in changed)
+    windows = tuple(
+        window
+        for window in (_window(parameter, piece, shape, grid, changes) for parameter, piece in changed)
+        if window.changes
+    )
     copied = not (windows or through or four_bits or packed) and dtype == tensor.dtype
     return Written(
         name=name,
@@ -236,7 +241,8 @@ def parameter_grid(parameter: str, changes: Changes) -> Grid:
 
 def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Changes) -> Window:
     """Return where in a written tensor a piece of a parameter is. Raises PipelineError where that is no block of it."""
-    given, axes, flat = tuple(changes.by_parameter[parameter]), piece.axes, parameter in changes.flat
+    axes, flat = piece.axes, parameter in changes.flat
+    given = tuple(each for each in changes.by_parameter[parameter] if _meets(each, piece))
     ends = axes[-2:] if len(axes) > 1 else axes
     if _is_whole(piece) and (len(axes) not in (1, 2, 3) or flat):
         return Window(parameter, given, 0, 0, grid.planes, 0, 0, grid.rows, grid.columns, 0, 0, turned=False)
@@ -271,6 +277,15 @@ def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Cha
         parameter_column=piece.begin[-1],
         turned=turned,
     )
+
+
+def _meets(change: Change, piece: Piece) -> bool:
+    """Whether a change is of a piece at all: of a stack of experts each has its own."""
+    if not isinstance(change, LowRank) or change.plane is None:
+        return True
+    inside = piece.begin[0] <= change.plane < piece.begin[0] + piece.size[0]
+    blocks = zip((change.rows, change.columns), piece.begin[1:], piece.size[1:], strict=True)
+    return inside and all(begin < at + size and at < begin + length for (begin, length), at, size in blocks)
 
 
 def _require_shapes(placement: Placement, changes: Changes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from workers.pipelines.merging.changes import Changes, LowRank, read_changes
 from workers.pipelines.merging.folder import labelled_config, merged_config
 from workers.pipelines.merging.placement import place, tied_groups
 from workers.pipelines.merging.plan import Onto, Target, Written, plan_tensors
+from workers.pipelines.merging.scales import require_scales
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
 from workers.pipelines.merging.writing import plan_digest
 from workers.pipelines.model.classifier import Classes, configure
@@ -83,6 +84,7 @@ def prepare(
             shapes[name] = shapes[name][::-1]
     placement = place(model, shapes)
     changes = read_changes(model, adapter)
+    require_scales(adapter, changes)
     written, untied = plan_tensors(stored, placement, changes, target)
     named: DtypeName = dtype or target.stored
     labelled = None
@@ -160,13 +162,13 @@ def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None,
         )
 
 
-def _described(written: Written) -> dict[str, Any]:
-    said = asdict(written)
-    # Told apart below, where their keys are the adapter's.
-    said["windows"] = [
-        {key: value for key, value in asdict(window).items() if key != "changes"} for window in written.windows
+def _described(written: Written) -> list[Any]:
+    """Return what a plan says of a tensor; the changes of its parameters are told apart."""
+    plain = [getattr(written, each.name) for each in fields(written) if each.name not in ("grid", "windows")]
+    windows = [
+        [getattr(window, each.name) for each in fields(window) if each.name != "changes"] for window in written.windows
     ]
-    return said
+    return [*plain, asdict(written.grid), windows]
 
 
 def _identity(path: Path) -> list[int]:

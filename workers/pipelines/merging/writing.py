@@ -24,11 +24,12 @@ import torch
 import xxhash
 
 from sdk.formats.canonical_json import digest_of
+from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import Written
-from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase, open_files
+from workers.pipelines.merging.stored_base import StoredBase, open_files
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
@@ -146,7 +147,7 @@ def _aligned(base: StoredBase, tensors: list[Written]) -> list[Written]:
     """Put wider types first, as the format's library does, where not all have the base's: each then begins where it may."""
     if all(each.source == each.name and each.dtype == base.tensors[each.name].dtype for each in tensors):
         return tensors
-    return sorted(tensors, key=lambda each: -TORCH_TYPES[each.dtype].itemsize)
+    return sorted(tensors, key=lambda each: -Kind(each.dtype, (1,)).size_bytes)
 
 
 def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:

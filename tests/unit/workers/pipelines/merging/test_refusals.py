@@ -140,3 +140,18 @@ def test_a_base_whose_files_are_none(tmp_path: Path) -> None:
     (made.base / "model.safetensors").write_bytes(b"\0" * 20)
     assert refused(made.base, made.adapter, tmp_path / "out").reason == "base"
     shutil.rmtree(made.base)
+
+
+def test_a_scale_that_is_read_otherwise_than_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("llama", "patterns", tmp_path)
+    from peft.tuners.lora import LoraModel
+
+    real = LoraModel._create_and_replace
+
+    def forgetful(self: Any, config: Any, *given: Any, **options: Any) -> Any:
+        config.alpha_pattern = {}
+        return real(self, config, *given, **options)
+
+    monkeypatch.setattr(LoraModel, "_create_and_replace", forgetful)
+    found = refused(made.base, made.adapter, tmp_path / "out")
+    assert re.search(r"PEFT scales model\.layers\.[01]\..* by .*, which is not what adapter_config.json says", found.message)

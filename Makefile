@@ -45,9 +45,10 @@ $(QUICK)/.quick: pyproject.toml
 demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minutes.
 	$(BIN)/python examples/docstrings/demo.py
 
+# What is to run one by one is marked in its own file, so no other is collected for it.
 test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 	@failed=0; \
-	$(PYTEST) -m 'alone' || failed=1; \
+	$(PYTEST) -m 'alone' $$(grep -rl --include='test_*.py' 'mark\.alone' tests) || failed=1; \
 	$(PYTEST_PARALLEL) -m 'not alone' || failed=1; \
 	exit $$failed
 

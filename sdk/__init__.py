@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
+    from sdk.lora.compatibility import Compatibility
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
@@ -92,6 +93,7 @@ __all__ = [
     "VerificationFailed",
     "Version",
     "capacity",
+    "compat",
     "connect",
     "diff",
     "get",
@@ -148,6 +150,13 @@ def _client() -> Client:
 def capacity() -> list[QueueCapacity]:
     """Return each queue as it is now: what waits, what runs, who could take it. See `Client.capacity`."""
     return _client().capacity()
+
+
+def compat(
+    ref: str | Path, *, engine: str, version: str | None = None, base: str | Path | None = None
+) -> Compatibility:
+    """Say whether an inference engine can serve a version as it is, and how. See `Client.compat`."""
+    return _client().compat(ref, engine=engine, version=version, base=base)
 
 
 def diff(a: str, b: str, *, weights: bool = True) -> Diff:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import (
@@ -36,6 +36,7 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
+from sdk.engine_compatibility import facts_of, judged
 from sdk.errors import InvalidInput
 from sdk.formats.manifest import HasFiles
 from sdk.names import check_alias, check_name, check_number, parse_ref
@@ -104,6 +105,9 @@ from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_r
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name
 from sdk.version_comparison import compare
+
+if TYPE_CHECKING:
+    from sdk.lora.compatibility import Compatibility
 
 T = TypeVar("T")
 
@@ -464,6 +468,17 @@ class Client:
         Raises NotFound; VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
         """
         return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.fill_cache)
+
+    def compat(
+        self, ref: str | Path, *, engine: str, version: str | None = None, base: str | Path | None = None
+    ) -> Compatibility:
+        """Whether an engine ("vllm", "sglang", "llama.cpp", "ollama", "peft") can serve a version as it is, and how.
+
+        The rules are those of the engine's `version`, or of the newest that was read. A Path, or "./folder", is a folder that
+        PEFT saved, and `base` the folder of its base; nothing is asked of the registry then. Raises NotFound, InvalidInput for
+        an engine or a version that there is none of, and for a merged model.
+        """
+        return judged(facts_of(self, ref, base), engine, version)
 
     def archive(self, ref: str, *, reason: str = "") -> Version:
         """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search", "Find versions by base, rank, data, scores, tags."),
     "lineage": ("lineage", "Draw what a version came from, and what came of it."),
     "diff": ("diff", "Compare two versions: settings, scores, weights."),
+    "compat": ("compat", "Say whether an inference engine can serve a version."),
     "alias": ("aliases", "Point names like 'production' at versions."),
     "promote": ("aliases", "Point an alias at the version that a ref names."),
     "rollback": ("aliases", "Point an alias back at what it named before."),

@@ -30,6 +30,11 @@ SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)
 #: The longest templates of published models have some 20 KiB.
 MAX_SERVING_BYTES = 1024 * 1024
 
+#: How the warning begins that a version has whose embeddings are not of the base's number of tokens.
+HOLDS_EMBEDDINGS = "the adapter holds embeddings of "
+#: How the warning begins that a version has most of which is whole embeddings and saved modules.
+MOSTLY_WHOLE = "embeddings and saved modules are "
+
 _PREFIX = r"base_model\.model\."
 _LORA_KEY = re.compile(
     _PREFIX + r"(?P<module>.+)\."

@@ -1,4 +1,4 @@
-"""The one change that a pulled copy may have: another name for its base, which vLLM compares as a string.
+"""The one change that a pulled copy may have: another name for its base, which a plug-in of vLLM compares as a string.
 
 The folder declares it beside the marker and keeps the bytes before it, so that the version can still be proven: the bytes
 before it are the version's, and renaming the base in them gives exactly the bytes that lie there.

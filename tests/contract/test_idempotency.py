@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from support import databases, processes, registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
+from support.workplace import wait_until
 
 from registry.access.tokens import Tokens
 from registry.db.database import Database
@@ -279,40 +280,44 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Behind:
-    """An application that counts how often it is asked, waits, and answers what it is told to."""
+    """An application that counts how often it is asked and answers what it is told to; where it is held, once it is let go."""
 
-    def __init__(self, *answers: Response | Exception, takes_s: float = 0) -> None:
+    def __init__(self, *answers: Response | Exception, held: bool = False) -> None:
         self.asked = 0
         self._answers = answers
-        self._takes_s = takes_s
+        self._may_answer = threading.Event()
+        if not held:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Answer whoever asked, and whoever will."""
+        self._may_answer.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         assert message == {"type": "http.request", "body": b"{}", "more_body": False}
         answer = self._answers[min(self.asked, len(self._answers) - 1)]
         self.asked += 1
-        await asyncio.sleep(self._takes_s)
+        until = time.monotonic() + 60
+        while not self._may_answer.is_set():
+            assert time.monotonic() < until, "nobody lets it go"
+            await asyncio.sleep(0.01)
         if isinstance(answer, Exception):
             raise answer
         await answer(scope, receive, send)
 
 
-def ask(app: App, key: str, *, after_s: tuple[float, ...] = (0.0,)) -> list[httpx.Response]:
-    """Send one request so often, each so long after the first."""
+def ask(app: App, key: str) -> httpx.Response:
+    """Send a request."""
 
     async def known(scope: Scope, receive: Receive, send: Send) -> None:
         scope["principal"] = Principal("somebody", {"*": Role.WRITER})
         await app(scope, receive, send)
 
-    async def run() -> list[httpx.Response]:
+    async def run() -> httpx.Response:
         transport = httpx.ASGITransport(known, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://in-process") as client:
-
-            async def one(delay_s: float) -> httpx.Response:
-                await asyncio.sleep(delay_s)
-                return await client.post("/api/v1/x", content=b"{}", headers={"Idempotency-Key": key})
-
-            return list(await asyncio.gather(*(one(delay_s) for delay_s in after_s)))
+            return await client.post("/api/v1/x", content=b"{}", headers={"Idempotency-Key": key})
 
     return asyncio.run(run())
 
@@ -321,58 +326,89 @@ def once(world: World, behind: Behind, **times: float) -> AnswerOnce:
     return AnswerOnce(behind, keyed=world.services.keyed, **times)
 
 
-@pytest.mark.alone
+@pytest.fixture
+def asking() -> Iterator[Callable[[App, str], Future[httpx.Response]]]:
+    """Sends requests that are waited for later."""
+    with ThreadPoolExecutor(2) as pool:
+        yield lambda app, key: pool.submit(ask, app, key)
+
+
+Asking = Callable[[App, str], Future[httpx.Response]]
+
+
 class TestWhileItIsWorkedOn:
-    def test_the_second_waits_for_the_answer_of_the_first(self, world: World, key: str) -> None:
-        behind = Behind(JSONResponse({"n": 1}), takes_s=0.5)
-        first, second = ask(once(world, behind), key, after_s=(0, 0.2))
-        assert (first.content, second.content, behind.asked) == (b'{"n":1}', b'{"n":1}', 1)
-        assert (replayed(first), replayed(second)) == (False, True)
+    def test_the_second_waits_for_the_answer_of_the_first(self, world: World, key: str, asking: Asking) -> None:
+        behind = Behind(JSONResponse({"n": 1}), held=True)
+        first = asking(once(world, behind), key)
+        wait_for(lambda: behind.asked == 1)
+        second = asking(once(world, behind), key)
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        behind.let_go()
+        assert (first.result().content, second.result().content, behind.asked) == (b'{"n":1}', b'{"n":1}', 1)
+        assert (replayed(first.result()), replayed(second.result())) == (False, True)
 
-    def test_the_second_is_told_where_that_takes_too_long(self, world: World, key: str) -> None:
-        behind = Behind(JSONResponse({"n": 1}), takes_s=2.0)
-        first, second = ask(once(world, behind, timeout_s=0.3), key, after_s=(0, 0.5))
-        assert (first.status_code, second.status_code, behind.asked) == (200, 409, 1)
+    def test_the_second_is_told_where_that_takes_too_long(self, world: World, key: str, asking: Asking) -> None:
+        behind = Behind(JSONResponse({"n": 1}), held=True)
+        first = asking(once(world, behind), key)
+        wait_for(lambda: behind.asked == 1)
+        second = ask(once(world, behind, timeout_s=0.3), key)
+        behind.let_go()
+        assert (first.result().status_code, second.status_code, behind.asked) == (200, 409, 1)
         assert "still worked on" in second.json()["error"]["message"]
-        assert replayed(ask(once(world, behind), key)[0])
+        assert replayed(ask(once(world, behind), key))
 
-    def test_the_second_runs_it_where_the_first_failed(self, world: World, key: str) -> None:
-        behind = Behind(JSONResponse({}, 503), JSONResponse({"n": 2}), takes_s=0.3)
-        first, second = ask(once(world, behind), key, after_s=(0, 0.1))
-        assert (first.status_code, second.status_code, behind.asked) == (503, 200, 2)
+    def test_the_second_runs_it_where_the_first_failed(self, world: World, key: str, asking: Asking) -> None:
+        behind = Behind(JSONResponse({}, 503), JSONResponse({"n": 2}), held=True)
+        first = asking(once(world, behind), key)
+        wait_for(lambda: behind.asked == 1)
+        second = asking(once(world, behind), key)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        behind.let_go()
+        assert (first.result().status_code, second.result().status_code, behind.asked) == (503, 200, 2)
 
-    def test_one_that_takes_long_says_all_the_while_that_it_lives(self, world: World, key: str) -> None:
-        behind = Behind(JSONResponse({"n": 1}), takes_s=1.5)
+    def test_one_that_takes_long_says_all_the_while_that_it_lives(self, world: World, key: str, asking: Asking) -> None:
+        behind = Behind(JSONResponse({"n": 1}), held=True)
         signs = set()
-        with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(ask, once(world, behind, life_s=0.2), key)
-            while not asking.done():
-                with world.services.db.read() as session:
-                    signs |= set(session.scalars(select(KeyedRequest.created_at).where(KeyedRequest.key == key)))
-                time.sleep(0.02)
-        assert len(signs) >= 4
-        assert timedelta(seconds=0.6) < max(signs) - min(signs) < timedelta(seconds=5)
-        # The answer is kept under the last sign.
-        assert (asking.result()[0].json(), rows_of(world, key)) == ({"n": 1}, [(200, '{"n":1}')])
+        began = time.monotonic()
+        answer = asking(once(world, behind, life_s=0.2), key)
 
-    def test_an_abandoned_one_is_run_again_and_the_latecomer_changes_nothing(self, world: World, key: str) -> None:
-        late = Behind(JSONResponse({"by": "the late"}), takes_s=1.5)
-        next_one = Behind(JSONResponse({"by": "the next"}), takes_s=2.0)
-        with ThreadPoolExecutor(2) as pool:
-            began = time.monotonic()
-            asking = pool.submit(ask, once(world, late), key)
-            while not rows_of(world, key):
-                assert time.monotonic() < began + 10
-                time.sleep(0.02)
-            assert ask(once(world, next_one, timeout_s=0.1), key)[0].status_code == 409
-            make_old(world.services.db, key, timedelta(seconds=61))
-            taking_over = pool.submit(ask, once(world, next_one), key)
-            # It still gets its own answer, but the request is no longer its own.
-            assert asking.result()[0].json() == {"by": "the late"}
-            assert rows_of(world, key) == [(None, None)]
-            assert taking_over.result()[0].json() == {"by": "the next"}
-        assert ask(once(world, next_one), key)[0].json() == {"by": "the next"}
+        def said(count: int) -> bool:
+            with world.services.db.read() as session:
+                signs.update(session.scalars(select(KeyedRequest.created_at).where(KeyedRequest.key == key)))
+            return len(signs) >= count
+
+        wait_for(lambda: said(5))
+        took = timedelta(seconds=time.monotonic() - began)
+        behind.let_go()
+        assert timedelta(seconds=0.6) < max(signs) - min(signs) < took + timedelta(seconds=0.1)
+        # The answer is kept under the last sign.
+        assert (answer.result().json(), rows_of(world, key)) == ({"n": 1}, [(200, '{"n":1}')])
+
+    def test_an_abandoned_one_is_run_again_and_the_latecomer_changes_nothing(
+        self, world: World, key: str, asking: Asking
+    ) -> None:
+        late = Behind(JSONResponse({"by": "the late"}), held=True)
+        next_one = Behind(JSONResponse({"by": "the next"}), held=True)
+        first = asking(once(world, late), key)
+        wait_for(lambda: late.asked == 1)
+        assert ask(once(world, next_one, timeout_s=0.1), key).status_code == 409
+        make_old(world.services.db, key, timedelta(seconds=61))
+        taking_over = asking(once(world, next_one), key)
+        wait_for(lambda: next_one.asked == 1)
+        # It still gets its own answer, but the request is no longer its own.
+        late.let_go()
+        assert first.result().json() == {"by": "the late"}
+        assert rows_of(world, key) == [(None, None)]
+        next_one.let_go()
+        assert taking_over.result().json() == {"by": "the next"}
+        assert ask(once(world, next_one), key).json() == {"by": "the next"}
         assert (late.asked, next_one.asked) == (1, 1)
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    wait_until(there, lambda: "it does not happen", timeout_s=30)
 
 
 class TestWhatIsKept:
@@ -380,22 +416,22 @@ class TestWhatIsKept:
     def test_answers_that_may_be_others_the_next_time_are_not(self, world: World, key: str, status: int) -> None:
         behind = Behind(JSONResponse({"n": 1}, status), JSONResponse({"n": 2}))
         app = once(world, behind)
-        assert ask(app, key)[0].status_code == status
+        assert ask(app, key).status_code == status
         assert rows_of(world, key) == []
-        assert [ask(app, key)[0].json() for _ in range(2)] == [{"n": 2}] * 2
+        assert [ask(app, key).json() for _ in range(2)] == [{"n": 2}] * 2
 
     def test_a_fault_is_not(self, world: World, key: str) -> None:
         behind = Behind(RuntimeError("a fault"), JSONResponse({"n": 2}))
         app = once(world, behind)
-        assert ask(app, key)[0].status_code == 500
+        assert ask(app, key).status_code == 500
         assert rows_of(world, key) == []
-        assert ask(app, key)[0].json() == {"n": 2}
+        assert ask(app, key).json() == {"n": 2}
 
     @pytest.mark.parametrize(("longer", "kept"), [(0, True), (1, False)])
     def test_nor_are_long_ones(self, world: World, key: str, longer: int, kept: bool) -> None:
         text = "x" * (MAX_ANSWER_BYTES - 2 + longer)
         behind = Behind(JSONResponse(text))
-        answers = [ask(once(world, behind), key)[0] for _ in range(2)]
+        answers = [ask(once(world, behind), key) for _ in range(2)]
         assert [answer.json() == text for answer in answers] == [True, True]
         assert (len(rows_of(world, key)), behind.asked) == ((1, 1) if kept else (0, 2))
 

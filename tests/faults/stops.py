@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import httpx
+from faults.prepared import prepare
 from support.adapters import base_registration, save_adapter
 from support.guard import Guard
 from support.workplace import descendants
@@ -85,7 +86,7 @@ class Standing:
             guard.watch(server.pid, server.directory)
         self.registry.prepare_bucket()
         self.registry._make_directory()
-        self.registry.prepare_database()
+        prepare(self.registry, self.postgres)
         self.registry.start(240)
         started.callback(self.registry.stop)
         guard.watch(self.registry.pid, self.registry.directory)

@@ -48,6 +48,8 @@ from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
 LEASE_S = 6.0
+#: Where a test waits for its end.
+SHORT_LEASE_S = 3.0
 WORKER = WorkerInfo(name="tested", device="cpu", memory_bytes=2**40, free_memory_bytes=2**40)
 
 
@@ -96,6 +98,11 @@ class Held:
     def by(self, client: Client) -> Lease:
         """Hold it through a client."""
         return Lease(client, self.assignment, claimed_at=self.claimed_at)
+
+
+@pytest.fixture
+def short_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.services.claims, "_lease_s", SHORT_LEASE_S)
 
 
 @pytest.fixture
@@ -192,6 +199,7 @@ class TestHeartbeats:
         assert "said while it was away" in [event.message for event in client.job_events(held.job)]
 
     @pytest.mark.alone
+    @pytest.mark.usefixtures("short_lease")
     @pytest.mark.parametrize("silence", ["refused", "hanging"])
     def test_while_it_stays_away_the_job_is_given_up_before_anybody_else_may_have_it(
         self, world: World, client: Client, proxy: FaultProxy, held: Held, silence: str
@@ -209,7 +217,7 @@ class TestHeartbeats:
             found = world.writer.job_view(held.job)
             let_go.set()
         assert (found.state, found.attempt) == ("running", 1)
-        assert given_up_at - held.claimed_at < LEASE_S
+        assert given_up_at - held.claimed_at < SHORT_LEASE_S
 
     def test_an_attempt_that_is_stale_is_lost(self, world: World, client: Client, held: Held) -> None:
         with held.by(client) as lease:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TOGETHER = ("tests/faults/jobs",)
 #: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
 _FIRST = (
+    "tests/faults/jobs",
     "tests/e2e/test_readme.py",
     "tests/integration/test_worker_attempts.py",
     "tests/integration/test_images.py",

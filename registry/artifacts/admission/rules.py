@@ -28,7 +28,16 @@ from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
-from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped, variant_setting
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    HOLDS_EMBEDDINGS,
+    MOSTLY_WHOLE,
+    base_module,
+    base_parameter,
+    lora_key,
+    unwrapped,
+    variant_setting,
+)
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.training import LoraConfig
@@ -317,7 +326,7 @@ def _warn_vocabulary(vocabulary: int | None) -> list[str]:
     if vocabulary is None:
         return []
     return [
-        f"the adapter holds embeddings of {vocabulary} tokens, which is not the base's number of them: use it with the "
+        f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, which is not the base's number of them: use it with the "
         "tokenizer that it was trained with"
     ]
 
@@ -328,7 +337,7 @@ def _warn_sizes(sizes: dict[str, int]) -> list[str]:
         return []
     parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
     return [
-        f"embeddings and saved modules are {_size(whole)} of {_size(total)} ({parts}); where they were not trained, "
+        f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); where they were not trained, "
         "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
     ]
 

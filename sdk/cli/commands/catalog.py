@@ -10,6 +10,7 @@ import click
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.engine_compatibility import by_engine
 
 
 @click.command(name="show")
@@ -17,6 +18,8 @@ from sdk.cli.support.session import open_client
 @format_option
 def show_command(ref: str, style: str) -> None:
     """Show the version that REF names: base, configuration, data, training, scores, files.
+
+    As JSON it also says, under `compat`, which inference engines can serve it: see `adapterctl compat`.
 
     \b
     Examples:
@@ -26,6 +29,8 @@ def show_command(ref: str, style: str) -> None:
     with open_client() as client:
         version = client.get(ref)
         shown = version.as_dict()
+        if style == "json":
+            shown["compat"] = by_engine(client, version)
     if style == "json":
         print_json(shown)
     elif style == "quiet":

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from contract.lineage.helpers import BASE, Maker, Story, keys_of, node_of, tell
+from sqlalchemy import select
 from support.adapters import base_registration
 from support.registries import World
 
+from registry.catalog.models import Adapter, Version
+from registry.catalog.versions.lifecycle import VersionState
 from registry.principal import Role
 from sdk.cli import cli
 from sdk.errors import InvalidInput, InvalidRef, NotFound
@@ -124,6 +127,19 @@ class TestDirections:
 
 
 class TestWhatIsGone:
+    def test_a_quarantined_child_is_shown_to_nobody_who_does_not_name_it(self, world: World, maker: Maker) -> None:
+        name = f"quarantined-{uuid.uuid4().hex[:8]}"
+        first = maker.push(name)
+        maker.push(name, (first, "continued-from", None))
+        with world.services.db.write() as session:
+            child = session.scalars(
+                select(Version).join(Adapter).where(Adapter.name == name, Version.number == 2)
+            ).one()
+            child.state, child.number = VersionState.QUARANTINED, None
+            ref = f"{name}@sha256:{child.digest}"
+        assert keys_of(world.writer.lineage(first, direction="down")) == [first]
+        assert keys_of(world.writer.lineage(ref, direction="up")) == [ref, BASE, first]
+
     def test_a_deleted_parent_stands_where_it_stood(self, world: World, maker: Maker) -> None:
         name = f"gone-{uuid.uuid4().hex[:8]}"
         first = maker.push(name)

@@ -318,6 +318,7 @@ class TestStorage:
         storage, parts_id = signed.storage, signed.storage.begin_parts(NAME)
         assert send_part(storage, parts_id, 1, PARTS[1]) == 200
         assert storage.sweep(older_than_s=3600) == 0
+        assert storage.sweep(older_than_s=-60, keep=[parts_id]) == 0
         assert storage.sweep(older_than_s=-60, dry_run=True) == 1
         assert storage.sent_parts(NAME, parts_id) == {1: len(PARTS[1])}
         assert storage.sweep(older_than_s=-60) == 1

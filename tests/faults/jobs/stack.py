@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from faults.jobs.gates import Gates
 from faults.jobs.parts import Registry, Worker, end, process_at
+from faults.prepared import prepare
 from sqlalchemy import text
 from support.guard import Guard
 from support.registries import World
@@ -85,7 +86,7 @@ class Stack(Workplace):
             started.callback(server.stop)
         self.registry.prepare_bucket()
         self.registry._make_directory()
-        self.registry.prepare_database()
+        prepare(self.registry, self.postgres)
         self.start(self.registry)
         started.callback(end, self.registry)
         self.database = Database(self.registry.database_url)

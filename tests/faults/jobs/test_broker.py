@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from celery import Celery
 from faults.jobs.ledger import Ledger
 from faults.jobs.parts import VISIBILITY_S, end
 from faults.jobs.stack import Stack
+from faults.plans import Head
 from sqlalchemy import select
 from support.workplace import wait_until
 
@@ -24,8 +26,8 @@ from sdk.schemas.jobs import JobState
 
 pytestmark = pytest.mark.slow
 
-#: More than a message may be unacknowledged for before it is delivered again, twice over.
-LONG_STEPS = 600
+#: So long a result is kept on its way: twice over what a message may be unacknowledged for before it is delivered again.
+LONG_S = 2 * VISIBILITY_S
 
 
 @pytest.fixture
@@ -122,11 +124,14 @@ def test_a_job_that_is_announced_five_times_before_amid_and_after_it_runs_once(
             for message in said:
                 message.result()
 
-    job = stack.train("said-often", steps=LONG_STEPS)
-    say(job)
-    stack.wait_for_step(job)
-    say(job)
-    stack.wait_for_end([job])
+    def say_amid(_request: Head) -> None:
+        say(job)
+        time.sleep(LONG_S)
+
+    job = stack.train("said-often")
+    with stack.gates.before(f"/jobs/{job}/complete", say_amid):
+        say(job)
+        stack.wait_for_end([job])
     say(job)
     wait_until(lambda: broker.llen("gpu") == 0, lambda: "messages are left")
     celery.close()

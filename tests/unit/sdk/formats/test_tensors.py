@@ -63,6 +63,7 @@ class TestHostileFiles:
             (with_data(x=entry([2], 0, 4)), "does not fit its bytes"),
             (with_data(x=entry([0], 48, 44)), "is empty"),
             (with_data(x=entry([1], 0, 4)), "overlaps another"),
+            (packed({**GOOD, "x": entry([1], 52, 56)}, DATA + bytes(8)), "leaves a gap"),
             (packed({QA: GOOD[QA]}, DATA[:24]), "only one of A and B"),
             (packed({QA: entry([3, 2], 0, 24), QB: entry([3, 2], 24, 48)}, DATA), "A of 3×2 and B of 3×2"),
             (packed({QA: entry([6], 0, 24), QB: entry([2, 3], 24, 48)}, DATA), "A of 6 and B of 2×3"),

@@ -20,6 +20,7 @@ from sdk.api.transport import VERSION, VERSION_HEADER
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, Unavailable, VerificationFailed
+from sdk.formats.adapter_files import SERVING_FILES
 from sdk.pulling.cache import Cache
 from sdk.pulling.http import HttpClient
 from sdk.pulling.puller import Puller
@@ -311,6 +312,16 @@ class TestLinks:
         inner = moved.rename(folder / f"inner-{name}")
         (folder / name).symlink_to(inner.name)
         assert client.push(folder, "a", base=base).number == 1
+
+    @pytest.mark.parametrize("name", [*SERVING_FILES, "tokenizer_config.json"])
+    def test_what_is_served_with_it_that_leads_out_is_not_sent(
+        self, client: Client, tmp_path: Path, secret: Path, name: str
+    ) -> None:
+        base = small.write_base(tmp_path / "base")
+        folder = small.write_adapter(tmp_path / "adapter")
+        (folder / name).symlink_to(secret)
+        with pytest.raises(InvalidInput, match=f"adapter/{name} is a link that leads out of its folder"):
+            client.push(folder, "a", base=base)
 
     def test_a_file_of_a_base_that_leads_out_is_not_sent(self, client: Client, tmp_path: Path, secret: Path) -> None:
         base = small.write_base(tmp_path / "base")

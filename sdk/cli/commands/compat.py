@@ -1,0 +1,115 @@
+"""`adapterctl compat`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from sdk.cli.support.output import WIDTH, format_option, plain, print_json, render
+from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.lora.compatibility import Compatibility
+
+#: The exit code of whatever was looked at and is not as it should be.
+_NOT_YES = 7
+#: A word of a command: what has no blank, or has it in quotes.
+_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
+#: What stands before and behind a line of a command.
+_MARGIN = 8
+_COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
+
+
+@click.command(name="compat")
+@click.argument("ref")
+@click.option(
+    "--engine",
+    required=True,
+    type=click.Choice(["vllm", "sglang", "llama.cpp", "ollama", "peft"]),
+    help="What is to serve it.",
+)
+@click.option(
+    "--version", help="The engine's, such as 0.33.0; of llama.cpp a build, as b11549. [default: the newest read]"
+)
+@click.option("--base", metavar="DIR", help="The folder of the base, where REF is a folder.")
+@format_option
+def compat_command(ref: str, engine: str, version: str | None, base: str | None, style: str) -> None:
+    """Say whether an inference engine can serve the version REF, or a folder (./DIR), as it is: yes, no or unknown.
+
+    Each reason names the file of the engine in which its rule was read, with release and day. Beside it are the commands
+    that serve it, or the one that makes it fit. Ends with 0 for yes, and with 7 for no and for unknown.
+
+    \b
+    Examples:
+      adapterctl compat code-review@v3 --engine vllm
+      adapterctl compat code-review@production --engine llama.cpp --version b11549
+      adapterctl compat ./adapter --base ./SmolLM2-135M-Instruct --engine sglang
+      adapterctl compat code-review --engine vllm --format json | jq -r '.commands[]'
+    """
+    with open_client() as client:
+        found = client.compat(ref, engine=engine, version=version, base=base)
+    if style == "json":
+        print_json(found.as_dict())
+    elif style == "quiet":
+        click.echo(found.answer.value)
+    else:
+        _print_table(found)
+    if found.answer.value != "yes":
+        click.get_current_context().exit(_NOT_YES)
+
+
+def _print_table(found: Compatibility) -> None:
+    said = f"{found.engine} {found.judged_by}: {found.answer.value}"
+    click.echo(click.style(said, fg=_COLOURS[found.answer.value], bold=True) if sys.stdout.isatty() else said)
+    _print_paragraphs([f"! {finding.rule}: {finding.reason}" for finding in found.against])
+    click.echo()
+    rows = [
+        [one.rule, one.verdict.value, one.source.place, one.source.version, one.source.day] for one in found.findings
+    ]
+    click.echo(render(["rule", "fits", "read in", "release", "day"], rows, cut=2))
+    if found.answer.value == "yes":
+        _print_commands("serve it with:", found.commands)
+    _print_commands("make it fit with:", [found.fix] if found.fix else [])
+    if found.find_out:
+        click.echo("\nfind out with:")
+        _print_paragraphs([found.find_out], indent="  ")
+    if found.notes:
+        click.echo()
+        _print_paragraphs([f"- {note}" for note in found.notes])
+
+
+def _print_commands(label: str, commands: Sequence[str]) -> None:
+    """Print commands as they are typed; one that is too long goes on behind a backslash, and can be pasted."""
+    if commands:
+        click.echo(f"\n{label}")
+    for command in commands:
+        click.echo("  " + " \\\n      ".join(_wrapped(plain(command))))
+
+
+def _wrapped(command: str) -> list[str]:
+    """Break a command between its words, of which one may be quoted: a backslash within quotes would be part of it."""
+    lines = [""]
+    for word in _WORD.findall(command):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH - _MARGIN:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _print_paragraphs(paragraphs: Sequence[str], *, indent: str = "") -> None:
+    for paragraph in paragraphs:
+        click.echo(
+            textwrap.fill(
+                plain(paragraph),
+                WIDTH,
+                initial_indent=indent,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )

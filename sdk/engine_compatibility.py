@@ -1,0 +1,76 @@
+"""Whether engines can serve a version, or a folder: the facts are gathered here, and judged by `sdk.lora.compatibility`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotAllowed, NotFound
+from sdk.formats.refs import is_folder
+from sdk.objects import Version
+from sdk.schemas.catalog import BaseView
+
+if TYPE_CHECKING:
+    from sdk.lora.compatibility import Compatibility, Facts
+
+
+class Registry(Protocol):
+    """What is asked of a registry; a client answers it."""
+
+    def get(self, ref: str) -> Version:
+        """Return the version that a ref names now."""
+
+    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
+        """Return a base by its fingerprint, with its config."""
+
+
+def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None) -> Facts:
+    """Return what is known of a version, or of the folder `ref` over the folder `base`. Raises NotFound, InvalidInput."""
+    from sdk.lora.compatibility.reading import facts_of_folder, facts_of_version
+
+    if isinstance(ref, Path) or is_folder(ref):
+        return facts_of_folder(user_path(ref), None if base is None else user_path(base))
+    if base is not None:
+        raise InvalidInput(
+            "a version has a base of its own; leave --base out, or give a folder such as ./adapter", param="base"
+        )
+    version = registry.get(ref)
+    return facts_of_version(version.info, _config_of(registry, version))
+
+
+def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]] | None:
+    """Return the answer for the newest version read of each engine, in brief; None for what is no adapter."""
+    from sdk.lora.compatibility import ENGINES, judge
+    from sdk.lora.compatibility.reading import facts_of_version
+
+    if version.info.kind != "adapter":
+        return None
+    facts = facts_of_version(version.info, _config_of(registry, version))
+    answers = (judge(facts, engine) for engine in ENGINES)
+    return {
+        one.engine: {"answer": one.answer.value, "judged_by": one.judged_by, "tables_day": one.tables_day}
+        for one in answers
+    }
+
+
+def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
+    """Return the answer for one engine. Raises InvalidInput for an engine, or a version, that there is none of."""
+    from sdk.lora.compatibility import judge
+    from sdk.lora.compatibility.judging import UnknownEngine
+    from sdk.lora.compatibility.versions import UnknownVersion
+
+    try:
+        return judge(facts, engine, version)
+    except UnknownEngine as error:
+        raise InvalidInput(str(error), param="engine") from error
+    except UnknownVersion as error:
+        raise InvalidInput(str(error), param="version") from error
+
+
+def _config_of(registry: Registry, version: Version) -> dict[str, Any] | None:
+    """Return the config of a version's base; None where the base was taken away, or may not be seen: nothing is guessed."""
+    try:
+        return registry.base(version.info.base.fingerprint).config
+    except (NotFound, NotAllowed):
+        return None

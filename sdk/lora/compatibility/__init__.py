@@ -1,0 +1,24 @@
+"""Whether an inference engine can serve an adapter as it is: yes, no or unknown, with the engine's rule and where it is read.
+
+>>> facts = Facts(rank=24, alpha=48.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", base="llama")
+>>> judge(facts, "vllm").answer, judge(facts, "vllm").flags[:3]
+(<Verdict.YES: 'yes'>, ('--enable-lora', '--max-lora-rank 32', '--lora-modules adapter=./adapter'))
+>>> found = judge(Facts(rank=8, alpha=16.0, target_modules=("q_proj",), architecture="LlamaForCausalLM", use_dora=True), "vllm")
+>>> found.answer, [finding.rule for finding in found.against]
+(<Verdict.NO: 'no'>, ['dora'])
+
+One file an engine holds its rules as data; `judging` applies them and knows no engine. A rule that can't be decided from what
+is known makes the answer "unknown"; "yes" is what is left where no rule says otherwise.
+
+The answer is derived and never stored. It depends on a version's record, which never changes, and on these tables, which change
+with each release of an engine: a stored answer would be right about a past that nobody serves with, and would have to be
+computed again for every version whenever a table changes. Computing it takes less than a millisecond and no file of the
+adapter, so `compat`, `show --format json` and the SDK compute it when they are asked, and say the day of the tables.
+"""
+
+from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
+from sdk.lora.compatibility.engines import ENGINES
+from sdk.lora.compatibility.facts import Facts
+from sdk.lora.compatibility.judging import judge
+
+__all__ = ["ENGINES", "Compatibility", "Facts", "Finding", "Source", "Verdict", "judge"]

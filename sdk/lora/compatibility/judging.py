@@ -1,0 +1,113 @@
+"""The core: it applies an engine's rules to an adapter, and knows neither of the two."""
+
+from __future__ import annotations
+
+from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
+from sdk.lora.compatibility.engines import ENGINES
+from sdk.lora.compatibility.facts import Facts
+from sdk.lora.compatibility.rules import Engine, Rule
+from sdk.lora.compatibility.versions import Number, parse
+
+
+class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as words
+    """An engine that has no table; the message names those that have."""
+
+
+def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibility:
+    """Say whether an engine can serve an adapter as it is, by the rules of a version, or of the newest that was read.
+
+    Raises UnknownEngine, UnknownVersion.
+    """
+    if engine not in ENGINES:
+        raise UnknownEngine(f"there is no table of {engine[:80]!a}; give one of {', '.join(ENGINES)}")
+    table = ENGINES[engine]
+    newest = parse(table.newest, engine)
+    asked = newest if version is None else parse(version, engine)
+    number = min(asked, newest)
+    findings = tuple(_find(rule, facts, number) for rule in table.rules if _holds(rule, number, engine))
+    if number < parse(table.oldest, engine):
+        findings = (_too_old(table, str(version)), *findings)
+    answer = _decide(findings)
+    against = [finding for finding in findings if finding.verdict is Verdict.NO]
+    return Compatibility(
+        ref=facts.ref,
+        engine=engine,
+        version=version,
+        judged_by=_judged_by(table, number, version),
+        tables_day=table.newest_day,
+        answer=answer,
+        findings=findings,
+        flags=() if answer is Verdict.NO else table.flags(facts, number),
+        commands=() if answer is Verdict.NO else (*_pulled(facts), *table.commands(facts, number)),
+        notes=(*_newer(table, asked, newest, version), *_of_training(facts), *table.notes(facts, number)),
+        fix=_fix(facts) if against and all(finding.mended_by_merge for finding in against) else None,
+        find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
+    )
+
+
+def _holds(rule: Rule, number: Number, engine: str) -> bool:
+    """Whether a rule is one of this version; what came before the first version read is held to that one's rules."""
+    oldest = parse(ENGINES[engine].oldest, engine)
+    number = max(number, oldest)
+    return (rule.since is None or number >= parse(rule.since, engine)) and (
+        rule.before is None or number < parse(rule.before, engine)
+    )
+
+
+def _find(rule: Rule, facts: Facts, number: Number) -> Finding:
+    objection = rule.judge(facts, number)
+    verdict, reason = (Verdict.YES, rule.says) if objection is None else objection
+    return Finding(rule.name, verdict, reason, rule.source, rule.mended_by_merge)
+
+
+def _too_old(table: Engine, version: str) -> Finding:
+    reason = f"the table begins with {table.name} {table.oldest}, and {version} is older"
+    return Finding("version", Verdict.UNKNOWN, reason, Source("this table", table.oldest, table.newest_day))
+
+
+def _decide(findings: tuple[Finding, ...]) -> Verdict:
+    verdicts = {finding.verdict for finding in findings}
+    return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
+
+
+def _judged_by(table: Engine, number: Number, version: str | None) -> str:
+    if version is None or number >= parse(table.newest, table.name):
+        return table.newest
+    return table.oldest if number < parse(table.oldest, table.name) else version
+
+
+def _of_training(facts: Facts) -> tuple[str, ...]:
+    """What is to be known of how it was trained, whatever serves it."""
+    notes = []
+    if facts.quantization:
+        notes.append(
+            f"it was trained over a base in {facts.quantization}; over weights in another precision its answers are not "
+            "those that it was scored by"
+        )
+    if not facts.has_template and facts.stop_ids is None:
+        notes.append(
+            "by which chat template it was trained, and where it stops, is not recorded; ask whoever trained it"
+        )
+    return tuple(notes)
+
+
+def _newer(table: Engine, asked: Number, newest: Number, version: str | None) -> tuple[str, ...]:
+    if asked <= newest:
+        return ()
+    return (f"{version} is newer than the table, which ends with {table.newest}: its rules were applied",)
+
+
+def _pulled(facts: Facts) -> tuple[str, ...]:
+    return () if facts.is_folder else (f"adapterctl pull {facts.ref} -o {facts.folder}",)
+
+
+def _find_out(table: Engine, facts: Facts) -> str:
+    if facts.architecture is None and facts.is_folder:
+        return f"adapterctl compat {facts.folder} --base DIR --engine {table.name}, where DIR is the folder of its base"
+    return table.trial(facts)
+
+
+def _fix(facts: Facts) -> str:
+    if facts.is_folder:
+        return f"adapterctl push {facts.folder} {facts.name} && adapterctl merge {facts.name} -o ./merged"
+    return f"adapterctl merge {facts.ref} -o ./merged"

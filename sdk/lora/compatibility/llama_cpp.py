@@ -1,0 +1,150 @@
+"""What llama.cpp says of LoRA, as its sources of builds b8672 and b11549 were read: its converter, and what loads the result."""
+
+from __future__ import annotations
+
+from sdk.lora.compatibility.answers import Source
+from sdk.lora.compatibility.facts import Facts
+from sdk.lora.compatibility.modules import LINEAR_MODULES
+from sdk.lora.compatibility.rules import (
+    Engine,
+    Objection,
+    Rule,
+    Support,
+    architectures,
+    base_as_it_is,
+    named,
+    no,
+    no_whole_embeddings,
+    one_alpha,
+    plain_settings,
+    targets,
+    unknown,
+    unless,
+)
+from sdk.lora.compatibility.versions import Number
+
+NAME = "llama.cpp"
+_OLDEST, _NEWEST, _DAY = "b8672", "b11549", "2026-10-10"
+
+#: Architectures whose conversion passes each linear weight on, or permutes its rows, which it does to B as well.
+_CONVERTED = """
+Gemma2ForCausalLM Gemma3ForCausalLM GemmaForCausalLM LlamaForCausalLM MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM
+Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
+"""
+#: Whose conversion leaves the output head out.
+_WITHOUT_HEAD = frozenset({"Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM"})
+_ARCHITECTURES = dict.fromkeys(_CONVERTED.split(), Support(_OLDEST))
+#: Architectures that no conversion is registered for: a merged model is of no use either.
+_UNCONVERTED = frozenset({"OPTForCausalLM"})
+#: Architectures whose weights lie as (in, out).
+_TRANSPOSED = frozenset({"GPT2LMHeadModel"})
+
+
+def _read(place: str, version: str = _NEWEST, day: str = _DAY) -> Source:
+    return Source(place, version, day)
+
+
+_CONVERTER, _LOADER = "convert_lora_to_gguf.py", "src/llama-adapter.cpp"
+
+
+def _not_converted(facts: Facts, _: Number) -> Objection | None:
+    if facts.architecture in _UNCONVERTED:
+        return no(f"{facts.architecture} has no conversion to GGUF")
+    return None
+
+
+def _transposed(facts: Facts, _: Number) -> Objection | None:
+    if facts.fan_in_fan_out or facts.architecture in _TRANSPOSED:
+        return no("its base keeps weights transposed, and the conversion turns A and B over, which are not")
+    return None
+
+
+def _architecture(facts: Facts, version: Number) -> Objection | None:
+    if facts.architecture in _UNCONVERTED | _TRANSPOSED:
+        return None
+    return architectures(NAME, _ARCHITECTURES, lacking="is not converted")(facts, version)
+
+
+def _embeddings(facts: Facts, _: Number) -> Objection | None:
+    adapted = facts.adapted_embeddings
+    if not adapted:
+        return None
+    if facts.tied is None:
+        return unknown(f"it adapts {named(adapted)}, and whether the base ties embeddings and head is not known")
+    if facts.tied:
+        return no(
+            f"it adapts {named(adapted)} of a base that ties the two, of which a GGUF has one: the other would be adapted too, or is missing"
+        )
+    if "lm_head" in adapted and facts.architecture in _WITHOUT_HEAD:
+        return no(f"it adapts lm_head, which the conversion of {facts.architecture} leaves out")
+    if beside := adapted - {"embed_tokens", "lm_head"}:
+        return unknown(f"it adapts {named(beside)}, and the table has embed_tokens and lm_head")
+    return None
+
+
+RULES = (
+    Rule("conversion", "there is a conversion of the base to GGUF", _read("conversion/__init__.py"), _not_converted,
+         mended_by_merge=False),
+    Rule("architecture", "the conversion of the base passes on what is done to A and B", _read("conversion/*.py"), _architecture),
+    Rule("transposed", "the base's linear weights lie as (out, in)", _read("conversion/gpt2.py"), _transposed),
+    Rule("rank", "each module's rank is read from its tensors; any will do", _read("src/llama-adapter.h"), lambda *_: None),
+    Rule("patterns", "every module has the adapter's α, over its own rank", _read("src/llama-adapter.h"), one_alpha),
+    Rule("rslora", "the scale is α/r; rsLoRA is not read", _read("convert_lora_to_gguf.py, src/llama-adapter.h"),
+         unless(lambda facts: facts.use_rslora and (facts.rank > 1 or facts.other_ranks),
+                "it is an rsLoRA, which would be scaled by α/r and be too weak by √r")),
+    Rule("dora", "a tensor that is neither A nor B, such as DoRA's magnitude, ends the conversion", _read(_CONVERTER),
+         unless(lambda facts: facts.use_dora, "it is a DoRA, whose magnitudes end the conversion")),
+    Rule("bias", "biases end the conversion", _read(_CONVERTER),
+         unless(lambda facts: facts.bias != "none" or facts.lora_bias, "it trains biases, which end the conversion")),
+    Rule("saved modules", "modules_to_save end the conversion", _read(_CONVERTER),
+         unless(lambda facts: facts.modules_to_save, "it has modules_to_save, which end the conversion")),
+    Rule("tokens", "trained tokens end the conversion", _read(_CONVERTER),
+         unless(lambda facts: facts.trained_tokens, "it trains single tokens, whose rows end the conversion")),
+    Rule("vocabulary", "embeddings of added tokens end the conversion", _read(_CONVERTER), no_whole_embeddings),
+    Rule("targets", "the target modules are ones that the conversion has a name for", _read("conversion/*.py"), targets(LINEAR_MODULES)),
+    Rule("embeddings", "embeddings and the head are adapted where the base does not tie them", _read("src/llama-adapter.cpp, src/llama-graph.cpp"),
+         _embeddings),
+    Rule("experts", "stacked experts have no name in the conversion as PEFT writes them", _read(_CONVERTER),
+         unless(lambda facts: facts.target_parameters, "it adapts stacked experts, for whose names in PEFT's files the conversion has none")),
+    Rule("base", "A and B are an update of the base as it is", _read(_CONVERTER), base_as_it_is, mended_by_merge=False),
+    Rule("settings", "no further setting changes what the adapter is", _read(_CONVERTER), plain_settings),
+)  # fmt: skip
+
+
+def converted(facts: Facts) -> str:
+    """Return the command that makes a GGUF of an adapter; `--base` is the folder of the base's config."""
+    return f"python convert_lora_to_gguf.py --base {facts.base} --outfile {facts.name}.gguf {facts.folder}"
+
+
+def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
+    flags = [f"--lora {facts.name}.gguf"]
+    if facts.has_template and not facts.template_is_base:
+        flags += ["--jinja", f"--chat-template-file {facts.folder}/chat_template.jinja"]
+    return tuple(flags)
+
+
+def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
+    return converted(facts), " ".join(["llama-server -m BASE.gguf", *_flags(facts, version)])
+
+
+def _notes(facts: Facts, _: Number) -> tuple[str, ...]:
+    notes = ["BASE.gguf is the base, converted: python convert_hf_to_gguf.py " + facts.base]
+    if facts.foreign_stops:
+        ids = ", ".join(map(str, facts.foreign_stops))
+        notes.append(
+            f"it ends with the tokens {ids}, at which the base may not stop; each request needs their text as stop"
+        )
+    return tuple(notes)
+
+
+LLAMA_CPP = Engine(
+    name=NAME,
+    oldest=_OLDEST,
+    newest=_NEWEST,
+    newest_day=_DAY,
+    rules=RULES,
+    flags=_flags,
+    commands=_commands,
+    notes=_notes,
+    trial=lambda facts: f"{converted(facts)}, then compare the answers of llama-server with those of adapterctl eval",
+)

@@ -1,0 +1,217 @@
+"""The facts of a version, from what the registry recorded, or of a folder that PEFT saved, from its files and its base's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import InvalidInput, NotFound
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    HOLDS_EMBEDDINGS,
+    MOSTLY_WHOLE,
+    RENDERING_FILE,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+    base_parameter,
+    lora_key,
+    unwrapped,
+)
+from sdk.formats.base_files import CONFIG_FILE as BASE_CONFIG_FILE
+from sdk.formats.peft_config import MAX_CONFIG_BYTES
+from sdk.formats.peft_unusable import unusable
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
+from sdk.lora.tensors import read_tensors
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.training import LoraConfig
+
+#: Settings that say how A and B began, or how they were trained, and nothing of what they are.
+_HARMLESS = ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "runtime_config", "qalora_group_size")
+
+#: Ties the adapters of embeddings and head, where they are adapted.
+_TYING = "ensure_weight_tying"
+
+
+def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None) -> Facts:
+    """Return what is known of a version; `base_config` is its base's config.json, None where it can't be read.
+
+    That it holds embeddings of another number of tokens was found when it was published. Raises InvalidInput for a merged
+    model, which is no adapter.
+    """
+    if version.kind != "adapter":
+        raise InvalidInput(
+            f"{version.ref} is a {version.kind} model and no adapter; an engine that has its architecture serves it",
+            param="ref",
+        )
+    whole = any(warning.startswith(MOSTLY_WHOLE) for warning in version.warnings)
+    paths = {file.path for file in version.files}
+    rendering = None if version.dataset is None else version.dataset.rendering
+    name = version.adapter.rpartition("/")[2]
+    return Facts(
+        **_of_lora(version.lora),
+        **_of_base(base_config),
+        architecture=version.base.architecture or None,
+        base=version.base.id,
+        vocabulary_changed=any(warning.startswith(HOLDS_EMBEDDINGS) for warning in version.warnings),
+        saved_embeddings=whole and not version.lora.modules_to_save,
+        method=version.method,
+        quantization=None if version.quantization is None else version.quantization.type,
+        has_template=TEMPLATE_FILE in paths,
+        has_generation=GENERATION_FILE in paths,
+        stop_ids=None if rendering is None else tuple(rendering.stop_ids),
+        ref=version.ref,
+        name=name,
+        folder=f"./{name}",
+    )
+
+
+def facts_of_folder(folder: Path, base: Path | None) -> Facts:
+    """Return what is known of a folder that PEFT saved, and of its base where that folder is given; no network is asked.
+
+    Raises NotFound, InvalidInput for a config that is no LoRA's, VerificationFailed for weights that can't be read.
+    """
+    config = _read(folder / CONFIG_FILE)
+    if config.get("peft_type") != "LORA":
+        raise InvalidInput(f"{folder / CONFIG_FILE} describes no LoRA adapter; only these are judged", param="ref")
+    pattern = config.get("target_modules") if isinstance(config.get("target_modules"), str) else None
+    lora = lora_of({**config, "target_modules": ["pattern"]} if pattern else config)
+    base_config = None if base is None else _read(base / BASE_CONFIG_FILE)
+    shapes = _shapes(folder / WEIGHTS_FILE)
+    rendering = _read(folder / RENDERING_FILE) if (folder / RENDERING_FILE).is_file() else {}
+    stops = rendering.get("stop_ids")
+    named = config.get("base_model_name_or_path")
+    return Facts(
+        **{**_of_lora(lora), "unusable": unusable(config), **({"target_modules": None} if pattern else {})},
+        **_of_base(base_config),
+        architecture=_architecture(base_config),
+        base=_path(base) if base is not None else shlex.quote(named) if isinstance(named, str) and named else "BASE",
+        vocabulary_changed=_holds_other_embeddings(shapes, base_config),
+        saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
+        has_template=(folder / TEMPLATE_FILE).is_file(),
+        has_generation=(folder / GENERATION_FILE).is_file(),
+        template_is_base=None if base is None else _same(folder / TEMPLATE_FILE, base / TEMPLATE_FILE),
+        stop_ids=tuple(stops) if isinstance(stops, list) else None,
+        ref=_path(folder),
+        name=_plain(folder.resolve().name),
+        folder=_path(folder),
+        is_folder=True,
+    )
+
+
+def _of_lora(lora: LoraConfig) -> dict[str, Any]:
+    said = {
+        "init_lora_weights": lora.init,
+        "layer_replication": lora.layer_replication,
+        "alora_invocation_tokens": lora.alora_invocation_tokens,
+        **{name.partition(".")[0]: value for name, value in lora.other.items()},
+    }
+    embeds = lora.modules_to_save or EMBEDDINGS & {name.rpartition(".")[2] for name in lora.target_modules}
+    others = {name.partition(".")[0] for name, value in lora.other.items() if value not in (None, False)}
+    return {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "target_modules": tuple(lora.target_modules),
+        "rank_pattern": lora.rank_pattern,
+        "alpha_pattern": lora.alpha_pattern,
+        "use_rslora": lora.use_rslora,
+        "use_dora": lora.use_dora,
+        "bias": lora.bias,
+        "lora_bias": lora.lora_bias,
+        "fan_in_fan_out": lora.fan_in_fan_out,
+        "excludes": bool(lora.exclude_modules),
+        "modules_to_save": tuple(lora.modules_to_save),
+        "target_parameters": tuple(lora.target_parameters),
+        "trained_tokens": bool(lora.trainable_token_indices),
+        "unusable": unusable(said),
+        "other": tuple(sorted(others - set(_HARMLESS) - (set() if embeds else {_TYING}))),
+    }
+
+
+def _of_base(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a base's config.json says; None for what it leaves to a library's defaults."""
+    if not config:
+        return {"tied": None, "base_stop_ids": None}
+    text = config.get("text_config")
+    both = {**(text if isinstance(text, dict) else {}), **config}
+    tied, stops = both.get("tie_word_embeddings"), both.get("eos_token_id")
+    listed = stops if isinstance(stops, list) else [stops]
+    known = tuple(stop for stop in listed if type(stop) is int)
+    return {"tied": tied if isinstance(tied, bool) else None, "base_stop_ids": known or None}
+
+
+def _architecture(config: Mapping[str, Any] | None) -> str | None:
+    listed = (config or {}).get("architectures")
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
+
+
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    if not weights.is_file():
+        raise NotFound(f"there is no {weights}; give the folder that PEFT's save_pretrained wrote", param="ref")
+    return {name: tensor.shape for name, tensor in read_tensors(weights).items()}
+
+
+def _is_whole(name: str, saved: tuple[str, ...]) -> bool:
+    """Whether a tensor is an embedding that nothing of LoRA wraps, and that no modules_to_save asks for."""
+    module, _, last = (base_parameter(name) or "").rpartition(".")
+    module = module.rpartition(".")[2]
+    return lora_key(name) is None and last == "weight" and module in EMBEDDINGS and module not in saved
+
+
+def _holds_other_embeddings(
+    shapes: Mapping[str, tuple[int, ...]], base_config: Mapping[str, Any] | None
+) -> bool | None:
+    """Whether the file has embeddings, or their A and B, of another number of tokens than the base has.
+
+    None where it has some and the base's number is not known.
+    """
+    rows = {count for name, shape in shapes.items() if (count := _tokens(name, shape)) is not None}
+    if not rows:
+        return False
+    text = (base_config or {}).get("text_config")
+    vocabulary = {**(text if isinstance(text, dict) else {}), **(base_config or {})}.get("vocab_size")
+    return rows != {vocabulary} if isinstance(vocabulary, int) else None
+
+
+def _tokens(name: str, shape: tuple[int, ...]) -> int | None:
+    """For how many tokens a tensor has rows or columns; None where it is no embedding."""
+    key = lora_key(name)
+    if key is not None:
+        if key.part == "embedding_A":
+            return shape[1]
+        return shape[0] if key.part == "B" and key.module.rpartition(".")[2] in EMBEDDINGS else None
+    parameter = unwrapped(base_parameter(name) or "")
+    module, _, last = parameter.rpartition(".")
+    return shape[0] if last == "weight" and module.rpartition(".")[2] in EMBEDDINGS else None
+
+
+def _same(one: Path, two: Path) -> bool | None:
+    if not one.is_file() or not two.is_file():
+        return None
+    return one.read_bytes() == two.read_bytes()
+
+
+def _path(folder: Path) -> str:
+    """A folder as commands of a shell take it, told apart from a name."""
+    return shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
+
+
+def _plain(name: str) -> str:
+    """A folder's name as a command may hold it."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name) or "adapter"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFound(f"there is no {path}; give a folder that has it", param="ref")
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size <= 16 * MAX_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path} is no JSON object; save the folder again", param="ref")
+    return found

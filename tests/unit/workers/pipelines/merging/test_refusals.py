@@ -154,4 +154,6 @@ def test_a_scale_that_is_read_otherwise_than_the_config_says(tmp_path: Path, mon
 
     monkeypatch.setattr(LoraModel, "_create_and_replace", forgetful)
     found = refused(made.base, made.adapter, tmp_path / "out")
-    assert re.search(r"PEFT scales model\.layers\.[01]\..* by .*, which is not what adapter_config.json says", found.message)
+    assert re.search(
+        r"PEFT scales model\.layers\.[01]\..* by .*, which is not what adapter_config.json says", found.message
+    )

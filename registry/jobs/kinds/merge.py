@@ -27,6 +27,10 @@ from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import MergeResult
 
 
+#: Of a report what is held against the request.
+_ASKED_FOR = {"onto", "dtype"}
+
+
 def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
     version = find_version(session, parse_ref(request.ref), who, action="write")
     base = base_of(session, version, embedded)
@@ -77,9 +81,9 @@ def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -
             "ref": subject,
             "digest": digest,
             "manifest": merge.manifest.model_dump(),
-            "report": merge.report.model_dump(),
+            "report": (report := merge.report.model_dump()),
             #: The worker's word, by dotted names.
-            "reported": ["report.libraries", "report.metrics"],
+            "reported": sorted(f"report.{name}" for name in report.keys() - _ASKED_FOR),
         }
         done.succeed(session, result)
 

@@ -22,6 +22,9 @@ from workers.pipelines.merging.recomputed import ReadBack, Recomputed, wrong
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.writing import digest_in
 
+#: Bytes that are compared at a time.
+_CHUNK_BYTES = 4 * 2**20
+
 
 def read_back(
     prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[Written], None]
@@ -72,6 +75,11 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
 
 
 def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:
-    ours, theirs = files.bytes_of(written.name), base.bytes_of(written.source or "")
-    if not np.array_equal(np.frombuffer(ours, "u1"), np.frombuffer(theirs, "u1")):
+    ours = np.frombuffer(files.bytes_of(written.name), "u1")
+    theirs = np.frombuffer(base.bytes_of(written.source or ""), "u1")
+    same = len(ours) == len(theirs) and all(
+        np.array_equal(ours[begin : begin + _CHUNK_BYTES], theirs[begin : begin + _CHUNK_BYTES])
+        for begin in range(0, len(ours), _CHUNK_BYTES)
+    )
+    if not same:
         raise wrong(written.name, f"are not those of the base's {written.source}, which nothing was to change")

@@ -195,12 +195,13 @@ class Recomputed:
                 self._found.scaled.add(module)
 
     def _measure(self, plane: int, products: list[Product]) -> None:
-        if products:
-            rows = np.arange(self._written.grid.rows)
-            ours = decoded(self._numbers[plane], self._dtype)
+        grid = self._written.grid
+        for begin in range(0, grid.rows if products else 0, step := max(1, _BLOCK_NUMBERS // max(1, grid.columns))):
+            rows = np.arange(begin, min(begin + step, grid.rows))
+            ours = decoded(self._numbers[plane][rows], self._dtype)
             before = ours if self._is_replaced(plane) else self._base.rows(plane, rows)
             sizes = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
-            self._add_norms(torch.from_numpy(ours - before), products, 0, sizes)
+            self._add_norms(torch.from_numpy(ours - before), products, begin, sizes)
 
     def _is_replaced(self, plane: int) -> bool:
         return any(isinstance(window.changes[0], Whole) for window in self._written.windows)
@@ -320,23 +321,23 @@ class Recomputed:
         return squares
 
     def _base_numbers(self) -> BaseNumbers:
-        prepared, written = self._prepared, self._written
+        prepared, written, source = self._prepared, self._written, self._written.source or ""
         base, recipe = prepared.base, prepared.target.recipe
-        packed = written.source in base.packed
-        if not packed and not written.four_bits:
-            return BaseNumbers(base, written)
         width = written.grid.rows if written.turned else written.grid.columns
-        source = written.source or ""
-        if packed and width % packed_codes(base, source).block_size == 0:
-            return BaseNumbers(base, written, codes=packed_codes(base, source))
-        if packed:
+        if source in base.packed:
+            codes = packed_codes(base, source)
+            if width % codes.block_size == 0:
+                return BaseNumbers(base, written, codes=codes)
             held = stored_in_four_bits(base, source)
-        else:
+        elif written.four_bits:
             assert recipe is not None
-            weight = base.read(source)
-            held = quantised(weight.T if written.turned else weight, recipe, DTYPES[recipe.compute_dtype])
+            weight = base.read(source).T if written.turned else base.read(source)
             if width % recipe.block_size == 0:
-                return BaseNumbers(base, written, codes=_whole_codes(weight.T if written.turned else weight, recipe))
+                return BaseNumbers(base, written, codes=_whole_codes(weight, recipe))
+            held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
+        else:
+            return BaseNumbers(base, written)
+        # What the library makes of such a width goes by no definition.
         wide = held.rows(0, held.shape[0]).double().numpy()
         return BaseNumbers(base, written, wide=wide.T if written.turned else wide)
 

@@ -17,8 +17,8 @@ from workers.pipelines.merging.recomputed import ReadBack
 KL_WARNS, KL_FAILS = 1e-2, 0.1
 #: The share of an update that has to be left after rounding.
 _KEPT_SHARE = 0.5
-#: How far a norm taken from float32 sums may be from the stored one, relatively.
-_NORM_ERROR = 1e-3
+#: How far a norm taken from float32 sums may be from that of A and B, and this from the stored one, relatively.
+_NORM_ERROR, _STORED_ERROR = 1e-3, 1e-6
 
 
 @dataclass
@@ -56,18 +56,18 @@ def _routes(plan: Prepared) -> bool:
 
 
 def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float | None] | None) -> None:
-    """Hold ‖W' − W‖ of each module against the norm of ΔW that was stored for it. Raises PipelineError ("verification")."""
-    lost = []
+    """Hold ‖W' − W‖ of each module against ‖s·B·A‖, and that against what was stored. Raises PipelineError ("verification")."""
+    formula = {module: math.sqrt(square) for module, square in found.formula_squares.items()}
     for module, norm in (stored or {}).items():
-        if norm is None or module in found.scaled:
+        if norm is not None and not math.isclose(norm, formula.get(module, 0.0), rel_tol=_STORED_ERROR):
+            raise _another(module, f"the adapter's own is {formula.get(module, 0.0):.6g}", norm)
+    lost = []
+    for module, norm in formula.items():
+        if module in found.scaled:
             continue
-        if module not in found.norms:
-            if norm > 0:
-                raise _no_update(module, norm, 0.0)
-            continue
-        measured, blur = found.norms[module], found.blur[module]
-        if abs(measured - norm) > 2 * blur + _NORM_ERROR * norm or not math.isfinite(measured):
-            raise _no_update(module, norm, measured)
+        measured, blur = found.norms.get(module, 0.0), found.blur.get(module, 0.0)
+        if not abs(measured - norm) <= 2 * blur + _NORM_ERROR * norm:
+            raise _another(module, f"that in the merged files is {measured:.6g}", norm)
         if measured < _KEPT_SHARE * norm:
             lost.append(module)
     if lost:
@@ -76,9 +76,8 @@ def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float
         )
 
 
-def _no_update(module: str, norm: float, measured: float) -> PipelineError:
+def _another(module: str, said: str, norm: float) -> PipelineError:
     return PipelineError(
         FailureReason.VERIFICATION,
-        f"The update of {module} in the merged files has the norm {measured:.6g}, and the adapter was published with {norm:.6g};"
-        " pull it again and merge once more.",
+        f"The update of {module} should have the norm {norm:.6g}, and {said}; pull the adapter again and merge once more.",
     )

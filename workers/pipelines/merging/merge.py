@@ -230,9 +230,7 @@ class _Merging:
         except PipelineError:
             shutil.rmtree(best.folder, ignore_errors=True)
             raise
-        metrics["merged_modules"] = float(
-            len({(name, change.module) for name, change in plan.adapted() if not change.plane})
-        )
+        metrics["merged_modules"] = float(len({parameter for parameter, _ in plan.adapted()}))
         metrics["merge_s"] = time.perf_counter() - self.started_s
         metrics["peak_memory_bytes"] = float(self.device.peak_memory_bytes())
         by_file: dict[str, dict[str, str]] = {}

@@ -71,7 +71,9 @@ class ReadBack:
     norms: dict[str, float] = field(default_factory=dict)
     #: Module to how far rounding alone may have moved that norm.
     blur: dict[str, float] = field(default_factory=dict)
-    #: Modules whose outputs are scaled to magnitudes (DoRA), so that the norm is not that of s·B·A.
+    #: Module to the sum of squares of s·B·A, by A and B alone.
+    formula_squares: dict[str, float] = field(default_factory=dict)
+    #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
     scaled: set[str] = field(default_factory=set)
 
 
@@ -111,6 +113,11 @@ class Recomputed:
         for plane in range(grid.planes):
             products = self._products(plane)
             simple = all(isinstance(each, LowRank) for window in self._written.windows for each in window.changes)
+            for product in products:
+                module, squares = product.change.module, self._found.formula_squares
+                squares[module] = squares.get(module, 0.0) + _square(product)
+                if product.change.magnitude is not None or not simple:
+                    self._found.scaled.add(module)
             if not products or not simple:
                 # Nothing but the base's numbers, or the adapter's, in another type: all of them are compared, but for 4 bits,
                 # which take long to look up one by one.
@@ -191,8 +198,6 @@ class Recomputed:
             square = float(torch.linalg.vector_norm(block)) ** 2
             self._squares[module] = self._squares.get(module, 0.0) + square
             self._blurs[module] = self._blurs.get(module, 0.0) + float((blur[first:last] ** 2).sum())
-            if product.change.magnitude is not None:
-                self._found.scaled.add(module)
 
     def _measure(self, plane: int, products: list[Product]) -> None:
         grid = self._written.grid
@@ -349,6 +354,12 @@ class Recomputed:
             self._written.name,
             f"are not the base's and the adapter's{of}, by a second computation of row {row}{expert}",
         )
+
+
+def _square(product: Product) -> float:
+    """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
+    grams = (product.left.T @ product.left) * (product.right @ product.right.T)
+    return max(0.0, float(grams.sum())) * product.change.scale**2
 
 
 def _whole_codes(weight: Any, recipe: Any) -> Codes:

@@ -75,6 +75,8 @@ class StoredBase:
     tensors: dict[str, StoredTensor]
     packed: dict[str, Packed]
     _maps: dict[str, mmap.mmap] = field(default_factory=dict)
+    #: The last tensor that had to be copied to where its type may begin.
+    _moved: tuple[str, Any] = ("", None)
 
     @cached_property
     def beside(self) -> frozenset[str]:
@@ -101,7 +103,9 @@ class StoredBase:
         dtype = TORCH_TYPES[tensor.dtype]
         if tensor.begin % dtype.itemsize:
             # The library begins every tensor where its type may begin; others need not.
-            return torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
+            if self._moved[0] != name:
+                self._moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
+            return self._moved[1]
         count = (tensor.end - tensor.begin) // dtype.itemsize
         return torch.frombuffer(self.map(tensor.file), dtype=dtype, offset=tensor.begin, count=count).view(tensor.shape)
 

@@ -173,6 +173,14 @@ def test_other_tensors_than_were_planned_are_named(
     assert said in mutated(made, tmp_path / "out", change, monkeypatch).message
 
 
+def _formula(tensors: dict[str, Any], scales: dict[str, float]) -> dict[str, float]:
+    found = {}
+    for name, scale in scales.items():
+        b, a = (tensors[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "BA")
+        found[name] = float((scale * b @ a).norm())
+    return found
+
+
 class TestNorms:
     """The norm of each module's update, held against those that were stored at publication."""
 
@@ -182,19 +190,32 @@ class TestNorms:
         found = run(made, tmp_path / "out").norms
         assert len(found) == 6
         scales = {"model.layers.0.self_attn.q_proj": 3 / 5, "model.layers.1.self_attn.v_proj": 7 / 3}
-        for name, scale in scales.items():
-            b, a = (tensors[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "BA")
-            assert found[name] == pytest.approx(float((scale * b @ a).norm()), rel=1e-5)
-        assert run(made, tmp_path / "again", norms=found).warnings == []
+        for name, norm in _formula(tensors, scales).items():
+            assert found[name] == pytest.approx(norm, rel=1e-5)
+        stored = {name: float(value) for name, value in _formula(tensors, scales).items()}
+        assert run(made, tmp_path / "again", norms=stored).warnings == []
 
     def test_another_one_is_an_error_that_names_the_module(self, tmp_path: Path) -> None:
         made = make("llama", "plain", tmp_path, dtype="bfloat16")
-        norms = run(made, tmp_path / "out").norms
         name = Q.removesuffix(".weight")
-        with pytest.raises(PipelineError, match=f"The update of {name} .* published with") as caught:
-            run(made, tmp_path / "again", norms={**norms, name: norms[name] * 2})
-        assert caught.value.reason == "verification"
-        assert not (tmp_path / "again").exists()
+        tensors = load_file(made.adapter / "adapter_model.safetensors")
+        (right,) = _formula(tensors, {name: 4 / 3}).values()
+        run(made, tmp_path / "out", norms={name: right, "model.layers.0.self_attn.q_proj": None})
+        for wrong in ({name: right * (1 + 1e-5)}, {"model.layers.9.self_attn.q_proj": 1.0}):
+            with pytest.raises(PipelineError, match=r"should have the norm .*, and the adapter's own is") as caught:
+                run(made, tmp_path / "again", norms=wrong)
+            assert caught.value.reason == "verification"
+            assert f"The update of {min(wrong)} should" in caught.value.message
+            assert not (tmp_path / "again").exists()
+            assert not list(tmp_path.glob(".again*"))
+
+    def test_an_update_that_rounding_takes_is_warned_of(self, tmp_path: Path) -> None:
+        made = make("llama", "plain", tmp_path, dtype="bfloat16")
+        path = made.adapter / "adapter_model.safetensors"
+        save_file({name: tensor * 1e-3 for name, tensor in load_file(path).items()}, path)
+        (warning,) = run(made, tmp_path / "out").warnings
+        assert warning.startswith("Rounding took more than half of the update of 6 modules")
+        assert run(made, tmp_path / "wide", spec=MergeSpec(dtype="float32")).warnings == []
 
 
 class TestPrompts:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from support.architectures import save_model
 from support.merges import FAMILIES, Made, by_peft, loaded, make, variants
 from support.soak import MATRIX
 
@@ -135,3 +136,31 @@ def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str
         kept = "lm_head.weight" if variant == "embeddings" else "model.embed_tokens.weight"
         assert torch.equal(weights[kept], base)
         assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("family", ["gemma3-vision", "qwen2.5-vl"])
+def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora: bool, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    base = save_model(tmp_path / "base", family)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    convolutions = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Conv2d | torch.nn.Conv3d)]
+    assert convolutions
+    torch.manual_seed(5)
+    settings = {"target_modules": [*convolutions, "q_proj"], "use_dora": dora, "init_lora_weights": False}
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    adapted.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    del saved["megatron_core"]
+    (tmp_path / "saved" / "adapter_config.json").write_text(json.dumps(saved))
+    run(Made(base, tmp_path / "saved"), tmp_path / "out")
+    right = adapted.merge_and_unload().state_dict()
+    ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert {name for name in ours if not torch.equal(ours[name], before[name])} >= {
+        f"{name}.weight" for name in convolutions
+    }
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, right[name], rtol=1e-5 if dora else 0, atol=1e-7 if dora else 0, msg=name)

@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,20 +77,31 @@ def write_shards(
     before = torch.get_num_threads()
     # With several threads, each small product waits for the slowest of them.
     torch.set_num_threads(1)
-    try:
-        for file, tensors in _by_file(base, written).items():
-            said = finished.get(file)
-            if said is not None and _is_whole(shards.folder, file, tensors, said):
-                shards.digests |= said
-                for tensor in tensors:
-                    done(tensor)
-                continue
-            digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
-            _append(journal, {"file": file, "digests": digests})
-            shards.digests |= digests
-    finally:
-        torch.set_num_threads(before)
+    # While a shard goes to the disk, the next one is computed.
+    with ThreadPoolExecutor(1, "merge-sync") as syncing:
+        try:
+            kept: list[Future[None]] = []
+            for file, tensors in _by_file(base, written).items():
+                digests = finished.get(file)
+                if digests is not None and _is_whole(shards.folder, file, tensors, digests):
+                    for tensor in tensors:
+                        done(tensor)
+                else:
+                    digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
+                    kept.append(syncing.submit(_keep, shards.folder / file, journal, digests))
+                shards.digests |= digests
+            for each in kept:
+                each.result()
+        finally:
+            torch.set_num_threads(before)
     return shards
+
+
+def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
+    """Put a shard on the disk, and then say so in the journal."""
+    _sync(path)
+    _sync(path.parent)
+    _append(journal, {"file": path.name, "digests": digests})
 
 
 @contextlib.contextmanager
@@ -188,9 +200,6 @@ def _write_shard(
                 out.write(chunk)
             digests[tensor.name] = digest.hexdigest()
             done(tensor)
-        out.flush()
-        os.fsync(out.fileno())
-    _sync(folder)
     return digests
 
 

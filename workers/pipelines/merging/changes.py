@@ -7,16 +7,14 @@ the adapter's file must come to something, and each matrix that PEFT expects mus
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper, _ConvNd
-from peft.tuners.lora.variants import DoraLinearVariant, _DoraConvNdVariant
 from peft.utils.other import TrainableTokensWrapper
 
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, base_parameter, lora_key, unwrapped
@@ -25,13 +23,19 @@ from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.peft_layers import (
+    embedding_names,
+    inexact,
+    laid_over,
+    require_known,
+    shapes_of,
+    unloadable,
+)
 from workers.pipelines.merging.placement import Piece, place, tied_groups
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.model.adapters import mismatch, peft_config_of, resize_vocabulary
 
 Range = tuple[int, int, int]
-#: Variants of LoRA that scale the rows of the sum.
-_DORA = (DoraLinearVariant, _DoraConvNdVariant)
 
 
 class Factor(NamedTuple):
@@ -145,8 +149,8 @@ class _Reading:
         shapes = {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
         self._changes = Changes(file, shapes, list(tied_groups(model)), vocabulary=vocabulary)
         self._pieces = self._placed(model)
-        self._embeddings = _embedding_names(model)
-        self._peft = _laid_over(model, config)
+        self._embeddings = embedding_names(model)
+        self._peft = laid_over(model, config)
         self._missing: list[str] = []
 
     def run(self) -> Changes:
@@ -191,12 +195,14 @@ class _Reading:
                 # PEFT saves its bias, and uses the module that was trained in its place.
                 self._unused.discard(key)
             elif parameter in plain:
+                self._require_shape(key, self._changes.shapes.get(parameter, ()))
                 self._unused.discard(key)
                 self._changes.add(parameter, Whole(key))
             elif parameter in self._embeddings and parameter in self._changes.shapes:
                 kept[parameter] = key
         # One weight can't be two: PEFT fills a tied one twice, and the copies must be the same.
         for parameter, key in kept.items():
+            self._require_shape(key, self._changes.shapes[parameter])
             names = next((group for group in self._changes.tied if parameter in group), [parameter])
             first = next(kept[name] for name in names if name in kept)
             if key == first or self._file.bytes_of(key) == self._file.bytes_of(first):
@@ -206,11 +212,16 @@ class _Reading:
                     if name not in kept:
                         self._changes.by_parameter.setdefault(name, []).insert(0, Whole(first))
 
+    def _require_shape(self, key: str, wanted: Sequence[int]) -> None:
+        """Raise PipelineError where a tensor has another shape than its place."""
+        if self._file.shape(key) != tuple(wanted):
+            raise unloadable(f"{key} is {list(self._file.shape(key))}, and the base wants {list(wanted)}")
+
     def _take_layer(self, name: str, layer: Any) -> None:
         """Take the matrices of one of PEFT's layers."""
         (adapter,) = layer.scaling
         plain = base_module(name)
-        _require_known(plain, layer, adapter)
+        require_known(plain, layer, adapter)
         stacked = isinstance(layer, ParamWrapper)
         parameter = f"{plain}.{layer.parameter_name if stacked else 'weight'}"
         parts = self._parts.get(name, {})
@@ -220,17 +231,21 @@ class _Reading:
         dora = adapter in layer.lora_variant
         embedding = isinstance(layer, Embedding)
         a, b = (parts.get(f"{'embedding_' if embedding else ''}{half}") for half in "AB")
-        wanted = _shapes_of(layer, adapter)
+        wanted = shapes_of(layer, adapter)
         for half, key in (("A", a), ("B", b)):
             if key is None:
                 self._missing.append(f"{name}.lora_{half}")
-            elif self._file.shape(key) != wanted[half]:
-                raise _unloadable(f"{key} is {list(self._file.shape(key))}, and the base wants {list(wanted[half])}")
+            else:
+                self._require_shape(key, wanted[half])
         magnitude = parts.get("magnitude_vector")
         if dora and magnitude is None:
             self._missing.append(f"{name}.lora_magnitude_vector")
         if a is None or b is None or (dora and magnitude is None):
             return
+        if magnitude is not None and math.prod(self._file.shape(magnitude)) != wanted["B"][0]:
+            raise unloadable(
+                f"{magnitude} is {list(self._file.shape(magnitude))}, and the base has {wanted['B'][0]} outputs"
+            )
         self._unused -= {a, b, *([magnitude] if dora else [])}
         across = embedding or (isinstance(layer, Linear) and layer.fan_in_fan_out)
         rank, scale = layer.r[adapter], float(layer.scaling[adapter])
@@ -246,7 +261,7 @@ class _Reading:
                 self._changes.add(parameter, _full(name, expert, *factors, scale, across, out, into))
             return
         if stacked and len(self._changes.shapes[parameter]) != 2:
-            raise _inexact(parameter, "is a stack of a single expert")
+            raise inexact(parameter, "is a stack of a single expert")
         if isinstance(layer, _ConvNd):
             self._changes.flat.add(parameter)
         factors = Factor(b, (0, out, 1), (0, rank, 1)), Factor(a, (0, rank, 1), (0, into, 1))
@@ -259,10 +274,11 @@ class _Reading:
             return
         key, bias = self._parts[name].get("B.bias"), f"{plain}.bias"
         if bias not in self._changes.shapes:
-            raise _inexact(plain, "has no bias that lora_bias could be added to; train again without lora_bias")
+            raise inexact(plain, "has no bias that lora_bias could be added to; train again without lora_bias")
         if key is None:
             self._missing.append(f"{name}.lora_B.bias")
             return
+        self._require_shape(key, self._changes.shapes[bias])
         self._unused.discard(key)
         self._changes.add(bias, Shift(key, float(layer.scaling[adapter])))
 
@@ -274,12 +290,12 @@ class _Reading:
             a, b = self._gone[module]["A"], self._gone[module]["B"]
             rank = self._file.shape(a)[0]
             if self._file.shape(b)[1] != rank:
-                raise _unloadable(f"{b} is {list(self._file.shape(b))}, and {a} is {list(self._file.shape(a))}")
+                raise unloadable(f"{b} is {list(self._file.shape(b))}, and {a} is {list(self._file.shape(a))}")
             if layer.use_rslora[adapter] and layer.r[adapter] != rank:
-                raise _inexact(module, "is joined to others by PEFT, which scales rsLoRA by the rank of all of them")
+                raise inexact(module, "is joined to others by PEFT, which scales rsLoRA by the rank of all of them")
             axes = [axis for axis in piece.axes if axis is not None]
             if piece.size[:-2] not in ((), (1,)) or sorted(axes) != [0, 1] or piece.axes[-2] is None:
-                raise _inexact(module, "is no block of the base's parameter")
+                raise inexact(module, "is no block of the base's parameter")
             across = piece.axes[-1] == 0
             # Where the block lies in B's rows and A's columns.
             out, into = (piece.source_begin[axis] for axis in (0, 1))
@@ -318,27 +334,11 @@ class _Reading:
             taken = of_adapter.get(id(tokens)) or of_adapter.get(id(tokens.tied_adapter))
             if taken is not None:
                 (indices,) = tokens.token_indices.values()
+                rows, width = self._changes.shapes[f"{name}.weight"]
+                self._require_shape(taken, (len(indices), width))
+                if not all(0 <= index < rows for index in indices) or len(set(indices)) < len(indices):
+                    raise unloadable(f"trainable_token_indices name tokens that {name} has not, or one twice")
                 self._changes.add(f"{name}.weight", Rows(taken, tuple(indices)))
-
-
-def _laid_over(model: Any, config: Any) -> Any:
-    """Return PEFT's model over one without weights. Raises PipelineError ("adapter")."""
-    # Each matrix comes from the file; some ways to begin one can't be had without weights.
-    config.init_lora_weights = True
-    maker = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return maker(model, config, low_cpu_mem_usage=True)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _unloadable((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
-
-
-def _embedding_names(model: Any) -> set[str]:
-    modules = {
-        id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None
-    }
-    return {f"{name}.weight" for name, module in model.named_modules(remove_duplicate=False) if id(module) in modules}
 
 
 def _full(
@@ -347,38 +347,6 @@ def _full(
     """Return the change of a whole matrix, of (out, in) or across."""
     rows, columns = (into, out) if across else (out, into)
     return LowRank(module, plane, (0, rows), (0, columns), b, a, scale, across)
-
-
-def _shapes_of(layer: Any, adapter: str) -> dict[str, tuple[int, ...]]:
-    if isinstance(layer, Embedding):
-        pair = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
-    else:
-        pair = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    return {half: tuple(each.shape) for half, each in zip("AB", pair, strict=True)}
-
-
-def _require_known(name: str, layer: Any, adapter: str) -> None:
-    """Raise PipelineError for a layer whose ΔW is not known here to be s·B·A."""
-    if not isinstance(layer, Linear | Embedding | ParamWrapper | _ConvNd):
-        raise _inexact(name, f"is adapted as {type(layer).__name__}")
-    variant = layer.lora_variant.get(adapter)
-    if variant is not None and not isinstance(variant, _DORA):
-        raise _inexact(name, f"is adapted by {type(variant).__name__.removesuffix('Variant')}")
-    if isinstance(layer, _ConvNd) and getattr(layer.get_base_layer(), "groups", 1) != 1:
-        raise _inexact(name, "is a convolution of channels in groups")
-
-
-def _inexact(name: str, said: str) -> PipelineError:
-    return PipelineError(
-        FailureReason.ADAPTER,
-        f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base, or leave that module out of it.",
-    )
-
-
-def _unloadable(said: str) -> PipelineError:
-    return PipelineError(
-        FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({said}); check that it was made for it."
-    )
 
 
 def low_rank(changes: Iterable[Change]) -> Iterator[LowRank]:

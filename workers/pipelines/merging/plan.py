@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import Change, Changes, LowRank, Whole
+from workers.pipelines.merging.peft_layers import inexact
 from workers.pipelines.merging.placement import Piece, Placement
 from workers.pipelines.merging.stored_base import FLOATS, FORMAT_TYPES, StoredBase
 from workers.pipelines.model.device import DTYPES, DtypeName
@@ -118,7 +119,7 @@ def plan_tensors(
     same = {name for group in changes.tied for name in group if set(group) & reached}
     for parameter in changes.by_parameter:
         if parameter not in reached and parameter not in same:
-            raise _inexact(parameter, "is made of several of the base's tensors in a way that is not followed here")
+            raise inexact(parameter, "is made of several of the base's tensors in a way that is not followed here")
     return found + added, untied
 
 
@@ -200,7 +201,7 @@ def _added(base: StoredBase, placement: Placement, changes: Changes, target: Tar
             if name not in present:
                 (piece,) = placement.pieces[present[0]]
                 if not _is_whole(piece):
-                    raise _inexact(name, "is tied to a weight that lies in the files as a part of another")
+                    raise inexact(name, "is tied to a weight that lies in the files as a part of another")
                 copy = _stored(piece.source, [(name, piece)], base, changes, target)
                 found.append(replace(copy, name=name, file=last))
     for parameter, given in changes.by_parameter.items():
@@ -247,12 +248,12 @@ def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Cha
     if _is_whole(piece) and (len(axes) not in (1, 2, 3) or flat):
         return Window(parameter, given, 0, 0, grid.planes, 0, 0, grid.rows, grid.columns, 0, 0, turned=False)
     if flat or len(axes) > 3 or None in ends or len(axes) - axes.count(None) != len(shape):
-        raise _inexact(parameter, "does not lie in the base's files as one block")
+        raise inexact(parameter, "does not lie in the base's files as one block")
     plane, parameter_plane, planes = 0, 0, 1
     if len(axes) == 3:
         parameter_plane, planes = piece.begin[0], piece.size[0]
         if axes[0] not in (None, 0):
-            raise _inexact(parameter, "lies in the base's files with its experts in another place")
+            raise inexact(parameter, "lies in the base's files with its experts in another place")
         plane = 0 if axes[0] is None else piece.source_begin[0]
     if len(axes) == 1:
         begin = piece.source_begin[0]
@@ -301,15 +302,3 @@ def _require_shapes(placement: Placement, changes: Changes) -> None:
                 f"The adapter has {changes.vocabulary} tokens and not {parameter} of as many; save it again with"
                 " model.save_pretrained(FOLDER, save_embedding_layers=True).",
             )
-
-
-def windows_of(written: list[Written]) -> Iterator[tuple[Written, Window]]:
-    """Yield all windows with the tensors that they are in."""
-    return ((each, window) for each in written for window in each.windows)
-
-
-def _inexact(name: str, said: str) -> PipelineError:
-    return PipelineError(
-        FailureReason.ADAPTER,
-        f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base.",
-    )

@@ -68,6 +68,8 @@ def holding(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
 
 
 A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+MAGNITUDE = "base_model.model.model.layers.1.self_attn.q_proj.lora_magnitude_vector"
+WHOLE = "base_model.model.model.layers.1.input_layernorm.weight"
 
 
 @pytest.mark.parametrize(
@@ -157,3 +159,33 @@ def test_a_scale_that_is_read_otherwise_than_the_config_says(tmp_path: Path, mon
     assert re.search(
         r"PEFT scales model\.layers\.[01]\..* by .*, which is not what adapter_config.json says", found.message
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "said"),
+    [
+        ("tokens", saying(trainable_token_indices=[3, 5, 300]), "name tokens that model.embed_tokens has not"),
+        (
+            "tokens",
+            saying(trainable_token_indices=[3, 5, 5]),
+            "name tokens that model.embed_tokens has not, or one twice",
+        ),
+        ("tokens", saying(trainable_token_indices=[3, 5]), r"is \[3, 32\], and the base wants \[2, 32\]"),
+        (
+            "whole",
+            holding(lambda tensors: tensors.update({WHOLE: torch.ones(31)})),
+            r"input_layernorm.weight is \[31\], and the base wants \[32\]",
+        ),
+        (
+            "dora",
+            holding(lambda tensors: tensors.update({MAGNITUDE: torch.ones(5)})),
+            "is .5., and the base has 32 outputs",
+        ),
+    ],
+)
+def test_tensors_of_another_shape_than_their_place(
+    variant: str, change: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    made = make("llama", variant, tmp_path)
+    change(made.adapter)
+    assert re.search(said, refused(made.base, made.adapter, tmp_path / "out").message)

@@ -80,7 +80,7 @@ def test_after_a_kill_at_any_point_a_rerun_ends_with_the_same_bytes(made: Made, 
     rng, hit = random.Random(11), 0
     for number in range(scale(50, share=8)):
         out = tmp_path / str(number)
-        hit += killed(made, out, rng.randrange(1, 45))
+        hit += killed(made, out, rng.randrange(1, 56))
         assert not out.exists() or contents(out) == whole
         again = run(made, out) if not (out.exists() and not list(tmp_path.glob(f".{number}.*"))) else report
         assert contents(out) == whole

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
@@ -41,6 +41,8 @@ from workers.pipelines.merging.writing import (
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import native_dtype, read_config, read_packing, stored_quantization_named
+
+T = TypeVar("T")
 
 #: Modules whose norms a report holds at most: single experts come by the ten thousand.
 _MOST_NORMS = 4096
@@ -134,7 +136,7 @@ class _Merging:
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the nearest and give it its name."""
-        expected, why_not = self._expected(plans)
+        expected = self._expected(plans)
         unmeasured = expected is None and len(plans) > 1
         if unmeasured:
             # What was trained over is the dequantised base: without a measurement it is the nearer one.
@@ -157,10 +159,10 @@ class _Merging:
                     "There was not the memory to measure both bases: the adapter is merged onto the dequantised one, which is what"
                     " it was trained over."
                 )
-            return self._finish(best, metrics, judgement, expected, why_not)
+            return self._finish(best, metrics, judgement, expected)
 
-    def _expected(self, plans: Sequence[Prepared]) -> tuple[Expected | None, str]:
-        """Return what was trained says, or why it is not asked."""
+    def _expected(self, plans: Sequence[Prepared]) -> Expected | None:
+        """Return what was trained says; None where there is not the memory to ask it."""
         stored = dtype_name(read_config(self.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
         wider = 2 if stored != native_dtype(self.base, self.device) == "float32" else 1
@@ -171,17 +173,18 @@ class _Merging:
             vocabulary=int(getattr(read_config(self.base).get_text_config(), "vocab_size", 0) or 0),
         )
         if self.device.available_memory_bytes() < needed:
-            return None, "not run: memory"
+            return None
         self._say("load", "measuring the base as trained with the adapter")
-        expected = as_trained(
-            self.base,
-            self.adapter,
-            quantization=self.quantization,
-            classes=self.classes,
-            device=self.device,
-            tokenizer=self.tokenizer,
+        return _if_memory(
+            lambda: as_trained(
+                self.base,
+                self.adapter,
+                quantization=self.quantization,
+                classes=self.classes,
+                device=self.device,
+                tokenizer=self.tokenizer,
+            )
         )
-        return expected, "run"
 
     def _written(self, plan: Prepared, folder: Path, expected: Expected | None) -> _Candidate:
         """Write a plan beside the target, read it again, and measure it."""
@@ -205,7 +208,9 @@ class _Merging:
             one = _Candidate(plan, folder, shards.digests, found)
             if expected is not None:
                 self._say("read back", "measuring the merged model")
-                one.distance = distance_of(shards.folder, expected, classes=self.classes, device=self.device)
+                one.distance = _if_memory(
+                    lambda: distance_of(shards.folder, expected, classes=self.classes, device=self.device)
+                )
         except PipelineError as error:
             if error.reason is FailureReason.VERIFICATION:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -218,7 +223,6 @@ class _Merging:
         metrics: dict[str, float],
         judgement: Judgement,
         expected: Expected | None,
-        prompts: str,
     ) -> MergeReport:
         plan = best.prepared
         try:
@@ -244,7 +248,10 @@ class _Merging:
             digests={file: digest_of(digests) for file, digests in sorted(by_file.items())},
             norms=best.found.norms if len(best.found.norms) <= _MOST_NORMS else {},
             read_back=ReadBackReport(
-                tensors=best.found.tensors, copied=best.found.copied, rows=best.found.rows, prompts=prompts
+                tensors=best.found.tensors,
+                copied=best.found.copied,
+                rows=best.found.rows,
+                prompts="not run: memory" if best.distance is None else "run",
             ),
             warnings=judgement.warnings,
         )
@@ -266,3 +273,14 @@ class _Merging:
 
     def _say(self, phase: str, message: str) -> None:
         self.on_progress(Progress(phase=phase, message=message))
+
+
+def _if_memory(measured: Callable[[], T]) -> T | None:
+    """Return what is measured; None where the memory for it runs out, for the bytes have been held against what they should be."""
+    try:
+        with memory_errors_named("measure on a machine with more of it."):
+            return measured()
+    except PipelineError as error:
+        if error.reason is FailureReason.OOM:
+            return None
+        raise

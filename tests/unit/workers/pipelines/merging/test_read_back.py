@@ -228,6 +228,23 @@ class TestPrompts:
         assert not {name for name in report.metrics if "logit" in name}
         assert (tmp_path / "out" / "model.safetensors").is_file()
 
+    @pytest.mark.parametrize("what", ["as_trained", "distance_of"])
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
+    )
+    def test_where_memory_runs_out_the_merge_stands(
+        self, what: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*given: Any, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        monkeypatch.setattr(module, what, fail)
+        report = run(make("llama", "plain", tmp_path), tmp_path / "out")
+        assert report.read_back is not None
+        assert report.read_back.prompts == "not run: memory"
+        assert (tmp_path / "out" / "model.safetensors").is_file()
+
     @pytest.mark.parametrize(
         ("kl", "family", "dtype", "warned", "fails"),
         [

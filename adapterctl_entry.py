@@ -30,7 +30,7 @@ def hidden_package(names: Sequence[str] = PACKAGES) -> str | None:
         if not (place / "__init__.py").exists() or not (place / "__init__.py").samefile(ours / name / "__init__.py"):
             return (
                 f"{place} hides adapterctl's own package '{name}'; rename it, or take {place.parent} out of PYTHONPATH "
-                "and away from the script that runs"
+                "or move the script that runs out of it"
             )
     return None
 

@@ -69,7 +69,7 @@ class Places:
     def taken(self) -> Iterator[None]:
         """Take a place for the block. Raises the refusal where none becomes free soon."""
         if not self._free.acquire(timeout=self._within_s):
-            raise self._make_refusal(f"{self._what} has more to do than it can; try again shortly")
+            raise self._make_refusal(f"{self._what} is overloaded; try again shortly")
         try:
             yield
         finally:

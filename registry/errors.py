@@ -121,7 +121,7 @@ class InvalidTargets(Invalid):
 
 
 class TooLarge(Invalid):
-    """A body that is longer than any that is read."""
+    """A body that is too long."""
 
     code = ErrorCode.TOO_LARGE
 
@@ -181,7 +181,7 @@ class Verification(RegistryError):  # noqa: N818
 
 
 class TooSlow(RegistryError):  # noqa: N818
-    """A request that did not come in in time."""
+    """A request that did not arrive in time."""
 
     code = ErrorCode.TIMEOUT
 

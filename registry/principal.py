@@ -85,7 +85,7 @@ class Principal:
         return any(role in _MAY[action] for role in roles if role is not None)
 
     def require(self, action: str, namespace: str, *, missing: str, param: str | None = None) -> None:
-        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden where not more than that."""
+        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden if not more than that."""
         if not self.may("read", namespace):
             raise NotFound(missing, param=param)
         if not self.may(action, namespace):
@@ -102,13 +102,13 @@ class Principal:
             raise _forbidden(action, EVERYWHERE)
 
     def namespaces(self, action: str = "read") -> list[str] | None:
-        """The namespaces in which `action` is allowed, sorted; None where it is allowed in all."""
+        """The namespaces in which `action` is allowed, sorted; None if it is allowed in all."""
         if self.grants.get(EVERYWHERE) in _MAY[action]:
             return None
         return sorted(namespace for namespace, role in self.grants.items() if role in _MAY[action])
 
     def spaces(self, action: str = "read") -> list[str] | None:
-        """What stands as namespace in the rows with which `action` is allowed; None where it is allowed with all."""
+        """What stands as namespace in the rows with which `action` is allowed; None if it is allowed with all."""
         allowed = self.namespaces(action)
         return [*allowed, EVERYWHERE] if allowed is not None and action == "read" else allowed
 
@@ -123,7 +123,7 @@ class Principal:
     def home(self, action: str = "write") -> str:
         """The namespace of what is made without one: names without a namespace, or else the first that is allowed.
 
-        Raises Forbidden where there is none.
+        Raises Forbidden if there is none.
         """
         if self.may(action, "-"):
             return "-"

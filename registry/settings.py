@@ -30,7 +30,9 @@ def _none_or_text(text: str) -> str | None:
 
 def _fits_s3(size_bytes: int) -> int:
     if not 5 * 1024**2 <= size_bytes <= 5 * 1024**3:
-        raise ValueError("is not between 5 MiB and 5 GiB, the parts that S3 takes; set it to one in between")
+        raise ValueError(
+            "is not between 5 MiB and 5 GiB, which is what S3 accepts for a part; set it to a value in between"
+        )
     return size_bytes
 
 

@@ -8,8 +8,8 @@
     version = job.wait().result()
     path = sdk.pull(version.ref)
 
-The functions of this module work on the default client, made from the environment on first use or by `connect`; each asks
-for it when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
+The functions of this module work on the default client, made from the environment on first use or by `connect`; each
+asks for it when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -50,10 +50,12 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
+    from sdk.exporting.gguf import Exported
     from sdk.lora.compatibility import Compatibility
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
+    from sdk.schemas.combination import CombineOptions
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.jobs import QueueCapacity, WorkerView
@@ -96,6 +98,7 @@ __all__ = [
     "compat",
     "connect",
     "diff",
+    "export",
     "get",
     "job",
     "jobs",
@@ -107,6 +110,7 @@ __all__ = [
     "rollback",
     "search",
     "set_alias",
+    "submit_combine",
     "submit_evaluation",
     "submit_merge",
     "submit_preview",
@@ -115,7 +119,7 @@ __all__ = [
     "workers",
 ]
 
-#: Where classes come from that are no errors.
+#: Where classes come from that are not errors.
 _HOME_OF = {
     "Client": "sdk.client",
     "Evaluation": "sdk.objects",
@@ -131,8 +135,8 @@ _default: Client | None = None
 def connect(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Client:
     """Return a client of the registry at `url` and make it the default one.
 
-    Without arguments: `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN`, then the profile, then `local:~/.adapterctl`. Plain http to
-    another machine is refused, unless `insecure`, `ADAPTERCTL_INSECURE=1` or the profile accepts it.
+    Without arguments: `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN`, then the profile, then `local:~/.adapterctl`. Plain http
+    to another machine is refused, unless `insecure`, `ADAPTERCTL_INSECURE=1` or the profile accepts it.
     """
     from sdk.client import Client
 
@@ -148,7 +152,9 @@ def _client() -> Client:
 
 
 def capacity() -> list[QueueCapacity]:
-    """Return each queue as it is now: what waits, what runs, who could take it. See `Client.capacity`."""
+    """Return each queue as it is now: waiting and running jobs, and workers that could take them. See
+    `Client.capacity`.
+    """
     return _client().capacity()
 
 
@@ -160,8 +166,20 @@ def compat(
 
 
 def diff(a: str, b: str, *, weights: bool = True) -> Diff:
-    """Say how two versions differ, weights included. See `Client.diff`."""
+    """Return how two versions differ, weights included. See `Client.diff`."""
     return _client().diff(a, b, weights=weights)
+
+
+def export(
+    target: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: Literal["f32", "f16", "bf16"] | None = None,
+    tokenizer_from: str | Path | None = None,
+) -> Exported:
+    """Write an adapter, or a merged model, as a GGUF file. See `Client.export`."""
+    return _client().export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
 
 
 def get(ref: str) -> Version:
@@ -175,12 +193,12 @@ def job(job_id: str) -> Job[Result]:
 
 
 def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
-    """Return the last jobs, the newest first. See `Client.jobs`."""
+    """Return the last jobs, newest first. See `Client.jobs`."""
     return _client().jobs(state=state, queue=queue, limit=limit)
 
 
 def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
-    """Say what a version came from, and what came of it. See `Client.lineage`."""
+    """Return what a version was made from, and what was made from it. See `Client.lineage`."""
     return _client().lineage(of, direction=direction, depth=depth)
 
 
@@ -195,7 +213,7 @@ def preview(
     max_length: int | None = None,
     on_job: Callable[[Job[Preview]], object] | None = None,
 ) -> Preview:
-    """Say what a training would learn of rows, or has learnt. See `Client.preview`."""
+    """Return what a training would learn from rows, or has learnt. See `Client.preview`."""
     return _client().preview(
         file, of=of, base=base, rows=rows, row=row, loss_on=loss_on, max_length=max_length, on_job=on_job
     )
@@ -225,12 +243,12 @@ def push(path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[
 
 
 def rollback(adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-    """Let an alias name again what it named before its last move. See `Client.rollback`."""
+    """Point an alias back at what it named before its last move. See `Client.rollback`."""
     return _client().rollback(adapter, alias, expect=expect, reason=reason)
 
 
 def search(filter: str = "", *, sort: SortKey = "-created", limit: int | None = None) -> list[VersionBrief]:  # noqa: A002 - as the client calls it
-    """Return the versions that a filter is true of. See `Client.search`."""
+    """Return the versions that match a filter. See `Client.search`."""
     return _client().search(filter, sort=sort, limit=limit)
 
 
@@ -241,6 +259,18 @@ def set_alias(
     return _client().set_alias(adapter, alias, version, expect=expect, reason=reason)
 
 
+def submit_combine(
+    adapter: str,
+    parents: Mapping[str, float] | Iterable[tuple[str, float]],
+    *,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    **spec: Unpack[CombineOptions],
+) -> Job[Version]:
+    """Submit the weighted sum of versions over one base, as a version; returns at once. See `Client.submit_combine`."""
+    return _client().submit_combine(adapter, parents, priority=priority, idempotency_key=idempotency_key, **spec)
+
+
 def submit_evaluation(
     refs: str | Iterable[str],
     *,
@@ -249,7 +279,9 @@ def submit_evaluation(
     idempotency_key: str | None = None,
     **spec: Unpack[EvaluationOptions],
 ) -> Job[list[Evaluation]]:
-    """Submit an evaluation of versions and bare bases on the same rows; returns at once. See `Client.submit_evaluation`."""
+    """Submit an evaluation of versions and bare bases on the same rows; returns at once. See
+    `Client.submit_evaluation`.
+    """
     return _client().submit_evaluation(refs, data=data, priority=priority, idempotency_key=idempotency_key, **spec)
 
 
@@ -272,7 +304,7 @@ def submit_preview(
     priority: int = 0,
     idempotency_key: str | None = None,
 ) -> Job[Preview]:
-    """Let a worker do what `preview` does; returns at once. See `Client.submit_preview`."""
+    """Have a worker do what `preview` does; returns at once. See `Client.submit_preview`."""
     return _client().submit_preview(
         file,
         of=of,
@@ -319,12 +351,12 @@ def submit_training(
 
 
 def versions(adapter: str, *, archived: bool = False) -> list[Version]:
-    """Return the ready versions of an adapter, the newest first. See `Client.versions`."""
+    """Return the ready versions of an adapter, newest first. See `Client.versions`."""
     return _client().versions(adapter, archived=archived)
 
 
 def workers() -> list[WorkerView]:
-    """Return the workers that were heard of in the last week. See `Client.workers`."""
+    """Return the workers that were heard from in the last week. See `Client.workers`."""
     return _client().workers()
 
 
@@ -332,7 +364,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Hidden from type checkers, which would take any name for one of this module.
+# Hidden from type checkers, which would otherwise accept any name of this module.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

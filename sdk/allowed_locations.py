@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from sdk.errors import InvalidInput, VerificationFailed
 
-_ACCEPT = "accept that with --insecure, or with ADAPTERCTL_INSECURE=1"
+_ACCEPT = "accept that with --insecure or ADAPTERCTL_INSECURE=1"
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Reach:
             return
         if own:
             raise InvalidInput(
-                f"{self.registry} is plain http to another machine: the token and all data could be read on their way; use "
+                f"{self.registry} is plain http to another machine: the token and all data could be read in transit; use "
                 f"https, or {_ACCEPT}",
                 param="url",
             )
         if scheme == "http":
             raise VerificationFailed(
-                f"the registry at {self.registry} wants bytes to go over plain http to {host[:80]!a}; let it name https places "
+                f"the registry at {self.registry} gives plain http URLs on {host[:80]!a} for its files; have it give https URLs "
                 f"(REGISTRY_S3_PUBLIC_ENDPOINT_URL), or {_ACCEPT}"
             )
         what = "on this machine" if scheme == "file" else f"of the kind {scheme[:20]!a}"

@@ -37,10 +37,14 @@ from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.engine_compatibility import facts_of, judged
-from sdk.errors import InvalidInput
+from sdk.errors import InvalidInput, NotFound
+from sdk.exporting import gguf
+from sdk.exporting.gguf import Exported
 from sdk.formats.manifest import HasFiles
+from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+from sdk.probe_replay import replay_probe
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
@@ -83,9 +87,11 @@ from sdk.schemas.catalog import (
     Published,
     VersionMove,
 )
+from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.events import Event
+from sdk.schemas.export import GgufDtype
 from sdk.schemas.jobs import (
     AttemptView,
     CheckpointPublication,
@@ -97,6 +103,7 @@ from sdk.schemas.jobs import (
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training import TrainingOptions, TrainingSpec
@@ -113,7 +120,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to one registry. Cheap to make; nothing is asked before the first call."""
+    """A connection to one registry. Cheap to create; nothing is sent before the first call."""
 
     def __init__(
         self,
@@ -125,10 +132,10 @@ class Client:
         insecure: bool = False,
         transport: Transport | None = None,
     ) -> None:
-        #: How requests reach the registry; a `transport` that is given knows its registry already.
+        #: How requests reach the registry; a given `transport` already knows its registry.
         self.transport = transport or Transport(load_config(url, token, insecure=insecure))
         self.cache = Cache(cache)
-        #: Connections to the storage, kept from one file to the next.
+        #: Connections to the storage, reused from one file to the next.
         self.http = HttpClient(self.reach)
         self._on_transfer = on_transfer
         self._pusher = Pusher(self.transport, self.cache, on_transfer)
@@ -139,12 +146,12 @@ class Client:
 
     @property
     def config(self) -> Config:
-        """Which registry it is, and how it is reached."""
+        """Which registry this is, and how it is reached."""
         return self.transport.config
 
     @property
     def reach(self) -> Reach:
-        """The places that the registry may name."""
+        """The locations that the registry may give for files."""
         return self.config.reach
 
     def call(self, method: str, path: str, reply: type[T], **given: Any) -> T:
@@ -166,33 +173,35 @@ class Client:
         upload: bool = False,
         namespace: str | None = None,
     ) -> BaseView:
-        """Register the base in a folder; with `upload` its files go to the registry's storage for workers elsewhere.
+        """Register the base in a folder; with `upload` its files are sent to the registry's storage, for workers
+        elsewhere.
 
-        It is a base of `namespace` ("-": of names without one, "*": of all). Without one it is for all, where this client
-        is an admin of all namespaces, and else of names without one, or of the first in which it may write. Raises NotFound, InvalidBase for a folder without
-        safetensors weights, InvalidInput for a link that leads out of it, NotAllowed.
+        It belongs to `namespace` ("-": names without one, "*": all). By default it is for all if this client is an
+        admin of all namespaces, else for names without one, or for the first namespace in which it may write. Raises
+        NotFound, InvalidBase for a folder without safetensors weights, InvalidInput for a link that leads out of it,
+        NotAllowed.
         """
         return self._pusher.register_scanned(
             self._pusher.scan_base(folder, base_id=id), upload=upload, namespace=namespace
         )
 
     def register_base(self, registration: BaseRegistration) -> BaseView:
-        """Register a base that was scanned already."""
+        """Register a base that was already scanned."""
         return self._pusher.register_base(registration)
 
     def bases(self) -> list[BaseView]:
-        """The bases that may be used, the newest first."""
+        """The bases that this client may use, newest first."""
         return list(bases.iterate(self.transport))
 
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """A base by id or fingerprint, with its config: what the name means in `namespace`, or in any that may be seen.
 
-        Raises NotFound, InvalidInput where it means different bases in several namespaces.
+        Raises NotFound, InvalidInput if it means different bases in several namespaces.
         """
         return bases.get(self.transport, name, namespace=namespace)
 
     def remove_base(self, name: str, *, namespace: str | None = None) -> None:
-        """Take a base away from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
+        """Remove a base from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
         bases.remove(self.transport, build(BaseSelector, name=name, namespace=namespace))
 
     def fix_base(
@@ -204,7 +213,7 @@ class Client:
         location: str | None = None,
         forget_files: bool = False,
     ) -> BaseView:
-        """Correct what a namespace calls a base, or where it lies ("": nowhere), or let its files be sent anew.
+        """Correct a base's id or location ("": none) in a namespace, or let its files be sent again.
 
         Raises NotFound, NotAllowed, InvalidInput.
         """
@@ -214,28 +223,28 @@ class Client:
     def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
 
-        Without `namespace` it is the first in which this client may write; without `name` it is called as its file is.
+        `namespace` defaults to the first in which this client may write, `name` to the file's name.
         Raises NotFound, InvalidData with the bad lines, InvalidName for a name that looks like a digest, NotAllowed.
         """
         data = check_data(path)
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
-        """The datasets that may be used, the newest first."""
+        """The datasets that may be used, newest first."""
         return list(datasets.iterate(self.transport))
 
     def remove_data(self, name: str) -> None:
-        """Give a dataset's rows up, by digest or name; what was trained on it still names it.
+        """Remove a dataset, by digest or name; versions trained on it still name it.
 
-        Raises NotFound, InvalidInput for a name that datasets of several namespaces have.
+        Raises NotFound, InvalidInput for a name that is used in several namespaces.
         """
         datasets.remove(self.transport, name)
 
     def locate_data(self, name: str) -> Transfer:
-        """Say where a dataset is fetched from, by digest or name.
+        """Return where to fetch a dataset from, by digest or name.
 
-        Raises NotFound, InvalidInput for a name that datasets of several namespaces have, VerificationFailed where another
-        digest is answered than was asked for.
+        Raises NotFound, InvalidInput for a name that is used in several namespaces, VerificationFailed if the registry
+        returns another digest than was asked for.
         """
         return datasets.locate(self.transport, name)
 
@@ -251,14 +260,16 @@ class Client:
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
-        """What a training over `base` would learn of the first `rows` rows of a file, or of its `row` alone, counted from 1.
+        """What a training over `base` would learn from the first `rows` rows of a file, or only from its `row`, counted
+        from 1.
 
-        Or, `of` a version, what its training has learnt of the rows of its dataset: base, date and the rest are those of its
-        record. `base` is a folder, or a registered base whose files lie on this machine; only its tokenizer is loaded, in a
-        process of its own. The other options are those of a training. Without the worker's extra, or the files of a
-        version's base, a job does it, as of `submit_preview`, which is waited for; `on_job` is called with it before. Raises NotFound without the file, the
-        version, its dataset, the base or the row; InvalidData, InvalidBase, InvalidInput with what the training would be
-        refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an embedded registry.
+        Or, with `of`, what a version's training has learnt from its dataset: base, date and the rest come from its
+        record. `base` is a folder, or a registered base whose files are on this machine; only its tokenizer is loaded,
+        in a separate process. The other options are those of a training. Without the worker's extra, or the files of a
+        version's base, this submits a job, as `submit_preview` does, and waits for it; `on_job` is called with the job
+        first. Raises NotFound without the file, the version, its dataset, the base or the row; InvalidData,
+        InvalidBase, InvalidInput for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without
+        the worker's extra in an embedded registry.
         """
         asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
@@ -294,11 +305,12 @@ class Client:
     ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It writes down
-        how far it is `checkpoint_every` "10m", "90s", "50steps" or "never", and goes on `from_checkpoint` "JOB" or
-        "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h",
-        else for as long as the registry allows by default; it goes to a worker with that `device` and `memory` in bytes free, else to one that the registry estimates to have
-        enough. Raises InvalidInput for values and rows, NotFound for files, bases and checkpoints.
+        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It saves a
+        checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
+        "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
+        by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
+        bytes; by default as much as the registry estimates. Raises InvalidInput for values and rows, NotFound for
+        files, bases and checkpoints.
         """
         view = self._submitter.training(
             check_name(adapter),
@@ -333,6 +345,25 @@ class Client:
         terms, checked = JobTerms(priority), build(MergeSpec, **spec)
         return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
 
+    def submit_combine(
+        self,
+        adapter: str,
+        parents: Mapping[str, float] | Iterable[tuple[str, float]],
+        *,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **spec: Unpack[CombineOptions],
+    ) -> Job[Version]:
+        """Submit the combination ΔW = Σ wᵢ·ΔWᵢ of versions over one base into the next version of `adapter`; returns at once.
+
+        `parents` are refs and their weights, as {"a@v2": 0.7, "b@v1": 0.3}; weights of one version add up. `spec` are the
+        fields of `CombineSpec`. Raises InvalidInput for versions whose sum is no LoRA, InvalidBase for several bases,
+        NotFound.
+        """
+        terms, checked = JobTerms(priority), build(CombineSpec, **spec)
+        view = self._submitter.combination(check_name(adapter), parents, checked, terms=terms, key=idempotency_key)
+        return Job(view, self)
+
     def submit_preview(
         self,
         file: str | Path | None = None,
@@ -346,7 +377,8 @@ class Client:
         priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Job[Preview]:
-        """Let a worker do what `preview` does, and return at once. The file is added as a dataset, a base in a folder registered.
+        """Have a worker do what `preview` does, and return at once. The file is added as a dataset, and a base in a
+        folder is registered.
 
         At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
         """
@@ -355,20 +387,80 @@ class Client:
         view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
         return Job(view, self)
 
+    def export(
+        self,
+        target: str | Path,
+        output: str | Path,
+        *,
+        base: str | Path | None = None,
+        dtype: Literal["f32", "f16", "bf16"] | None = None,
+        tokenizer_from: str | Path | None = None,
+    ) -> Exported:
+        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
+
+        `target` is a version's ref, the folder of an adapter, which needs its `base` (a folder or a registered base, of
+        which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
+        model in its own type. `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for
+        what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
+        the worker's extra.
+        """
+        folder = user_path(target)
+        if not (isinstance(target, Path) or is_folder(target) or folder.is_dir()):
+            return self._export_version(str(target), output, base, dtype, tokenizer_from)
+        if gguf.is_adapter(folder):
+            if base is None:
+                raise InvalidInput(
+                    f"{folder} is an adapter; say which base it was trained over with --base", param="base"
+                )
+            _no_tokenizer(tokenizer_from)
+            config, base_name = self._base_config(base)
+            name = folder.resolve().name
+            return gguf.export_adapter(folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype)
+        if base is not None:
+            raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
+        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from)
+
+    def _export_version(
+        self,
+        ref: str,
+        output: str | Path,
+        base: str | Path | None,
+        dtype: GgufDtype | None,
+        tokenizer_from: str | Path | None,
+    ) -> Exported:
+        _no_tokenizer(tokenizer_from)
+        version = self.get(ref)
+        if base is not None:
+            self.require_base(version, base)
+        config, base_name = self._base_config(
+            version.info.base.fingerprint if base is None else base, namespace_of(version.info.adapter) or "-"
+        )
+        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
+        return gguf.export_adapter(
+            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype
+        )
+
+    def _base_config(self, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
+        """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
+        if isinstance(base, Path) or is_folder(base):
+            return gguf.config_of(user_path(base)), user_path(base).resolve().name
+        view = self.base(base, namespace=namespace)
+        return view.config or {}, view.id
+
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
         return Job(self.job_view(job_id), self)
 
     def jobs(self, *, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
-        """The last `limit` jobs, the newest first; of a state, or of the queue "gpu" or "cpu"."""
+        """The last `limit` jobs, newest first; optionally only one state, or one queue, "gpu" or "cpu"."""
         return [Job(view, self) for view in jobs.iterate(self.transport, state=state, queue=queue, limit=limit)]
 
     def job_view(self, job_id: str) -> JobView:
-        """What the registry says of a job now. Raises NotFound."""
+        """What the registry says about a job now. Raises NotFound."""
         return jobs.get(self.transport, job_id)
 
     def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
-        """Events after a cursor, only the `last` so many of them if given; waits up to `wait_s` seconds for one."""
+        """Events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
         return jobs.events(self.transport, job_id, after=after, wait_s=wait_s, last=last)
 
     def cancel_job(self, job_id: str) -> JobView:
@@ -376,18 +468,18 @@ class Client:
         return jobs.cancel(self.transport, job_id)
 
     def retry_job(self, job_id: str) -> Job[Result]:
-        """Submit a failed or cancelled job once more; a training goes on from its last checkpoint.
+        """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-        Raises NotFound, NotAllowed, Conflict for a job that has a result or goes on, QuotaExceeded.
+        Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, QuotaExceeded.
         """
         return Job(jobs.retry(self.transport, job_id), self)
 
     def attempts(self, job_id: str) -> list[AttemptView]:
-        """The attempts at a job, the first one first. Raises NotFound."""
+        """The attempts at a job, oldest first. Raises NotFound."""
         return jobs.attempts(self.transport, job_id)
 
     def checkpoints(self, job_id: str) -> list[CheckpointView]:
-        """The checkpoints of a training that are stored, the newest first. Raises NotFound."""
+        """The stored checkpoints of a training, newest first. Raises NotFound."""
         return jobs.checkpoints(self.transport, job_id)
 
     def publish_checkpoint(
@@ -399,21 +491,21 @@ class Client:
         tags: Mapping[str, str] | None = None,
         description: str = "",
     ) -> Published:
-        """Publish the adapter of a checkpoint, of the last one where no `step` is given; waits until it has its number.
+        """Publish the adapter of a checkpoint, by default the last one; waits until it has its number.
 
-        It becomes a version of `adapter`, else of the one that the job trains. The same bytes again give the existing
-        version. Raises NotFound, InvalidName, InvalidInput, NotAllowed, VerificationFailed.
+        It becomes a version of `adapter`, by default the one that the job trains. The same bytes again give the
+        existing version. Raises NotFound, InvalidName, InvalidInput, NotAllowed, VerificationFailed.
         """
         publication = build(CheckpointPublication, adapter=adapter, tags=dict(tags or {}), description=description)
         at = jobs.newest_checkpoint(self.transport, job_id).step if step is None else step
         return jobs.publish_checkpoint(self.transport, job_id, at, publication)
 
     def workers(self) -> list[WorkerView]:
-        """The workers that were heard of in the last week, by name; memory in bytes."""
+        """The workers that were heard from in the last week, by name; memory in bytes."""
         return workers.heard_of(self.transport)
 
     def capacity(self) -> list[QueueCapacity]:
-        """Each queue as it is now: what waits, what runs, who could take it; ages in seconds."""
+        """Each queue as it is now: waiting and running jobs, and workers that could take them; ages in seconds."""
         return workers.capacity(self.transport)
 
     # Versions.
@@ -426,11 +518,13 @@ class Client:
         return Version(view, self)
 
     def adapters(self, *, namespace: str | None = None, prefix: str = "") -> list[AdapterView]:
-        """Adapters by name: all that may be seen, or those of a namespace ("-": of none)."""
+        """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
         return list(adapters.iterate(self.transport, namespace=namespace, prefix=prefix))
 
     def versions(self, adapter: str, *, archived: bool = False) -> list[Version]:
-        """The ready versions of an adapter, with `archived` those too, the newest first. Raises InvalidName, NotFound."""
+        """The ready versions of an adapter, with `archived` also archived ones, newest first. Raises InvalidName,
+        NotFound.
+        """
         found = versions.iterate(self.transport, check_name(adapter), archived=archived)
         return [Version(view, self) for view in found]
 
@@ -441,11 +535,25 @@ class Client:
         sort: SortKey = "-created",
         limit: int | None = None,
     ) -> list[VersionBrief]:
-        """The versions that `filter` is true of, such as `base = tiny and rank >= 8`, at most `limit`.
+        """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
 
-        Raises InvalidInput that says where a filter is wrong; NotAllowed for quarantined versions where no admin asks.
+        Raises InvalidInput that says where a filter is wrong; NotAllowed if anybody but an admin asks for quarantined
+        versions.
         """
         return list(search.iterate(self.transport, filter, sort=sort, limit=limit))
+
+    def norms(self, ref: str) -> VersionNorms | None:
+        """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
+
+        None from a registry of an earlier release, or of a version that one published. Raises InvalidName, InvalidRef.
+        """
+        try:
+            found = versions.norms(self.transport, str(parse_ref(ref)))
+        except NotFound:
+            # A registry of before has no such route; of one that has, the version is missing here too.
+            versions.resolve(self.transport, str(parse_ref(ref)))
+            return None
+        return None if found.norms is None else found
 
     def evaluations(
         self, *, digest: str | None = None, job: str | None = None, base: str | None = None
@@ -454,9 +562,9 @@ class Client:
         return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base))
 
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
-        """What a version came from (up) and what came of it (down), up to `depth` steps away, 32 at most.
+        """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.
 
-        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest: what came of those. Raises
+        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest. Raises
         InvalidName, InvalidRef, NotFound.
         """
         of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
@@ -465,7 +573,7 @@ class Client:
     def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
         """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
 
-        Raises NotFound; VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
+        Raises NotFound; VerificationFailed for weights that can't be read; Unavailable if numpy is missing.
         """
         return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.fill_cache)
 
@@ -489,11 +597,11 @@ class Client:
         return Version(versions.restore(self.transport, _move(ref, reason)), self)
 
     def delete(self, ref: str, *, reason: str = "") -> Version:
-        """Take a version away for good; its number stays taken. Raises Conflict that names its aliases."""
+        """Delete a version for good; its number stays taken. Raises Conflict that names its aliases."""
         return Version(versions.delete(self.transport, _move(ref, reason)), self)
 
     def release(self, ref: str, *, reason: str = "") -> Version:
-        """Let a quarantined version be one, with the next number."""
+        """Release a quarantined version, with the next number."""
         return Version(versions.release(self.transport, _move(ref, reason)), self)
 
     def annotate(
@@ -505,7 +613,7 @@ class Client:
         untag: list[str] | None = None,
         note: str | None = None,
     ) -> Version:
-        """Write a description, tags or a note to a version; what is left out stays as it is."""
+        """Add a description, tags or a note to a version; anything left out stays as it is."""
         annotation = build(
             Annotation,
             ref=str(parse_ref(ref)),
@@ -537,11 +645,13 @@ class Client:
         return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
 
     def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-        """Let an alias name again what it named before its last move; again goes one further back. Raises Conflict."""
+        """Point an alias back at what it named before its last move; call it again to go back another move. Raises
+        Conflict.
+        """
         return aliases.roll_back(self.transport, build(AliasRollback, **_alias(adapter, alias, expect, reason)))
 
     def remove_alias(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
-        """Take an alias away; its history stays. Raises NotFound, NotAllowed, Conflict."""
+        """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
         aliases.remove(self.transport, build(AliasRemoval, **_alias(adapter, alias, expect, reason)))
 
     def aliases(self, adapter: str) -> list[AliasView]:
@@ -549,7 +659,7 @@ class Client:
         return aliases.of_adapter(self.transport, check_name(adapter))
 
     def alias_history(self, adapter: str, alias: str | None = None) -> list[AliasMoveView]:
-        """The moves of an adapter's aliases, or of one, the newest first."""
+        """The moves of all or one of an adapter's aliases, newest first."""
         one = None if alias is None else check_alias(alias)
         return list(aliases.history(self.transport, check_name(adapter), alias=one))
 
@@ -562,7 +672,7 @@ class Client:
         aliases.unprotect(self.transport, build(Protection, scope=scope, alias=alias))
 
     def protected_aliases(self) -> list[ProtectionView]:
-        """The aliases that only promoters move."""
+        """The aliases that only promoters may move."""
         return aliases.protected(self.transport)
 
     # Pushing.
@@ -570,21 +680,22 @@ class Client:
     def push(self, path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
-        All that its `adapter_config.json` says is recorded; `method`, `quantization` and `base_revision` are what it can't
-        say, and are recorded as unknown where nobody says them; `ask_revision` is asked for the base's commit, given the
-        base's id, before that. The same bytes again give the existing version. `path` may be `hf://org/name@revision`, of a
-        model hub. It is signed with the private key in the PEM file `sign`, or in what `ADAPTERCTL_SIGNING_KEY` names;
-        `sign_password` opens it. With `expand_patterns` the modules' names are written in place of expressions in its
-        config, which are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
+        Everything in its `adapter_config.json` is recorded. `method`, `quantization` and `base_revision` are not in it,
+        and are recorded as unknown unless given; `ask_revision` is first called with the base's id to ask for the
+        base's commit. The same bytes again give the existing version. `path` may be `hf://org/name@revision` on a model
+        hub. It is signed with the private key in the PEM file `sign`, or the one that `ADAPTERCTL_SIGNING_KEY` names;
+        `sign_password` opens it. With `expand_patterns`, expressions in its config are replaced with the modules'
+        names; otherwise they are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed,
+        NotAllowed, Unavailable.
         """
         return Version(self.push_with_report(path, adapter, base=base, **options).version, self)
 
     def push_with_report(
         self, path: str | Path, adapter: str, *, base: str | Path | None, **options: Unpack[PushKeywords]
     ) -> PushReport:
-        """As `push`; also says whether the version existed, and what was left out or is unknown.
+        """Like `push`; also says whether the version existed, and what was left out or is unknown.
 
-        Where `base` is None it is the registered base that the folder's config names. What a hub gave is tagged
+        If `base` is None it is the registered base that the folder's config names. A version from a hub is tagged
         `hub=org/name@commit`.
         """
         return self._pusher.push(path, adapter, PushOptions(base, **options))
@@ -601,8 +712,8 @@ class Client:
     ) -> list[Imported]:
         """Publish every adapter of a tree of folders, each as `push_with_report` would.
 
-        How `namespace` and `versions` name them, and what stops the rest: `sdk.pushing.import_folders.push_tree`.
-        `on_folder` is called with how many are done, and of how many.
+        `sdk.pushing.import_folders.push_tree` says how `namespace` and `versions` name them, and what stops the rest.
+        `on_folder` is called with the number done and the total.
         """
         return push_tree(
             self._pusher.push,
@@ -616,9 +727,9 @@ class Client:
     def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.
 
-        What the registry has and this client may read is not sent; what was interrupted goes on. Room is reserved for the
-        rest where it will be used: in a namespace, "-", or "*" for what is published for all; None: the first in which this
-        client may write. Raises QuotaExceeded before anything is sent.
+        Files that the registry has and this client may read are not sent; an interrupted upload continues. Space for
+        the rest is reserved where it will be used: in a namespace, "-", or "*" for what is published for all; None: the
+        first in which this client may write. Raises QuotaExceeded before anything is sent.
         """
         return self._pusher.uploader.upload(sources, doing, namespace)
 
@@ -636,11 +747,11 @@ class Client:
     ) -> Path:
         """Fetch a version and return its folder, which PEFT and vLLM load as it is.
 
-        Without `to` it is the cache's own folder, which is not to be edited; with `to` a copy, which replaces an older
-        version's files there, and in which `base_name` may take the place of the base's name. `offline` asks the cache
-        alone, for a version by number or digest; `frozen` takes no ref that may move; `verify_with` is the public key of
-        who must have signed it. Raises NotFound, InvalidInput, Conflict where `to` holds foreign files,
-        VerificationFailed, Unavailable.
+        Without `to` it is the cache's own folder, which must not be edited; with `to` it is a copy, which replaces an
+        older version's files there, and in which `base_name` may replace the base's name. `offline` uses only the
+        cache, for a version by number or digest; `frozen` refuses a ref that may move; `verify_with` is the public key
+        of the required signer. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
+        Unavailable.
         """
         return self.pull_with_report(
             ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with
@@ -656,7 +767,7 @@ class Client:
         base_name: str | None = None,
         verify_with: str | Path | None = None,
     ) -> Pulled:
-        """As `pull`; also says which version it was."""
+        """Like `pull`; also says which version it was."""
         return self._puller.pull(
             ref,
             None if to is None else user_path(to),
@@ -667,11 +778,11 @@ class Client:
         )
 
     def plan_pull(self, ref: str, *, offline: bool = False, frozen: bool = False) -> PullPlan:
-        """Say which files a pull would give, and which of them are in the cache already."""
+        """Say which files a pull would fetch, and which of them are already in the cache."""
         return self._puller.plan(ref, offline=offline, frozen=frozen)
 
     def puller(self) -> Puller:
-        """Return what pulls through this client."""
+        """Return the puller that works through this client."""
         return self._puller
 
     def verify(self, ref: str, *, verify_with: str | Path | None = None) -> Manifest:
@@ -681,30 +792,49 @@ class Client:
         """
         return self._puller.verify(ref, verify_with=None if verify_with is None else user_path(verify_with))
 
+    def replay_probe(self, ref: str, *, base: str | Path | None = None) -> ProbeReplay:
+        """Fetch a version, and find what it does to its base again: the norm of ΔW of each module by the pulled bytes, and the
+        predictions on fixed texts over `base`, a folder, or over its base where that lies here.
+
+        What differs from the record is in `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by
+        1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, VerificationFailed for
+        altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
+        `base`, the worker's libraries.
+        """
+        version = self._puller.resolve(ref)
+        manifest = self._puller.check_cached(version.contents)
+        exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
+        view = versions.resolve(self.transport, exact)
+        folder = self._puller.fill_cache(manifest)
+        place = None if base is None else user_path(base)
+        return replay_probe(self.transport, self.cache, view, self.norms(exact), folder, base=place)
+
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
         self._pusher.require_base(version.info, base)
 
     def locate(self, digest: str) -> list[Transfer]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
         return manifests.locate(self.transport, digest)
 
     def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
+        """Return the cache's folder with a manifest's files, fetching them if needed; other processes wait meanwhile.
 
-        With `checked`, files that lie there with other bytes than the manifest says are fetched again.
+        With `checked`, cached files that don't match the manifest are fetched again.
         """
         return self._puller.fill_cache(manifest, checked=checked)
 
     def check_cached(self, manifest: HasFiles) -> Manifest:
         """Hash the cache's folder of a manifest again; return the manifest.
 
-        Raises VerificationFailed, also for an adapter whose config no library should be given.
+        Raises VerificationFailed, also for an adapter whose config is not safe to load.
         """
         return self._puller.check_cached(manifest)
 
     def save_manifest(self, manifest: Manifest, to: Path) -> Path:
-        """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
+        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete. Raises
+        Conflict.
+        """
         return self._puller.save(manifest, to)
 
     def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
@@ -714,24 +844,26 @@ class Client:
     # Signatures.
 
     def signatures(self, digest: str) -> list[SignatureView]:
-        """The signatures over the manifest with this digest, the first one first. Raises NotFound.
+        """The signatures over the manifest with this digest, oldest first. Raises NotFound.
 
-        The registry keeps them and vouches for none: verify each with `sdk.signing.verify` and the signer's public key.
+        The registry stores them but vouches for none: verify each with `sdk.signing.verify` and the signer's public
+        key.
         """
         return signatures.of_manifest(self.transport, digest)
 
     def sign(self, ref: str, key: str | Path | None = None, *, password: str | None = None) -> SignatureView:
-        """Sign the version that `ref` names now, and hand the signature in; a key's second takes the place of its first.
+        """Sign the version that `ref` names now, and store the signature; a second one by the same key replaces the
+        first.
 
-        `key` is a PEM file, or else what `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput, NotAllowed,
-        Unavailable without `[signing]`.
+        `key` is a PEM file, by default the one that `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput,
+        NotAllowed, Unavailable without `[signing]`.
         """
         return sign_version(self.transport, ref, key, password=password)
 
     def signed(
         self, manifest: Manifest, key: str | Path | None = None, *, password: str | None = None
     ) -> SignedManifest | None:
-        """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None where neither does."""
+        """Sign a manifest with `key`, or the one that `ADAPTERCTL_SIGNING_KEY` names; None without either."""
         return sign_manifest(manifest, key, password=password)
 
     def check_signing_key(self) -> None:
@@ -741,7 +873,7 @@ class Client:
     # Access.
 
     def whoami(self) -> Whoami:
-        """Who the registry takes this client for, and what it may do where."""
+        """Who this client is to the registry, and what it may do where."""
         return access.whoami(self.transport)
 
     def create_token(
@@ -753,14 +885,14 @@ class Client:
         replace: bool = False,
         overlap_hours: int = 0,
     ) -> NewToken:
-        """Make a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
+        """Create a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
 
-        With `replace` the token in use that has its name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
+        With `replace` the token in use with that name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
         given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
         about = {"name": name, "grants": given, "days": days}
-        # A server of the release before knows nothing of replacing, and refuses fields that it does not know.
+        # A server of the previous release can't replace tokens, and refuses unknown fields.
         request = (
             build(TokenReplacement, **about, replace=True, overlap_hours=overlap_hours)
             if replace
@@ -769,22 +901,23 @@ class Client:
         return tokens.create(self.transport, request)
 
     def tokens(self) -> list[TokenView]:
-        """The tokens that this client administers, the newest first, without secrets."""
+        """The tokens that this client administers, newest first, without secrets."""
         return tokens.administered(self.transport)
 
     def revoke_token(self, token_id: str) -> TokenView:
-        """Make a token worthless, within a second on every server process. Raises NotFound."""
+        """Revoke a token, within a second on every server process. Raises NotFound."""
         return tokens.revoke(self.transport, token_id)
 
     def revoke_namespace(self, namespace: str) -> RevocationView:
-        """Take from every token the role that it has in a namespace; those that have none beside it are revoked.
+        """Remove every token's role in a namespace; tokens without another role are revoked.
 
-        This client's own token keeps it, and so do those with a role in all namespaces. Raises InvalidName, NotAllowed.
+        This client's own token keeps its role, and so do tokens with a role in all namespaces. Raises InvalidName,
+        NotAllowed.
         """
         return tokens.revoke_namespace(self.transport, build(NamespaceRevocation, namespace=namespace))
 
     def quota(self, namespace: str = "-") -> QuotaView:
-        """The limits of a namespace ("-": names without one), and what is used of them."""
+        """The limits of a namespace ("-": names without one), and how much of them is used."""
         return quotas.get(self.transport, namespace)
 
     def set_quota(
@@ -795,7 +928,7 @@ class Client:
         max_bytes: int | None = None,
         max_jobs: int | None = None,
     ) -> QuotaView:
-        """Set the limits of a namespace; None means none. What it has already stays."""
+        """Set the limits of a namespace; None means no limit. What exists already stays."""
         limits = build(QuotaLimits, max_adapters=max_adapters, max_bytes=max_bytes, max_jobs=max_jobs)
         return quotas.set_limits(self.transport, namespace, limits)
 
@@ -811,9 +944,10 @@ class Client:
         until: datetime | None = None,
         limit: int = 100,
     ) -> list[AuditView]:
-        """The last `limit` changes in the namespaces that this client administers, the newest first.
+        """The last `limit` changes in the namespaces that this client administers, newest first.
 
-        `action` is whole or ends with `.*`; `subject` is whole, or an adapter's name for all of its versions and aliases.
+        `action` is exact or ends with `.*`; `subject` is exact, or an adapter's name for all of its versions and
+        aliases.
         """
         where = {
             "actor": actor,
@@ -835,7 +969,8 @@ class Client:
     def set_retention(
         self, adapter: str, *, keep_last: int | None = None, keep_days: int | None = None
     ) -> RetentionView:
-        """Let `gc` keep the newest `keep_last` ready versions, those of the last `keep_days` days, and what aliases name.
+        """Let `gc` keep the newest `keep_last` ready versions, those of the last `keep_days` days, and what aliases
+        name.
 
         Raises InvalidName, InvalidInput, NotFound, NotAllowed.
         """
@@ -847,10 +982,10 @@ class Client:
         removal.clear_retention(self.transport, check_name(adapter))
 
     def gc(self, *, dry_run: bool, grace_hours: int = 24, keep_merged_days: int | None = None) -> GcReport:
-        """Apply the retention rules, and remove the files that nothing names any more; a dry run only says which.
+        """Apply the retention rules, and remove files that nothing refers to any more; a dry run only lists them.
 
-        What was given up less than `grace_hours` ago is kept, and so are merged models, unless `keep_merged_days` says
-        for how long. Raises NotAllowed, Unavailable.
+        Files given up less than `grace_hours` ago are kept; merged models are kept for ever, or for
+        `keep_merged_days`. Raises NotAllowed, Unavailable.
         """
         request = build(GcRequest, dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
         return removal.collect_garbage(self.transport, request)
@@ -867,3 +1002,8 @@ def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> d
 
 def _move(ref: str, reason: str) -> VersionMove:
     return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
+
+
+def _no_tokenizer(given: str | Path | None) -> None:
+    if given is not None:
+        raise InvalidInput("an adapter's file has no tokenizer; leave --tokenizer-from out", param="tokenizer_from")

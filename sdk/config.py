@@ -1,8 +1,8 @@
 """Where the registry is, with which token, and where the cache lies: read here and nowhere else.
 
-`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What is
-pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1` accepts plain
-http to another machine.
+`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What
+is pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1`
+accepts plain http to another machine.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def check_url(url: str) -> str:
         raise _no_registry(url) from None
     # Checked before anything is shown: what stands there may be a secret.
     if "@" in parts.netloc:
-        raise InvalidInput("a registry's URL holds no password; put the token into ADAPTERCTL_TOKEN", param="url")
+        raise InvalidInput(
+            "a registry's URL must not contain a password; put the token into ADAPTERCTL_TOKEN", param="url"
+        )
     if not usable or parts.query or parts.fragment or not _VISIBLE.fullmatch(url):
         raise _no_registry(url)
     return url.rstrip("/")
@@ -124,14 +126,16 @@ def check_url(url: str) -> str:
 
 def _no_registry(url: str) -> InvalidInput:
     shown = ascii(url if "@" not in url else url.rpartition("@")[2])
-    return InvalidInput(f"{shown} names no registry; write https://host, http://host:port or local:DIR", param="url")
+    return InvalidInput(
+        f"{shown} doesn't name a registry; write https://host, http://host:port or local:DIR", param="url"
+    )
 
 
 def check_token(token: str) -> str:
     """Return `token` if it can travel in a header. Raises InvalidInput, which does not show it."""
     if not _VISIBLE.fullmatch(token):
         raise InvalidInput(
-            "the token holds a space, a line feed or another character that no token has; copy it again, whole",
+            "the token has a space, a line feed or another character that tokens never have; copy all of it again",
             param="token",
         )
     return token
@@ -145,7 +149,7 @@ def _read_profile() -> Config:
         return Config("")
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"the profile {profile_path()} can't be read; write it anew with: adapterctl login URL"
+            f"the profile {profile_path()} can't be read; write a new one with: adapterctl login URL"
         ) from error
     if not isinstance(found, dict):
         return Config("")

@@ -28,7 +28,7 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError("is no whole number; set it to one") from None
+        raise ValueError("is not a whole number; set it to one") from None
 
 
 #: A number above 0.
@@ -41,12 +41,12 @@ Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 
 _WRONG = {
-    "int_parsing": "is no whole number",
-    "float_parsing": "is no number",
-    "finite_number": "is no finite number",
-    "greater_than": "is no number above {gt:g}",
-    "greater_than_equal": "is no number from {ge:g} on",
-    "less_than": "is no number below {lt:g}",
+    "int_parsing": "is not a whole number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
+    "greater_than": "is not a number above {gt:g}",
+    "greater_than_equal": "is not a number from {ge:g} on",
+    "less_than": "is not a number below {lt:g}",
 }
 
 
@@ -85,4 +85,4 @@ def _sentence(variable: str, fault: ErrorDetails, examples: Mapping[str, str]) -
         case "value_error":
             return f"{variable} {known['error']}"
         case wrong:
-            return f"{variable} {_WRONG.get(wrong, 'is no number').format(**known)}; set it to one"
+            return f"{variable} {_WRONG.get(wrong, 'is not a number').format(**known)}; set it to one"

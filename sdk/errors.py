@@ -57,7 +57,7 @@ class AdapterctlError(Exception):
 
     def as_json(self) -> str:
         """Return it as the JSON document that goes to stderr."""
-        # A file's name may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+        # A file's name may hold bytes that are not UTF-8, which Python keeps as lone surrogates.
         message = self.message.encode("utf-8", "backslashreplace").decode()
         body = {"code": self.code.value, "message": message, "param": self.param}
         return json.dumps({"error": body}, ensure_ascii=False, separators=(",", ":"))

@@ -17,6 +17,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read
 from sdk.submitting import job_output
 
@@ -26,10 +27,13 @@ _log = logging.getLogger("adapterctl")
 
 
 class Registry(Protocol):
-    """What these objects ask a registry; a client answers it."""
+    """What these objects ask of a registry; implemented by the client."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
+
+    def norms(self, ref: str) -> VersionNorms | None:
+        """Return what a version adds to its base."""
 
     def evaluations(self, *, digest: str | None = None, job: str | None = None) -> list[Evaluation]:
         """Return the scores of a version, or of a job."""
@@ -38,13 +42,13 @@ class Registry(Protocol):
         """Fetch a version and return its folder."""
 
     def locate(self, digest: str) -> list[Transfer]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
 
     def save_manifest(self, manifest: Manifest, to: Path) -> Path:
         """Fetch a manifest's files into a new folder."""
 
     def job_view(self, job_id: str) -> JobView:
-        """Return what the registry says of a job now."""
+        """Return what the registry says about a job now."""
 
     def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         """Return events after a cursor."""
@@ -53,7 +57,7 @@ class Registry(Protocol):
         """Cancel a job."""
 
     def retry_job(self, job_id: str) -> Job[Result]:
-        """Submit a job once more."""
+        """Submit a job again."""
 
     def attempts(self, job_id: str) -> list[AttemptView]:
         """Return the attempts at a job."""
@@ -97,7 +101,7 @@ class Version:
 
     @property
     def lineage(self) -> dict[str, Any]:
-        """Where it came from: base, LoRA configuration, quantisation, dataset, training, job, libraries, parents."""
+        """What it was made from: base, LoRA configuration, quantisation, dataset, training, job, libraries, parents."""
         keys = {"base", "lora", "quantization", "dataset", "training", "metrics", "parents", "job", "libraries"}
         return self.info.model_dump(mode="json", include=keys)
 
@@ -106,6 +110,11 @@ class Version:
         """Its scores, as they are now."""
         return self._registry.evaluations(digest=self.digest)
 
+    @property
+    def norms(self) -> VersionNorms | None:
+        """The norm of ΔW of each module, as the registry derived it from the bytes; None where it knows none."""
+        return self._registry.norms(self.ref)
+
     def pull(self, to: str | Path | None = None) -> Path:
         """Fetch its files; see `Client.pull`."""
         return self._registry.pull(self.ref, to)
@@ -113,17 +122,21 @@ class Version:
     def as_dict(self) -> dict[str, Any]:
         """Everything that `adapterctl show` prints, as plain values."""
         shown = self.info.model_dump(mode="json")
+        norms = self.norms
+        shown["norms"] = None if norms is None else norms.norms
+        shown["replaced"] = None if norms is None or norms.norms is None else norms.replaced
         shown["evaluations"] = [evaluation.model_dump(mode="json") for evaluation in self.evaluations]
         return shown
 
 
-#: What a job makes: a training a Version, an evaluation a list of them, a merge a MergedModel, a preview a Preview.
+#: What a job produces: a training or a combination a Version, an evaluation a list of them, a merge a MergedModel, a preview
+#: a Preview.
 Result: TypeAlias = "Version | list[Evaluation] | MergedModel | Preview"
 R = TypeVar("R", covariant=True, bound="Result")
 
 
 class Job(Generic[R]):
-    """A job, typed by what it makes. It runs on, whatever becomes of this object."""
+    """A job, typed by its result. It keeps running whatever happens to this object."""
 
     def __init__(self, view: JobView, registry: Registry) -> None:
         self._view = view
@@ -139,12 +152,12 @@ class Job(Generic[R]):
 
     @property
     def view(self) -> JobView:
-        """All that the registry said of it when it was last asked."""
+        """Everything the registry said about it when last asked."""
         return self._view
 
     @property
     def state(self) -> JobState:
-        """Its state now: asks the registry unless it is final already."""
+        """Its state now: asks the registry unless the state is already final."""
         if not self._view.state.is_final:
             self._view = self._registry.job_view(self.id)
         return self._view.state
@@ -162,9 +175,9 @@ class Job(Generic[R]):
         return None
 
     def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:
-        """Yield what happened beyond the cursor `after`; with `follow`, go on until the job has ended.
+        """Yield events after the cursor `after`; with `follow`, continue until the job has ended.
 
-        Whoever follows also waits while the registry is away, which is logged.
+        Following waits while the registry is away, and logs that.
         """
         if follow:
             news = job_output.follow([self], note=_log.warning, after=after)
@@ -175,13 +188,13 @@ class Job(Generic[R]):
             after = found[-1].seq
 
     def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
-        """Return events after the cursor `after`, only the `last` so many if given; waits up to `wait_s` seconds for one."""
+        """Return events after the cursor `after`, or only the `last` few; waits up to `wait_s` seconds for one."""
         return self._registry.job_events(self.id, after=after, wait_s=wait_s, last=last)
 
     def wait(self, timeout: float | None = None) -> Job[R]:
-        """Wait until it has ended, also while the registry is away, which is logged; `timeout` in seconds.
+        """Wait until it has ended, even while the registry is away, which is logged; `timeout` in seconds.
 
-        Raises JobFailed or JobCancelled where it ended without a result, TimedOut.
+        Raises JobFailed or JobCancelled if it ended without a result, TimedOut.
         """
         for _ in job_output.follow([self], note=_log.warning, timeout_s=timeout, last=1):
             pass
@@ -190,7 +203,7 @@ class Job(Generic[R]):
         return self
 
     def cancel(self) -> Job[R]:
-        """Ask for its end; a running one stops at its worker's next heartbeat.
+        """Cancel it; a running job stops at its worker's next heartbeat.
 
         Raises Conflict for one that has succeeded or failed, NotAllowed.
         """
@@ -198,18 +211,18 @@ class Job(Generic[R]):
         return self
 
     def retry(self) -> Job[R]:
-        """Submit it once more, as a new job; a training goes on from its last checkpoint.
+        """Submit it again, as a new job; a training resumes from its last checkpoint.
 
-        Raises Conflict for a job that has a result or goes on, NotAllowed, QuotaExceeded.
+        Raises Conflict for a job that has a result or is still running, NotAllowed, QuotaExceeded.
         """
         return Job(self._registry.retry_job(self.id).view, self._registry)
 
     def attempts(self) -> list[AttemptView]:
-        """The tries at it so far, the first one first: worker, state, reason, and when each began and ended."""
+        """The attempts at it so far, oldest first: worker, state, reason, and when each began and ended."""
         return self._registry.attempts(self.id)
 
     def checkpoints(self) -> list[CheckpointView]:
-        """Its checkpoints that are stored, the newest first; sizes in bytes."""
+        """Its stored checkpoints, newest first; sizes in bytes."""
         return self._registry.checkpoints(self.id)
 
     def publish(
@@ -220,10 +233,10 @@ class Job(Generic[R]):
         tags: Mapping[str, str] | None = None,
         description: str = "",
     ) -> Version:
-        """Make a version of the checkpoint at a step, of the last one without; also while the job runs.
+        """Make a version from the checkpoint at a step, by default the last one, even while the job runs.
 
-        It becomes one of `adapter`, else of what the job trains. Raises NotFound, InvalidName, NotAllowed,
-        VerificationFailed where the gate refuses its bytes.
+        It becomes a version of `adapter`, by default the one that the job trains. Raises NotFound, InvalidName,
+        NotAllowed, VerificationFailed if the gate refuses its bytes.
         """
         published = self._registry.publish_checkpoint(
             self.id, step, adapter=adapter, tags=tags, description=description
@@ -233,7 +246,7 @@ class Job(Generic[R]):
     def result(self) -> R:
         """Wait, then return what it made: a Version, a list of evaluations, a merged model, or a preview."""
         self.wait()
-        # The kind of a job says what it makes, and whoever made this object knew the kind.
+        # The job's kind determines the result's type, and was known when this object was created.
         return cast("R", _RESULTS.get(self._view.kind, _version)(self._view, self._registry))
 
 
@@ -243,7 +256,7 @@ class MergedModel:
 
     ref: str
     manifest: Manifest
-    #: How it was merged, and how near it is to base-as-trained + adapter.
+    #: How it was merged, and how close it is to base-as-trained + adapter.
     report: dict[str, Any]
     _registry: Registry
 
@@ -253,11 +266,11 @@ class MergedModel:
         return self.manifest.digest
 
     def save(self, to: str | Path) -> Path:
-        """Write its files into the new folder `to`; return it. Raises Conflict where something is there."""
+        """Write its files into the new folder `to`; return it. Raises Conflict if something is there."""
         return self._registry.save_manifest(self.manifest, Path(to))
 
     def locate(self) -> list[Transfer]:
-        """Where its files are fetched from."""
+        """Where to fetch its files from."""
         return self._registry.locate(self.digest)
 
 
@@ -270,11 +283,11 @@ def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
 
 
 def _preview(view: JobView, registry: Registry) -> Preview:
-    # Lists of jobs go without it.
+    # Lists of jobs leave the result out.
     found = view.result or registry.job_view(view.id).result or {}
     if "preview" not in found:
         raise NotFound(
-            f"what job {view.id} showed of rows is kept for some days, and until the rows are given up; preview them again"
+            f"the rows that job {view.id} showed are no longer kept: a preview is kept for some days, or until its rows are removed; preview them again"
         )
     return read(Preview, found["preview"])
 
@@ -290,5 +303,6 @@ _RESULTS: dict[str, Callable[[JobView, Registry], Result]] = {
     "training": _version,
     "evaluation": _evaluations,
     "merge": _merged,
+    "combine": _version,
     "preview": _preview,
 }

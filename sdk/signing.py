@@ -8,7 +8,7 @@ signature is the key's. Whether it does is said by exceptions, never by text tha
 >>> files = [ManifestFile(path="adapter_config.json", size_bytes=1, sha256="a" * 64)]
 >>> check_bundle(Manifest(base_fingerprint="b" * 64, files=files), "{}")
 Traceback (most recent call last):
-sdk.errors.VerificationFailed: the signature does not hold for 49946f40a3cb: it is no bundle as model-signing writes it (mediaType); fetch both again, or ask the signer
+sdk.errors.VerificationFailed: the signature is not valid for 49946f40a3cb: it is not a bundle as model-signing writes it (mediaType); fetch both again, or ask the signer
 
 The registry, which knows nothing else of the SDK but its schemas, verifies with this module too: so it imports only errors
 and schemas.
@@ -133,8 +133,8 @@ def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> P
     signer = next((key for key in keys if key.hint == hint), None)
     if signer is None:
         raise VerificationFailed(
-            f"the signature of {manifest.digest[:12]} was made with another key than {_listed(keys)}; "
-            "verify with the signer's public key",
+            f"the signature of {manifest.digest[:12]} was not made with {_listed(keys)}; verify "
+            "with the signer's public key",
             param="signature",
         )
     with _laid_out(manifest) as folder:
@@ -153,7 +153,7 @@ def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> P
 def check_bundle(manifest: Manifest, bundle: str) -> str:
     """Return the hint of the key that a bundle over exactly this manifest names; its signature is not looked at.
 
-    Needs no `[signing]`. Raises VerificationFailed for another manifest, and for what is no bundle of ours.
+    Needs no `[signing]`. Raises VerificationFailed for another manifest, and for what is not a bundle of ours.
     """
     if len(bundle.encode("utf-8", "replace")) > MAX_BUNDLE_BYTES:
         raise _wrong(manifest, f"it is longer than {MAX_BUNDLE_BYTES} bytes")
@@ -167,19 +167,19 @@ def check_bundle(manifest: Manifest, bundle: str) -> str:
         said = canonical_json(json.loads(payload))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise _wrong(manifest, f"it is no bundle as model-signing writes it ({where or 'no object'})") from error
+        raise _wrong(manifest, f"it is not a bundle as model-signing writes it ({where or 'no object'})") from error
     except (ValueError, RecursionError) as error:
-        raise _wrong(manifest, "it is no JSON of a bundle") from error
+        raise _wrong(manifest, "it is not JSON") from error
     if said != canonical_json(_statement(manifest)):
         # This is what keeps lists of ignored paths out, under which a signature would cover less than it seems.
-        raise _wrong(manifest, "it is about something else than this manifest alone")
+        raise _wrong(manifest, "it covers something other than just this manifest")
     return parsed.material.public_key.hint
 
 
 def read_public_keys(path: Path) -> list[PublicKey]:
     """Return the EC public keys in a PEM file, or in a folder's `*.pem`.
 
-    Raises NotFound, InvalidInput where there is none, or something else.
+    Raises NotFound, InvalidInput if there is none, or something else.
     """
     _library()
     files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
@@ -187,7 +187,7 @@ def read_public_keys(path: Path) -> list[PublicKey]:
     if not found:
         raise InvalidInput(f"{path} has no *.pem with a public key; {_HOW_TO_TAKE}", param="key")
     if len(found) > _MAX_KEYS:
-        raise InvalidInput(f"{path} holds {len(found)} keys; give {_MAX_KEYS} at most", param="key")
+        raise InvalidInput(f"{path} has {len(found)} keys; give at most {_MAX_KEYS}", param="key")
     return found
 
 
@@ -262,7 +262,7 @@ def _decoded(text: str) -> bytes:
 
 def _wrong(manifest: Manifest, why: str) -> VerificationFailed:
     return VerificationFailed(
-        f"the signature does not hold for {manifest.digest[:12]}: {why}; fetch both again, or ask the signer",
+        f"the signature is not valid for {manifest.digest[:12]}: {why}; fetch both again, or ask the signer",
         param="signature",
     )
 
@@ -278,7 +278,7 @@ def _read_key(path: Path) -> bytes:
             raise NotFound(f"there is no key {path}; check the path", param="key")
         # A pipe can't be read twice, as model-signing does.
         if not path.is_file():
-            raise InvalidInput(f"{path} is no regular file; give the PEM file of a key", param="key")
+            raise InvalidInput(f"{path} is not a regular file; give the PEM file of a key", param="key")
         with path.open("rb") as file:
             content = file.read(_MAX_KEY_BYTES + 1)
     if len(content) > _MAX_KEY_BYTES:
@@ -295,14 +295,14 @@ def _private_key(path: Path, password: str | None) -> EllipticCurvePrivateKey:
     protected = b"ENCRYPTED" in pem
     if protected and not password:
         raise InvalidInput(
-            f"{path} is protected by a password; set ADAPTERCTL_SIGNING_PASSWORD to it", param="password"
+            f"{path} is protected by a password; put it into ADAPTERCTL_SIGNING_PASSWORD", param="password"
         )
     if b"-----BEGIN PUBLIC KEY-----" in pem:
         raise InvalidInput(f"{path} is a public key; sign with the private one", param="key")
     try:
         loaded = serialization.load_pem_private_key(pem, password.encode() if password and protected else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        why = "can't be opened with this password" if protected else "is no private key in PEM"
+        why = "can't be opened with this password" if protected else "is not a private key in PEM"
         then = "set ADAPTERCTL_SIGNING_PASSWORD to the right one" if protected else _HOW_TO_MAKE
         raise InvalidInput(f"{path} {why}; {then}", param="password" if protected else "key") from error
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.curve.name not in _CURVES:
@@ -324,13 +324,13 @@ def _public_keys(path: Path) -> list[PublicKey]:
             loaded = serialization.load_pem_public_key(block[0])
         except (ValueError, UnsupportedAlgorithm) as error:
             raise InvalidInput(
-                f"{path} holds something else than public keys; give these alone", param="key"
+                f"{path} holds something other than public keys; give a file with only public keys", param="key"
             ) from error
         if not isinstance(loaded, ec.EllipticCurvePublicKey) or loaded.curve.name not in _CURVES:
             raise _other_kind(path, loaded)
         found.append(_described(loaded))
     if not found:
-        raise InvalidInput(f"{path} is no public key in PEM; {_HOW_TO_TAKE}", param="key")
+        raise InvalidInput(f"{path} is not a public key in PEM; {_HOW_TO_TAKE}", param="key")
     return found
 
 
@@ -338,8 +338,7 @@ def _other_kind(path: Path, key: object) -> InvalidInput:
     curve = getattr(getattr(key, "curve", None), "name", None)
     kind = curve or re.sub("(Public|Private)Key.*", "", type(key).__name__).lstrip("_")
     return InvalidInput(
-        f"{path} is a key of the kind {kind}; signatures are made with EC keys over "
-        f"{', '.join(_CURVES.values())}: {_HOW_TO_MAKE}",
+        f"{path} is a key of the kind {kind}; signatures need EC keys over {', '.join(_CURVES.values())}: {_HOW_TO_MAKE}",
         param="key",
     )
 

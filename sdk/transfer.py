@@ -55,7 +55,7 @@ def require_inside(folder: Path, name: str) -> Path:
     root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     if not target.is_relative_to(root) and target.parent != _hub_blobs(root):
         raise InvalidInput(
-            f"{path} is a link that leads out of its folder, to {target}; put the file itself in its place, then try again",
+            f"{path} is a link that leads out of its folder, to {target}; replace it with the file itself, then try again",
             param="path",
         )
     return path
@@ -79,7 +79,7 @@ def read_json(path: Path) -> Any:
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, nam
 def _check(expected: str, found: str, name: str) -> None:
     if found != expected:
         raise VerificationFailed(
-            f"{name} has the SHA-256 {found}, not {expected}; nothing was kept. Try again, then tell an admin"
+            f"{name} has the SHA-256 {found}, not {expected}, so nothing was kept. Try again, then tell an admin"
         )
 
 
@@ -179,7 +179,7 @@ def storage_explained() -> Iterator[None]:
 def place(source: Path, target: Path) -> None:
     """Copy a cached file to a user's folder, sharing the blocks where the file system can; never a link."""
     if target.exists():
-        raise Conflict(f"{target} is there already")
+        raise Conflict(f"{target} already exists")
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             _clone(reader.fileno(), writer.fileno())

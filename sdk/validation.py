@@ -61,7 +61,7 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
     """
     file = user_path(path)
     if file.is_dir():
-        raise InvalidData(f"{file} is a folder; give a file of JSONL, CSV or Parquet", param=param)
+        raise InvalidData(f"{file} is a folder; give a JSONL, CSV or Parquet file", param=param)
     if not file.is_file():
         raise NotFound(f"there is no file {file}; check the path of the dataset", param=param)
     if file.stat().st_size == 0:
@@ -89,9 +89,9 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
 def check_objective(
     asked: Objective | None, rows: CheckedData, held_out: CheckedData | None = None
 ) -> Objective | None:
-    """Return what rows are for; None where neither the caller nor they say, for only the job looks into Parquet.
+    """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
-    Raises InvalidInput where they are for something else than was asked for, InvalidData for labels that can't be learnt.
+    Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
     """
     for data in (rows,) if held_out is None else (rows, held_out):
         if data.shape is not None:
@@ -108,10 +108,10 @@ def check_objective(
 
 
 def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
-    """Raise InvalidInput where part of texts with labels is to be learnt or scored, of which there is none."""
+    """Raise InvalidInput if part of texts with labels is to be learnt or scored, of which there is none."""
     if loss_on is not None and rows.shape == "text-label":
         raise InvalidInput(
-            f"{rows.path} has rows of {{text, label}}, whose loss is that of their label; leave loss_on out",
+            f"{rows.path} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",
             param="loss_on",
         )
 
@@ -120,7 +120,7 @@ def check_data_name(name: str) -> str:
     """Return the name of a dataset. Raises InvalidName for one that looks like a digest."""
     if looks_like_digest(name):
         raise InvalidName(
-            f"{name[:80]!a} looks like a digest, which no dataset may be called; give another name with --name",
+            f"{name[:80]!a} looks like a digest, and a dataset can't be named like one; give another name with --name",
             param="name",
         )
     return name
@@ -129,7 +129,9 @@ def check_data_name(name: str) -> str:
 def check_causal(config: Mapping[str, Any], *, base: str) -> None:
     """Raise InvalidBase for a base whose config says that it can't learn to predict the next token."""
     if is_encoder(config):
-        raise InvalidBase(f"base {base} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
+        raise InvalidBase(
+            f"base {base} can't be used for that: {no_next_token(config.get('model_type'))}", param="base"
+        )
 
 
 def check_targets(

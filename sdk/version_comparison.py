@@ -15,13 +15,13 @@ def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[
 
     Raises VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
     """
+    from sdk.lora.tensors import require_numpy
     from sdk.lora.version_diff import compare_files, compare_versions
-    from sdk.lora.weights import require_numpy
 
     same = one.digest == two.digest
     found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
     if same or not weights:
         return found
-    require_numpy()
+    require_numpy("comparing weights", "or leave the weights out with --no-weights")
     folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
     return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})

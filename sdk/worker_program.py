@@ -1,8 +1,8 @@
 """A module of the worker as a program beside this one, for what the SDK has no libraries for.
 
-The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its standard
-input, and answers with one JSON object on the last line of its standard output. It has none of this process's tokens, and what
-it may take of the machine it bounds itself.
+The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its
+standard input, and answers with one JSON object on the last line of its standard output. It has none of this process's
+tokens, and what it may take of the machine it bounds itself.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
 
 
 def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -> dict[str, Any] | None:
-    """Run a module; return the object on its last line, or None where it failed or said none.
+    """Run a module; return the object on its last line, or None if it failed or said none.
 
     Raises subprocess.TimeoutExpired after `timeout_s`; whatever it started has ended then.
     """

@@ -1,1 +1,1 @@
-"""Workers: clients of the registry that train, evaluate and merge, each job in a child process of its own."""
+"""Workers: clients of the registry that train, evaluate, merge and combine, each job in a child process of its own."""

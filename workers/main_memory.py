@@ -24,7 +24,7 @@ class MainMemory(NamedTuple):
 
 
 def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MainMemory | None:
-    """Return what this process may use of main memory; None where the system does not say how much it has."""
+    """Return what this process may use of main memory; None if the system does not say how much it has."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
         total, available = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))

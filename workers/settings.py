@@ -36,7 +36,7 @@ _VARIABLES = {
 
 def _redis_url(text: str) -> str:
     if not text.startswith(("redis://", "rediss://")):
-        raise ValueError("is no redis:// or rediss:// URL; set it to one")
+        raise ValueError("is not a redis:// or rediss:// URL; set it to one")
     return text
 
 
@@ -49,7 +49,7 @@ def _repositories(text: str) -> tuple[str, ...]:
     for pattern in found:
         if not _REPOSITORY.fullmatch(pattern):
             raise ValueError(
-                f"has {pattern[:80]!a}, which names no repositories of a model hub; write org/name, org/*, or * for all, "
+                f"has {pattern[:80]!a}, which is not a pattern of hub repositories; write org/name, org/*, or * for all, "
                 "separated by commas"
             )
     return found
@@ -65,7 +65,7 @@ def parse_queues(text: str) -> tuple[QueueName, ...]:
     unknown = sorted(set(chosen) - set(QUEUES))
     if unknown or not chosen:
         raise InvalidInput(
-            f"there is no queue {', '.join(unknown) or '(none)'}; choose among {', '.join(QUEUES)}", param="queue"
+            f"there is no queue {', '.join(unknown) or '(none)'}; choose from {', '.join(QUEUES)}", param="queue"
         )
     return tuple(queue for queue in QUEUES if queue in chosen)
 
@@ -74,7 +74,7 @@ def _queues(text: str) -> tuple[QueueName, ...]:
     try:
         return parse_queues(text)
     except InvalidInput as error:
-        raise ValueError(f"is no list of queues: {error.message}") from None
+        raise ValueError(f"is not a list of queues: {error.message}") from None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def ask(packages: list[tuple[str, str]], *options: str) -> tuple[int, list[str]]
         packages = [package for package in packages if package not in now.items()]
         found, why = _ask_once(now, *options)
         if found is None:
-            return UNKNOWN, [f"No database of advisories could be asked; try again where one can be reached ({why})."]
+            return UNKNOWN, [f"No database of advisories could be reached ({why}); try again where one can be."]
         answers += found
     return judge(answers)
 
@@ -64,7 +64,7 @@ def judge(answers: list[dict[str, Any]]) -> tuple[int, list[str]]:
     """Return an exit status, and what to say, for what pip-audit found out about each package."""
     unsafe = [
         f"{answer['name']} {answer['version']}: {found['id']}, "
-        + (f"mended in {', '.join(found['fix_versions'])}" if found["fix_versions"] else "not mended yet")
+        + (f"fixed in {', '.join(found['fix_versions'])}" if found["fix_versions"] else "not fixed yet")
         for answer in answers
         for found in answer.get("vulns", [])
     ]
@@ -74,7 +74,7 @@ def judge(answers: list[dict[str, Any]]) -> tuple[int, list[str]]:
     if unknown or not answers:
         names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         return UNKNOWN, [
-            f"Of {len(unknown)} of {len(answers)} packages the database knows nothing ({names}); ask another one: "
+            f"The database knows nothing about {len(unknown)} of {len(answers)} packages ({names}); ask another one: "
             "make audit AUDIT=--vulnerability-service=osv"
         ]
     return 0, [f"None of {len(answers)} locked packages is known to be unsafe; torch is not locked, look at yours."]

@@ -24,7 +24,7 @@ SOURCE_CHARACTERS = (60, 640)
 DOCSTRING_CHARACTERS = (20, 100)
 #: Of this many modules one is held out.
 HELDOUT_EVERY = 5
-#: Folders of the standard library that are no library: tests, and what pip installed.
+#: Folders of the standard library that are left out: tests, and what pip installed.
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"})
 
 

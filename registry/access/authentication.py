@@ -1,4 +1,4 @@
-"""The door of the API: who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
+"""Who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 from registry.principal import LOCAL, Principal
 
-#: How long an answer of the database on a token is believed, in seconds: so soon does a revoked one fail everywhere.
+#: How long the database's answer about a token is cached, in seconds: a revoked token fails everywhere after that.
 TRUST_S = 0.5
-#: Tokens that are remembered at once.
+#: How many tokens are remembered at once.
 _MOST = 10_000
 
 
@@ -41,7 +41,7 @@ class Gatekeeper:
         self._clock = clock
         self._failures = FailedLogins(per_minute=failed_logins_per_minute, clock=clock)
         self._known: dict[str, tuple[float, Principal]] = {}
-        #: Token's id to what is left of its requests, and when that was counted.
+        #: Token's id to how many requests it has left, and when that was counted.
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,13 +93,13 @@ class Gatekeeper:
         except Unauthenticated:
             wait_s = self._failures.wait_s(address)
             self._failures.note(address, key)
-            REFUSALS.note("log_in", address, "a token was refused: address=%s token=%s", address, _shown(secret))
+            REFUSALS.note("log_in", address, "refused a token: address=%s token=%s", address, _shown(secret))
             if wait_s > 0:
                 raise _too_many_failures(wait_s) from None
             raise
 
     def _wait_s(self, principal: Principal) -> float:
-        """Take one request from the token's bucket; return how long to wait where it is empty."""
+        """Take one request from the token's bucket; return how long to wait if it is empty."""
         if self._rate <= 0:
             return 0
         now = self._clock()
@@ -125,7 +125,7 @@ def _answer(error: RegistryError, headers: dict[str, str]) -> JSONResponse:
 
 def _too_many_failures(wait_s: float) -> RateLimited:
     error = RateLimited(
-        "too many wrong tokens came from this address, and this is another; set ADAPTERCTL_TOKEN to one that is valid, "
+        "too many wrong tokens came from this address, and this one is wrong too; set ADAPTERCTL_TOKEN to a valid one, "
         f"then try again in {wait_s:.0f} s"
     )
     error.retry_after_s = max(1, round(wait_s + 0.5))
@@ -133,7 +133,7 @@ def _too_many_failures(wait_s: float) -> RateLimited:
 
 
 def _shown(secret: str) -> str:
-    """As much of a secret as tells tokens apart and is of no use to anybody."""
+    """Enough of a secret to tell tokens apart, but useless to anybody."""
     if secret.startswith("actl_") and len(secret) > 20 and secret.isascii():
         return ascii(f"{secret[:9]}…")
     return "of another form"

@@ -1,7 +1,7 @@
-"""Wrong tokens: how many an address may send before its failures cost it patience.
+"""Wrong tokens: how many an address may send before it has to wait.
 
-A right token is never refused for what others at its address send: it is always looked up, if need be after them, one at
-a time. Only what has failed is answered with 429.
+A valid token is never refused because of what others at its address send: it is always looked up, if necessary after
+them, one at a time. Only failed tokens are answered with 429.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-#: Addresses that are remembered at once, and wrong tokens of each.
+#: How many addresses are remembered at once, and how many wrong tokens of each.
 _ADDRESSES, _TOKENS = 10_000, 32
 _WINDOW_S = 60.0
-#: So much of a token's digest is kept.
+#: How much of a token's digest is kept.
 _KEPT_BYTES = 16
 
 
 @dataclass(slots=True)
 class _Address:
-    """What is remembered of one address."""
+    """What is remembered about one address."""
 
-    #: Failures that it may still send before it has sent too many, and when that was counted.
+    #: How many failures it has left, and when that was counted.
     left: float
     counted_at: float
-    #: Digests of the tokens that failed last, one behind the other in that order. A wrong one never becomes right:
-    #: secrets are made up anew each time.
+    #: Digests of the tokens that failed last, concatenated in that order. A wrong token never becomes valid:
+    #: each secret is newly generated.
     wrong: bytes = b""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -42,7 +42,7 @@ class FailedLogins:
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
-        """How long until one more failure of an address is allowed; 0 where it is now."""
+        """How long until one more failure of an address is allowed; 0 if it is allowed now."""
         found = self._addresses.get(address)
         if found is None:
             return 0.0
@@ -67,7 +67,7 @@ class FailedLogins:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Let go of the addresses that failed longest ago, where they are too many or may send as many as any again."""
+        """Forget the addresses that failed longest ago, if there are too many or they have their full allowance again."""
         while self._addresses:
             oldest = next(iter(self._addresses.values()))
             if len(self._addresses) <= _ADDRESSES and now - oldest.counted_at < _WINDOW_S:
@@ -76,7 +76,7 @@ class FailedLogins:
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """Wait until nobody else's token is looked up for this address, where it has sent too many wrong ones."""
+        """Wait until no other token is being looked up for this address, if it has sent too many wrong ones."""
         found = self._addresses.get(address)
         if found is None or self._left(found) >= 1:
             yield
@@ -95,7 +95,7 @@ def _kept(digest: str) -> bytes:
 
 def _holds(wrong: bytes, kept: bytes) -> bool:
     at = wrong.find(kept)
-    # What ends one and begins the next is none.
+    # Bytes that end one digest and begin the next are no match.
     while at % _KEPT_BYTES and at >= 0:
         at = wrong.find(kept, at + 1)
     return at >= 0

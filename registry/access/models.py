@@ -23,7 +23,7 @@ class Grant(Model):
 
 
 class Token(Model):
-    """A token's hash and whose it is; the secret itself is nowhere."""
+    """A token's hash and holder; the secret itself is not stored."""
 
     __tablename__ = "tokens"
 
@@ -35,12 +35,13 @@ class Token(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    #: When it was long over: since then it has no rights and is in no list, and only says whose an old record is.
+    #: When it was retired, long after its end: since then it has no rights, is in no list, and only names the author of
+    #: old records.
     forgotten_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     grants: Mapped[list[Grant]] = relationship(lazy="selectin", cascade="all, delete-orphan")
 
 
 def in_use() -> ColumnElement[bool]:
-    """The condition that a token is neither revoked nor expired: only then it allows anything."""
+    """The condition that a token is neither revoked nor expired: only then does it allow anything."""
     return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > utc_now())

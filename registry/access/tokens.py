@@ -1,6 +1,6 @@
 """Making, checking, replacing and revoking tokens.
 
-A name says who acted, so two tokens in use have different ones wherever both have a role. Nothing else hangs on it.
+A name says who acted, so two tokens in use have different names wherever both have a role. Nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sdk.formats.refs import BadNameError, parse_namespace
 from sdk.schemas.access import GrantView, LostGrant, NewToken, RevocationView, TokenView
 from sdk.schemas.labels import parse_label, same_label
 
-#: Names under which histories show the registry itself, and logs whoever has no token.
+#: Names that stand for the registry itself in histories, and for callers without a token in logs.
 _OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})
-#: Names that promise more than the role of a token in some namespaces.
+#: Names that promise more than a role in some namespaces gives.
 _ADMINS = frozenset({"admin", "administrator", "root"})
 _MOST_NAME_CHARS = 100
-#: Held by whoever makes or revokes a token: two at once could take one name, or act by a token that is being revoked.
+#: Held while a token is created or revoked: two at once could take the same name, or use a token that is being revoked.
 _TOKENS_LOCK = 0x6164617074746F6B
 
 
@@ -49,11 +49,11 @@ class Tokens:
         overlap_hours: int = 0,
         who: Principal,
     ) -> NewToken:
-        """Make a token that allows `grants` (namespace to role); its secret can't be read again.
+        """Create a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        With `replace` the tokens in use that are called so there end `overlap_hours` later. Raises Forbidden where the
-        caller administers less than `grants`, InvalidName for what is no namespace, Invalid for a name that can't be
-        told from another, Conflict where a token in use has it, Unauthenticated where the caller's own is revoked.
+        With `replace` the tokens in use with that name there end `overlap_hours` later. Raises Forbidden if the
+        caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
+        told from another, Conflict if a token in use has it, Unauthenticated if the caller's own is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -87,9 +87,9 @@ class Tokens:
         return NewToken(**view.model_dump(), secret=secret)
 
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
-        """Make a token worthless at once; again is harmless.
+        """Revoke a token at once; repeating it is harmless.
 
-        Raises NotFound for one that the caller may not see, Unauthenticated where the caller's own is revoked.
+        Raises NotFound for one that the caller may not see, Unauthenticated if the caller's own is revoked.
         """
         with self._alone(who) as (session, who):
             token = session.get(Token, token_id, with_for_update=True)
@@ -102,10 +102,10 @@ class Tokens:
             return _present(token)
 
     def revoke_namespace(self, namespace: str, *, who: Principal) -> RevocationView:
-        """Take from each token the role that it has in a namespace, and revoke those that have none beside it.
+        """Take away every token's role in a namespace, and revoke tokens without another role.
 
-        The caller's own keeps it, and so do those with a role in all namespaces, which a grant of this one is not.
-        Raises Forbidden unless the caller administers it, InvalidName for what is no namespace, Unauthenticated where the
+        The caller's own token keeps its role, and so do tokens with a role in all namespaces.
+        Raises Forbidden unless the caller administers it, InvalidName for what is not a namespace, Unauthenticated if the
         caller's own token is revoked.
         """
         _check_namespace(namespace, param="namespace")
@@ -120,7 +120,7 @@ class Tokens:
                 role, last = grants[namespace].role, len(grants) == 1
                 before = {"name": token.name, "role": role}
                 if last:
-                    # Its grant stays, for whoever looks up what it was.
+                    # Its grant stays, so that it can be looked up later.
                     token.revoked_at = utc_now()
                     record(session, who, "token.revoke", namespace, token.id, before=before)
                 else:
@@ -131,7 +131,7 @@ class Tokens:
         return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
 
     def list(self, *, who: Principal) -> list[TokenView]:
-        """The tokens that the caller administers, the newest first, without secrets."""
+        """The tokens that the caller administers, newest first, without secrets."""
         with self._db.read() as session:
             known = select(Token).where(Token.forgotten_at.is_(None))
             found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))
@@ -140,25 +140,25 @@ class Tokens:
     def check(self, secret: str | None) -> Principal:
         """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
         if not secret:
-            raise Unauthenticated("this registry wants a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
+            raise Unauthenticated("this registry needs a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
             return _holder(session, Token.secret_sha256 == secret_digest(secret))
 
     @contextmanager
     def _alone(self, who: Principal) -> Iterator[tuple[Session, Principal]]:
-        """Until the block ends, nobody else makes or revokes a token; give who is asking, with the roles that they have now.
+        """Until the block ends, nobody else creates or revokes a token; yields the caller, with the roles that they have now.
 
-        What was known of their token when the request came may be older than its end. Raises Unauthenticated.
+        What was known about their token when the request came may predate its revocation. Raises Unauthenticated.
         """
         with self._db.write() as session:
-            # On SQLite a transaction that writes is alone already.
+            # On SQLite a writing transaction is exclusive anyway.
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
             yield session, who if who.token_id is None else _holder(session, Token.id == who.token_id)
 
 
 def secret_digest(secret: str) -> str:
-    """What is kept of a token. It has 256 random bits, so a fast hash keeps it as well as a slow one would."""
+    """What is stored of a token. It has 256 random bits, so a fast hash protects it as well as a slow one."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
@@ -172,7 +172,7 @@ def _check_name(name: str, who: Principal) -> None:
     if label in _OURS:
         raise Invalid(f"{name!a} stands for the registry itself in histories; choose another name", param="name")
     if label in _ADMINS and who.grants.get(EVERYWHERE) is not Role.ADMIN:
-        raise Invalid(f"{name!a} is given out by admins of all namespaces alone; choose another name", param="name")
+        raise Invalid(f"{name!a} can be given out only by admins of all namespaces; choose another name", param="name")
 
 
 def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
@@ -186,7 +186,7 @@ def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
 
 
 def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[Token]:
-    """The tokens that are neither revoked nor expired, the oldest first; those with a role in one of these namespaces."""
+    """The tokens that are neither revoked nor expired, oldest first; those with a role in one of these namespaces."""
     query = select(Token).where(in_use())
     if namespaces is not None:
         query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
@@ -202,16 +202,16 @@ def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Tok
 
 def _taken(name: str, token: Token, who: Principal) -> Conflict:
     if not _administers(who, token):
-        return Conflict(f"a token that is in use here is called {name!a} already; choose another name", param="name")
+        return Conflict(f"a token in use here is already called {name!a}; choose another name", param="name")
     return Conflict(
-        f"token {token.id}, which is in use here, is called {token.name!a} already; choose another name, "
-        "or let the new one take its place with --replace",
+        f"token {token.id}, which is in use here, is already called {token.name!a}; choose "
+        "another name, or replace it with --replace",
         param="name",
     )
 
 
 def _end(session: Session, token: Token, successor: Token, *, after: timedelta, who: Principal) -> None:
-    """Let a token end in favour of another of its name."""
+    """End a token in favour of another with its name."""
     end = utc_now() + after
     if after:
         token.expires_at = end if token.expires_at is None else min(end, token.expires_at)
@@ -239,7 +239,7 @@ def _require_admin(who: Principal, namespace: str) -> None:
 
 
 def _administers(who: Principal, token: Token) -> bool:
-    """Whether everything that a token allows lies where the caller is an admin."""
+    """Whether the caller is an admin of everything that a token allows."""
     namespaces = who.namespaces("admin")
     # One that came down to schema 0001 and up again may have nothing left.
     within = bool(token.grants) and namespaces is not None and all(one.namespace in namespaces for one in token.grants)

@@ -27,7 +27,7 @@ TokensDep = Annotated[Tokens, service(Tokens)]
 
 @router.get("/whoami")
 def whoami(who: Reader) -> Whoami:
-    """Who the registry takes the caller for, and what they may do where."""
+    """Who the caller is to the registry, and what they may do where."""
     return Whoami(
         name=who.name,
         token=who.token_id,
@@ -37,7 +37,7 @@ def whoami(who: Reader) -> Whoami:
 
 @router.post("/tokens", status_code=201)
 def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewToken:
-    """Make a token; its secret is shown in this answer and never again."""
+    """Create a token; its secret is shown in this answer and never again."""
     grants = {grant.namespace: Role(grant.role) for grant in body.grants}
     if len(grants) != len(body.grants):
         raise Invalid("a namespace is named twice; a token has one role in each", param="grants")
@@ -53,17 +53,17 @@ def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewTo
 
 @router.get("/tokens")
 def list_tokens(tokens: TokensDep, who: Admin) -> list[TokenView]:
-    """The tokens that the caller administers, the newest first."""
+    """The tokens that the caller administers, newest first."""
     return tokens.list(who=who)
 
 
 @router.post("/tokens/revoke")
 def revoke_namespace(body: NamespaceRevocation, tokens: TokensDep, who: Admin) -> RevocationView:
-    """Take from every token the role that it has in a namespace; those that have none beside it are revoked."""
+    """Take away every token's role in a namespace; tokens without another role are revoked."""
     return tokens.revoke_namespace(body.namespace, who=who)
 
 
 @router.post("/tokens/{token_id}/revoke")
 def revoke_token(token_id: Annotated[str, Path(max_length=64)], tokens: TokensDep, who: Admin) -> TokenView:
-    """Make a token worthless, within a second on every server process."""
+    """Revoke a token, within a second on every server process."""
     return tokens.revoke(token_id, who=who)

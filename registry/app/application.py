@@ -87,7 +87,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
-            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop everybody.
+            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop
+            # everybody.
             document = asyncio.create_task(run_in_threadpool(app.openapi))
             async with _keeping_refusals(services.metrics, services.read_only):
                 yield
@@ -152,7 +153,7 @@ async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> Asyn
             await run_in_threadpool(metrics.add_refusals, counted)
         except (RegistryError, SQLAlchemyError) as error:
             REFUSALS.restore(counted)
-            _log.debug("refusals are counted later: %s", type(error).__name__)
+            _log.debug("refusals will be counted later: %s", type(error).__name__)
 
     async def keep_on() -> None:
         while True:

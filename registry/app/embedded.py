@@ -20,14 +20,15 @@ _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 def open_embedded(home: Path) -> FastAPI:
     """Open the registry that lives in the folder `home`, made and migrated where it is new.
 
-    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable where the folder can't be used.
+    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable if
+    the folder can't be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         home = home.resolve()
     except OSError as error:
         raise Unavailable(
-            f"the folder {home} can't be made ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another"
+            f"the folder {home} can't be created ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another one one"
         ) from error
     settings = Settings(
         database_url=f"sqlite:///{home / 'registry.sqlite3'}",

@@ -29,7 +29,7 @@ DEADLINE_S = 2.0
 
 @dataclass
 class _Look:
-    """One look at one part, under way or done."""
+    """One look at one part, in progress or done."""
 
     done: Future[str | None]
     began: float
@@ -68,7 +68,7 @@ class Readiness:
             raise Unavailable("; ".join(wrong))
 
     def _latest(self, part: str) -> _Look:
-        """The look at a part that is under way, or was done just now; else a new one."""
+        """The look at a part that is in progress, or was done just now; else a new one."""
         with self._lock:
             last, now = self._last.get(part), self._clock()
             if last is None or (last.done.done() and now - last.began >= self._cached_s):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the routes say of themselves, and what holds for all of them.
+"""The OpenAPI document: what the routes say about themselves, and what holds for all of them.
 
 Descriptions of fields are the `#:` comments of the schemas, so that each is written once.
 """
@@ -25,22 +25,22 @@ from sdk.schemas.wire import Wire
 
 DESCRIPTION = """A registry of LoRA adapters: bases, adapters and their versions, aliases, datasets, jobs, evaluations.
 
-**Tokens.** Every route below `/api/v1` wants `Authorization: Bearer TOKEN`. A token has a role in each of some
-namespaces; what it may not read answers 404, what it may only read answers 403.
+**Tokens.** Every route below `/api/v1` needs `Authorization: Bearer TOKEN`. A token has a role in one or more
+namespaces; whatever it may not read is answered with 404, and changes to what it may only read with 403.
 
 **Names.** A ref is `NAME`, `NAME@vN`, `NAME@ALIAS`, `NAME@latest` or `NAME@sha256:DIGITS`; a name may have a namespace, as
-`team/code-review`. Names travel in queries and bodies, since they hold a `/`.
+`team/code-review`. Names are sent in queries and bodies, since they may contain a `/`.
 
 **Errors** are `{"error": {"code", "message", "param"}}`. The code is stable, the message one sentence that ends with what
-to do next, and `param` the field that it is about.
+to do next, and `param` the field at fault.
 
-**Lists** come in pages: `next` of a page is the `cursor` of the one after it, and null on the last.
+**Lists** come in pages: `next` of a page is the `cursor` of the following one, and null on the last.
 
-**Bodies** are JSON in UTF-8, sent as `application/json`, and strict: unknown fields, coerced types, NaN and keys that stand
-twice are refused.
+**Bodies** are JSON in UTF-8, sent as `application/json`, and strict: unknown fields, coerced types, NaN and duplicate
+keys are refused.
 
-**Files** do not pass through the API. `POST /uploads` says where each is to be sent with PUT, and which are stored already;
-`GET /manifests/{digest}/files` says where each is fetched from.
+**Files** do not pass through the API. `POST /uploads` says where to send each with PUT, and which are already stored;
+`GET /manifests/{digest}/files` says where to fetch each from.
 
 **Repeating a request.** `POST`, `PUT` and `PATCH` take an `Idempotency-Key`: sent again with the same key, a request is not run
 again but answered as before.
@@ -50,13 +50,13 @@ TAGS = [
     {"name": "artifacts", "description": "Sending files, and finding them."},
     {"name": "signatures", "description": "Who vouches for which version's files."},
     {"name": "datasets", "description": "Rows to train on and to score with."},
-    {"name": "jobs", "description": "Training, evaluation and merging: for those who ask for it, and for workers."},
+    {"name": "jobs", "description": "Training, evaluation, merge and preview: for clients, and for workers."},
     {"name": "evaluations", "description": "Scores of versions and bare bases."},
-    {"name": "lineage", "description": "What came from what."},
-    {"name": "search", "description": "Finding versions by what is known of them."},
+    {"name": "lineage", "description": "What was made from what."},
+    {"name": "search", "description": "Finding versions by what is known about them."},
     {"name": "people", "description": "Tokens, quotas, the audit trail."},
-    {"name": "removal", "description": "Retention rules and the collection of garbage."},
-    {"name": "health", "description": "For whoever runs the server."},
+    {"name": "removal", "description": "Retention rules and garbage collection."},
+    {"name": "health", "description": "For those who run the server."},
 ]
 
 _BEARER = "HTTPBearer"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
@@ -26,6 +26,13 @@ class Inspection(NamedTuple):
 
     kind: type[WeightFacts] | type[ConfigFacts]
     look: Callable[[IO[bytes]], Facts]
+    #: Whether what was found once is what `look` would find.
+    fits: Callable[[Facts], bool] = lambda facts: True
+
+    def known(self, kept: Any) -> Facts | None:
+        """Return what was kept of a file; None where it has to be looked into."""
+        facts = self.kind.from_json(kept)
+        return facts if facts is not None and self.fits(facts) else None
 
 
 class Passing:
@@ -103,7 +110,7 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
         passing.drain()
     if passing.sha256 != blob.sha256 or passing.size_bytes != blob.size_bytes:
         raise BlobCorrupt(
-            f"storage holds other bytes than were announced: expected sha256 {blob.sha256} of "
+            f"storage has other bytes than were announced: expected sha256 {blob.sha256} of "
             f"{blob.size_bytes} bytes, found {passing.sha256} of {passing.size_bytes}; push again"
         )
     if refused is not None:

@@ -1,4 +1,4 @@
-"""The lock between those who begin to count on blobs that are stored and those who remove blobs."""
+"""The lock between those who begin to rely on blobs that are stored and those who remove blobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BLOBS_LOCK = 0x61646170626C6F62
 
 
 def hold_blobs(session: Session, *, alone: bool = False) -> None:
-    """Until the transaction ends, no blob is removed; with `alone`, nobody begins to count on one either.
+    """Until the transaction ends, no blob is removed; with `alone`, nobody begins to rely on one either.
 
     On SQLite a transaction that writes is alone already.
     """

@@ -39,7 +39,7 @@ class Recorded(NamedTuple):
 def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> Recorded:
     """Record a manifest whose blobs were verified, within the caller's transaction.
 
-    Readers of `namespace` may fetch its files. Raises Verification where a blob was removed meanwhile.
+    Readers of `namespace` may fetch its files. Raises Verification if a blob was removed meanwhile.
     """
     digest = manifest.digest
     hold_blobs(session)
@@ -56,7 +56,9 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
         blobs = sorted({file.sha256 for file in manifest.files})
         present = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(blobs), _STORED)))
         if len(present) != len(blobs):
-            raise Verification("a file was removed while it was published, since nothing named it; push again")
+            raise Verification(
+                "a file was removed while it was being published, since nothing referred to it yet; push again"
+            )
         for sha256 in blobs:
             insert_if_new(session, ManifestBlob, manifest_digest=digest, sha256=sha256)
         session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
@@ -90,7 +92,7 @@ def manifest_of(digest: str, body: str) -> Manifest:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
         raise Unreadable(
-            f"the manifest {digest[:12]} is of a form that this release can't read; upgrade the registry"
+            f"the manifest {digest[:12]} has a form that this release can't read; upgrade the registry"
         ) from error
 
 

@@ -107,7 +107,7 @@ class Artifacts:
             if held.row is None:
                 return None
             if (inspection := inspections.get(held.blob.sha256)) is not None:
-                facts = inspection.kind.from_json(held.row.facts)
+                facts = inspection.known(held.row.facts)
                 if facts is None:
                     return None
                 found[held.blob.sha256] = facts
@@ -131,8 +131,8 @@ class Artifacts:
                 row = None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
                 raise Invalid(
-                    f"{blob.sha256[:12]} was neither announced by the upload session nor is it in a version that this "
-                    "token may read; begin the push again",
+                    f"{blob.sha256[:12]} was neither announced by the upload session nor is in a version that this "
+                    "token may read; start the push again",
                     param="upload",
                 )
             if row is not None and row.size_bytes != blob.size_bytes:
@@ -150,7 +150,7 @@ class Artifacts:
                 return self._take(held.blob, held.sent, inspection, who)
             if inspection is None:
                 return None
-            facts = inspection.kind.from_json(held.row.facts)
+            facts = inspection.known(held.row.facts)
             if facts is None:
                 facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
                 kept = None if facts is None else facts.to_json()
@@ -185,13 +185,13 @@ class Artifacts:
                 if now is not None and now == session.scalar(select(Blob.stored_as).where(Blob.sha256 == blob.sha256)):
                     # Another request of this caller has settled the same blob meanwhile.
                     raise BlobMissing(sent.stored_as)
-                raise Verification(f"{blob.sha256[:12]} was removed while it was verified; push again")
+                raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-            elif row.facts is None:
+            elif row.facts is None or (inspection is not None and inspection.known(row.facts) is None):
                 row.facts = kept_facts
             kept = row.stored_as
             if kept != sent.stored_as:

@@ -1,4 +1,4 @@
-"""Reaching the storage: its errors as the registry's, and its locations as they travel."""
+"""Reaching the storage: its errors as the registry's, and its locations as sent over the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of blobs that lie in storage, and who may count on them."""
+"""What is kept of blobs that lie in storage, and who may rely on them."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Uploads:
         """Open a session and say what is to be sent, and where to; until it ends, none of its blobs is removed.
 
         Not sent again is what the caller may read already, and what has arrived in an earlier session of the caller's
-        that came to no end: that is how an interrupted upload goes on. Unless the caller may read all, room is reserved in
+        that did not finish: that is how an interrupted upload goes on. Unless the caller may read all, room is reserved in
         the namespace; None: the first in which the caller may write, or else send. Raises NotFound, Forbidden,
         QuotaExceeded.
         """
@@ -86,7 +86,7 @@ class Uploads:
         return self._present(opened, wanted)
 
     def _open(self, wanted: Mapping[str, BlobSpec], namespace: str, who: Principal) -> _Opened:
-        """Write down what a new session announces, and reserve room for it. Raises QuotaExceeded."""
+        """Record what a new session announces, and reserve room for it. Raises QuotaExceeded."""
         upload_id, place = secrets.token_hex(16), secrets.token_hex(16)
         with self._db.write() as session:
             hold_blobs(session)
@@ -151,14 +151,14 @@ class Uploads:
             None if row is None else _part_bytes(self._storage, BlobSpec(sha256=sha256, size_bytes=row.size_bytes))
         )
         if row is None or row.parts_id is None or part_bytes is None:
-            raise Invalid(f"{sha256[:12]} is not sent in parts in this session; begin the push again", param="sha256")
+            raise Invalid(f"{sha256[:12]} is not sent in parts in this session; start the push again", param="sha256")
         found = []
         with storage_explained():
             for part in parts:
                 size_bytes = min(part_bytes, row.size_bytes - (part.number - 1) * part_bytes)
                 if size_bytes <= 0:
                     raise Invalid(
-                        f"{sha256[:12]} has no part {part.number}; begin the push again", param="parts.number"
+                        f"{sha256[:12]} has no part {part.number}; start the push again", param="parts.number"
                     )
                 location = self._storage.part_location(
                     row.stored_as, row.parts_id, part.number, part.sha256, size_bytes
@@ -171,7 +171,7 @@ class Uploads:
         return found
 
     def join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
-        """Make one object of the parts that were sent of a blob. Raises Verification where one of them is missing."""
+        """Make one object of the parts that were sent of a blob. Raises Verification if one of them is missing."""
         part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
         sizes = _sizes(blob, part_bytes)
         try:
@@ -213,7 +213,7 @@ class Uploads:
 
 
 def _part_bytes(storage: Storage, blob: BlobSpec) -> int | None:
-    """The size of each part of a blob; None where it is sent at once."""
+    """The size of each part of a blob; None if it is sent at once."""
     usual = storage.part_bytes
     if usual is None or blob.size_bytes <= usual:
         return None
@@ -239,7 +239,7 @@ def finish_upload(session: Session, upload: str | None) -> None:
 
 
 def end_expired(session: Session, *, namespace: str | None = None, most: int | None = None) -> int:
-    """Remove sessions whose time is over, `most` of them at most, or those of a namespace that have room reserved.
+    """Remove sessions that have expired, `most` of them at most, or those of a namespace that have room reserved.
 
     Return how many. What they have sent and nothing names goes with the next collection.
     """
@@ -284,7 +284,7 @@ def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
 
 
 def leave_places(session: Session, names: Collection[str]) -> None:
-    """Let nobody be told to send to these names again, nor count on what lies there: it is about to be removed.
+    """Let nobody be told to send to these names again, nor rely on what lies there: it is about to be removed.
 
     Sessions that announced a blob under one of them have it under a new name from now on. So what is removed may go
     without a lock, and at any time later: nothing new will ever have its name. Called alone with the blobs.
@@ -310,12 +310,12 @@ def announced(session: Session, upload: str, who: Principal) -> dict[str, Upload
     )
     blobs = {blob.sha256: blob for blob in session.scalars(query)}
     if not blobs:
-        raise NotFound("there is no such upload session; begin the push again", param="upload")
+        raise NotFound("there is no such upload session; start the push again", param="upload")
     return blobs
 
 
 def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> dict[str, tuple[str, str | None]]:
-    """Where the caller has begun to send these blobs in sessions that came to no end."""
+    """Where the caller has begun to send these blobs in sessions that did not finish."""
     query = (
         select(UploadBlob.sha256, UploadBlob.size_bytes, UploadBlob.stored_as, UploadBlob.parts_id)
         .join(Upload, Upload.id == UploadBlob.upload_id)

@@ -16,15 +16,15 @@ router = room("", "artifacts")
 UploadsDep = Annotated[Uploads, service(Uploads)]
 ArtifactsDep = Annotated[Artifacts, service(Artifacts)]
 
-#: No part of the body, so that a server of the release before passes it over.
+#: Not part of the body, so that a server of the previous release ignores it.
 Payer = Annotated[
     str | None,
     Query(
         min_length=1,
         max_length=64,
         description=(
-            'For which namespace it is sent, whose quota is held against it: "-" for names without one, "*" for what is '
-            "published for all. Left out: the first in which the caller may write, or else send."
+            'The namespace it is sent for, against whose quota it counts: "-" for names without one, "*" for what is '
+            "published for all. Left out: the first in which the caller may write, else the first in which it may send."
         ),
         examples=["team"],
     ),
@@ -33,7 +33,7 @@ Payer = Annotated[
 
 @router.post("/uploads", status_code=201)
 def begin_upload(body: UploadRequest, uploads: UploadsDep, who: Sender, namespace: Payer = None) -> UploadView:
-    """Open an upload session, with room reserved for it; blobs that the caller may read already need not be sent."""
+    """Open an upload session, with space reserved for it; blobs that the caller may already read need not be sent."""
     return uploads.begin(blobs=body.blobs, who=who, namespace=namespace)
 
 
@@ -41,11 +41,11 @@ def begin_upload(body: UploadRequest, uploads: UploadsDep, who: Sender, namespac
 def ask_parts(
     upload: Annotated[str, Path(max_length=64)], body: PartsRequest, uploads: UploadsDep, who: Sender
 ) -> list[Transfer]:
-    """Say where parts of a large blob are sent to; the URLs live for minutes."""
+    """Return where to send parts of a large blob; the URLs are valid for minutes."""
     return uploads.ask_parts(upload=upload, sha256=body.sha256, parts=body.parts, who=who)
 
 
 @router.get("/manifests/{digest}/files")
 def locate_files(digest: Annotated[str, Path(max_length=64)], artifacts: ArtifactsDep, who: Reader) -> list[Transfer]:
-    """Say where each file of a manifest is fetched from; the URLs live for minutes."""
+    """Return where to fetch each file of a manifest from; the URLs are valid for minutes."""
     return artifacts.download(digest, who=who)

@@ -19,7 +19,7 @@ class BaseModelRow(Model):
     """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
 
     Until `derived_at` nothing else of it counts: what somebody says of a base is in `NamedBase`, with its names, locations
-    and files. Columns for those are here for servers of the release before, which know no others.
+    and files. Columns for those are here for servers of the previous release, which know no others.
     """
 
     __tablename__ = "bases"
@@ -38,7 +38,7 @@ class BaseModelRow(Model):
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: When config, shapes and size were derived from stored bytes; None where nobody has sent these yet.
+    #: When config, shapes and size were derived from stored bytes; None if nobody has sent these yet.
     derived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
@@ -142,9 +142,9 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
-    #: What the gate let pass and people should know; None of the first releases.
+    #: What the gate accepted but people should know; None of the first releases.
     warnings: Mapped[list[str] | None] = mapped_column(JSON)
-    #: What nobody said at its birth: "quantization", "dataset", "base_revision" …
+    #: What nobody said when it was published: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
@@ -162,7 +162,7 @@ class Origin(Model):
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), index=True)
-    #: The job's id; jobs are a later room, so this is no foreign key.
+    #: The job's id; jobs are a later room, so this is not a foreign key.
     job: Mapped[str | None] = mapped_column(String(32), index=True)
     attempt: Mapped[int | None]
     dataset_digest: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -170,7 +170,7 @@ class Origin(Model):
     training: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: Which of it is the word of whoever made the version, by dotted names; None of releases that did not tell it apart.
+    #: Which of it was only stated by whoever made the version, by dotted names; None of releases that did not tell it apart.
     reported: Mapped[list[str] | None] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

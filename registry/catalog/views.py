@@ -34,6 +34,7 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.pages import Page
+from sdk.schemas.probe import VersionNorms
 
 router = room("", "catalog")
 
@@ -54,7 +55,7 @@ async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) ->
 
 @router.get("/bases")
 def list_bases(bases: BasesDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
-    """The bases that the caller may use, the newest first."""
+    """The bases that the caller may use, newest first."""
     return bases.list(cursor=cursor, limit=limit, who=who)
 
 
@@ -64,7 +65,7 @@ def get_base(
     bases: BasesDep,
     who: Reader,
     namespace: Annotated[
-        str | None, Query(max_length=64, description="Whose base is meant; left out: any that the token may see.")
+        str | None, Query(max_length=64, description="The base's namespace; left out: any that the token may see.")
     ] = None,
 ) -> BaseView:
     """One base, by id or fingerprint, with its config."""
@@ -73,14 +74,14 @@ def get_base(
 
 @router.post("/base/remove", status_code=204)
 def remove_base(body: BaseSelector, bases: BasesDep, who: Admin) -> Response:
-    """Take a base away from a namespace; its versions stay."""
+    """Remove a base from a namespace; its versions stay."""
     bases.remove(name=body, who=who)
     return Response(status_code=204)
 
 
 @router.post("/base/fix")
 def fix_base(body: BaseFix, bases: BasesDep, who: Admin) -> BaseView:
-    """Correct what a namespace calls a base and where it lies, or let its files be sent anew."""
+    """Correct a base's id or location in a namespace, or let its files be sent again."""
     return bases.fix(fix=body, who=who)
 
 
@@ -99,7 +100,7 @@ def list_adapters(
 
 @router.post("/versions", status_code=201, response_model=Published)
 async def publish_version(body: Publication, publisher: PublisherDep, who: Writer) -> Response:
-    """Make uploaded files a version; the same manifest again gives the existing one."""
+    """Publish uploaded files as a version; the same manifest again gives the existing one."""
     return written(await apart(publisher.publish, publication=body, who=who), 201)
 
 
@@ -112,13 +113,23 @@ def list_versions(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[VersionView]:
-    """The ready versions of an adapter, the newest first."""
+    """The ready versions of an adapter, newest first."""
     return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+
+
+@router.get("/version/norms")
+def get_norms(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    catalog: CatalogDep,
+    who: Reader,
+) -> VersionNorms:
+    """What a version adds to its base: the norm of ΔW of each module, derived from its bytes."""
+    return catalog.norms(ref, who=who)
 
 
 @router.patch("/version")
 def annotate_version(body: Annotation, states: VersionStatesDep, who: Writer) -> VersionView:
-    """Write a description, tags or a note to a version."""
+    """Add a description, tags or a note to a version."""
     return states.annotate(annotation=body, who=who)
 
 
@@ -136,13 +147,13 @@ def restore_version(body: VersionMove, states: VersionStatesDep, who: Writer) ->
 
 @router.post("/version/delete")
 def delete_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> VersionView:
-    """Take a version away for good; its number stays taken."""
+    """Delete a version for good; its number stays taken."""
     return states.delete(move=body, who=who)
 
 
 @router.post("/version/release")
 def release_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> VersionView:
-    """Let a quarantined version be one, with the next number."""
+    """Release a quarantined version, with the next number."""
     return states.release(move=body, who=who)
 
 
@@ -160,13 +171,13 @@ def list_aliases(adapter: Adapter, aliases: AliasesDep, who: Reader) -> list[Ali
 
 @router.post("/aliases/rollback")
 def rollback_alias(body: AliasRollback, aliases: AliasesDep, who: Writer) -> AliasView:
-    """Let an alias name again what it named before its last move."""
+    """Point an alias back at what it named before its last move."""
     return aliases.rollback(rollback=body, who=who)
 
 
 @router.post("/aliases/remove", status_code=204)
 def remove_alias(body: AliasRemoval, aliases: AliasesDep, who: Writer) -> Response:
-    """Take an alias away; its history stays."""
+    """Remove an alias; its history stays."""
     aliases.remove(removal=body, who=who)
     return Response(status_code=204)
 
@@ -180,13 +191,13 @@ def list_alias_moves(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[AliasMoveView]:
-    """The moves of an adapter's aliases, the newest first."""
+    """The moves of an adapter's aliases, newest first."""
     return aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/aliases/protected")
 def list_protected(aliases: AliasesDep, who: Reader) -> list[ProtectionView]:
-    """The aliases that only promoters move."""
+    """The aliases that only promoters may move."""
     return aliases.protections(who=who)
 
 

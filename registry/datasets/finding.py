@@ -52,20 +52,20 @@ def find_dataset(
 def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at: datetime) -> DatasetAccess:
     """Return the dataset that a job was pinned to, as the job's namespace has it, or else as another one does.
 
-    Raises NotFound where it was given up since: that strangers registered the same bytes is no leave to use them.
+    Raises NotFound if it was given up since: that strangers registered the same bytes is no leave to use them.
     """
     own = session.get(DatasetAccess, (digest, namespace))
     removed_at = _removed_at(session, digest, namespace) if own is None else own.removed_at
     if removed_at is not None and removed_at >= submitted_at:
         raise NotFound(
-            f"the dataset {digest[:12]} was given up since the job was submitted; add it again, then submit anew",
+            f"the dataset {digest[:12]} was removed after the job was submitted; add it again, then submit the job again",
             param="data",
         )
     return find_dataset(session, digest, SYSTEM, prefer=namespace)
 
 
 def _removed_at(session: Session, digest: str, namespace: str) -> datetime | None:
-    """When a namespace gave a dataset up at a server of the release before, which leaves nothing of it but the trail."""
+    """When a namespace gave a dataset up at a server of the previous release, which leaves nothing of it but the trail."""
     trail = select(func.max(AuditEntry.at)).where(AuditEntry.subject == digest, AuditEntry.namespace == namespace)
     return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
@@ -80,7 +80,7 @@ def _by_digest(
     fits = digest == digits if len(digits) == 64 else digest.between(digits, f"{digits}g")
     digests = session.scalars(select(digest).where(among, fits).distinct().limit(2)).all()
     if len(digests) > 1:
-        raise Invalid(f"{text} fits more than one dataset; write more digits", param=param)
+        raise Invalid(f"{text} matches more than one dataset; write more digits", param=param)
     first = case((DatasetAccess.namespace == prefer, 0), else_=1)
     rows = select(DatasetAccess).where(among, digest.in_(digests)).order_by(first, *_ORDER)
     return session.scalars(rows.limit(1)).first()
@@ -106,7 +106,7 @@ def _by_name(
         shown = ", ".join(f"{row.digest[:12]} in {row.namespace!r}" for row in list(meant.values())[:_NAMED])
         more = f" and {len(meant) - _NAMED} more" if len(meant) > _NAMED else ""
         raise Invalid(
-            f"{name[:80]!a} names several datasets ({shown}{more}); give the digest of the one that you mean",
+            f"{name[:80]!a} names several datasets ({shown}{more}); give the digest of the one you mean",
             param=param,
         )
     return next(iter(meant.values()), None)

@@ -21,7 +21,7 @@ class Dataset(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     #: When the last namespace gave it up; what was trained on it still names it.
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    # What follows was said by whoever registered these bytes first. It is there for servers of the release before, and
+    # What follows was said by whoever registered these bytes first. It is there for servers of the previous release, and
     # this one reads none of it: see `DatasetAccess`.
     format: Mapped[str] = mapped_column(String(20))
     rows: Mapped[int | None]

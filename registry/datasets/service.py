@@ -35,7 +35,7 @@ class Datasets:
     def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
         """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
 
-        What is said of it holds in that namespace. Raises Forbidden where the caller may not write there, QuotaExceeded,
+        What is said of it holds in that namespace. Raises Forbidden if the caller may not write there, QuotaExceeded,
         and what `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
@@ -47,7 +47,7 @@ class Datasets:
             # A dataset that was given up may have been collected since the bytes were looked at.
             stored = session.get(Blob, dataset.digest)
             if stored is None or stored.collected_at is not None:
-                raise Conflict("the rows were removed while the dataset was registered; add it again")
+                raise Conflict("the rows were removed while the dataset was being registered; add it again")
             insert_if_new(
                 session,
                 Dataset,
@@ -85,7 +85,7 @@ class Datasets:
         return row
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
-        """The datasets that the caller may use, the newest first; one of several namespaces as the first of them has it."""
+        """The datasets that the caller may use, newest first; one of several namespaces as the first of them has it."""
         query = select(DatasetAccess).where(usable_by(who), spoken_for(who))
 
         def views(rows: Sequence[DatasetAccess]) -> list[DatasetView]:

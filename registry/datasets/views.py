@@ -15,7 +15,7 @@ router = room("/datasets", "datasets")
 
 DatasetsDep = Annotated[Datasets, service(Datasets)]
 
-Digest = Annotated[str, Path(max_length=200, description="Whole, 12 digits and more, or a name.")]
+Digest = Annotated[str, Path(max_length=200, description="The digest, at least 12 digits of it, or a name.")]
 
 
 @router.post("", status_code=201)
@@ -26,18 +26,18 @@ async def register_dataset(body: DatasetRegistration, datasets: DatasetsDep, who
 
 @router.get("")
 def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[DatasetView]:
-    """The datasets that the caller may use, the newest first."""
+    """The datasets that the caller may use, newest first."""
     return datasets.list(cursor=cursor, limit=limit, who=who)
 
 
 @router.get("/{digest}/file")
 def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader) -> Transfer:
-    """Say where the rows are fetched from."""
+    """Return where to fetch the rows from."""
     return datasets.locate(digest, who=who)
 
 
 @router.post("/{digest}/remove", status_code=204)
 def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer) -> Response:
-    """Give a dataset's rows up; what was trained on it still names it."""
+    """Remove a dataset; versions trained on it still name it."""
     datasets.remove(digest, who=who)
     return Response(status_code=204)

@@ -43,7 +43,7 @@ class Causes:
                 return
             self._told += 1
         if untold:
-            _log.warning("%s more failures of the database were not told one by one", untold)
+            _log.warning("%s more failures of the database were not logged one by one", untold)
         _log.warning("the database can't be used after %.2f s: %s", took_s, told(error))
 
 
@@ -58,7 +58,7 @@ def told(error: BaseException) -> str:
     driver = getattr(error, "orig", None) or error
     state = getattr(driver, "sqlstate", None) or "no SQLSTATE"
     first = (str(driver).splitlines() or [""])[0]
-    ended = "; the registry ended the wait and closed the connection" if _is_ours(driver) else ""
+    ended = "; the registry stopped waiting and closed the connection" if _is_ours(driver) else ""
     return f"{type(driver).__name__} ({state}): {first}{ended}"
 
 

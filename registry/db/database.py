@@ -102,7 +102,7 @@ class Database:
             raise
 
     def require_room(self) -> None:
-        """Raise Unavailable where the disk of the database is full: the last that was written failed, and does again."""
+        """Raise Unavailable if the disk of the database is full: the last that was written failed, and does again."""
         if self._is_full:
             with self.write() as session:
                 session.execute(text("UPDATE alembic_version SET version_num = version_num"))
@@ -126,7 +126,7 @@ class Database:
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; does nothing where it is there already.
 
-        Raises Unavailable where the schema is newer than this code, or where somebody holds a table for longer than a
+        Raises Unavailable if the schema is newer than this code, or where somebody holds a table for longer than a
         migration on PostgreSQL waits, which `Timeouts` says.
         """
         head = head_revision()
@@ -141,7 +141,7 @@ class Database:
     def require_current(self, *, or_newer: bool = False) -> None:
         """Raise Unavailable, with the command to run, unless the schema is the one that this code knows.
 
-        With `or_newer` a later one will do: migrations leave the release before able to go on, until it is replaced.
+        With `or_newer` a later one will do: migrations leave the previous release able to go on, until it is replaced.
         """
         present, head = self.revision(), head_revision()
         newer = present is not None and present > head

@@ -143,7 +143,9 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
 
 
 def _when_unlocked(call: Callable[[], object], wait_s: float) -> None:
-    """Make a call for which SQLite does not wait for others itself: the first of several that open a new file sets its mode."""
+    """Make a call for which SQLite does not wait for others itself: the first of several that open a new file sets its
+    mode.
+    """
     deadline = time.monotonic() + wait_s
     while True:
         try:

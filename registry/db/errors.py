@@ -16,14 +16,14 @@ _ENDED = ("closed the connection", "connection is closed", "terminating connecti
 
 
 def explain(error: Exception) -> Invalid | Unavailable | None:
-    """Return the error that says what to do, or None where this one is a fault of ours."""
+    """Return the error that says what to do, or None if this one is a fault of ours."""
     if isinstance(error, PoolTimeoutError):
-        return Unavailable("the database has more to do than it can; try again shortly")
+        return Unavailable("the database is overloaded; try again shortly")
     if isinstance(error, DataError):
-        return Invalid("a value is too long or out of the range that the database keeps; send a smaller one")
+        return Invalid("a value is too long for the database, or out of its range; send a smaller one")
     if isinstance(error, OverflowError):
         # What SQLite's driver says to an integer of more than 64 bits.
-        return Invalid("a number is out of the range that the database keeps; send a smaller one")
+        return Invalid("a number is out of the database's range; send a smaller one")
     if isinstance(error, InterfaceError):
         return Unavailable("the database can't be reached; check that it runs, then try again")
     # Faults of ours or of a value, such as IntegrityError, are children of these.
@@ -47,13 +47,13 @@ def _said_by_driver(reason: str) -> Unavailable | None:
     if "readonly" in reason or "unable to open" in reason:
         return Unavailable(f"the database can't be opened for writing ({reason}); check the folder and its permissions")
     if "not a database" in reason or "malformed" in reason:
-        return Unavailable("the database's file is no database of ours, or is damaged; restore it from a backup")
+        return Unavailable("the database file is damaged, or was not made by the registry; restore it from a backup")
     if "locked" in reason or "lock timeout" in reason:
         return Unavailable("the database is busy with another program's changes; try again shortly")
     if "statement timeout" in reason:
         return Unavailable("the database took too long for this; ask for less, or try again shortly")
     if "idle-in-transaction" in reason:
-        return Unavailable("this server stood still amid a transaction, and the database took that back; try again")
+        return Unavailable("this server paused during a transaction, and the database rolled it back; try again")
     if any(word in reason for word in ("too many clients", "too many connections", "connection slots")):
         return Unavailable(
             "the database has no connection left; raise its max_connections or lower REGISTRY_DATABASE_CONNECTIONS, "
@@ -61,7 +61,7 @@ def _said_by_driver(reason: str) -> Unavailable | None:
         )
     if "connection failed" not in reason and any(word in reason for word in _ENDED):
         # It was there when the transaction began. Where it has gone away, whoever comes next is told so.
-        return Unavailable("the database ended the connection amid a transaction; try again shortly")
+        return Unavailable("the database closed the connection during a transaction; try again shortly")
     if any(
         word in reason for word in ("connect", "no answer", "terminating", "closed", "starting up", "shutting down")
     ):

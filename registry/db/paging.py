@@ -5,7 +5,7 @@
 ('production', 7)
 >>> read_cursor("nonsense", (int,))
 Traceback (most recent call last):
-registry.errors.Invalid: the cursor is none that this list gave; begin again without one
+registry.errors.Invalid: the cursor did not come from this list; start again without one
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sdk.schemas.pages import Page
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What a service gives for a list: the page as it travels.
+#: What a service gives for a list: the page as sent over the API.
 Paged = Page
 
 
@@ -46,7 +46,7 @@ def read_cursor(cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...]:
             raise ValueError("no list")
         return tuple(_value(value, kind) for value, kind in zip(values, kinds, strict=True))
     except (ValueError, OverflowError, RecursionError, binascii.Error, UnicodeError):
-        raise Invalid("the cursor is none that this list gave; begin again without one", param="cursor") from None
+        raise Invalid("the cursor did not come from this list; start again without one", param="cursor") from None
 
 
 def _plain(value: Any) -> Any:
@@ -58,7 +58,7 @@ def _value(value: Any, kind: type[Any]) -> Any:
     if kind is datetime and type(value) is str:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
-            raise ValueError("a moment without a zone")
+            raise ValueError("a time without a time zone")
         return moment.astimezone(UTC)
     small = not isinstance(value, int) or -(2**63) <= value < 2**63
     plain = not isinstance(value, str) or value.isprintable()
@@ -77,7 +77,7 @@ def page_of(
     views: Callable[[Sequence[R]], list[T]],
     newest_first: bool = False,
 ) -> Page[T]:
-    """Run a query for one page, in the order of the columns of a unique key, and return it as it travels."""
+    """Run a query for one page, in the order of the columns of a unique key, and return it as sent over the API."""
     keys = (key, *more)
     if cursor is not None:
         seen = read_cursor(cursor, [column.type.python_type for column in keys])

@@ -57,6 +57,6 @@ def run_migrations(engine: Engine, timeouts: Timeouts) -> None:
 def too_new(present: str, head: str) -> Unavailable:
     """What is said where the schema is newer than this program."""
     return Unavailable(
-        f"the database is at revision {present}, newer than {head} of this program; "
+        f"the database is at revision {present}, newer than this program's {head}; "
         "upgrade with: pip install --upgrade adapterctl"
     )

@@ -37,7 +37,7 @@ def read_stored(kind: type[M], value: Any, *, of: str) -> M:
     except ValidationError as error:
         why, _ = explain_validation(list(error.errors()))
         raise Unreadable(
-            f"what is stored of {of} can't be read by this release ({why[:300]}); upgrade the registry, or make it anew"
+            f"what is stored of {of} can't be read by this release ({why[:300]}); upgrade the registry, or create it again"
         ) from error
 
 
@@ -64,7 +64,7 @@ def salvage(kind: type[M], value: Any) -> tuple[M | None, list[str]]:
             if [fault["loc"] for fault in error.errors()] == [fault["loc"] for fault in faults.errors()]:
                 break
             faults = error
-    _log.warning("a stored %s can't be read by this release, it is not shown", kind.__name__)
+    _log.warning("a stored %s can't be read by this release and is not shown", kind.__name__)
     return None, left_out
 
 

@@ -1,6 +1,7 @@
 """Transactions: how one begins on each database, and how long it may take.
 
-A write on SQLite begins with BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency instead of waiting.
+A write on SQLite begins with BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency instead of
+waiting.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def parse_proxies(text: str | None) -> tuple[Network, ...]:
         return tuple(ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
     except ValueError as error:
         raise Invalid(
-            f"REGISTRY_TRUSTED_PROXIES names no address or network ({error}); set it like 10.0.0.5,10.1.0.0/16",
+            f"REGISTRY_TRUSTED_PROXIES is not a list of addresses or networks ({error}); set it like 10.0.0.5,10.1.0.0/16",
             param="REGISTRY_TRUSTED_PROXIES",
         ) from None
 

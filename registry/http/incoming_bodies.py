@@ -43,7 +43,7 @@ class Body:
     granted: asyncio.Event | None = None
 
     def leave(self) -> None:
-        """Give back all that is held for it; again is harmless."""
+        """Give back all that is held for it; repeating it is harmless."""
         if self.room is not None:
             self.room.remove(self)
 
@@ -99,7 +99,7 @@ class Room:
     async def take(self, body: Body, size_bytes: int) -> None:
         """Count so many bytes more for a body, once there is room for them.
 
-        Raises TooSlow, RateLimited or Unavailable where the body had to make room or found none.
+        Raises TooSlow, RateLimited or Unavailable if the body had to make room or found none.
         """
         if not self._waiting and self._fits(body, size_bytes):
             self._count(body, size_bytes)
@@ -173,9 +173,7 @@ class Room:
         slow = [one for one in among if self._is_slow(one, now) and self._weight(one) >= weight]
         if slow:
             slowest = max(slow, key=lambda one: (self._weight(one), (now - one.began) / one.held_bytes))
-            slowest.refuse(
-                TooSlow("the body came in slowly, and others needed the room that it took; send it again, faster")
-            )
+            slowest.refuse(TooSlow("the body arrived slowly, and others needed its memory; send it again, faster"))
             return True
         if all(one in self._waiting for one in among if one.held_bytes):
             # All wait for each other.
@@ -202,9 +200,9 @@ class Room:
     def _no_room(self, body: Body) -> RegistryError:
         if self._is_beyond_share(body, body.wanted_bytes):
             return RateLimited(
-                "other requests of this namespace hold all the memory that a namespace may; send fewer bodies at once"
+                "other requests of this namespace use all the memory that a namespace may; send fewer bodies at once"
             )
-        return Unavailable("the server holds as many bodies as it can; send the same again shortly")
+        return Unavailable("the server is holding as many bodies as it can; send the same request again shortly")
 
     def _count(self, body: Body, size_bytes: int) -> None:
         body.held_bytes += size_bytes
@@ -223,7 +221,9 @@ class Room:
 
 
 class Incoming:
-    """All bodies of a process: their first `small_bytes` in a room of their own, so that small ones wait for no larger ones."""
+    """All bodies of a process: their first `small_bytes` in a room of their own, so that small ones wait for no larger
+    ones.
+    """
 
     def __init__(self, *, small: Room, large: Room, small_bytes: int) -> None:
         self._small = small
@@ -239,7 +239,7 @@ class Incoming:
     async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float) -> bytes:
         """Take a body in.
 
-        Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect where nobody is left to be answered.
+        Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect if nobody is left to be answered.
         """
         try:
             async with asyncio.timeout(read_s) as body.time_limit:
@@ -256,7 +256,7 @@ class Incoming:
         except TimeoutError:
             if body.refusal is not None:
                 raise body.refusal from None
-            raise TooSlow(f"the body did not come in within {read_s:g} s; send it faster") from None
+            raise TooSlow(f"the body did not arrive within {read_s:g} s; send it faster") from None
         finally:
             body.time_limit = None
         body.is_whole = True
@@ -279,4 +279,4 @@ class Incoming:
 
 def too_large(most_bytes: int) -> TooLarge:
     """What a body that is longer than this is answered with."""
-    return TooLarge(f"the body is larger than {most_bytes} bytes; files go to storage by an upload session")
+    return TooLarge(f"the body is larger than {most_bytes} bytes; send files to storage with an upload session")

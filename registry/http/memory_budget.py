@@ -54,7 +54,7 @@ class MemoryBudget:
     async def take(self, who: str, size_bytes: int, *, timeout_s: float = MEMORY_TIMEOUT_S) -> None:
         """Take so many bytes, once there is room for them.
 
-        Raises RateLimited where the holder's own requests leave no room for so long, Unavailable where everybody's do.
+        Raises RateLimited if the holder's own requests leave no room for so long, Unavailable if everybody's do.
         """
         if not self._waiting and self.try_take(who, size_bytes):
             return
@@ -71,9 +71,11 @@ class MemoryBudget:
             self._waiting.remove(waiter)
             if self._is_beyond_share(who, size_bytes):
                 raise RateLimited(
-                    "other requests of this namespace hold all the memory that a namespace may; send fewer bodies at once"
+                    "other requests of this namespace use all the memory that a namespace may; send fewer bodies at once"
                 ) from None
-            raise Unavailable("the server holds as many bodies as it can; send the same again shortly") from None
+            raise Unavailable(
+                "the server is holding as many bodies as it can; send the same request again shortly"
+            ) from None
         except asyncio.CancelledError:
             if waiter.granted.is_set():
                 self.give(who, size_bytes)

@@ -26,7 +26,7 @@ class Area:
     wants_token: bool = False
     #: `StrictBodies` reads a body whole, as JSON, and `AnswerOnce` runs a request with an `Idempotency-Key` once.
     takes_json: bool = False
-    #: `KeepReadOnly` refuses what is no reading, while the registry is read-only.
+    #: `KeepReadOnly` refuses what is not a reading, while the registry is read-only.
     keeps_state: bool = False
 
 

@@ -1,4 +1,4 @@
-"""What was refused before a route was asked, or for want of a role: counted for `/metrics`, and told in the log in few lines.
+"""What was refused before a route was asked, or for lack of a role: counted for `/metrics`, and told in the log in few lines.
 
 >>> refusals = Refusals()
 >>> refusals.note("log_in", "192.0.2.7", "a token of %s was refused", "192.0.2.7")
@@ -59,7 +59,7 @@ class Refusals:
                 return
             window.about.add(about)
         if untold:
-            _log.warning("%s more refusals of the kind %s were not told one by one", untold, why)
+            _log.warning("%s more refusals of the kind %s were not logged one by one", untold, why)
         _log.warning(message, *args)
 
     def drain(self) -> dict[str, int]:

@@ -208,19 +208,19 @@ def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
 
 
 def _has_body(scope: Scope, most_bytes: int) -> bool:
-    """Whether a body comes. Raises Invalid, and TooLarge where it says that it is."""
+    """Whether a body comes. Raises Invalid, and TooLarge if it says that it is."""
     lengths = _all(scope, b"content-length")
     if not lengths:
         return bool(_all(scope, b"transfer-encoding"))
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 20:
-        raise Invalid("the Content-Length is no number; send it once, in bytes")
+        raise Invalid("the Content-Length is not a number; send it once, in bytes")
     if int(lengths[0]) > most_bytes:
         raise too_large(most_bytes)
     return int(lengths[0]) > 0
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body once more, then whatever comes after it."""
+    """Give the body again, then whatever comes after it."""
     given = False
 
     async def replay() -> Message:

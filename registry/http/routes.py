@@ -37,14 +37,14 @@ _log = logging.getLogger(__name__)
 _SAYS = {
     401: "No token, or one that is unknown, expired or revoked.",
     403: "The token's role does not allow this there, or a quota is used up.",
-    404: "Nothing of that name, or nothing that the token may see.",
-    408: "A request that did not come in in time.",
-    409: "Another state than the request assumes.",
-    413: "A body that is longer than any that is read.",
-    415: "A body that is not called `application/json`.",
-    422: "A value that no rule accepts, or bytes that are not what they must be.",
+    404: "Nothing has that name, or the token may not see it.",
+    408: "A request that did not arrive in time.",
+    409: "The state is not what the request assumes.",
+    413: "A body that is too long.",
+    415: "A body whose Content-Type is not `application/json`.",
+    422: "A value that breaks a rule, or bytes that are not what they should be.",
     429: "More requests than this token may send.",
-    500: "A fault of the server; its log has the details.",
+    500: "A fault in the server; its log has the details.",
     503: "Database, storage or broker can't be used; the same request may succeed later.",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
@@ -101,8 +101,10 @@ WorkerToken = Annotated[Principal, _allowed("work")]
 Admin = Annotated[Principal, _allowed("admin")]
 
 #: Where the next page begins, as the page before said in `next`.
-Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; left out for the first.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=1000, description="`next` of the previous page; left out for the first.")
+]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
 #: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
@@ -117,7 +119,7 @@ _reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
 async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
     """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
 
-    What is `long` has threads apart from those again. Raises Unavailable where too many wait already.
+    What is `long` has threads apart from those again. Raises Unavailable if too many wait already.
     """
     kept = _reading_long if long else _reading
     limiter = kept.get(None)
@@ -125,12 +127,12 @@ async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> 
         limiter = CapacityLimiter(READING_AT_ONCE)
         kept.set(limiter)
     if limiter.statistics().tasks_waiting >= _MOST_WAITING:
-        raise Unavailable("the registry reads as many files as it can; try again shortly")
+        raise Unavailable("the registry is already reading as many files as it can; try again shortly")
     return await run_sync(partial(call, **given), limiter=limiter)
 
 
 def written(answer: BaseModel, status: int) -> Response:
-    """Write an answer that its type has checked; else it would be checked and taken apart once more."""
+    """Write an answer that its type has checked; else it would be checked and taken apart again."""
     return Response(answer.model_dump_json(by_alias=True), status, media_type="application/json")
 
 
@@ -174,7 +176,7 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
     except ValidationError as error:
         if error.error_count() > _TOLD_FAULTS:
             raise Invalid(
-                f"the body breaks its schema in {error.error_count()} places; see /docs for it, and send less at once to "
+                f"the body breaks its schema in {error.error_count()} places; see the schema in /docs, and send less at once to "
                 "be told where"
             ) from None
         faults = error.errors(include_url=False, include_input=False)
@@ -228,9 +230,7 @@ def _note_forbidden(request: Request, error: Forbidden) -> None:
     name, token_id = ("nobody", None) if who is None else (who.name, who.token_id)
     # The path without its query, which may hold a signature.
     asked = f"{request.method} {request.url.path[:200]!a}"
-    REFUSALS.note(
-        "forbidden", f"{token_id}", "%s was refused to %a (token %s): %s", asked, name, token_id, error.message
-    )
+    REFUSALS.note("forbidden", f"{token_id}", "refused %s to %a (token %s): %s", asked, name, token_id, error.message)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -4,7 +4,7 @@
 {'rank': 8}
 >>> parse_strictly(b'{"rank": NaN}')
 Traceback (most recent call last):
-registry.errors.Invalid: the body holds NaN or an infinity, which JSON has no word for; leave the value out
+registry.errors.Invalid: the body has NaN or an infinity, which JSON can't express; leave the value out
 
 The time that a document takes is linear in its length, whatever is in it.
 """
@@ -45,7 +45,7 @@ def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
     NUL and halves of surrogate pairs in texts, and nesting below `MAX_DEPTH`; TooLarge for more than `max_values`.
     """
     if most_values(body) > max_values and most_values(_TEXT.sub(b"", body)) > max_values:
-        raise TooLarge(f"the body holds more than {max_values} values; send fewer at once")
+        raise TooLarge(f"the body has more than {max_values} values; send fewer at once")
     digits = body.translate(_DIGITS)
     long = _LONG_NUMBER in digits
     overflows = long or any(exponent in digits for exponent in _LONG_EXPONENTS)
@@ -63,7 +63,7 @@ def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        raise Invalid(f"the body is no JSON ({error}); send one JSON document") from error
+        raise Invalid(f"the body is not JSON ({error}); send one JSON document") from error
     if _ODD_ESCAPE.search(body) or _may_be_deep(body):
         _check(value)
     return value
@@ -88,7 +88,7 @@ def _may_be_deep(body: bytes) -> bool:
 def check_text(text: str) -> None:
     """Raise Invalid for a text that a database can't keep or UTF-8 can't write."""
     if "\0" in text or _SURROGATE.search(text):
-        raise Invalid(f"the text {text[:40]!a} has NUL or half a surrogate pair in it; send plain Unicode text")
+        raise Invalid(f"the text {text[:40]!a} contains NUL or half a surrogate pair; send plain Unicode text")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,20 +103,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(_word: str) -> Any:
-    raise Invalid("the body holds NaN or an infinity, which JSON has no word for; leave the value out")
+    raise Invalid("the body has NaN or an infinity, which JSON can't express; leave the value out")
 
 
 def _float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise Invalid(f"the body holds the number {text[:40]}, which is out of range; send a smaller one")
+        raise Invalid(f"the body has the number {text[:40]}, which is out of range; send a smaller one")
     return number
 
 
 def _integer(text: str) -> int:
     # Looked at before it is converted: that takes time with the square of the digits.
     if len(text) > 20 or abs(int(text)) > _MAX_INTEGER:
-        raise Invalid(f"the body holds the number {text[:40]}, which is out of range; send a smaller one")
+        raise Invalid(f"the body has the number {text[:40]}, which is out of range; send a smaller one")
     return int(text)
 
 

@@ -1,1 +1,1 @@
-"""Jobs: requests for training, evaluation and merge, the attempts at them, and what they report."""
+"""Jobs: requests for training, evaluation, merge and the like, the attempts at them, and what they report."""

@@ -1,8 +1,8 @@
-"""How an attempt begins and ends. Whoever does not hold the job any more changes nothing.
+"""How an attempt begins and ends. A worker that no longer holds the job can't change anything.
 
-An attempt is held by its number and by the token that claimed it: each move first takes the lock of the job's row, and
-looks whether the job still runs as that attempt. Others who may work in the namespace can't speak for it, and a worker
-whose token was replaced has lost its attempt as one that fell silent has.
+An attempt is held by its number and the token that claimed it: each change first locks the job's row, and checks that
+the job still runs as that attempt. Others who may work in the namespace can't act for it, and a worker whose token was
+replaced has lost its attempt, like one that fell silent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.principal import SYSTEM, Principal
 from sdk.schemas.failures import FailureReason, is_known, retry_policy
 from sdk.schemas.jobs import JobState
 
-#: Ends of attempts that count against the job.
+#: How attempts end that count against the job.
 _COUNTED = ("failed", "lost")
 
 
@@ -35,7 +35,7 @@ def claimed_by(who: Principal) -> ColumnElement[bool]:
     """The condition that the last attempt of a job is the caller's; for the registry itself each one is."""
     if who == SYSTEM:
         return true()
-    # What a server of the release before has given out has no owner, and is known by its number alone.
+    # An attempt given out by a server of the previous release has no owner, and is identified only by its number.
     others = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.owner != who.owner)
     return ~others.correlate(Job)
 
@@ -47,7 +47,7 @@ def overdue() -> ColumnElement[bool]:
 
 
 def stale(job_id: str, attempt: int) -> StaleAttempt:
-    """The error of a worker that is too late, or of one whose attempt it is not."""
+    """The error for a worker that is too late, or that does not own the attempt."""
     return StaleAttempt(f"attempt {attempt} no longer holds job {job_id} with this token; this worker must drop it")
 
 
@@ -61,7 +61,7 @@ def hold(session: Session, job_id: str, attempt: int, who: Principal) -> Job:
 
 
 def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: float) -> None:
-    """Write down that a worker has claimed a job, and that its attempt is ended after so long whatever it says."""
+    """Record that a worker has claimed a job, and when its attempt is ended whatever it reports."""
     said = {"worker": worker, "owner": who.owner, "deadline_s": db_epoch_s() + within_s}
     session.add(Attempt(job_id=job.id, attempt=job.attempt, state="running", **said))
     count(session, "attempts", kind=job.kind)
@@ -69,26 +69,26 @@ def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: 
 
 
 def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any], *, who: Principal) -> None:
-    """End a job well. Raises StaleAttempt, which rolls back what the caller made of it."""
+    """Make a job succeed. Raises StaleAttempt, which rolls back the caller's changes."""
     job = hold(session, job_id, attempt, who)
     job.result = result
     _end(session, job, JobState.SUCCEEDED)
 
 
 def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> Job:
-    """Queue a job again whose worker shuts down; it stands where it stood. Raises StaleAttempt."""
+    """Requeue a job whose worker shuts down, at its old place. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
     if job.cancel_requested:
         job.reason = FailureReason.CANCELLED
         _end(session, job, JobState.CANCELLED)
     else:
         _close(session, job, "released", None, None)
-        _queue_again(session, job, 0.0, f"{job.worker} shuts down and has given it back")
+        _queue_again(session, job, 0.0, f"{job.worker} is shutting down and gave it back")
     return job
 
 
 def cancel(session: Session, job_id: str, attempt: int, message: str, *, who: Principal) -> Job:
-    """End a job that was cancelled, once its processes are gone. Raises StaleAttempt."""
+    """End a cancelled job, once its processes have ended. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
     job.reason, job.message = FailureReason.CANCELLED, message
     _end(session, job, JobState.CANCELLED)
@@ -98,7 +98,7 @@ def cancel(session: Session, job_id: str, attempt: int, message: str, *, who: Pr
 def fail(
     session: Session, job_id: str, attempt: int, reason: str, message: str, *, who: Principal, max_attempts: int
 ) -> Job:
-    """End an attempt without a result: the job is tried again where that may help. Raises StaleAttempt."""
+    """End an attempt without a result: the job is tried again if that may help. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
     job.failures += 1
     earlier = select(func.count()).where(
@@ -122,13 +122,13 @@ def fail(
 def _final(job: Job, reason: str, message: str, tries: int) -> str:
     if reason == FailureReason.WORKER_LOST:
         return f"its worker vanished in each of {tries} attempts; look at the worker's log, then: adapterctl jobs retry {job.id}"
-    return message if tries == 1 else f"{message} (so ended each of {tries} attempts)"
+    return message if tries == 1 else f"{message} (each of {tries} attempts ended like this)"
 
 
 def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:
-    """End an attempt whose worker fell silent. Raises StaleAttempt where its lease is not over any more."""
+    """End an attempt whose worker fell silent. Raises StaleAttempt if its lease has been renewed."""
     hold(session, job_id, attempt, SYSTEM)
-    # Looked at under the lock: a heartbeat may have come in between.
+    # Checked under the lock: a heartbeat may have come in between.
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.lease_until_s < db_epoch_s())) is None:
         raise stale(job_id, attempt)
     count(session, "lease_losses")
@@ -137,7 +137,7 @@ def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> J
 
 
 def overrun(session: Session, job_id: str, attempt: int) -> Job:
-    """End an attempt that is overdue. Raises StaleAttempt where it is another one by now."""
+    """End an attempt that is overdue. Raises StaleAttempt if it is another one by now."""
     hold(session, job_id, attempt, SYSTEM)
     if session.scalar(select(Job.id).where(Job.id == job_id, overdue())) is None:
         raise stale(job_id, attempt)
@@ -167,7 +167,7 @@ def _end(session: Session, job: Job, state: JobState) -> None:
 
 
 def count_end(session: Session, job: Job) -> None:
-    """Count a job that has come into a final state."""
+    """Count a job that has reached a final state."""
     count(session, "finished", kind=job.kind, state=str(job.state), reason=counted_as(job.reason))
     if job.state == JobState.SUCCEEDED and job.started_at is not None and job.finished_at is not None:
         count_duration(session, job.kind, (job.finished_at - job.started_at).total_seconds())
@@ -181,7 +181,7 @@ def counted_as(reason: str | None) -> str:
 def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:
     row = session.get(Attempt, (job.id, job.attempt))
     if row is None:
-        # It was claimed from a server of the release before.
+        # It was claimed from a server of the previous release.
         row = Attempt(
             job_id=job.id, attempt=job.attempt, worker=job.worker or "", started_at=job.started_at or utc_now()
         )

@@ -1,4 +1,4 @@
-"""Which workers there are, and for whom: each works where its token may, and nobody else counts on it or sees it."""
+"""Which workers there are, and for whom: each works where its token may, and nobody else relies on it or sees it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from registry.jobs.models import Attempt, Job, Worker
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, roles_of
 from sdk.schemas.jobs import JobState
 
-#: A worker of which nothing was heard for so long is not counted on.
+#: A worker not heard from for this long is not relied on.
 SILENT_AFTER = timedelta(seconds=90)
-#: A worker of which nothing was heard for so long is forgotten, and vouches no more for the folders that it shared.
+#: A worker not heard from for this long is forgotten, and no longer vouches for the folders that it shared.
 FORGOTTEN_AFTER = timedelta(days=7)
 
-#: Owners that are no token: they work wherever there is work.
+#: Owners that are not tokens: they work wherever there is work.
 _WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
 #: The id of the token of a worker, as `Principal.owner` wraps it.
 _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
@@ -28,7 +28,7 @@ _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
 
 @dataclass(frozen=True)
 class AvailableWorker:
-    """A worker that was heard of lately and takes jobs."""
+    """A worker that was heard from recently and takes jobs."""
 
     owner: str
     name: str
@@ -58,7 +58,7 @@ def seen_by(who: Principal) -> ColumnElement[bool]:
 
 
 def available_workers(session: Session, who: Principal = SYSTEM) -> list[AvailableWorker]:
-    """Return the workers that were heard of lately, take jobs, and may be known to somebody."""
+    """Return the workers that were heard from recently, take jobs, and are visible to the caller."""
     columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues, Worker.version)
     query = select(*columns).where(
         Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who)

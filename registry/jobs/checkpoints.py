@@ -1,4 +1,4 @@
-"""Checkpoints of trainings: recorded while they run, gone on from, published, and given up in time."""
+"""Checkpoints of trainings: recorded while they run, resumed from, published, and expired."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from sdk.schemas.training import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
-#: The last checkpoint of a job is the one that was recorded last: whoever begins anew comes by the steps again. Their times
-#: say nothing about that, since each is of the clock of the server that recorded it.
+#: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
+#: again. Their times don't show this, since each is from the clock of the server that recorded it.
 NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
 
@@ -56,7 +56,9 @@ class Checkpoints:
         manifest = record.manifest
         paths = {file.path for file in manifest.files}
         if manifest.kind != "checkpoint" or not {CONFIG_FILE, WEIGHTS_FILE} <= paths:
-            raise Invalid(f"a checkpoint's manifest is of that kind, with {CONFIG_FILE} and {WEIGHTS_FILE}")
+            raise Invalid(
+                f"a checkpoint needs a manifest of the kind 'checkpoint', with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
         with self._db.read() as session:
             found = find_job(session, job_id, who, action="work")
             request = read_stored(TrainingRequest, found.request, of=f"the request of job {job_id}")
@@ -81,27 +83,27 @@ class Checkpoints:
                 "kept": False,
                 "expires_at": None,
             }
-            # A step that is come by again takes the place of what was recorded of it.
+            # A step that is passed again replaces its earlier record.
             same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
             charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: whoever could not go on from them has begun anew.
+            # Also those of later steps: whoever could not resume from them has started again.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
             return _present(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
-        """The checkpoints of a job, the newest first. Raises NotFound."""
+        """The checkpoints of a job, newest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
             rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
             return [_present(row) for row in session.scalars(rows)]
 
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
-        """Make the adapter of a checkpoint a version, with the job and the step in its lineage.
+        """Make a version from a checkpoint, with the job and the step in its lineage.
 
-        Raises NotFound, Verification where its bytes are refused, and what publishing raises.
+        Raises NotFound, Verification if its bytes are refused, and what publishing raises.
         """
         with self._db.read() as session:
             job = find_job(session, job_id, who)
@@ -129,7 +131,7 @@ class Checkpoints:
         return self._publisher.publish(publication=named, who=who, job=made, reported=reported)
 
     def expire(self) -> int:
-        """Forget the checkpoints whose time is over; `gc` removes their files. Return how many."""
+        """Forget expired checkpoints; `gc` removes their files. Return how many."""
         with self._db.write() as session:
             self._let_go(session)
             over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
@@ -160,9 +162,9 @@ class Checkpoints:
 
 
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
-    """Where an attempt goes on from: the job's own last checkpoint, else the one that it was submitted with.
+    """Where an attempt resumes from: the job's own last checkpoint, else the one that it was submitted with.
 
-    Raises NotFound where that is gone.
+    Raises NotFound if that is gone.
     """
     own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).limit(1)
     if session.scalar(own) is not None:
@@ -176,9 +178,9 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
 
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Make exact which checkpoint a training goes on from, and keep that one until the training has ended.
+    """Pin the checkpoint that a training starts from, and keep it until the training has ended.
 
-    Raises NotFound, Invalid where the earlier job trained something else: its optimiser's state means nothing here.
+    Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
     """
     if request.from_checkpoint is None:
         return request
@@ -193,7 +195,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     others += [name for name, value in ours_spec.items() if their_spec[name] != value]
     if others:
         raise Invalid(
-            f"job {earlier.id} was submitted with another {', '.join(others)}, so its checkpoints can't be gone on from; "
+            f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "
             "give the same, or leave from_checkpoint out",
             param="from_checkpoint",
         )
@@ -203,9 +205,9 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
-    """Return the request of a job that is tried again: a training goes on from its last checkpoint, or where it began.
+    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or where it began.
 
-    Raises NotFound where that is gone, or is of a job that the caller may not see.
+    Raises NotFound if that is gone, or is of a job that the caller may not see.
     """
     last = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(*NEWEST_FIRST).limit(1)
     if (row := session.scalars(last.with_for_update()).first()) is not None:

@@ -1,6 +1,6 @@
 """What workers do with jobs: claim, hold by heartbeats, hand in.
 
-A job is given by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost.
+A job is given out by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost the race.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Claims:
         self._limits = limits
 
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
-        """Give a worker the job that suits it best, or None where there is none for it.
+        """Give a worker the job that suits it best, or None if there is none for it.
 
         With the `key` of a claim that was given something before, it is given the same with what is left of its lease, and
-        None once that is over. Raises Conflict where both come at once.
+        None once that is over. Raises Conflict if both come at once.
         """
         request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
@@ -150,7 +150,7 @@ class Claims:
         return None if assignment is None else assignment.model_copy(update={"lease_s": left_s})
 
     def _assignment_or_end(self, session: Session, job: Job, who: Principal) -> Assignment | None:
-        """What a worker is told of a job, or None where nobody could be: then the job has failed.
+        """What a worker is told of a job, or None if nobody could be: then the job has failed.
 
         Left in the queue, it would stop every worker.
         """
@@ -166,7 +166,7 @@ class Claims:
         except Exception:  # noqa: BLE001 - whatever is wrong with one row, the others are to be given out
             _log.exception("job %s can't be given out", job.id)
             reason = FailureReason.UNREADABLE
-            message = "this release can't make anything of what is stored of it; submit it again"
+            message = "this release can't read what is stored of it; submit it again"
         attempts.fail(session, job.id, job.attempt, reason, message, who=who, max_attempts=1)
         return None
 
@@ -288,7 +288,7 @@ class Claims:
 
 
 def _require_worker(job: Job, who: Principal) -> None:
-    missing = f"there is no job {job.id} for this worker; it must drop it"
+    missing = f"there is no job {job.id} for this worker; drop it"
     who.require("work", job.namespace, missing=missing, param="job")
 
 

@@ -1,4 +1,4 @@
-"""One query for all who wait: whoever watches a job sleeps until something has happened to it.
+"""One query for all watchers: a watcher of a job sleeps until something has happened to it.
 
 While anybody waits, a server process asks the database once every `TICK_S` which jobs have new events. It may miss one, since
 sequence numbers are not committed in their order: so whoever waits also looks for themselves every `LOOK_S`.

@@ -36,11 +36,11 @@ JobsDep = Annotated[Jobs, service(Jobs)]
 WatchersDep = Annotated[Watchers, service(Watchers)]
 
 JobId = Annotated[str, Path(max_length=64)]
-After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event that is known; 0 for none.")]
+After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event already known; 0 for none.")]
 
-#: A stream with nothing to say says so this often, in seconds, so that no proxy takes it for dead.
+#: A stream without events sends a comment this often, in seconds, so that no proxy considers it dead.
 _KEEP_ALIVE_S = 15.0
-#: How often a stream looks whether its token is still good, in seconds.
+#: How often a stream checks that its token is still valid, in seconds.
 _TRUST_S = 5.0
 #: Events that a stream reads at once.
 _AT_ONCE = 500
@@ -92,7 +92,7 @@ async def read_job_events(
     after: After = 0,
     wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    last: Annotated[int | None, Query(ge=1, le=1000, description="Only so many, those that happened last.")] = None,
+    last: Annotated[int | None, Query(ge=1, le=1000, description="Only this many, the most recent.")] = None,
 ) -> list[Event]:
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
@@ -118,7 +118,7 @@ async def read_job_events(
     response_class=EventStream,
     responses={
         200: {
-            "description": "Events until the job has ended, and `end` with the job as it is then.",
+            "description": "Events until the job has ended, then `end` with the job as it is then.",
             "content": {EventStream.media_type: {"schema": _EVENT}},
         },
         **errors_in_json(),
@@ -139,22 +139,22 @@ async def stream_job_events(
             alias="Last-Event-ID",
             ge=0,
             le=2**62,
-            description="As `after`, and goes before it: browsers send it by themselves.",
+            description="Like `after`, and takes precedence: browsers send it by themselves.",
         ),
     ] = None,
     for_s: Annotated[
         float | None,
-        Query(gt=0, le=86_400, description="End after so many seconds, to be gone on with; left out: never."),
+        Query(gt=0, le=86_400, description="End after this many seconds, to be continued; left out: never."),
     ] = None,
 ) -> EventStream:
     """Events as server-sent events: `id` is `seq`, `event` the kind, `data` the event as `GET …/events` gives it.
 
     Ends with the event `end`, whose data is the job, once that is final; with `error`, whose data is an error as other
-    requests get it, where the token has become worthless or the database is away.
+    requests get it, if the token was revoked or the database is unavailable.
     """
     _, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     after = after if last_event_id is None else last_event_id
-    # Who has no token, as in an embedded registry, holds nothing that could become worthless.
+    # A caller without a token, as in an embedded registry, has nothing that could be revoked.
     reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
     # What is refused is so before the stream begins.
     await run_in_threadpool(events.read, db, job_id=job_id, after=after, limit=1, who=who)

@@ -17,7 +17,7 @@ from sdk.schemas.events import Event, NewEvent, Progress
 from sdk.schemas.jobs import JobState
 from sdk.schemas.wire import member_of
 
-#: Progress within one phase is stored no oftener than this. A job's row always has the newest.
+#: Progress within one phase is stored at most this often. A job's row always has the newest.
 PROGRESS_EVERY = timedelta(seconds=1)
 #: Lines of a log that are stored of one attempt.
 LOG_LINES = 2_000
@@ -29,7 +29,7 @@ def record_state(session: Session, job: Job, message: str | None = None) -> None
 
 
 def record(session: Session, job: Job, events: list[NewEvent]) -> None:
-    """Append what a worker reports, thinned: a job of days must not leave millions of rows.
+    """Append what a worker reports, thinned out: a job that runs for days must not leave millions of rows.
 
     Of the progress in one report only the newest of each phase is kept, and that only where the phase is another than
     before, is complete, or was last heard of `PROGRESS_EVERY` ago. Of lines, the first `LOG_LINES` of an attempt are.
@@ -46,7 +46,7 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
             _append(session, job, event)
             room -= 1
         elif event.kind == "log" and room == 0:
-            said = f"this attempt has more than {LOG_LINES} lines; the worker {job.worker} logs the others at the level DEBUG"
+            said = f"this attempt logged more than {LOG_LINES} lines; the rest are in the log of the worker {job.worker}, at the level DEBUG"
             _append(session, job, NewEvent(kind="log", message=said))
             room -= 1
 

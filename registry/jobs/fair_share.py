@@ -1,8 +1,8 @@
 """Fair shares: the order in which waiting jobs of all namespaces are given out.
 
-Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a class
-the namespace goes first that has the fewest running jobs in the queue, among those the one that was served longest ago. Within
-a namespace the job with the highest priority goes first.
+Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a
+class, the namespace with the fewest running jobs in the queue goes first; among equals, the one that was served longest
+ago. Within a namespace the job with the highest priority goes first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from registry.principal import EVERYWHERE, Principal
 from sdk.schemas.jobs import JobState
 from sdk.schemas.work import ClaimRequest
 
-#: Jobs above it are urgent: they go before those of all namespaces. Only who is an admin of all gives such priorities.
+#: Jobs above it are urgent: they go before those of all namespaces. Only an admin of all namespaces may give such priorities.
 URGENT_ABOVE = 50
 #: The highest priority that a writer gives. A promoter or an admin of the namespace goes up to `URGENT_ABOVE`.
 WRITER_MOST = 10
@@ -46,7 +46,7 @@ def require_priority(priority: int, namespace: str, who: Principal) -> None:
     most = most_priority(namespace, who)
     if priority > most:
         raise Forbidden(
-            f"{most} is the highest priority that this token may give in the namespace {namespace!r}, and {priority} was asked "
+            f"{most} is the highest priority that this token may give in the namespace {namespace!r}, but {priority} was asked "
             f"for; submit it with --priority {most} or less, or ask {_WHO_MAY[most]}",
             param="priority",
         )
@@ -159,8 +159,9 @@ def _first(
     return None
 
 
-# Each namespace's jobs are a range of one index. The conditions and orders below are written as ranges over all of its columns,
-# since with equalities PostgreSQL also takes an index that has the order alone, and goes through everybody's jobs by it.
+# Each namespace's jobs are a range of one index. The conditions and orders below are written as ranges over all of its
+# columns, since with equalities PostgreSQL also takes an index that has the order alone, and goes through everybody's
+# jobs by it.
 
 
 def _oldest(

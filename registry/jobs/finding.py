@@ -10,7 +10,7 @@ from registry.principal import Principal
 
 
 def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
-    """Return the row of a job. Raises NotFound, Forbidden where `action` is not allowed in its namespace."""
+    """Return the row of a job. Raises NotFound, Forbidden if `action` is not allowed in its namespace."""
     missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
     job = session.get(Job, job_id)
     if job is None:

@@ -23,7 +23,9 @@ UNFINISHED = tuple(state for state in JobState if not state.is_final)
 
 
 def may_become(to: JobState) -> ColumnElement[bool]:
-    """The condition that a job may move to a state: that of an UPDATE which makes the move for the one who changes the row."""
+    """The condition that a job may move to a state: that of an UPDATE which makes the move for the one who changes the
+    row.
+    """
     return Job.state.in_([state for state, targets in MOVES.items() if to in targets])
 
 

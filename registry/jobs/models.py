@@ -81,9 +81,9 @@ class Attempt(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str] = mapped_column(String(200))
-    #: `Principal.owner` of who claimed it and alone speaks for it; None where a server from before schema 0008 gave it out.
+    #: `Principal.owner` of who claimed it and alone speaks for it; None if a server from before schema 0008 gave it out.
     owner: Mapped[str | None] = mapped_column(String(120))
-    #: When it is ended whatever its worker says, on the database's clock; None where a server from before schema 0011 gave
+    #: When it is ended whatever its worker says, on the database's clock; None if a server from before schema 0011 gave
     #: it out, which left that to the worker.
     deadline_s: Mapped[float | None] = mapped_column(Float)
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
@@ -113,7 +113,7 @@ class Checkpoint(Model):
     #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Whether a job that has not ended goes on from it, or had not when that was last looked at.
+    #: Whether a job that has not ended resumes from it, or had not when that was last looked at.
     kept: Mapped[bool] = mapped_column(default=False)
     #: None for the last of a job, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)

@@ -18,7 +18,7 @@ from sdk.formats.objectives import Objective, ObjectiveError, objective_of, reso
 def pin_objective(
     session: Session, asked: Objective | None, digests: dict[str, str], who: Principal, namespace: str
 ) -> Objective | None:
-    """Return what a training on datasets is for; None where neither it nor they say. Raises Invalid where they disagree."""
+    """Return what a training on datasets is for; None if neither it nor they say. Raises Invalid if they disagree."""
     for field, digest in digests.items():
         shape = find_dataset(session, digest, who, prefer=namespace, param=field).shape
         if shape is not None:
@@ -39,8 +39,8 @@ def require_labels(session: Session, version: Version) -> None:
     use = dataset_use(session, version)
     if use is None or use.labels is None:
         raise Invalid(
-            f"nobody has recorded the labels that {_named(version)} tells apart, which only a training of this registry "
-            "does; use it with PEFT",
+            f"the labels of {_named(version)} are not recorded, since only a training in this registry records "
+            "them; use it with PEFT",
             param="ref",
         )
 
@@ -48,7 +48,7 @@ def require_labels(session: Session, version: Version) -> None:
 def require_rows_for(
     session: Session, versions: Sequence[Version | None], digest: str, who: Principal, namespace: str
 ) -> None:
-    """Raise Invalid where a dataset can't score one of these versions; None stands for a bare base."""
+    """Raise Invalid if a dataset can't score one of these versions; None stands for a bare base."""
     shape = find_dataset(session, digest, who, prefer=namespace).shape
     for version in versions:
         classifier = version is not None and is_classifier(version)
@@ -57,10 +57,8 @@ def require_rows_for(
         if shape is None or (objective_of(shape) == "classify") == classifier:
             continue
         what = "a bare base" if version is None else _named(version)
-        does = "tells labels apart" if classifier else "tells no labels apart"
-        raise Invalid(
-            f"{what} {does}, and these are {shape} rows; give rows that fit it, or leave it out", param="data"
-        )
+        does = "is a classifier" if classifier else "is not a classifier"
+        raise Invalid(f"{what} {does}, but these are {shape} rows; give matching rows, or leave it out", param="data")
 
 
 def _named(version: Version) -> str:

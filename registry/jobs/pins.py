@@ -61,7 +61,7 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
 def require_data(
     session: Session, request: Mapping[str, Any], fields: Iterable[str], who: Principal, namespace: str
 ) -> None:
-    """Raise NotFound where somebody who submits a stored request again may not use its rows any more.
+    """Raise NotFound if somebody who submits a stored request again may not use its rows any more.
 
     That a stranger has the same bytes is no permission to use them, nor anybody's to know.
     """
@@ -76,14 +76,18 @@ def today(session: Session) -> str:
 
 
 def require_causal(base: NamedBase | None) -> None:
-    """Raise InvalidBase where the config of a base says that it can't predict the next token; of one that is not known, its worker sees."""
+    """Raise InvalidBase if the config of a base says that it can't predict the next token; of one that is not known,
+    its worker sees.
+    """
     config = {} if base is None else table(base.config)
     if base is not None and is_encoder(config):
-        raise InvalidBase(f"base {base.id} can't be used so: {no_next_token(config.get('model_type'))}", param="base")
+        raise InvalidBase(
+            f"base {base.id} can't be used for that: {no_next_token(config.get('model_type'))}", param="base"
+        )
 
 
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
-    """The base of a version, as its namespace knows it. Raises NotFound where it was taken away, InvalidBase."""
+    """The base of a version, as its namespace knows it. Raises NotFound if it was removed, InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)
     _require_reachable(session, base, version.adapter.namespace, embedded)
     return base
@@ -102,7 +106,7 @@ def pin_base(
 
 
 def _require_reachable(session: Session, base: NamedBase, namespace: str, embedded: bool) -> None:
-    """Raise InvalidBase where the base is a folder that no worker of the namespace shares, and was not uploaded."""
+    """Raise InvalidBase if the base is a folder that no worker of the namespace shares, and was not uploaded."""
     if embedded or base.location is None or base.location.startswith("hf://") or files_of(session, base) is not None:
         return
     folder = urlsplit(base.location).path
@@ -113,6 +117,6 @@ def _require_reachable(session: Session, base: NamedBase, namespace: str, embedd
         if any(folder == path or folder.startswith(path.rstrip("/") + "/") for path in paths):
             return
     raise InvalidBase(
-        f"base {base.id} lies in a folder that no worker shares; upload it with: adapterctl base add FOLDER --upload",
+        f"base {base.id} is in a folder that no worker shares; upload it with: adapterctl base add FOLDER --upload",
         param="base",
     )

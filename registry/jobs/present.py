@@ -1,4 +1,4 @@
-"""From a job's row to what travels."""
+"""From a job's row to its API form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACES = 1000
 
 
 def present(job: Job) -> JobView:
-    """Return a job as it travels, without what only the queue and the workers could tell."""
+    """Return a job as sent over the API, without what only the queue and the workers could tell."""
     return JobView(
         id=job.id,
         kind=job.kind,
@@ -48,7 +48,7 @@ def present(job: Job) -> JobView:
 
 
 def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """Return jobs as they travel, with their checkpoints, their places in the queue, and why they wait."""
+    """Return jobs as sent over the API, with their checkpoints, their places in the queue, and why they wait."""
     of_these = Checkpoint.job_id.in_([job.id for job in jobs])
     recorded = (
         # The last of a job overwrites those before it.
@@ -79,7 +79,7 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
 
 
 def present_attempts(session: Session, job_id: str) -> list[AttemptView]:
-    """Return the attempts at a job as they travel, the first one first."""
+    """Return the attempts at a job as sent over the API, oldest first."""
     rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt))
     return [
         AttemptView(

@@ -1,4 +1,4 @@
-"""What puts right what a crash, a lost message or a silent worker left: one sweep after another, by one process."""
+"""Repairs what a crash, a lost message or a silent worker left behind: one sweep after another, by one process."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ class Reconciler:
         }
 
     def sweep(self) -> dict[str, int]:
-        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many of each.
+        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many
+        of each.
 
-        Every step is taken, whatever becomes of the others; none is while the registry is read-only. Raises what the first that
-        failed has raised.
+        Every step runs even if others fail; none runs while the registry is read-only. Raises the
+        first failure's error.
         """
         done, failure = dict.fromkeys(self._steps, 0), None
         if self._read_only.reason() is not None:
@@ -87,7 +88,9 @@ class Reconciler:
                 # What a driver says may quote rows, so a fault of the program alone is told in full.
                 known = isinstance(error, (RegistryError, SQLAlchemyError, OSError))
                 _log.warning(
-                    "the reconciler goes on after an error: %s", type(error).__name__, exc_info=None if known else error
+                    "the reconciler continues after an error: %s",
+                    type(error).__name__,
+                    exc_info=None if known else error,
                 )
                 stop.wait(every_s)
 

@@ -1,8 +1,8 @@
 """Which release understands what a job asks for. A release is counted as 1000 · major + minor.
 
-A field that is added to a request is entered in `_SINCE`. A job that uses it is then given out only by servers, and only to
-workers, that know it: an earlier release passes over fields that it does not know, and would do something else than was asked
-for. A job that leaves the field at its default goes to any.
+A field that is added to a request is entered in `_SINCE`. A job that uses it is then given out only by servers, and
+only to workers, that know it: an earlier release ignores fields that it does not know, and would do something other
+than what was asked for. A job that leaves the field at its default goes to any.
 
 >>> number_of("0.4.2"), number_of("2.11"), number_of("")
 (4, 2011, 0)
@@ -28,7 +28,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
 
 
 def number_of(version: str) -> int:
-    """Return the number of the release that a version belongs to; 0 for what is no version."""
+    """Return the number of the release that a version belongs to; 0 for what is not a version."""
     match = re.match(r"(\d{1,6})\.(\d{1,3})", version)
     return int(match[1]) * 1000 + int(match[2]) if match else 0
 

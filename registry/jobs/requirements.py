@@ -51,7 +51,7 @@ def _counts_experts(config: Mapping[str, Any]) -> bool:
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the precision that a base's config names, by its name now or before; None where it names none."""
+    """Return the precision that a base's config names, by its name now or before; None if it names none."""
     said = config.get("dtype", config.get("torch_dtype"))
     return said if isinstance(said, str) else None
 
@@ -71,11 +71,11 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
 
 
 def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
-    """Say why no available worker may have a job; None where one may. What it has free now is of no account: it changes."""
+    """Say why no available worker may have a job; None if one may. What it has free now is of no account: it changes."""
     if job.kind not in JOB_KINDS:
-        return f"this registry knows no jobs of the kind {job.kind!a}; upgrade it"
+        return f"this registry has no jobs of the kind {job.kind!a}; upgrade it"
     if job.needs_release > OURS:
-        return f"it asks for what release {name_of(job.needs_release)} can do, and this registry is {name_of(OURS)}; upgrade it"
+        return f"it needs release {name_of(job.needs_release)}, and this registry is {name_of(OURS)}; upgrade it"
     listening = [worker for worker in workers if worker.takes(job)]
     if not listening:
         return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
@@ -85,13 +85,11 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
             return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
     listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
     if not listening:
-        return (
-            f"it asks for what workers of release {name_of(job.needs_release)} can do, and there is none; upgrade them"
-        )
+        return f"it needs workers of release {name_of(job.needs_release)}, and there is none; upgrade them"
     most = max(worker.memory_bytes or 2**63 for worker in listening)
     if job.needs_memory_bytes is not None and job.needs_memory_bytes > most:
         wanted, had = (f"{size / 2**30:.1f} GiB" for size in (job.needs_memory_bytes, most))
-        return f"it needs {wanted} of memory, and the largest worker that it may go to has {had}"
+        return f"it needs {wanted} of memory, and the largest worker that may run it has {had}"
     return None
 
 
@@ -100,11 +98,11 @@ def why_waiting(
 ) -> str:
     """Say in one sentence why a queued job waits; `busy` are owner and name of the workers that hold a job."""
     if job.not_before_s is not None and job.not_before_s > now_s:
-        return f"it failed and is tried again in {job.not_before_s - now_s:.0f} s"
+        return f"it failed and will be tried again in {job.not_before_s - now_s:.0f} s"
     if (found := obstacle(job, workers)) is not None:
         return found
     if ahead:
         return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
     if all((worker.owner, worker.name) in busy for worker in workers if worker.takes(job)):
-        return "every worker that it may go to is busy"
+        return "every worker that may run it is busy"
     return "a worker is about to take it"

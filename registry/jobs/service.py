@@ -1,4 +1,4 @@
-"""What anybody may do with jobs: submit, look, cancel."""
+"""What clients do with jobs: submit, look, cancel."""
 
 from __future__ import annotations
 
@@ -134,9 +134,10 @@ class Jobs:
         return job
 
     def retry(self, job_id: str, *, who: Principal) -> JobView:
-        """Submit a job that ended without a result once more; a training goes on from its last checkpoint.
+        """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
-        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen, Conflict for one that has a result or goes on, QuotaExceeded.
+        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen,
+        Conflict for one that has a result or goes on, QuotaExceeded.
         """
         with self._db.write() as session:
             earlier = find_job(session, job_id, who, action="write")
@@ -167,7 +168,7 @@ class Jobs:
             return found
 
     def attempts(self, job_id: str, *, who: Principal) -> list[AttemptView]:
-        """The attempts at a job, the first one first. Raises NotFound."""
+        """The attempts at a job, oldest first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
             return present_attempts(session, job_id)
@@ -175,7 +176,7 @@ class Jobs:
     def list(
         self, *, state: str | None, queue: str | None = None, cursor: str | None, limit: int, who: Principal
     ) -> Paged[JobView]:
-        """The jobs that the caller may see, the newest first."""
+        """The jobs that the caller may see, newest first."""
         query = select(Job).where(who.within(Job.namespace))
         if state is not None:
             query = query.where(Job.state == state)
@@ -189,7 +190,7 @@ class Jobs:
                 Job.id,
                 cursor=cursor,
                 limit=limit,
-                views=lambda jobs: [_without_long_result(view) for view in present_in_queue(session, jobs)],
+                views=lambda jobs: [_without_long_parts(view) for view in present_in_queue(session, jobs)],
                 newest_first=True,
             )
 
@@ -207,7 +208,7 @@ class Jobs:
                 return present(job)
             if before in FINAL:
                 raise Conflict(
-                    f"job {job_id} has {before} and can't be cancelled; see what came of it: adapterctl jobs show {job_id}",
+                    f"job {job_id} has {before} and can't be cancelled; see its result with: adapterctl jobs show {job_id}",
                     param="job",
                 )
             job.cancel_requested = True
@@ -221,7 +222,7 @@ class Jobs:
             return present(job)
 
     def remind(self) -> int:
-        """Tell the queue once more of the first waiting jobs, where it may have forgotten them; return how many."""
+        """Tell the queue again of the first waiting jobs, where it may have forgotten them; return how many."""
         with self._db.read() as session:
             first = [
                 row
@@ -246,7 +247,7 @@ class Jobs:
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
     """The job that the caller has submitted with a key."""
     mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the release before know the name of their token alone. It proves nothing, so of these only such are found
+    # Jobs of the previous release know the name of their token alone. It proves nothing, so of these only such are found
     # as the caller may change anyway.
     named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
     return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
@@ -258,9 +259,12 @@ def unfinished(session: Session, namespace: str) -> int:
     return session.scalar(waiting) or 0
 
 
-def _without_long_result(view: JobView) -> JobView:
+def _without_long_parts(view: JobView) -> JobView:
     rules = KINDS.get(view.kind)
-    return view.model_copy(update={"result": None}) if rules is not None and rules.long_result else view
+    if rules is None or not rules.long_parts or view.result is None:
+        return view
+    kept = {name: part for name, part in view.result.items() if name not in rules.long_parts}
+    return view.model_copy(update={"result": kept or None})
 
 
 def _require_room(session: Session, namespace: str) -> None:

@@ -56,7 +56,7 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
 
 
 def dataset_use(session: Session, version: Version) -> DatasetUse | None:
-    """Return what a version's training took from its dataset; None where nobody said."""
+    """Return what a version's training took from its dataset; None if nobody said."""
     first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     stored = session.scalars(first).first()
     return None if stored is None else salvage(DatasetUse, stored)[0]

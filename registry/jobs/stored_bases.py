@@ -1,4 +1,4 @@
-"""Bases that come quantised, held against what a job asks for when it is accepted."""
+"""Bases that come quantised, checked against what a job asks for when it is accepted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sdk.schemas.training import QuantizationRecipe
 def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
     """Return whether a base is stored in 4 bits, once `fits` has held the request against how it is.
 
-    `fits` raises StoredQuantizationError. Of a base that nobody has registered yet the worker finds out. Raises InvalidBase for a
-    base over which nothing is done, Invalid for a request that its weights don't allow.
+    `fits` raises StoredQuantizationError. Of a base that nobody has registered yet the worker finds out. Raises
+    InvalidBase for a base over which nothing is done, Invalid for a request that its weights don't allow.
     """
     if base is None:
         return False

@@ -16,7 +16,7 @@ _FORGOTTEN_AFTER_S = 600.0
 
 
 def note_sweep(session: Session, name: str, *, led: bool, alone: bool) -> None:
-    """Write down that a process has swept now; it leads since now unless it has `led` before.
+    """Record that a process has swept now; it leads since now unless it has `led` before.
 
     Where one process leads `alone`, no other does since. Else those are forgotten that have not swept for a while.
     """

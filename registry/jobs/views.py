@@ -62,7 +62,7 @@ def list_jobs(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobView]:
-    """The jobs that the caller may see, the newest first."""
+    """The jobs that the caller may see, newest first."""
     wanted = None if state is None else state.value
     return jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
 
@@ -75,25 +75,25 @@ def get_job(job_id: JobId, jobs: JobsDep, who: Reader) -> JobView:
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
-    """Cancel a job that waits or runs; one that was cancelled stays as it is."""
+    """Cancel a waiting or running job; a cancelled one stays as it is."""
     return jobs.cancel(job_id, who=who)
 
 
 @router.post("/{job_id}/retry", status_code=201)
 def retry_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
-    """Submit a failed or cancelled job once more; a training goes on from its last checkpoint."""
+    """Submit a failed or cancelled job again; a training resumes from its last checkpoint."""
     return jobs.retry(job_id, who=who)
 
 
 @router.get("/{job_id}/attempts")
 def list_attempts(job_id: JobId, jobs: JobsDep, who: Reader) -> list[AttemptView]:
-    """The attempts at a job, the first one first."""
+    """The attempts at a job, oldest first."""
     return jobs.attempts(job_id, who=who)
 
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: JobId, checkpoints: CheckpointsDep, who: Reader) -> list[CheckpointView]:
-    """The checkpoints of a training, the newest first."""
+    """The checkpoints of a training, newest first."""
     return checkpoints.list(job_id, who=who)
 
 
@@ -101,7 +101,7 @@ def list_checkpoints(job_id: JobId, checkpoints: CheckpointsDep, who: Reader) ->
 async def publish_checkpoint(
     job_id: JobId, step: Step, body: CheckpointPublication, checkpoints: CheckpointsDep, who: Writer
 ) -> Published:
-    """Make the adapter of a checkpoint a version, with the job and the step in its lineage."""
+    """Make a version from a checkpoint, with the job and the step in its lineage."""
     return await apart(checkpoints.publish, job_id=job_id, step=step, publication=body, who=who)
 
 
@@ -119,7 +119,7 @@ def claim_job(
 
 @router.post("/{job_id}/heartbeat")
 def hold_job(job_id: JobId, body: Heartbeat, claims: ClaimsDep, who: WorkerToken) -> HeartbeatReply:
-    """Hold on to a job, and report."""
+    """Keep a job, and report progress."""
     return claims.heartbeat(job_id=job_id, beat=body, who=who)
 
 
@@ -127,13 +127,13 @@ def hold_job(job_id: JobId, body: Heartbeat, claims: ClaimsDep, who: WorkerToken
 async def record_checkpoint(
     job_id: JobId, body: CheckpointRecord, checkpoints: CheckpointsDep, who: WorkerToken
 ) -> CheckpointView:
-    """Keep a checkpoint that an attempt has stored."""
+    """Record a checkpoint that an attempt has stored."""
     return await apart(checkpoints.record, job_id=job_id, record=body, who=who)
 
 
 @router.post("/{job_id}/release")
 def release_job(job_id: JobId, body: Release, claims: ClaimsDep, who: WorkerToken) -> JobView:
-    """Give a job back that a worker, which shuts down, can't finish."""
+    """Give back a job that a worker can't finish because it shuts down."""
     return claims.release(job_id=job_id, release=body, who=who)
 
 

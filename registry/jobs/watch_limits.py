@@ -11,7 +11,9 @@ from registry.principal import Principal
 
 
 class Watchers:
-    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it leaves."""
+    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it
+    leaves.
+    """
 
     def __init__(self, *, most: int, most_of_token: int) -> None:
         self._most = most
@@ -25,17 +27,17 @@ class Watchers:
         left = self._most - self._by_token.total()
         if self._by_token[token] >= self._most_of_token:
             raise RateLimited(
-                f"this token watches {self._most_of_token} jobs at once already (REGISTRY_MAX_STREAMS_PER_TOKEN); end some, or "
+                f"this token is already watching {self._most_of_token} jobs (REGISTRY_MAX_STREAMS_PER_TOKEN); end some, or "
                 "ask again without wait_s"
             )
         if not left:
             raise RateLimited(
-                f"{self._most} streams are open already (REGISTRY_MAX_STREAMS); ask again without wait_s, or later"
+                f"{self._most} streams are already open (REGISTRY_MAX_STREAMS); ask again without wait_s, or later"
             )
         # So some are left for the next, however many namespaces take what they can.
         if self._by_payer[payer] >= left:
             raise RateLimited(
-                "this namespace's tokens watch as many jobs as they leave to all others (REGISTRY_MAX_STREAMS); end some, or "
+                "this namespace's tokens are watching as many jobs as all others may together (REGISTRY_MAX_STREAMS); end some, or "
                 "ask again without wait_s"
             )
         self._by_token[token] += 1

@@ -24,19 +24,19 @@ def list_workers(workers: WorkersDep, who: Reader) -> list[WorkerView]:
 
 @router.get("/capacity")
 def read_capacity(workers: WorkersDep, who: Reader) -> list[QueueCapacity]:
-    """Each queue as it is now: what waits, what runs, and who could take it."""
+    """Each queue as it is now: waiting and running jobs, and workers that could take them."""
     return workers.capacity(who=who)
 
 
 @router.post("/workers/hello", status_code=204)
 def greet(body: WorkerInfo, workers: WorkersDep, who: WorkerToken) -> Response:
-    """Say that a worker is there and has nothing to do."""
+    """Report that a worker is there and idle."""
     workers.hello(body, who=who)
     return Response(status_code=204)
 
 
 @router.post("/workers/leave", status_code=204)
 def leave(body: Farewell, workers: WorkersDep, who: WorkerToken) -> Response:
-    """Say that a worker takes no more jobs."""
+    """Report that a worker takes no more jobs."""
     workers.leave(body.worker, who=who)
     return Response(status_code=204)

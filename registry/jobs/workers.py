@@ -1,6 +1,6 @@
-"""The workers that were heard of, and how busy they are.
+"""The known workers, and how busy they are.
 
-A worker is a token and a name: whoever speaks for one speaks for a worker of their own token.
+A worker is a token and a name: a caller can only act for workers of its own token.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Workers:
     def list(self, *, who: Principal) -> list[WorkerView]:
         """The workers of the last week that work where the caller reads, by name.
 
-        What they hold of other namespaces is not told: neither a job there, nor which bases are cached.
+        What they hold for other namespaces is not shown: neither a job there, nor which bases are cached.
         """
         with self._db.read() as session:
             now = db_now(session)
@@ -127,7 +127,7 @@ class Workers:
 
 
 def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
-    """Write down a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
+    """Record a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
     values = {
         "device": worker.device,
         "memory_bytes": worker.memory_bytes,
@@ -167,7 +167,7 @@ def _keep_within(session: Session, who: Principal, most: int) -> None:
     names = session.scalars(silent.limit(over)).all()
     if len(names) < over:
         raise QuotaExceeded(
-            f"this token has {most} workers already; give the others a token of their own: "
+            f"this token already has {most} workers; give the others a token of their own: "
             "adapterctl token create NAME --role worker"
         )
     session.execute(delete(Worker).where(ours, Worker.name.in_(names)))

@@ -56,7 +56,7 @@ class Graph:
         self._edges[key] = Edge(source=source, target=target, relation=relation, weight=weight, attempt=attempt)
 
     def view(self, direction: Direction, depth: int, *, aliases: Mapping[int, list[str]], unfollowed: int) -> Lineage:
-        """Return it as it travels, each version with the aliases that name it."""
+        """Return it as sent over the API, each version with the aliases that name it."""
         for node in list(self._nodes.values()):
             if isinstance(node, EvaluationNode):
                 self.link(node.key, f"data:{node.dataset}", "scored-on")

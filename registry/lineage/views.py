@@ -30,5 +30,5 @@ def trace_lineage(
     direction: Direction = "both",
     depth: Annotated[int, Query(ge=1, le=32, description="Steps from the root.")] = 8,
 ) -> Lineage:
-    """What a version came from and what came of it; what came of a base or a dataset."""
+    """What a version was made from and what was made from it; what was made from a base or a dataset."""
     return lineages.trace(of=of, direction=direction, depth=depth, who=who)

@@ -77,7 +77,7 @@ class Metrics:
     def _fleet(self) -> Metric:
         from prometheus_client.core import GaugeMetricFamily
 
-        found = GaugeMetricFamily("adapterctl_workers", "Workers heard of in the last week.", labels=["state"])
+        found = GaugeMetricFamily("adapterctl_workers", "Workers heard from in the last week.", labels=["state"])
         states = Tally(worker.state for worker in self._workers.list(who=SYSTEM))
         for state in _WORKER_STATES:
             found.add_metric([state], states[state])
@@ -109,10 +109,10 @@ def _read(session: Session) -> _Numbers:
 def _waiting_and_running(numbers: _Numbers) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
-    queued = GaugeMetricFamily("adapterctl_jobs_queued", "Jobs that wait for a worker.", labels=["queue", "kind"])
-    running = GaugeMetricFamily("adapterctl_jobs_running", "Jobs that a worker holds.", labels=["queue"])
+    queued = GaugeMetricFamily("adapterctl_jobs_queued", "Jobs waiting for a worker.", labels=["queue", "kind"])
+    running = GaugeMetricFamily("adapterctl_jobs_running", "Jobs held by a worker.", labels=["queue"])
     oldest = GaugeMetricFamily(
-        "adapterctl_jobs_oldest_queued_seconds", "Age of the job that waits longest; 0 for none.", labels=["queue"]
+        "adapterctl_jobs_oldest_queued_seconds", "Age of the job that has waited longest; 0 for none.", labels=["queue"]
     )
     for queue in QUEUES:
         for kind in JOB_KINDS:
@@ -128,7 +128,7 @@ def _sweeping(numbers: _Numbers) -> Iterator[Metric]:
 
     leader = GaugeMetricFamily(
         "adapterctl_reconciler_leader_since_seconds",
-        "Since when a process leads the reconciling, as Unix time; `name` is its host and process id.",
+        "When a process became the reconciler's leader, as Unix time; `name` is its host and process id.",
         labels=["name"],
     )
     swept = GaugeMetricFamily(
@@ -149,7 +149,7 @@ def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator
         attempts.add_metric([kind], begun.get(kind, 0))
     finished = CounterMetricFamily(
         "adapterctl_jobs_finished",
-        "Jobs that ended; `reason` says why one has no result.",
+        "Jobs that ended; `reason` says why a job has no result.",
         labels=["kind", "state", "reason"],
     )
     for labels, value in counters.get("finished", []):
@@ -158,7 +158,7 @@ def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator
     losses.add_metric([], sum(value for _, value in counters.get("lease_losses", [])))
     refused = CounterMetricFamily(
         "adapterctl_requests_refused",
-        "Requests and connections that were refused before a route was asked, or for want of a role.",
+        "Requests and connections that were refused before reaching a route, or because a role was missing.",
         labels=["why"],
     )
     by_why = {labels["why"]: value for labels, value in counters.get("refused", [])}
@@ -172,7 +172,7 @@ def _durations(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Metri
 
     found = HistogramMetricFamily(
         "adapterctl_job_duration_seconds",
-        "How long jobs that succeeded took, from the claim of their last attempt.",
+        "How long successful jobs took, from the claim of their last attempt.",
         labels=["kind"],
     )
     within = {(labels["kind"], labels["le"]): value for labels, value in counters.get("duration_bucket", [])}

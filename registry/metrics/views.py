@@ -21,5 +21,5 @@ MetricsDep = Annotated[Metrics, service(Metrics)]
 
 @router.get(METRICS, response_class=PlainTextResponse)
 def read_metrics(metrics: MetricsDep) -> Response:
-    """What waits and runs, and what was counted, in Prometheus' text format; any token that is valid opens it."""
+    """Metrics of the whole registry, in Prometheus' text format; any valid token may read them."""
     return PlainTextResponse(metrics.exposition(), media_type=_TYPE)

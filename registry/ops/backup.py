@@ -2,7 +2,7 @@
 
 >>> back_up(Database("postgresql://registry@db/registry"), Path("/srv/backup/registry.sqlite3"))
 Traceback (most recent call last):
-registry.errors.Invalid: the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"
+registry.errors.Invalid: the database is not an SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def back_up(
 ) -> None:
     """Copy an SQLite database into a new file, as it is at one moment; whoever reads or writes it goes on.
 
-    Raises Invalid for another kind of database and for a file that exists, Unavailable where it can't be written, and
+    Raises Invalid for another kind of database and for a file that exists, Unavailable if it can't be written, and
     where copying takes longer than `within_s`.
     """
     if database.engine.dialect.name != "sqlite":
         raise Invalid(
-            'the database is no SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"',
+            'the database is not an SQLite file; back it up with: pg_dump --format=custom --file=FILE "$REGISTRY_DATABASE_URL"',
             param="REGISTRY_DATABASE_URL",
         )
     if database.revision() is None:
@@ -39,7 +39,7 @@ def back_up(
             param="REGISTRY_DATABASE_URL",
         )
     if target.exists():
-        raise Invalid(f"{target} exists; name a file that does not", param="file")
+        raise Invalid(f"{target} already exists; name a new file", param="file")
     partial = target.with_name(f"{target.name}.partial")
     try:
         # The hashes of tokens are in it. Nobody else's half of a backup is written to.
@@ -61,7 +61,7 @@ class _Deadline:
         self._end = clock() + within_s
 
     def look(self, *_progress: int) -> None:
-        """Raise Unavailable where the time is over."""
+        """Raise Unavailable if the time is over."""
         if self._clock() > self._end:
             raise Unavailable(
                 f"the backup took longer than {self._within_s:g} s; give it more with --timeout-s, or a faster disk"

@@ -38,7 +38,7 @@ def cli() -> None:
       REGISTRY_DATABASE_URL            postgresql://user@host/name, or sqlite:////path
       REGISTRY_STORAGE_URL             s3://bucket/prefix, or file:///folder
       REGISTRY_S3_ENDPOINT_URL         where the store is, unless it is AWS
-      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, where that differs
+      REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, if that differs
       REGISTRY_BROKER_URL              redis://:password@host:6379/0
       REGISTRY_AUTH                    token (default), or none on loopback only
     """
@@ -120,12 +120,14 @@ def _within_files(limits: Limits) -> Limits:
     if allowed == wanted:
         return limits
     possible = max(1, allowed - beside)
-    click.echo(f"{possible} connections instead of {limits.connections}: the system allows {hard} open files", err=True)
+    click.echo(
+        f"{possible} connections instead of {limits.connections}: the system allows only {hard} open files", err=True
+    )
     return replace(limits, connections=possible)
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raise Unavailable where the port is taken, before any process is started."""
+    """Raise Unavailable if the port is taken, before any process is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,7 +146,7 @@ def db() -> None:
 
 @db.command()
 def upgrade() -> None:
-    """Bring the schema to this program's revision."""
+    """Upgrade the schema to this program's revision."""
     database = _database_of(Settings.from_env())
     database.upgrade()
     click.echo(database.revision())
@@ -152,7 +154,7 @@ def upgrade() -> None:
 
 @db.command()
 def check() -> None:
-    """Fail unless the schema is the one that this program knows."""
+    """Fail unless the schema is the one that this program needs."""
     database = _database_of(Settings.from_env())
     database.require_current()
     from registry.ops.schema import drift
@@ -172,7 +174,7 @@ def check() -> None:
     default=3600.0,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="Give up, and leave no file, after so many seconds.",
+    help="Give up after this many seconds, leaving no file.",
 )
 def backup(file: Path, timeout_s: float) -> None:
     """Copy an SQLite database into a new FILE while it is in use. For PostgreSQL there is pg_dump.
@@ -197,11 +199,13 @@ def token() -> None:
 @click.option(
     "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
 )
-@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in the history.")
-@click.option("--days", default=None, type=click.IntRange(1, 3650), help="Expires after so many days. [default: never]")
-@click.option("--replace", is_flag=True, help="The token in use that has this name ends at once.")
+@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in histories.")
+@click.option(
+    "--days", default=None, type=click.IntRange(1, 3650), help="Expire after this many days. [default: never]"
+)
+@click.option("--replace", is_flag=True, help="Replace the token in use that has this name, at once.")
 def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
-    """Make a token and print it; it can't be shown again.
+    """Create a token and print it; it can't be shown again.
 
     \b
     Example:
@@ -212,7 +216,7 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
 
     grants = {namespace: Role(role)}
     made = Tokens(_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
-    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it, it is not shown again:", err=True)
+    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it; it is not shown again:", err=True)
     click.echo(made.secret)
 
 
@@ -228,9 +232,9 @@ def list_tokens() -> None:
 
 @token.command()
 @click.argument("token_id", required=False)
-@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+@click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
 def revoke(token_id: str | None, namespace: str | None) -> None:
-    """Make a token worthless, within a second on every server process.
+    """Revoke a token, within a second on every server process.
 
     \b
     Examples:
@@ -241,7 +245,7 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
     from registry.principal import SYSTEM
 
     if (token_id is None) == (namespace is None):
-        raise Invalid("say which: the id of a token, or --namespace NAMESPACE for all there", param="token_id")
+        raise Invalid("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")
     tokens = Tokens(_database())
     if token_id is not None:
         tokens.revoke(token_id, who=SYSTEM)
@@ -251,13 +255,13 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
 
 @cli.command(name="read-only")
 @click.argument("to", type=click.Choice(["on", "off", "show"]))
-@click.option("--reason", default="an emergency", show_default=True, help="What whoever is refused is told.")
+@click.option("--reason", default="an emergency", show_default=True, help="The reason that refused callers are told.")
 def read_only(to: str, reason: str) -> None:
-    """Let nothing be changed for now, on every server within a second; reading goes on.
+    """Refuse all changes for now, on every server within a second; reading still works.
 
-    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold by their heartbeats, and
-    are given no new ones; nothing is queued again. A result waits as long as its worker has patience, and a job that
-    could not hand in its result goes on from its last checkpoint afterwards. REGISTRY_READ_ONLY=1 does the same for one process.
+    Changes are answered with 503 and the code read_only. Workers keep the jobs that they hold, by heartbeats, and get
+    no new ones; nothing is queued again. A worker retries handing in a result for some minutes; after that, its job
+    resumes from its last checkpoint once changes are allowed again. REGISTRY_READ_ONLY=1 does the same for one process.
 
     \b
     Example:
@@ -278,11 +282,11 @@ def read_only(to: str, reason: str) -> None:
 
 
 @cli.command()
-@click.option("--once", is_flag=True, help="Look once, print what was found as JSON, and end.")
+@click.option("--once", is_flag=True, help="Run once, print what was done as JSON, and exit.")
 def reconcile(once: bool) -> None:
-    """Queue again the jobs whose workers fell silent, and announce what waits, for as long as this process runs.
+    """Requeue jobs whose workers fell silent, and announce waiting jobs, for as long as this process runs.
 
-    Each process of `adapter-registry serve` does so too, unless REGISTRY_RECONCILE_S is 0; one of them all leads.
+    Each process of `adapter-registry serve` can do so too, unless REGISTRY_RECONCILE_S is 0; only the leader does.
 
     \b
     Example:
@@ -305,21 +309,21 @@ def reconcile(once: bool) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option(
     "--grace-hours",
     default=24,
     show_default=True,
     type=click.IntRange(0, 8760),
-    help="Keep what was given up less than so many hours ago.",
+    help="Keep files given up less than this many hours ago.",
 )
 @click.option(
     "--keep-merged-days",
     type=click.IntRange(1, 36500),
-    help="Remove merged models whose job ended longer ago. [default: never]",
+    help="Remove merged models whose job ended more than this many days ago. [default: never]",
 )
 def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
-    """Apply the retention rules, and remove the files that nothing names any more; print a report as JSON.
+    """Apply the retention rules, and remove files that nothing refers to any more; print a report as JSON.
 
     \b
     Example:
@@ -343,8 +347,8 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
 def doctor(style: str) -> None:
     """Try database, storage and broker with real operations, and say what fails and what to do.
 
-    What is tried in the storage is removed again. Exits with 9 where something fails. A folder is tried over HTTP only
-    where REGISTRY_PUBLIC_URL says how clients reach its server.
+    What it writes to the storage is removed again. Exits with 9 if something fails. A folder is tried over HTTP only
+    if REGISTRY_PUBLIC_URL says how clients reach its server.
 
     \b
     Example:
@@ -366,7 +370,7 @@ def doctor(style: str) -> None:
     failed = sum(finding.outcome == "failed" for finding in findings)
     if failed:
         raise Unavailable(
-            f"{failed} of {len(findings)} trials failed; mend what they name, then run: adapter-registry doctor"
+            f"{failed} of {len(findings)} checks failed; fix what they name, then run: adapter-registry doctor"
         )
 
 

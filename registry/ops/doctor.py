@@ -74,7 +74,7 @@ def _try(what: str, trial: Callable[[], str]) -> Finding:
         return Finding(
             what,
             "failed",
-            f"{type(error).__name__}: the address that clients are given can't be reached from here; "
+            f"{type(error).__name__}: the address given to clients can't be reached from here; "
             "check REGISTRY_S3_PUBLIC_ENDPOINT_URL or REGISTRY_PUBLIC_URL, and that the server runs",
         )
 
@@ -98,7 +98,9 @@ def _require_private(path: Path | str | None) -> None:
 
 def _broker(url: str | None) -> str:
     if url is None:
-        raise _Doubtful("none is set: jobs wait until a worker asks; set REGISTRY_BROKER_URL to wake workers at once")
+        raise _Doubtful(
+            "none is set, so jobs wait until a worker asks; set REGISTRY_BROKER_URL to wake workers at once"
+        )
     import redis
 
     try:
@@ -116,20 +118,20 @@ def _storage(storage: Storage, http: httpx.Client, reopen: Callable[[int], Stora
         return
     body = secrets.token_bytes(_BODY_BYTES)
     with _trial(storage, body) as name:
-        taken = _try("storage: a file is taken", lambda: _sends(storage, http, name, body))
+        taken = _try("storage: a file can be stored", lambda: _sends(storage, http, name, body))
         yield taken
         if taken.outcome == "failed":
             return
-        yield _try("storage: its digest is proven", lambda: _proves(storage, name))
+        yield _try("storage: its digest is checked", lambda: _proves(storage, name))
         yield _try("storage: it is listed", lambda: _lists(storage, name))
-        yield _try("storage: it is read back", lambda: _reads(storage, http, name, body))
+        yield _try("storage: it can be read back", lambda: _reads(storage, http, name, body))
         if storage.get_location(name).url.startswith("file:"):
             return
-        yield _try("storage: ranges are read", lambda: _ranges(storage, http, name, body))
+        yield _try("storage: ranges can be read", lambda: _ranges(storage, http, name, body))
         yield _try("storage: nothing is overwritten", lambda: _keeps(storage, http, name, body))
         yield _try("storage: other bytes are refused", lambda: _refuses_bytes(storage, http))
         yield _try("storage: strangers are refused", lambda: _refuses_strangers(storage, http, name))
-        yield _try("storage: old leave is refused", lambda: _refuses_expired(reopen, http, name))
+        yield _try("storage: expired URLs are refused", lambda: _refuses_expired(reopen, http, name))
         yield _try("storage: parts are joined", lambda: _joins(storage, http))
 
 
@@ -174,7 +176,7 @@ def _sends(storage: Storage, http: httpx.Client, name: str, body: bytes) -> str:
         status = _put(http, location, body)
         _require(
             200 <= status < 300,
-            f"HTTP {status} to a signed PUT; check the keys' rights, the region, and that the clocks agree",
+            f"HTTP {status} to a signed PUT; check the keys' permissions, the region, and that the clocks agree",
         )
     _require(storage.stat(name) is not None, "what was sent is not there afterwards; use another store")
     return "by copying" if location.url.startswith("file:") else "by a signed PUT"
@@ -185,8 +187,8 @@ def _proves(storage: Storage, name: str) -> str:
         return "the registry hashes every file"
     stat = storage.stat(name)
     if stat is None or stat.sha256 is None:
-        raise _Doubtful("the store says no SHA-256, so the registry reads every file once more to hash it")
-    _require(stat.sha256 == name[:64], "the store says another SHA-256 than that of the bytes; use another store")
+        raise _Doubtful("the store reports no SHA-256, so the registry reads every file once more to hash it")
+    _require(stat.sha256 == name[:64], "the store reports a SHA-256 that is not that of the bytes; use another store")
     return "the store computes SHA-256"
 
 
@@ -214,7 +216,9 @@ def _ranges(storage: Storage, http: httpx.Client, name: str, body: bytes) -> str
     etag = http.get(location.url, headers=headers).headers.get("etag", "")
     answer = http.get(location.url, headers={**headers, "If-Match": etag})
     if (answer.status_code, answer.content) != (206, body[10:20]):
-        raise _Doubtful(f"HTTP {answer.status_code} to a range: an interrupted pull begins anew instead of going on")
+        raise _Doubtful(
+            f"HTTP {answer.status_code} to a range: an interrupted pull would start over instead of continuing"
+        )
     status = http.get(location.url, headers={**headers, "If-Match": '"another"'}).status_code
     _require(status == 412, f"HTTP {status} to If-Match with another ETag, not 412; use another store")
     return "with If-Match"
@@ -225,7 +229,7 @@ def _keeps(storage: Storage, http: httpx.Client, name: str, body: bytes) -> str:
     with storage.open(name) as chunks:
         _require(b"".join(chunks) == body, "a stored file was replaced by others; use another store")
     if isinstance(storage, FolderStorage):
-        return "the same bytes alone are taken"
+        return "only the same bytes are accepted"
     _require(
         status == 412,
         f"HTTP {status} to a second PUT with If-None-Match, not 412: files can be replaced; use another store",
@@ -239,7 +243,7 @@ def _refuses_bytes(storage: Storage, http: httpx.Client) -> str:
         status = _put(http, storage.put_location(name, len(body)), bytes(len(body)))
         _require(
             not 200 <= status < 300 and storage.stat(name) is None,
-            f"HTTP {status}: bytes with another SHA-256 than was signed were stored; use a store that checks it",
+            f"HTTP {status}: bytes were stored whose SHA-256 is not the one signed; use a store that checks it",
         )
     return f"HTTP {status}"
 
@@ -252,7 +256,7 @@ def _refuses_strangers(storage: Storage, http: httpx.Client, name: str) -> str:
         status = http.get(url, headers=location.headers).status_code
         _require(
             not 200 <= status < 300,
-            f"HTTP {status} without a good signature: anybody may read; give the store identities, and the bucket no "
+            f"HTTP {status} without a valid signature: anybody can read; give the store identities, and the bucket no "
             "public access",
         )
     return "unsigned and forged requests"

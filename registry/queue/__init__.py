@@ -15,13 +15,15 @@ class Queue(Protocol):
     """Tells workers that there is work."""
 
     def announce(self, job_id: str, queue: str) -> None:
-        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that is away."""
+        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that
+        is away.
+        """
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Say again that these jobs, (id, queue), wait, unless that is known; return how many were said."""
 
     def revive(self) -> None:
-        """See to it that somebody works. Called while jobs are unfinished and nothing is heard of them."""
+        """Ensure that somebody works. Called while jobs are unfinished and nothing is heard of them."""
 
 
 class NoQueue:
@@ -46,7 +48,9 @@ def open_queue(broker_url: str | None, timeout_s: float = 1.0) -> Queue:
     if broker_url is None:
         return NoQueue()
     if not broker_url.startswith(("redis://", "rediss://")):
-        raise Invalid("REGISTRY_BROKER_URL is no redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL")
+        raise Invalid(
+            "REGISTRY_BROKER_URL is not a redis:// or rediss:// URL; set it to one", param="REGISTRY_BROKER_URL"
+        )
     from registry.queue.broker import CeleryQueue
 
     return CeleryQueue(broker_url, timeout_s=timeout_s)

@@ -56,7 +56,7 @@ class CeleryQueue:
                 client = connection.default_channel.client
                 empty = {queue for queue in {queue for _, queue in jobs} if client.llen(queue) == 0}
         except Unavailable as error:
-            _log.warning("nothing was announced again: %s", error.message)
+            _log.warning("nothing could be announced again: %s", error.message)
             return 0
         due = [(job_id, queue) for job_id, queue in jobs if queue in empty]
         for job_id, queue in due:
@@ -68,7 +68,7 @@ class CeleryQueue:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Ask the broker in the block. Raises Unavailable where it does not answer, and what it says is nothing to know."""
+        """Ask the broker in the block. Raises Unavailable if it does not answer, and what it says is nothing to know."""
         with self._breaker.asking(), self._places.taken():
             try:
                 yield

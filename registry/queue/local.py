@@ -50,7 +50,7 @@ class LocalQueue:
             process = self._start()
         except OSError as error:
             # The job is in the table, and the next command in this home looks there again.
-            _log.warning("no runner could be started (%s); job %s waits", error.strerror, job_id)
+            _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
         self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 

@@ -1,4 +1,4 @@
-"""What namespaces have, counted anew from the tables, and held against what was added up."""
+"""What namespaces have, counted anew from the tables, and checked against what was added up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
 
 
 def recount(db: Database, *, within_s: float) -> int:
-    """Set right what was added up wrongly, as by a server of the release before; return for how many namespaces.
+    """Set right what was added up wrongly, as by a server of the previous release; return for how many namespaces.
 
     All is read in one state of the database, in which both agree, and nobody waits meanwhile. Only a namespace where they
     differ is counted again while nobody changes anything of it.
@@ -84,7 +84,7 @@ def _mend(db: Database, namespace: str, within_s: float) -> bool:
             setattr(row, name, count)
     if wrong:
         said = ", ".join(f"{name} {was} instead of {count}" for name, (was, count) in wrong.items())
-        _log.warning("the usage of the namespace %r was added up wrongly and is set right: %s", namespace, said)
+        _log.warning("the usage of the namespace %r was added up wrongly and has been corrected: %s", namespace, said)
     return bool(wrong)
 
 

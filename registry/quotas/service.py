@@ -63,7 +63,7 @@ def _present(session: Session, namespace: str) -> QuotaView:
     row = own or session.get(Quota, EVERYWHERE)
     limits = default_limits(session) if row is None else Limits(row.max_adapters, row.max_bytes, row.max_jobs)
     row_used = session.get(Usage, namespace)
-    # A server of the release before may have taken away what it never added, until the next count.
+    # A server of the previous release may have removed what it never added, until the next count.
     used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}
     return QuotaView(
         namespace=namespace,

@@ -26,11 +26,11 @@ Namespace = Annotated[
 
 @router.get("")
 def get_quota(quotas: QuotasDep, who: Reader, namespace: Namespace = "-") -> QuotaView:
-    """The limits of a namespace, and what is used of them."""
+    """The limits of a namespace, and how much of them is used."""
     return quotas.get(namespace, who=who)
 
 
 @router.put("")
 def set_quota(body: QuotaLimits, quotas: QuotasDep, who: Admin, namespace: Namespace = "-") -> QuotaView:
-    """Set the limits of a namespace; those left out are none."""
+    """Set the limits of a namespace; a limit that is left out is lifted."""
     return quotas.set(namespace, limits=body, who=who)

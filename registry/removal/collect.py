@@ -1,4 +1,4 @@
-"""One run over manifests, blobs and storage. Whatever it removes, it looks at once more where nobody can name it.
+"""One run over manifests, blobs and storage. Whatever it removes, it looks at again where nobody can name it.
 
 A blob goes in two steps, so that a kill at any moment leaves no row that promises bytes which are gone: its row says so
 first, and the bytes follow, under no lock. What was left between the two goes with the next run. Whoever sends the same

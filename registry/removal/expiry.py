@@ -130,11 +130,9 @@ class Expiry:
                 gone[name] = step()
             except Exception as error:  # noqa: BLE001 - whoever called first on this day has come for something else
                 why = error.message if isinstance(error, RegistryError) else type(error).__name__
-                _log.warning("expired rows of %s could not be removed, the next run tries again: %s", name, why)
+                _log.warning("expired rows of %s could not be removed; the next run tries again: %s", name, why)
         if any(gone.values()):
-            _log.info(
-                "rows that had their time: %s", ", ".join(f"{count} {name}" for name, count in gone.items() if count)
-            )
+            _log.info("removed expired rows: %s", ", ".join(f"{count} {name}" for name, count in gone.items() if count))
         return gone
 
     def _before(self, days: float) -> datetime:
@@ -387,5 +385,5 @@ def _keep(path: Path, content: bytes) -> None:
     except OSError as error:
         raise Unavailable(
             f"the audit trail can't be written to {path.parent} ({error.strerror}); nothing was removed. "
-            "Set REGISTRY_AUDIT_FOLDER to a folder that can be written to"
+            "Set REGISTRY_AUDIT_FOLDER to a writable folder"
         ) from error

@@ -98,7 +98,7 @@ class Rules:
             ManifestBlob.sha256 == Blob.sha256,
             ManifestRow.digest == ManifestBlob.manifest_digest,
             ManifestRow.collected_at.is_(None),
-            # A real run has retired them by now. Until a manifest is, whoever publishes it again counts on its blobs.
+            # A real run has retired them by now. Until a manifest is, whoever publishes it again relies on its blobs.
             *([~self.retirable(dialect)] if self.dry_run else []),
         )
         dataset = exists().where(

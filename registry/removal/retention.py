@@ -34,7 +34,7 @@ class Outside(NamedTuple):
 
 
 def rule_of(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None where all of its versions are kept.
+    """Return an adapter's rule, or None if all of its versions are kept.
 
     Nothing of it is passed over: that might be what keeps a version. Raises Unreadable.
     """
@@ -42,13 +42,13 @@ def rule_of(adapter: Adapter) -> RetentionRule | None:
         return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
     except ValidationError as error:
         raise Unreadable(
-            f"the retention rule of {adapter.name} is of a form that this release can't read; upgrade the registry, or set it anew: "
-            f"adapterctl retention set {adapter.name}"
+            f"the retention rule of {adapter.name} has a form that this release can't read; upgrade the registry, or set it again "
+            f"with: adapterctl retention set {adapter.name}"
         ) from error
 
 
 def _rule_to_apply(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None where nothing is to be deleted by it: there is none, or it can't be read."""
+    """Return an adapter's rule, or None if nothing is to be deleted by it: there is none, or it can't be read."""
     try:
         return rule_of(adapter)
     except Unreadable as error:

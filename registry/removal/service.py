@@ -31,7 +31,7 @@ _PARTIAL_LIFE = timedelta(hours=1)
 
 
 class Removal:
-    """The service that takes away."""
+    """The service that removes."""
 
     def __init__(self, db: Database, artifacts: Artifacts, *, statement_s: float = 60.0) -> None:
         """The database may take `statement_s` for each transaction of a collection."""
@@ -59,7 +59,7 @@ class Removal:
         return RetentionView(adapter=adapter, rule=rule)
 
     def collect(self, *, request: GcRequest, who: Principal) -> GcReport:
-        """Apply the retention rules, and remove what nothing names any more; a dry run only says what that would be.
+        """Apply the retention rules, and remove what nothing refers to any more; a dry run only reports it.
 
         It may be killed at any moment, run beside publishers and beside itself. Raises Forbidden, Unavailable.
         """

@@ -1,4 +1,4 @@
-"""Retention rules and the collection of garbage."""
+"""Retention rules and garbage collection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def get_retention(adapter: Adapter, removal: RemovalDep, who: Reader) -> Retenti
 
 @router.put("/retention")
 def set_retention(adapter: Adapter, body: RetentionRule, removal: RemovalDep, who: Admin) -> RetentionView:
-    """Say which versions of an adapter `gc` keeps."""
+    """Set which versions of an adapter `gc` keeps."""
     return removal.set_retention(adapter, rule=body, who=who)
 
 
@@ -38,5 +38,5 @@ def clear_retention(adapter: Adapter, removal: RemovalDep, who: Admin) -> Respon
 
 @router.post("/gc")
 def collect_garbage(body: GcRequest, removal: RemovalDep, who: Admin) -> GcReport:
-    """Apply the retention rules, and remove what nothing names any more; a dry run only says what that would be."""
+    """Apply the retention rules, and remove what nothing refers to any more; a dry run only reports it."""
     return removal.collect(request=body, who=who)

@@ -53,8 +53,8 @@ Condition = ColumnElement[bool]
 def condition_of(session: Session, tree: Node, who: Principal) -> Condition:
     """Return the condition over Version, joined with Adapter, that `tree` holds and the caller may see the version.
 
-    Only ready versions are found unless the filter speaks of states. Raises Forbidden where it asks for quarantined
-    ones and the caller is no admin.
+    Only ready versions are found unless the filter speaks of states. Raises Forbidden if it asks for quarantined
+    ones and the caller is not an admin.
     """
     said = _Compiler(session, who).node(tree)
     return and_(who.within(Adapter.namespace), _of_states(tree, who), said)
@@ -68,7 +68,7 @@ def _of_states(tree: Node, who: Principal) -> Condition:
     elif who.namespaces("admin") != []:
         shown = {*PULLABLE, VersionState.QUARANTINED}
     elif VersionState.QUARANTINED in asked:
-        raise Forbidden("only admins see quarantined versions; ask for ready or archived ones", param="filter")
+        raise Forbidden("only admins can see quarantined versions; ask for ready or archived ones", param="filter")
     else:
         shown = set(PULLABLE)
     # Nearly every version is ready. Said this way round, no planner walks the index of states because of it, instead of
@@ -177,7 +177,7 @@ class _Compiler:
         )
 
     def _of_dataset(self, column: Any, values: Sequence[Any]) -> Condition:
-        """The condition that a column is the digest of one of some datasets; what looks like a digest is no name."""
+        """The condition that a column is the digest of one of some datasets; what looks like a digest is not a name."""
         names = [value for value in values if not looks_like_digest(str(value))]
         digests = [digits for value in values if (digits := digest_digits(str(value))) is not None]
         # A digest stands in the version or the evaluation itself, which the caller sees.

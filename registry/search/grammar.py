@@ -65,7 +65,7 @@ def parse(text: str) -> Node:
     tree = _Parser(list(_tokens(text))).whole()
     if len(str(tree)) > MAX_CHARS:
         # What is written back can be read back.
-        raise _refuse(1, f"written in full it is longer than {MAX_CHARS:,} characters", _EXAMPLE)
+        raise _refuse(1, f"written out in full it is longer than {MAX_CHARS:,} characters", _EXAMPLE)
     return tree
 
 
@@ -95,7 +95,7 @@ class _Token:
 def _tokens(text: str) -> Iterator[_Token]:
     unkept = _UNKEPT.search(text)
     if unkept is not None:
-        raise _refuse(unkept.start() + 1, f"{unkept[0]!a} can't be kept, so nothing has it", _EXAMPLE)
+        raise _refuse(unkept.start() + 1, f"{unkept[0]!a} can't be stored, so nothing has it", _EXAMPLE)
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -112,11 +112,11 @@ def _tokens(text: str) -> Iterator[_Token]:
 def _no_token(text: str, at: int) -> Invalid:
     unfinished = _UNFINISHED.match(text, at)
     if unfinished is None:
-        problem = f"{text[at]!a} stands in double quotes only"
+        problem = f"{text[at]!a} must be in double quotes"
         return _refuse(at + 1, problem, 'author = "Ada L."')
     end = unfinished.end()
     if end < len(text):
-        return _refuse(end + 1, r'inside quotes a \ stands before " or \ only', r'tag[path] = "C:\\data"')
+        return _refuse(end + 1, r'inside quotes, \ may stand before " or \ only', r'tag[path] = "C:\\data"')
     return _refuse(at + 1, "the closing quote is missing", 'tag[note] = "second try"')
 
 
@@ -240,11 +240,11 @@ class _Parser:
     def _require_plain(self, token: _Token, rule: FieldRule, *, pattern: bool = False) -> None:
         """Raise Invalid for a word that means something else where it stands."""
         if token.kind == "word" and token.text.lower() in KEYWORDS:
-            problem = f"{token} is a word of the grammar, which as a value stands in quotes"
+            problem = f"{token} is a word of the grammar, and as a value needs quotes"
             raise _refuse(token.column, problem, 'tag[join] = "and"')
         if token.kind == "word" and "*" in token.text and not pattern:
             example = rule.example if "~" in rule.example else "name ~ team/*"
-            raise _refuse(token.column, f"{token} is a pattern, which stands after ~, or else in quotes", example)
+            raise _refuse(token.column, f"{token} is a pattern, which must follow ~, or be in quotes", example)
 
     def _expect(self, mark: str, example: str) -> None:
         token = self._take()

@@ -99,7 +99,7 @@ def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
     """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are other ones."""
     of, *position = read_cursor(cursor, (str, *order.kinds))
     if of != search:
-        raise Invalid("the cursor is of another filter or order; begin again without one", param="cursor")
+        raise Invalid("the cursor belongs to another filter or order; start again without one", param="cursor")
     return tuple(position)
 
 
@@ -111,7 +111,7 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
 
 
 def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
-    """Return versions as they travel, with what belongs to each read in three queries."""
+    """Return versions as sent over the API, with what belongs to each read in three queries."""
     pks = [row.pk for row in rows]
     metrics: dict[int, dict[str, float]] = {}
     made = select(Origin.version_pk, Origin.metrics).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())

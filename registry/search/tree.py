@@ -34,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field held against a value; against several with the operator `in`."""
+    """A field checked against a value; against several with the operator `in`."""
 
     field: Field
     operator: str
@@ -92,5 +92,5 @@ def _in_brackets(part: Node, *kinds: type[Node]) -> str:
 
 
 def _write_metric(metric: str) -> str:
-    # After the dot even `and` is no word of the grammar.
+    # After the dot even `and` is not a word of the grammar.
     return metric if metric.lower() in KEYWORDS else write_value(metric)

@@ -20,12 +20,12 @@ SearchDep = Annotated[Search, service(Search)]
 _FILTER = f"""Comparisons joined by `and`, `or`, `not` and brackets; left out or empty, every ready version is found.
 
 A comparison is a field, an operator (`=` `!=` `<` `<=` `>` `>=`, `~` for patterns with `*`, `in (…, …)`) and a value,
-which stands in double quotes where it has other characters than letters, digits and `._/:@+-`. At most {MAX_CHARS:,}
+which needs double quotes if it has other characters than letters, digits and `._/:@+-`. At most {MAX_CHARS:,}
 characters, {MAX_COMPARISONS} comparisons and {MAX_NESTING} levels.
 
 Fields: {"; ".join(f"`{rule.shown}`, {rule.takes}" for rule in FIELDS.values())}.
 
-Only ready versions are found unless the filter speaks of `state`."""
+Only ready versions are found unless the filter mentions `state`."""
 
 #: By what a reader of the OpenAPI document wants to find.
 _EXAMPLES: dict[str, Any] = {
@@ -42,9 +42,9 @@ def search_versions(
     search: SearchDep,
     who: Reader,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
-    sort: Annotated[SortKey, Query(description='"-" begins with the newest or the highest.')] = "-created",
+    sort: Annotated[SortKey, Query(description='A leading "-" puts the newest or highest first.')] = "-created",
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[VersionBrief]:
-    """Versions that a filter is true of."""
+    """Versions that match a filter."""
     return search.search(wanted=wanted, sort=sort, cursor=cursor, limit=limit, who=who)

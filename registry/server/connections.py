@@ -28,29 +28,26 @@ class Refusal(NamedTuple):
     why: Why
 
 
-MALFORMED = Refusal(400, ErrorCode.INVALID, "this is no HTTP/1.1 request; send one", "malformed")
+MALFORMED = Refusal(400, ErrorCode.INVALID, "this is not an HTTP/1.1 request; send one", "malformed")
 PIPELINED = Refusal(
-    429, ErrorCode.RATE_LIMITED, "too many requests wait on this connection; wait for answers before more", "too_many"
+    429,
+    ErrorCode.RATE_LIMITED,
+    "too many requests are waiting on this connection; wait for answers before sending more",
+    "too_many",
 )
-FULL = Refusal(
-    503, ErrorCode.UNAVAILABLE, "the server has as many connections as it can; try again shortly", "too_many"
-)
+FULL = Refusal(503, ErrorCode.UNAVAILABLE, "the server has no connection left; try again shortly", "too_many")
 CROWDED = Refusal(
     429,
     ErrorCode.RATE_LIMITED,
-    "this address has as many connections as it may (REGISTRY_MAX_CONNECTIONS_PER_ADDRESS); close some, then try again",
+    "this address has reached its limit of connections (REGISTRY_MAX_CONNECTIONS_PER_ADDRESS); close some, then try again",
     "too_many",
 )
-LONG_HEAD = Refusal(
-    431, ErrorCode.TOO_LARGE, "the request's headers are longer or more than any that are read; send fewer", "too_large"
-)
-LONG_URL = Refusal(
-    414, ErrorCode.TOO_LARGE, "the request's URL is longer than any that is read; shorten it", "too_large"
-)
+LONG_HEAD = Refusal(431, ErrorCode.TOO_LARGE, "the request's headers are too long or too many; send fewer", "too_large")
+LONG_URL = Refusal(414, ErrorCode.TOO_LARGE, "the request's URL is too long; shorten it", "too_large")
 SLOW_HEAD = Refusal(
-    408, ErrorCode.TIMEOUT, "the request's headers did not come in in time; send them at once", "too_slow"
+    408, ErrorCode.TIMEOUT, "the request's headers did not arrive in time; send them at once", "too_slow"
 )
-SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body comes in more slowly than the server waits for", "too_slow")
+SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body arrives more slowly than the server allows", "too_slow")
 
 #: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), a body,
 #: nothing while the server works, or whatever it likes while nothing is asked.
@@ -103,7 +100,7 @@ class Connections:
     def enter(self, connection: Connection) -> Refusal | None:
         """Count a connection; return why its requests are refused where it is one too many.
 
-        Raises ConnectionRefusedError where there is no room to say even that.
+        Raises ConnectionRefusedError if there is no room to say even that.
         """
         limits, address = self._limits, connection.address
         refusal = None
@@ -155,7 +152,7 @@ class Connections:
         REFUSALS.note(
             "too_many",
             oldest.address,
-            "all connections are taken: one of %s that asked nothing was closed",
+            "all connections are taken: closed an idle one from %s",
             oldest.address,
         )
         oldest.transport.abort()
@@ -198,9 +195,7 @@ class Connections:
                 connection.refuse(SLOW_BODY)
 
     def _give_up(self, connection: Connection) -> None:
-        REFUSALS.note(
-            "not_taken", connection.address, "an answer was given up: %s does not fetch it", connection.address
-        )
+        REFUSALS.note("not_taken", connection.address, "gave up an answer: %s does not read it", connection.address)
         connection.transport.abort()
 
     def __iter__(self) -> Iterator[Connection]:

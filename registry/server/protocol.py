@@ -87,7 +87,7 @@ class BoundedHttp(HttpToolsProtocol):
         try:
             self._barred = self._all.enter(self)
         except ConnectionRefusedError:
-            REFUSALS.note("too_many", self.address, "a connection of %s was closed: there are too many", self.address)
+            REFUSALS.note("too_many", self.address, "closed a connection from %s: there are too many", self.address)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,7 +216,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer so, where no other answer was begun, and close."""
         if self.transport.is_closing():
             return
-        REFUSALS.note(refusal.why, self.address, "a request of %s was refused: %s", self.address, refusal.message)
+        REFUSALS.note(refusal.why, self.address, "refused a request from %s: %s", self.address, refusal.message)
         self._deaf = True
         running = self._running
         if (

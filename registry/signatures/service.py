@@ -31,7 +31,7 @@ class Signatures:
     def add(self, digest: str, *, signed: SignedManifest, who: Principal) -> SignatureView:
         """Add a signature to a manifest of a namespace in which the caller may write; a key's second replaces its first.
 
-        Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict where there are too many.
+        Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict if there are too many.
         """
         with self._db.read() as session:
             row = _find(session, digest, who)
@@ -49,12 +49,12 @@ class Signatures:
             )
             if max(session.scalars(others), default=0) >= MAX_SIGNATURES:
                 raise Conflict(
-                    f"{digest[:12]} has {MAX_SIGNATURES} signatures, and no more are kept; sign with one of their keys"
+                    f"{digest[:12]} has {MAX_SIGNATURES} signatures, and can't have more; sign with one of the same keys"
                 )
             return record_signature(session, digest, signed, who, namespaces=writable)
 
     def list(self, digest: str, *, who: Principal) -> list[SignatureView]:
-        """The signatures over a manifest, the first one first. Raises NotFound."""
+        """The signatures over a manifest, oldest first. Raises NotFound."""
         with self._db.read() as session:
             _find(session, digest, who)
             mine = (Signature.manifest_digest == digest, who.within(Signature.namespace))

@@ -29,7 +29,7 @@ class Trust:
     def of(cls, setting: str | None) -> Trust:
         """Read the keys that `REGISTRY_SIGNING_KEYS` names: a PEM file, or a folder of `*.pem`.
 
-        Raises Invalid for what holds none, Unavailable where signatures can't be verified.
+        Raises Invalid for what holds none, Unavailable if signatures can't be verified.
         """
         if setting is None:
             return cls()
@@ -50,13 +50,13 @@ class Trust:
         if signed is None:
             if self.asks:
                 raise Verification(
-                    f"this registry takes signed versions only; push again with --sign KEY, by one of: {self._listed()}",
+                    f"this registry accepts only signed versions; push again with --sign KEY, using one of: {self._listed()}",
                     param="signature",
                 )
             return
         if self.asks and signed.key_id not in self._keys:
             raise Verification(
-                f"the signature is by the key {signed.key_id[:12]}, which this registry does not take; sign with one of: "
+                f"the signature is by the key {signed.key_id[:12]}, which this registry does not accept; sign with one of: "
                 f"{self._listed()}",
                 param="signature",
             )

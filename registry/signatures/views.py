@@ -19,11 +19,11 @@ Digest = Annotated[str, Path(max_length=64)]
 
 @router.post("/{digest}/signatures", status_code=201)
 def sign_manifest(digest: Digest, body: SignedManifest, signatures: SignaturesDep, who: Writer) -> SignatureView:
-    """Add a signature to a manifest; a second one by the same key takes the place of the first."""
+    """Add a signature to a manifest; a second one by the same key replaces the first."""
     return signatures.add(digest, signed=body, who=who)
 
 
 @router.get("/{digest}/signatures")
 def list_signatures(digest: Digest, signatures: SignaturesDep, who: Reader) -> list[SignatureView]:
-    """The signatures over a manifest, the first one first; whether they are genuine, only the signer's public key tells."""
+    """The signatures over a manifest, oldest first; only the signer's public key can tell whether they are genuine."""
     return signatures.list(digest, who=who)

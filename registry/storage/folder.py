@@ -124,7 +124,7 @@ class FolderStorage:
             partial.unlink(missing_ok=True)
 
     def part_writer(self, permission: Permission) -> BlobWriter:
-        """Return what writes one part. Raises BlobMissing where its parts were joined or swept."""
+        """Return what writes one part. Raises BlobMissing if its parts were joined or swept."""
         folder = self._parts_of(permission.name, permission.parts_id)
         if not folder.is_dir():
             raise BlobMissing(permission.name)
@@ -232,7 +232,7 @@ class FolderStorage:
 
     def _parts_of(self, name: str, parts_id: str) -> Path:
         if _PARTS_ID.fullmatch(parts_id) is None:
-            raise StorageError("These parts were never begun. Begin the upload again.")
+            raise StorageError("This upload in parts was never started. Start the upload again.")
         path = self.path_of(name)
         return path.with_name(f"{path.name}{_PARTS}{parts_id}")
 
@@ -299,7 +299,7 @@ class BlobWriter:
 
 
 def check_bytes(sha256: str, size_bytes: int, found_sha256: str, found_bytes: int) -> None:
-    """Raise BlobCorrupt where the bytes found are not those promised."""
+    """Raise BlobCorrupt if the bytes found are not those promised."""
     if found_bytes != size_bytes:
         raise BlobCorrupt(
             f"{found_bytes} bytes were sent for sha256 {sha256}, announced with {size_bytes}. Upload the file again."
@@ -349,4 +349,4 @@ def _as_unavailable(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         advice = "Free some space, for example with `adapterctl gc`." if full else "Check that the registry may use it."
-        raise StorageUnavailable(f"Storage at {path}: {error.strerror or error}. {advice}") from error
+        raise StorageUnavailable(f"Storage at {path} can't be used: {error.strerror or error}. {advice}") from error

@@ -119,7 +119,7 @@ class BlobStat:
     """What the store says of one blob."""
 
     size_bytes: int
-    #: The digest where the store itself has computed it from the bytes; None where only reading them could tell.
+    #: The digest where the store itself has computed it from the bytes; None if only reading them could tell.
     sha256: str | None
     #: When the blob was stored, in UTC.
     modified_at: datetime
@@ -153,7 +153,7 @@ class Storage(Protocol):
         """Return where a client reads the blob. Does not look whether it is there: the read will say so."""
 
     def stat(self, name: str) -> BlobStat | None:
-        """Return size and age of a blob, or None where there is none."""
+        """Return size and age of a blob, or None if there is none."""
 
     def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Open a blob for reading once, in chunks of at most CHUNK_BYTES. Raises BlobMissing."""

@@ -96,7 +96,7 @@ class S3Storage:
     def put_location(self, name: str, size_bytes: int) -> PutLocation:
         if size_bytes > MAX_PUT_BYTES:
             raise StorageError(
-                f"A file of {size_bytes} bytes is too large: S3 takes {MAX_PUT_BYTES} at once. Split it into shards."
+                f"A file of {size_bytes} bytes is too large: S3 accepts {MAX_PUT_BYTES} at once. Split it into shards."
             )
         sent = {"ContentLength": size_bytes, "ChecksumSHA256": _base64_of(sha256_of(name)), "IfNoneMatch": "*"}
         return self._put("put_object", name, sent | self._encryption)
@@ -216,7 +216,7 @@ class S3Storage:
                     raise
                 if self.stat(name) is None:
                     raise StorageUnavailable(
-                        f"Another upload of sha256 {sha256} was in the way and has not finished. Try again."
+                        f"Another upload of sha256 {sha256} has not finished yet. Try again."
                     ) from error
 
     def delete(self, name: str) -> None:
@@ -333,7 +333,7 @@ def _as_full() -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageUnavailable(
-            f"The temporary folder of the registry: {error.strerror or error}. Free some space in it."
+            f"The registry's temporary folder can't be used: {error.strerror or error}. Free some space in it."
         ) from error
 
 

@@ -33,7 +33,7 @@ def kept_key(path: Path) -> bytes:
 
     Processes that serve one folder share the file and so sign and check the same URLs. The key must come from nothing
     that can be guessed, such as a database URL without a password: who has it can read every blob by its digest.
-    Raises StorageUnavailable where the file can be neither read nor made.
+    Raises StorageUnavailable if the file can be neither read nor made.
     """
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:
@@ -49,12 +49,12 @@ def kept_key(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except OSError as error:
         raise StorageUnavailable(
-            f"The signing key at {path}: {error.strerror or error}. Check that the registry may use it."
+            f"The signing key at {path} can't be used: {error.strerror or error}. Check that the registry may use it."
         ) from error
     except ValueError:
         key = b""
     if len(key) < MIN_KEY_BYTES:
-        raise StorageUnavailable(f"The signing key at {path} is damaged. Remove the file, and a new one is made.")
+        raise StorageUnavailable(f"The signing key at {path} is damaged. Remove the file; a new one will be made.")
     return key
 
 

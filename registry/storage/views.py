@@ -1,4 +1,4 @@
-"""The routes of a folder behind HTTP: one blob in, or a range of one out, for whoever holds a signed URL.
+"""The routes of a folder behind HTTP: one blob in, or a range of one out, for any holder of a signed URL.
 
 They carry no token: the signature in the query is the permission, as it is with a presigned S3 URL.
 """
@@ -55,13 +55,13 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     """Return the routes that serve `storage`, which must have a signing key."""
     key = storage.signing_key
     if key is None:
-        raise StorageError("Only a folder with a public URL and a signing key is served. Give it both.")
+        raise StorageError("Only a folder with a public URL and a signing key can be served. Give it both.")
     router = APIRouter()
     path = f"{BLOBS_PATH}/{{name}}"
 
     @router.put(path, include_in_schema=False)
     async def put_blob(name: str, request: Request) -> Response:
-        """Store one blob, or one part. 200 also where it is there already; 400, and nothing stored, for other bytes."""
+        """Store one blob, or one part. 200 also if it already exists; 400, and nothing stored, for other bytes."""
         permission = verify(key, "PUT", name, request.query_params)
         if permission is None or permission.size_bytes is None:
             return _forbidden()
@@ -82,13 +82,13 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
             # Its parts were joined or swept while this one was sent.
             return _error_of(BlobMissing(name))
         except ClientDisconnect:
-            # Nobody is left to read the answer; the partial file has been taken away.
+            # Nobody is left to read the answer; the partial file has been removed.
             return Response(status_code=400)
         return Response(status_code=200, headers={"ETag": f'"{name}"'})
 
     @router.get(path, include_in_schema=False)
     async def get_blob(name: str, request: Request) -> Response:
-        """Return one blob, or one range of it. 412 where `If-Match` names another ETag."""
+        """Return one blob, or one range of it. 412 if `If-Match` names another ETag."""
         if verify(key, "GET", name, request.query_params) is None:
             return _forbidden()
         try:

@@ -65,7 +65,7 @@ def submit_alone(session: Session, namespace: str) -> None:
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:
-    """Raise QuotaExceeded where `used` and `adding` are more than `limit`; `what` says of what these are numbers."""
+    """Raise QuotaExceeded if `used` and `adding` are more than `limit`; `what` says of what these are numbers."""
     if used + adding > limit:
         named = "" if namespace == "-" else f" {namespace}"
         raise QuotaExceeded(

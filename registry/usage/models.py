@@ -21,7 +21,7 @@ class Quota(Model):
     max_adapters: Mapped[int | None]
     #: Bytes of all kinds together that `Usage` counts.
     max_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: Jobs that wait or run.
+    #: Jobs waiting or running.
     max_jobs: Mapped[int | None]
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 

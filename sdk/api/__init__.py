@@ -1,5 +1,5 @@
-"""The registry's HTTP API, over HTTP or in process: one file a noun, one typed function a route.
+"""The registry's HTTP API, over HTTP or in process: one file per noun, one typed function per route.
 
-Each function sends one request and returns what the registry answers; it raises what the registry refuses, and
-Unavailable where nothing answers. Values are checked by who calls it.
+Each function sends one request and returns the registry's answer. It raises the error that the registry refuses
+with, and Unavailable if nothing answers. Callers check the values.
 """

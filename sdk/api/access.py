@@ -1,4 +1,4 @@
-"""Whom the registry takes a client for."""
+"""Who a client is to the registry."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from sdk.schemas.access import Whoami
 
 
 def whoami(transport: Transport) -> Whoami:
-    """Return who the registry takes this client for, and what it may do where. Raises Unauthenticated."""
+    """Return who this client is to the registry, and what it may do where. Raises Unauthenticated."""
     return transport.call("GET", "/whoami", Whoami)

@@ -10,5 +10,5 @@ from sdk.schemas.catalog import AdapterView
 
 
 def iterate(transport: Transport, *, namespace: str | None = None, prefix: str = "") -> Iterator[AdapterView]:
-    """Yield adapters by name: all that may be seen, or those of a namespace ("-": of none)."""
+    """Yield adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
     return pages(transport, "/adapters", AdapterView, params={"namespace": namespace, "prefix": prefix})

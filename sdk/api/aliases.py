@@ -28,22 +28,22 @@ def of_adapter(transport: Transport, adapter: str) -> list[AliasView]:
 
 
 def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
-    """Let an alias name again what it named before its last move. Raises Conflict."""
+    """Point an alias back at what it named before its last move. Raises Conflict."""
     return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
 
 
 def remove(transport: Transport, removal: AliasRemoval) -> None:
-    """Take an alias away; its history stays. Raises NotFound, NotAllowed, Conflict."""
+    """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
     transport.call("POST", "/aliases/remove", type(None), body=removal)
 
 
 def history(transport: Transport, adapter: str, *, alias: str | None = None) -> Iterator[AliasMoveView]:
-    """Yield the moves of an adapter's aliases, or of one, the newest first."""
+    """Yield the moves of an adapter's aliases, or of one, newest first."""
     return pages(transport, "/aliases/history", AliasMoveView, params={"adapter": adapter, "alias": alias})
 
 
 def protected(transport: Transport) -> list[ProtectionView]:
-    """Return the aliases that only promoters move."""
+    """Return the aliases that only promoters may move."""
     return transport.call("GET", "/aliases/protected", list[ProtectionView])
 
 

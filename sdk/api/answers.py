@@ -1,4 +1,4 @@
-"""What every answer of a registry is looked at for, whichever way it came: the server's version, and errors."""
+"""What is checked in every answer of a registry, over HTTP or in process: the server's version, and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VERSION_HEADER = "X-Adapterctl-Version"
 
 
 def check_version(server: str | None, url: str) -> None:
-    """Raise Incompatible where the server is more than one minor version away."""
+    """Raise Incompatible if the server is more than one minor version away."""
     ours, theirs = _minor(VERSION), _minor(server or "")
     if ours is None or theirs is None:
         return
@@ -28,13 +28,13 @@ def _minor(text: str) -> tuple[int, int] | None:
 
 
 def require_json(content: bytes, content_type: str | None, url: str) -> None:
-    """Raise Unavailable for a success that no registry answers with."""
+    """Raise Unavailable for a success that no registry would send."""
     if content and not (content_type or "").startswith("application/json"):
-        raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
+        raise Unavailable(f"{url} does not answer like a registry; check ADAPTERCTL_URL")
 
 
 def raise_error(status: int, content: bytes, url: str) -> NoReturn:
-    """Raise the error that an answer which is no success stands for."""
+    """Raise the error that an unsuccessful answer stands for."""
     try:
         error = json.loads(content)["error"]
         code, message, param = error["code"], error["message"], error.get("param")
@@ -43,5 +43,5 @@ def raise_error(status: int, content: bytes, url: str) -> NoReturn:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         if status in (502, 503, 504):
             raise Unavailable(f"the registry at {url} is not ready (HTTP {status}); try again shortly") from None
-        raise Unavailable(f"{url} answers HTTP {status} and not as a registry does; check ADAPTERCTL_URL") from None
+        raise Unavailable(f"{url} answers HTTP {status} and not like a registry; check ADAPTERCTL_URL") from None
     raise_for(code, message, param)

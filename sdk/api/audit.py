@@ -11,6 +11,6 @@ from sdk.schemas.access import AuditView
 
 
 def latest(transport: Transport, *, limit: int, where: Mapping[str, str | datetime | None]) -> Iterator[AuditView]:
-    """Yield the last `limit` changes that `where` is true of, the newest first. Raises NotAllowed, InvalidInput."""
+    """Yield the last `limit` changes that match `where`, newest first. Raises NotAllowed, InvalidInput."""
     texts = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in where.items()}
     return pages(transport, "/audit", AuditView, params={**texts}, limit=limit)

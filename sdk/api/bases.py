@@ -18,7 +18,7 @@ def register(transport: Transport, registration: BaseRegistration) -> BaseView:
 
 
 def iterate(transport: Transport) -> Iterator[BaseView]:
-    """Yield the bases that may be used, the newest first."""
+    """Yield the bases that this client may use, newest first."""
     return pages(transport, "/bases", BaseView)
 
 
@@ -28,10 +28,10 @@ def get(transport: Transport, name: str, *, namespace: str | None = None) -> Bas
 
 
 def remove(transport: Transport, selector: BaseSelector) -> None:
-    """Take a base away from a namespace. Raises NotFound, NotAllowed."""
+    """Remove a base from a namespace. Raises NotFound, NotAllowed."""
     transport.call("POST", "/base/remove", type(None), body=selector)
 
 
 def fix(transport: Transport, change: BaseFix) -> BaseView:
-    """Correct what is said of a base. Raises NotFound, NotAllowed, InvalidInput."""
+    """Correct what a namespace says about a base. Raises NotFound, NotAllowed, InvalidInput."""
     return transport.call("POST", "/base/fix", BaseView, body=change)

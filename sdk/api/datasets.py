@@ -20,24 +20,24 @@ def register(transport: Transport, registration: DatasetRegistration) -> Dataset
 
 
 def iterate(transport: Transport) -> Iterator[DatasetView]:
-    """Yield the datasets that may be used, the newest first."""
+    """Yield the datasets that this client may use, newest first."""
     return pages(transport, "/datasets", DatasetView)
 
 
 def locate(transport: Transport, name: str) -> Transfer:
-    """Say where a dataset is fetched from, by digest or name.
+    """Return where to fetch a dataset from, by digest or name.
 
-    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed where another digest is answered than was
+    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
     asked for.
     """
     found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
     if not found.sha256.startswith(digest_digits(name) or ""):
         raise VerificationFailed(
-            f"the registry answers with the dataset {found.sha256[:12]} where {name[:80]} was asked for; tell an admin"
+            f"the registry returned the dataset {found.sha256[:12]} instead of {name[:80]}; tell an admin"
         )
     return found
 
 
 def remove(transport: Transport, name: str) -> None:
-    """Give a dataset's rows up, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
+    """Remove a dataset, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
     transport.call("POST", f"/datasets/{segment(name)}/remove", type(None))

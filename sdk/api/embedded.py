@@ -1,4 +1,4 @@
-"""The registry in this process, as a transport of httpx. Imported only where the extra for it is there."""
+"""The registry in this process, as a transport of httpx. Imported only if its extra is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from a2wsgi import ASGIMiddleware
 
 
 class EmbeddedTransport(httpx.BaseTransport):
-    """Requests to an application of `registry.app.application` in this process; it runs in a loop of its own until this is closed."""
+    """Requests to an application of `registry.app.application` in this process; it runs in its own loop until this is
+    closed.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app

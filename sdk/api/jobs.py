@@ -1,4 +1,4 @@
-"""Jobs for those who ask for them: submitted, watched, cancelled, tried again."""
+"""Jobs as callers see them: submitting, watching, cancelling, retrying."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
 
-#: A published checkpoint's files are hashed before it is one.
+#: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0
-#: What a question about events may take beyond the time that it waits for one.
+#: How long a request for events may take beyond the time that it waits for one.
 _ANSWERING_S = 30.0
 
 
@@ -26,7 +26,7 @@ def submit(transport: Transport, submission: JobSubmission, *, key: str) -> JobV
 def iterate(
     transport: Transport, *, state: str | None = None, queue: str | None = None, limit: int
 ) -> Iterator[JobView]:
-    """Yield the last `limit` jobs, the newest first."""
+    """Yield the last `limit` jobs, newest first."""
     return pages(transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
 
 
@@ -41,17 +41,17 @@ def cancel(transport: Transport, job_id: str) -> JobView:
 
 
 def retry(transport: Transport, job_id: str) -> JobView:
-    """Submit a job once more, as a new one. Raises NotFound, NotAllowed, Conflict, QuotaExceeded."""
+    """Submit a job again, as a new one. Raises NotFound, NotAllowed, Conflict, QuotaExceeded."""
     return transport.call("POST", f"/jobs/{check_job_id(job_id)}/retry", JobView)
 
 
 def attempts(transport: Transport, job_id: str) -> list[AttemptView]:
-    """Return the attempts at a job, the first one first. Raises NotFound."""
+    """Return the attempts at a job, oldest first. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView])
 
 
 def checkpoints(transport: Transport, job_id: str) -> list[CheckpointView]:
-    """Return the checkpoints of a training that are stored, the newest first. Raises NotFound."""
+    """Return the stored checkpoints of a training, newest first. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
 
 
@@ -72,6 +72,6 @@ def publish_checkpoint(transport: Transport, job_id: str, step: int, publication
 def events(
     transport: Transport, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None
 ) -> list[Event]:
-    """Return events after a cursor, only the `last` so many if given; waits up to `wait_s` seconds for one."""
+    """Return events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
     path, params = f"/jobs/{check_job_id(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
     return transport.call("GET", path, list[Event], params=params, timeout_s=wait_s + _ANSWERING_S)

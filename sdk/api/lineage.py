@@ -1,4 +1,4 @@
-"""What came from what."""
+"""What was made from what."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from sdk.schemas.lineage import Direction, Lineage
 
 
 def trace(transport: Transport, of: str, *, direction: Direction, depth: int) -> Lineage:
-    """Return what `of` came from and what came of it: a ref, `base:NAME` or `data:NAME`. Raises NotFound."""
+    """Return what `of` (a ref, `base:NAME` or `data:NAME`) was made from, and what was made from it. Raises NotFound."""
     return transport.call("GET", "/lineage", Lineage, params={"of": of, "direction": direction, "depth": depth})

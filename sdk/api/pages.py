@@ -1,4 +1,4 @@
-"""Lists that the registry gives page by page."""
+"""Lists that the registry returns page by page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sdk.schemas.pages import Page
 
 T = TypeVar("T")
 
-#: The most rows that are asked for at once.
+#: The most rows to ask for at once.
 _PAGE = 500
 
 
 def pages(
     transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None, limit: int | None = None
 ) -> Iterator[T]:
-    """Yield the rows of a list, the first `limit` of them if given, each page asked for when it is needed.
+    """Yield the rows of a list, the first `limit` of them if given, each page requested when it is needed.
 
-    Raises InvalidInput, before anything is asked for, where the limit is less than 1.
+    Raises InvalidInput, before anything is requested, if the limit is less than 1.
     """
     if limit is None:
         return _rows(transport, path, row, {"limit": _PAGE, **(params or {})})

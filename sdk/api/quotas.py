@@ -7,7 +7,7 @@ from sdk.schemas.access import QuotaLimits, QuotaView
 
 
 def get(transport: Transport, namespace: str) -> QuotaView:
-    """Return the limits of a namespace ("-": names without one), and what is used of them."""
+    """Return the limits of a namespace ("-": names without one), and how much of them is used."""
     return transport.call("GET", "/quotas", QuotaView, params={"namespace": namespace})
 
 

@@ -1,4 +1,4 @@
-"""Retention rules, and the collection of garbage."""
+"""Retention rules and garbage collection."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _COLLECTING_S = 4 * 3600.0
 
 
 def retention(transport: Transport, adapter: str) -> RetentionView:
-    """Return which versions of an adapter a collection keeps. Raises NotFound."""
+    """Return which versions of an adapter garbage collection keeps. Raises NotFound."""
     return transport.call("GET", "/retention", RetentionView, params={"adapter": adapter})
 
 
 def set_retention(transport: Transport, adapter: str, rule: RetentionRule) -> RetentionView:
-    """Set which versions of an adapter a collection keeps. Raises NotFound, NotAllowed."""
+    """Set which versions of an adapter garbage collection keeps. Raises NotFound, NotAllowed."""
     return transport.call("PUT", "/retention", RetentionView, body=rule, params={"adapter": adapter})
 
 
@@ -25,5 +25,5 @@ def clear_retention(transport: Transport, adapter: str) -> None:
 
 
 def collect_garbage(transport: Transport, request: GcRequest) -> GcReport:
-    """Remove what the rules and the names leave over. Raises NotAllowed."""
+    """Remove what neither the rules nor any name keeps. Raises NotAllowed."""
     return transport.call("POST", "/gc", GcReport, body=request, timeout_s=_COLLECTING_S)

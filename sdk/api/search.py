@@ -1,4 +1,4 @@
-"""Finding versions by what is known of them."""
+"""Finding versions by what is known about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sdk.schemas.search import SortKey, VersionBrief
 
 
 def iterate(transport: Transport, filter: str, *, sort: SortKey, limit: int | None) -> Iterator[VersionBrief]:  # noqa: A002 - the word of the HTTP interface
-    """Yield the versions that a filter is true of, at most `limit`.
+    """Yield the versions that match a filter, at most `limit`.
 
     Raises InvalidInput that says where the filter is wrong, NotAllowed.
     """

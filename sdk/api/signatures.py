@@ -8,10 +8,10 @@ from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 
 def submit(transport: Transport, digest: str, signed: SignedManifest) -> SignatureView:
-    """Hand a signature in; a key's second takes the place of its first. Raises NotFound, NotAllowed, InvalidInput."""
+    """Add a signature; a second one by the same key replaces the first. Raises NotFound, NotAllowed, InvalidInput."""
     return transport.call("POST", f"/manifests/{segment(digest)}/signatures", SignatureView, body=signed)
 
 
 def of_manifest(transport: Transport, digest: str) -> list[SignatureView]:
-    """Return the signatures over the manifest with this digest, the first one first. Raises NotFound."""
+    """Return the signatures over the manifest with this digest, oldest first. Raises NotFound."""
     return transport.call("GET", f"/manifests/{segment(digest)}/signatures", list[SignatureView])

@@ -8,20 +8,20 @@ from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, To
 
 
 def create(transport: Transport, request: TokenRequest | TokenReplacement) -> NewToken:
-    """Make a token, whose secret is answered once. Raises InvalidInput, Conflict, NotAllowed."""
+    """Create a token; its secret is returned only once. Raises InvalidInput, Conflict, NotAllowed."""
     return transport.call("POST", "/tokens", NewToken, body=request)
 
 
 def administered(transport: Transport) -> list[TokenView]:
-    """Return the tokens that this client administers, the newest first, without secrets."""
+    """Return the tokens that this client administers, newest first, without secrets."""
     return transport.call("GET", "/tokens", list[TokenView])
 
 
 def revoke(transport: Transport, token_id: str) -> TokenView:
-    """Make a token worthless. Raises NotFound."""
+    """Revoke a token. Raises NotFound."""
     return transport.call("POST", f"/tokens/{segment(token_id)}/revoke", TokenView)
 
 
 def revoke_namespace(transport: Transport, revocation: NamespaceRevocation) -> RevocationView:
-    """Take from every token the role that it has in a namespace. Raises NotAllowed."""
+    """Take away every token's role in a namespace. Raises NotAllowed."""
     return transport.call("POST", "/tokens/revoke", RevocationView, body=revocation)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Transport:
-    """Requests to one registry, by any threads. Safe to use after a fork: each process makes its own connections."""
+    """Requests to one registry, from any thread. Safe to use after a fork: each process makes its own connections."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -45,15 +45,15 @@ class Transport:
     ) -> T:
         """Send a request to `/api/v1` + `path` and parse the answer as `reply`.
 
-        Fields and members of a newer server that this client does not know are passed over. Raises the error that the
-        registry's code stands for, Unavailable where nothing answers, Incompatible where versions are far apart.
+        Fields and members of a newer server that this client does not know are ignored. Raises the error that the
+        registry's code stands for, Unavailable if nothing answers, Incompatible if versions are far apart.
         """
         raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
         try:
             return read_json(reply, raw or b"null", open_ended=True)
         except ValidationError as error:
             raise Incompatible(
-                f"the registry at {self.config.url} answers in a way that version {VERSION} does not understand; upgrade both"
+                f"the registry at {self.config.url} answers in a way that version {VERSION} can't understand; upgrade both"
             ) from error
 
     def _send(
@@ -132,7 +132,7 @@ class Transport:
 def _retrying(url: str) -> httpx.BaseTransport | None:
     import httpx
 
-    # A transport of our own would pass the proxy settings of the environment by.
+    # Our own transport would ignore the proxy settings of the environment.
     proxied = any(
         os.environ.get(name)
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -142,14 +142,16 @@ def _retrying(url: str) -> httpx.BaseTransport | None:
         if proxied
         else httpx.HTTPTransport(
             retries=2,
-            # Reading the certificates of all authorities takes a while, and without TLS nobody shows one.
+            # Reading the certificates of all authorities takes a while, and without TLS no server presents one.
             verify=url.startswith("https:"),
         )
     )
 
 
 def _embedded(config: Config) -> httpx.BaseTransport:
-    """Open the registry of a folder in this process. Raises Unavailable without the extra, or where another package hides ours."""
+    """Open the registry of a folder in this process. Raises Unavailable without the extra, or if another package
+    hides ours.
+    """
     hidden = hidden_package(["registry"])
     if hidden is not None:
         raise Unavailable(hidden)

@@ -8,10 +8,10 @@ from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadV
 
 
 def begin(transport: Transport, request: UploadRequest, *, namespace: str | None = None) -> UploadView:
-    """Open a session over files, with room for them in a namespace. Raises QuotaExceeded, NotAllowed."""
+    """Open a session for files, with space for them reserved in a namespace. Raises QuotaExceeded, NotAllowed."""
     return transport.call("POST", "/uploads", UploadView, body=request, params={"namespace": namespace})
 
 
 def ask_parts(transport: Transport, upload: str, request: PartsRequest) -> list[Transfer]:
-    """Ask where parts of a large file go. Raises NotFound for a session that is over."""
+    """Ask where parts of a large file go. Raises NotFound for a session that has ended."""
     return transport.call("POST", f"/uploads/{segment(upload)}/parts", list[Transfer], body=request)

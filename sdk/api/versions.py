@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.schemas.catalog import Annotation, Publication, Published, VersionMove, VersionView
+from sdk.schemas.probe import VersionNorms
 
 #: A version's files are hashed before it is one.
 _PUBLISHING_S = 600.0
@@ -15,6 +16,11 @@ _PUBLISHING_S = 600.0
 def resolve(transport: Transport, ref: str) -> VersionView:
     """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
     return transport.call("GET", "/resolve", VersionView, params={"ref": ref})
+
+
+def norms(transport: Transport, ref: str) -> VersionNorms:
+    """Return what the version that a ref names now adds to its base. Raises InvalidName, InvalidRef, NotFound."""
+    return transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
 
 
 def publish(transport: Transport, publication: Publication) -> Published:
@@ -30,7 +36,7 @@ def iterate(transport: Transport, adapter: str, *, archived: bool = False) -> It
 
 
 def annotate(transport: Transport, annotation: Annotation) -> VersionView:
-    """Write a description, tags or a note to a version. Raises NotFound, NotAllowed."""
+    """Add a description, tags or a note to a version. Raises NotFound, NotAllowed."""
     return transport.call("PATCH", "/version", VersionView, body=annotation)
 
 

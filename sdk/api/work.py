@@ -1,4 +1,4 @@
-"""What workers call: they claim a job, hold it, and hand in how it ended."""
+"""What workers call: they claim a job, hold it, and report how it ended."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from sdk.schemas.work import (
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: A checkpoint's files are looked at before it is stored.
 _RECORDING_S = 600.0
-#: Making a result's version can take a registry a while.
+#: Making a version of a result can take the registry a while.
 COMPLETING_S = 1800.0
 _REPORTING_S = 60.0
 
 
 class NotUnderstoodError(Exception):
-    """The registry gave a job that asks for what this release does not know. Another worker may."""
+    """The registry gave out a job that this release does not understand. Another worker may."""
 
     def __init__(self, job: str, attempt: int, why: str) -> None:
         super().__init__(why)
@@ -44,9 +44,9 @@ class NotUnderstoodError(Exception):
 
 
 def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None) -> Assignment | None:
-    """Ask for work; None where there is none. The same `key` again gives the same job, for as long as it is held.
+    """Ask for work; None if there is none. The same `key` again gives the same job, for as long as it is held.
 
-    Raises NotUnderstoodError, Incompatible for an answer that is no job, and what the registry refuses.
+    Raises NotUnderstoodError, Incompatible for an answer that is not a job, and what the registry refuses.
     """
     headers = None if key is None else {"Idempotency-Key": key}
     reply: Any = dict[str, Any] | None
@@ -55,11 +55,11 @@ def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None
 
 
 def _understood(answer: dict[str, Any]) -> Assignment:
-    """Return an assignment. Unlike what is only shown, a member or kind that this release does not know is an error."""
+    """Return an assignment. Unlike in data that is only shown, an unknown member or kind is an error."""
     job, attempt = answer.get("job"), answer.get("attempt")
     if not isinstance(job, str) or not _ID.fullmatch(job) or type(attempt) is not int:
         raise Incompatible(
-            "the registry answers a claim with something that is no job; upgrade this worker or the registry"
+            "the registry answers a claim with something other than a job; upgrade this worker or the registry"
         )
     try:
         return read(Assignment, answer)
@@ -69,7 +69,7 @@ def _understood(answer: dict[str, Any]) -> Assignment:
 
 
 def heartbeat(transport: Transport, job: str, beat: Heartbeat, *, timeout_s: float) -> HeartbeatReply:
-    """Hold on to a job and report events. Raises StaleAttempt where another attempt holds it, NotFound."""
+    """Hold on to a job and report events. Raises StaleAttempt if another attempt holds it, NotFound."""
     return transport.call("POST", f"/jobs/{job}/heartbeat", HeartbeatReply, body=beat, timeout_s=timeout_s)
 
 
@@ -79,7 +79,7 @@ def record_checkpoint(transport: Transport, job: str, record: CheckpointRecord) 
 
 
 def complete(transport: Transport, job: str, completion: Completion, *, timeout_s: float = COMPLETING_S) -> JobView:
-    """Hand in what a job made. Raises StaleAttempt, VerificationFailed."""
+    """Hand in a job's result. Raises StaleAttempt, VerificationFailed."""
     return transport.call("POST", f"/jobs/{job}/complete", JobView, body=completion, timeout_s=timeout_s)
 
 
@@ -94,10 +94,10 @@ def release(transport: Transport, job: str, given_back: Release, *, timeout_s: f
 
 
 def hello(transport: Transport, worker: WorkerInfo, *, timeout_s: float = _REPORTING_S) -> None:
-    """Say that a worker is there, and what it has."""
+    """Report that a worker is there, and what it has."""
     transport.call("POST", "/workers/hello", type(None), body=worker, timeout_s=timeout_s)
 
 
 def leave(transport: Transport, farewell: Farewell, *, timeout_s: float = _REPORTING_S) -> None:
-    """Say that a worker takes no more jobs."""
+    """Report that a worker takes no more jobs."""
     transport.call("POST", "/workers/leave", type(None), body=farewell, timeout_s=timeout_s)

@@ -7,10 +7,10 @@ from sdk.schemas.jobs import QueueCapacity, WorkerView
 
 
 def heard_of(transport: Transport) -> list[WorkerView]:
-    """Return the workers that were heard of in the last week, by name."""
+    """Return the workers that were heard from in the last week, by name."""
     return transport.call("GET", "/workers", list[WorkerView])
 
 
 def capacity(transport: Transport) -> list[QueueCapacity]:
-    """Return each queue as it is now: what waits, what runs, who could take it."""
+    """Return each queue as it is now: waiting and running jobs, and workers that could take them."""
     return transport.call("GET", "/capacity", list[QueueCapacity])

@@ -24,38 +24,40 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("catalog", "Show a version with its lineage."),
     "list": ("catalog", "List adapters."),
     "versions": ("catalog", "List the versions of an adapter."),
-    "search": ("search", "Find versions by base, rank, data, scores, tags."),
-    "lineage": ("lineage", "Draw what a version came from, and what came of it."),
-    "diff": ("diff", "Compare two versions: settings, scores, weights."),
+    "search": ("search", "Find versions by base, rank, data, scores or tags."),
+    "lineage": ("lineage", "Draw what a version was made from, and what was made from it."),
+    "diff": ("diff", "Compare two versions: settings, scores and weights."),
     "compat": ("compat", "Say whether an inference engine can serve a version."),
     "alias": ("aliases", "Point names like 'production' at versions."),
     "promote": ("aliases", "Point an alias at the version that a ref names."),
-    "rollback": ("aliases", "Point an alias back at what it named before."),
-    "annotate": ("removal", "Write a description, tags or a note to a version."),
+    "rollback": ("aliases", "Point an alias back at the version it named before."),
+    "annotate": ("removal", "Add a description, tags or a note to a version."),
     "archive": ("removal", "Hide a version from lists and `latest`."),
     "restore": ("removal", "Bring an archived version back."),
     "delete": ("removal", "Delete a version for good."),
-    "release": ("removal", "Release a quarantined version: it gets a number."),
+    "release": ("removal", "Release a quarantined version, giving it a number."),
     "eval": ("evaluate", "Score versions and bare bases on the same rows."),
     "merge": ("merge", "Merge a version into its base."),
+    "combine": ("combine", "Add versions of one base up by weights, into a version."),
+    "export": ("export", "Write an adapter or a merged model as GGUF."),
     "base": ("bases", "Add and list bases."),
     "data": ("data", "Add, preview, list and remove datasets."),
     "jobs": ("jobs", "List, watch, cancel and retry jobs."),
-    "workers": ("workers", "List the workers that the registry has heard of."),
-    "capacity": ("workers", "Show what waits, what runs, and who could take it."),
+    "workers": ("workers", "List the workers that the registry has heard from."),
+    "capacity": ("workers", "Show which jobs wait and run, and which workers could take them."),
     "cache": ("cache", "List, verify and prune the local cache."),
-    "retention": ("removal", "Say which versions of an adapter `gc` keeps."),
-    "gc": ("removal", "Remove files that nothing names any more."),
+    "retention": ("removal", "Set which versions of an adapter `gc` keeps."),
+    "gc": ("removal", "Remove files that nothing refers to any more."),
     "token": ("tokens", "Create, list and revoke tokens."),
-    "quota": ("quotas", "Show and set how much a namespace may have."),
-    "audit": ("audit", "List who changed what."),
+    "quota": ("quotas", "Show and set a namespace's quotas."),
+    "audit": ("audit", "List who changed what, and when."),
     "up": ("stack", "Start a registry with workers on this machine."),
     "down": ("stack", "Stop what `up` started; the data stays."),
     "status": ("stack", "Show the parts that `up` started."),
     "logs": ("stack", "Print the logs of what `up` started."),
     "login": ("login", "Remember a registry's URL and token."),
-    "whoami": ("login", "Say who you are there, and what you may do."),
-    "completion": ("completion", "Print the completion script of a shell."),
+    "whoami": ("login", "Show who you are to the registry, and what you may do."),
+    "completion": ("completion", "Print the completion script for a shell."),
 }
 
 
@@ -109,7 +111,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
 )
-@click.option("--insecure", is_flag=True, help="Accept plain http to another machine than this one.")
+@click.option("--insecure", is_flag=True, help="Accept plain http to other machines.")
 def cli(insecure: bool) -> None:
     """Train, version, evaluate, merge and deliver LoRA adapters.
 

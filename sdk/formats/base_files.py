@@ -52,7 +52,7 @@ _AFTER_PADDING = (
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
 #: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.
-#: A config of more is no model's; transformers' own are a few kilobytes.
+#: A config of more is not a model's; transformers' own are a few kilobytes.
 MAX_CONFIG_BYTES = 1024 * 1024
 #: The largest published models have some 200.
 MAX_WEIGHT_FILES = 1000
@@ -77,7 +77,7 @@ class BaseIdentity(NamedTuple):
 def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentity:
     """Return what a config and the SHA-256 of each file, by its name, say of a base.
 
-    Raises BadBaseError where there are no weights, or the config can't be written canonically.
+    Raises BadBaseError if there are no weights, or the config can't be written canonically.
     """
     weights = sorted(files[name] for name in weight_files(files))
     if not weights:
@@ -87,7 +87,7 @@ def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentit
     try:
         fingerprint = digest_of({"config": stable, "tokenizer": tokenizer, "weights": weights})
     except ValueError as error:
-        raise BadBaseError(f"{CONFIG_FILE} holds NaN, an infinity or half a character") from error
+        raise BadBaseError(f"{CONFIG_FILE} has NaN, an infinity or half a surrogate pair") from error
     return BaseIdentity(fingerprint, digest_of(weights), _architecture(config))
 
 
@@ -101,7 +101,7 @@ def _tokenizer_files(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens of the longest row that a base has positions for, by its config; None where it counts none.
+    """Return the tokens of the longest row that a base has positions for, by its config; None if it counts none.
 
     >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
@@ -139,7 +139,9 @@ def check_files(names: Collection[str]) -> None:
         if name == WEIGHTS_FILE or name.startswith("adapter_"):
             raise BadBaseError(f"{name} is an adapter's file; a library would load it on top of the base")
         if name not in TOKENIZER_FILES and name not in OTHER_FILES and not _WEIGHT_FILE.fullmatch(name):
-            raise BadBaseError(f"{name[:80]!a} is no file of a base: it has its config, tokenizer and weights alone")
+            raise BadBaseError(
+                f"{name[:80]!a} is not a file of a base: a base has only its config, tokenizer and weights"
+            )
     if CONFIG_FILE not in names:
         raise BadBaseError(f"a base needs its {CONFIG_FILE}")
     weights = weight_files(names)
@@ -147,14 +149,14 @@ def check_files(names: Collection[str]) -> None:
         raise BadBaseError("a base needs its weights in *.safetensors files")
     if len(weights) > MAX_WEIGHT_FILES:
         raise BadBaseError(
-            f"the weights lie in {len(weights)} files; a base has at most {MAX_WEIGHT_FILES}, so save it in larger ones"
+            f"the weights are in {len(weights)} files; a base may have at most {MAX_WEIGHT_FILES}, so save it in larger ones"
         )
     if INDEX_FILE in names and SINGLE_FILE in weights and len(weights) > 1:
         raise BadBaseError(
-            f"there is {SINGLE_FILE} and an index of other files, so what is loaded depends on who loads it"
+            f"there is {SINGLE_FILE} and an index of other files, so different programs would load different weights"
         )
     if INDEX_FILE not in names and weights != [SINGLE_FILE]:
-        raise BadBaseError(f"the weights lie in {weights[0][:80]} and no {INDEX_FILE} says so")
+        raise BadBaseError(f"the weights are in {weights[0][:80]} but no {INDEX_FILE} says so")
 
 
 def check_index(index: Any, tensors_by_file: Mapping[str, Collection[str]]) -> None:
@@ -177,10 +179,10 @@ def weight_map(index: Any) -> dict[str, str]:
     """Return the name of the weight file of each tensor, as an index says. Raises BadBaseError."""
     found = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(found, dict) or not found or not all(type(name) is str for name in found.values()):
-        raise BadBaseError(f"{INDEX_FILE} has no weight_map of names")
+        raise BadBaseError(f"{INDEX_FILE} has no weight_map")
     for name in found.values():
         if not _WEIGHT_FILE.fullmatch(name) or name == WEIGHTS_FILE:
-            raise BadBaseError(f"{INDEX_FILE} names {name[:80]!a}, which is no weight file")
+            raise BadBaseError(f"{INDEX_FILE} names {name[:80]!a}, which is not a weight file")
     return found
 
 
@@ -193,14 +195,14 @@ def read_config(raw: bytes) -> dict[str, Any]:
     """Return the object in a `config.json`. Raises BadBaseError for what is none, or could not be kept and sent again."""
     config = _parsed(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
     if not isinstance(config, dict):
-        raise BadBaseError(f"{CONFIG_FILE} holds no object")
+        raise BadBaseError(f"{CONFIG_FILE} is not an object")
     try:
         # An escape may spell half a surrogate pair, which has no bytes in UTF-8.
         json.dumps(config, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except ValueError as error:
-        raise BadBaseError(f"{CONFIG_FILE} holds half a character, or a number that is none") from error
+        raise BadBaseError(f"{CONFIG_FILE} has half a surrogate pair, or an invalid number") from error
     if _unfit(config, _MAX_DEPTH):
-        raise BadBaseError(f"{CONFIG_FILE} holds the character NUL, or is nested more than {_MAX_DEPTH} deep")
+        raise BadBaseError(f"{CONFIG_FILE} has the character NUL, or is nested more than {_MAX_DEPTH} deep")
     return config
 
 
@@ -210,13 +212,13 @@ def _parsed(raw: bytes, name: str, most_bytes: int) -> Any:
     try:
         return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise BadBaseError(f"{name} is no JSON, or has a key twice") from error
+        raise BadBaseError(f"{name} is not JSON, or has a key twice") from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key appears twice")
     return found
 
 

@@ -14,7 +14,7 @@ the files are what the fingerprint covers, and other programs load them as they 
 >>> check_references("tokenizer_config.json", b'{"eos_token": "</s>", "name_or_path": "/home/me/model", "vocab": null}')
 >>> check_references("tokenizer_config.json", b'{"vocab": "/etc/passwd"}')
 Traceback (most recent call last):
-sdk.formats.base_files.BadBaseError: tokenizer_config.json names a file under 'vocab'; a base has only its own: take it out
+sdk.formats.base_files.BadBaseError: tokenizer_config.json names a file under 'vocab'; a base can use only its own files, so remove it
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ REFERRING_FILES = {
 }
 
 _TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
-#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases; the first
-#: is replaced by the folder that is loaded, and the second is kept and never opened.
+#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases;
+#: the first is replaced by the folder that is loaded, and the second is kept and never opened.
 _TEXT_KEYS = (
     "auto_map",
     "chat_template",
@@ -61,23 +61,23 @@ _OTHER_FILE_KEYS = ("configuration_files", "gguf_file", "transformers_weights")
 
 
 def check_references(name: str, raw: bytes) -> None:
-    """Raise BadBaseError where one of a base's small files, as a library reads it, leads out of the base's folder."""
+    """Raise BadBaseError if one of a base's small files, as a library reads it, leads out of the base's folder."""
     if len(raw) > REFERRING_FILES[name]:
         raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
     try:
         # Of a key that is there twice the last counts, as in the library.
         found = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise BadBaseError(f"{name} is no JSON") from error
+        raise BadBaseError(f"{name} is not JSON") from error
     if not isinstance(found, dict):
-        raise BadBaseError(f"{name} holds no object")
+        raise BadBaseError(f"{name} is not an object")
     _CHECKS[name](found)
 
 
 def _check_config(config: dict[str, Any]) -> None:
     for key, value in _entries(config):
         if key in _CODE_KEYS and any("/" in text for text in _texts(value)):
-            raise BadBaseError(f"{CONFIG_FILE} names code of a model hub under {key!a}; take it out")
+            raise BadBaseError(f"{CONFIG_FILE} names code on a model hub under {key!a}; take it out")
         if key in _OTHER_FILE_KEYS and value:
             raise _file_named(CONFIG_FILE, key)
         if key == "tokenizer_class":
@@ -107,16 +107,16 @@ def _check_other(key: str, value: Any) -> None:
 def _check_special_tokens(config: dict[str, Any]) -> None:
     for key in config:
         if not _TOKEN_KEY.fullmatch(key):
-            raise BadBaseError(f"{SPECIAL_TOKENS_FILE} says what {key[:80]!a} is, which is no token; take it out")
+            raise BadBaseError(f"{SPECIAL_TOKENS_FILE} says what {key[:80]!a} is, and that is not a token; remove it")
 
 
 def _check_class(name: str, value: Any) -> None:
     if value is not None and not (isinstance(value, str) and _TOKENIZER_CLASS.fullmatch(value)):
-        raise BadBaseError(f"{name} names what is no class of tokenizers under 'tokenizer_class'; correct it")
+        raise BadBaseError(f"{name} names something under 'tokenizer_class' that is not a tokenizer class; correct it")
 
 
 def _file_named(name: str, key: str) -> BadBaseError:
-    return BadBaseError(f"{name} names a file under {key[:80]!a}; a base has only its own: take it out")
+    return BadBaseError(f"{name} names a file under {key[:80]!a}; a base can use only its own files, so remove it")
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,7 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "rate_limited"
     #: The registry takes no changes for now: an admin has made it read-only.
     READ_ONLY = "read_only"
-    #: A body that is longer than any that is read.
+    #: A body that is too long.
     TOO_LARGE = "too_large"
     #: A body that is not called JSON.
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"

@@ -74,10 +74,10 @@ def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
             else:
                 raise ExpressionError("it repeats a group")
         else:
-            raise ExpressionError("it looks ahead or back, refers back, or has parts that are seldom used")
+            raise ExpressionError("it looks ahead or back, refers back, or uses rare syntax")
         # Nothing is won by counting further.
         if repeats > 6 or ways > 1_000_000:
-            raise ExpressionError("it can be tried in too many ways")
+            raise ExpressionError("it can be matched in too many ways")
     return repeats, ways, length
 
 

@@ -48,7 +48,7 @@ class Budget:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """Use up some steps. Raises BudgetError where there are not as many."""
+        """Use up some steps. Raises BudgetError if there are not as many."""
         self.left -= steps
         if self.left < 0:
             raise BudgetError
@@ -60,11 +60,11 @@ def parsed(expression: str) -> list[Node]:
     if len(expression) > MAX_CHARACTERS:
         raise ExpressionError(f"it is longer than {MAX_CHARACTERS} characters")
     if _nests_sets(expression):
-        raise ExpressionError("it seems to nest sets of characters")
+        raise ExpressionError("it seems to nest character sets")
     try:
         found = _parser.parse(expression)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ExpressionError("it is no regular expression") from error
+        raise ExpressionError("it is not a regular expression") from error
     if found.state.flags & ~re.UNICODE:
         raise ExpressionError("it sets flags")
     return list(found)
@@ -131,7 +131,7 @@ def _part(part: Node) -> Callable[[str], bool]:
     if kind is _re.CATEGORY and value in _NOT_CATEGORIES:
         meant = _CATEGORIES[_NOT_CATEGORIES[value]]
         return lambda letter: not meant(letter)
-    raise ExpressionError("it has parts that are seldom used")
+    raise ExpressionError("it uses rare syntax")
 
 
 def _is_word(text: str, at: int) -> bool:
@@ -177,7 +177,7 @@ class Automaton:
     def first(self, text: str, budget: Budget) -> int | None:
         """Return the number of the first expression that is all of a text, or None. Raises BudgetError."""
         if "\n" in text:
-            # Where a line ends, `$` and `.` have meanings of their own.
+            # Where a line ends, `$` and `.` have other meanings.
             return None
         ahead: dict[tuple[int, int], bool] = {}
         state = self._closed(self._start, text, 0, budget, ahead)
@@ -275,7 +275,7 @@ class Automaton:
             raise ExpressionError("its groups are nested too deeply")
         for node in reversed(nodes):
             if len(self._what) - first > _MAX_STATES:
-                raise ExpressionError("it counts too far")
+                raise ExpressionError("its repeat counts are too high")
             after = self._node(node, after, first, depth)
         return after
 
@@ -309,7 +309,7 @@ class Automaton:
             self._depends_on_place = True
             looked = self._sequence(list(argument[1]), self._add(0, ()), first, depth + 1)
             return self._add(("ahead" if op is _re.ASSERT else "not ahead", looked), (after,))
-        raise ExpressionError("it looks back, refers back, or has parts that are seldom used")
+        raise ExpressionError("it looks back, refers back, or uses rare syntax")
 
     def _repeated(self, argument: Any, after: int, first: int, depth: int) -> int:
         low, high, body = argument

@@ -33,7 +33,7 @@ def _checked(name: str) -> str:
     if not name.strip():
         raise ValueError("has an empty `label`")
     if name != name.strip():
-        raise ValueError(f"has a `label` with blanks around it, {name[:MAX_LABEL_CHARACTERS]!a}")
+        raise ValueError(f"has a `label` with spaces around it, {name[:MAX_LABEL_CHARACTERS]!a}")
     if len(name) > MAX_LABEL_CHARACTERS:
         raise ValueError(f"has a `label` of more than {MAX_LABEL_CHARACTERS} characters")
     # Persian spells with the first of the joiners, and some pictures are made with the second.
@@ -54,9 +54,9 @@ def classes_of(labels: Collection[str]) -> list[str]:
     """Return the labels that a training on these rows tells apart, in their order. Raises ValueError for too few or many."""
     found = ordered(labels)
     if len(found) == 1:
-        raise ValueError(f"all rows have the label {found[0]!r}, of which nothing can be learnt; add rows of another")
+        raise ValueError(f"all rows have the label {found[0]!r}, which teaches nothing; add rows with another label")
     if len(found) > MAX_LABELS:
         raise ValueError(
-            f"the rows have {len(found)} different labels, and at most {MAX_LABELS} are told apart; see whether `label` is the right column"
+            f"the rows have {len(found)} different labels, and at most {MAX_LABELS} are allowed; check whether `label` is the right column"
         )
     return found

@@ -94,7 +94,7 @@ class Contents:
         """Return the manifest that a JSON value describes. Raises ValueError."""
         known = _keys(value, "format", "kind", "base_fingerprint", "files")
         if known["format"] != FORMAT or known["kind"] not in KINDS or not is_sha256(known["base_fingerprint"]):
-            raise ValueError("no manifest of a known format")
+            raise ValueError("not a manifest of a known format")
         if not isinstance(known["files"], list) or not 0 < len(known["files"]) <= MOST_FILES:
             raise ValueError("no list of files")
         files = sorted((_file(entry) for entry in known["files"]), key=lambda file: file.path)
@@ -127,11 +127,11 @@ def check_apart(paths: Sequence[str]) -> None:
     """Refuse paths that can't lie in one folder on every system. Raises ValueError."""
     folded = {path.lower() for path in paths}
     if len(folded) != len(paths):
-        raise ValueError("two files of a version have one path")
+        raise ValueError("two files of a version have the same path")
     for path in folded:
         parts = path.split("/")
         if any("/".join(parts[:depth]) in folded for depth in range(1, len(parts))):
-            raise ValueError(f"{path[:80]!a} lies in a folder that is also a file of the version")
+            raise ValueError(f"{path[:80]!a} is in a folder that is also a file of the version")
 
 
 def is_sha256(value: Any) -> bool:
@@ -147,18 +147,18 @@ def is_count(value: Any) -> bool:
 def _file(value: Any) -> File:
     known = _keys(value, "path", "size_bytes", "sha256")
     if not isinstance(known["path"], str) or not is_count(known["size_bytes"]) or not is_sha256(known["sha256"]):
-        raise ValueError("no file of a version")
+        raise ValueError("not a file of a version")
     return File(check_path(known["path"]), known["size_bytes"], known["sha256"])
 
 
 def _keys(value: Any, *keys: str) -> dict[str, Any]:
     if not isinstance(value, dict) or sorted(value) != sorted(keys):
-        raise ValueError("other fields than a manifest has")
+        raise ValueError("fields that a manifest doesn't have")
     return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a field is there twice")
+        raise ValueError("a field appears twice")
     return found

@@ -37,7 +37,7 @@ def check_messages(key: str, value: Any, *, weights: bool = True) -> list[dict[s
     """
     value = _decoded(key, value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"has `{key}` that are no list of messages, or an empty one")
+        raise ValueError(f"has `{key}` that is not a list of messages, or is empty")
     return [
         _message(f"message {position} of `{key}`", message, weights) for position, message in enumerate(value, start=1)
     ]
@@ -47,7 +47,7 @@ def check_tools(value: Any) -> list[dict[str, Any]]:
     """Return the tools of a row, JSON schemas of functions. Raises ValueError with what is wrong."""
     value = _decoded("tools", value)
     if not isinstance(value, list) or not value:
-        raise ValueError("has `tools` that are no list of functions, or an empty one")
+        raise ValueError("has `tools` that is not a list of functions, or is empty")
     for position, tool in enumerate(value, start=1):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
@@ -62,13 +62,13 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"it holds the key {next(key for key in keys if keys.count(key) > 1)[:80]!a} twice")
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)[:80]!a} twice")
     return found
 
 
 def no_number(name: str) -> NoReturn:
     """Refuse NaN and infinities, for which JSON has no word. Raises ValueError."""
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def parse_json(text: str) -> Any:
@@ -89,7 +89,7 @@ def _decoded(key: str, value: Any) -> Any:
     try:
         return parse_json(value)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"has `{key}` that are no JSON list") from error
+        raise ValueError(f"has `{key}` that is not a JSON list") from error
 
 
 def _message(where: str, message: Any, weights: bool) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _message(where: str, message: Any, weights: bool) -> dict[str, Any]:
     for key in given:
         if key not in _BY_ROLE.get(role, _FOR_ALL):
             if key in _BY_ROLE["assistant"] | _BY_ROLE["tool"]:
-                raise ValueError(f"has a key `{key}` in {where}, which is of role {role} and has no use for it")
+                raise ValueError(f"has a key `{key}` in {where}, whose role {role} doesn't use it")
             raise ValueError(f"has a key `{key[:80]}` in {where}, which would be lost")
     _require_json(where, given)
     found: dict[str, Any] = {"role": role}
@@ -130,7 +130,7 @@ def _require_something(where: str, message: dict[str, Any]) -> None:
         raise ValueError(f"has a {where} without a text as `content`")
     learnt = message["role"] == "assistant" and message.get("weight") != 0
     if learnt and not calls and not message["content"].strip():
-        raise ValueError(f"has an empty `content` in {where}, which would teach to say nothing")
+        raise ValueError(f"has an empty `content` in {where}, which would teach the model to say nothing")
 
 
 def _content(where: str, value: Any) -> str:
@@ -143,7 +143,7 @@ def _content(where: str, value: Any) -> str:
         given = {key: found for key, found in part.items() if found is not None} if isinstance(part, dict) else {}
         if given.keys() != {"type", "text"} or given["type"] != "text" or not isinstance(given["text"], str):
             kind = given.get("type") if isinstance(given.get("type"), str) else type(part).__name__
-            raise ValueError(f"has a part of `content` in {where} that is no text alone but {kind!a}")
+            raise ValueError(f"has a part of `content` in {where} that is not plain text but {kind!a}")
         texts.append(given["text"])
     return "".join(texts)
 
@@ -153,22 +153,22 @@ def _reasoning(where: str, given: dict[str, Any]) -> str | None:
     if not said:
         return None
     if len(said) > 1:
-        raise ValueError(f"has {' and '.join(f'`{key}`' for key in said)} in {where}, of which one would be lost")
+        raise ValueError(f"has {' and '.join(f'`{key}`' for key in said)} in {where}, one of which would be lost")
     ((key, value),) = said.items()
     if not isinstance(value, str):
-        raise ValueError(f"has a `{key}` in {where} that is no text but a {type(value).__name__}")
+        raise ValueError(f"has a `{key}` in {where} that is not text but a {type(value).__name__}")
     return value if value.strip() else None
 
 
 def _calls(where: str, value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise ValueError(f"has `tool_calls` in {where} that are no list")
+        raise ValueError(f"has `tool_calls` in {where} that are not a list")
     return [_call(f"tool call {position} of {where}", call) for position, call in enumerate(value, start=1)]
 
 
 def _call(where: str, call: Any) -> dict[str, Any]:
     if not isinstance(call, dict):
-        raise ValueError(f"has a {where} that is no object but a {type(call).__name__}")
+        raise ValueError(f"has a {where} that is not an object but a {type(call).__name__}")
     given = {key: value for key, value in call.items() if value is not None}
     if "function" not in given and "name" in given:
         # The short form: the function itself.
@@ -176,7 +176,7 @@ def _call(where: str, call: Any) -> dict[str, Any]:
         given = {**outer, "function": {key: value for key, value in given.items() if key in _FUNCTION_KEYS}}
     _only(where, given, _CALL_KEYS)
     if given.get("type", "function") != "function":
-        raise ValueError(f"has a {where} of another type than function")
+        raise ValueError(f"has a {where} whose type is not function")
     function = given.get("function")
     if not isinstance(function, dict):
         raise ValueError(f"has a {where} without a `function`")
@@ -197,7 +197,7 @@ def _arguments(where: str, function: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, dict):
-        raise ValueError(f"has `arguments` in {where} that are no JSON object")
+        raise ValueError(f"has `arguments` in {where} that are not a JSON object")
     # As a text they were looked at as one.
     _require_json(where, value)
     return value
@@ -207,7 +207,7 @@ def _weight(where: str, value: Any, weights: bool) -> int:
     if isinstance(value, bool) or value not in (0, 1):
         raise ValueError(f"has a `weight` in {where} that is neither 0 nor 1")
     if value and not weights:
-        raise ValueError(f"has a `weight` of 1 in {where}, which is not learnt; move it into `completion`")
+        raise ValueError(f"has a `weight` of 1 in {where}, which is never learnt; move it into `completion`")
     return int(value)
 
 
@@ -230,4 +230,4 @@ def _require_json(where: str, value: Any) -> None:
     except UnicodeEncodeError as error:
         raise ValueError(f"has half a surrogate pair in {where}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"has a value in {where} that JSON has no word for") from error
+        raise ValueError(f"has a value in {where} that JSON can't express") from error

@@ -26,7 +26,7 @@ def objective_of(shape: str) -> Objective:
 
 
 def resolve_objective(asked: Objective | None, shape: str) -> Objective:
-    """Return what rows of a shape are for. Raises ObjectiveError where something else was asked for."""
+    """Return what rows of a shape are for. Raises ObjectiveError if something else was asked for."""
     found = objective_of(shape)
     if asked not in (None, found):
         raise ObjectiveError(f"the objective {asked!r} needs rows of {_ROWS[asked]}, and these are {shape} rows")

@@ -36,7 +36,9 @@ _NEAR_BYTES, _MAX_READ_BYTES = 64 * 1024, 1024 * 1024
 
 
 class State(NamedTuple):
-    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state may have."""
+    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state
+    may have.
+    """
 
     kind: str
     begin: int
@@ -55,7 +57,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(header: Header) -> WeightFile:
-    """Return what the header of a weight file says. Raises BadBaseError where too many weights are packed."""
+    """Return what the header of a weight file says. Raises BadBaseError if too many weights are packed."""
     shapes, sizes, states = header.shapes(), {}, {}
     for index in range(len(header)):
         name, kind = header.name(index), header.kind(index)
@@ -71,10 +73,10 @@ def read_weights(header: Header) -> WeightFile:
 
 
 def require_few_states(files: Iterable[WeightFile]) -> None:
-    """Raise BadBaseError where more weights of a base are packed than are looked into."""
+    """Raise BadBaseError if more weights of a base are packed than are looked into."""
     count = sum(len(file.states) for file in files)
     if count > _MAX_STATES:
-        raise BadBaseError(f"{count} of its weights are packed; at most {_MAX_STATES} of a base are looked into")
+        raise BadBaseError(f"{count} of its weights are packed; a base may have at most {_MAX_STATES}")
 
 
 def read_states(file: WeightFile, read: ReadPart) -> dict[str, list[int]]:
@@ -118,7 +120,7 @@ def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dic
 
 
 def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
-    """Return the shape that the state of a packed weight says. Raises BadBaseError where it says none of such a weight."""
+    """Return the shape that the state of a packed weight says. Raises BadBaseError if it says none of such a weight."""
     try:
         state = json.loads(raw.decode("utf-8")) if len(raw) <= _MAX_STATE_BYTES else None
     except (ValueError, RecursionError):
@@ -132,11 +134,11 @@ def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
 
 
 def _none_of_its_own(weight: str) -> BadBaseError:
-    return BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that is none of its own")
+    return BadBaseError(f"the packed weight {weight[:80]!a} is described by a state that doesn't belong to it")
 
 
 def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:
-    """Raise BadBaseError where a config says something else of the packing than the weight files hold.
+    """Raise BadBaseError if a config says something else of the packing than the weight files hold.
 
     Libraries believe the config, and read other numbers out of the same bytes, or none.
     """
@@ -146,10 +148,10 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
     packed = said.get("load_in_4bit") is True
     if not kinds:
         if packed:
-            raise BadBaseError(f"{CONFIG_FILE} says that the weights are packed in 4 bits by bitsandbytes, and none is")
+            raise BadBaseError(f"{CONFIG_FILE} says that the weights are packed in 4 bits by bitsandbytes, but none is")
         return
     if not packed:
-        raise BadBaseError(f"weights are packed in 4 bits by bitsandbytes, and {CONFIG_FILE} does not say so")
+        raise BadBaseError(f"weights are packed in 4 bits by bitsandbytes, but {CONFIG_FILE} does not say so")
     kind = said.get("bnb_4bit_quant_type", "fp4")
     if kinds != {kind}:
         raise BadBaseError(
@@ -158,7 +160,7 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
     double = said.get("bnb_4bit_use_double_quant", False)
     if bool(double) != any(name.endswith(_NESTED) for name in tensors):
         raise BadBaseError(
-            f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, and the weight files say otherwise"
+            f"{CONFIG_FILE} says that the scales are {'' if double else 'not '}quantised too, but the weight files say otherwise"
         )
 
 
@@ -183,7 +185,7 @@ def parameters_of(tensors: Mapping[str, list[int]]) -> int:
 
 
 def block_size_of(tensors: Mapping[str, list[int]]) -> int | None:
-    """Return how many packed weights share a scale, a power of two; None where nothing is packed."""
+    """Return how many packed weights share a scale, a power of two; None if nothing is packed."""
     scales = {name.removesuffix(_SCALES): math.prod(shape) for name, shape in tensors.items() if name.endswith(_SCALES)}
     sizes = {name: math.prod(tensors[name]) for name in scales if name in tensors}
     if not sizes:

@@ -18,5 +18,5 @@ def check_path(path: str) -> str:
     """
     segments = path.split("/")
     if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
-        raise ValueError(f"{path[:80]!a} is no file path that a version may hold")
+        raise ValueError(f"{path[:80]!a} is not a file path allowed in a version")
     return path

@@ -161,7 +161,7 @@ _FLAG = _Kind("true or false", _is_flag)
 _WHOLE = _Kind("a whole number", _is_whole)
 _NUMBER = _Kind("a finite number", _is_number)
 _NAME = _Kind("a word", _is_word)
-_NAMES = _Kind("a list of names, which are no paths or URLs", _names(_either(_is_module, _is_word)))
+_NAMES = _Kind("a list of names, with no paths or URLs", _names(_either(_is_module, _is_word)))
 _MODULES = _Kind(f"a list of at most {_MAX_NAMES} module names", _names(_is_module))
 _SELECTION = _Kind(
     f"a list of at most {_MAX_NAMES} module names, or one pattern", _either(_names(_is_module), _is_pattern)
@@ -181,7 +181,7 @@ KEYS: Mapping[str, _Kind | Mapping[str, _Kind]] = {
     "peft_type": _NAME,
     "task_type": _NAME,
     "peft_version": _NAME,
-    "base_model_name_or_path": _Kind("the name of a base, and no path or URL", is_base_name),
+    "base_model_name_or_path": _Kind("the name of a base, not a path or URL", is_base_name),
     "revision": _Kind("a commit, tag or branch", _is_revision),
     "inference_mode": _FLAG,
     "r": _WHOLE,
@@ -284,9 +284,9 @@ def hazard(raw: bytes) -> str | None:
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError):
-        return "it is no JSON"
+        return "it is not JSON"
     if not isinstance(config, dict):
-        return "it is no object"
+        return "it is not an object"
     for finding in examine(config):
         if finding.reason is Reason.PATTERN:
             return f"{finding.key} has {finding.pattern!a}, which PEFT might try for ever: {finding.why}"

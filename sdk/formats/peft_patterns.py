@@ -88,7 +88,9 @@ def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
         characters += len(expression)
         if characters > MAX_EXPRESSION_CHARACTERS:
             yield Unfit(
-                key, expression, f"it and those before it are longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB"
+                key,
+                expression,
+                f"together with those before it, it is longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB",
             )
             break
         try:
@@ -97,7 +99,7 @@ def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
             yield Unfit(key, expression, str(error))
             continue
         if left < 0:
-            yield Unfit(key, expression, "trying it, and those before it, takes too long")
+            yield Unfit(key, expression, "trying it and those before it takes too long")
     characters = 0
     for key in VALUE_KEYS:
         patterns = config.get(key)
@@ -107,7 +109,7 @@ def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
         if len(patterns) > MAX_VALUES:
             yield Unfit(key, next(iter(patterns)), f"there are more than {MAX_VALUES}")
         elif characters > MAX_VALUE_CHARACTERS:
-            yield Unfit(key, next(iter(patterns)), f"they are longer than {MAX_VALUE_CHARACTERS // 1024} KiB together")
+            yield Unfit(key, next(iter(patterns)), f"together they are longer than {MAX_VALUE_CHARACTERS // 1024} KiB")
 
 
 def _expressions(config: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -4,9 +4,9 @@ An adapter is kept to be put on a base that is shared: beside others, taken off 
 itself as it is put on, or acts on some tokens only, is silently wrong in all of these but PEFT over a fresh base.
 
 >>> unusable({"init_lora_weights": "pissa_niter_4"})
-"init_lora_weights is 'pissa_niter_4', which changes the base before training, so that A and B are no update of the base as it \
-is; save the adapter again with model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL \
-is the adapter as it was saved before training"
+"init_lora_weights is 'pissa_niter_4', which changes the base before training, so A and B are not an update of the \
+unchanged base; save the adapter again with \
+model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the adapter as it was saved before training"
 >>> unusable({"init_lora_weights": "gaussian", "layer_replication": []})
 """
 
@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 _CONVERTED = (
-    "changes the base before training, so that A and B are no update of the base as it is; save the adapter again with "
+    "changes the base before training, so A and B are not an update of the unchanged base; save the adapter again with "
     "model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the adapter as it was "
     "saved before training"
 )
 _QUANTIZED = (
-    "changes the base before training, so that A and B are no update of the base as it is; save the changed base too, "
+    "changes the base before training, so A and B are not an update of the unchanged base; save the changed base too, "
     "register it, and push the adapter over it with init_lora_weights true"
 )
 #: Initialisations that change the base, and what is to be done. PEFT writes them into the config of an adapter that was not
@@ -31,17 +31,15 @@ _CHANGING = ((re.compile(r"(?:pissa|corda).*|lora_ga|(?i:olora)"), _CONVERTED), 
 #: Other settings, and what is wrong with them.
 _SETTINGS = {
     "kasa_config": (
-        "takes the smallest singular values out of the base, so that A and B are no update of the base as it is; train "
+        "takes the smallest singular values out of the base, so A and B are not an update of the unchanged base; train "
         "without it"
     ),
     "layer_replication": (
-        "stacks the base's layers anew, and layers that share their weights can't be merged or served; save the stacked model, "
+        "repeats the base's layers, and layers that share their weights can't be merged or served; save the stacked model, "
         "register it as a base, and train over it"
     ),
-    "alora_invocation_tokens": (
-        "makes the adapter act on some tokens only, so that it can't be merged; train without it"
-    ),
-    "arrow_config": "chooses among other adapters, which are not in this one; push these",
+    "alora_invocation_tokens": ("makes the adapter act on some tokens only, so it can't be merged; train without it"),
+    "arrow_config": "chooses among other adapters, which are not included; push those instead",
 }
 
 
@@ -51,7 +49,7 @@ def changes_base(init: Any) -> bool:
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
-    """Say, in a clause that names the setting and what to do, why no version may have a config; None where one may."""
+    """Say, in a clause that names the setting and what to do, why no version may have a config; None if one may."""
     init = config.get("init_lora_weights")
     for pattern, said in _CHANGING:
         if pattern.fullmatch(str(init)):

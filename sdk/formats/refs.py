@@ -8,7 +8,7 @@ Ref(adapter='team/code-review', selector='v3')
 ('team/*', 'team', '')
 >>> parse_name("../x")
 Traceback (most recent call last):
-sdk.formats.refs.BadNameError: '../x' is no adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
+sdk.formats.refs.BadNameError: '../x' is not an adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
 and ending with a letter or digit, at most 64 characters, with at most one namespace before a '/'
 """
 
@@ -60,22 +60,22 @@ def _parse(kind: str, grammar: re.Pattern[str], text: str, rule: str) -> str:
         return text
     # A look-alike of another script may turn into ASCII in lower case; it is no other spelling of that name.
     if text.isascii() and _fits(grammar, text.lower()):
-        raise BadNameError(f"{_shown(text)} is no {kind}: upper case is not used; write {_shown(text.lower())}")
-    raise BadNameError(f"{_shown(text)} is no {kind}: {rule}")
+        raise BadNameError(f"{_shown(text)} is not {kind}: upper case is not used; write {_shown(text.lower())}")
+    raise BadNameError(f"{_shown(text)} is not {kind}: {rule}")
 
 
 def parse_name(text: str) -> str:
     """Return `text` if it is the name of an adapter, `name` or `namespace/name`. Raises BadNameError otherwise."""
-    return _parse("adapter name", _NAME, text, _RULE + ", with at most one namespace before a '/'")
+    return _parse("an adapter name", _NAME, text, _RULE + ", with at most one namespace before a '/'")
 
 
 def parse_namespace(text: str) -> str:
     """Return `text` if it can be the namespace of an adapter's name. Raises BadNameError otherwise."""
-    return _parse("namespace", _NAMESPACE, text, _RULE)
+    return _parse("a namespace", _NAMESPACE, text, _RULE)
 
 
 def namespace_of(name: str) -> str:
-    """Return the namespace of an adapter's name, "" where it has none. Raises BadNameError for what is no name."""
+    """Return the namespace of an adapter's name, "" where it has none. Raises BadNameError for what is not a name."""
     return parse_name(name).rpartition("/")[0]
 
 
@@ -84,16 +84,14 @@ def parse_scope(text: str) -> str:
 
     Raises BadNameError otherwise.
     """
-    return _parse("scope", _SCOPE, text, "write '*', 'NAMESPACE/*' or the name of one adapter")
+    return _parse("a scope", _SCOPE, text, "write '*', 'NAMESPACE/*' or the name of one adapter")
 
 
 def parse_alias(text: str) -> str:
     """Return `text` if it can name an alias. Raises BadNameError otherwise."""
     if _RESERVED.fullmatch(text.lower()):
-        raise BadNameError(
-            f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have meanings of their own"
-        )
-    return _parse("alias", _ALIAS, text, _RULE)
+        raise BadNameError(f"{_shown(text)} can't be an alias: 'latest', 'v<digits>' and 'sha256…' have other meanings")
+    return _parse("an alias", _ALIAS, text, _RULE)
 
 
 def parse_digest(text: str) -> str:
@@ -102,7 +100,7 @@ def parse_digest(text: str) -> str:
     Raises BadRefError otherwise.
     """
     if not _WHOLE_DIGEST.fullmatch(text):
-        raise BadRefError(f"{_shown(text)} is no digest: give all 64 lower-case hexadecimal digits")
+        raise BadRefError(f"{_shown(text)} is not a digest: give all 64 lower-case hexadecimal digits")
     return text
 
 
@@ -117,7 +115,7 @@ def digest_digits(text: str) -> str | None:
 
 
 def looks_like_digest(text: str) -> bool:
-    """Tell whether a text reads as a digest, so that it can be no name of a dataset and is never looked up as one.
+    """Tell whether a text reads as a digest, so that it can't be a dataset's name and is never looked up as one.
 
     >>> [looks_like_digest(text) for text in ("3F1C2A9B7D20", "sha256-of-it", "3f1c2a9b7d20.jsonl", "facade")]
     [True, True, False, False]
@@ -129,7 +127,7 @@ def parse_number(text: str) -> int:
     """Return 3 for "v3". Raises BadRefError otherwise."""
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise BadRefError(f"{_shown(text)} is no version: write v1, v2, …")
+        raise BadRefError(f"{_shown(text)} is not a version: write v1, v2, …")
     return int(match[1])
 
 
@@ -154,12 +152,12 @@ class Ref:
             return cls(name, selector)
         if selector.startswith("sha256") or re.fullmatch(r"v[0-9]+", selector):
             raise BadRefError(
-                f"{_shown(text)} is no ref: after '@' comes vN, latest, an alias, or sha256: with 12 to 64 hex digits"
+                f"{_shown(text)} is not a ref: after '@' comes vN, latest, an alias, or sha256: with 12 to 64 hex digits"
             )
         try:
             parse_alias(selector)
         except BadNameError as error:
-            raise BadRefError(f"{_shown(text)} is no ref: {error}") from None
+            raise BadRefError(f"{_shown(text)} is not a ref: {error}") from None
         return cls(name, selector)
 
     def __str__(self) -> str:

@@ -39,9 +39,11 @@ class Row:
 
 
 def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be parsed.
+    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
+    parsed.
 
-    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
+    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
+    first bad rows and what is wrong with each.
     """
     good = 0
     shape: Shape | None = None
@@ -54,7 +56,7 @@ def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[st
             if row.shape != shape:
                 raise ValueError(f"is a {row.shape} row among {shape} rows")
             if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
-                raise ValueError(f"has the label {row.fields['label']!r}, which no row of the training has")
+                raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
         except ValueError as error:
             bad += 1
             if bad <= NAMED_ROWS:
@@ -72,7 +74,7 @@ def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[st
 
 
 def detect_format(path: Path) -> Format:
-    """Tell what a file is from its first bytes. Raises RowsError where it can't be read."""
+    """Tell what a file is from its first bytes. Raises RowsError if it can't be read."""
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -96,7 +98,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number}", parse_json(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                yield f"line {number}", ValueError(f"is no JSON object ({first_line(error)})")
+                yield f"line {number}", ValueError(f"is not a JSON object ({first_line(error)})")
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any]]:
@@ -126,7 +128,7 @@ def _row(where: str, value: Any) -> Row:
     if isinstance(value, ValueError):
         raise value
     if not isinstance(value, dict):
-        raise ValueError(f"is no object but a {type(value).__name__}")
+        raise ValueError(f"is not an object but a {type(value).__name__}")
     if "label" in value and value["label"] is None:
         # Without it, the text would be learnt as a language model learns one.
         raise ValueError("has a `label` that is null; give each row one, or remove the column")
@@ -156,7 +158,7 @@ def _pair(where: str, given: dict[str, Any]) -> Row:
     _only(given, "prompt", "completion", "tools")
     answers = check_messages("completion", completion)
     if answers[0]["role"] != "assistant":
-        raise ValueError("has a `completion` that does not begin with a message of role assistant")
+        raise ValueError("has a `completion` that does not begin with an assistant message")
     return Row(
         where, "prompt", {"prompt": check_messages("prompt", prompt, weights=False), "completion": answers, **tools}
     )
@@ -174,7 +176,7 @@ def _text(name: str, value: Any) -> str:
     if value is None:
         raise ValueError(f"has no `{name}`")
     if not isinstance(value, str):
-        raise ValueError(f"has a `{name}` that is no text but a {type(value).__name__}")
+        raise ValueError(f"has a `{name}` that is not text but a {type(value).__name__}")
     if not value.strip():
         raise ValueError(f"has an empty `{name}`")
     try:

@@ -11,7 +11,7 @@ without numbers, and names that PEFT doesn't write.
 ('a', [Kind(dtype='F16', shape=(1, 2))], 64)
 >>> read_header(io.BytesIO(b""), 0)
 Traceback (most recent call last):
-sdk.formats.safetensors.SafetensorsError: adapter_model.safetensors is empty or cut; save the adapter again
+sdk.formats.safetensors.SafetensorsError: adapter_model.safetensors is empty or cut off; save the adapter again
 """
 
 from __future__ import annotations
@@ -184,10 +184,10 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
     """
     (length,) = struct.unpack("<Q", read_exactly(file, 8, called=called))
     if length > size_bytes - 8:
-        raise SafetensorsError(f"{called} has a header longer than the file", "it is no safetensors file")
+        raise SafetensorsError(f"{called} has a header longer than the file", "it is not a safetensors file")
     if length > MAX_HEADER_BYTES:
         raise SafetensorsError(
-            f"{called} has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} MiB that are read",
+            f"{called} has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} MiB allowed",
             "save the adapter with fewer tensors",
         )
     raw = read_exactly(file, length, called=called)
@@ -199,12 +199,12 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
 
 
 def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
-    """Return the next `count` bytes. Raises SafetensorsError where the file has fewer."""
+    """Return the next `count` bytes. Raises SafetensorsError if the file has fewer."""
     raw = file.read(count)
     while len(raw) < count:
         more = file.read(count - len(raw))
         if not more:
-            raise SafetensorsError(f"{called} is empty or cut", "save the adapter again")
+            raise SafetensorsError(f"{called} is empty or cut off", "save the adapter again")
         raw += more
     return raw
 
@@ -222,7 +222,7 @@ def _require_utf8(raw: bytes, called: str) -> None:
 
 
 def _no_json(called: str) -> SafetensorsError:
-    return SafetensorsError(f"{called} has a header that is no JSON object", "it is no safetensors file")
+    return SafetensorsError(f"{called} has a header that is not a JSON object", "it is not a safetensors file")
 
 
 def _parse(raw: bytes, found: _Found) -> _Found:
@@ -258,11 +258,11 @@ def _no_key(raw: bytes, position: int, called: str) -> SafetensorsError:
 
 
 def _bad_name(name: bytes) -> SafetensorsError:
-    return SafetensorsError(f"tensor name {name[:80]!a} is none that PEFT writes", _SAVE_AGAIN)
+    return SafetensorsError(f"tensor name {name[:80]!a} is not one that PEFT writes", _SAVE_AGAIN)
 
 
 def _twice(name: str, called: str) -> SafetensorsError:
-    return SafetensorsError(f"{name!a} is twice in the header of {called}", _SAVE_AGAIN)
+    return SafetensorsError(f"{name!a} appears twice in the header of {called}", _SAVE_AGAIN)
 
 
 def _finished(raw: bytes, position: int, found: _Found) -> _Found:
@@ -318,7 +318,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     known = dtype.decode()
     if known not in ITEM_BYTES and not (any_dtype and known in _OTHER_BITS):
         raise SafetensorsError(
-            f"tensor {name.decode()!r} has the type {known!a}", "an adapter has floating-point tensors only"
+            f"tensor {name.decode()!r} has the type {known!a}", "an adapter may have only floating-point tensors"
         )
     if any_dtype and not shape:
         return Kind(known, ())
@@ -328,7 +328,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     # A quantised base may have parts that are empty.
     if 0 in numbers and not any_dtype:
         raise SafetensorsError(
-            f"tensor {name.decode()!r} is empty, as a save of one shard of many leaves it",
+            f"tensor {name.decode()!r} is empty, as happens when only one of many shards is saved",
             "gather the weights, then save again",
         )
     return Kind(known, numbers)
@@ -337,7 +337,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
 def _skip_metadata(raw: bytes, position: int, called: str) -> int:
     """Check `__metadata__`, an object of texts; return where it ends."""
     wrong = SafetensorsError(
-        f"{called} has metadata that are no texts, are twice, or are longer than 1 MiB", _SAVE_AGAIN
+        f"{called} has metadata that is not text, has a key twice, or is longer than 1 MiB", _SAVE_AGAIN
     )
     last = position + _MAX_METADATA_BYTES
     opened = _OPEN.match(raw, position)
@@ -363,7 +363,9 @@ def _skip_metadata(raw: bytes, position: int, called: str) -> int:
 
 
 def _refuse_duplicates(raw: bytes, found: _Found) -> None:
-    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times larger."""
+    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times
+    larger.
+    """
     same = {one for one, other in itertools.pairwise(sorted(found.hashes)) if one == other}
     if not same:
         return
@@ -377,7 +379,9 @@ def _refuse_duplicates(raw: bytes, found: _Found) -> None:
 
 
 def _ordered(raw: bytes, found: _Found) -> Header:
-    """Sort the tensors by their bytes. Raises SafetensorsError where these overlap, leave a gap, or are not all of the file."""
+    """Sort the tensors by their bytes. Raises SafetensorsError if these overlap, leave a gap, or are not all of the
+    file.
+    """
     columns = [found.name_at, found.name_length, found.kind_of, found.begin]
     if not all(one < other for one, other in itertools.pairwise(found.begin)):
         sizes = [kind.size_bytes for kind in found.kinds]
@@ -392,7 +396,9 @@ def _ordered(raw: bytes, found: _Found) -> Header:
             raise SafetensorsError(f"tensor {header.name(index)!r} overlaps another or leaves a gap", _SAVE_AGAIN)
         end = begin + size_bytes
     if end != found.data_bytes:
-        raise SafetensorsError(f"{found.called} is cut, or has bytes after its last tensor", "save the adapter again")
+        raise SafetensorsError(
+            f"{found.called} is cut off, or has bytes after its last tensor", "save the adapter again"
+        )
     return header
 
 

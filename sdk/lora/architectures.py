@@ -30,7 +30,7 @@ def is_encoder(config: Mapping[str, Any]) -> bool:
 def no_next_token(model_type: Any) -> str:
     """Return, as a sentence without its end, why an encoder is not trained to predict the next token."""
     return (
-        f"it is an encoder ({str(model_type)[:80]}), whose tokens see those after them, so that a loss on the next token"
-        " would be given its own answer; train a classification, with rows of {text, label} and: adapterctl train NAME --objective"
+        f"it is an encoder ({str(model_type)[:80]}), whose tokens see the ones after them, so a loss on the next token"
+        " would see its own answer; train a classification, with rows of {text, label} and: adapterctl train NAME --objective"
         " classify, or choose a decoder"
     )

@@ -74,12 +74,3 @@ def sum_of_products(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], exp
     out = gram_out.reshape(ranks[0], experts, ranks[1], experts)
     into = gram_into.reshape(experts, ranks[0], experts, ranks[1])
     return float(np.einsum("aebe,eaeb->", out, into))
-
-
-def largest_sum(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:
-    """Return Σ ‖bᵢ‖‖aᵢ‖ over the columns bᵢ of B and the rows aᵢ of A that belong together, which ‖BA‖ is not beyond."""
-    import numpy as np
-
-    columns = gram_out.diagonal().reshape(-1, experts)
-    rows = gram_into.diagonal().reshape(experts, -1).T
-    return float(np.sqrt(columns * rows).sum())

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-#: Parts of names of 2-dimensional weights that are no linear module inside a layer: embeddings and output heads.
+#: Parts of names of 2-dimensional weights that are not linear modules of a layer: embeddings and output heads.
 _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "norm", "relative_attention_bias")
 #: Parts of a model that see images or hear sounds, or join these to the text.
 _OTHER_PARTS = re.compile(
@@ -34,7 +34,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
     """Return the names of the linear modules, sorted, by the names and shapes of a base's tensors.
 
-    A library joins experts to one parameter for all, so that these are no modules.
+    A library joins experts into one parameter for all, so these are not modules.
     """
     return sorted(
         name.removesuffix(".weight")

@@ -8,8 +8,8 @@ recorded. Every other method is refused by its name: nothing here has been seen 
 ('nf4', True)
 >>> stored_recipe({"quantization_config": {"quant_method": "gptq", "bits": 4}})
 Traceback (most recent call last):
-sdk.lora.stored_quantization.StoredQuantizationError: is quantised by 'gptq', over which nothing is trained, evaluated or \
-merged; take the 16-bit base that it was made from
+sdk.lora.stored_quantization.StoredQuantizationError: is quantised by 'gptq'; nothing can be trained, evaluated \
+or merged over that; take the 16-bit base that it was made from
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Qua
         return None
     if said.get("load_in_4bit") is not True or said.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise StoredQuantizationError(
-            f"is quantised by {_method(said)}, over which nothing is trained, evaluated or merged; {_ADVICE}",
+            f"is quantised by {_method(said)}; nothing can be trained, evaluated or merged over that; {_ADVICE}",
             param="base",
         )
     if packs_single_experts(tensors):
@@ -68,30 +68,30 @@ def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Qua
         )
     except (ValidationError, TypeError) as error:
         raise StoredQuantizationError(
-            f"is packed in 4 bits by bitsandbytes with settings that are not known here; {_ADVICE}", param="base"
+            f"is packed in 4 bits by bitsandbytes with unknown settings; {_ADVICE}", param="base"
         ) from error
 
 
 def require_method(recipe: QuantizationRecipe | None, method: Literal["qlora", "lora"]) -> None:
-    """Raise StoredQuantizationError where a training is no QLoRA, and its base is stored in 4 bits."""
+    """Raise StoredQuantizationError if a training is not a QLoRA, and its base is stored in 4 bits."""
     if recipe is not None and method != "qlora":
         raise StoredQuantizationError(
-            f"is stored in 4 bits ({recipe.type}), so what trains over it is a QLoRA; choose the method qlora, or {_ADVICE}",
+            f"is stored in 4 bits ({recipe.type}), so only QLoRA can train over it; choose the method qlora, or {_ADVICE}",
             param="method",
         )
 
 
 def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecision) -> None:
-    """Raise StoredQuantizationError where a base that is stored in 4 bits has not the precision that was asked for."""
+    """Raise StoredQuantizationError if a base that is stored in 4 bits has not the precision that was asked for."""
     if recipe is not None and precision not in ("as-trained", recipe.type):
         raise StoredQuantizationError(
-            f"is stored in {recipe.type}, and has no weights of the precision {precision}; ask for as-trained, or {_ADVICE}",
+            f"is stored in {recipe.type}, and has no {precision} weights; ask for as-trained, or {_ADVICE}",
             param="precision",
         )
 
 
 def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
-    """Raise StoredQuantizationError where a merge is onto weights that a base has not."""
+    """Raise StoredQuantizationError if a merge is onto weights that a base has not."""
     if recipe is not None and onto == "original":
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no 16-bit weights to merge onto; merge onto dequantized, which writes its "
@@ -108,7 +108,7 @@ def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
             if found := part.get(key):
                 if isinstance(found, Mapping):
                     return found
-                raise StoredQuantizationError(f"has a {key} that is no object; {_ADVICE}", param="base")
+                raise StoredQuantizationError(f"has a {key} that is not an object; {_ADVICE}", param="base")
     return {}
 
 
@@ -117,7 +117,7 @@ def _method(said: Mapping[str, Any]) -> str:
     if said.get("load_in_8bit") is True:
         return "'bitsandbytes' in 8 bits"
     named = said.get("quant_method")
-    return f"{named[:40]!a}" if isinstance(named, str) else "a method that its config does not name"
+    return f"{named[:40]!a}" if isinstance(named, str) else "an unnamed method"
 
 
 def _dtype(value: Any) -> Any:

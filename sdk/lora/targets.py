@@ -34,7 +34,8 @@ _CUSTOMARY: Mapping[str, Sequence[str]] = {
     "bloom": ("query_key_value", "self_attention.dense", *_MLP),
 }
 
-#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches `dt_proj`.
+#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches
+#: `dt_proj`.
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _NOT_CALLED = ("out_proj", "dt_proj")
 
@@ -53,10 +54,10 @@ def resolve_targets(
 ) -> list[str]:
     """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
 
-    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary ones,
-    or as short as they can be to mean these modules alone, and whole for a pattern, or where something is excluded or of an image's or a sound's
-    part: text trains the text's part alone. Raises TargetsError where that leaves none, or a name means nothing or a module
-    of another part or that LoRA does not reach.
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary
+    ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where something is
+    excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError if that
+    leaves none, or a name means nothing or a module of another part or that LoRA does not reach.
     """
     text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
@@ -65,32 +66,34 @@ def resolve_targets(
         wanted = _of_preset(targets, model_type, text)
         if not wanted:
             raise TargetsError(
-                f"{asked} means no linear module of this {model_type} model; name some of these as targets: {have}."
+                f"{asked} matches no linear module of this {model_type} model; name some of these as targets: {have}."
             )
     elif is_pattern(targets):
         wanted = _chosen(targets, linear_names, "target_modules")
         if not wanted:
             raise TargetsError(
-                f"the pattern {targets!r} means no linear module of this {model_type} model, whose whole name it is to be; there"
+                f"the pattern {targets!r} matches no linear module of this {model_type} model (it must match a whole name); there"
                 f" are: {have}."
             )
     else:
         missing = [name for name in targets.split(",") if not any(matches(full, name) for full in linear_names)]
         if missing:
             raise TargetsError(
-                f"{', '.join(repr(name) for name in missing)} of the targets match no linear module of this {model_type} model;"
+                f"{', '.join(repr(name) for name in missing)} among the targets match no linear module of this {model_type} model;"
                 f" name some of these as targets: {have}."
             )
         wanted = [full for full in linear_names if any(matches(full, name) for name in targets.split(","))]
     left = _without(wanted, exclude)
     if not left:
-        raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} mean; exclude fewer.")
+        raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} match; exclude fewer.")
     bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
     if bypassed:
-        raise TargetsError(f"{asked} mean {_unreached(bypassed, model_type)}; name some of these as targets: {have}.")
+        raise TargetsError(
+            f"{asked} include {_unreached(bypassed, model_type)}; name some of these as targets: {have}."
+        )
     foreign = sorted(set(left) - set(text))
     if foreign:
-        raise TargetsError(f"{asked} mean {_untrained(foreign)}.")
+        raise TargetsError(f"{asked} include {_untrained(foreign)}.")
     if exclude is not None or is_pattern(targets):
         return sorted(set(left))
     if targets in TARGET_PRESETS:
@@ -104,7 +107,7 @@ def resolve_targets(
 def unfit_targets(
     targets: str, tensors: Mapping[str, Sequence[int]], *, model_type: str = "", exclude: str | None = None
 ) -> str | None:
-    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None where it may be.
+    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None if it may be.
 
     A library may put other prefixes before the names of the files, and may join experts under other names: what depends on
     these is left to `resolve_targets`, which is given the model's own names.
@@ -117,14 +120,14 @@ def unfit_targets(
             resolve_targets(targets, model_type, names)
         except TargetsError as error:
             nothing = is_pattern(targets) and not _chosen(targets, names, "target_modules")
-            return None if nothing else f"can't be trained so: {str(error).rstrip('.')}"
+            return None if nothing else f"can't be trained with these options: {str(error).rstrip('.')}"
     if targets in TARGET_PRESETS or is_pattern(targets):
         return None
     if exclude is not None and (stacked := _stacked(targets, tensors, names)):
-        return f"can't be trained so: {not_excluded(stacked)}"
+        return f"can't be trained with these options: {not_excluded(stacked)}"
     if any("experts" in name.split(".") for name in tensors):
         return None
-    # Only the last part is held against the files.
+    # Only the last part is checked against the files.
     last_parts = set(map(_last_part, names))
     unknown = [name for name in targets.split(",") if _last_part(name) not in last_parts]
     if unknown:
@@ -134,10 +137,10 @@ def unfit_targets(
         )
     bypassed = [n for n in names if _is_bypassed(n, model_type) and any(matches(n, end) for end in targets.split(","))]
     if bypassed and exclude is None:
-        return f"can't be trained so: the targets mean {_unreached(bypassed, model_type)}; leave them out"
+        return f"can't be trained with these options: the targets include {_unreached(bypassed, model_type)}; leave them out"
     foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
     if foreign and exclude is None:
-        return f"can't be trained so: the targets mean {_untrained(foreign)}"
+        return f"can't be trained with these options: the targets include {_untrained(foreign)}"
     return None
 
 
@@ -150,7 +153,7 @@ def not_excluded(stacked: Sequence[str]) -> str:
 
 
 def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
-    """Whether targets that are no preset mean each of these modules, and `exclude` none, where names are whole."""
+    """Whether targets that are not a preset mean each of these modules, and `exclude` none; names are whole."""
     try:
         allowed = set(names)
         if is_pattern(targets):
@@ -211,12 +214,12 @@ def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]
 
 
 def _without(names: Sequence[str], exclude: str | None) -> list[str]:
-    """Return the names that are not excluded, by a list of names or a pattern. Raises TargetsError where it excludes none."""
+    """Return the names that are not excluded, by a list of names or a pattern. Raises TargetsError if it excludes none."""
     if exclude is None:
         return list(names)
     out = set(_excluded(names, exclude))
     if not out:
-        raise TargetsError(f"exclude, {exclude!r}, excludes none of the modules that the targets mean; correct it.")
+        raise TargetsError(f"exclude, {exclude!r}, excludes none of the modules that the targets match; correct it.")
     return [name for name in names if name not in out]
 
 
@@ -231,7 +234,7 @@ def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
         chosen = Targets({"target_modules": pattern}, Budget(_STEPS))
         return [name for name in names if chosen.means(name)]
     except (ExpressionError, BudgetError) as error:
-        raise TargetsError(f"{key} {pattern!r} can't be tried ({error}); write module names.") from error
+        raise TargetsError(f"{key} {pattern!r} can't be used ({error}); write module names.") from error
 
 
 def _named(names: Sequence[str]) -> str:
@@ -244,12 +247,12 @@ def _is_bypassed(name: str, model_type: str) -> bool:
 
 
 def _unreached(bypassed: Sequence[str], model_type: str) -> str:
-    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA does not reach"
+    return f"{_named(bypassed)} too, which a {model_type} model uses in a way that LoRA has no effect on"
 
 
 def _untrained(foreign: Sequence[str]) -> str:
     return (
-        f"{_named(foreign)} too, which are no part of the text and which rows of text don't train; leave them out with exclude,"
+        f"{_named(foreign)} too, which are not part of the text and which rows of text don't train; leave them out with exclude,"
         f" such as '{_exclusion(foreign[0])}', or choose a preset, which means the text part"
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk.errors import VerificationFailed, disk_explained
+from sdk.errors import Unavailable, VerificationFailed, disk_explained
 from sdk.formats.safetensors import SafetensorsError, read_header
 
 if TYPE_CHECKING:
@@ -40,17 +41,30 @@ class Columns:
         """Return the transpose, which copies nothing."""
         return Columns(self.raw.T, self.dtype)
 
+    def columns(self, chosen: slice) -> Columns:
+        """Return some of the columns, which copies nothing."""
+        return Columns(self.raw[:, chosen], self.dtype)
+
     def products(self, other: Columns) -> npt.NDArray[Any]:
         """Return selfᵀ·other, (r₁, r₂) in float64, of (n, r₁) and (n, r₂): memory does not grow with n."""
         import numpy as np
 
         ranks = self.raw.shape[1], other.raw.shape[1]
-        step = max(1, _BLOCK_NUMBERS // max(ranks))
         total = np.zeros(ranks)
-        for start in range(0, self.raw.shape[0], step):
-            rows = slice(start, start + step)
-            total += self._float64(rows).T @ other._float64(rows)
+        for rows in self._rows(max(ranks)):
+            block = self._float64(rows)
+            total += block.T @ (block if other is self else other._float64(rows))
         return total
+
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows in float64, some at a time."""
+        for rows in self._rows(self.raw.shape[1]):
+            yield self._float64(rows)
+
+    def _rows(self, width: int) -> Iterator[slice]:
+        step = max(1, _BLOCK_NUMBERS // width)
+        for start in range(0, self.raw.shape[0], step):
+            yield slice(start, start + step)
 
     def _float64(self, rows: slice) -> npt.NDArray[Any]:
         block = self.raw[rows]
@@ -58,6 +72,10 @@ class Columns:
             # bfloat16 is the upper half of a float32.
             block = (block.astype("<u4") << 16).view("<f4")
         return block.astype("<f8")
+
+    def numbers(self) -> npt.NDArray[Any]:
+        """Return the whole in float64."""
+        return self._float64(slice(None))
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,22 @@ class TensorFile:
 
     def rows(self, tensor: Tensor) -> Columns:
         """Return a tensor of (n, …) as a matrix of n rows, the other dimensions flattened."""
-        numbers = self.data[tensor.begin : tensor.end].view(_NUMPY_TYPES[tensor.dtype])
-        return Columns(numbers.reshape(tensor.shape[0], -1), tensor.dtype)
+        return as_rows(self.data[tensor.begin : tensor.end], tensor.dtype, tensor.shape)
+
+
+def as_rows(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> Columns:
+    """Return the bytes of a tensor of (n, …), uint8, as a matrix of n rows, which copies nothing."""
+    return Columns(data.view(_NUMPY_TYPES[dtype]).reshape(shape[0], -1), dtype)
+
+
+def require_numpy(doing: str, otherwise: str) -> None:
+    """Raise Unavailable, which names the extra and what else can be done, where numpy is missing; `doing` begins the sentence."""
+    try:
+        import numpy  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(
+            f"{doing} needs numpy, which is not installed; run: pip install 'adapterctl[local]', {otherwise}"
+        ) from error
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -93,7 +125,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it")
     except SafetensorsError as error:
         raise VerificationFailed(
-            f"{path} is no whole safetensors file of an adapter ({error.reason}); pull the version again"
+            f"{path} is not a complete safetensors file of an adapter ({error.reason}); pull the version again"
         ) from error
     found = {}
     for index, begin in enumerate(header.begin):

@@ -111,7 +111,7 @@ def _notes(a: VersionView, b: VersionView) -> list[str]:
         notes.append(f"{a.adapter} and {b.adapter} are different adapters")
     if a.base.weights_digest != b.base.weights_digest:
         notes.append(
-            f"they are over different bases, {a.base.id} and {b.base.id}: each one's weights and scores are to be read "
+            f"they have different bases, {a.base.id} and {b.base.id}: read each one's weights and scores "
             "against its own base"
         )
     elif a.base.fingerprint != b.base.fingerprint:

@@ -6,32 +6,28 @@ The scale s is α/r, or α/√r with rsLoRA, where r is the module's real rank a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from sdk.errors import NotFound, Unavailable, VerificationFailed
-from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, lora_key
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
+from sdk.errors import NotFound, VerificationFailed
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.experts import largest_sum, owned_parameters, sum_of_products
-from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
+from sdk.lora.delta_norms import combined, has_product, of_experts
+from sdk.lora.experts import sum_of_products
+from sdk.lora.low_rank import product_norm, triangular_norm
+from sdk.lora.module_scales import ModuleScales, ScalesError
+from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors, require_numpy
 from sdk.schemas.training import LoraConfig
 
 #: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
 _MAX_RANK = 4096
-#: For the patterns of an adapter; all are some two seconds.
-_PATTERN_STEPS = 10_000_000
-#: What is left of a sum whose terms cancel to this share of their size is rounding and no weight.
-_ROUNDING = 1e-12
 #: A squared norm beyond this can't be summed; no adapter that works comes near.
 _MAX_SQUARE = 1e200
 
-#: Parts of LoRA that are no part of s·B·A.
+#: Parts of LoRA that are not part of s·B·A.
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
-
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,7 @@ class _Delta:
 class _Adapter:
     file: TensorFile
     lora: LoraConfig
-    ranks: ModuleValues[int]
-    alphas: ModuleValues[float]
+    scales: ModuleScales
     #: Module to its A and B.
     pairs: dict[str, dict[str, Tensor]]
     embeddings: set[str]
@@ -101,9 +96,9 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     An embedding's ΔW is the transpose of B·A, a convolution's is B·A with the kernel flattened: neither alters these.
     Stacked experts have one each, and ‖ΔW‖² is the sum of theirs.
 
-    Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, Unavailable without numpy.
+    Raises NotFound without a file of weights, VerificationFailed for one that is not an adapter's, Unavailable without numpy.
     """
-    require_numpy()
+    require_numpy("comparing weights", "or leave the weights out with --no-weights")
     first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
     notes = _notes(first, second)
     modules = []
@@ -128,38 +123,17 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
 
 
-def require_numpy() -> None:
-    """Raise Unavailable, which names the extra, where numpy is missing."""
-    try:
-        import numpy  # noqa: F401
-    except ImportError as error:
-        raise Unavailable(
-            "comparing weights needs numpy, which is not installed; run: pip install 'adapterctl[local]', "
-            "or leave the weights out with --no-weights"
-        ) from error
-
-
-def _values(patterns: Mapping[str, V], default: V, budget: Budget) -> ModuleValues[V]:
-    """Return what patterns say, tried in the order in which PEFT meets them: the file is written with sorted keys.
-
-    Raises VerificationFailed for a key that can't be tried.
-    """
-    try:
-        return ModuleValues(dict(sorted(patterns.items())), default, budget)
-    except ExpressionError as error:
-        raise VerificationFailed(
-            f"the adapter's configuration has a pattern that can't be tried, for {error}; push the adapter again with: "
-            "adapterctl push --expand-patterns"
-        ) from error
-
-
 def _open(folder: Path, lora: LoraConfig) -> _Adapter:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise NotFound(f"{folder} has no {WEIGHTS_FILE}; pull the version again", param="folder")
-    budget = Budget(_PATTERN_STEPS)
-    ranks, alphas = _values(lora.rank_pattern, lora.rank, budget), _values(lora.alpha_pattern, lora.alpha, budget)
-    adapter = _Adapter(open_tensors(path), lora, ranks, alphas, {}, set(), set())
+    try:
+        scales = ModuleScales(lora)
+    except ScalesError as error:
+        raise VerificationFailed(
+            f"{path}: {error}; push the adapter again with: adapterctl push --expand-patterns"
+        ) from error
+    adapter = _Adapter(open_tensors(path), lora, scales, {}, set(), set())
     for name, tensor in adapter.file.tensors.items():
         key = lora_key(name)
         if key is None:
@@ -170,7 +144,7 @@ def _open(folder: Path, lora: LoraConfig) -> _Adapter:
             half = key.part.removeprefix("embedding_")
             halves = adapter.pairs.setdefault(key.module, {})
             if half in halves:
-                raise VerificationFailed(f"{path} has {half} of {key.module!r} twice; pull the version again")
+                raise VerificationFailed(f"{path} has two {half} tensors for {key.module!r}; pull the version again")
             halves[half] = tensor
             if half != key.part:
                 adapter.embeddings.add(key.module)
@@ -191,7 +165,7 @@ def _check_pair(adapter: _Adapter, module: str) -> None:
     matrices = len(a) == len(b) == 2
     if min(len(a), len(b)) < 2 or (a[0] != b[1] if matrices else module in adapter.embeddings):
         raise VerificationFailed(
-            f"{said} has A of {_times(a)} and B of {_times(b)}, which have no product; pull the version again"
+            f"{said} has A of {_times(a)} and B of {_times(b)}, which can't be multiplied; pull the version again"
         )
     if a[0] > _MAX_RANK:
         raise VerificationFailed(
@@ -213,12 +187,12 @@ def _rank(adapter: _Adapter, module: str, delta: _Delta | None) -> int | None:
 def _notes(first: _Adapter, second: _Adapter) -> list[str]:
     """Say what the files hold that s·B·A does not."""
     notes = [
-        f"{what} of {whose} are no part of s·B·A and are not compared"
+        f"{what} of {whose} are not part of s·B·A and are not compared"
         for what, whose in _whose(first.left_out, second.left_out)
     ]
     inits = [{str(side.lora.init)} if changes_base(side.lora.init) else set() for side in (first, second)]
     notes += [
-        f"the initialisation {init} of {whose} changes the base, so that s·B·A is not all that it adds"
+        f"the initialisation {init} of {whose} changes the base, so s·B·A is not everything that it adds"
         for init, whose in _whose(*inits)
     ]
     return notes
@@ -236,69 +210,43 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
         return None
     a, b = (adapter.pairs[module][half] for half in "AB")
     rank = a.shape[0]
-    # PEFT gives B of a convolution a kernel of ones, and fewer columns than A has rows where channels are grouped.
-    if len(a.shape) != len(b.shape) or b.shape[1] != rank or not set(b.shape[2:]) <= {1}:
+    if not has_product(a.shape, b.shape, embedding=False):
         notes.append(
-            f"{module}: the {side} adapter's A of {_times(a.shape)} and B of {_times(b.shape)}, as a grouped convolution "
-            "has them, are not compared"
+            f"{module}: the {side} adapter's A of {_times(a.shape)} and B of {_times(b.shape)} belong to a grouped "
+            "convolution and are not compared"
         )
         return None
-    record = _said(adapter, module, width=rank)
-    if record is None:
-        notes.append(f"{module}: the rank of each expert of the {side} adapter can't be told, so they are not compared")
+    try:
+        scale = adapter.scales.of(module, width=rank)
+    except ScalesError as error:
+        raise VerificationFailed(f"{adapter.file.path}: {error}; leave the weights out with --no-weights") from error
+    if scale is None:
+        notes.append(f"{module}: the rank of each expert of the {side} adapter is unknown, so they are not compared")
         return None
-    said, alpha, experts = record
-    rank //= experts
-    if said != rank:
-        notes.append(f"{module}: the {side} adapter's rank is {rank}, not {said} as its configuration says")
-    scale = alpha / (math.sqrt(rank) if adapter.lora.use_rslora else rank)
+    if scale.said != scale.rank:
+        notes.append(f"{module}: the {side} adapter's rank is {scale.rank}, not {scale.said} as its configuration says")
     out, into, shape = adapter.file.rows(b), adapter.file.rows(a).transposed(), (b.shape[0], *a.shape[1:])
     if module in adapter.embeddings:
         # An embedding holds its weight as (entries, dimension), which is the transpose of B·A.
         out, into, shape = into, out, (a.shape[1], b.shape[0])
-    if experts > 1:
-        shape = (experts, *shape)
-    return _Delta(out, into, scale, shape, experts, _square(adapter, module, out, into, scale, experts))
+    if scale.experts > 1:
+        shape = (scale.experts, *shape)
+    square = _square(adapter, module, out, into, scale.experts) * scale.scale**2
+    return _Delta(out, into, scale.scale, shape, scale.experts, square)
 
 
-def _said(adapter: _Adapter, module: str, *, width: int) -> tuple[int, float, int] | None:
-    """Return what the configuration says of a module, rank and alpha, and how many experts its A and B are of.
-
-    `width` are the rows of A: of experts, the rank of each times their number. Patterns name the parameters of a stacked
-    weight, which the file does not; None where they leave it open which one this is.
-    """
-    targets, plain = set(adapter.lora.target_modules), base_module(module)
-    owned = owned_parameters(plain, adapter.lora.target_parameters)
-    stacked = bool(owned) and not any(end in targets for end in suffixes(plain))
-    names = [f"{plain}.{name.rpartition('.')[2]}" for name in owned] if stacked else [module]
-    try:
-        found = {(adapter.ranks.of(name), adapter.alphas.of(name)) for name in names}
-    except BudgetError as error:
-        raise VerificationFailed(
-            f"the patterns of {adapter.file.path} take too long to try; leave the weights out with --no-weights"
-        ) from error
-    if stacked:
-        found = {(rank, alpha) for rank, alpha in found if width % rank == 0}
-    if len(found) != 1:
-        return None
-    ((rank, alpha),) = found
-    return rank, alpha, width // rank if stacked else 1
-
-
-def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, scale: float, experts: int) -> float:
-    """Return ‖s·BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
-    import numpy as np
-
-    with np.errstate(all="ignore"):
-        gram_out, gram_into = out.products(out), into.products(into)
-        square = sum_of_products(gram_out, gram_into, experts) * scale * scale
-        bound = largest_sum(gram_out, gram_into, experts) * scale
-    if not abs(square) < _MAX_SQUARE:
+def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts: int) -> float:
+    """Return ‖BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
+    norms = []
+    for one, other in of_experts(out, into, experts):
+        found = product_norm(one, other)
+        norms.append(triangular_norm(one, other) if found is None else found)
+    square = combined(norms) ** 2
+    if not square < _MAX_SQUARE:
         raise VerificationFailed(
             f"{adapter.file.path}: {module!r} holds NaN, infinity or numbers too large to compare; train it again"
         )
-    # Two adapters joined with opposite weights cancel: what rounding leaves of them has no direction.
-    return square if square > _ROUNDING * bound * bound else 0.0
+    return square
 
 
 def _inner(module: str, a: _Delta | None, b: _Delta | None, notes: list[str]) -> float | None:

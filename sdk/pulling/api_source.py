@@ -1,4 +1,4 @@
-"""What a pull asks a registry, asked over a client's own transport."""
+"""The requests of a pull, sent over a client's own transport."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ApiSource:
         return read_version(view.model_dump(mode="json"))
 
     def locations(self, digest: str) -> Sequence[Location]:
-        """Say where the files of a manifest are fetched from. Raises NotFound."""
+        """Return where to fetch the files of a manifest from. Raises NotFound."""
         return manifests.locate(self._transport, digest)
 
     def signatures_of(self, digest: str) -> list[Signature]:

@@ -1,7 +1,7 @@
 """The one change that a pulled copy may have: another name for its base, which a plug-in of vLLM compares as a string.
 
-The folder declares it beside the marker and keeps the bytes before it, so that the version can still be proven: the bytes
-before it are the version's, and renaming the base in them gives exactly the bytes that lie there.
+The folder declares it beside the marker and keeps the original bytes, so that the version can still be verified: the original
+bytes are the version's, and renaming the base in them gives exactly the bytes in the folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_CHARACTERS = 1000
 
 
 def rewritten(original: bytes, base_name: str) -> bytes:
-    """Return a config with another base; the same bytes where it names that base already. Raises InvalidInput."""
+    """Return a config with another base; the same bytes if it already names that base. Raises InvalidInput."""
     if not base_name or len(base_name) > _MOST_CHARACTERS or not base_name.isprintable():
         raise InvalidInput("a base's name is 1 to 1000 printable characters; give another", param="base_name")
     try:
@@ -31,7 +31,7 @@ def rewritten(original: bytes, base_name: str) -> bytes:
         config = None
     if not isinstance(config, dict):
         raise InvalidInput(
-            f"the version has no {CONFIG_FILE} in which a base could be renamed; leave --base-name out",
+            f"the version has no {CONFIG_FILE} in which the base could be renamed; leave --base-name out",
             param="base_name",
         )
     if config.get(_KEY) == base_name:
@@ -46,10 +46,10 @@ def declared(changed: bytes, base_name: str) -> bytes:
 
 
 def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
-    """Say where the bytes before a declared change lie, by the path of the file; nothing where none is declared.
+    """Return where the original bytes of a declared change are, by the path of the file; empty if none is declared.
 
-    Raises VerificationFailed where the change is not exactly the declared one. The bytes before it are not looked at: they
-    are to be held against the manifest.
+    Raises VerificationFailed if the change is not exactly the declared one. The original bytes are not checked here: the
+    caller checks them against the manifest.
     """
     rewrite, original = folder / marker_folder / REWRITE, folder / marker_folder / ORIGINAL
     if not rewrite.exists() and not original.exists():
@@ -66,7 +66,7 @@ def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput):
         sound = False
     if not sound:
-        raise VerificationFailed(f"{rewrite} does not declare the change that was made; pull again into a new folder")
+        raise VerificationFailed(f"{rewrite} does not match the change that was made; pull again into a new folder")
     if (folder / CONFIG_FILE).read_bytes() != changed:
         found = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
         raise VerificationFailed(

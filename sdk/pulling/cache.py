@@ -10,7 +10,7 @@ Layout under `ADAPTERCTL_CACHE`::
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    what attempts of a worker work with
 
-It is its owner's alone: versions, rows and bases may be private, however open their user's other files are.
+Only its owner can read it: versions, rows and bases may be private even if their user's other files are not.
 """
 
 from __future__ import annotations
@@ -42,44 +42,46 @@ _PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "refs", "versions"
 
 
 class Cache:
-    """One cache folder. Its paths are made of whole digests only; another text raises BadRefError."""
+    """One cache folder. Its paths are made only of whole digests; any other text raises BadRefError."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_path()
-        #: Digests of blobs that this process has just fetched, and hashed as they came.
+        #: Digests of blobs that this process has just fetched, and hashed as they arrived.
         self.fresh: set[str] = set()
         self._is_private = False
 
     def blob(self, sha256: str) -> Path:
-        """Where a blob lies, or will."""
+        """Where a blob is, or will be."""
         return self.root / "blobs" / parse_digest(sha256)[:2] / sha256
 
     @property
     def versions(self) -> Path:
-        """Where versions' folders lie."""
+        """Where versions' folders are."""
         return self.root / "versions"
 
     def version(self, digest: str) -> Path:
-        """Where a version's folder lies, or will."""
+        """Where a version's folder is, or will be."""
         return self.versions / parse_digest(digest)
 
     @property
     def bases(self) -> Path:
-        """Where fetched bases lie."""
+        """Where fetched bases are."""
         return self.root / "bases"
 
     def base(self, fingerprint: str) -> Path:
-        """Where a fetched base lies, or will."""
+        """Where a fetched base is, or will be."""
         return self.bases / parse_digest(fingerprint)
 
     @property
     def parts(self) -> list[Path]:
-        """The folders that hold what was fetched, and what is known of it; whatever else lies in the root is somebody's own."""
+        """The folders with what was fetched, and what is known about it; anything else in the root belongs to somebody
+        else.
+        """
         return [self.root / part for part in _PARTS]
 
     @property
     def hub(self) -> Path:
-        """Where repositories of a model hub lie that anybody may fetch, in the hub's own layout."""
+        """Where hub repositories are that anybody may fetch, in the hub's own layout."""
         return self.root / "hub"
 
     @contextmanager
@@ -95,7 +97,7 @@ class Cache:
 
     @contextmanager
     def lock_if_free(self, name: str) -> Iterator[bool]:
-        """Hold `name` alone for the block, or say False where another process holds it."""
+        """Hold `name` exclusively for the block, or yield False if another process holds it."""
         with disk_explained("locking the cache"):
             file = self._lock_file(name)
             try:
@@ -104,10 +106,10 @@ class Cache:
                 os.close(file)
 
     def keep_private(self) -> None:
-        """See to it, before something is written, that only the owner can look into the cache.
+        """Ensure, before anything is written, that only the owner can read the cache.
 
-        A new one is made so. One that others can look into, of an earlier release or in a folder that was given, gets parts
-        into which they can't; what belongs to another user is left as it is.
+        A new cache is created private. In one that others can read, from an earlier release or in a given folder, the
+        parts are made private; anything that belongs to another user is left as it is.
         """
         if self._is_private:
             return
@@ -125,14 +127,14 @@ class Cache:
         return os.open(folder / hashlib.sha256(name.encode()).hexdigest()[:32], os.O_RDWR | os.O_CREAT, 0o600)
 
     def has_blob(self, sha256: str, size_bytes: int) -> bool:
-        """Tell whether a blob is there, whole as far as its size says."""
+        """Tell whether a blob is there, complete by its size."""
         try:
             return self.blob(sha256).stat().st_size == size_bytes
         except FileNotFoundError:
             return False
 
     def has_version(self, contents: HasFiles) -> bool:
-        """Tell whether a version's folder is there, whole as far as its files' sizes say."""
+        """Tell whether a version's folder is there, complete by its files' sizes."""
         folder = self.version(contents.digest)
         try:
             return (folder / MARKER).is_file() and all(
@@ -142,7 +144,7 @@ class Cache:
             return False
 
     def is_unaltered(self, path: Path, sha256: str) -> bool:
-        """Tell whether a file that lies here has the digest that it is kept under; one that was touched is hashed again."""
+        """Tell whether a cached file has the digest that it is stored under; a file that was touched is hashed again."""
         try:
             return self.sha256_of(path) == sha256
         except (FileNotFoundError, NotADirectoryError):
@@ -156,7 +158,7 @@ class Cache:
             os.utime(marker if marker.exists() else folder)
 
     def link(self, sha256: str, target: Path) -> None:
-        """Put a blob into a folder of the cache: by a link where the file system has them, else by a copy."""
+        """Put a blob into a folder of the cache: by a link if the file system has links, else by a copy."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.blob(sha256), target)
@@ -167,14 +169,14 @@ class Cache:
             target.chmod(READ_ONLY)
 
     def remove_folder(self, folder: Path) -> None:
-        """Take away a version's or base's folder, at once: what is left of it has no name that anybody looks for."""
+        """Remove a version's or base's folder, at once: leftovers have a name that nothing looks for."""
         if folder.is_dir():
             leaving = folder.with_name(f".{folder.name[:100]}.partial-{os.urandom(4).hex()}")
             folder.rename(leaving)
             shutil.rmtree(leaving, ignore_errors=True)
 
     def sha256_of(self, path: Path, on_bytes: OnBytes | None = None) -> str:
-        """Return a local file's SHA-256, from the cache where path, size, times and inode are as they were."""
+        """Return a local file's SHA-256, from the cache if path, size, times and inode are unchanged."""
         known = _identity(path)
         entry = self.root / "hashes" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
         try:
@@ -187,7 +189,7 @@ class Cache:
             pass
         sha256, _ = hash_file(path) if on_bytes is None else hash_file(path, on_bytes)
         if _identity(path) != known:
-            # It was written to meanwhile: what was hashed is neither the old file nor the new one.
+            # It was written to meanwhile: the hash is of neither the old file nor the new one.
             return sha256
         self.keep_private()
         with disk_explained("remembering a file's digest"):
@@ -198,16 +200,16 @@ class Cache:
         return sha256
 
     def size_bytes(self) -> int:
-        """What the whole cache takes."""
+        """The size of the whole cache."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
 
 
 def _close(folder: Path) -> None:
-    """Make a folder that is its owner's alone, or make one so that is ours."""
+    """Create a private folder, or make ours private."""
     # Another user's cache may be read and not written to.
     with contextlib.suppress(PermissionError):
         folder.mkdir(exist_ok=True, mode=_PRIVATE)
-        # A link leads to a folder that somebody keeps for something else.
+        # A link leads to a folder with another purpose.
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
             folder.chmod(_PRIVATE)
@@ -222,7 +224,9 @@ def _try_lock(file: int) -> bool:
 
 
 def _identity(path: Path) -> dict[str, str | int]:
-    """What a file's hash is remembered by. The change time is of it: a copy may set any other time back."""
+    """What identifies a file whose hash is remembered. It includes the change time, since a copy can set any other time
+    back.
+    """
     found = path.stat()
     return {
         "path": str(path),

@@ -1,6 +1,6 @@
-"""What lies in the cache: listed, hashed again, and taken away where it has not been used.
+"""The contents of the cache: listed, hashed again, and removed if unused.
 
-Nothing is taken away that another process holds: it locks a version while it copies from it, and all blobs while it fills a
+Nothing is removed that another process holds: it locks a version while it copies from it, and all blobs while it fills a
 folder.
 """
 
@@ -21,7 +21,7 @@ from sdk.pulling.pins import all_refs
 from sdk.transfer import hash_file
 
 Kind = Literal["version", "base", "blob"]
-#: A blob of no version may be one that a job reads now, or whose version is about to be put together.
+#: A blob without a version may be one that a job is reading, or whose version is about to be assembled.
 _LOOSE_S = 24 * 3600.0
 
 
@@ -35,20 +35,20 @@ class Entry:
     size_bytes: int
     #: Seconds since 1970.
     used_s: float
-    #: What was pulled as this version.
+    #: The refs that were pulled as this version.
     refs: tuple[str, ...] = ()
-    #: The blobs that a version is made of, with their sizes.
+    #: The blobs that a version consists of, with their sizes.
     blobs: tuple[tuple[str, int], ...] = ()
 
     @property
     def last_used(self) -> str:
-        """When it was used, in ISO 8601."""
+        """When it was last used, in ISO 8601."""
         return datetime.fromtimestamp(self.used_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
 class Damage:
-    """An entry that is not what its name says."""
+    """An entry whose content does not match its name."""
 
     kind: Kind
     digest: str
@@ -58,7 +58,7 @@ class Damage:
 
 
 def entries(cache: Cache) -> list[Entry]:
-    """Everything in the cache that has a name, the latest used first."""
+    """Everything in the cache that has a name, most recently used first."""
     with disk_explained("reading the cache"):
         refs = all_refs(cache)
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
@@ -108,9 +108,9 @@ def _contents(folder: Path) -> Contents | None:
 
 
 def verify(cache: Cache) -> list[Damage]:
-    """Hash every version and blob again, take away what is damaged, and return that.
+    """Hash every version and blob again, remove what is damaged, and return that.
 
-    What another process fills or copies from meanwhile is waited for.
+    Waits for entries that another process is filling or copying from.
     """
     damaged: list[Damage] = []
     with disk_explained("verifying the cache"):
@@ -135,7 +135,7 @@ def _what_is_wrong(entry: Entry) -> str | None:
     from sdk.pulling.folder import verify_folder
 
     if not entry.path.is_dir():
-        # Another process has taken it away meanwhile.
+        # Another process has removed it meanwhile.
         return None
     try:
         digest = verify_folder(entry.path).digest
@@ -153,7 +153,7 @@ def _wrong_bytes(path: Path, sha256: str) -> str | None:
 
 
 def _remove_version(cache: Cache, entry: Entry) -> None:
-    """Take a damaged version away, with those of its blobs that are damaged: they share their bytes."""
+    """Remove a damaged version, with those of its blobs that are damaged: they share their bytes."""
     for sha256, _ in entry.blobs:
         blob = cache.blob(sha256)
         if _wrong_bytes(blob, sha256) is not None:
@@ -161,19 +161,19 @@ def _remove_version(cache: Cache, entry: Entry) -> None:
     cache.remove_folder(entry.path)
 
 
-# Taking away.
+# Removing.
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What a prune takes away."""
+    """What a prune removes."""
 
     removed: list[Entry]
     kept: list[Entry]
 
     @property
     def size_bytes(self) -> int:
-        """What is given back: a blob that a kept version shares is not."""
+        """The space freed; a blob that a kept version shares does not count."""
         held = {sha256 for entry in self.kept for sha256, _ in entry.blobs}
         blobs = {sha256: size for entry in self.removed for sha256, size in entry.blobs if sha256 not in held}
         return sum(blobs.values()) + sum(entry.size_bytes for entry in self.removed if entry.kind != "version")
@@ -182,8 +182,8 @@ class PrunePlan:
 def plan_prune(
     found: list[Entry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
 ) -> PrunePlan:
-    """Say what goes: versions beyond the `keep` last used, whatever was not used for `keep_days`, then the longest unused
-    until the rest takes `max_bytes` at most. Loose blobs go after a day in any case.
+    """Plan what to remove: versions beyond the `keep` most recently used, anything not used for `keep_days`, then the
+    longest unused until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case.
     """
     now = time.time()
     versions = [entry for entry in found if entry.kind == "version"]
@@ -206,7 +206,7 @@ def _taken(kept: list[Entry]) -> int:
 
 
 def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
-    """Take away what a plan says; return what went, and what another process holds and so stayed."""
+    """Remove what a plan says; return what was removed, and what stayed because another process holds it."""
     gone: list[Entry] = []
     held: list[Entry] = []
     with disk_explained("pruning the cache"):
@@ -227,7 +227,7 @@ def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
 
 
 def _remove_blobs(cache: Cache, gone: list[Entry]) -> None:
-    """Take away the blobs of what went, unless a version that is there has them, and what downloads left long ago."""
+    """Remove the blobs of removed versions, unless a remaining version has them, and old leftovers of downloads."""
     used = {sha256 for entry in entries(cache) for sha256, _ in entry.blobs}
     for entry in gone:
         for sha256 in [entry.digest] if entry.kind == "blob" else [sha256 for sha256, _ in entry.blobs]:

@@ -1,4 +1,4 @@
-"""A dataset's file in the cache: whole, and of the digest that it is kept under."""
+"""A dataset's file in the cache: complete, and with the digest that it is stored under."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def dataset_file(
     http: HttpClient,
     watched: Callable[[str, int], OnBytes],
 ) -> Path:
-    """Return the file of a dataset, by its whole digest, fetched where the cache doesn't have it as it was.
+    """Return the file of a dataset, by its whole digest; it is fetched if the cache doesn't have it intact.
 
-    `locate` is asked only then, and `watched` told what is done and how many bytes it is. Raises NotFound,
+    Only then is `locate` called, and `watched` with what is being done and how many bytes. Raises NotFound,
     VerificationFailed, Unavailable.
     """
     path = cache.blob(digest)

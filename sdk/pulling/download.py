@@ -1,6 +1,6 @@
-"""One blob from storage into a file: in ranges, hashed while it streams, and whole or not there.
+"""One blob from storage into a file: in ranges, hashed while it streams, and complete or absent.
 
-What has arrived survives an interruption, also a kill, and the next fetch goes on at the byte where it broke.
+What has arrived survives an interruption, even a kill, and the next fetch continues at the byte where it broke.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sdk.pulling.ranges import Location, Relocate, ReplacedError
 from sdk.pulling.streams import Streams
 from sdk.transfer import OnBytes, copy_checked
 
-#: How often a blob is begun anew.
+#: How often a blob is fetched from the start again.
 _ANEW = 3
 
 
@@ -31,11 +31,12 @@ def fetch(
     mode: int | None = None,
     once: bool = False,
 ) -> None:
-    """Fetch a blob into `target`; a byte that differs leaves nothing there, an interruption leaves `.partial` beside it.
+    """Fetch a blob into `target`; a wrong byte leaves nothing there, an interruption leaves `.partial` beside it.
 
-    `name` is what errors call it, `mode` the permissions that it is given. With `once`, nothing is fetched where another
-    process has just done so. `on_bytes` is called in this thread; its count is negative where bytes were thrown away.
-    Raises VerificationFailed for wrong bytes and for a place that the registry may not name, NotFound for bytes that are gone, Unavailable.
+    `name` is its name in errors, `mode` its permissions. With `once`, nothing is fetched if another
+    process has just done so. `on_bytes` is called in this thread; its count is negative if bytes were thrown
+    away. Raises VerificationFailed for wrong bytes and for a location that the registry may not give, NotFound for bytes
+    that are gone, Unavailable.
     """
     name = name or target.name
     with disk_explained(f"writing {name}"):
@@ -80,8 +81,8 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
             streams.forget()
             if replaced >= _ANEW:
                 raise VerificationFailed(
-                    f"the object of {name} in the storage was replaced again and again while it was fetched ({error}); "
-                    f"its SHA-256 must be {sha256}; nothing was kept. Try again, then tell an admin"
+                    f"the object of {name} in the storage was replaced again and again while it was being fetched ({error}); "
+                    f"its SHA-256 must be {sha256}, so nothing was kept. Try again, then tell an admin"
                 ) from None
             continue
         if found == sha256:
@@ -89,7 +90,7 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
         streams.forget()
         if not (resumed or streams.interrupted) or replaced:
             raise VerificationFailed(
-                f"{name} has the SHA-256 {found}, not {sha256}; nothing was kept. Try again, then tell an admin"
+                f"{name} has the SHA-256 {found}, not {sha256}, so nothing was kept. Try again, then tell an admin"
             )
-        # Something of it may come from an earlier time, or be what a crash left: once it is fetched anew.
+        # Part of it may be from an earlier time, or left by a crash: it is fetched again once.
         replaced = _ANEW - 1

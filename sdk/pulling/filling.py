@@ -14,9 +14,9 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.ranges import Location, Relocate
 from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
 
-#: Called with what is being done, the bytes that just passed, and the bytes in all.
+#: Called with what is being done, the bytes that just arrived, and the total.
 OnTransfer = Callable[[str, int, int], None]
-#: Says where the files of a manifest lie, by its digest.
+#: Returns where the files of a manifest are, by its digest.
 Locate = Callable[[str], Sequence[Location]]
 
 
@@ -29,9 +29,9 @@ def fill(
     *,
     checked: bool = False,
 ) -> Path:
-    """Return the cache's folder of a version, fetched if need be; other processes that want it wait meanwhile.
+    """Return the cache's folder of a version, fetching it if needed; other processes that want it wait meanwhile.
 
-    With `checked`, what lies there is taken only where its bytes have the digests of the manifest.
+    With `checked`, cached files are used only if their bytes have the manifest's digests.
     """
     folder = cache.version(contents.digest)
 
@@ -43,7 +43,7 @@ def fill(
     if there():
         cache.used(folder)
         return folder
-    # Nobody takes away a blob that is not yet in a folder while any process fills one.
+    # Nobody removes a blob that is not yet in a folder while any process fills one.
     with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
         if not there():
             _fetch_missing(cache, contents, locate, http, on_transfer)
@@ -68,7 +68,7 @@ def _fetch_missing(
     for file in contents.files:
         blob = cache.blob(file.sha256)
         if not cache.has_blob(file.sha256, file.size_bytes) or hash_file(blob)[0] != file.sha256:
-            # What is there in its place was damaged.
+            # The file in its place was damaged.
             blob.unlink(missing_ok=True)
             missing.append(file)
     if not missing:
@@ -85,7 +85,9 @@ def _fetch_missing(
 
 
 def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
-    """Yield each file with where its blob lies, and what says that anew. Raises VerificationFailed where one is not told."""
+    """Yield each file with its blob's location, and a function that returns a fresh one. Raises VerificationFailed if
+    one has none.
+    """
     places = {place.sha256: place for place in locate(contents.digest)}
     for file in contents.files:
         yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)
@@ -98,7 +100,7 @@ def _relocated(file: FileEntry, digest: str, locate: Locate) -> Location:
 def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
     place = places.get(file.sha256)
     if place is None or place.size_bytes != file.size_bytes:
-        raise VerificationFailed(f"the registry does not say where {file.path} lies; tell an admin")
+        raise VerificationFailed(f"the registry does not say where {file.path} is; tell an admin")
     return place
 
 

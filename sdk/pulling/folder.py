@@ -1,8 +1,9 @@
-"""A user's folder that a pull wrote: whose it is, whether it is whole, and how it is replaced.
+"""A user's folder that a pull wrote: whether it is ours, whether it is intact, and how it is replaced.
 
-The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows.
-Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull may finish it. Beside the marker
-may lie `signatures.json`, and where the base was renamed in the copy `rewrite.json`, which says so, with the bytes before it.
+The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows. Meanwhile
+`.adapterctl/replacing.json` lists every file, old and new, so that the next pull can finish it. Beside the marker there
+may be `signatures.json` and, if the base was renamed in the copy, `rewrite.json`, which says so, with the original
+bytes.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ _MAX_MARKER_BYTES = 64 * 1024 * 1024
 
 
 def require_free(target: Path, *, replaceable: bool = True) -> None:
-    """Raise Conflict where `target` holds something that a pull did not write."""
+    """Raise Conflict if `target` has something that a pull did not write."""
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or target.is_symlink():
-        raise Conflict(f"{target} is there and is no folder; choose another with -o DIR", param="to")
+        raise Conflict(f"{target} exists and is not a folder; choose another with -o DIR", param="to")
     present = _entries(target)
     if not present:
         return
@@ -54,14 +55,14 @@ def require_free(target: Path, *, replaceable: bool = True) -> None:
     foreign = sorted(name for name, plain in present.items() if not plain or not (name in own or _is_staged(name, own)))
     if foreign:
         raise Conflict(
-            f"{target} holds files that no pull wrote ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
+            f"{target} has files that no pull wrote ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
             "move them away or choose another folder with -o DIR",
             param="to",
         )
 
 
 def _entries(folder: Path) -> dict[str, bool]:
-    """Everything below `folder` that is no folder, by relative path, and whether it is a plain file.
+    """Everything below `folder` that is not a folder, by relative path, and whether it is a plain file.
 
     A link is never followed: one to a folder counts as a file that no pull wrote.
     """
@@ -74,7 +75,7 @@ def _entries(folder: Path) -> dict[str, bool]:
 
 
 def _own_files(target: Path) -> set[str]:
-    """The files that a pull wrote, or was writing; none where nothing says so."""
+    """The files that a pull wrote, or was writing; empty if there is no record."""
     manifest = _read(target / MARKER_FOLDER / _MANIFEST)
     files = set() if manifest is None else {file.path for file in manifest.files}
     files |= _read_journal(target / MARKER_FOLDER / _JOURNAL)
@@ -118,16 +119,17 @@ def replace_folder(
 ) -> Path:
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
-    A new folder appears by one rename. Of an older version's folder the marker goes first, then files are replaced
-    one by one, and the marker comes last. What is not among the digests `hashed` is hashed again. The caller holds `target` against other processes. With `base_name` the copy's config names that base, and the folder says so.
-    Raises Conflict where `target` holds foreign files, InvalidInput where there is no base to be renamed.
+    A new folder appears by one rename. In an older version's folder the marker is removed first, then files are
+    replaced one by one, and the new marker is written last. Files that are not among the digests `hashed` are hashed
+    again. The caller holds the lock of `target`. With `base_name` the copy's config names that base, and the folder
+    says so. Raises Conflict if `target` has foreign files, InvalidInput if there is no base to rename.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):
         require_free(target)
         plan = _plan(source, manifest, signatures, base_name, hashed)
         if target.is_dir() and _entries(target):
-            # What would fail half-way is found before anything is touched.
+            # What would fail half-way is detected before anything is touched.
             for file in manifest.files:
                 _check_cached(source / file.path, hash_file(source / file.path)[0], file.sha256)
             _replace_files(target, manifest, plan)
@@ -171,12 +173,12 @@ def _sum_of(manifest: HasFiles) -> bytes:
 
 
 def _placing(source: Path, sha256: str | None) -> _Writer:
-    """Copy a file, and hash it beside that where `sha256` says what it must be."""
+    """Copy a file, and hash it at the same time if `sha256` says what it must be."""
     if sha256 is None:
         return lambda path: place(source, path)
 
     def write(path: Path) -> None:
-        # Neither copying nor hashing holds the interpreter's lock, so that the check takes no time of its own.
+        # Neither copying nor hashing holds the interpreter's lock, so the check takes no extra time.
         found: list[str] = []
         thread = threading.Thread(target=_hash_into, args=(source, found))
         thread.start()
@@ -190,7 +192,7 @@ def _placing(source: Path, sha256: str | None) -> _Writer:
 
 
 def _hash_into(source: Path, found: list[str]) -> None:
-    # What can't be read fails where it is copied.
+    # A file that can't be read fails when it is copied.
     with contextlib.suppress(OSError):
         found.append(hash_file(source)[0])
 
@@ -198,8 +200,8 @@ def _hash_into(source: Path, found: list[str]) -> None:
 def _check_cached(path: Path, found: str, sha256: str) -> None:
     if found != sha256:
         raise VerificationFailed(
-            f"{path} has the SHA-256 {found}, not {sha256}: it was altered in the cache; "
-            "nothing was kept. Take it away with: adapterctl cache verify"
+            f"{path} has the SHA-256 {found}, not {sha256}: it was altered in the cache, "
+            "so nothing was kept. Remove it with: adapterctl cache verify"
         )
 
 
@@ -223,7 +225,7 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
     _remove_empty(target, keep_top=True)
     for path, write in plan.items():
         destination = target / path
-        # Staged beside the marker, where the leavings of an interruption are known for ours.
+        # Staged beside the marker, where leftovers of an interruption are recognised as ours.
         staged = meta / f"file.partial-{os.urandom(4).hex()}"
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -236,7 +238,7 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
 
 
 def _remove_empty(folder: Path, *, keep_top: bool) -> None:
-    """Remove folders that hold nothing, from the bottom up."""
+    """Remove empty folders, from the bottom up."""
     for parent, _, _ in os.walk(folder, topdown=False, followlinks=False):
         path = Path(parent)
         if (path != folder or not keep_top) and not any(path.iterdir()):
@@ -249,7 +251,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def verify_folder(folder: Path) -> Manifest:
-    """Hash a pulled folder again and hold it against its manifest; return that.
+    """Hash a pulled folder again and check it against its manifest; return that.
 
     Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
     renamed, for a link in its place, and for an adapter whose tensors can't be read.
@@ -261,7 +263,7 @@ def verify_folder(folder: Path) -> Manifest:
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
     if (folder / MARKER_FOLDER / _JOURNAL).is_file():
         raise VerificationFailed(
-            f"{folder} was being replaced when that was interrupted; finish it with: adapterctl pull REF -o {folder}"
+            f"{folder} was interrupted while being replaced; finish it with: adapterctl pull REF -o {folder}"
         )
     present = _entries(folder)
     manifest = _marked(folder, present)
@@ -275,7 +277,9 @@ def verify_folder(folder: Path) -> Manifest:
         if name not in present:
             raise VerificationFailed(f"{folder / name} is missing; pull again")
         if not present[name]:
-            raise VerificationFailed(f"{folder / name} is no plain file; remove it, then pull again into a new folder")
+            raise VerificationFailed(
+                f"{folder / name} is not a plain file; remove it, then pull again into a new folder"
+            )
     before = check_rewrite(folder, MARKER_FOLDER)
     for name, file in sorted(expected.items()):
         path = before.get(name, folder / name)
@@ -288,13 +292,13 @@ def verify_folder(folder: Path) -> Manifest:
 
 
 def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
-    """Raise VerificationFailed for an adapter whose config no library should be given, though it is the version's."""
+    """Raise VerificationFailed for an adapter whose config is not safe to load, even if it is the version's."""
     from sdk.formats.peft_config import hazard
 
     path = folder / CONFIG_FILE
     if manifest.kind == "adapter" and path.is_file() and (said := hazard(path.read_bytes())):
         raise VerificationFailed(
-            f"{path} is the version's, but {said}; push the adapter again with: adapterctl push --expand-patterns"
+            f"{path} belongs to the version, but {said}; push the adapter again with: adapterctl push --expand-patterns"
         )
 
 
@@ -302,7 +306,7 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
     """The manifest in a folder, which must say what its digest beside it says."""
     name = f"{MARKER_FOLDER}/{_MANIFEST}"
     if name not in present and any(path.split("/")[0] == MARKER_FOLDER for path in present):
-        raise VerificationFailed(f"{folder / name} is missing, or is no plain file; pull again into a new folder")
+        raise VerificationFailed(f"{folder / name} is missing, or is not a plain file; pull again into a new folder")
     if name not in present:
         raise NotFound(
             f"{folder} has no {name}, so no pull wrote it; pull one with: adapterctl pull REF -o DIR", param="folder"
@@ -311,5 +315,5 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
     if manifest is None or (folder / name).read_bytes() != manifest.canonical():
         raise VerificationFailed(f"{folder / name} was altered; pull again into a new folder")
     if f"{MARKER_FOLDER}/{_SUM}" in present and _read_bytes(folder / MARKER_FOLDER / _SUM) != _sum_of(manifest):
-        raise VerificationFailed(f"{folder / name} is not the one of {_SUM} beside it; pull again into a new folder")
+        raise VerificationFailed(f"{folder / name} does not match {_SUM} beside it; pull again into a new folder")
     return manifest

@@ -1,8 +1,8 @@
-"""GETs over HTTP for whoever has to start at once: the standard library alone, connections kept and shared by threads.
+"""GETs over HTTP for programs that must start fast: only the standard library, with connections kept and shared by threads.
 
-httpx takes longer to import than a pull of a cached version may take, and passes bytes through more hands. Where the
-environment names a proxy it is used all the same, since it knows every kind. No error of this module holds a URL: a
-presigned one is a credential.
+httpx takes longer to import than a pull of a cached version may take, and copies bytes more often. If the environment
+names a proxy, httpx is used anyway, since it supports every kind. No error of this module contains a URL: a presigned
+one is a credential.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 READ_S = 60.0
-#: Connections that wait for their next use, for each server.
+#: Idle connections, for each server.
 _KEPT = 8
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
@@ -44,13 +44,13 @@ class Response(Protocol):
         """Return a header's value."""
 
     def read(self, most_bytes: int) -> bytes:
-        """Return what has come of the body, `most_bytes` at most; b"" at its end. Raises BrokenConnection."""
+        """Return what has arrived of the body, at most `most_bytes`; b"" at its end. Raises BrokenConnection."""
 
     def close(self) -> None:
-        """Let go of the body; the connection is kept where it was read to its end."""
+        """Release the body; the connection is kept if it was read to its end."""
 
     def abort(self) -> None:
-        """Wake up, from another thread, whoever reads."""
+        """Wake up the reader, from another thread."""
 
 
 class HttpClient:
@@ -81,7 +81,7 @@ class HttpClient:
             parts = urlsplit(url)
             key = (parts.scheme, parts.hostname or "", parts.port)
             target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-            # A body that comes compressed would be other bytes than those that were asked for.
+            # A compressed body would not be the bytes that were asked for.
             sent = {"Accept-Encoding": "identity", **headers}
             while True:
                 connection, reused = self._take(key)
@@ -89,7 +89,7 @@ class HttpClient:
                     return self._ask(key, connection, target, sent, read_s)
                 except (OSError, HTTPException):
                     connection.close()
-                    # A server may close a connection that waits at any time: that is no failure of this request.
+                    # A server may close a connection that waits at any time: that is not a failure of this request.
                     if not reused:
                         raise
         except (OSError, HTTPException, ValueError) as error:
@@ -105,7 +105,7 @@ class HttpClient:
     ) -> _Response:
         if connection.sock is None:
             connection.connect()
-        # Held here, since an answer that is to be the last takes the socket from its connection.
+        # Kept here, since the last answer on a connection takes its socket away.
         held: socket.socket = connection.sock
         held.settimeout(read_s)
         connection.request("GET", target, headers=dict(headers))
@@ -163,7 +163,7 @@ class HttpClient:
             raise BrokenConnection(type(error).__name__) from None
 
     def close(self) -> None:
-        """Close the connections that wait."""
+        """Close the idle connections."""
         with self._lock:
             for waiting in self._idle.values():
                 for connection in waiting:
@@ -211,7 +211,7 @@ class _Response:
             connection.close()
 
     def abort(self) -> None:
-        # Where it is closed already nobody reads from it.
+        # If it is already closed, nobody reads from it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -1,7 +1,7 @@
-"""A file that is on its way: what of it has been written, remembered so that a killed process loses no byte.
+"""A partially fetched file: which parts have been written, remembered so that a killed process loses no byte.
 
-Beside the target lie `NAME.partial`, which holds bytes where they belong, and `NAME.partial.json`, which says where bytes
-have been written and of which object of the storage they are. It is written after each piece, in one call.
+Beside the target are `NAME.partial`, with bytes where they belong, and `NAME.partial.json`, which says where bytes have
+been written and which object of the storage they come from. It is written after each piece, in one call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Partial:
 
     @property
     def frontier(self) -> int:
-        """How many bytes there are without a gap from the beginning on."""
+        """How many bytes there are from the beginning without a gap."""
         return self.ranges[0][1] if self.ranges and self.ranges[0][0] == 0 else 0
 
     @property
@@ -48,7 +48,7 @@ class Partial:
         return [[begin, end] for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin < end]
 
     def write(self, data: bytes, at: int) -> None:
-        """Write bytes where they belong; `note` is to follow."""
+        """Write bytes where they belong; `note` must follow."""
         view = memoryview(data)
         while view:
             count = os.pwrite(self.descriptor, view, at)
@@ -88,7 +88,7 @@ class Partial:
             ):
                 self.ranges, self.etag = ranges, known["etag"] if isinstance(known["etag"], str) else None
         except (ValueError, KeyError, TypeError):
-            # Nothing was remembered, or it was damaged: the blob is fetched from its beginning.
+            # Nothing was remembered, or it was damaged: the blob is fetched from the beginning.
             pass
         if not self.ranges:
             self.reset()
@@ -100,11 +100,11 @@ class Partial:
         os.ftruncate(self._note, 0)
 
     def finish(self, mode: int | None) -> None:
-        """Give the file its name; whoever wrote its bytes has seen to it that they are on the disk."""
+        """Give the file its name; the writer has already flushed its bytes to disk."""
         if mode is not None:
-            # Only now: a partial file that nobody may write to could not be gone on with. A power cut may undo it.
+            # Only now: a partial file that nobody may write to could not be continued. A power cut may undo it.
             os.fchmod(self.descriptor, mode)
-        # The note goes first: from the renaming on both names may be another process's.
+        # The note is removed first: after renaming, another process may use both names.
         _note_of(self.target).unlink(missing_ok=True)
         _partial_of(self.target).replace(self.target)
         self._finished = True
@@ -115,7 +115,7 @@ class Partial:
         _partial_of(self.target).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close it; where nothing was written nothing is left."""
+        """Close it; if nothing was written, nothing is left."""
         os.close(self._note)
         if not self.ranges and not self._finished:
             self.discard()
@@ -131,14 +131,14 @@ def _note_of(target: Path) -> Path:
 
 @contextmanager
 def open_partial(target: Path, sha256: str, size_bytes: int) -> Iterator[Partial]:
-    """The partial file of `target`, which no other process writes to meanwhile; waits for one that does."""
+    """The partial file of `target`, locked against other processes; waits for one that is writing it."""
     path = _partial_of(target)
     while True:
         # No link is followed, and a kill gives the lock back.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held the lock may have given the file its name meanwhile.
+            # The previous holder of the lock may have given the file its name meanwhile.
             if _is_at(descriptor, path):
                 partial = Partial(target, descriptor, sha256, size_bytes)
                 try:
@@ -158,5 +158,5 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_leaving(name: str) -> bool:
-    """Tell whether a file in the cache is what an interrupted download left."""
+    """Tell whether a file in the cache was left by an interrupted download."""
     return name.endswith((".partial", ".partial.json"))

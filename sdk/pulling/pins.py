@@ -1,4 +1,4 @@
-"""What refs named when they were pulled, so that a version's number or digest can be had again without the registry.
+"""What refs named when they were pulled, so that a version's number or digest can be pulled again without the registry.
 
 Only what can't move is remembered: `code-review@v3` is one version for ever, `code-review@production` is not.
 """
@@ -25,7 +25,7 @@ class Pins:
         self._folder = cache.root / "refs" / hashlib.sha256(url.encode()).hexdigest()[:32]
 
     def remember(self, adapter: str, number: int | None, digest: str) -> None:
-        """Remember which version has a number, or only that a digest is one of the adapter's."""
+        """Remember which version has a number, or only that a digest belongs to the adapter."""
         known = self.of(adapter)
         name = f"v{number}" if number is not None else digest
         if known.get(name) == digest:
@@ -40,7 +40,7 @@ class Pins:
         return _read(self._path(adapter)).get(adapter, {})
 
     def digest(self, ref: Ref) -> str | None:
-        """Return the digest that a ref of a number or digest names; None where it wasn't pulled, or the ref may move."""
+        """Return the digest that a ref of a number or digest names; None if it wasn't pulled, or the ref may move."""
         known = self.of(ref.adapter)
         if ref.number is not None:
             return known.get(f"v{ref.number}")
@@ -59,7 +59,7 @@ class Pins:
 
 
 def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> None:
-    """Raise VerificationFailed where a registry answers with another version than a ref names that can't move."""
+    """Raise VerificationFailed if a registry answers with another version than a ref that can't move names."""
     named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
     if not named:
         shown = "no number" if number is None else f"v{number}"
@@ -81,7 +81,7 @@ def all_refs(cache: Cache) -> dict[str, list[str]]:
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
-    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered anew."""
+    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered again."""
     try:
         known: Any = json.loads(path.read_bytes())
         refs = {str(name): digest for name, digest in known["refs"].items() if is_sha256(digest)}

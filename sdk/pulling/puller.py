@@ -1,6 +1,6 @@
-"""A pull, from a ref to a folder: resolve once, fetch what the cache lacks, and lay a copy out where one is wanted.
+"""A pull, from a ref to a folder: resolve once, fetch what the cache lacks, and write a copy if one is wanted.
 
-The parts of a client that a pull needs, and no more: `adapterctl pull` is over before the whole client would be imported.
+Only the parts of a client that a pull needs: `adapterctl pull` is done before the whole client would be imported.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pulled:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file that a pull would give."""
+    """One file that a pull would write."""
 
     path: str
     size_bytes: int
@@ -71,7 +71,7 @@ class PullPlan:
 
     @property
     def fetch_bytes(self) -> int:
-        """What would come from the registry's storage: each blob once."""
+        """Bytes to fetch from the registry's storage: each blob once."""
         return sum({file.sha256: file.size_bytes for file in self.files if not file.cached}.values())
 
 
@@ -96,12 +96,14 @@ class Puller:
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
         if base_name is not None and to is None:
-            raise InvalidInput("a base is renamed in a copy only; say where that goes with -o DIR", param="base_name")
+            raise InvalidInput(
+                "a base can be renamed only in a copy; say where to put it with -o DIR", param="base_name"
+            )
         if to is not None:
             require_free(to)
         version = self.resolve(ref, offline=offline, frozen=frozen)
         contents = version.contents
-        # Who asks for a proof, or writes it beside a copy, hears of signatures that came after the bytes.
+        # Verifying, or writing signatures beside a copy, includes signatures that were added after the bytes.
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
@@ -139,14 +141,14 @@ class Puller:
     def resolve(self, ref: str, *, offline: bool = False, frozen: bool = False) -> Resolved:
         """Return the version that a ref names: from the registry, or offline from what was pulled before.
 
-        Raises InvalidInput for a ref that may move where only one that can't is taken.
+        Raises InvalidInput for a ref that may move if only a fixed one is accepted.
         """
         parsed = parse_ref(ref)
         moves = parsed.number is None and parsed.digest_prefix is None
         if offline:
             if moves:
                 raise InvalidInput(
-                    f"{parsed} may name another version by now, so offline it can't be had; "
+                    f"{parsed} may name another version by now, so it can't be pulled offline; "
                     f"name a version: {self._pinned(parsed)} --offline",
                     param="ref",
                 )
@@ -155,12 +157,12 @@ class Puller:
             version = self._source.resolve(str(parsed))
         except Unavailable as error:
             raise Unavailable(
-                f"{error.message}; a version that was pulled before can be had without the registry: "
+                f"{error.message}; a version that was pulled before can be used without the registry: "
                 f"{self._pinned(parsed)} --offline"
             ) from error
         if frozen and moves:
             raise InvalidInput(
-                f"{parsed} may name another version tomorrow, which --frozen refuses; "
+                f"{parsed} may name another version later, so --frozen refuses it; "
                 f"write {parsed.adapter}@sha256:{version.digest}",
                 param="ref",
             )
@@ -168,7 +170,7 @@ class Puller:
         if version.contents.digest != version.digest:
             raise VerificationFailed(
                 f"the registry gives {version.ref} the digest {version.digest}, "
-                f"and files with the digest {version.contents.digest}; tell an admin"
+                f"but files with the digest {version.contents.digest}; tell an admin"
             )
         return version
 
@@ -187,7 +189,7 @@ class Puller:
         if contents is None or contents.digest != digest or not self._cache.has_version(contents):
             raise NotFound(
                 f"{ref} is not in the cache, or was pulled from another registry; "
-                "pull it once without --offline, or see what there is with: adapterctl cache list",
+                "pull it once without --offline, or see what is cached with: adapterctl cache list",
                 param="ref",
             )
         return Resolved(str(ref), ref.adapter, ref.number, contents.digest, contents)
@@ -200,7 +202,7 @@ class Puller:
             self._cache.used(folder)
             return folder
         folder = self.fill_cache(version.contents)
-        # The cache may be another's, or full: what is remembered is a help and no part of the pull.
+        # The cache may belong to another user, or be full: remembering helps, but is not part of the pull.
         with contextlib.suppress(OSError, NotAllowed, Unavailable):
             self._pins.remember(version.adapter, version.number, version.digest)
         return folder
@@ -223,7 +225,7 @@ class Puller:
     # Files of any manifest.
 
     def fill_cache(self, contents: HasFiles, *, checked: bool = False) -> Path:
-        """Return the cache's folder of a manifest's files, fetched if need be; other processes wait meanwhile.
+        """Return the cache's folder of a manifest's files, fetching them if needed; other processes wait meanwhile.
 
         With `checked`, files that lie there with other bytes than the manifest says are fetched again.
         """
@@ -240,7 +242,7 @@ class Puller:
             found = verify_folder(folder)
         except VerificationFailed as error:
             raise VerificationFailed(
-                f"{error.message}; it was altered in the cache: remove what is damaged with: adapterctl cache verify"
+                f"{error.message}; it was altered in the cache: remove damaged files with: adapterctl cache verify"
             ) from error
         if found.digest != contents.digest:
             raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")

@@ -71,7 +71,7 @@ class Reading:
     def judge(self, origin: Location, name: str) -> str | None:
         """Look at the status and the headers; return the ETag.
 
-        Raises BrokenConnection where it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
+        Raises BrokenConnection if it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
         """
         if self.response is None:
             raise BrokenConnection("closed")
@@ -87,7 +87,7 @@ class Reading:
         if status == 206:
             found = _CONTENT_RANGE.fullmatch(self.response.header("Content-Range") or "")
             if found is None or int(found[1]) != self.begin:
-                raise BrokenConnection("another range than was asked for")
+                raise BrokenConnection("a different range than was asked for")
             self.end, length = int(found[2]) + 1, None if found[3] == "*" else found[3]
         elif status == 200:
             self.begin, self.end, length = 0, size, self.response.header("Content-Length")

@@ -51,7 +51,7 @@ class Source(Protocol):
         """Return the version that a ref names now. Raises NotFound."""
 
     def locations(self, digest: str) -> Sequence[Location]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
 
     def signatures_of(self, digest: str) -> list[Signature]:
         """Return the signatures over a manifest."""
@@ -78,7 +78,7 @@ class HttpSource:
         return self._get("/resolve", read_version, ref=ref)
 
     def locations(self, digest: str) -> Sequence[Location]:
-        """Say where the files of a manifest are fetched from."""
+        """Return where to fetch the files of a manifest from."""
         return self._get(f"/manifests/{digest}/files", lambda value: [_place(entry) for entry in value])
 
     def signatures_of(self, digest: str) -> list[Signature]:
@@ -96,7 +96,7 @@ class HttpSource:
             while piece := response.read(CHUNK_BYTES):
                 content += piece
                 if len(content) > _MOST_BYTES:
-                    raise Unavailable(f"{url} does not answer as a registry does; check ADAPTERCTL_URL")
+                    raise Unavailable(f"{url} does not answer like a registry; check ADAPTERCTL_URL")
             response.close()
         except BrokenConnection as error:
             raise Unavailable(
@@ -110,7 +110,7 @@ class HttpSource:
             return parse(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise Incompatible(
-                f"the registry at {url} answers in a way that version {VERSION} does not understand; upgrade both"
+                f"the registry at {url} answers in a way that version {VERSION} can't understand; upgrade both"
             ) from None
 
 

@@ -234,14 +234,14 @@ class Streams:
                 if self._streams == 0:
                     if self._gaps and not self._over.is_set():
                         self._error = self._error or Unavailable(
-                            f"the connection to the storage broke while {self._name} was fetched ({self._broken}); "
-                            "check the network, then run the same again: it goes on where it broke"
+                            f"the connection to the storage broke while {self._name} was being fetched ({self._broken}); "
+                            "check the network, then run the same command again: it continues where it broke"
                         )
                     self._over.set()
                 self._changed.notify_all()
 
     def _ask(self, reading: Reading, position: int, end: int) -> None:
-        """Open a response that begins at `position`. Raises BrokenConnection where it is worth another try."""
+        """Open a response that begins at `position`. Raises BrokenConnection if it is worth another try."""
         for _ in range(_RELOCATIONS + 1):
             with self._changed:
                 origin, etag = self._origin, self._partial.etag
@@ -290,19 +290,19 @@ class Streams:
             reading.at = None if reading.at is None else reading.at - len(data)
 
     def _ask_where(self, used: Location, error: ExpiredError) -> None:
-        """Ask for a fresh location, once for all streams. Raises Unavailable where that does not help."""
+        """Ask for a fresh location, once for all streams. Raises Unavailable if that does not help."""
         with self._changed:
             if self._origin is not used:
                 return
             self._relocated += 1
             if self._relocate is None or self._relocated > _RELOCATIONS:
                 raise Unavailable(
-                    f"the storage refuses to give {self._name} ({error}): the permission is over or wrong; "
-                    "run the same again: it goes on where it broke"
+                    f"the storage refuses to give {self._name} ({error}): the permission has expired or is wrong; "
+                    "run the same command again: it continues where it broke"
                 )
             fresh = self._relocate()
             if (fresh.sha256, fresh.size_bytes) != (used.sha256, used.size_bytes):
-                raise VerificationFailed(f"the registry names another blob for {self._name} than before; try again")
+                raise VerificationFailed(f"the registry now names another blob for {self._name} than before; try again")
             self._origin = fresh
 
     def _close(self, reading: Reading) -> None:

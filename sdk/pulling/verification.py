@@ -55,7 +55,7 @@ def read_signatures(folder: Path) -> list[Signature]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise VerificationFailed(f"{path} is no list of signatures; pull the version again") from None
+        raise VerificationFailed(f"{path} is not a list of signatures; pull the version again") from None
 
 
 def signature_bytes(signatures: list[Signature]) -> bytes:

@@ -1,6 +1,6 @@
 """What a base is: its files, its fingerprint, its tensors' shapes, read from a folder without torch.
 
-How the fingerprint comes of them, and which files a base has, `sdk.formats.base_files` says.
+`sdk.formats.base_files` says how the fingerprint is computed from them, and which files a base has.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class ScannedBase:
 
     @property
     def manifest(self) -> Manifest:
-        """Exactly the files that belong to the base; whatever else lies in the folder is nobody's to load."""
+        """Exactly the files that belong to the base; anything else in the folder is never loaded."""
         assert self.registration.manifest is not None
         return self.registration.manifest
 
 
 def base_id_of(folder: Path) -> str:
-    """The id that a folder has where none is given: its own name, of the characters that ids have.
+    """The default id for a folder: its own name, limited to the characters that ids may have.
 
     A hub's cache names a snapshot by its commit, and the model two folders above.
     """
@@ -70,7 +70,7 @@ def base_id_of(folder: Path) -> str:
     if (model := _hub_model(folder)) is not None:
         return model
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:190].strip(".-_") or "base"
-    # Digits alone would be read as a fingerprint.
+    # Digits alone would be taken for a fingerprint.
     return f"base-{plain}" if re.fullmatch(r"[0-9a-f]{12,}", plain) else plain
 
 
@@ -93,7 +93,7 @@ def scan_base(
 ) -> ScannedBase:
     """Describe the base in `folder`; its weights are hashed once and remembered.
 
-    Raises NotFound where the folder or its config.json is missing, InvalidBase where there are no safetensors weights, or a
+    Raises NotFound if the folder or its config.json is missing, InvalidBase if there are no safetensors weights, or a
     file refers to something outside of the folder.
     """
     folder = user_path(folder)
@@ -109,7 +109,7 @@ def scan_base(
     names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
     present = sorted(name for name in names if (folder / name).is_file())
     held = {name: _look_into(folder / name) for name in weights}
-    # By what a link leads to, so that a file is hashed once, in whichever folder it is looked at.
+    # By a link's target, so that a file is hashed once, whichever folder it is read through.
     digests = {name: cache.sha256_of((folder / name).resolve(), on_bytes) for name in present}
     try:
         check_files(present)
@@ -123,7 +123,7 @@ def scan_base(
         check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
-        raise InvalidBase(f"{folder} is no base: {error}; download or save the base again", param="base") from error
+        raise InvalidBase(f"{folder} is not a base: {error}; download or save the base again", param="base") from error
     files = [
         ManifestFile(path=name, size_bytes=(folder / name).stat().st_size, sha256=sha256)
         for name, sha256 in digests.items()
@@ -156,7 +156,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise NotFound(
-            f"{folder} has no config.json, so it is no base; give the folder that save_pretrained wrote", param="base"
+            f"{folder} has no config.json, so it is not a base; give the folder that save_pretrained wrote",
+            param="base",
         )
     try:
         return read_config(path.read_bytes())
@@ -167,7 +168,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The safetensors files that hold the weights. Raises InvalidBase where there are none, or an index names one that is missing."""
+    """The safetensors files that hold the weights. Raises InvalidBase if there are none, or an index names one that
+    is missing.
+    """
     index = folder / INDEX_FILE
     if index.is_file():
         try:
@@ -179,13 +182,13 @@ def _weight_files(folder: Path) -> list[str]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InvalidBase(
-                f"{folder} lacks the weight file {missing[0]} of its index; download or save the base again",
+                f"{folder} lacks the weight file {missing[0]} that its index names; download or save the base again",
                 param="base",
             )
         if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
             raise InvalidBase(
-                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so what is loaded depends on who "
-                "loads it; remove one of the two",
+                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so different "
+                f"programs would load different weights; remove one of the two",
                 param="base",
             )
         return names
@@ -193,7 +196,7 @@ def _weight_files(folder: Path) -> list[str]:
         return [SINGLE_FILE]
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     hint = (
-        f"only {pickled[0]}, which is pickled and is not read; save it again with safe_serialization=True"
+        f"only {pickled[0]}, which is pickled and is never read; save it again with safe_serialization=True"
         if pickled
         else f"no {SINGLE_FILE} and no {INDEX_FILE}; give the folder that save_pretrained wrote"
     )
@@ -201,24 +204,24 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _look_into(path: Path) -> WeightFile:
-    """What the header of a weight file says. A download that broke off is found here, and not by the job."""
+    """What the header of a weight file says. An incomplete download is found here rather than by the job."""
     try:
         with path.open("rb") as file:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
         return read_weights(header)
     except BadBaseError as error:
         raise InvalidBase(
-            f"{path} holds no weights of a base: {error}; download or save the base again", param="base"
+            f"{path} holds no base weights: {error}; download or save the base again", param="base"
         ) from error
     except (OSError, SafetensorsError) as error:
         reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
         raise InvalidBase(
-            f"{path} is no whole safetensors file ({reason}); download or save the base again", param="base"
+            f"{path} is not a complete safetensors file ({reason}); download or save the base again", param="base"
         ) from error
 
 
 def _read_states(folder: Path, held: Mapping[str, WeightFile]) -> dict[str, list[int]]:
-    """Return the shape that each packed weight is said to have. Raises BadBaseError, InvalidBase."""
+    """Return the stated shape of each packed weight. Raises BadBaseError, InvalidBase."""
     said: dict[str, list[int]] = {}
     for name in sorted(name for name, weights in held.items() if weights.states):
         try:

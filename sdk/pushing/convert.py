@@ -1,8 +1,7 @@
-"""Pickled adapter weights to safetensors, read by a child process that runs nothing of what is in them.
+"""Pickled adapter weights to safetensors, read by a child process that runs no code from them.
 
-A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network where the
-system allows to take it away, and none of this process's tokens; what it writes becomes a folder by one rename, or
-nothing does.
+A pickle is a program. The child, a module of the worker, has torch's restricted reader, limits, no network if
+the system allows that, and none of this process's tokens; its output becomes a folder by one rename, or not at all.
 """
 
 from __future__ import annotations
@@ -42,14 +41,18 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
     """Write `folder`, whose weights are pickled, as the new folder `to`: adapter_config.json and safetensors.
 
     Without `to` it is `folder` with "-safetensors" after its name. Raises NotFound without a folder, config or pickled
-    weights, Conflict where `to` is there already, VerificationFailed for a file that holds anything but tensors,
+    weights, Conflict if `to` already exists, VerificationFailed for a file that holds anything but tensors,
     Unavailable without torch, TimedOut.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; give the one that holds adapter_model.bin", param="path")
     source, config = pickled_weights(folder), folder / CONFIG_FILE
     if source is None:
-        hint = "it has safetensors already, so push it" if (folder / WEIGHTS_FILE).is_file() else "give another folder"
+        hint = (
+            "it already has safetensors; push it as it is"
+            if (folder / WEIGHTS_FILE).is_file()
+            else "give another folder"
+        )
         raise NotFound(f"{folder} has no pickled weights such as adapter_model.bin; {hint}", param="path")
     if not config.is_file():
         raise NotFound(f"there is no {config}; give the folder that PEFT's save_pretrained wrote", param="path")
@@ -57,7 +60,7 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
         raise InvalidInput(f"{config} is longer than any configuration of a LoRA; save the adapter again", param="path")
     target = to or folder.resolve().with_name(f"{folder.resolve().name}-safetensors")
     if target.exists() or target.is_symlink():
-        raise Conflict(f"{target} is there already; remove it, or name another folder with -o", param="to")
+        raise Conflict(f"{target} already exists; remove it, or name another folder with -o", param="to")
     require_libraries(("torch", "safetensors"), doing="converting pickled weights")
     with disk_explained(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +75,13 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
 
 
 def _run(source: Path, target: Path) -> dict[str, Any]:
-    """Let the child write `target`; return what it says of it. Raises VerificationFailed, TimedOut."""
+    """Have the child write `target`; return its report. Raises VerificationFailed, TimedOut."""
     timeout_s = _TIMEOUT_S + source.stat().st_size / _BYTES_PER_S
     try:
         said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{source} was not read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
+            f"{source} could not be read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
             param="path",
         ) from error
     if said is None or not {"tensors", "size_bytes"} <= said.keys():
@@ -88,8 +91,8 @@ def _run(source: Path, target: Path) -> dict[str, Any]:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Write the folder through to the disk, then give it its name."""
-    # As other folders are: what was made in private is to be read by whoever may read its parent.
+    """Flush the folder to disk, then give it its name."""
+    # Like other folders: a privately created one should be readable by everybody who may read its parent.
     partial.chmod(0o755)
     (partial / WEIGHTS_FILE).chmod(0o644)
     for path in (partial / WEIGHTS_FILE, partial / CONFIG_FILE, partial):
@@ -103,4 +106,4 @@ def _publish(partial: Path, target: Path) -> None:
     except OSError as error:
         if not target.exists():
             raise
-        raise Conflict(f"{target} was made meanwhile; name another folder with -o", param="to") from error
+        raise Conflict(f"{target} was created meanwhile; name another folder with -o", param="to") from error

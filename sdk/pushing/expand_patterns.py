@@ -1,4 +1,4 @@
-"""Expressions in an `adapter_config.json`, turned into the names of the modules that they mean in the adapter's own weights.
+"""Expressions in an `adapter_config.json`, turned into the names of the modules that they match in the adapter's own weights.
 
 >>> config = {"r": 8, "target_modules": r".*\\.(q|v)_proj", "rank_pattern": {r".*\\.v_.*": 4}}
 >>> expanded = expand(config, ["layers.0.q_proj", "layers.0.v_proj"])
@@ -24,7 +24,7 @@ _STEPS = 20_000_000
 _ALL_LINEAR = "all-linear"
 #: Where PEFT takes a module's number from, if no pattern says one.
 _DEFAULTS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
-#: Modules that a message names at most.
+#: The most modules that a message names.
 _MOST_NAMED = 5
 
 
@@ -46,26 +46,26 @@ def _holds_expressions(key: str, value: Any) -> bool:
 
 
 def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
-    """Say which modules of an adapter a pattern means, in a clause."""
+    """Say which modules of an adapter a pattern matches, in a clause."""
     budget = Budget(_STEPS)
     try:
         automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
         found = [module for module in modules if automaton.first(module, budget) is not None]
     except ExpressionError as error:
-        return f"which of the adapter's modules it means can't be told, for {error}"
+        return f"it can't be worked out which of the adapter's modules it matches, since {error}"
     except BudgetError:
-        return "telling which of the adapter's modules it means would take too long"
+        return "working out which of the adapter's modules it matches would take too long"
     if not found:
-        return "it means none of the adapter's modules"
+        return "it matches none of the adapter's modules"
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return f"of the adapter's modules it means {', '.join(found[:_MOST_NAMED])}{more}"
+    return f"of the adapter's modules it matches {', '.join(found[:_MOST_NAMED])}{more}"
 
 
 def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
     """Return a config without expressions that means the same to PEFT, for an adapter of these modules.
 
-    Modules are named as the base names them. What is returned was read back: PEFT adapts the same modules by it, with
-    the same ranks and alphas. Raises InvalidInput where that can't be.
+    Modules are named as the base names them. The result is read back: PEFT adapts the same modules with it, with
+    the same ranks and alphas. Raises InvalidInput if that can't be.
     """
     held = expressions_of(config)
     if not held:
@@ -75,7 +75,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
         return _expanded(config, sorted(modules), held, budget)
     except ExpressionError as error:
         raise InvalidInput(
-            f"the patterns of {', '.join(held)} can't be turned into names, for of one {error}; save the adapter with lists of names",
+            f"the patterns of {', '.join(held)} can't be turned into names, since of one {error}; save the adapter with lists of names",
             param="path",
         ) from error
     except BudgetError as error:
@@ -86,7 +86,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
 
 
 def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str], budget: Budget) -> dict[str, Any]:
-    # PEFT takes every linear module then, so that these are all.
+    # PEFT takes every linear module then, so these are all.
     everything = str(config.get("target_modules")).lower() == _ALL_LINEAR
     plain = {**config, "target_modules": modules} if everything else dict(config)
     targets = Targets(plain, budget)
@@ -94,7 +94,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
     if not meant or (len(meant) < len(modules) and not config.get("target_parameters")):
         odd = next(module for module in modules if module not in meant) if modules else "none"
         raise InvalidInput(
-            f"the patterns of {', '.join(held)} do not mean all modules for which the adapter has weights, such as {odd}; "
+            f"the patterns of {', '.join(held)} do not match all modules for which the adapter has weights, such as {odd}; "
             "PEFT would not load these: save the adapter again from the trained model",
             param="path",
         )
@@ -102,7 +102,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
     if any(key in held for key in SELECTION_KEYS):
         expanded["target_modules"] = meant
         if "exclude_modules" in held:
-            # What was excluded has no weights, and is none of the names.
+            # Excluded modules have no weights, and are not among the names.
             expanded["exclude_modules"] = None
     for key in VALUE_KEYS:
         if key in held:
@@ -112,7 +112,7 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
 
 
 def _values(key: str, config: Mapping[str, Any], modules: Iterable[str], budget: Budget) -> dict[str, Any]:
-    """Return each module's number by name; by the last part of its name where all of that name have the same."""
+    """Return each module's number by name; by the last part of its name if all with that name have the same number."""
     default = config.get(_DEFAULTS[key])
     values = ModuleValues(config[key], default, budget)
     by_end: dict[str, dict[str, Any]] = {}
@@ -131,7 +131,7 @@ def _read_back(
     """Raise InvalidInput unless a config of names means what the one with expressions meant."""
     if too_many := next(unfit(expanded), None):
         raise InvalidInput(
-            f"{too_many.key} can't be written as names, for {too_many.reason}; train with the same number in more modules",
+            f"{too_many.key} can't be written as names, since {too_many.reason}; train with the same number in more modules",
             param="path",
         )
     now = Targets(expanded, budget)

@@ -1,4 +1,4 @@
-"""A model hub: the immutable commit that a name means now, and adapters that are pushed from there.
+"""A model hub: the immutable commit that a name means now, and pushing adapters from there.
 
 The files of bases are fetched by workers, with their token.
 
@@ -23,29 +23,29 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCHEME = "hf://"
 #: As the hub itself limits `owner/name`.
 _MAX_REPO_CHARACTERS = 96
-#: All that is asked for: pickled weights and code never reach this machine.
+#: Only these are requested: pickled weights and code never reach this machine.
 _ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)
 
 
 def resolve_commit(repo: str, revision: str | None) -> str:
     """Return the commit that `repo` at `revision` (or its main branch) names now.
 
-    Raises NotFound where the hub has no such model, Unavailable where it can't be reached. A gated model can't be
-    looked into without a token, which clients do not hold; name its commit (`org/name@<commit>`), which is taken as it is.
+    Raises NotFound if the hub has no such model, Unavailable if it can't be reached. A gated model can't be
+    read without a token, which clients do not have; name its commit (`org/name@<commit>`), which is accepted as it is.
     """
     import httpx
 
     if not _REPO.fullmatch(repo) or ".." in repo or (revision is not None and not _REVISION.fullmatch(revision)):
         raise NotFound(
-            "there is no such base in this registry, and no model hub has such a name; "
-            "for a folder write ./FOLDER, or see: adapterctl base list",
+            "this registry has no such base, and no model hub has that name; "
+            "if it is a folder, write ./FOLDER, or see: adapterctl base list",
             param="base",
         )
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise Unavailable(
-            f"{repo} is no base of this registry, and HF_HUB_OFFLINE forbids to ask the model hub; "
+            f"{repo} is not a base of this registry, and HF_HUB_OFFLINE forbids asking the model hub; "
             "add a folder with: adapterctl base add FOLDER",
             param="base",
         )
@@ -56,7 +56,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(
-            f"{repo} is no base of this registry, and the model hub can't be reached ({type(error).__name__}); "
+            f"{repo} is not a base of this registry, and the model hub can't be reached ({type(error).__name__}); "
             "add a folder with: adapterctl base add FOLDER",
             param="base",
         ) from error
@@ -78,7 +78,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
 
 
 def is_url(path: str | Path) -> bool:
-    """Tell whether something is to come from a model hub rather than from a folder."""
+    """Tell whether something comes from a model hub rather than from a folder."""
     return isinstance(path, str) and path.lower().startswith(_SCHEME)
 
 
@@ -87,7 +87,9 @@ def parse_url(url: str) -> tuple[str, str | None]:
     repo, at, revision = url.removeprefix(_SCHEME).partition("@")
     plain = _REPO.fullmatch(repo) and ".." not in repo and len(repo) <= _MAX_REPO_CHARACTERS
     if not url.startswith(_SCHEME) or not plain or (at and (not _REVISION.fullmatch(revision) or ".." in revision)):
-        raise InvalidInput(f"{url[:200]!a} names nothing on a model hub; write hf://org/name@revision", param="path")
+        raise InvalidInput(
+            f"{url[:200]!a} doesn't name anything on a model hub; write hf://org/name@revision", param="path"
+        )
     return repo, revision or None
 
 
@@ -102,14 +104,15 @@ def fetch_adapter(url: str, folder: Path) -> str:
         errors: Any = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise Unavailable(
-            f"{url} can't be fetched without a package; install it with: pip install huggingface_hub", param="path"
+            f"{url} can't be fetched without the package huggingface_hub; install it with: pip install huggingface_hub",
+            param="path",
         ) from error
     try:
         with disk_explained(f"fetching {url}"):
             commit: str = hub.HfApi().model_info(repo, revision=revision, timeout=10).sha
             if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-                raise Unavailable(f"the model hub names no commit of {repo}; try again later", param="path")
-            # One commit for all files, whatever is pushed there meanwhile.
+                raise Unavailable(f"the model hub gave no commit for {repo}; try again later", param="path")
+            # One commit for all files, even if something is pushed there meanwhile.
             hub.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(_ADAPTER_FILES))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise NotFound(

@@ -1,4 +1,4 @@
-"""Bulk import: every PEFT folder below a root becomes a version, and what was refused is said with the reason."""
+"""Bulk import: every PEFT folder below a root becomes a version, and refused ones are reported with the reason."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Push = Callable[[Path, str, PushOptions], PushReport]
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one folder."""
+    """The outcome for one folder."""
 
     #: Relative to the root.
     folder: str
-    #: The adapter that it was pushed to; None where no name could be made of the folder's.
+    #: The adapter that it was pushed to; None if no name could be made of the folder's.
     adapter: str | None
     #: "new", "existing" or "refused".
     outcome: str
@@ -51,17 +51,17 @@ def push_tree(
     versions: bool = False,
     on_folder: Callable[[int, int], None] | None = None,
 ) -> list[Imported]:
-    """Publish every folder below `root` that holds an adapter; again goes on where it was stopped.
+    """Publish every folder below `root` that holds an adapter; repeating it continues where it was stopped.
 
-    A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` where it lies one deeper; deeper parts are joined with
+    A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` if it is one level deeper; deeper parts are joined with
     dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
-    the last part is no part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
+    the last part is not part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
     natural order. `push` publishes one folder with the `options`; without a base there each folder's config names it.
-    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound where
+    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound if
     there is no adapter, InvalidInput for a bad namespace.
     """
     if not root.is_dir():
-        raise NotFound(f"there is no folder {root}; give the one under which the adapters lie", param="path")
+        raise NotFound(f"there is no folder {root}; give the one that holds the adapters", param="path")
     if namespace is not None:
         try:
             parse_namespace(namespace)
@@ -86,11 +86,11 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions)
     try:
         if item.adapter is None:
             raise InvalidInput(
-                f"no adapter's name can be made of {item.shown!a}; push it alone, with a name of your own"
+                f"the folder {item.shown!a} can't be made into an adapter's name; push it separately, with a name that you choose"
             )
         if taken is not None:
             raise Conflict(
-                f"{taken!a} has the name {item.adapter} too; push this one alone with another name, or use --versions"
+                f"{taken!a} is named {item.adapter} too; push this one separately with another name, or use --versions"
             )
         report = push(item.folder, item.adapter, options)
     except Unavailable:
@@ -108,7 +108,7 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions)
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Folders that hold an adapter; links are not followed, and what lies inside an adapter is a trainer's leftovers."""
+    """Folders that hold an adapter; links are not followed, and folders inside an adapter are a trainer's leftovers."""
     for folder, inside, files in os.walk(root):
         inside[:] = [name for name in inside if not name.startswith(".")]
         if CONFIG_FILE in files:

@@ -1,4 +1,4 @@
-"""From a PEFT folder to what a version is made of: a canonical config, the weights, a manifest, a LoRA record."""
+"""From a PEFT folder to the parts of a version: a canonical config, the weights, a manifest, a LoRA record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import LoraConfig
 from sdk.transfer import hash_file, read_json, require_inside
 
-#: Weights as PEFT wrote them before safetensors: reading them can run whatever is in them.
+#: Weights as PEFT wrote them before safetensors: reading them can run any code in them.
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -41,11 +41,11 @@ class Package:
     sources: dict[str, Path]
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
-    #: What neither the config nor the caller says: "base_revision".
+    #: What neither the config nor the caller states: "base_revision".
     unknown: list[str]
-    #: The base's name on a model hub, where the config gives one and not a path of the machine that trained.
+    #: The base's name on a model hub, if the config gives one rather than a path on the training machine.
     named_base: str | None
-    #: Config keys whose expressions were written as the names that they mean.
+    #: Config keys whose expressions were replaced with names.
     expanded: list[str] = field(default_factory=list)
 
 
@@ -60,9 +60,9 @@ def pack_adapter(
 ) -> Package:
     """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
 
-    With `expand_patterns` the names of the adapter's modules are written in place of expressions that mean them.
+    With `expand_patterns`, expressions are replaced with the names of the adapter's modules that they match.
     Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a link that leads out of the
-    folder, a config that is no LoRA, or one with expressions that PEFT might try for ever.
+    folder, a config that is not a LoRA, or one with expressions that PEFT might try for ever.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; give the one that PEFT's save_pretrained wrote", param="path")
@@ -70,8 +70,8 @@ def pack_adapter(
     if not weights.is_file():
         if pickled := pickled_weights(folder):
             raise InvalidInput(
-                f"{pickled} is pickled and can run code when it is loaded; convert it in a child process that runs none of "
-                f"it with: adapterctl convert {shlex.quote(str(folder))}",
+                f"{pickled} is pickled and can run code when it is loaded; convert it, in a child process that runs no code "
+                f"from it, with: adapterctl convert {shlex.quote(str(folder))}",
                 param="path",
             )
         raise NotFound(
@@ -115,7 +115,7 @@ def pack_adapter(
 
 
 def _serving_files(folder: Path, staging: Path) -> Iterator[tuple[str, Path]]:
-    """Yield what lies beside an adapter for whoever serves it; a chat template may lie in the tokenizer's config.
+    """Yield the files beside an adapter that are used for serving; a chat template may be in the tokenizer's config.
 
     Raises InvalidInput for a link that leads out of the folder.
     """
@@ -146,7 +146,7 @@ def pickled_weights(folder: Path) -> Path | None:
 
 
 def read_origin(folder: Path) -> tuple[str | None, str | None]:
-    """Return the base that a folder's config names, if it is no path, and its revision. Raises NotFound, InvalidInput."""
+    """Return the base that a folder's config names, if it is not a path, and its revision. Raises NotFound, InvalidInput."""
     config = _read_config(require_inside(folder, CONFIG_FILE))
     revision = config.get("revision")
     return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
@@ -157,36 +157,36 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise NotFound(f"there is no {path}; give the folder that PEFT's save_pretrained wrote", param="path")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise InvalidInput(
-            f"{path} is longer than {MAX_CONFIG_BYTES // 1024} KiB, which no configuration of a LoRA is; save the adapter again",
+            f"{path} is longer than {MAX_CONFIG_BYTES // 1024} KiB, too long for a LoRA configuration; save the adapter again",
             param="path",
         )
     try:
         config = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} is no JSON; save the adapter again", param="path") from error
+        raise InvalidInput(f"{path} is not JSON; save the adapter again", param="path") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise InvalidInput(f"{path} describes no LoRA adapter; only these are kept here", param="path")
+        raise InvalidInput(f"{path} does not describe a LoRA adapter; only LoRA adapters are kept here", param="path")
     return config
 
 
 def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return what may be published of a config, and the keys that were dropped, by dotted names.
+    """Return the part of a config that may be published, and the keys that were dropped, by dotted names.
 
-    Dropped is what imports, fetches or runs something, what names a file of this machine, and unknown keys that say
-    nothing. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
+    Keys are dropped if they import, fetch or run something, name a file of this machine, or are unknown and
+    empty. Raises InvalidInput for the rest: an unknown setting, or a value of another kind than PEFT writes.
     """
     kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
     dropped = []
     for finding in list(examine(config)):
         if finding.reason is Reason.UNKNOWN and not says_nothing(finding.value):
             raise InvalidInput(
-                f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting of the PEFT releases that are known here; "
+                f"{CONFIG_FILE} has {finding.key!a}, which is not a LoRA setting of any PEFT release known here; "
                 "remove it from the file, or upgrade adapterctl if your PEFT is newer, then push again",
                 param="path",
             )
         if finding.reason is Reason.VALUE and not names_place(finding.value):
             raise InvalidInput(
-                f"{CONFIG_FILE} is not as PEFT writes it ({finding.key} is to be {finding.wanted}); save the adapter again",
+                f"{CONFIG_FILE} is not as PEFT writes it ({finding.key} must be {finding.wanted}); save the adapter again",
                 param="path",
             )
         if finding.reason is Reason.PATTERN:
@@ -202,18 +202,20 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _refuse_patterns(config: dict[str, Any], weights: Path) -> None:
-    """Raise InvalidInput for an expression that a version's config can't hold, which says what it means in the adapter."""
+    """Raise InvalidInput for an expression that a version's config can't have; the message says what it matches in the
+    adapter.
+    """
     targets = config.get("target_modules")
     if isinstance(targets, str):
         raise InvalidInput(
             f"{CONFIG_FILE} gives target_modules as a pattern, {targets[:80]!a}; {_meant('target_modules', targets, weights)}. "
-            "Push with --expand-patterns, which writes the names of all of them",
+            "Push with --expand-patterns, which writes out the names of all of them",
             param="target_modules",
         )
     for key, pattern, why in unfit(config):
         raise InvalidInput(
-            f"{CONFIG_FILE}: {key} has the pattern {pattern[:80]!a}, which PEFT might try for ever, for {why}; "
-            f"{_meant(key, pattern, weights)}. Push with --expand-patterns, which writes names in its place",
+            f"{CONFIG_FILE}: {key} has the pattern {pattern[:80]!a}, which PEFT might try for ever, since {why}; "
+            f"{_meant(key, pattern, weights)}. Push with --expand-patterns, which replaces it with names",
             param=key,
         )
 

@@ -29,7 +29,7 @@ from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_targets
 
-#: A registration with the shapes of more tensors would be longer than the body that a registry takes.
+#: A registration with the shapes of more tensors would exceed the registry's limit for bodies.
 _MOST_SHAPES_BYTES = 3_500_000
 
 
@@ -49,7 +49,7 @@ class PushKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What is said of an adapter that is pushed, and how it is; see `Client.push`."""
+    """What is stated about a pushed adapter, and how to push it; see `Client.push`."""
 
     #: None: the registered base that the folder's config names.
     base: str | Path | None = None
@@ -60,7 +60,7 @@ class PushOptions:
     tags: Mapping[str, str] | None = None
     sign: str | Path | None = None
     sign_password: str | None = field(default=None, repr=False)
-    #: Asked for the base's commit, given the base's id, where nobody says it.
+    #: Called with the base's id to ask for its commit, if nobody states it.
     ask_revision: Callable[[str], str | None] | None = None
     expand_patterns: bool = False
 
@@ -69,13 +69,13 @@ class PushReport(NamedTuple):
     """What a push did."""
 
     version: VersionView
-    #: Whether the same bytes were there already.
+    #: Whether these bytes are already a version.
     existing: bool
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
     #: The base that the folder's config names.
     named_base: str | None
-    #: Config keys whose expressions were written as the names that they mean.
+    #: Config keys whose expressions were replaced with names.
     expanded: list[str]
 
 
@@ -92,7 +92,7 @@ class Pusher:
         """Fingerprint the base in a folder. Raises NotFound, InvalidBase, InvalidInput for a link that leads out of it."""
         on_bytes = watching(self._on_transfer, "hashing base", 0)
         found = scan_base(user_path(folder), cache=self._cache, base_id=base_id, on_bytes=on_bytes)
-        # The one file whose content goes out in any case.
+        # The only file whose content is always sent.
         transfer.require_inside(found.folder, CONFIG_FILE)
         return found
 
@@ -103,9 +103,9 @@ class Pusher:
             sources = {
                 file.sha256: transfer.require_inside(scanned.folder, file.path) for file in scanned.manifest.files
             }
-            # Without a namespace it is published for all by whoever may do that.
+            # Without a namespace it is published for all, if the caller may do that.
             payer = namespace or ("*" if self._may_publish_for_all() else None)
-            # What their headers say of the tensors, the registry reads there.
+            # The registry reads the tensors' facts from their headers.
             uploaded = self.uploader.upload(sources, "uploading base", payer)
             body = body.model_copy(update={"tensors": {}, "upload": uploaded})
         return self.register_base(body)
@@ -117,12 +117,12 @@ class Pusher:
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base. Raises InvalidBase, NotAllowed."""
         if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
-            # Longer than a body may be; the files themselves say it where they are uploaded.
+            # Too long for a body; if the files are uploaded, they have it themselves.
             registration = registration.model_copy(update={"tensors": {}})
         return bases.register(self._transport, registration)
 
     def obtain_base(self, base: str | Path, namespace: str | None) -> BaseView:
-        """Return a base: that in a folder, which is registered, or a registered one by name."""
+        """Return a base: the one in a folder, which is registered, or a registered one by name."""
         if isinstance(base, Path) or is_folder(base):
             return self.register_scanned(self.scan_base(base), namespace=namespace)
         return bases.get(self._transport, base, namespace=namespace)
@@ -167,7 +167,7 @@ class Pusher:
         if weights != ours.weights_digest:
             raise VerificationFailed(
                 f"{version.ref} belongs to {ours.id} (weights {ours.weights_digest[:12]}), not to {name} "
-                f"(weights {weights[:12]}); pull a version over that base",
+                f"(weights {weights[:12]}); pull a version trained over that base",
                 param="base",
             )
 
@@ -207,7 +207,7 @@ class Pusher:
     def _push_folder(self, folder: Path, adapter: str, options: PushOptions) -> PushReport:
         named, revision = read_origin(folder)
         if options.base is None and named is None:
-            raise InvalidInput(f"{folder} names no base of a hub; say which it is with --base", param="base")
+            raise InvalidInput(f"{folder} doesn't name a base on a hub; name it with --base", param="base")
         trained_over = self.obtain_base(options.base or named or "", namespace_of(adapter) or "-")
         base_revision = options.base_revision
         if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:
@@ -244,7 +244,7 @@ class Pusher:
 
 def no_such_base(base: str) -> NotFound:
     """Return the error for a base that the registry does not have by this name."""
-    hint = f"for a folder write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
+    hint = f"if it is a folder, write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
     return NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base")
 
 

@@ -1,4 +1,4 @@
-"""Signing what is pushed, or was, with the key that was given or that the environment names."""
+"""Signing what is being pushed or was pushed, with the given key or the one that the environment names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdk.signing import check_key, sign
 def sign_manifest(
     manifest: Manifest, key: str | Path | None = None, *, password: str | None = None
 ) -> SignedManifest | None:
-    """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None where neither does.
+    """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None if neither does.
 
     Raises NotFound, InvalidInput for a key that can't sign, Unavailable without `[signing]`.
     """
@@ -28,11 +28,11 @@ def sign_manifest(
 def sign_version(
     transport: Transport, ref: str, key: str | Path | None = None, *, password: str | None = None
 ) -> SignatureView:
-    """Sign the version that a ref names now, and hand the signature in; see `Client.sign`."""
+    """Sign the version that a ref names now, and store the signature; see `Client.sign`."""
     view = versions.resolve(transport, str(parse_ref(ref)))
     manifest = view.manifest
     if manifest.digest != view.digest:
-        raise VerificationFailed(f"the registry gives {view.ref} another digest than its files have; don't sign it")
+        raise VerificationFailed(f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it")
     signed = sign_manifest(manifest, key, password=password)
     if signed is None:
         raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")

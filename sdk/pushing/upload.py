@@ -1,7 +1,7 @@
-"""Files on their way to storage: in parallel, large ones in parts, and again from where it broke.
+"""Sending files to storage: in parallel, large ones in parts, continuing where it broke.
 
-Every try opens a session anew. The registry then asks only for what has not arrived, so a second try, and a second run
-of the same command, send no byte twice that is there already.
+Every try opens a new session. The registry then asks only for what has not arrived, so a second try, or a second
+run of the same command, sends no byte that is already there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, sto
 if TYPE_CHECKING:
     import httpx
 
-#: How often a session is opened before an interrupted upload is given up.
+#: How often a session is opened before giving up on an interrupted upload.
 _TRIES = 5
 #: Requests that run at once.
 _AT_ONCE = 4
@@ -86,8 +86,8 @@ def send_all(
 ) -> str:
     """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
 
-    Raises Unavailable where the storage can't be reached, VerificationFailed where a file was changed meanwhile, or where
-    the registry names a place that is out of its `reach`.
+    Raises Unavailable if the storage can't be reached, VerificationFailed if a file was changed meanwhile, or if
+    the registry gives a location outside its `reach`.
     """
     reach = reach or Reach()
     turn, least = 0, None
@@ -106,7 +106,7 @@ def send_all(
         except _Interrupted as error:
             if turn == _TRIES - 1:
                 raise Unavailable(error.message) from error
-            # Many clients that were cut off together shall not come back together.
+            # Clients that were cut off together should not all come back at the same time.
             time.sleep(0.2 * 2**turn * (0.5 + random.random()))  # noqa: S311 - no secret
             turn += 1
         else:
@@ -166,7 +166,7 @@ def _run(works: list[_Work], *, tls: bool = True) -> None:
                 # Ctrl-C reaches this thread alone; the pool waits for what has begun, and begins nothing more.
                 stopped.set()
                 raise
-        # What no further try can mend says more than what one might.
+        # An error that no retry can fix is more informative than one that a retry might.
         for error in sorted(failed, key=lambda error: isinstance(error, _Interrupted)):
             raise error
 
@@ -213,7 +213,7 @@ def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_byte
             response = client.put(to.url, content=body(), headers={**to.headers, "Content-Length": str(to.size_bytes)})
         _judge(response, source)
     except AdapterctlError as error:
-        # What was counted has not arrived.
+        # The counted bytes have not arrived.
         on_bytes(-passed)
         if isinstance(error, Unavailable):
             raise _Interrupted(error.message) from error
@@ -227,8 +227,10 @@ def _judge(response: httpx.Response, source: Path) -> None:
         return
     # AWS calls a request that came too slowly a bad one, too.
     if status == 400 and "RequestTimeout" not in response.text:
-        raise VerificationFailed(f"the storage refused {source.name} (HTTP 400); was it changed meanwhile? Try again")
-    # 403 is what a URL says that has expired, 404 an upload in parts that was swept, 409 another try under way.
+        raise VerificationFailed(
+            f"the storage refused {source.name} (HTTP 400); it may have changed meanwhile, so try again"
+        )
+    # 403 is the answer for an expired URL, 404 an upload in parts that was swept, 409 another try in progress.
     raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
 
 
@@ -236,12 +238,12 @@ def _pieces(source: Path, offset: int, size_bytes: int) -> Iterator[bytes]:
     try:
         file = source.open("rb")
     except FileNotFoundError:
-        raise VerificationFailed(f"{source.name} was removed while it was sent; try again") from None
+        raise VerificationFailed(f"{source.name} was removed while it was being sent; try again") from None
     with file:
         file.seek(offset)
         while size_bytes > 0:
             chunk = file.read(min(CHUNK_BYTES, size_bytes))
             if not chunk:
-                raise VerificationFailed(f"{source.name} has become shorter while it was sent; try again")
+                raise VerificationFailed(f"{source.name} became shorter while it was being sent; try again")
             size_bytes -= len(chunk)
             yield chunk

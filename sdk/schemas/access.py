@@ -1,4 +1,4 @@
-"""Tokens, roles, quotas and the audit trail as they travel."""
+"""Tokens, roles, quotas and the audit trail, as sent over the API."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class GrantView(Wire):
 
 
 class TokenRequest(Wire):
-    """A token to be made."""
+    """A request to create a token."""
 
     #: Who will hold it; shown in histories and the audit trail.
     name: Annotated[TokenName, Field(examples=["ci-review"])]
     grants: Annotated[list[GrantView], Field(min_length=1, max_length=100)]
-    #: It expires after so many days; None: never.
+    #: Days after which it expires; None: never.
     days: Annotated[int, Field(ge=1, le=3650)] | None = None
 
 
 class TokenReplacement(TokenRequest):
-    """A token to be made, maybe in the place of the one that has its name."""
+    """A request to create a token, possibly replacing the one with the same name."""
 
-    #: Whether the tokens end that are called so in these namespaces, all of which the caller administers.
+    #: Whether to end the tokens with this name in these namespaces, all of which the caller must administer.
     replace: bool = False
-    #: They end after so many hours; 0: at once.
+    #: Hours after which they end; 0: at once.
     overlap_hours: Annotated[int, Field(ge=0, le=720)] = 0
 
 
 class NamespaceRevocation(Wire):
-    """A namespace of which all tokens are to lose their roles."""
+    """A request to remove every token's role in a namespace."""
 
     namespace: Where
 
@@ -54,18 +54,18 @@ class LostGrant(Wire):
     token: str
     name: str
     role: RoleName
-    #: Whether that was all that it had, so that the token is revoked.
+    #: Whether that was its only role, so that the token is revoked.
     revoked: bool
 
 
 class RevocationView(Wire):
-    """What became of the tokens of a namespace."""
+    """What happened to the tokens of a namespace."""
 
     namespace: str
     lost: list[LostGrant]
     #: The caller's own token, which keeps its role.
     kept: str | None
-    #: How many tokens with a role in all namespaces go on to have it here.
+    #: How many tokens with a role in all namespaces keep it here.
     everywhere: int
 
 
@@ -82,7 +82,7 @@ class TokenView(Wire):
 
 
 class NewToken(TokenView):
-    """A token with its secret, which is shown this once."""
+    """A token with its secret, which is shown only once."""
 
     secret: str
 
@@ -93,44 +93,45 @@ class NewToken(TokenView):
 
 
 class Whoami(Wire):
-    """Who the registry takes the caller for."""
+    """Who the caller is to the registry."""
 
     name: str
     grants: list[GrantView]
-    #: The id of the token; None where the registry asks for none.
+    #: The id of the token; None if the registry needs no tokens.
     token: str | None = None
 
 
 class QuotaLimits(Wire):
-    """The limits of a namespace; None means none."""
+    """The limits of a namespace; None means no limit."""
 
     #: Names of adapters that ever had a version.
     max_adapters: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    #: Bytes of all kinds together that a `QuotaView` counts.
+    #: Bytes of all the kinds that a `QuotaView` counts, together.
     max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
-    #: Jobs that wait or run.
+    #: Jobs waiting or running.
     max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
 
 
 class QuotaView(QuotaLimits):
-    """The limits of a namespace, and what is used of them."""
+    """The limits of a namespace, and how much of them is used."""
 
     namespace: str
-    #: Whether the limits are those of all namespaces without limits of their own, as an admin or the server's settings say.
+    #: Whether these are the default limits, for namespaces without their own, set by an admin or the server's
+    #: settings.
     default: bool = False
     adapters: int
-    #: Bytes of all kinds together. A registry of the release before counts versions alone, and says nothing of kinds.
+    #: Bytes of all kinds together. A registry of the previous release counts only versions, and reports no kinds.
     size_bytes: int
     #: Versions that are not deleted.
     versions_bytes: int | None = None
-    #: Datasets that were not given up.
+    #: Datasets that were not removed.
     datasets_bytes: int | None = None
     #: Files of bases.
     bases_bytes: int | None = None
     #: Merged models.
     merged_bytes: int | None = None
     checkpoints_bytes: int | None = None
-    #: Room that is kept for uploads under way.
+    #: Space reserved for uploads in progress.
     reserved_bytes: int | None = None
     jobs: int
 

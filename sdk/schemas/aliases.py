@@ -1,4 +1,4 @@
-"""Aliases, their moves and their protection as they travel."""
+"""Aliases, their moves and their protection, as sent over the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AliasName = Annotated[str, Field(examples=["production"])]
 class _OfAlias(Wire):
     adapter: Name
     alias: AliasName
-    #: The version that it must name now (0: none), or nothing is done; None: whichever.
+    #: The version that it must name now (0: none), otherwise nothing is done; None: any.
     expect: Annotated[int, Field(ge=0, le=10**9)] | None = None
     reason: Reason = ""
 
@@ -36,16 +36,16 @@ class _OfAlias(Wire):
 class AliasMove(_OfAlias):
     """A request to move an alias by compare-and-set."""
 
-    #: The version that it is to name.
+    #: The version that it should name.
     number: Annotated[int, Field(ge=1, le=10**9, examples=[3])]
 
 
 class AliasRollback(_OfAlias):
-    """A request to let an alias name again what it named before its last move."""
+    """A request to point an alias back at what it named before its last move."""
 
 
 class AliasRemoval(_OfAlias):
-    """A request to take an alias away."""
+    """A request to remove an alias."""
 
 
 class AliasView(Wire):
@@ -55,7 +55,7 @@ class AliasView(Wire):
     alias: str
     ref: str
     number: int
-    #: Whether only promoters move it.
+    #: Whether only promoters may move it.
     protected: bool
     moved_at: datetime
     moved_by: str
@@ -76,7 +76,7 @@ class AliasMoveView(Wire):
 
 
 class Protection(Wire):
-    """An alias that only promoters move."""
+    """An alias that only promoters may move."""
 
     #: An adapter's name, `NAMESPACE/*`, or `*`.
     scope: Annotated[str, Field(max_length=129, examples=["team/*"])]
@@ -84,7 +84,7 @@ class Protection(Wire):
 
 
 class ProtectionView(Protection):
-    """A protection, and whose it is."""
+    """A protection, and who set it."""
 
     created_by: str
     created_at: datetime

@@ -1,4 +1,4 @@
-"""Uploads, downloads and datasets as they travel. Bytes themselves never pass through these."""
+"""Uploads, downloads and datasets, as sent over the API. The bytes themselves are not sent in these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdk.schemas.wire import Sha256, Wire
 
 
 class BlobSpec(Wire):
-    """Bytes by content."""
+    """Bytes, identified by content."""
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0, le=5 * 1024**4)]
@@ -25,7 +25,7 @@ class UploadRequest(Wire):
 
 
 class Transfer(Wire):
-    """Where one blob is sent to or fetched from. The URL may be a credential: it is not logged."""
+    """Where one blob is sent to or fetched from. The URL may be a credential, so it is not logged."""
 
     sha256: str
     size_bytes: int
@@ -40,7 +40,9 @@ class Transfer(Wire):
 
 
 class InParts(Wire):
-    """A blob that is sent in parts: those that have not arrived yet. Each has `part_bytes` bytes, the last what is left."""
+    """A blob that is sent in parts: the parts that have not arrived yet. Each has `part_bytes` bytes, the last one the
+    rest.
+    """
 
     sha256: str
     size_bytes: int
@@ -58,7 +60,7 @@ class UploadView(Wire):
 
 
 class PartSpec(Wire):
-    """One part of a blob by its own content."""
+    """One part of a blob, identified by its own content."""
 
     number: Annotated[int, Field(ge=1, le=10_000)]
     sha256: Sha256
@@ -81,25 +83,25 @@ class SignedManifest(Wire):
 
 
 class SignatureView(Wire):
-    """A signature as the registry holds it. Only who has the public key can tell whether it is genuine."""
+    """A signature as the registry stores it. Only the public key can tell whether it is genuine."""
 
     key_id: str
     bundle: str
-    #: Who handed it in.
+    #: Who added it.
     created_by: str
     created_at: datetime
 
 
 class DatasetRegistration(Wire):
-    """A dataset by content; its file was uploaded in `upload`."""
+    """A dataset, identified by content; its file was uploaded in `upload`."""
 
     digest: Sha256
     size_bytes: Annotated[int, Field(ge=1)]
     format: Literal["jsonl", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
-    #: As `sdk.formats.rows` tells it.
+    #: As detected by `sdk.formats.rows`.
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
-    #: How it is called in its namespace; what looks like a digest is refused.
+    #: Its name in its namespace; a name that looks like a digest is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -110,20 +112,20 @@ class DatasetRegistration(Wire):
     def _is_no_digest(cls, value: str) -> str:
         if looks_like_digest(value):
             raise ValueError(
-                f"{value[:80]!a} looks like a digest, which no dataset may be called; give another name, or none"
+                f"{value[:80]!a} looks like a digest, and a dataset can't be named like one; give another name, or none"
             )
         return value
 
 
 class DatasetView(Wire):
-    """A dataset as a namespace registered it, the first one of several that the reader may read."""
+    """A dataset as a namespace registered it: the first of the namespaces that the reader may read."""
 
     digest: str
-    #: Whose name and facts follow; None where an older registry does not say.
+    #: The namespace that the name and facts below come from; None if an older registry does not say.
     namespace: str | None = None
     size_bytes: int
     format: str
-    #: What whoever registered it said of it.
+    #: As stated by whoever registered it.
     rows: int | None
     shape: str | None
     name: str

@@ -1,4 +1,4 @@
-"""Bases, adapters, versions and aliases as they travel."""
+"""Bases, adapters, versions and aliases, as sent over the API."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-
 
 
 class BaseRegistration(Wire):
-    """A base as its finder describes it, for a namespace. Two with the same fingerprint are one base."""
+    """A base as described by whoever registers it, for a namespace. Two with the same fingerprint are one base."""
 
     id: BaseId
-    #: A namespace, "-" for names without one, "*" for all. None: all, where the caller is an admin of all; else "-",
-    #: or the first in which the caller may write.
+    #: A namespace, "-" for names without one, "*" for all. None: all, if the caller is an admin of all; else "-", or
+    #: the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     #: The hub's commit, or None for a folder.
     revision: Annotated[str, Field(max_length=100)] | None = None
     fingerprint: Sha256
     weights_digest: Sha256
     architecture: Annotated[str, Field(max_length=200)]
-    #: `file:///…`, or `hf://org/name@commit`; None where only uploaded files are to be used.
+    #: `file:///…`, or `hf://org/name@commit`; None if only uploaded files should be used.
     location: Annotated[str, Field(max_length=4000)] | None = None
     #: The base's config.json.
     config: dict[str, Any] = {}
-    #: Tensor name to shape, as the weight files' headers say. Not asked for where the files are sent: these say it.
+    #: Tensor name to shape, from the weight files' headers. Not needed if the files are sent, since they have it.
     tensors: dict[str, list[int]] = {}
     size_bytes: Annotated[int, Field(ge=0)] = 0
-    #: Exactly the files that were hashed: with the config they prove the fingerprint.
+    #: Exactly the files that were hashed; together with the config they prove the fingerprint.
     manifest: Manifest | None = None
-    #: The session in which these files were sent; None where they stay where they are.
+    #: The session in which these files were sent; None if they stay where they are.
     upload: str | None = None
 
 
@@ -45,7 +45,7 @@ class BaseView(Wire):
     """A base as a namespace knows it."""
 
     id: str
-    #: Whose base it is: a namespace, "-" for none, "*" for one that is published for all.
+    #: The base's namespace; "-" for names without one, "*" if it is published for all.
     namespace: str = "*"
     revision: str | None
     fingerprint: str
@@ -53,8 +53,8 @@ class BaseView(Wire):
     architecture: str
     location: str | None
     uploaded: bool
-    #: Who says what its config and shapes are: "claimed" by whoever registered it, "hashed" by a worker, or "derived" from
-    #: its bytes by the registry.
+    #: Where its config and shapes come from: "claimed" by whoever registered it, "hashed" by a worker, or "derived"
+    #: from its bytes by the registry.
     facts: str = "claimed"
     size_bytes: int
     created_at: datetime
@@ -64,18 +64,18 @@ class BaseView(Wire):
 
 
 class BaseSelector(Wire):
-    """One base of a namespace, by its id or 12 digits and more of its fingerprint."""
+    """One base of a namespace, by its id or at least 12 digits of its fingerprint."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    #: None: the one namespace that has it and that the caller may read.
+    #: None: the only namespace that has it and that the caller may read.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
 
 class BaseFix(BaseSelector):
-    """What an admin corrects of a base; what is left out stays as it is."""
+    """An admin's corrections to a base; anything left out stays as it is."""
 
     id: BaseId | None = None
-    #: "" takes it away.
+    #: "" removes it.
     location: Annotated[str, Field(max_length=4000)] | None = None
     #: Let other files be sent for it.
     forget_files: bool = False
@@ -108,7 +108,7 @@ class JobRef(Wire):
 
 #: How an adapter was trained.
 Method = Literal["qlora", "lora", "unknown"]
-#: What nobody may know of an adapter that was trained elsewhere.
+#: What may be unknown about an adapter that was trained elsewhere.
 Unknown = Literal["base_revision", "quantization", "dataset", "training", "libraries"]
 Tags = Annotated[
     dict[
@@ -120,15 +120,15 @@ Tags = Annotated[
 
 
 class Publication(Wire):
-    """Everything that is said of a version at its birth. What a pusher does not know is None or absent."""
+    """Everything that is stated about a version when it is published. What a pusher does not know is None or absent."""
 
     adapter: Annotated[str, Field(examples=["team/code-review"])]
-    #: The session in which its files were sent; None where each of them is in a version that the caller may read.
+    #: The session in which its files were sent; None if each of them is in a version that the caller may read.
     upload: Annotated[str, Field(max_length=64)] | None = None
     manifest: Manifest
     lora: LoraConfig
-    #: "qlora" trained over a quantised base, "lora" over a 16- or 32-bit one; "unknown" where nobody says. None: "qlora"
-    #: with a recipe of quantisation, "unknown" without one.
+    #: "qlora" trained over a quantised base, "lora" over a 16- or 32-bit one; "unknown" if not stated. None:
+    #: "qlora" with a quantisation recipe, "unknown" without one.
     method: Method | None = None
     quantization: QuantizationRecipe | None = None
     dataset: DatasetUse | None = None
@@ -139,7 +139,7 @@ class Publication(Wire):
     tags: Tags = {}
     description: Annotated[str, Field(max_length=4000)] = ""
     unknown: list[Unknown] = []
-    #: Over the manifest; needed where the registry takes signed versions only.
+    #: Over the manifest; needed if the registry accepts only signed versions.
     signature: SignedManifest | None = None
 
     @field_validator("adapter")
@@ -150,12 +150,12 @@ class Publication(Wire):
     @model_validator(mode="after")
     def _method_fits(self) -> Publication:
         if self.method == "lora" and self.quantization is not None:
-            raise ValueError("method 'lora' has no quantised base; leave quantization out, or say 'qlora'")
+            raise ValueError("method 'lora' trains over an unquantised base; leave quantization out, or choose 'qlora'")
         return self
 
 
 class NoteView(Wire):
-    """What somebody wrote to a version after its birth."""
+    """What somebody wrote about a version after it was published."""
 
     text: str
     written_by: str
@@ -188,12 +188,12 @@ class VersionView(Wire):
     parents: list[Parent]
     job: JobRef | None
     libraries: dict[str, str]
-    #: Which of this is the word of whoever made it: a worker, by names such as `training.loss_on`, or a pusher. The rest
-    #: was derived from its files or from its job. None: nobody told it apart when it was made.
+    #: Which of this was only stated by whoever made it: a worker, by names such as `training.loss_on`, or a pusher. The
+    #: rest was derived from its files or from its job. None: this was not recorded when it was made.
     reported: list[str] | None = None
-    #: What nobody said of it at its birth.
+    #: What was not stated when it was published.
     unknown: list[str]
-    #: What the gate let pass and people should know.
+    #: What the gate accepted but people should know.
     warnings: list[str] = []
     #: Why it is in quarantine.
     refusal: str | None = None
@@ -225,7 +225,7 @@ class AdapterView(Wire):
     latest: str | None
     versions: int
     base: str | None
-    #: Of all versions that are not deleted.
+    #: The number of versions that are not deleted.
     size_bytes: int
     updated_at: datetime
 
@@ -238,13 +238,13 @@ class VersionMove(Wire):
 
 
 class Annotation(Wire):
-    """What is added to a version after its birth; what is left out stays as it is."""
+    """What is added to a version after it was published; anything left out stays as it is."""
 
     ref: Annotated[str, Field(max_length=300, examples=["team/code-review@v3"])]
     description: Annotated[str, Field(max_length=4000)] | None = None
     #: Tags to set.
     tags: Tags = {}
-    #: Keys of tags to take away.
+    #: Keys of tags to remove.
     untag: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = []
     #: A note, which is appended and never edited.
     note: Annotated[str, Field(min_length=1, max_length=4000)] | None = None

@@ -1,4 +1,4 @@
-"""Error replies as they travel, and the words for what pydantic refuses."""
+"""Error replies, as sent over the API, and the wording for what pydantic refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ErrorBody(Wire):
 
     code: str
     message: str
-    #: The field, option or file that it is about.
+    #: The field, option or file that is at fault.
     param: str | None = None
 
 

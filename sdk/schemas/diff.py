@@ -16,9 +16,9 @@ class Side(Wire):
 
 
 class Difference(Wire):
-    """A value that differs; None where a version has none of that name."""
+    """A value that differs; None if a version has no such value."""
 
-    #: With dots where it is nested: "lora.rank", "lora.alpha_pattern.q_proj", "quantization.type".
+    #: With dots if it is nested: "lora.rank", "lora.alpha_pattern.q_proj", "quantization.type".
     name: str
     a: JsonValue
     b: JsonValue
@@ -30,7 +30,7 @@ class Score(Wire):
     name: str
     a: float | None
     b: float | None
-    #: b - a; None where one is missing.
+    #: b - a; None if one is missing.
     difference: float | None
 
 
@@ -56,7 +56,7 @@ class EvaluationDiff(Wire):
 
 
 class ScoresDiff(Wire):
-    """The scores of both versions, also those that are equal."""
+    """The scores of both versions, including equal ones."""
 
     #: As training recorded them.
     training: list[Score] = []
@@ -66,10 +66,10 @@ class ScoresDiff(Wire):
 
 
 class ModuleDiff(Wire):
-    """What both versions do to one module; None where it can't be said."""
+    """What both versions do to one module; None if it can't be computed."""
 
     module: str
-    #: ‖ΔW‖, the Frobenius norm of s·B·A; None where the version leaves the module alone.
+    #: ‖ΔW‖, the Frobenius norm of s·B·A; None if the version leaves the module alone.
     norm_a: float | None
     norm_b: float | None
     #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖), from -1 to 1.
@@ -92,13 +92,13 @@ class WeightsDiff(Wire):
 
 
 class Diff(Wire):
-    """How two versions differ. Where they are the same bytes, everything else is empty."""
+    """How two versions differ. If they are the same bytes, everything else is empty."""
 
     a: Side
     b: Side
     #: Whether both have one digest.
     same: bool
-    #: What is to be known of the comparison as a whole, in sentences.
+    #: Notes on the comparison as a whole, in sentences.
     notes: list[str] = []
     #: Method, base, LoRA configuration, quantisation.
     configuration: list[Difference] = []
@@ -107,5 +107,5 @@ class Diff(Wire):
     #: Digest, rows, supervised tokens.
     dataset: list[Difference] = []
     scores: ScoresDiff = ScoresDiff()
-    #: None where they were left out.
+    #: None if they were left out.
     weights: WeightsDiff | None = None

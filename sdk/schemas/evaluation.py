@@ -1,4 +1,4 @@
-"""What an evaluation and a merge are asked for, and what they say they found."""
+"""The requests for an evaluation and a merge, and their reports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BasePrecision = Literal["as-trained", "nf4", "native"]
 Onto = Literal["auto", "original", "dequantized"]
 
 
-#: Metrics that count, time or weigh what was done.
-_MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)")
+#: Metrics that count, time or weigh what was done, or say how far it reaches.
+_MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
 
 
 def is_score(metric: str) -> bool:
-    """Tell whether a metric says how good something is, and not how much of it there was or how long it took.
+    """Tell whether a metric says how good something is, rather than how much of it there was or how long it took.
 
     >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
     ['loss', 'rouge_l']
@@ -31,7 +31,7 @@ def is_score(metric: str) -> bool:
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for every version or base that is compared."""
 
-    #: Which tokens the loss is taken on; None: by the shape of the rows, as in training.
+    #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
@@ -41,10 +41,10 @@ class EvaluationSpec(Wire):
     generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 16
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
-    #: Generated completions kept as samples.
+    #: How many generated completions to keep as samples.
     keep_samples: Annotated[int, Field(ge=0, le=100)] = 4
-    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained. A base that
-    #: is stored in 4 bits is always loaded as it is stored.
+    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained. A
+    #: base that is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
@@ -63,7 +63,7 @@ class EvaluationOptions(TypedDict, total=False):
 
 
 class Sample(Wire):
-    """One generated completion beside what was expected."""
+    """One generated completion, and what was expected."""
 
     prompt: str
     reference: str
@@ -75,7 +75,7 @@ class EvaluationReport(Wire):
 
     #: loss (nats a supervised token), perplexity, rouge_l (0..1), rows, supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
-    #: The precision that the base really had.
+    #: The precision that the base actually had.
     precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
@@ -84,9 +84,9 @@ class EvaluationReport(Wire):
 class MergeSpec(Wire):
     """How an adapter is merged: W' = W + s·B·A, computed in float32 and stored in `dtype`."""
 
-    #: The W that is added to: the stored weights, the weights as quantised in training and made wide again,
-    #: or "auto": both are measured against base-as-trained + adapter, and the nearer one is kept. A base that is stored in
-    #: 4 bits has only the latter.
+    #: The W that the update is added to: the stored weights ("original"), the weights as quantised in training and
+    #: widened again ("dequantized"), or "auto": both are compared with base-as-trained + adapter, and the closer one is
+    #: kept. A base that is stored in 4 bits has only "dequantized".
     onto: Onto = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
 
@@ -119,7 +119,8 @@ class MergeReport(Wire):
 
     onto: Literal["original", "dequantized"]
     dtype: Literal["bfloat16", "float16", "float32"]
-    #: logit_kl_original, logit_kl_dequantized (nats a token), max_abs_logit_diff, merged_modules, merge_s, peak_memory_bytes …
+    #: logit_kl_original, logit_kl_dequantized (nats a token), max_abs_logit_diff, merged_modules, merge_s,
+    #: peak_memory_bytes …
     metrics: dict[str, float]
     libraries: dict[str, str] = {}
     #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as they were computed and as they lie on the disk.

@@ -1,4 +1,4 @@
-"""What a running job says about itself."""
+"""What a running job reports about itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sdk.schemas.wire import Open, Wire
 
 
 class Progress(Wire):
-    """Where a job stands. Counts are in `unit`s of the present phase."""
+    """How far a job is. Counts are in `unit`s of the current phase."""
 
-    #: "data", "load", "train", "evaluate", "generate", "merge", "save", "download", "upload"
+    #: "data", "load", "train", "evaluate", "generate", "merge", "combine", "save", "check", "download", "upload"
     phase: str
     step: int | None = None
     total: int | None = None
@@ -36,7 +36,7 @@ class NewEvent(Wire):
 
 
 class Event(NewEvent):
-    """An event as the registry keeps it; `seq` is the cursor and rises without gaps of meaning."""
+    """An event as the registry keeps it; `seq` is the cursor; it rises, and gaps mean nothing."""
 
     seq: int
     at: datetime

@@ -5,8 +5,8 @@
 >>> [retry_policy("unavailable").pause_s(tries, max_attempts=3) for tries in (1, 2, 3, 4, 5)]
 [5.0, 10.0, 20.0, 40.0, None]
 
-A worker of a newer release may give a reason that this release does not know. It is stored and shown as it was given, and the
-job is not tried again.
+A worker of a newer release may give a reason that this release does not know. It is stored and shown as given, and
+the job is not tried again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class FailureReason(StrEnum):
 
     #: The adapter's files don't fit the base, or change nothing.
     ADAPTER = "adapter"
-    #: The base's folder is incomplete, out of reach, or of an architecture that can't be loaded.
+    #: The base's folder is incomplete, can't be reached, or has an architecture that can't be loaded.
     BASE = "base"
     #: Somebody cancelled the job.
     CANCELLED = "cancelled"
-    #: The checkpoint to go on from is broken, or was written by a training of something else.
+    #: The checkpoint to resume from is broken, or was written by a different training.
     CHECKPOINT = "checkpoint"
     #: The process ended without saying why.
     CRASHED = "crashed"
-    #: The rows can't be read, or hold nothing that a loss could be taken on.
+    #: The rows can't be read, or have nothing to compute a loss on.
     DATA = "data"
     #: The worker's disk is full.
     DISK_FULL = "disk_full"
@@ -42,7 +42,7 @@ class FailureReason(StrEnum):
     MISSING = "missing"
     #: Device or main memory ran out.
     OOM = "oom"
-    #: The namespace has no room for the result.
+    #: The namespace's quota has no room for the result.
     QUOTA = "quota"
     #: The request contradicts itself or what it refers to.
     SPEC = "spec"
@@ -56,9 +56,9 @@ class FailureReason(StrEnum):
     UNREADABLE = "unreadable"
     #: The worker's release does not understand the job; another worker may.
     UNSUPPORTED = "unsupported"
-    #: A check that each training makes of itself failed: nothing was, or could be, learnt.
+    #: A check that every training runs on itself failed: nothing was, or could be, learnt.
     UNTRAINED = "untrained"
-    #: Bytes are not what they must be, or the result is not what was asked for.
+    #: Bytes are not what they should be, or the result is not what was asked for.
     VERIFICATION = "verification"
     #: The worker fell silent, and its lease ran out.
     WORKER_LOST = "worker_lost"
@@ -66,19 +66,22 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a job is tried whose attempts end for one reason."""
+    """How often a job is tried if its attempts end for the same reason."""
 
-    #: Attempts in all that may end so; None: as many as the registry is set to allow (`REGISTRY_MAX_ATTEMPTS`).
+    #: How many attempts may end for this reason; None: as many as the registry is set to allow
+    #: (`REGISTRY_MAX_ATTEMPTS`).
     attempts: int | None
     #: The pause before the second attempt, in seconds; each later pause is twice as long as the one before.
     first_pause_s: float = 0.0
 
     def pause_s(self, tries: int, *, max_attempts: int) -> float | None:
-        """Return how many seconds to wait after the attempt number `tries` that ended so; None: the job has failed."""
+        """Return how many seconds to wait after the attempt number `tries` that ended like this; None: the job has
+        failed.
+        """
         most = max_attempts if self.attempts is None else self.attempts
         if tries >= most:
             return None
-        # Powers of 2 end where floating-point numbers do; no job waits that long.
+        # Powers of 2 overflow floating-point numbers eventually; no job waits that long.
         return self.first_pause_s * 2.0 ** min(tries - 1, _MOST_DOUBLINGS)
 
 
@@ -89,7 +92,7 @@ RETRY_POLICIES: dict[FailureReason, RetryPolicy] = {
     FailureReason.ADAPTER: _FINAL,
     FailureReason.BASE: _FINAL,
     FailureReason.CANCELLED: _FINAL,
-    # The worker itself starts a training over whose checkpoint is of no use.
+    # The worker itself starts a training over if its checkpoint is unusable.
     FailureReason.CHECKPOINT: _FINAL,
     FailureReason.CRASHED: RetryPolicy(attempts=2),
     FailureReason.DATA: _FINAL,
@@ -103,11 +106,11 @@ RETRY_POLICIES: dict[FailureReason, RetryPolicy] = {
     FailureReason.QUOTA: _FINAL,
     FailureReason.SPEC: _FINAL,
     FailureReason.TARGETS: _FINAL,
-    # It would take as long again; `jobs retry` goes on from the last checkpoint.
+    # It would take as long again; `jobs retry` resumes from the last checkpoint.
     FailureReason.TIMEOUT: _FINAL,
     FailureReason.UNAVAILABLE: RetryPolicy(attempts=5, first_pause_s=5.0),
     FailureReason.UNREADABLE: _FINAL,
-    # While workers are being upgraded, some are still of the earlier release.
+    # While workers are being upgraded, some still run the earlier release.
     FailureReason.UNSUPPORTED: RetryPolicy(attempts=8, first_pause_s=5.0),
     FailureReason.UNTRAINED: _FINAL,
     FailureReason.VERIFICATION: _FINAL,
@@ -118,7 +121,7 @@ _BY_TEXT: dict[str, RetryPolicy] = {str(reason): policy for reason, policy in RE
 
 
 def retry_policy(reason: str) -> RetryPolicy:
-    """Return how often a job is tried that failed for a reason. One that this release does not know is final."""
+    """Return how often a job is tried after failing for a reason. A reason that this release does not know is final."""
     return _BY_TEXT.get(reason, _FINAL)
 
 

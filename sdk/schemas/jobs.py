@@ -1,4 +1,4 @@
-"""Jobs as they travel between client, registry and worker."""
+"""Jobs, as sent between client, registry and worker."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
+from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.preview import MOST_JOB_ROWS
@@ -21,17 +22,17 @@ QueueName = Literal["gpu", "cpu"]
 
 
 class JobState(StrEnum):
-    """The life of a job."""
+    """The states of a job."""
 
     #: Waits for a worker.
     QUEUED = "queued"
-    #: One worker holds it by heartbeats.
+    #: One worker holds it and sends heartbeats.
     RUNNING = "running"
     #: Its result is recorded.
     SUCCEEDED = "succeeded"
     #: It ended without a result; `reason` says why.
     FAILED = "failed"
-    #: Somebody cancelled it, and its processes are gone.
+    #: Somebody cancelled it, and its processes have ended.
     CANCELLED = "cancelled"
 
     @property
@@ -48,27 +49,27 @@ class BaseChoice(Wire):
     fingerprint: Sha256 | None = None
 
 
-#: No machine has so much, and every database can keep it.
+#: No machine has this much, and every database can store it.
 MOST_MEMORY_BYTES = 2**62
 
 
 class Needs(Wire):
-    """What a worker must have for a job to be given to it."""
+    """What a worker must have to be given a job."""
 
     device: Annotated[Literal["any", "cuda"], Open] = "any"
-    #: Free memory, of the card or of the machine; None where it is not known beforehand.
+    #: Free memory, of the card or of the machine; None if it is not known in advance.
     memory_bytes: Annotated[int, Field(ge=0, le=MOST_MEMORY_BYTES)] | None = None
 
 
 class CheckpointPolicy(Wire):
-    """How often a training writes down how far it is: whichever comes first. With neither, only when it is stopped."""
+    """How often a training saves a checkpoint: whichever comes first. With neither, only when it is stopped."""
 
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     every_minutes: Annotated[float, Field(gt=0, le=10_080)] | None = 10.0
 
 
 class CheckpointRef(Wire):
-    """A checkpoint of an earlier job: that of a step, or the last."""
+    """A checkpoint of an earlier job: the one at a step, or the last."""
 
     job: Annotated[str, Field(min_length=1, max_length=64)]
     step: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -85,10 +86,10 @@ class TrainingRequest(Wire):
     eval_data: Sha256 | None = None
     spec: TrainingSpec = TrainingSpec()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
-    #: Where another job of the same base, data and spec left off.
+    #: The checkpoint of another job with the same base, data and spec to start from.
     from_checkpoint: CheckpointRef | None = None
-    #: What chat templates are told that the date is, at each attempt. None: the day on which the job is accepted. A registry
-    #: of before knows no such field, so what isn't asked for isn't said.
+    #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
+    #: registries don't know this field, so it is sent only if it is set.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("adapter")
@@ -106,14 +107,14 @@ class EvaluationTarget(Wire):
     @model_validator(mode="after")
     def _one(self) -> EvaluationTarget:
         if (self.ref is None) == (self.base is None):
-            raise ValueError("an evaluation target is a ref or a base, one of the two")
+            raise ValueError("an evaluation target is either a ref or a base, not both")
         if self.ref is not None:
             Ref.parse(self.ref)
         return self
 
     @property
     def label(self) -> str:
-        """How results name it: "code-review@v3", or "base:ID"."""
+        """How results refer to it: "code-review@v3", or "base:ID"."""
         return self.ref if self.ref is not None else f"base:{self.base.id}" if self.base is not None else ""
 
 
@@ -124,8 +125,8 @@ class EvaluationRequest(Wire):
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=64)]
     data: Sha256
     spec: EvaluationSpec = EvaluationSpec()
-    #: What chat templates are told that the date is; a version that was trained with another is told that. None: the day on
-    #: which the job is accepted.
+    #: The date that chat templates are given, unless the version was trained with another. None: the day on which
+    #: the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -143,10 +144,12 @@ class MergeRequest(Wire):
 
 
 class PreviewJobRequest(Wire):
-    """Say what a training over `base` would learn of rows, or what that of the version `of` has learnt of its own."""
+    """Show what a training over `base` would learn from rows, or what the training of the version `of` has learnt from
+    its own.
+    """
 
     kind: Literal["preview"] = "preview"
-    #: The version that the rows are of. Its base is pinned, and `data` is what its record names.
+    #: The version whose rows are shown. Its base is pinned, and `data` is the dataset that its record names.
     of: str | None = None
     #: A registered base.
     base: BaseChoice | None = None
@@ -155,25 +158,25 @@ class PreviewJobRequest(Wire):
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
-    #: So many rows from the first.
+    #: How many rows to show, from the first.
     rows: Annotated[int, Field(ge=1, le=MOST_JOB_ROWS)] = 3
-    #: This row alone, counted from 1.
+    #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1, le=10**12)] | None = None
-    #: What chat templates are told that the date is. None: the day on which the job is accepted.
+    #: The date that chat templates are given. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _over_a_base(self) -> PreviewJobRequest:
         if self.of is None and self.base is None:
-            raise ValueError("a preview is over a base, or of a version")
+            raise ValueError("a preview needs a base or a version")
         if self.of is not None:
             Ref.parse(self.of)
         return self
 
 
-#: What a job asks for; each kind has a request of its own.
+#: What a job asks for; each kind has its own request.
 JobRequest = Annotated[
-    TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest, Field(discriminator="kind")
+    TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest | CombineRequest, Field(discriminator="kind")
 ]
 #: The kinds of job that this release knows.
 JOB_KINDS: tuple[str, ...] = tuple(
@@ -185,17 +188,19 @@ class JobSubmission(Wire):
     """A job as submitted. References are pinned when it is accepted."""
 
     request: JobRequest
-    #: Higher goes first within the namespace. A writer gives up to 10, a promoter or an admin of the namespace up to 50; above
-    #: that, which an admin of all gives, it goes before the jobs of every namespace, and below 0 after them.
+    #: Higher goes first within the namespace. A writer may give up to 10, a promoter or an admin of the namespace up to
+    #: 50. Above that, which only an admin of all namespaces may give, the job goes before the jobs of every namespace;
+    #: below 0, after them.
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    #: None: what the registry estimates from kind and base.
+    #: None: the registry's estimate from kind and base.
     needs: Needs | None = None
-    #: How long one attempt may run, in seconds; then the job fails with the reason "timeout". None: the registry's default.
+    #: How long one attempt may run, in seconds; then the job fails with the reason "timeout". None: the registry's
+    #: default.
     timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
 
 
 class AttemptView(Wire):
-    """One worker's try at a job."""
+    """One worker's attempt at a job."""
 
     attempt: int
     worker: str
@@ -208,15 +213,16 @@ class AttemptView(Wire):
 
 
 class JobView(Wire):
-    """A job as anybody may see it."""
+    """A job as shown to readers."""
 
     id: str
     kind: str
     state: Annotated[JobState, Open]
-    #: The adapter or ref that it is about, for lists.
+    #: The adapter or ref that the job works on, for lists.
     subject: str
     attempt: int
-    #: Why it failed, in one word: "data", "oom", "worker_lost" and so on, or what a worker of a newer release said.
+    #: Why it failed, in one word: "data", "oom", "worker_lost" and so on, or another reason from a worker of a newer
+    #: release.
     reason: str | None
     message: str | None
     cancel_requested: bool
@@ -227,15 +233,15 @@ class JobView(Wire):
     priority: int = 0
     queue: str = "gpu"
     needs: Needs = Needs()
-    #: How many attempts failed or were lost; those that a worker gave back don't count.
+    #: How many attempts failed or were lost; attempts that a worker gave back don't count.
     failures: int = 0
     #: Step of the last checkpoint.
     checkpoint_step: int | None = None
-    #: The job that this one tries again.
+    #: The job that this one retries.
     retry_of: str | None = None
-    #: Of a queued job: how many in its queue would be given out before it.
+    #: For a queued job: how many jobs in its queue go before it.
     ahead: int | None = None
-    #: Of a queued job: why it waits, in one sentence.
+    #: For a queued job: why it waits, in one sentence.
     waits: str | None = None
     created_at: datetime
     started_at: datetime | None
@@ -243,7 +249,7 @@ class JobView(Wire):
 
 
 class CheckpointView(Wire):
-    """A checkpoint that is stored."""
+    """A stored checkpoint."""
 
     job: str
     step: int
@@ -254,7 +260,7 @@ class CheckpointView(Wire):
     size_bytes: int
     metrics: dict[str, float]
     created_at: datetime
-    #: When it is removed; None: kept, since it is the last of its job.
+    #: When it will be removed; None: never, since it is the last of its job.
     expires_at: datetime | None
 
 
@@ -273,19 +279,19 @@ class CheckpointPublication(Wire):
 
 
 class WorkerView(Wire):
-    """A worker as the registry knows it. Two tokens' workers of one name are two."""
+    """A worker as the registry knows it. Workers of two tokens with the same name are two workers."""
 
     name: str
-    #: The id of its token; None where the registry asks for none.
+    #: The id of its token; None if the registry asks for none.
     token: str | None = None
     device: str
     memory_bytes: int
     free_memory_bytes: int
-    #: Fingerprints; none of a worker that also works where the caller does not read.
+    #: Fingerprints; empty if the worker also works in namespaces that the caller may not read.
     cached_bases: list[str]
     queues: list[str]
     version: str
-    #: "busy", "idle", "draining" while it shuts down, or "silent" where nothing was heard of it for a while.
+    #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
     state: str
     job: str | None
     seen_at: datetime
@@ -300,9 +306,9 @@ class QueueCapacity(Wire):
     #: Workers that listen to it and are not silent.
     workers: int
     idle: int
-    #: Age of the job that waits longest, in seconds.
+    #: Age of the job that has waited longest, in seconds.
     oldest_s: float | None
-    #: Queued jobs that fit no worker that was heard of lately.
+    #: Queued jobs that no recently seen worker can run.
     unfit: int
 
 

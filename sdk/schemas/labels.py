@@ -1,4 +1,4 @@
-"""Names that people choose freely, for tokens and workers: what is shown is all that there is of them.
+"""Names that people choose freely, for tokens and workers: every character must be visible.
 
 >>> parse_label("Anaïs of team 2")
 'Anaïs of team 2'
@@ -14,24 +14,28 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-#: Letters and marks that fonts show as nothing, or as a blank.
+#: Letters and marks that fonts show as nothing, or as a space.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def parse_label(text: str) -> str:
-    """Return `text` unless it has signs that can't be seen, or blanks at its ends. Raises ValueError."""
-    # Control, format and direction signs, and every blank but the plain one, are not printable.
+    """Return `text` unless it has characters that can't be seen, or spaces at its ends. Raises ValueError."""
+    # Control, format and direction characters, and every space but the plain one, are not printable.
     if not text.isprintable() or _UNSEEN.search(text) is not None:
-        raise ValueError(f"{text[:40]!a} has signs that can't be seen; use letters, digits, blanks and punctuation")
+        raise ValueError(
+            f"{text[:40]!a} has characters that can't be seen; use letters, digits, spaces and punctuation"
+        )
     if not text or text != text.strip():
-        raise ValueError(f"{text[:40]!a} is empty, or begins or ends with a blank; leave the blank out")
+        raise ValueError(f"{text[:40]!a} is empty, or begins or ends with a space; leave the space out")
     return text
 
 
 def same_label(text: str) -> str:
-    """What two names have in common that people take for one: case, width and repeated blanks make no difference."""
+    """Return the same text for names that people would take for one: case, width and repeated spaces make no
+    difference.
+    """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

@@ -1,4 +1,6 @@
-"""The lineage of a version, a base or a dataset as it travels: a graph whose edges lead to what a thing came from."""
+"""The lineage of a version, a base or a dataset, as sent over the API: a graph whose edges lead to what each node was
+made from.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from pydantic import Field
 
 from sdk.schemas.wire import Known, Open, Wire
 
-#: Up: what it came from. Down: what came of it.
+#: Up: what it was made from. Down: what was made from it.
 Direction = Literal["up", "down", "both"]
 
-#: How the source of an edge came from its target.
+#: How the source of an edge was made from its target.
 Relation = Literal[
     # A version, over a base.
     "trained-over",
@@ -32,7 +34,7 @@ Relation = Literal[
 
 
 class VersionNode(Wire):
-    """A version; one that was deleted still stands where it stood."""
+    """A version; a deleted one keeps its place."""
 
     kind: Literal["version"] = "version"
     #: The same as `ref`.
@@ -56,16 +58,16 @@ class BaseNode(Wire):
 
 
 class DatasetNode(Wire):
-    """A dataset, as a namespace of the reader's has it; one that was removed there is still named."""
+    """A dataset, as one of the reader's namespaces has it; a removed one is still named."""
 
     kind: Literal["dataset"] = "dataset"
     #: "data:" and the digest.
     key: str
     digest: str
-    #: Empty where nobody gave one.
+    #: Empty if nobody gave one.
     name: str
     rows: int | None
-    #: Whether every namespace that the reader may read has given it up.
+    #: Whether every namespace that the reader may read has removed it.
     removed: bool
 
 
@@ -102,7 +104,7 @@ class EvaluationNode(Wire):
     id: str
     #: Digest of the dataset.
     dataset: str
-    #: Empty where it has none, or where it is not the reader's to know.
+    #: Empty if it has none, or if the reader may not see it.
     dataset_name: str
     grader: str
     precision: str
@@ -131,16 +133,18 @@ class Edge(Wire):
 
 
 class Lineage(Wire):
-    """A part of the graph, each node once, the nearest to the root first. What the reader may not see is left out."""
+    """A part of the graph, each node once, those nearest to the root first. Anything the reader may not see is left
+    out.
+    """
 
-    #: Key of the node that was asked about, which is the first.
+    #: Key of the node that was asked for; it is the first.
     root: str
     direction: Direction
-    #: How many steps were gone from the root.
+    #: How many steps from the root were followed.
     depth: int
     nodes: Annotated[list[Node], Known]
     edges: list[Edge]
-    #: Whether nodes or edges were left out, since there are too many.
+    #: Whether nodes or edges were left out because there are too many.
     truncated: bool
-    #: Versions at the last step: what lies beyond them was not looked for.
+    #: Versions at the last step, beyond which the graph was not followed.
     unfollowed: int

@@ -1,6 +1,6 @@
-"""The manifest: which bytes a version is made of, and over which base. Its SHA-256 is the version's digest.
+"""The manifest: which bytes a version consists of, and over which base. Its SHA-256 is the version's digest.
 
-It holds no time, name, job or card, so that equal trainings have equal digests.
+It contains no time, name, job or card, so that equal trainings have equal digests.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Manifest(Wire):
     format: Format = FORMAT
     kind: Kind = "adapter"
     base_fingerprint: Sha256
-    #: Sorted by path; no path twice, in whichever case.
+    #: Sorted by path; no two paths are equal, even ignoring case.
     files: Annotated[list[ManifestFile], Field(min_length=1, max_length=MOST_FILES)]
 
     @field_validator("files")
@@ -44,7 +44,7 @@ class Manifest(Wire):
         return sorted(files, key=lambda file: file.path)
 
     def canonical(self) -> bytes:
-        """Return the bytes that the digest is taken over."""
+        """Return the bytes that the digest is computed over."""
         return canonical_json(self.model_dump())
 
     @property

@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 class Page(Wire, Generic[T]):
-    """One page of a list. Rows that are added meanwhile move none of the others to another page."""
+    """One page of a list. Rows that are added meanwhile don't move others to another page."""
 
     items: list[T]
-    #: Where the next page begins: sent back as `cursor`. None: this is the last page.
+    #: Where the next page begins: send it back as `cursor`. None: this is the last page.
     next: str | None = None

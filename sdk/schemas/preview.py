@@ -1,4 +1,4 @@
-"""What of a dataset's rows a training would learn, before there is one."""
+"""What a training would learn from a dataset's rows, shown before training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from sdk.schemas.training import Day, Rendering
 from sdk.schemas.wire import Wire
 
-#: What a job's result holds at most: rows that are asked for, and bytes of the whole as JSON.
+#: Limits of a job's result: rows that may be asked for, and bytes of the whole as JSON.
 MOST_JOB_ROWS = 100
 MOST_JOB_BYTES = 1024 * 1024
 
@@ -18,60 +18,61 @@ Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class PreviewRequest(Wire):
-    """What is asked of the program that renders rows."""
+    """A request to the program that renders rows."""
 
-    #: A folder with a base's config and tokenizer, and nothing else.
+    #: A folder with only a base's config and tokenizer.
     base: str
     #: The dataset file.
     data: str
     loss_on: Literal["completion", "assistant", "all"] | None
     #: Longest row in tokens.
     max_length: int
-    #: What a template that asks for the date is told.
+    #: The date given to a template that asks for it.
     day: Day
-    #: So many rows from the first.
+    #: How many rows to show, from the first.
     rows: Annotated[int, Field(ge=1, le=10_000)] = 3
-    #: This row alone, counted from 1.
+    #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1)] | None = None
 
 
 class PreviewText(Wire):
-    """One text that a row becomes: most become one, a conversation sometimes one for each answer."""
+    """One text made from a row: most rows become one text, a conversation sometimes one for each answer."""
 
     #: The number of its row, counted from 1.
     row: int
-    #: What messages call the row: "line 7" or "row 7".
+    #: How messages refer to the row: "line 7" or "row 7".
     where: str
-    #: The tokens that are trained on, as text again.
+    #: The tokens that are trained on, decoded to text.
     text: str
     #: How many they are.
     tokens: int
     supervised_tokens: int
-    #: Parts of the text that the loss is taken on, in characters; rounded outwards where a token ends inside a character.
+    #: The parts of the text that the loss is computed on, in characters; rounded outwards where a token ends inside a
+    #: character.
     supervised: list[Span]
     #: These parts, joined.
     supervised_text: str
-    #: The token that teaches where to stop; None where it was cut off, or all of a conversation is learnt.
+    #: The token that teaches where to stop; None if it was cut off, or if all of a conversation is learnt.
     stop: str | None
-    #: Tokens past the longest row, which are left out.
+    #: Tokens beyond the longest row, which are left out.
     cut_tokens: int
-    #: What they say.
+    #: Their text.
     cut_text: str
-    #: As in `Rendering.methods`; None of texts that no template renders.
+    #: As in `Rendering.methods`; None for texts that no template renders.
     method: str | None
-    #: What a classification learns of the text as a whole.
+    #: The label that a classification learns for the text.
     label: str | None = None
 
 
 class PreviewTotals(Wire):
-    """What a training would make of the whole file."""
+    """What a training would make from the whole file."""
 
-    #: Texts that rows become.
+    #: Texts made from the rows.
     samples: int
     tokens: int
     supervised_tokens: int
     rows_cut: int
-    #: Rows of which the cut leaves nothing to learn.
+    #: Rows in which the cut leaves nothing to learn.
     rows_dropped: int
 
 
@@ -80,17 +81,17 @@ class Preview(Wire):
 
     shape: Literal["prompt", "messages", "text", "text-label"]
     loss_on: Literal["completion", "assistant", "all", "label"]
-    #: What a classification tells apart, in the order that numbers it.
+    #: The labels of a classification, in the order that numbers them.
     labels: list[str] = []
-    #: Longest row in tokens: what was asked for, or the base's positions where those are fewer.
+    #: Longest row in tokens: as requested, or the base's positions if those are fewer.
     max_length: int
     #: Rows of the file.
     file_rows: int
-    #: None of a file with more rows than are counted.
+    #: None for a file with more rows than are counted.
     totals: PreviewTotals | None
-    #: How all rows were rendered, or those that are shown where there are no totals.
+    #: How all rows were rendered, or only those shown if there are no totals.
     rendering: Rendering
-    #: What the rows become that were asked for, in their order.
+    #: The texts of the requested rows, in their order.
     rows: list[PreviewText]
-    #: Texts of these rows after the last that is shown, for which a job's result has no room.
+    #: How many more texts of these rows don't fit into a job's result.
     left_out: int = 0

@@ -1,4 +1,4 @@
-"""Retention rules, and what a collection of garbage removes, as they travel."""
+"""Retention rules, and what garbage collection removes, as sent over the API."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from sdk.schemas.wire import Wire
 
 
 class RetentionRule(Wire):
-    """Which ready and archived versions of an adapter `gc` keeps: what fits either part, and what an alias names."""
+    """Which ready and archived versions of an adapter `gc` keeps: those that match either part, and those that an alias
+    names.
+    """
 
-    #: So many of the newest ready versions are kept.
+    #: How many of the newest ready versions are kept.
     keep_last: Annotated[int, Field(ge=1, le=1_000_000, examples=[10])] | None = None
-    #: Versions made within so many days are kept.
+    #: Versions made within this many days are kept.
     keep_days: Annotated[int, Field(ge=1, le=36_500, examples=[90])] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> RetentionRule:
         if self.keep_last is None and self.keep_days is None:
-            raise ValueError("a retention rule says keep_last, keep_days or both")
+            raise ValueError("a retention rule needs keep_last, keep_days or both")
         return self
 
 
@@ -34,11 +36,11 @@ class RetentionView(Wire):
 class GcRequest(Wire):
     """A request to collect garbage."""
 
-    #: Whether only to say what would be removed.
+    #: Whether to only report what would be removed.
     dry_run: bool
-    #: What was given up less than so many hours ago is kept.
+    #: Files given up less than this many hours ago are kept.
     grace_hours: Annotated[int, Field(ge=0, le=8760)] = 24
-    #: Merged models whose job ended longer ago than so many days are removed too; None: they are kept for ever.
+    #: Merged models whose job ended more than this many days ago are removed too; None: they are kept for ever.
     keep_merged_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
 
 
@@ -52,12 +54,12 @@ class StrayBlobs(Wire):
 
 
 class MissingBlobs(Wire):
-    """Bytes that the database counts on and the storage does not have; they are reported and nothing else."""
+    """Bytes that the database expects but the storage does not have; they are only reported."""
 
     count: int
     #: The first 100.
     digests: list[str]
-    #: Refs of the first 100 versions that hold one of `digests`.
+    #: Refs of the first 100 versions that have one of `digests`.
     versions: list[str]
 
 
@@ -70,7 +72,7 @@ class GcReport(Wire):
     #: Publications that never ended, now failed.
     failed_pending: int
     manifests: int
-    #: Blobs that nothing named any more.
+    #: Blobs that nothing referred to any more.
     blobs: int
     #: Of blobs and of strays together.
     freed_bytes: int

@@ -1,4 +1,4 @@
-"""What a search finds, as it travels."""
+"""What a search finds, as sent over the API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from sdk.schemas.wire import Wire
 
-#: The order of what is found; "-" begins with the newest or the highest.
+#: The order of the results; a leading "-" puts the newest or highest first.
 SortKey = Literal["-created", "created", "name", "rank", "-rank"]
 
 
@@ -20,11 +20,11 @@ class BaseName(Wire):
 
 
 class LoraSize(Wire):
-    """The part of a LoRA configuration that people tell versions apart by."""
+    """The part of a LoRA configuration that distinguishes versions for people."""
 
     rank: int
     alpha: float
-    #: Sorted names as `adapter_config.json` holds them.
+    #: Sorted names as in `adapter_config.json`.
     target_modules: list[str]
 
 
@@ -45,5 +45,5 @@ class VersionBrief(Wire):
     lora: LoraSize
     #: "qlora", "lora", or "unknown" where the pusher did not say.
     method: str
-    #: What its making measured: loss, eval_loss …
+    #: What was measured when it was made: loss, eval_loss …
     metrics: dict[str, float]

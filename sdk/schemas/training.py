@@ -1,4 +1,4 @@
-"""What a training job is asked for (`TrainingSpec`) and what it says it did (`TrainingReport`)."""
+"""The request for a training (`TrainingSpec`) and its report (`TrainingReport`)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sdk.formats.objectives import Objective
 from sdk.formats.peft_patterns import unfit
 from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
 
-#: Named sets of target modules; what they mean is resolved per architecture, and the real names are stored.
+#: Named sets of target modules; they are resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
-#: What no list of names has, and every pattern that is more than one name.
+#: Characters that no list of names has, but every pattern that is more than one name.
 _PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
 
 JsonScalar = str | int | float | bool | None
 
-#: What a LoRA record keeps of settings that have no field of their own; the rest stands in `adapter_config.json`.
+#: What a LoRA record keeps of settings without their own field; the rest is in `adapter_config.json`.
 MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
 
 
 def is_pattern(targets: str) -> bool:
-    """Whether targets are one expression for the whole names of modules, and no preset or list of names."""
+    """Whether targets are one expression for whole module names, rather than a preset or a list of names."""
     return not _PATTERN_SIGNS.isdisjoint(targets)
 
 
@@ -38,14 +38,14 @@ def _require_modules(value: str) -> str:
     if is_pattern(value) and not set(value) & {" ", ";", "/"}:
         if found := next(unfit({"target_modules": value}), None):
             raise ValueError(
-                f"the pattern {value[:80]!r} can't be taken, for {found.reason}; write a plainer one, or names"
+                f"the pattern {value[:80]!r} can't be used, since {found.reason}; write a simpler one, or module names"
             )
         return value
     names = value.split(",")
     for name in names:
         if not _MODULE_NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+                f"{name!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
             )
     return ",".join(sorted(set(names)))
 
@@ -55,8 +55,8 @@ class TrainingSpec(Wire):
 
     #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
-    #: What is learnt: "sft" the next token, "classify" which label a text has. None: what the rows are for. A release of
-    #: before knows no such field, so what isn't asked for isn't said.
+    #: What is learnt: "sft" the next token, "classify" which label a text has. None: by the rows. Earlier
+    #: releases don't know this field, so it is sent only if it is set.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
@@ -64,16 +64,16 @@ class TrainingSpec(Wire):
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
-    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked parameters such as
-    #: "experts.down_proj", which need dropout 0), or one pattern for whole names.
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
+    #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
-    #: Modules that are left alone although targets means them: names separated by commas, or one pattern.
+    #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
     exclude: Annotated[
         Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
     ] = None
-    #: Which tokens the loss is taken on. None: completion, assistant or all, by the shape of the rows.
+    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
-    #: Passes over the data; ignored where max_steps is given.
+    #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -104,7 +104,7 @@ class TrainingSpec(Wire):
 
     @property
     def effective_batch(self) -> int:
-        """Rows that one optimiser step sees."""
+        """Rows in one optimiser step."""
         return self.batch_size * self.grad_accum
 
 
@@ -137,7 +137,7 @@ class LoraConfig(Wire):
     #: α as a number; the scale is α/r, or α/√r with use_rslora.
     alpha: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    #: Sorted names as `adapter_config.json` holds them; there may be none beside target_parameters.
+    #: Sorted names as in `adapter_config.json`; may be empty beside target_parameters.
     target_modules: list[str]
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
@@ -149,23 +149,23 @@ class LoraConfig(Wire):
     task_type: str | None = None
     #: Whether the base keeps the adapted weights transposed, (in, out), as GPT-2 does.
     fan_in_fan_out: bool = False
-    #: Whether B has a bias of its own.
+    #: Whether B has its own bias.
     lora_bias: bool = False
-    #: Sorted names of modules that are left alone although target_modules means them.
+    #: Sorted names of modules that are left out although target_modules includes them.
     exclude_modules: list[str] = []
-    #: Sorted numbers of the layers that are adapted; none given means all.
+    #: Sorted numbers of the layers that are adapted; empty means all.
     layers_to_transform: list[int] = []
-    #: Names of the lists that layers_to_transform counts in; none given means those that PEFT knows.
+    #: Names of the lists that layers_to_transform counts in; empty means those that PEFT knows.
     layers_pattern: list[str] = []
-    #: Sorted names of parameters that are adapted without a module of their own, such as stacked experts.
+    #: Sorted names of parameters that are adapted without their own module, such as stacked experts.
     target_parameters: list[str] = []
-    #: Ranges [start, end) of the base's layers that the adapted model is stacked of; none given means as it is.
+    #: Ranges [start, end) of the base's layers that make up the adapted model; empty means the layers as they are.
     layer_replication: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
-    #: Tokens whose embedding is trained: of the input embedding, or by the name of an embedding module.
+    #: Tokens whose embedding is trained: in the input embedding, or by the name of an embedding module.
     trainable_token_indices: list[int] | dict[str, list[int]] = []
-    #: Tokens after which the adapter acts (activated LoRA); none given means on each token.
+    #: Tokens after which the adapter acts (activated LoRA); empty means on every token.
     alora_invocation_tokens: list[int] = []
-    #: What else the configuration says and is not PEFT's default; parts of a nested one by dotted names.
+    #: Other settings that differ from PEFT's defaults; nested ones by dotted names.
     other: Annotated[
         dict[_ShortText, _ShortText | int | float | bool | None], Field(max_length=MAX_OTHER_SETTINGS)
     ] = {}
@@ -173,12 +173,12 @@ class LoraConfig(Wire):
     @model_validator(mode="after")
     def _something_is_adapted(self) -> LoraConfig:
         if not self.target_modules and not self.target_parameters:
-            raise ValueError("target_modules names nothing, and neither does target_parameters")
+            raise ValueError("neither target_modules nor target_parameters names anything")
         return self
 
 
 class QuantizationRecipe(Wire):
-    """How the base was quantised while the adapter was trained, or is stored; needed to merge it rightly."""
+    """How the base was quantised during training, or is stored; needed to merge correctly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
     type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
@@ -188,7 +188,7 @@ class QuantizationRecipe(Wire):
     block_size: Annotated[int, Field(ge=1)] = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
-    #: The type of the tensors that hold the packed weights, where the base is stored so; None: the training packed it.
+    #: The type of the tensors with the packed weights, if the base is stored packed; None: the training packed it.
     storage_dtype: Annotated[
         Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
         Field(exclude_if=lambda value: value is None),
@@ -205,29 +205,30 @@ Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterVal
 
 
 class Rendering(Wire):
-    """How rows became tokens, and where a model that learnt them stops."""
+    """How rows became tokens, and where a model trained on them stops."""
 
     #: SHA-256 of each chat template that rendered conversations, sorted.
     templates: Annotated[list[Sha256], Field(max_length=64)] = []
-    #: Texts by how it was found what of them is learnt: "marks", "prefix", "variant", "turns", "changed" or "all".
+    #: Number of texts by the method that found what to learn: "marks", "prefix", "variant", "turns", "changed" or
+    #: "all".
     methods: Annotated[dict[_ShortText, Annotated[int, Field(ge=0)]], Field(max_length=64)] = {}
-    #: The day that the template wrote into the conversations; None where it writes none.
+    #: The day that the template wrote into the conversations; None if it writes none.
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
-    #: SHA-256 of the base's `generation_config.json`, of which a fingerprint says nothing; None where it has none.
+    #: SHA-256 of the base's `generation_config.json`, which the fingerprint does not cover; None if it has none.
     generation: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 
     def canonical(self) -> bytes:
-        """Return the bytes of `rendering.json`, which travels with an adapter."""
+        """Return the bytes of `rendering.json`, which is stored with an adapter."""
         return canonical_json(self.model_dump())
 
 
 def _require_distinct(value: list[str]) -> list[str]:
     if len(set(value)) != len(value):
-        raise ValueError("a label is there twice")
+        raise ValueError("a label appears twice")
     return value
 
 
@@ -240,16 +241,16 @@ Labels = Annotated[
 
 
 class DatasetUse(Wire):
-    """What a training took from its dataset."""
+    """How a training used its dataset."""
 
     digest: str
-    #: Rows after those that hold nothing to learn from were dropped.
+    #: Rows left after dropping those with nothing to learn from.
     rows: Annotated[int, Field(ge=0)]
-    #: Tokens that the loss is taken on, in one epoch; of a classification the labels, one a row.
+    #: Tokens that the loss is computed on, in one epoch; for a classification the labels, one per row.
     supervised_tokens: Annotated[int, Field(ge=0)]
     #: None: an earlier release trained it, or nobody said.
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
-    #: What a classification tells apart.
+    #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -262,7 +263,7 @@ class LossPoint(Wire):
 
 
 class TrainingReport(Wire):
-    """What a training did, as recorded in the lineage of the version that it made."""
+    """What a training did, as recorded in the lineage of its version."""
 
     lora: LoraConfig
     quantization: QuantizationRecipe | None
@@ -276,11 +277,11 @@ class TrainingReport(Wire):
     libraries: dict[str, str]
     curve: list[LossPoint] = []
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
-    #: What a classification tells apart.
+    #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
 
     def dataset_use(self, digest: str) -> DatasetUse:
-        """Return what the training took from the dataset of a digest."""
+        """Return how the training used the dataset with a digest."""
         return DatasetUse(
             digest=digest,
             rows=self.rows,
@@ -292,5 +293,5 @@ class TrainingReport(Wire):
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:
         if "loss" not in self.metrics:
-            raise ValueError("a training report without metrics.loss is incomplete")
+            raise ValueError("the training report is incomplete: metrics.loss is missing")
         return self

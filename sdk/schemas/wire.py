@@ -1,8 +1,9 @@
-"""The common base of everything that travels as JSON.
+"""The common base class of everything that is sent as JSON.
 
-What is sent to a registry is strict. What somebody else wrote, perhaps a newer release, is read by `read` and `read_json`:
-unknown fields are passed over. To show it, it is read `open_ended`: where a field is `Open`, a member that only the writer
-knows stays the text that it is. Whoever acts by what they read leaves that out, and is told that they don't understand it.
+What is sent to a registry is strict. What another program wrote, perhaps a newer release, is read by `read` and
+`read_json`: unknown fields are ignored. To show it, it is read `open_ended`: if a field is `Open`, a member that only
+the writer knows stays as text. Code that acts on what it reads doesn't use `open_ended`, and gets an error for what it
+doesn't understand.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ E = TypeVar("E", bound=StrEnum)
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
-#: The context in which something is read to be shown.
+#: The validation context for reading something in order to show it.
 _OPEN_ENDED = {"open_ended": True}
 
 
@@ -50,7 +51,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 
 def read(kind: type[T], value: Any, *, open_ended: bool = False) -> T:
-    """Return the record of a plain value that somebody else wrote. Raises ValidationError."""
+    """Return the record for a plain value that another program wrote. Raises ValidationError."""
     found: T = _adapter(cast("Hashable", kind)).validate_python(
         value, extra="ignore", context=_OPEN_ENDED if open_ended else None
     )
@@ -58,7 +59,7 @@ def read(kind: type[T], value: Any, *, open_ended: bool = False) -> T:
 
 
 def read_json(kind: type[T], text: str | bytes, *, open_ended: bool = False) -> T:
-    """Return the record of a JSON text that somebody else wrote. Raises ValidationError."""
+    """Return the record for a JSON text that another program wrote. Raises ValidationError."""
     found: T = _adapter(cast("Hashable", kind)).validate_json(
         text, extra="ignore", context=_OPEN_ENDED if open_ended else None
     )
@@ -70,11 +71,13 @@ def _is_open_ended(info: ValidationInfo) -> bool:
 
 
 class Open:
-    """Marks an enumeration that a newer release may know more members of, as in `Annotated[Literal["a", "b"], Open]`."""
+    """Marks an enumeration that a newer release may know more members of, as in `Annotated[Literal["a", "b"],
+    Open]`.
+    """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The enumeration's own schema, and what is done with another member."""
+        """The enumeration's own schema, extended for unknown members."""
 
         def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
             try:
@@ -95,11 +98,13 @@ class Open:
 
 
 class Known:
-    """Marks a list of which a reader leaves out what only a newer release can read, as in `Annotated[list[Node], Known]`."""
+    """Marks a list from which a reader drops items that only a newer release can read, as in `Annotated[list[Node],
+    Known]`.
+    """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The list's own schema, tried for one item after the other where it doesn't hold for all."""
+        """The list's own schema, tried item by item if it doesn't hold for all."""
 
         def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
             try:
@@ -120,7 +125,9 @@ def _readable(known: ValidatorFunctionWrapHandler, item: Any) -> Any:
 
 
 def member_of(kind: type[E], text: str) -> E:
-    """Return the member of an enumeration with this text; for one that it doesn't have, one that is equal to no other."""
+    """Return the member of an enumeration with this text; for unknown text, a member that equals no
+    other.
+    """
     try:
         return kind(text)
     except ValueError:

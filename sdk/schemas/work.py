@@ -1,4 +1,4 @@
-"""Jobs as they travel between the registry and its workers."""
+"""Jobs, as sent between the registry and its workers."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sdk.schemas.catalog import Publication
+from sdk.schemas.combination import CombineReport
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
+from sdk.schemas.probe import Norms
 from sdk.schemas.training import Day, Labels, QuantizationRecipe, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
-#: Bases of its cache that a worker names at once; beyond them it is only less often given what it has.
+#: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
 MOST_CACHED = 256
 
 
 class WorkerInfo(Wire):
-    """What a worker is and has; the registry chooses by it."""
+    """What a worker is and has; the registry chooses jobs by it."""
 
     name: WorkerName
     device: Literal["cpu", "cuda"]
-    #: Of the card, or of the machine where there is none.
+    #: Of the card, or of the machine if it has none.
     memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
     free_memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
-    #: Fingerprints of bases that lie in the node's cache.
+    #: Fingerprints of bases in the node's cache.
     cached_bases: Annotated[list[Sha256], Field(max_length=MOST_CACHED)] = []
     #: Folders that clients and this worker both see.
     shared_paths: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)] = []
-    #: Also those that only a newer release than the registry's knows.
+    #: May include kinds that only a newer release than the registry's knows.
     kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(JOB_KINDS)
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
@@ -42,7 +44,7 @@ class ClaimRequest(Wire):
     """A worker asks for work."""
 
     worker: WorkerInfo
-    #: The job that a message named; only a hint.
+    #: The job that the broker's message named; only a hint.
     hint: Annotated[str, Field(max_length=64)] | None = None
 
 
@@ -54,11 +56,11 @@ class BaseSource(Wire):
     fingerprint: str | None
     #: `file:///…` or `hf://…`.
     location: str | None
-    #: The uploaded files, where there are any; `manifest_digest` finds their locations.
+    #: The uploaded files, if any; `manifest_digest` finds their locations.
     manifest: Manifest | None = None
-    #: Whether a worker or the registry has read what is said of it; if not, whoever hashes it tells.
+    #: Whether a worker or the registry has verified its facts; if not, the worker that hashes it reports them.
     hashed: bool = True
-    #: Whose base it is; "*" for one that is published for all.
+    #: The base's namespace; "*" if it is published for all.
     namespace: str | None = None
 
 
@@ -72,16 +74,18 @@ class TargetSource(Wire):
     manifest: Manifest | None
     base: BaseSource
     quantization: QuantizationRecipe | None
-    #: What chat templates were told that the date is when the version was trained, if they asked.
+    #: The date that chat templates were given when the version was trained, if they asked.
     template_date: Day | None = None
     #: Ids of the tokens that the version was taught to stop at.
     stop_ids: list[int] = []
-    #: What the version tells apart, where it is a classification.
+    #: The version's labels, if it is a classifier.
     labels: Labels | None = None
+    #: Of a merge: the norm of ΔW of each module, as the registry derived it at publication. None: an earlier release published it.
+    delta_norms: Annotated[Norms | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class CheckpointSource(Wire):
-    """Where a training goes on from; its files are fetched by the digest of the manifest."""
+    """The checkpoint that a training starts from; its files are fetched by the digest of the manifest."""
 
     job: str
     step: int
@@ -94,12 +98,12 @@ class Assignment(Wire):
     job: str
     attempt: int
     lease_s: float
-    #: Whose job it is; what the worker registers for it is of this namespace.
+    #: The job's namespace; what the worker registers for the job belongs to it.
     namespace: str | None = None
     request: JobRequest
     #: The base of a training or a preview.
     base: BaseSource | None = None
-    #: What an evaluation scores, or the one version that is merged.
+    #: What an evaluation scores, the one version that is merged, or those that are combined.
     targets: list[TargetSource] = []
     #: Digest to file format.
     datasets: dict[str, str] = {}
@@ -109,14 +113,14 @@ class Assignment(Wire):
 
 
 class Heartbeat(Wire):
-    """A worker holds on to its job and reports."""
+    """A worker keeps its job and reports progress."""
 
     attempt: Annotated[int, Field(ge=1)]
     events: Annotated[list[NewEvent], Field(max_length=1000)] = []
 
 
 class HeartbeatReply(Wire):
-    """Whether the worker is to stop."""
+    """Whether the worker should stop."""
 
     cancel: bool
     lease_s: float
@@ -141,7 +145,7 @@ class Release(Wire):
 
 
 class Farewell(Wire):
-    """A worker takes no more jobs."""
+    """A worker will take no more jobs."""
 
     worker: WorkerName
 
@@ -163,20 +167,29 @@ class MergeResult(Wire):
     report: MergeReport
 
 
+class CombineResult(Wire):
+    """A combination of versions: the version that it makes, and how it was made."""
+
+    version: Publication
+    report: CombineReport
+
+
 class Completion(Wire):
-    """A worker hands in the result of its attempt: the one that its kind of job has."""
+    """A worker hands in the result of its attempt, in the field for its kind of job."""
 
     attempt: Annotated[int, Field(ge=1)]
     version: Publication | None = None
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None
+    #: An earlier registry knows no such field, so what is not handed in is not said.
+    combination: Annotated[CombineResult | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class Failure(Wire):
     """A worker reports that its attempt failed."""
 
     attempt: Annotated[int, Field(ge=1)]
-    #: In one word: "data", "oom" and so on, or what only a newer release than the registry's knows.
+    #: In one word: "data", "oom" and so on, or a reason that only a newer release than the registry's knows.
     reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
     message: Annotated[str, Field(max_length=4000)]

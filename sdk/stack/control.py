@@ -25,9 +25,9 @@ from sdk.stack.locks import Busy, locked
 from sdk.stack.supervisor import SupervisorProcess
 from sdk.version import VERSION
 
-_DOOR = "door.lock"
+_COMMAND_LOCK = "door.lock"
 #: `down` may take so long, and `up` waits for it.
-_DOOR_TIMEOUT_S = 180.0
+_COMMAND_LOCK_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.1
 #: A part that has failed so often in a row is not waited for any more.
 _HOPELESS_AFTER = 3
@@ -59,7 +59,7 @@ def up(
 ) -> dict[str, Any]:
     """Start what does not run, wait until all is ready, and return what `up` prints.
 
-    `on_look` is shown the parts while they start. Raises Unavailable where one does not start, after which nothing runs
+    `on_look` is shown the parts while they start. Raises Unavailable if one does not start, after which nothing runs
     unless the supervisor ran before; TimedOut; Conflict for a folder that holds something else.
     """
     with disk_explained(f"starting the stack in {stack.home}"), explained():
@@ -85,7 +85,7 @@ def up(
 def down(stack: Stack) -> list[str]:
     """End the supervisor and every part, those first that need others; return the names of what ran. The data stays."""
     _require(stack)
-    with disk_explained(f"ending the stack in {stack.home}"), explained(), _door(stack):
+    with disk_explained(f"stopping the stack in {stack.home}"), explained(), _door(stack):
         supervisor = SupervisorProcess(stack.home)
         # Workers are first, then the registry, then what it stands on; PostgreSQL, which started first, ends last.
         parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
@@ -133,7 +133,12 @@ def _part(process: LocalProcess, report: dict[str, Any] | None) -> Part:
     pid, since = process.pid, process.running_since
     if report is None:
         state = PartState.STOPPED if pid is None else PartState.UNWATCHED
-        report = {"state": state, "message": "" if pid is None else "nothing would start it again; run: adapterctl up"}
+        report = {
+            "state": state,
+            "message": ""
+            if pid is None
+            else "the supervisor is not running, so nothing restarts it; run: adapterctl up",
+        }
     elif report["state"] in (PartState.READY, PartState.SILENT) and (pid is None or report.get("pid", pid) != pid):
         # It ended since the supervisor looked.
         report = {**report, "state": PartState.FAILING if pid is None else PartState.STARTING}
@@ -178,7 +183,7 @@ def _require(stack: Stack) -> None:
 
 
 def _require_extras(workers: int | None) -> None:
-    """Raise Unavailable where something that is to be started is not installed; only 0 workers need nothing."""
+    """Raise Unavailable if something that is to be started is not installed; only 0 workers need nothing."""
     missing = [name for name in _SERVERS if not _is_installed(name)]
     modules = {*_REGISTRY_MODULES, *(() if workers == 0 else _WORKER_MODULES)}
     missing += sorted(name for name in modules if importlib.util.find_spec(name) is None)
@@ -199,7 +204,7 @@ def _is_installed(distribution: str) -> bool:
 def _door(stack: Stack) -> Iterator[None]:
     """Let one command at a time start or end things. Raises Conflict."""
     try:
-        with locked(stack.home / _DOOR, timeout_s=_DOOR_TIMEOUT_S):
+        with locked(stack.home / _COMMAND_LOCK, timeout_s=_COMMAND_LOCK_TIMEOUT_S):
             yield
     except Busy:
-        raise Conflict(f"another command works on {stack.home}; wait for it, or end it") from None
+        raise Conflict(f"another command is using {stack.home}; wait for it, or stop it") from None

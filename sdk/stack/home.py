@@ -81,7 +81,7 @@ class Stack:
         """Make the home. Raises Conflict for a folder that holds something else."""
         if not self.exists and self.home.exists() and not _is_empty(self.home):
             raise Conflict(
-                f"{self.home} holds other files; choose an empty folder, or a new one, with --home", param="home"
+                f"{self.home} has other files in it; choose an empty or new folder with --home", param="home"
             )
         # PostgreSQL, started by root, runs as another user, who must get through to its own folder. What lies beside
         # that is closed to everybody by itself.

@@ -38,7 +38,7 @@ class Identity:
 
     @classmethod
     def read(cls, path: Path) -> Identity | None:
-        """Read what `text` gave; None where there is no such file, or another."""
+        """Read what `text` gave; None if there is no such file, or another."""
         try:
             pid, started_at, mark = [*path.read_text(encoding="utf-8").splitlines(), "", "", ""][:3]
             return cls(int(pid), started_at, mark)
@@ -83,7 +83,7 @@ def new_mark() -> str:
 
 
 def process_started_at(pid: int) -> str | None:
-    """Return when a process started, as an opaque text, or None where it is gone or only waits to be reaped."""
+    """Return when a process started, as an opaque text, or None if it is gone or only waits to be reaped."""
     if sys.platform != "linux":
         command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command

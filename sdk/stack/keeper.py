@@ -107,7 +107,7 @@ class Keeper(threading.Thread):
             missing = [need.name for need in self._needs if not need.is_ready]
             if not missing:
                 return
-            self._become(PartState.WAITING, message=f"waits for {', '.join(missing)}")
+            self._become(PartState.WAITING, message=f"waiting for {', '.join(missing)}")
             self._leave.wait(_LOOK_EVERY_S / 2)
 
     def _start(self) -> None:
@@ -120,7 +120,7 @@ class Keeper(threading.Thread):
             self._then = None
 
     def _watch(self) -> None:
-        """Return once the part is to end. Raises ServerError where it ended by itself, or had to be ended."""
+        """Return once the part is to end. Raises ServerError if it ended by itself, or had to be ended."""
         ready_at = heard_at = asked_at = time.monotonic()
         while not self._leave.is_set():
             now = time.monotonic()
@@ -149,7 +149,7 @@ class Keeper(threading.Thread):
             return
         failures = self.report.failures + 1
         pause_s = 0.0 if failures == 1 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 2, 10))
-        message = what if failures == 1 else f"{what}; {failures} times in a row, the next try after {pause_s:.1f} s"
+        message = what if failures == 1 else f"{what}; {failures} times in a row; trying again in {pause_s:.1f} s"
         _log.warning("%s", message)
         self.report = Report(self.name, PartState.FAILING, None, self.report.restarts + 1, failures, message)
         self._leave.wait(pause_s)

@@ -62,7 +62,7 @@ class LocalServer(LocalProcess):
         super()._launch()
 
     def _require_ports(self) -> None:
-        """Raise ServerError where another program listens on a kept port: its answers would pass for ours."""
+        """Raise ServerError if another program listens on a kept port: its answers would pass for ours."""
         deadline_s = time.monotonic() + 2.0
         for port in self.ports:
             while is_taken(port):
@@ -70,6 +70,6 @@ class LocalServer(LocalProcess):
                 if time.monotonic() > deadline_s:
                     raise ServerError(
                         f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "
-                        f"End it, or remove {self.directory / f'{self.name}.json'} to have new ports chosen."
+                        f"Stop it, or remove {self.directory / f'{self.name}.json'} to let new ports be chosen."
                     )
                 time.sleep(0.05)

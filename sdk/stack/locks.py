@@ -16,7 +16,7 @@ class Busy(Exception):  # noqa: N818 - it reads as what is
 
 @contextmanager
 def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of a file, which is made where it is missing. Raises Busy where another process keeps it."""
+    """Hold the lock of a file, which is made where it is missing. Raises Busy if another process keeps it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline_s = time.monotonic() + timeout_s

@@ -41,7 +41,7 @@ def _new_lines(path: Path, places: dict[str, int], name: str) -> list[str]:
     try:
         with path.open("rb") as log:
             if log.seek(0, os.SEEK_END) < places.get(name, 0):
-                # It was put aside and begun anew.
+                # It was put aside and started again.
                 places[name] = 0
             log.seek(places.get(name, 0))
             text = log.read()

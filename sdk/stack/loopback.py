@@ -34,7 +34,9 @@ def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
             ports.append(port)
             if len(ports) == count:
                 return ports
-    raise ServerError(f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. End what listens there.")
+    raise ServerError(
+        f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. Stop some of the programs that listen there."
+    )
 
 
 def is_taken(port: int) -> bool:
@@ -50,7 +52,7 @@ def is_taken(port: int) -> bool:
 
 
 def http_status(port: int, path: str, *, token: str | None = None) -> int:
-    """Return the status of a GET, past any proxy that the environment names. Raises OSError where nothing answers."""
+    """Return the status of a GET, past any proxy that the environment names. Raises OSError if nothing answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})

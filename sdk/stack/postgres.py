@@ -235,7 +235,7 @@ def _major_of(install: Path) -> str:
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:
-    """Return whom a server started by root runs as, or None where we are not root."""
+    """Return whom a server started by root runs as, or None if we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -247,7 +247,7 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
 
 
 def _closed_parent(path: Path, account: pwd.struct_passwd) -> Path | None:
-    """Return the topmost existing folder above `path` that `account` cannot enter, or None where it can reach it."""
+    """Return the topmost existing folder above `path` that `account` cannot enter, or None if it can reach it."""
     for folder in reversed(path.resolve().parents):
         try:
             status = folder.stat()

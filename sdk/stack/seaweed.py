@@ -81,7 +81,9 @@ class SeaweedServer(LocalServer):
                 return
             # The first requests after a start may come before the parts have found each other.
             if time.monotonic() > deadline_s:
-                raise ServerError(f"SeaweedFS did not make the bucket {bucket}. Read {self.log_path}; it said:\n{said}")
+                raise ServerError(
+                    f"SeaweedFS did not create the bucket {bucket}. Read {self.log_path}; it said:\n{said}"
+                )
             time.sleep(0.2)
 
     def _choose(self) -> dict[str, Any]:

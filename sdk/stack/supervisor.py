@@ -157,9 +157,9 @@ def main() -> None:
             _log.info("looks after %s", stack.home)
             # A home that was removed takes its parts along, or they would hold their ports for ever.
             Supervisor(stack).run(lambda: asked.is_set() or not lock.exists(), asked.wait)
-            _log.info("ended, and every part with it")
+            _log.info("stopped, with every part")
     except Busy:
-        _log.error("another supervisor looks after %s; it is not in supervisor.pid", stack.home)
+        _log.error("another supervisor is running %s, but supervisor.pid doesn't name it", stack.home)
         sys.exit(1)
 
 

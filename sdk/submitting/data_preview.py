@@ -1,4 +1,6 @@
-"""What a training would learn of rows, or has learnt, said by the code that a training uses, in a program of the worker's beside this one."""
+"""What a training would learn from rows, or has learnt, according to the training's own code, run in a
+separate worker program.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
-from sdk.formats.refs import BadRefError, is_folder, namespace_of, parse_digest
+from sdk.formats.refs import BadRefError, is_folder, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.dataset_file import dataset_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
-from sdk.pushing.base_folder import scan_base
+from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.pusher import no_such_base
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import BaseView, VersionView
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
@@ -33,7 +34,7 @@ from sdk.validation import build, check_data
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
-#: Its libraries alone take some seconds to load, on a cold disk a minute.
+#: Loading its libraries takes some seconds, on a cold disk a minute.
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 1_000_000
 _LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
@@ -70,22 +71,20 @@ def preview_asked(
     loss_on: Literal["completion", "assistant", "all"] | None,
     max_length: int | None,
 ) -> RowsOfFile | str:
-    """Return the rows of a file that are meant, or the ref of the version. Raises InvalidInput for both, or neither."""
+    """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
-        raise InvalidInput(
-            "give either a file of rows, or a version of which the rows are meant with --of", param="file"
-        )
+        raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
     said = {"base": base, "loss_on": loss_on, "max_length": max_length}
     given = {name: value for name, value in said.items() if value is not None}
     if of is not None:
         if given:
             raise InvalidInput(
-                f"{' and '.join(given)} of a version stand in its record; leave out {'it' if len(given) == 1 else 'them'}",
+                f"{' and '.join(given)} of a version are in its record; leave out {'it' if len(given) == 1 else 'them'}",
                 param=next(iter(given)),
             )
         return of
     if file is None or base is None:
-        raise InvalidInput("say with --base over which base the rows would be trained", param="base")
+        raise InvalidInput("name the base that the rows would be trained over with --base", param="base")
     given.pop("base")
     return RowsOfFile(file, base, build(TrainingSpec, **given))
 
@@ -137,31 +136,31 @@ def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionV
         return False
     return (
         isinstance(given, RowsOfFile)
-        or _files_of(cache, given.base.fingerprint, _base_view(transport, given)) is not None
+        or files_here(cache, given.base.fingerprint, registered_base(transport, given)) is not None
     )
 
 
 def trained_on(version: VersionView) -> str:
-    """Return the digest of the dataset that a version was trained on. Raises InvalidInput where its record names none."""
+    """Return the digest of the dataset that a version was trained on. Raises InvalidInput if its record names none."""
     if version.dataset is not None:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)
     raise InvalidInput(
-        f"the record of {version.ref} names no dataset, as of what was pushed; preview a file of rows with: "
+        f"the record of {version.ref} names no dataset, because it was pushed; preview a file of rows with: "
         f"adapterctl data preview FILE --base {version.base.id}",
         param="of",
     )
 
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
-    """Say how the rows of a version were rendered, by its record. Raises InvalidInput where that doesn't say it."""
+    """Say how the rows of a version were rendered, by its record. Raises InvalidInput if that doesn't say it."""
     said = version.training or {}
     # A classification learns a label of each text, and no part of it.
     labelled = said.get("objective") == "classify"
     max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
     if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
         raise InvalidInput(
-            f"the record of {version.ref} doesn't say loss_on and max_length of its training; preview the file of its rows "
+            f"the record of {version.ref} doesn't have its training's loss_on and max_length; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",
             param="of",
         )
@@ -183,7 +182,7 @@ def _today() -> str:
 
 def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
     with tempfile.TemporaryDirectory() as view:
-        # As a worker lays a base out: whatever else lies there a library might load as well.
+        # Laid out as by a worker: a library might load any other files that are there.
         for name in (*TOKENIZER_FILES, *OTHER_FILES):
             if (base / name).is_file():
                 (Path(view) / name).symlink_to((base / name).resolve())
@@ -205,21 +204,25 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
 
 def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
     """Return the error for a row past the last one of a dataset."""
-    return NotFound(f"{label} has {file_rows} rows and no row {row}; give one from 1 to {file_rows}", param="row")
+    return NotFound(
+        f"{label} has {file_rows} rows, so there is no row {row}; give one from 1 to {file_rows}", param="row"
+    )
 
 
 # Where bases and rows are.
 
 
 def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
-    """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was registered."""
+    """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was
+    registered.
+    """
     if isinstance(base, Path) or is_folder(base):
         folder = user_path(base)
         if not folder.is_dir():
             raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
         if not (folder / CONFIG_FILE).is_file():
             raise NotFound(
-                f"{folder} has no {CONFIG_FILE}, so it is no base; give the folder that save_pretrained wrote",
+                f"{folder} has no {CONFIG_FILE}, so it is not a base; give the folder that save_pretrained wrote",
                 param="base",
             )
         return folder
@@ -227,10 +230,10 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
         view = bases.get(transport, base)
     except NotFound:
         raise no_such_base(base) from None
-    found = _files_of(cache, view.fingerprint, view)
+    found = files_here(cache, view.fingerprint, view)
     if found is None:
         raise NotFound(
-            f"the files of base {view.id} don't lie on this machine as they were registered; give a folder with them, as "
+            f"the files of base {view.id} are not on this machine as they were registered; give a folder with them as "
             "--base ./FOLDER",
             param="base",
         )
@@ -239,58 +242,39 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
 
 def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
     """Return the folder of the base of a version, in the cache or where it was registered."""
-    base, view = version.base, _base_view(transport, version)
-    found = _files_of(cache, base.fingerprint, view)
+    base, view = version.base, registered_base(transport, version)
+    found = files_here(cache, base.fingerprint, view)
     if found is not None:
         return found
     if view is None:
         raise NotFound(
-            f"the base {base.id} of {version.ref} was taken away, and its files don't lie in the cache; add it again with: "
+            f"the base {base.id} of {version.ref} was removed, and its files are not in the cache; add it again with: "
             "adapterctl base add FOLDER",
             param="of",
         )
     raise NotFound(
-        f"the files of base {base.id} of {version.ref} don't lie on this machine as they were registered; say where they do "
+        f"the files of base {base.id} of {version.ref} are not on this machine as they were registered; say where they are "
         f"with: adapterctl base fix {base.id} --location file:///FOLDER",
         param="of",
     )
 
 
-def _base_view(transport: Transport, version: VersionView) -> BaseView | None:
-    """Return what is registered of the base of a version; None where it was taken away."""
-    with suppress(NotFound):
-        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
-    return None
-
-
-def _files_of(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
-    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
-    places = [cache.base(fingerprint)]
-    location = urlsplit((None if view is None else view.location) or "")
-    if location.scheme == "file" and location.netloc in ("", "localhost"):
-        places.append(Path(unquote(location.path)))
-    for folder in places:
-        # Files that were changed since would be another base's rows.
-        with suppress(NotFound, InvalidBase):
-            if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
-                return folder
-    return None
-
-
 def locate_rows(transport: Transport, version: VersionView, digest: str) -> Transfer:
-    """Say where the rows of a version are fetched from. Raises NotFound that tells rows that were given up from others' rows."""
+    """Return where to fetch the rows of a version from. Raises NotFound, with different messages for removed rows and
+    for others' rows.
+    """
     with suppress(NotFound):
         return datasets.locate(transport, digest)
     try:
         lineage.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:
         raise NotFound(
-            f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for a "
-            "token that may, made with: adapterctl token create NAME --grant NAMESPACE=reader",
+            f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for one "
+            "that may read it, made with: adapterctl token create NAME --grant NAMESPACE=reader",
             param="of",
         ) from None
     raise NotFound(
-        f"the dataset {digest[:12]} of {version.ref} was given up; add its file again with: adapterctl data add FILE",
+        f"the dataset {digest[:12]} of {version.ref} was removed; add its file again with: adapterctl data add FILE",
         param="of",
     )
 
@@ -317,7 +301,7 @@ def _run(request: PreviewRequest, file: Path, label: str) -> Preview:
 
 
 def _refusal(message: str, reason: str, label: str) -> AdapterctlError:
-    # A job's sentences stand alone, ours after a label.
+    # A job's messages stand alone, ours follow a label.
     sentence = message[:1].lower() + message[1:].rstrip(".")
     if reason == FailureReason.BASE:
         return InvalidBase(sentence, param="base")

@@ -1,4 +1,4 @@
-"""On what terms a job runs, as people write them: how long, what it needs, how often it writes down how far it is.
+"""The options of a job, as people write them: how long it may run, what it needs, how often it saves a checkpoint.
 
 >>> parse_duration("90s"), parse_duration("1.5h"), parse_duration(30)
 (90.0, 5400.0, 30.0)
@@ -28,12 +28,13 @@ def parse_duration(text: str | float, *, param: str = "timeout") -> float:
     match = _DURATION.fullmatch(str(text).strip())
     seconds = 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
     if seconds <= 0:
-        raise InvalidInput(f"{str(text)[:40]!a} is no duration; write it as 90s, 10m, 1.5h or 2d", param=param)
+        raise InvalidInput(f"{str(text)[:40]!a} is not a duration; write it as 90s, 10m, 1.5h or 2d", param=param)
     return seconds
 
 
 def checkpoint_policy(every: str | None) -> CheckpointPolicy:
-    """The policy of "10m", "90s", "50steps" or "never", which still writes one when it is stopped; None: the usual one.
+    """The policy for "10m", "90s", "50steps" or "never", with which a checkpoint is still saved when the training is
+    stopped; None: the default.
 
     Raises InvalidInput.
     """
@@ -46,28 +47,28 @@ def checkpoint_policy(every: str | None) -> CheckpointPolicy:
         return build(CheckpointPolicy, every_steps=int(match[1]), every_minutes=None)
     if _DURATION.fullmatch(wanted) is None or wanted.isdecimal():
         raise InvalidInput(
-            f"{wanted[:40]!a} is no interval between checkpoints; write it as 10m, 90s, 50steps or never",
+            f"{wanted[:40]!a} is not an interval between checkpoints; write it as 10m, 90s, 50steps or never",
             param="checkpoint_every",
         )
     return build(CheckpointPolicy, every_minutes=parse_duration(wanted, param="checkpoint_every") / 60)
 
 
 def checkpoint_ref(text: str | None) -> CheckpointRef | None:
-    """The checkpoint of "JOB@STEP", or the last one of "JOB". Raises NotFound for what is no job, InvalidInput."""
+    """The checkpoint of "JOB@STEP", or the last one of "JOB". Raises NotFound for what is not a job, InvalidInput."""
     if text is None:
         return None
-    # A configuration file may hold an id of digits alone, which is a number there.
+    # In a configuration file, an id of only digits is a number.
     job, at, step = str(text).partition("@")
     if at and not re.fullmatch("[1-9][0-9]{0,7}", step):
         raise InvalidInput(
-            f"{str(text)[:80]!a} names no checkpoint; write JOB, or JOB@STEP as in: adapterctl jobs checkpoints JOB",
+            f"{str(text)[:80]!a} is not a checkpoint; write JOB, or JOB@STEP as listed by: adapterctl jobs checkpoints JOB",
             param="from_checkpoint",
         )
     return build(CheckpointRef, job=check_job_id(job), step=int(step) if at else None)
 
 
 class JobTerms(NamedTuple):
-    """On what terms a job runs, of whichever kind it is."""
+    """The options of a job of any kind."""
 
     priority: int
     timeout_s: float | None = None
@@ -77,12 +78,12 @@ class JobTerms(NamedTuple):
 def job_terms(
     priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
 ) -> JobTerms:
-    """The terms that people write: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
+    """The options as people write them: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
     return JobTerms(priority, None if timeout is None else parse_duration(timeout), needs_of(device, memory))
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:
-    """What a worker must have, `memory` in bytes; None where nothing was said. Raises InvalidInput."""
+    """What a worker must have, `memory` in bytes; None if nothing was said. Raises InvalidInput."""
     if device is None and memory is None:
         return None
     return build(Needs, device=device or "any", memory_bytes=memory)

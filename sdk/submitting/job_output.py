@@ -1,4 +1,4 @@
-"""Following jobs to their end, whatever becomes of the registry meanwhile."""
+"""Following jobs to their end, even while the registry is unavailable."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sdk.errors import Incompatible, TimedOut, Unavailable
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobState
 
-#: How long one question waits for news, in seconds, where it is about one job; several are asked about in turn.
+#: How long one request waits for events, in seconds, when following one job; several are asked about in turn.
 _POLL_S = 10.0
-#: Pause between two rounds of questions about several jobs, in seconds.
+#: Pause between two rounds of requests about several jobs, in seconds.
 _ROUND_S = 0.5
-#: Pause after a question that was not answered, in seconds.
+#: Pause after a request without an answer, in seconds.
 _AWAY_S = 2.0
 
 
@@ -44,10 +44,10 @@ def follow(
     after: int = 0,
     last: int | None = None,
 ) -> Iterator[tuple[J, Event | None]]:
-    """Yield what happens to jobs until all have ended: (job, event), and (job, None) for one of which nothing is new.
+    """Yield what happens to jobs until all have ended: (job, event), and (job, None) for a job without news.
 
-    Begins with each job's `last` so many events, else with all beyond the cursor `after`. A registry that is away is told to `note`, and asked
-    again until it answers. Raises TimedOut, and what else the registry refuses.
+    Begins with each job's `last` few events, or with all after the cursor `after`. `note` is told if the registry is
+    unavailable, which is asked again until it answers. Raises TimedOut, and what else the registry refuses.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = {job.id: after for job in jobs}
@@ -66,7 +66,7 @@ def follow(
                 raise
             except Unavailable as error:
                 if answers:
-                    note(f"{error.message}; this goes on once it answers")
+                    note(f"{error.message}; still trying")
                 answers = False
                 time.sleep(min(_left(deadline, followed), _AWAY_S))
                 break
@@ -92,7 +92,9 @@ def _left(deadline: float | None, followed: Sequence[Followed]) -> float:
     if left <= 0:
         ids = " ".join(job.id for job in followed)
         said = (
-            f"job {ids} has not ended in time; it goes on" if len(followed) == 1 else "some jobs have not ended in time"
+            f"job {ids} has not ended in time; it is still running"
+            if len(followed) == 1
+            else "some jobs have not ended in time"
         )
         raise TimedOut(f"{said}: adapterctl jobs watch {ids}")
     return left

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
 from sdk.schemas.catalog import VersionView
+from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.jobs import (
     BaseChoice,
@@ -110,6 +113,22 @@ class JobSubmitter:
         """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
         return self._submit(MergeRequest(ref=str(parse_ref(ref)), spec=spec), terms, key)
 
+    def combination(
+        self,
+        adapter: str,
+        parents: Mapping[str, float] | Iterable[tuple[str, float]],
+        spec: CombineSpec,
+        *,
+        terms: JobTerms,
+        key: str | None,
+    ) -> JobView:
+        """Submit a combination of versions. Raises InvalidInput, InvalidRef, InvalidBase, NotFound, QuotaExceeded."""
+        pairs = parents.items() if isinstance(parents, Mapping) else parents
+        given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
+        request = build(CombineRequest, adapter=adapter, parents=given, spec=spec)
+        with _known_kind("combinations", "upgrade it"):
+            return self._submit(request, terms, key)
+
     def preview(
         self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, terms: JobTerms, key: str | None
     ) -> JobView:
@@ -125,15 +144,8 @@ class JobSubmitter:
             request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
-        try:
+        with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
-        except InvalidInput as error:
-            if error.param != "request":
-                raise
-            raise Incompatible(
-                "this registry is of a release that knows no previews; upgrade it, or preview here with: "
-                "pip install 'adapterctl[worker]'"
-            ) from None
 
     def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
         submission = build(
@@ -143,9 +155,31 @@ class JobSubmitter:
         return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))
 
 
+@contextmanager
+def _known_kind(what: str, advice: str) -> Iterator[None]:
+    """Say that a registry of an earlier release knows no such kind of job, where it refuses the whole request."""
+    try:
+        yield
+    except InvalidInput as error:
+        if error.param != "request":
+            raise
+        raise Incompatible(f"this registry's release has no {what}; {advice}") from None
+
+
+def _number(weight: Any, *, of: str) -> float:
+    """Return a weight. Raises InvalidInput for what is no finite number."""
+    if isinstance(weight, (int, float)) and not isinstance(weight, bool) and math.isfinite(weight):
+        return float(weight)
+    raise InvalidInput(
+        f"the weight of {of} is {str(weight)[:40]!a}, which is no number; write it as {of}=0.5", param="parents"
+    )
+
+
 def _preview_request(*, loss_on: Any, max_length: int, rows: int, row: int | None) -> PreviewJobRequest:
     """Return a request whose base and rows are still to be named. Raises InvalidInput."""
     if row is None and rows > MOST_JOB_ROWS:
-        raise InvalidInput(f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or one as --row", param="rows")
+        raise InvalidInput(
+            f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or a single one with --row", param="rows"
+        )
     named = {"base": BaseChoice(id="-"), "data": "0" * 64}
     return build(PreviewJobRequest, **named, loss_on=loss_on, max_length=max_length, rows=rows, row=row)

@@ -15,6 +15,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent)]
 
+from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec  # noqa: E402
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec  # noqa: E402
 from sdk.schemas.events import Progress  # noqa: E402
 from sdk.schemas.jobs import (  # noqa: E402
@@ -52,6 +53,14 @@ def rows() -> dict[str, Wire]:
         ),
         "merge": MergeRequest(ref="team/code-review@v1", spec=MergeSpec(onto="original", dtype="bfloat16")),
         "preview": PreviewJobRequest(of="team/code-review@v1", base=_BASE, data=_DIGEST, loss_on="all", row=7),
+        "combine": CombineRequest(
+            adapter="team/mix",
+            parents=[
+                CombineParent(ref="team/code-review@v1", weight=0.7, digest=_DIGEST),
+                CombineParent(ref="team/code-review@v2", weight=-0.3, digest=_DIGEST),
+            ],
+            spec=CombineSpec(method="svd", rank=8),
+        ),
         "progress": Progress(
             phase="train", step=1, total=2, loss=1.5, lr=0.1, tokens_per_s=9.5, memory_bytes=1, eta_s=2.0
         ),

@@ -294,7 +294,7 @@ class TestCounted:
         assert [admin.quota(where) for where in (space, f"x-{space}")] == right
         assert admin.quota(f"y-{space}").size_bytes == 0
         said = [record.getMessage() for record in caplog.records if f"'{space}'" in record.getMessage()]
-        (told,) = [line for line in said if "set right" in line]
+        (told,) = [line for line in said if "corrected" in line]
         assert "adapters 7 instead of 1, versions_bytes -3 instead of" in told
         assert people.services.expiry.run()["usage"] == 0
 

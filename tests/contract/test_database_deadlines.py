@@ -191,7 +191,7 @@ class TestTooLong:
                     other.execute(select(Token.id))
                 session.execute(text("SELECT 1"))
 
-        with pytest.raises(Unavailable, match="stood still amid a transaction"):
+        with pytest.raises(Unavailable, match="paused during a transaction"):
             stand_still()
 
     def test_a_connection_that_the_server_ends_is_no_database_that_is_away(self, db: Database) -> None:
@@ -201,7 +201,7 @@ class TestTooLong:
                 other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
                 session.execute(text("SELECT 1"))
 
-        with pytest.raises(Unavailable, match="ended the connection amid a transaction; try again"):
+        with pytest.raises(Unavailable, match="closed the connection during a transaction; try again"):
             lose()
         assert backend_of(db) > 0
 
@@ -212,7 +212,7 @@ class TestTooLong:
             pass
         slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.db.causes")
         assert re.fullmatch(r".* after 0\.\d\d s: QueryCanceled \(57014\): .* due to statement timeout", slow)
-        ended = "; the registry ended the wait and closed the connection"
+        ended = "; the registry stopped waiting and closed the connection"
         assert re.fullmatch(rf".* s: Unanswered \(no SQLSTATE\): no answer within 0.6 s{ended}", silent)
 
     def test_a_server_that_has_no_connection_left_runs(self, db: Database) -> None:

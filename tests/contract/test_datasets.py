@@ -230,7 +230,7 @@ class TestRemoval:
         assert claim(worker) is None
         worker.close()
         assert job.state is JobState.FAILED
-        with pytest.raises(JobFailed, match="was given up since the job was submitted"):
+        with pytest.raises(JobFailed, match="was removed after the job was submitted"):
             job.wait(5)
 
 

@@ -355,7 +355,7 @@ class TestWhileItIsWorkedOn:
         second = ask(once(world, behind, timeout_s=0.3), key)
         behind.let_go()
         assert (first.result().status_code, second.status_code, behind.asked) == (200, 409, 1)
-        assert "still worked on" in second.json()["error"]["message"]
+        assert "still in progress" in second.json()["error"]["message"]
         assert replayed(ask(once(world, behind), key))
 
     def test_the_second_runs_it_where_the_first_failed(self, world: World, key: str, asking: Asking) -> None:

@@ -166,7 +166,7 @@ def test_the_command_reports_what_was_refused(tree: Path, tmp_path: Path, monkey
         ("team/Code Review", "new", "team/code-review@v1"),
         ("team/deep/er", "new", "team/deep.er@v1"),
     ]
-    assert "no JSON" in rows[0]["message"]
+    assert "not JSON" in rows[0]["message"]
     again = CliRunner().invoke(cli, asked)
     assert "3 of 4 are in the registry; 1 refused" in again.stderr
     assert "refused broken: " in again.stderr

@@ -42,7 +42,7 @@ CHECKED = (
 #: Operations that generated clients call by these names.
 NAMES = {
     "register_base", "list_bases", "get_base", "resolve_ref", "list_adapters", "publish_version", "list_versions",
-    "annotate_version", "archive_version", "restore_version", "delete_version", "release_version", "move_alias",
+    "annotate_version", "get_norms", "archive_version", "restore_version", "delete_version", "release_version", "move_alias",
     "list_aliases", "rollback_alias", "remove_alias", "list_alias_moves", "list_protected", "protect_alias",
     "unprotect_alias", "begin_upload", "ask_parts", "locate_files", "register_dataset", "list_datasets", "locate_dataset",
     "remove_dataset", "submit_job", "list_jobs", "get_job", "read_job_events", "cancel_job", "claim_job", "hold_job",
@@ -193,7 +193,7 @@ class TestDocument:
                     one["name"]: parameters[one["name"]] for one in said.get("parameters", []) if one["in"] == "query"
                 }
                 answer = http.request(method, target, params=query, json=content["example"])
-                # What it names may not be there; that it is no request at all is another thing.
+                # What it names may not be there; that it is not a request at all is another thing.
                 understood = answer.is_success or answer.json()["error"]["code"] in (
                     "not_found",
                     "conflict",
@@ -219,7 +219,7 @@ class TestDocument:
             "The session in which its files"
         )
         # Of a class above it, and over two lines.
-        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: whichever.")
+        assert schemas["AliasMove"]["properties"]["expect"]["description"].endswith("nothing is done; None: any.")
         assert schemas["Publication"]["properties"]["method"]["description"].endswith('"unknown" without one.')
         assert "next" in schemas["Page_VersionView_"]["properties"]
         assert schemas["Page_VersionView_"]["properties"]["next"]["description"].startswith(

@@ -1,4 +1,6 @@
-"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is marked."""
+"""What a worker hands in is what its job asked for: a worker that says otherwise is refused, and what only it knows is
+marked.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ class Desk:
 
     def refused(self, held: Assignment, param: str, **result: Any) -> None:
         """Hand in what was not asked for; the job goes on, and nothing is published."""
-        with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+        with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
             self.complete(held, **result)
         assert caught.value.param == param
         assert self.writer.job_view(held.job).state == "running"
@@ -136,6 +138,17 @@ class TestTrainings:
         assert done.result is not None
         asked = {"loss_on": "completion", "epochs": None, "max_steps": 7, "total_steps": 7, "seed": 3}
         assert desk.writer.get(done.result["ref"]).info.training == {**ASKED, **asked}
+
+    def test_one_that_moves_no_prediction_by_its_own_word_is_not_published(self, desk: Desk) -> None:
+        held = desk.train()
+        for gap in (0.0, 9e-7):
+            said = {"loss": 1.0, "probe_logit_gap": gap}
+            with pytest.raises(VerificationFailed, match=r"moves no logit .* changes nothing; train again") as caught:
+                desk.complete(held, version=desk.publication(metrics=said))
+            assert of_error(caught.value).reason == "verification"
+        assert (
+            desk.complete(held, version=desk.publication(metrics={**said, "probe_logit_gap": 1e-6})).result is not None
+        )
 
     def test_modules_of_a_preset_are_the_worker_s_word(self, desk: Desk) -> None:
         held = desk.train(SPEC.model_copy(update={"targets": "qv"}))
@@ -250,7 +263,7 @@ class TestCheckpoints:
             {"base": "another base"},
         ]
         for said in wrong:
-            with pytest.raises(VerificationFailed, match="not what its job asked for"):
+            with pytest.raises(VerificationFailed, match="not what the job asked for"):
                 self.record(desk, held, **said)
         assert desk.writer.checkpoints(held.job) == []
         assert self.record(desk, held).step == 1
@@ -294,7 +307,7 @@ class TestMerges:
         desk.refused(held, "base", merge=self.merged(desk, base="another base"))
         desk.refused(held, "onto", merge=self.merged(desk, onto="dequantized"))
         desk.refused(held, "dtype", merge=self.merged(desk, dtype="float32"))
-        with pytest.raises(VerificationFailed, match="runs when it is loaded"):
+        with pytest.raises(VerificationFailed, match="would run when it is loaded"):
             desk.complete(held, merge=self.merged(desk, path="modeling.py"))
         done = desk.complete(held, merge=self.merged(desk))
         assert done.result is not None

@@ -112,7 +112,7 @@ class TestCache:
         source = uploaded_base(people, tmp_path)
         folder = small.write_base(tmp_path / "shared", value=0.125)
         changed = source.model_copy(update={"location": folder.as_uri(), "manifest": None})
-        with pytest.raises(InvalidBase, match="its files were changed"):
+        with pytest.raises(InvalidBase, match="they were changed"):
             inputs.base(changed)
 
 
@@ -138,7 +138,7 @@ class TestAnswers:
         other.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
         theirs = people.writer.locate_data(people.writer.add_data(other, namespace="-").digest)
         registry.lie = lambda _path, _answer: theirs.model_dump()
-        with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} where {view.digest} was asked for"):
+        with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} instead of {view.digest}"):
             inputs.dataset(view.digest)
         assert not node.cache.blob(view.digest).exists()
 
@@ -230,15 +230,15 @@ def test_what_was_asked_for_is_taken(given: Assignment) -> None:
         (training(base=source(None)), "another base"),
         (training(HUB, base=source(None, id="org/base", revision="1" * 40)), "another base"),
         (training(base=source(manifest=manifest("base", OTHER))), "the base of another base"),
-        (training(base=source(manifest=manifest("adapter"))), "another kind"),
+        (training(base=source(manifest=manifest("adapter"))), "the wrong kind"),
         (training(checkpoint=checkpoint("a stranger's")), "a checkpoint of another job"),
         (training(checkpoint=checkpoint(fingerprint=OTHER)), "the checkpoint of another base"),
-        (training(checkpoint=checkpoint(kind="adapter")), "another kind"),
+        (training(checkpoint=checkpoint(kind="adapter")), "the wrong kind"),
         (merge(target(digest=digest("another"))), "another version of a"),
         (merge(target(), f"a@sha256:{digest('another')}"), "another version of a"),
         (merge(target(manifest(fingerprint=OTHER))), "the adapter of another base"),
         (merge(BARE), "no files of a@v1"),
-        (evaluation(target()), "another number of targets"),
+        (evaluation(target()), "a different number of targets"),
         (evaluation(target(), target()), "an adapter for a bare base"),
         (evaluation(target(), BARE.model_copy(update={"base": source(OTHER)})), "another base"),
     ],

@@ -207,7 +207,9 @@ class TestWithoutTheExtra:
 
         monkeypatch.setattr("sdk.submitting.submitter.PreviewJobRequest", OfTomorrow)
         monkeypatch.setattr("sdk.submitting.submitter.JobSubmission", Unchecked)
-        with pytest.raises(Incompatible, match="knows no previews; upgrade it, or preview here with: pip install"):
+        with pytest.raises(
+            Incompatible, match="release has no previews; upgrade it, or preview here with: pip install"
+        ):
             desk.writer.submit_preview(desk.rows, base="tiny")
 
 
@@ -250,7 +252,7 @@ class TestWhoMay:
             desk.writer.preview(of=ref)
         assert caught.value.param == "of"
         both.remove_data(desk.rows.name)
-        with pytest.raises(NotFound, match=r"/a@v1 was given up; add its file again with: adapterctl data add FILE"):
+        with pytest.raises(NotFound, match=r"/a@v1 was removed; add its file again with: adapterctl data add FILE"):
             both.preview(of=ref)
 
     def test_rows_of_another_namespace_are_shown_to_nobody_by_a_job(
@@ -293,7 +295,12 @@ class TestWhoMay:
         request = {"kind": "preview", "data": data, **of, **({} if base is None else {"base": base})}
         with pytest.raises((InvalidInput, InvalidBase)) as caught:
             desk.writer.call("POST", "/jobs", JobView, body=Unchecked(request=request))
-        said = {"data": "these rows", "base": "this base", "none": "over a base, or of", "hub": "a registered base"}
+        said = {
+            "data": "these rows",
+            "base": "this base",
+            "none": "needs a base or a version",
+            "hub": "a registered base",
+        }
         assert said[wrong] in caught.value.message
 
 
@@ -322,7 +329,7 @@ class TestResults:
     ) -> None:
         job = desk.writer.submit_preview(desk.rows, base="tiny", **asked)
         held = desk.hold()
-        with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+        with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
             desk.complete(held, preview=preview)
         assert caught.value.param == param
         assert job.state == "running"
@@ -330,7 +337,7 @@ class TestResults:
     def test_one_without_a_preview_or_too_long_is_refused(self, desk: Desk) -> None:
         desk.writer.submit_preview(desk.rows, base="tiny", rows=1)
         held = desk.hold()
-        with pytest.raises(InvalidInput, match="holds what it shows"):
+        with pytest.raises(InvalidInput, match="must have what it shows"):
             desk.complete(held)
         long = shown(text(1, "a " + "b" * MOST_JOB_BYTES))
         with pytest.raises(InvalidInput, match="at most 1048576 bytes"):

@@ -1,4 +1,6 @@
-"""Search finds what the filter says and the caller may see, and nothing else: in process over SQLite, over HTTP and PostgreSQL."""
+"""Search finds what the filter says and the caller may see, and nothing else: in process over SQLite, over HTTP and
+PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +140,7 @@ def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(
     furnish(on_postgres)
     client = on_postgres.client(Role.WRITER, namespace="a")
     assert [brief.ref for brief in client.search("rank = 16")] == ["a/two@v1"]
-    with pytest.raises(NotAllowed, match="only admins see quarantined versions; ask for"):
+    with pytest.raises(NotAllowed, match="only admins can see quarantined versions; ask for"):
         client.search("state != quarantined")
     client.close()
 
@@ -247,7 +249,7 @@ def test_a_cursor_of_another_search_is_refused_in_one_sentence(world: World, cli
         reply = ask(**params)
         error = reply.json()["error"]
         assert (reply.status_code, error["code"], error["param"]) == (422, "invalid", "cursor")
-        assert error["message"].endswith("; begin again without one")
+        assert error["message"].endswith("; start again without one")
 
 
 def test_what_can_not_be_read_is_refused_with_its_place(world: World, client: Client) -> None:
@@ -320,7 +322,7 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         "a/one@v1\na/one@v2\na/two@v1\n"
     )
     nothing = run(world, "search", "rank = 1234")
-    assert (nothing.stdout, nothing.stderr) == ("", "no version is like that\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "no version matches\n")
     assert run(world, "search", "rank = 1234", "--format", "json").stdout == "[]\n"
 
 

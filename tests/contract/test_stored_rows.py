@@ -26,6 +26,7 @@ from registry.jobs.models import Job
 from registry.principal import LOCAL
 from sdk.errors import AdapterctlError
 from sdk.schemas.catalog import VersionView
+from sdk.schemas.combination import CombineRequest
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import EvaluationRequest, JobState, JobView, MergeRequest, PreviewJobRequest, TrainingRequest
 from sdk.schemas.lineage import Lineage
@@ -39,10 +40,11 @@ KINDS: dict[str, type[Wire]] = {
     "evaluation": EvaluationRequest,
     "merge": MergeRequest,
     "preview": PreviewJobRequest,
+    "combine": CombineRequest,
     "progress": Progress,
     "report": TrainingReport,
 }
-REQUESTS = ("training", "evaluation", "merge", "preview")
+REQUESTS = ("training", "evaluation", "merge", "preview", "combine")
 WORKER = WorkerInfo(name="node-1", device="cuda", memory_bytes=2**40, free_memory_bytes=2**40)
 
 #: Members of enumerations that are stored.
@@ -245,17 +247,17 @@ class TestClaims:
         assert claimed(world, kinds=["training", "distillation"]) == "good"
         view = world.writer.job_view("newer")
         assert (view.state, view.kind) == ("queued", "distillation")
-        assert view.waits == "this registry knows no jobs of the kind 'distillation'; upgrade it"
+        assert view.waits == "this registry has no jobs of the kind 'distillation'; upgrade it"
 
     def test_what_needs_a_newer_release_is_left_to_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         add_job(world, "newer", self.waiting(world), needs_release=releases.OURS + 1)
         assert claimed(world, version="99.0") is None
         name = releases.name_of(releases.OURS + 1)
-        assert f"what release {name} can do" in (world.writer.job_view("newer").waits or "")
+        assert f"it needs release {name}" in (world.writer.job_view("newer").waits or "")
         # A server of that release has workers of this one and of that one.
         monkeypatch.setattr("registry.jobs.requirements.OURS", releases.OURS + 1)
         assert claimed(world, version=releases.name_of(releases.OURS)) is None
-        assert f"what workers of release {name} can do" in (world.writer.job_view("newer").waits or "")
+        assert f"it needs workers of release {name}" in (world.writer.job_view("newer").waits or "")
         assert claimed(world, version=name) == "newer"
 
     def test_a_state_of_tomorrow_is_shown_and_is_not_final(self, world: World) -> None:
@@ -390,7 +392,7 @@ class TestClients:
         view = next(item for item in answer["items"] if item["ref"] == ref)
         assert VersionView.model_validate_json(json.dumps(view)).lora.alpha_pattern == {}
         assert view["warnings"][-1] == (
-            "this release of the registry can't read its lora.alpha_pattern.q; upgrade it to see that"
+            "this release of the registry can't read its lora.alpha_pattern.q; upgrade the registry to see that"
         )
 
 

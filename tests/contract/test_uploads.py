@@ -137,7 +137,7 @@ class TestParts:
         session = begin(world.writer, big)
         # Each part is what it says; only the whole is not.
         send_parts(world.writer, session, other)
-        with pytest.raises(Exception, match="storage holds other bytes than were announced"):
+        with pytest.raises(Exception, match="storage has other bytes than were announced"):
             verify(world, big, session.id)
         assert names_of(world.services.artifacts.storage, hash_file(big)[0]) == []
         upload = world.writer.upload({hash_file(big)[0]: big}, "uploading")

@@ -97,7 +97,7 @@ def test_what_nobody_says_is_unknown(world: World, name: str, tmp_path: Path) ->
     assert push(2, method="lora") == ("lora", rest)
     assert push(3, quantization=QuantizationRecipe()) == ("qlora", rest)
     assert push(4, method="qlora") == ("qlora", ["quantization", *rest])
-    with pytest.raises(InvalidInput, match="no quantised base"):
+    with pytest.raises(InvalidInput, match="unquantised base"):
         push(5, method="lora", quantization=QuantizationRecipe())
 
 

@@ -121,7 +121,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["show", "../x"], 2, "invalid_name", "ref", "use lower-case letters"),
     (["show", ""], 2, "invalid_name", "ref", "use lower-case letters"),
     (["show", "x" * 300], 2, "invalid_name", "ref", "at most 64 characters"),
-    (["show", "caf\u00e9"], 2, "invalid_name", "ref", "'caf\\xe9' is no adapter name"),
+    (["show", "caf\u00e9"], 2, "invalid_name", "ref", "'caf\\xe9' is not an adapter name"),
     (["show", "Code-Review"], 2, "invalid_name", "ref", "write 'code-review'"),
     (["show", "code-review@v0"], 2, "invalid_ref", "ref", "vN, latest, an alias"),
     (["train", "Code-Review", *TRAIN[2:]], 2, "invalid_name", "name", "write 'code-review'"),
@@ -135,13 +135,13 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     # Bases.
     (train("--base", f"./{MISSING}"), 3, "not_found", "base", "check the path of the base"),
     (train("--base", MISSING), 3, "not_found", "base", "adapterctl base add FOLDER"),
-    (train("--base", "no-weights"), 3, "not_found", "base", "for a folder write ./no-weights"),
+    (train("--base", "no-weights"), 3, "not_found", "base", "if it is a folder, write ./no-weights"),
     (train("--base", "org/model?x=1"), 3, "not_found", "base", "adapterctl base list"),
     (train("--base", "org/model"), 9, "unavailable", "base", "adapterctl base add FOLDER"),
     (train("--base", "./no-config"), 3, "not_found", "base", "has no config.json"),
     (train("--base", "./no-weights"), 2, "invalid_base", "base", "has no weights"),
     (train("--base", "./only-bin"), 2, "invalid_base", "base", "safe_serialization=True"),
-    (train("--base", "./cut-weights"), 2, "invalid_base", "base", "no whole safetensors file"),
+    (train("--base", "./cut-weights"), 2, "invalid_base", "base", "not a complete safetensors file"),
     (["base", "add", "./base", "--id", "my base"], 2, "invalid", "id", "can't be a base's id"),
     # Datasets.
     (train("--data", f"{MISSING}.jsonl"), 3, "not_found", "data", "check the path of the dataset"),
@@ -149,7 +149,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (train("--data", "base"), 2, "invalid_data", "data", "is a folder"),
     (train("--data", "empty.jsonl"), 2, "invalid_data", "data", "is empty; give rows of"),
     (train("--data", "shape.jsonl"), 2, "invalid_data", "data", "line 1 has none of the shapes"),
-    (train("--data", "bad-lines.jsonl"), 2, "invalid_data", "data", "line 2 has no `completion`; line 4 is no JSON"),
+    (train("--data", "bad-lines.jsonl"), 2, "invalid_data", "data", "line 2 has no `completion`; line 4 is not a JSON"),
     (train("--data", "mixed.jsonl"), 2, "invalid_data", "data", "line 2 is a text row among prompt rows"),
     (train("--eval-data", "empty.jsonl"), 2, "invalid_data", "eval_data", "is empty"),
     (["data", "add", "mixed.jsonl"], 2, "invalid_data", "data", "line 2"),
@@ -166,6 +166,11 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (train("--config", "list.yaml"), 2, "invalid", "config", "write lines such as"),
     (train("--config", f"{MISSING}.yaml"), 3, "not_found", "config", "check --config"),
     (["train", "new-adapter"], 2, "invalid", "base", "needs --base"),
+    # Combinations.
+    (["combine", "mix", "code-review@v1"], 2, "invalid", "parents", "write it as code-review@v1=0.5"),
+    (["combine", "mix", "code-review@v1=half"], 2, "invalid", "parents", "'half' is no number"),
+    (["combine", "mix", "code-review@v1=nan"], 2, "invalid", "parents", "'nan', which is no number"),
+    (["combine", "mix", f"{MISSING}@v1=1"], 3, "not_found", "adapter", "adapterctl list"),
     # The command line itself.
     (["lst"], 2, "invalid", None, "did you mean 'list'?"),
     (["pull"], 2, "invalid", "ref", "adapterctl pull --help"),
@@ -173,15 +178,15 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     # Adapters from elsewhere.
     (["push", f"./{MISSING}", "new-adapter", "--base", "./base"], 3, "not_found", "path", "save_pretrained"),
     (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "adapterctl convert pickled"),
-    (["push", "./ia3", "new-adapter", "--base", "./base"], 2, "invalid", "path", "no LoRA adapter"),
+    (["push", "./ia3", "new-adapter", "--base", "./base"], 2, "invalid", "path", "does not describe a LoRA adapter"),
     (["push", "./endless", "new-adapter", "--base", "./base"], 2, "invalid", "exclude_modules", "--expand-patterns"),
-    (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "every lora_B is zero"),
+    (["push", "./zero", "new-adapter", "--base", "./base"], 7, "verification", None, "this adapter changes nothing"),
     # Folders.
     (["pull", "code-review", "-o", "foreign"], 4, "conflict", "to", "no pull wrote (precious.txt)"),
-    (["pull", "code-review", "-o", "good.jsonl"], 4, "conflict", "to", "is no folder"),
+    (["pull", "code-review", "-o", "good.jsonl"], 4, "conflict", "to", "is not a folder"),
     (["merge", "code-review", "-o", "foreign"], 4, "conflict", "to", "choose a new folder"),
     (["verify", "./foreign"], 3, "not_found", "folder", "no pull wrote it"),
-    (["pull", "code-review", "--base", "./cut-weights"], 2, "invalid_base", "base", "no whole safetensors file"),
+    (["pull", "code-review", "--base", "./cut-weights"], 2, "invalid_base", "base", "not a complete safetensors file"),
 ]  # fmt: skip
 
 
@@ -218,8 +223,8 @@ def test_what_is_wrong_is_said_in_one_document(
         (train("--data", "bad-lines.jsonl"), 2, "line 2"),
         (["pull", "code-review", "-o", "foreign"], 4, "no pull wrote"),
         (["push", "./endless", "new-adapter", "--base", "./base"], 2, "--expand-patterns"),
-        (["push", "./zero", "new-adapter", "--base", "./base"], 7, "every lora_B is zero"),
-        (["show", "a\x1b[31mb"], 2, "is no adapter name"),
+        (["push", "./zero", "new-adapter", "--base", "./base"], 7, "this adapter changes nothing"),
+        (["show", "a\x1b[31mb"], 2, "is not an adapter name"),
         (train("--data", "\x1b]0;x\x07\u202e.jsonl"), 3, "there is no file"),
         (train("--data", os.fsdecode(b"\xff.jsonl")), 3, "there is no file"),
     ],
@@ -264,7 +269,12 @@ def test_empty_lists_are_empty_lists(place: Place, tmp_path: Path) -> None:
         ({"ADAPTERCTL_URL": "http://[::1"}, 2, "invalid", "write https://host"),
         ({"ADAPTERCTL_URL": "https://me:s3cret@host"}, 2, "invalid", "ADAPTERCTL_TOKEN"),
         ({"ADAPTERCTL_URL": "local:/dev/null/x"}, 9, "unavailable", "ADAPTERCTL_URL=local:DIR"),
-        ({"ADAPTERCTL_URL": "http://127.0.0.1:1", "ADAPTERCTL_TOKEN": "s3cret\u00e9"}, 2, "invalid", "copy it again"),
+        (
+            {"ADAPTERCTL_URL": "http://127.0.0.1:1", "ADAPTERCTL_TOKEN": "s3cret\u00e9"},
+            2,
+            "invalid",
+            "copy all of it again",
+        ),
     ],
 )
 def test_no_registry(env: dict[str, str], status: int, code: str, said: str, place: Place) -> None:
@@ -296,7 +306,7 @@ def test_a_server_that_is_no_registry(place: Place) -> None:
         for args in (["list"], ["show", "code-review"]):
             done = place.run(*args, ADAPTERCTL_URL=f"http://127.0.0.1:{server.server_port}")
             assert done.returncode == 9
-            assert "as a registry does; check ADAPTERCTL_URL" in done.stderr
+            assert "like a registry; check ADAPTERCTL_URL" in done.stderr
         server.shutdown()
         thread.join()
 

@@ -148,7 +148,7 @@ class TestList:
         status, shown = on_a_terminal("jobs", "list", "--limit", "3", env=desk.env, columns=200)
         assert status == 0
         plain = [row.rstrip() for row in _ESCAPES.sub("", shown).splitlines()]
-        assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that it may go to has", plain[1])
+        assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that may run it has", plain[1])
         assert plain[2].endswith("#2: 1 job goes first")
         assert LONG in plain[3]
         assert plain[3].endswith("train 30/100 steps")
@@ -207,7 +207,7 @@ class TestPublish:
         assert desk.json("show", "team/early@v1")["training"]["checkpoint_step"] == 20
         again = desk.run("jobs", "publish", job, "--step", "10")
         assert (again.stdout, again.returncode) == ("published@v1\n", 0)
-        assert "were there already" in again.stderr
+        assert "are already a version" in again.stderr
 
     def test_what_is_not_there_is_not_published(self, desk: Desk) -> None:
         job = desk.submit()
@@ -228,7 +228,7 @@ class TestRetry:
         done = desk.run("jobs", "retry", job)
         new = done.stdout.strip()
         assert done.returncode == 0
-        assert f"goes on from step 10; watch it: adapterctl jobs watch {new}" in done.stderr
+        assert f"resumes from step 10; watch it: adapterctl jobs watch {new}" in done.stderr
         assert desk.json("jobs", "show", new)["retry_of"] == job
         desk.client.cancel_job(new)
         again = desk.json("jobs", "retry", new)
@@ -257,7 +257,7 @@ class TestWait:
         job = desk.submit()
         done = desk.run("jobs", "wait", job, "--timeout", "0.5s")
         assert (done.returncode, done.stdout) == (8, "")
-        assert f"it goes on: adapterctl jobs watch {job}" in done.stderr
+        assert f"it is still running: adapterctl jobs watch {job}" in done.stderr
         assert desk.run("jobs", "wait", job, "--timeout", "soon").returncode == 2
         assert desk.run("jobs", "wait", "nothing").returncode == 3
         assert desk.client.job_view(job).state == "queued"
@@ -352,7 +352,7 @@ class TestWatch:
             assert any("running: attempt 1 on w1" in row for row in said)
             server.kill()
             server.wait()
-        assert any("goes on once it answers" in row for row in said)
+        assert any("still trying" in row for row in said)
         with processes.running(*serve, env=env, log=tmp_path / "second.log"):
             _until_ready(env["ADAPTERCTL_URL"])
             held.report(progress(step=1, total=2))

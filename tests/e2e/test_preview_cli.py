@@ -125,7 +125,7 @@ def test_a_cut_is_said(place: Place) -> None:
     assert done.returncode == 0
     assert "no stop" in done.stdout
     assert "  cut off after 20 tokens, " in done.stdout
-    assert "nothing of it is learnt, so this text is dropped" in done.stdout
+    assert "nothing in it would be learnt, so this text is dropped" in done.stdout
 
 
 def test_what_a_terminal_would_obey_is_not_printed(place: Place) -> None:
@@ -154,16 +154,16 @@ def test_a_row_that_the_template_loses_is_refused_by_line_and_key(place: Place) 
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["chat.jsonl", "--row", "5"], 3, "has 4 rows and no row 5; give one from 1 to 4"),
+        (["chat.jsonl", "--row", "5"], 3, "has 4 rows, so there is no row 5; give one from 1 to 4"),
         (["chat.jsonl", "--row", "0"], 2, "row"),
         (["chat.jsonl", "--rows", "0"], 2, "rows"),
-        (["chat.jsonl", "--row", "1", "--rows", "2"], 2, "exclude each other"),
+        (["chat.jsonl", "--row", "1", "--rows", "2"], 2, "can't be combined"),
         (["chat.jsonl", "--loss-on", "completion"], 2, "set loss_on to assistant or all"),
         (["chat.jsonl", "--max-length", "2"], 2, "max_length"),
         (["none.jsonl"], 3, "check the path of the dataset"),
         (["chat.jsonl", "--base", "./none"], 3, "check the path of the base"),
         (["chat.jsonl", "--base", "."], 3, "has no config.json"),
-        (["chat.jsonl", "--base", "tiny-llama"], 3, "for a folder write ./tiny-llama"),
+        (["chat.jsonl", "--base", "tiny-llama"], 3, "if it is a folder, write ./tiny-llama"),
         (["chat.jsonl", "--base", "./bare"], 2, "has no tokenizer that can be loaded"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_registered_base_is_found_while_its_files_are_what_they_were(place: Pl
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
     shutil.rmtree(client.cache.base(view.fingerprint))
-    with pytest.raises(NotFound, match=r"don't lie on this machine as they were registered.*--base ./FOLDER"):
+    with pytest.raises(NotFound, match=r"are not on this machine as they were registered.*--base ./FOLDER"):
         client.preview(place.folder / "chat.jsonl", base="moved-llama")
     client.close()
 

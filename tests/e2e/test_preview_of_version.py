@@ -103,18 +103,18 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["chat.jsonl", "--of", "counter@v1"], 2, "give either a file of rows, or a version"),
-        ([], 2, "give either a file of rows, or a version"),
-        (["chat.jsonl"], 2, "say with --base over which base"),
-        (["--of", "counter@v1", "--base", "./tiny-llama"], 2, "base of a version stand"),
+        (["chat.jsonl", "--of", "counter@v1"], 2, "give either a file of rows, or with --of"),
+        ([], 2, "give either a file of rows, or with --of"),
+        (["chat.jsonl"], 2, "name the base that the rows"),
+        (["--of", "counter@v1", "--base", "./tiny-llama"], 2, "base of a version are in"),
         (
             ["--of", "counter@v1", "--max-length", "20", "--loss-on", "all"],
             2,
-            "loss_on and max_length of a version stand",
+            "loss_on and max_length of a version are in",
         ),
         (["--of", "counter@v9"], 3, "counter"),
         (["--of", "no ref"], 2, "ref"),
-        (["--of", "pushed@v1"], 2, "names no dataset, as of what was pushed; preview a file"),
+        (["--of", "pushed@v1"], 2, "names no dataset, because it was pushed; preview a file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(place: Place, args: list[str], code: int, said: str, tmp_path: Path) -> None:
@@ -135,21 +135,21 @@ def test_a_base_whose_files_are_gone_and_a_dataset_that_was_given_up_are_named(p
     client = Client(f"local:{home}", cache=tmp_path / "cache")
     (place.folder / "tiny-llama").rename(tmp_path / "away")
     try:
-        with pytest.raises(NotFound, match=r"files of base .* of counter@v1 don't lie .*adapterctl base fix"):
+        with pytest.raises(
+            NotFound, match=r"files of base .* of counter@v1 are not on this machine .*adapterctl base fix"
+        ):
             client.preview(of="counter@v1")
     finally:
         (tmp_path / "away").rename(place.folder / "tiny-llama")
     client.remove_data("chat.jsonl")
-    with pytest.raises(
-        NotFound, match=r"of counter@v1 was given up; add its file again with: adapterctl data add FILE"
-    ):
+    with pytest.raises(NotFound, match=r"of counter@v1 was removed; add its file again with: adapterctl data add FILE"):
         client.preview(of="counter@v1")
     client.close()
 
 
 def test_a_record_that_leaves_out_the_longest_row_is_no_guess(place: Place) -> None:
     version = place.version.model_copy(update={"training": {"loss_on": "all"}})
-    with pytest.raises(InvalidInput, match="doesn't say loss_on and max_length"):
+    with pytest.raises(InvalidInput, match="doesn't have its training's loss_on and max_length"):
         sdk.submitting.data_preview.asked_of(version, rows=1, row=None)
 
 

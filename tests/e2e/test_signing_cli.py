@@ -126,7 +126,7 @@ class TestPushAndSign:
     def test_a_protected_key(self, desk: Desk) -> None:
         make_key(desk.folder, "locked", password=PASSWORD)
         said = desk.refused(2, "sign", "signed@v2", "--key", "locked.pem")
-        assert "set ADAPTERCTL_SIGNING_PASSWORD" in said
+        assert "put it into ADAPTERCTL_SIGNING_PASSWORD" in said
         said = desk.refused(2, "sign", "signed@v2", "--key", "locked.pem", ADAPTERCTL_SIGNING_PASSWORD="wrong")
         assert "can't be opened with this password" in said
         write_adapter(desk.folder / "fifth", value=0.375)
@@ -169,7 +169,7 @@ class TestPushAndSign:
         write_adapter(desk.folder / "never", value=0.0625)
         push = ("push", "./never", "never", "--base", "./base", "--sign")
         assert "there is no key none.pem" in desk.refused(3, *push, "none.pem")
-        assert "of the kind Ed25519; signatures are made with EC keys" in desk.refused(2, *push, "ed.pem")
+        assert "of the kind Ed25519; signatures need EC keys" in desk.refused(2, *push, "ed.pem")
         assert "there is no" in desk.refused(3, "show", "never")
         assert "sign with the private one" in desk.refused(2, "sign", "signed@v1", "--key", "ours.pub.pem")
 
@@ -277,7 +277,7 @@ class TestWhereSignaturesAreAskedFor:
     def test_only_ours_are_taken(self, strict: Desk) -> None:
         push = ("push", "./adapter", "code-review", "--base", "./base")
         assert "push again with --sign KEY" in strict.refused(7, *push)
-        assert "does not take" in strict.refused(7, *push, "--sign", "theirs.pem")
+        assert "does not accept" in strict.refused(7, *push, "--sign", "theirs.pem")
         assert "there is no" in strict.refused(3, "show", "code-review")
         assert strict.ok(*push, "--sign", "ours.pem") == "code-review@v1"
         # Another signer may be added to it.

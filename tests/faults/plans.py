@@ -73,7 +73,9 @@ class Strike:
 
 
 class Plan:
-    """What happens to each request, in the order of arrival. The number of faults is bounded, so who tries on comes through."""
+    """What happens to each request, in the order of arrival. The number of faults is bounded, so who tries on comes
+    through.
+    """
 
     def __init__(self, seed: object, *, most: int = 8) -> None:
         self._random = Random(f"plan {seed}")

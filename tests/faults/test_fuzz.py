@@ -89,7 +89,8 @@ def watching(served: Served) -> Iterator[Watch]:
     assert max(watch.health_s) <= MOST_HEALTH_S, f"{max(watch.health_s):.2f} s, the longest of {len(watch.health_s)}"
 
 
-# --- single requests, made of pieces that are right or wrong -----------------------------------------------------------------
+# --- single requests, made of pieces that are right or wrong
+# -----------------------------------------------------------------
 
 
 METHODS = (

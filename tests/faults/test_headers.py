@@ -22,6 +22,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 from support.adapters import lora_tensors
 from support.soak import scale
+from support.weights import LORA
 
 from registry.artifacts.admission.inspection import inspect_weights
 from registry.errors import Verification
@@ -196,7 +197,7 @@ def watched(most_bytes: int) -> Iterator[None]:
 def accepted(raw: bytes) -> bool:
     """Whether the reader takes a file; nothing but Verification may come of the others."""
     try:
-        inspect_weights(io.BytesIO(raw), size_bytes=len(raw))
+        inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=LORA)
     except Verification:
         return False
     return True
@@ -357,7 +358,7 @@ def test_an_attack_is_refused_by_those_who_read_a_folder_too(name: str, tmp_path
     if name in OF_BASES:
         assert scan_base(tmp_path, cache=Cache(tmp_path / "cache")).registration.tensors == OF_BASES[name]
         return
-    with pytest.raises(InvalidBase, match="no whole safetensors file"):
+    with pytest.raises(InvalidBase, match="not a complete safetensors file"):
         scan_base(tmp_path, cache=Cache(tmp_path / "cache"))
 
 
@@ -408,4 +409,4 @@ def test_a_large_tensor_passes_by_the_mebibyte() -> None:
     header = f'{{"a":{{"dtype":"F32","shape":[{count}],"data_offsets":[0,{4 * count}]}}}}'
     file = io.BytesIO(packed(header.encode(), b"\0\0\x80\x3f" * count))
     with watched(SPARE_BYTES):
-        inspect_weights(file, size_bytes=len(file.getbuffer()))
+        inspect_weights(file, size_bytes=len(file.getbuffer()), lora=LORA)

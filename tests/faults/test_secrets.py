@@ -90,7 +90,7 @@ def rows_of(database: Path) -> Iterator[tuple[str, str]]:
             for row in cursor:
                 for name, value in zip(names, row, strict=True):
                     yield f"{table}.{name}", str(value)
-    # The files themselves, for what was there and is no row any more.
+    # The files themselves, for what was there and is not a row any more.
     for path in database.parent.glob(f"{database.name}*"):
         yield path.name, path.read_bytes().decode("latin-1")
 

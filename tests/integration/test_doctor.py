@@ -67,7 +67,7 @@ def test_a_store_without_identities_is_found_out(
     store.create_bucket("adapterctl")
     code, findings, _ = examine(env, REGISTRY_S3_ENDPOINT_URL=store.url)
     assert code == 9
-    assert {"storage: strangers are refused", "storage: old leave is refused"} <= failed(findings)
+    assert {"storage: strangers are refused", "storage: expired URLs are refused"} <= failed(findings)
     assert "identities" in findings["storage: strangers are refused"]["message"]
 
 
@@ -76,7 +76,7 @@ def test_a_store_without_identities_is_found_out(
     [
         ({"AWS_SECRET_ACCESS_KEY": "0" * 40}, "storage: reached", "keys"),
         ({"REGISTRY_STORAGE_URL": "s3://no-such-bucket"}, "storage: reached", "REGISTRY_STORAGE_URL"),
-        ({"REGISTRY_S3_PUBLIC_ENDPOINT_URL": "http://127.0.0.1:9"}, "storage: a file is taken", "PUBLIC_ENDPOINT"),
+        ({"REGISTRY_S3_PUBLIC_ENDPOINT_URL": "http://127.0.0.1:9"}, "storage: a file can be stored", "PUBLIC_ENDPOINT"),
         ({"REGISTRY_BROKER_URL": "redis://:hunter2@127.0.0.1:9/0"}, "broker", "REGISTRY_BROKER_URL"),
         ({"REGISTRY_DATABASE_URL": "sqlite:////tmp/adapterctl-doctor-none/r.sqlite3"}, "database", "check the folder"),
     ],
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_named_with_what_to_do(
 def test_a_folder_is_tried_without_a_server(env: dict[str, str], tmp_path: Path) -> None:
     code, findings, _ = examine(env, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri())
     assert (code, failed(findings)) == (0, set())
-    assert findings["storage: it is read back"]["message"] == "by copying"
+    assert findings["storage: it can be read back"]["message"] == "by copying"
 
 
 def test_what_others_on_the_machine_can_read_is_said(env: dict[str, str], tmp_path: Path) -> None:

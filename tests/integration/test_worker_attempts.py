@@ -92,7 +92,7 @@ class TestOneWorker:
         reached = place.checkpoints(job)[0].step
         wait_until(lambda: place.job(job).attempt == 2, lambda: worker.text)
         place.wait_for_step(job, reached + 1)
-        assert f"going on from the checkpoint of step {reached} of job {job}" in place.said(job)
+        assert f"resuming from the checkpoint of step {reached} of job {job}" in place.said(job)
         steps = [
             event.progress.step or 0
             for event in place.events(job)
@@ -123,7 +123,7 @@ class TestOneWorker:
                 path.write_bytes(b"\0" * path.stat().st_size)
         again = place.submit(every_steps=2, start_from=CheckpointRef(job=last.job, step=last.step))
         place.wait_for_step(again)
-        said = f"the checkpoint of step {last.step} can't be gone on from, so the training starts over"
+        said = f"the checkpoint of step {last.step} can't be used, so the training starts over"
         wait_until(lambda: said in place.said(again), lambda: place.said(again))
         place.client.cancel_job(again)
         place.wait_for_state(again, "cancelled")
@@ -138,7 +138,7 @@ def _manifest(place: Workplace, checkpoint: CheckpointView):  # type: ignore[no-
 
 @pytest.mark.parametrize(
     ("pickled", "why"),
-    [(False, "The checkpoint is broken: "), (True, "an earlier release wrote it, with pickles in it")],
+    [(False, "The checkpoint is broken: "), (True, "an earlier release wrote it with pickles")],
     ids=["nonsense", "of-an-earlier-release"],
 )
 def test_a_checkpoint_that_no_training_can_read_is_not_gone_on_from(
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_no_training_can_read_is_not_gone_on_from(
     _leave_nonsense(client, job, held.attempt, str(held.base.fingerprint), tmp_path / "checkpoint", pickled=pickled)
     with place.worker() as worker:
         place.wait_for_state(job, "succeeded")
-        assert f"the checkpoint of step 1 can't be gone on from, so the training starts over: {why}" in place.said(job)
+        assert f"the checkpoint of step 1 can't be used, so the training starts over: {why}" in place.said(job)
         # In the same attempt.
         assert place.job(job).attempt == 2, worker.text
     client.close()
@@ -232,7 +232,7 @@ class TestFullQuota:
             assert (ended.attempt, ended.failures) == (1, 0), worker.text
         assert place.checkpoints(job) == []
         said = place.said(job)
-        assert "is not stored, the training goes on without: the namespace '-' has" in said
+        assert "is not stored; the training continues without it: the namespace '-' has" in said
         assert "ask an admin to raise the quota: adapterctl quota set" in said
 
     def test_a_result_without_room_fails_its_job_at_once(self, place: Workplace, admin: Client) -> None:

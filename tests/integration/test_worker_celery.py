@@ -182,7 +182,7 @@ def test_a_spare_waits_for_each_of_many_jobs_and_ends_with_its_worker(place: Pla
             used.append(spare)
         waiting = worker.child()
         assert waiting not in used
-        assert "begins cold" not in worker.text
+        assert "starts cold" not in worker.text
         worker.signal(signal.SIGKILL)
         wait_until(lambda: not is_alive(waiting), lambda: f"{waiting} goes on", 60)
 

@@ -380,7 +380,7 @@ class TestCheckpoints:
         assert stored() == [5]
         sending.lease.flush()
         said = "\n".join(event.message or "" for event in world.writer.job_events(held.job) if event.kind == "log")
-        assert "the checkpoint of step 5 is not sent yet, it will be tried again" in said
+        assert "the checkpoint of step 5 could not be sent yet and will be tried again" in said
         assert "the checkpoint of step 5 of 100 is stored" in said
 
     def test_whoever_waits_waits_no_longer_than_he_wants(

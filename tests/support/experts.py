@@ -72,7 +72,9 @@ def save_wide_routers(folder: Path) -> Path:
 
 
 def save_single_experts(family: str, base: Path, folder: Path, *, rank: int = 3, alpha: int = 6) -> Path:
-    """Write an adapter over the query and each matrix of each single expert, as releases before 5 had it; return the folder."""
+    """Write an adapter over the query and each matrix of each single expert, as releases before 5 had it; return the
+    folder.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -194,7 +194,7 @@ def _judged(base: Path, adapter: Path, folder: Path) -> None:
         adapter, base_id="tiny", base_revision=None, base_fingerprint=registration.fingerprint, staging=folder
     )
     judge(
-        weight_facts((adapter / WEIGHTS_FILE).read_bytes()),
+        weight_facts((adapter / WEIGHTS_FILE).read_bytes(), packed.lora),
         config_facts((folder / CONFIG_FILE).read_bytes()),
         lora=packed.lora,
         base_tensors=registration.tensors,

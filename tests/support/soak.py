@@ -11,5 +11,7 @@ MATRIX = os.environ.get("ADAPTERCTL_MATRIX") == "1"
 
 
 def scale(full: int, *, share: int = 20) -> int:
-    """Return how many of `full` repetitions this run does: all in a soak, else one in `share`, which finds a planted fault."""
+    """Return how many of `full` repetitions this run does: all in a soak, else one in `share`, which finds a planted
+    fault.
+    """
     return full if SOAKING else max(1, full // share)

@@ -27,7 +27,7 @@ _ENDS = {
 }
 #: What else generation stops at, as the base's generation_config.json says.
 STOPS = {"gptoss": ["<|call|>"], "gemma4": ["<turn|>", "<|tool_response>"], "glm": ["<|user|>", "<|observation|>"]}
-#: Control tokens as templates write them; the second are no special tokens where they are tokens at all.
+#: Control tokens as templates write them; the second kind are ordinary tokens, if they are tokens at all.
 _SPECIAL = re.compile(r"<\|[A-Za-z0-9_]+\|?>|<[a-z_]+\|>|<｜[^｜<>]+｜>|<[a-z]+_of_[a-z]+>|\[gMASK\]|<sop>")
 _PLAIN = re.compile(r"</?(?:think|tool_call|tool_response)>")
 

@@ -101,7 +101,7 @@ def test_a_port_that_another_program_has_taken_is_named(
 ) -> None:
     server = ended(ValkeyServer(home))
     taken = server.ports[0]
-    refused = pytest.raises(ServerError, match=f"listens on port {taken}.*to have new ports chosen")
+    refused = pytest.raises(ServerError, match=f"listens on port {taken}.*to let new ports be chosen")
     with socket.create_server(("127.0.0.1", taken)), refused:
         server.start()
     server.start()

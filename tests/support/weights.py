@@ -43,9 +43,9 @@ def entry(shape: list[int], begin: int, end: int, dtype: str = "F32", **more: An
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end], **more}
 
 
-def weight_facts(raw: bytes) -> WeightFacts:
+def weight_facts(raw: bytes, lora: LoraConfig = LORA) -> WeightFacts:
     """Inspect weights, and return the facts after their way through a JSON column."""
-    facts = inspect_weights(io.BytesIO(raw), size_bytes=len(raw))
+    facts = inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=lora)
     kept = WeightFacts.from_json(json.loads(json.dumps(facts.to_json(), allow_nan=False)))
     assert kept == facts
     return facts
@@ -68,6 +68,7 @@ def agreeing(lora: LoraConfig, **said: Any) -> ConfigFacts:
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
         modules_to_save=lora.modules_to_save,
+        target_parameters=lora.target_parameters,
         bias=lora.bias,
         use_dora=lora.use_dora,
         lora_bias=lora.lora_bias,
@@ -88,7 +89,7 @@ def check(
     Return the warnings.
     """
     return judge(
-        weight_facts(raw),
+        weight_facts(raw, lora),
         agreeing(lora, **said),
         lora=lora,
         base_tensors=BASE_TENSORS if base is None else base,

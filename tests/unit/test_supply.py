@@ -139,7 +139,7 @@ def advisories() -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("version", "status", "said"),
-    [("8.2.0", 1, "click 8.2.0: OSV-1, mended in 8.2.1"), ("8.2.1", 0, "None of 2 locked packages")],
+    [("8.2.0", 1, "click 8.2.0: OSV-1, fixed in 8.2.1"), ("8.2.1", 0, "None of 2 locked packages")],
 )
 def test_a_package_that_is_known_to_be_unsafe_fails_the_audit(version: str, status: int, said: str) -> None:
     with advisories() as url:
@@ -151,7 +151,7 @@ def test_an_audit_that_could_ask_nobody_proves_nothing() -> None:
     away = f"http://127.0.0.1:{processes.free_port()}"
     status, (said,) = audit.ask([("click", "8.2.0")], "-s", "osv", "--osv-url", away)
     assert status == audit.UNKNOWN
-    assert said.startswith("No database of advisories could be asked; try again where one can be reached")
+    assert said.startswith("No database of advisories could be reached")
     # An index without advisories answers that it does not know the package, and pip-audit then ends well.
     status, (said,) = audit.judge([{"name": "click", "skip_reason": "not found"}, {"name": "rich", "vulns": []}])
-    assert (status, said.startswith("Of 1 of 2 packages")) == (audit.UNKNOWN, True)
+    assert (status, said.startswith("The database knows nothing about 1 of 2 packages")) == (audit.UNKNOWN, True)

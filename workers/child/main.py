@@ -1,8 +1,8 @@
-"""The child process: one order in, files and one report out. torch lives and dies in here.
+"""The child process: one order in, files and one report out. Only this process imports torch.
 
 News goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard error.
-Started without a folder it imports what a job needs, touches no card, and waits on standard input for one. The child
-ends with its worker.
+Started without a folder, it imports what a job needs, touches no card, and waits on standard input for a folder. The
+child ends with its worker.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
     pipe = _take_stdout()
     _die_with_parent()
     faulthandler.enable()
-    # All that it needs lies here, whatever its worker may fetch.
+    # Everything it needs is here, whatever its worker may fetch.
     os.environ["HF_HUB_OFFLINE"] = "1"
     folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
     # A bare name that a library opens leads to what is the job's own.
@@ -89,7 +89,7 @@ def _die_with_parent() -> None:
 
 
 def _wait_warm() -> Path:
-    """Import what takes longest, then return the folder of the order that comes; end where the worker has none."""
+    """Import what takes longest, then return the folder of the next order; exit if the worker has none."""
     import_libraries()
     for name in ("training.train", "scoring.evaluate"):
         importlib.import_module(f"workers.pipelines.{name}")
@@ -100,7 +100,7 @@ def _wait_warm() -> Path:
 
 
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
-    """Return what a pipeline found; None where it was told to stop and has written a checkpoint."""
+    """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
     import_libraries(pipeline)
     room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
@@ -171,5 +171,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # To take these libraries down in order lasts a second or more, which a worker that shuts down may not have.
+    # Shutting these libraries down in order takes a second or more, which a worker that shuts down may not have.
     os._exit(status)

@@ -1,4 +1,4 @@
-"""What a child says on standard error: kept in a file, passed on as clean lines, its last words remembered."""
+"""A child's standard error: kept in a file, passed on as clean lines, its last lines remembered."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
-#: Lines a second that are passed on, and how many at once: a traceback goes through whole.
+#: Lines passed on per second, and how many at once: a traceback passes as a whole.
 _LINES_PER_S = 20.0
 _BURST = 100
 _MAX_CHARACTERS = 500
 _READ_BYTES = 65_536
-#: What the file may grow to, in bytes.
+#: The largest size of the file, in bytes.
 _FILE_BYTES = 16 * 1024 * 1024
 _REMEMBERED = 40
 
@@ -24,7 +24,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def clean(line: bytes) -> str:
-    """Return a line as anybody may print it: of one that was drawn again and again the last state, cut where it is long.
+    """Return a line that is safe to print: the last state of a line that was redrawn, cut if it is long.
 
     >>> clean(b"\\x1b[31mred\\x1b[0m and\\tblue\\r\\n")
     'red and blue'
@@ -35,7 +35,7 @@ def clean(line: bytes) -> str:
 
 
 class RateLimiter:
-    """A token bucket: lets so many lines a second through, and says how many it did not."""
+    """A token bucket: lets this many lines a second through, and reports how many it did not."""
 
     def __init__(self, lines_per_s: float = _LINES_PER_S, burst: int = _BURST) -> None:
         self._lines_per_s = lines_per_s
@@ -45,7 +45,7 @@ class RateLimiter:
         self._left_out = 0
 
     def lines(self, line: str) -> list[str]:
-        """Return what is to be passed on now that `line` came."""
+        """Return the lines to pass on now that `line` came."""
         now = time.monotonic()
         self._free = min(self._burst, self._free + (now - self._at) * self._lines_per_s)
         self._at = now
@@ -56,13 +56,13 @@ class RateLimiter:
         return [*self.rest(), line]
 
     def rest(self) -> list[str]:
-        """Return what is to be said of lines that were left out, if any were."""
+        """Return the notice about lines that were left out, if any were."""
         left_out, self._left_out = self._left_out, 0
-        return [f"({left_out} more lines came at once; they are left out)"] if left_out else []
+        return [f"({left_out} more lines arrived at once and are left out)"] if left_out else []
 
 
 class Output:
-    """Reads a stream to its end, so that who writes to it never waits. What came before `attach` goes there then."""
+    """Reads a stream to its end, so that its writer never waits. Anything read before `attach` is written then."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

@@ -9,11 +9,11 @@ _PR_SET_DUMPABLE = 4
 
 
 def keep_to_itself() -> None:
-    """Let no other process of this user read this one's environment or memory, nor trace it.
+    """Prevent other processes of this user from reading this one's environment or memory, or tracing it.
 
-    The child computes over what strangers wrote, and its own environment holds no token; /proc/PID/environ of the worker
-    does. From now on that belongs to root. What a program executes next may be looked at again: this is of one process.
-    Elsewhere than on Linux no process's environment lies open like this.
+    The child computes over what strangers wrote, and its own environment has no token, but /proc/PID/environ of the
+    worker has. After this call that file belongs to root. Programs that this process executes can be read again: it
+    covers only one process. Only Linux exposes environments like this.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

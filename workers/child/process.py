@@ -1,4 +1,4 @@
-"""A child process: started, given its order, listened to, and ended with all that it started."""
+"""A child process: started, given its order, listened to, and ended with everything that it started."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ from workers.node.shutdown import LOOK_S
 
 LOG_FILE = "child.log"
 PROGRAM = ("-P", "-m", "workers.child.main")
-#: Names the worker's process to the child, which ends where its parent is another.
+#: Tells the child its worker's process id; the child exits if its parent is another.
 PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 #: Linux ends a child with the thread that started it, so one thread that lasts as long as this process starts them all.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
-#: How long pipes are read after all who could write to them are gone, in seconds.
+#: How long pipes are read after all their writers are gone, in seconds.
 _DRAIN_S = 5.0
 
-#: What libraries are told, unless somebody told them already. Nothing is compiled here: with torch's compiler at hand,
+#: Settings for libraries, unless already set. Nothing is compiled here: with torch's compiler at hand,
 #: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up.
 _LIBRARIES = {"TOKENIZERS_PARALLELISM": "false", "TORCHDYNAMO_DISABLE": "1"}
 
-#: The child needs no network, so it gets no credentials, and can't say any.
+#: The child needs no network, so it gets no credentials, and can't leak any.
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s]*@")
 
 
 class Listener(Protocol):
-    """Who is told what a child says."""
+    """Who hears what a child reports."""
 
     def news(self, news: News) -> None:
-        """Take how far it is, or a checkpoint that it wrote."""
+        """Take progress, or a checkpoint that it wrote."""
 
     def line(self, text: str) -> None:
         """Take a line of its standard error."""
 
 
 class Watch(Protocol):
-    """Who says whether a child is to be stopped."""
+    """Who decides whether a child should be stopped."""
 
     def reason(self) -> StopReason | None:
         """Say why it must stop, or None."""
 
     def may_finish(self, asked_s: float) -> bool:
-        """Whether a child that was told to stop so long ago may go on to do so in order."""
+        """Whether a child that was told to stop this long ago may still stop in order."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. Nothing that it started is left."""
+    """How a child ended. Nothing that it started is left running."""
 
     #: The exit status, negative for a signal.
     status: int

@@ -1,4 +1,4 @@
-"""A process group: whether anybody in it lives, and its certain end."""
+"""A process group: whether any process in it is alive, and how to end it for certain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_alive(group: int) -> bool:
-    """Whether a process of the group lives. One that has ended and that nobody has waited for does not count."""
+    """Whether a process of the group lives. A zombie does not count."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -48,4 +48,4 @@ def end(group: int) -> None:
         time.sleep(_LOOK_S)
         if time.monotonic() >= complain_at:
             complain_at = time.monotonic() + _COMPLAIN_EVERY_S
-            _log.warning("processes of the group %s were killed and are still there; they hang in the kernel", group)
+            _log.warning("processes of the group %s were killed but are still there; they hang in the kernel", group)

@@ -1,4 +1,4 @@
-"""What passes between a worker and its child process, as JSON, beside the order and the report of a pipeline."""
+"""What a worker and its child process exchange as JSON, beside the order and the report of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ RESULT_FILE = "result.json"
 FAULT_FILE = "fault.json"
 OUT_FOLDER = "out"
 
-#: A training ends so that wrote a checkpoint because it was told to stop; nothing else does.
+#: The exit status of a training that wrote a checkpoint because it was told to stop, and of nothing else.
 INTERRUPTED_STATUS = 75
-#: The child ends so where the disk is too full even to say that it is.
+#: The child's exit status if the disk is too full even to report that.
 DISK_FULL_STATUS = 74
 
 
@@ -38,7 +38,7 @@ class News(Wire):
     @model_validator(mode="after")
     def _one(self) -> News:
         if (self.progress is None) == (self.checkpoint is None):
-            raise ValueError("news is progress or a checkpoint, one of the two")
+            raise ValueError("a message has either progress or a checkpoint")
         return self
 
 

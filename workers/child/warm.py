@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class WarmChild:
-    """Keeps at most one child in waiting. Without `warm` there is none, and each order starts a child of its own."""
+    """Keeps at most one waiting child. Without `warm` there is none, and each order starts its own child."""
 
     def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM) -> None:
         self._warm = warm
@@ -27,7 +27,7 @@ class WarmChild:
         try:
             self._child = Child(program=self._program)
         except OSError as error:
-            _log.warning("no warm child could be started (%s); the next job begins cold", error.strerror)
+            _log.warning("no warm child could be started (%s); the next job starts cold", error.strerror)
 
     def take(self, folder: Path) -> Child:
         """Return a child at work on the order in `folder`: the warm one, or a new one where none lives."""
@@ -36,7 +36,7 @@ class WarmChild:
             if child.give(folder):
                 return child
             child.end()
-            _log.warning("the warm child has ended; this job begins cold. Its last words:\n%s", child.last_words)
+            _log.warning("the warm child has ended; this job starts cold. Its last words:\n%s", child.last_words)
         return Child(folder, program=self._program)
 
     def end(self) -> None:

@@ -1,1 +1,1 @@
-"""How a worker process starts, is told of work, and ends."""
+"""How a worker process starts, hears of work, and stops."""

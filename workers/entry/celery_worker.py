@@ -28,11 +28,11 @@ def work_on_hints(settings: WorkerSettings) -> None:
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def work(hint: str) -> None:
-        """Work off what there is, beginning with the hinted job."""
+        """Do all available jobs, beginning with the hinted one."""
         try:
             drain(worker, shutdown, hint)
         except Exception as error:  # noqa: BLE001 - the worker is there for the next message
-            # The job still waits, and the registry will say so again.
+            # The job still waits, and the registry will announce it again.
             tell(error)
 
     with ExitStack() as stack:

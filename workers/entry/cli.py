@@ -18,7 +18,7 @@ from workers.settings import LogLevel, WorkerSettings, parse_queues
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="adapter-worker")
 def cli() -> None:
-    """Run training, evaluation and merge jobs of a registry on this machine.
+    """Run the jobs of a registry on this machine.
 
     \b
     The registry is named by ADAPTERCTL_URL and ADAPTERCTL_TOKEN (a token with the role 'worker'),
@@ -30,14 +30,14 @@ def cli() -> None:
 @click.option(
     "--queue", "queues", default="gpu,cpu", show_default=True, help="Queues to listen to, separated by commas."
 )
-@click.option("--name", default=None, help="How this worker is called in job lists. [default: host and process id]")
+@click.option("--name", default=None, help="This worker's name in job lists. [default: host and process id]")
 @click.option("--log-level", default="INFO", show_default=True, type=click.Choice(["DEBUG", "INFO", "WARNING"]))
 def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     """Start a worker; one job at a time, each in a child process.
 
     \b
-    SIGTERM ends it in order: what it does is written to a checkpoint and given back within
-    ADAPTER_WORKER_GRACE_S (30) seconds. A second one ends it at once. With ADAPTER_WORKER_WARM=0
+    SIGTERM stops it in order: its job writes a checkpoint and is given back within
+    ADAPTER_WORKER_GRACE_S (30) seconds. A second one stops it at once. With ADAPTER_WORKER_WARM=0
     no warm child waits for the next job, and ADAPTER_WORKER_LOG_FORMAT=json gives JSON lines.
 
     \b
@@ -51,7 +51,7 @@ def start(queues: str, name: str | None, log_level: LogLevel) -> None:
     logs.configure(settings)
     if load().home is not None:
         raise InvalidInput(
-            "a worker serves a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
+            "a worker needs a server; set ADAPTERCTL_URL to its URL. A local: registry starts its own runner",
             param="url",
         )
     if settings.broker_url is None:

@@ -1,4 +1,4 @@
-"""What comes from the broker: hints of the registry, and nothing else. What is none is dropped before Celery sees it.
+"""What comes from the broker: hints from the registry, and nothing else. Other messages are dropped before Celery sees them.
 
 Celery would take it for a task: some of it raises in its event loop and ends the worker, the rest stays unacknowledged and,
 with one message at a time, keeps the next from coming.
@@ -47,12 +47,12 @@ def is_hint(message: Any) -> bool:
 
 def _decoded(body: Any, encoding: Any) -> Any:
     if not isinstance(body, str) or len(body) > _MOST_BYTES or encoding != "base64":
-        raise ValueError("no body of a hint")
+        raise ValueError("not the body of a message")
     return json.loads(base64.b64decode(body, validate=True))
 
 
 class HintChannel(redis.Channel):  # type: ignore[misc]
-    """A channel that goes on after a message that is no message."""
+    """A channel that survives a malformed message."""
 
     def _brpop_read(self, **options: Any) -> Any:
         return self._but_for_garbage(super()._brpop_read, **options)
@@ -67,7 +67,7 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
         except (Empty, *self.connection_errors):
             raise
         except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
-            _log.warning("dropped what the broker gave, since it is no message: %s", type(error).__name__)
+            _log.warning("dropped what the broker sent, since it is not a valid message: %s", type(error).__name__)
             return True
 
 
@@ -78,7 +78,7 @@ class HintTransport(redis.Transport):  # type: ignore[misc]
 
     def _deliver(self, message: Any, queue: str) -> None:
         if queue in QUEUES and not is_hint(message):
-            _log.warning("dropped a message in the queue %s, since it is none of the registry's", queue)
+            _log.warning("dropped a message in the queue %s that the registry did not send", queue)
             return
         super()._deliver(message, queue)
 

@@ -1,4 +1,4 @@
-"""The runner of an embedded registry: one a home, detached, drains the job table and exits.
+"""The runner of an embedded registry: one per home, detached; drains the job table and exits.
 
 Started by name as `python -m workers.entry.local_runner`, with the registry's URL in `ADAPTERCTL_URL`.
 """
@@ -28,7 +28,7 @@ from workers.settings import WorkerSettings
 LOCK_FILE = "runner.lock"
 _TRIES = 5
 _TRY_EVERY_S = 0.1
-#: So often in a row may asking for work go wrong, and the first pause after it in seconds.
+#: How often in a row asking for work may fail, and the first pause after a failure in seconds.
 _FAILURES = 5
 _AGAIN_S = 0.25
 
@@ -73,7 +73,7 @@ def main() -> int:
 def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
     """Work until there is no work.
 
-    The table is looked at once more after the lock was given up: a job whose own runner found the lock taken, in
+    The table is looked at again after the lock was given up: a job whose own runner found the lock taken, in
     the moment between the last look and its release, is not left lying.
     """
     while True:
@@ -90,7 +90,9 @@ def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
 
 
 def _drain(worker: Worker, shutdown: Shutdown) -> int:
-    """Work off what there is. Raises what goes wrong `_FAILURES` times in a row; the next command starts another runner."""
+    """Do all available jobs. Raises an error that occurs `_FAILURES` times in a row; the next command starts another
+    runner.
+    """
     failures = 0
     while True:
         try:

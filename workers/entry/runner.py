@@ -1,4 +1,4 @@
-"""A worker at work: claims a job, lets it be carried out, and says how it ended. A client of the registry like any other."""
+"""A worker at work: claims a job, has it carried out, and reports how it ended. A client of the registry like any other."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
-#: How long is waited each time, in seconds, until a claim without an answer is sent again.
+#: How long to wait each time, in seconds, before a claim without an answer is sent again.
 _ASK_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker, which has one job at a time."""
+    """One worker, with one job at a time."""
 
     def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
         self._settings = settings
@@ -83,8 +83,8 @@ class Worker:
     def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
         """Ask for work; return also when that was, by the monotonic clock.
 
-        A claim whose answer never came is sent again as the same one. Else the registry may have given a job that nobody
-        knows of: it would stand still until its lease is over, and have lost an attempt.
+        A claim whose answer never came is sent again with the same key. Otherwise the registry may have given out a job that
+        nobody knows of: it would stand still until its lease expires, and lose an attempt.
         """
         self._unanswered = key = self._unanswered or secrets.token_hex(16)
         pauses_s = iter(_ASK_AGAIN_S)
@@ -103,7 +103,7 @@ class Worker:
                     raise
                 pause_s = next(pauses_s, None)
                 if pause_s is None or self._shutdown.wait(pause_s):
-                    # A server of the release before may never answer this key again.
+                    # A server of the previous release may never answer this key again.
                     self._unanswered = None if isinstance(error, Conflict) else key
                     raise
             else:
@@ -112,7 +112,7 @@ class Worker:
 
     def _give_up(self, given: NotUnderstoodError) -> None:
         """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
-        _log.warning("job %s was given back, since this worker's release does not understand it: %s", given.job, given)
+        _log.warning("job %s given back, since this worker's release does not understand it: %s", given.job, given)
         message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
         failed = AttemptFailed(FailureReason.UNSUPPORTED, message)
         try:
@@ -176,7 +176,7 @@ class Worker:
             raise causes.of_error(error) from error
 
     def _report(self, assignment: Assignment, lease: Lease, stop_signal: StopSignal, ended: Exception) -> None:
-        """Say how an attempt ended; that another attempt holds the job is nobody's business."""
+        """Report how an attempt ended; nothing is reported if another attempt holds the job."""
         reason = ended.reason if isinstance(ended, Stopped) else None
         if isinstance(ended, StaleAttempt) or reason is StopReason.LOST or lease.lost:
             _log.warning("another attempt holds the job; dropped")
@@ -185,7 +185,7 @@ class Worker:
         transport, job, attempt = self._client.transport, assignment.job, assignment.attempt
         if reason is StopReason.DRAINING:
             send = partial(work.release, transport, job, Release(attempt=attempt))
-            _log.info("given back, since this worker shuts down")
+            _log.info("given back, since this worker is shutting down")
         else:
             failed = ended if isinstance(ended, AttemptFailed) else _of_stop(reason, assignment)
             send = partial(work.fail, transport, job, _failure(attempt, failed))
@@ -201,12 +201,12 @@ def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed
         return AttemptFailed(
             FailureReason.TIMEOUT,
             f"it ran longer than its timeout of {assignment.timeout_s:g} s; submit it with a longer one, "
-            f"or let it go on from its last checkpoint: adapterctl jobs retry {assignment.job}",
+            f"or continue from its last checkpoint with: adapterctl jobs retry {assignment.job}",
         )
     return AttemptFailed(FailureReason.CANCELLED, "it was cancelled")
 
 
 def _failure(attempt: int, failed: AttemptFailed) -> Failure:
-    # What a library says may quote the bytes that it choked on.
+    # A library's message may quote the bytes that it failed on.
     message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
     return Failure(attempt=attempt, reason=failed.reason, message=message)

@@ -1,4 +1,6 @@
-"""A worker beside a server: it works when it is told, or asks by itself; and it says that it is there, and that it goes."""
+"""A worker beside a server: it works when the broker announces a job, or asks for work itself; and it reports that it
+is there, and that it leaves.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from workers.node import machine
 from workers.node.shutdown import LOOK_S, Shutdown
 from workers.settings import WorkerSettings
 
-#: A registry takes a worker for silent after three times as long.
+#: A registry considers a worker silent after three times as long.
 _HELLO_EVERY_S = 30.0
 _TIMEOUT_S = 10.0
 #: How long the end of the process waits for the farewell.
@@ -83,7 +85,7 @@ def tell(error: Exception) -> None:
 
 @contextmanager
 def present(settings: WorkerSettings, shutdown: Shutdown) -> Iterator[None]:
-    """Let a thread say now and then that this worker is there, and once it is to end, that it takes no more jobs."""
+    """Have a thread report regularly that this worker is there and, once it should stop, that it takes no more jobs."""
     over = threading.Event()
     thread = threading.Thread(target=_speak, args=(settings, shutdown, over), name="presence", daemon=True)
     thread.start()
@@ -112,4 +114,4 @@ def _say(word: str, say: Callable[[], None]) -> None:
     try:
         say()
     except Exception as error:  # noqa: BLE001 - it is said again, and this thread is all that says it
-        _log.warning("the registry was not told (%s): %s", word, error)
+        _log.warning("could not tell the registry (%s): %s", word, error)

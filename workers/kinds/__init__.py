@@ -1,1 +1,1 @@
-"""What a worker does with one job: prepare its inputs, run the child, hand in what it made. One file for each kind."""
+"""What a worker does with one job: prepare its inputs, run the child, hand in the result. One file for each kind."""

@@ -33,7 +33,7 @@ from workers.pipelines.orders import Order
 
 F = TypeVar("F", bound=Wire)
 
-#: How long a registry that is away is waited for when something is handed in, in seconds.
+#: How long to wait for an unavailable registry when something is handed in, in seconds.
 HAND_IN_S = 300.0
 _LEAST_TIMEOUT_S = 3.0
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class Attempt:
-    """What a kind of job is carried out with."""
+    """What a kind of job uses to carry out its work."""
 
     def __init__(
         self,
@@ -66,7 +66,9 @@ class Attempt:
         self._warm_child = warm_child
 
     def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
-        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone, AttemptFailed."""
+        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone,
+        AttemptFailed.
+        """
         self.stop_signal.check()
         with disk_explained("preparing the job"):
             (self.folder / ORDER_FILE).write_text(order.model_dump_json())
@@ -80,7 +82,7 @@ class Attempt:
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
             return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
-        # Whoever shuts a machine down signals all processes at once, so the child may have been told first.
+        # A machine that shuts down signals all processes at once, so the child may have been told first.
         reason = ending.stop_reason or self.stop_signal.reason()
         if reason is not None:
             raise Stopped(reason)
@@ -125,7 +127,9 @@ class _Listener:
 
 
 def hand_in(stop_signal: StopSignal, send: Callable[..., JobView], *, timeout_s: float = 60.0) -> JobView:
-    """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; it takes the same twice without harm."""
+    """Call `send`, which takes a `timeout_s`, until the registry answers, or the attempt has no more time; sending the
+    same twice is harmless.
+    """
     retrying = Retrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_exponential(multiplier=0.5, max=5) + wait_random(0, 1),

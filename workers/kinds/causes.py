@@ -36,7 +36,7 @@ class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
 
 
 def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
-    """What an error means that came while inputs were fetched or a result was handed in."""
+    """What an error means if it was raised while inputs were fetched or a result was handed in."""
     if is_full_disk(error):
         return AttemptFailed(
             FailureReason.DISK_FULL,
@@ -78,7 +78,7 @@ def of_child(folder: Path, status: int, kills_before: int | None) -> AttemptFail
 
 
 def of_status(status: int, kills_before: int | None) -> AttemptFailed:
-    """What an exit status means that the worker did not bring about; `kills_before` is what `oom_kills` said before."""
+    """What an exit status means if the worker did not cause it; `kills_before` is what `oom_kills` said before."""
     if status == DISK_FULL_STATUS:
         return AttemptFailed(
             FailureReason.DISK_FULL, "the worker's disk is full; free some space there, then submit the job again"
@@ -90,15 +90,15 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
                 FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
             )
         return AttemptFailed(
-            FailureReason.OOM, f"the system killed the process, most often for want of memory; {_LESS_MEMORY}"
+            FailureReason.OOM, f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
         )
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
-        said = "was told to stop by somebody other than its worker"
+        said = "was told to stop by something other than its worker"
     elif status < 0:
         said = f"was ended by {_name(-status)}"
     else:
         said = f"ended with status {status}"
-    return AttemptFailed(FailureReason.CRASHED, f"the process {said}; the job's log has its last words")
+    return AttemptFailed(FailureReason.CRASHED, f"the process {said}; the job's log has its last output")
 
 
 def _name(number: int) -> str:
@@ -109,7 +109,7 @@ def _name(number: int) -> str:
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory: in this control group, else on this machine."""
+    """How many processes the kernel has killed for lack of memory: in this control group, else on this machine."""
     places = [own / name for own in control_groups()[:1] for name in ("memory.events", "memory.oom_control")]
     for place in (*places, Path("/proc/vmstat")):
         try:

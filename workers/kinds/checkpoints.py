@@ -30,7 +30,7 @@ _LONGEST_WAIT_S = 60.0
 #: The longest pause between two tries while somebody waits for the end.
 _HURRIED_WAIT_S = 1.0
 _LOOK_S = 0.5
-#: How long the end of a request is waited for that nobody needs any more.
+#: How long to wait for the end of a request that is no longer needed.
 _LEAVE_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -69,16 +69,16 @@ class CheckpointSender:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        # What is under way is broken off with its next bytes.
+        # A transfer in progress is aborted at its next bytes.
         self._thread.join(_LEAVE_S)
 
     def written(self, checkpoint: Written) -> None:
-        """Take a checkpoint that lies on the disk."""
+        """Take a checkpoint that is on the disk."""
         with self._changed:
             older, self._newest = self._newest, checkpoint
             skipped, self._waiting = self._waiting, checkpoint
             if skipped is not None:
-                _log.info("checkpoint of step %s: a newer one is there before it was sent", skipped.step)
+                _log.info("checkpoint of step %s: not sent, since a newer one exists", skipped.step)
             if older is not None and older != self._sending:
                 _remove(older)
             self._changed.notify_all()
@@ -148,10 +148,14 @@ class CheckpointSender:
             # Nobody needs it any more.
             pass
         except (Unavailable, VerificationFailed) as error:
-            self._tell(f"the checkpoint of step {checkpoint.step} is not sent yet, it will be tried again: {error}")
+            self._tell(
+                f"the checkpoint of step {checkpoint.step} could not be sent yet and will be tried again: {error}"
+            )
             return _Sent.NOT_YET
         except QuotaExceeded as error:
-            self._tell(f"the checkpoint of step {checkpoint.step} is not stored, the training goes on without: {error}")
+            self._tell(
+                f"the checkpoint of step {checkpoint.step} is not stored; the training continues without it: {error}"
+            )
         except (AdapterctlError, OSError, ValueError) as error:
             self._tell(f"the checkpoint of step {checkpoint.step} can't be sent ({type(error).__name__}): {error}")
         else:

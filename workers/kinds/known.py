@@ -7,13 +7,14 @@ from typing import Any
 from sdk.errors import VerificationFailed
 from sdk.schemas.work import Assignment
 from workers.kinds.attempt import Attempt
+from workers.kinds.combine import COMBINE
 from workers.kinds.evaluation import EVALUATION
 from workers.kinds.merge import MERGE
 from workers.kinds.preview import PREVIEW
 from workers.kinds.rules import KindOfWork
 from workers.kinds.training import TRAINING
 
-KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVALUATION, MERGE, PREVIEW)}
+KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVALUATION, MERGE, PREVIEW, COMBINE)}
 
 
 def require_pinned(assignment: Assignment) -> None:
@@ -22,7 +23,7 @@ def require_pinned(assignment: Assignment) -> None:
     wrong = next(KINDS[request.kind].differences(assignment, request), None)
     if wrong is not None:
         raise VerificationFailed(
-            f"what the registry gave for job {assignment.job} is not what it was submitted with ({wrong}); tell an admin, "
+            f"the registry's assignment for job {assignment.job} is not what was submitted ({wrong}); tell an admin, "
             "then submit it again"
         )
 

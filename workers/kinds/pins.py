@@ -1,4 +1,4 @@
-"""What the registry gives a worker for a job, held against what the job's own request was pinned to."""
+"""What the registry gives a worker for a job, checked against what the job's own request was pinned to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def today() -> str:
 def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]) -> Iterator[str]:
     """Say what of the given targets is not what was asked for."""
     if len(wanted) != len(given):
-        yield "another number of targets"
+        yield "a different number of targets"
     for asked, target in zip(wanted, given, strict=False):
         if asked.base is not None:
             yield from of_base(asked.base, target.base)
@@ -53,6 +53,6 @@ def _of_version(ref: Ref, target: TargetSource) -> Iterator[str]:
 def of_manifest(manifest: Manifest, kind: str, fingerprint: str | None) -> Iterator[str]:
     """Say what of a given manifest is not of the kind and base that was asked for."""
     if manifest.kind != kind:
-        yield f"a manifest of another kind ({manifest.kind}, not {kind})"
+        yield f"a manifest of the wrong kind ({manifest.kind}, not {kind})"
     if fingerprint is not None and manifest.base_fingerprint != fingerprint:
         yield f"the {kind} of another base"

@@ -1,4 +1,4 @@
-"""Previews: rows as a training would learn them, for whom what renders them is not installed."""
+"""Previews: rows as a training would learn them, for callers without the libraries that render them."""
 
 from __future__ import annotations
 

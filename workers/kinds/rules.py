@@ -1,4 +1,4 @@
-"""What a worker knows of one kind of job: a frozen value, of which each kind has one."""
+"""What a worker knows about a kind of job: one frozen value per kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KindOfWork(Generic[R]):
 
     #: What is asked for; its field `kind` has the kind's name.
     request: type[R]
-    #: Says what the registry gave that is not what the request was pinned to.
+    #: Says which part of an assignment is not what the request was pinned to.
     differences: Callable[[Assignment, R], Iterator[str]]
     #: Fetches the inputs, has a child carry out the order, and hands in what it made. Raises AttemptFailed, Stopped,
     #: AdapterctlError.

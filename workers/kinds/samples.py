@@ -1,4 +1,4 @@
-"""What an evaluation keeps of what was generated, within what one request can take.
+"""Which generated samples an evaluation keeps, within the limit of one request.
 
 The registry takes no body above 4 MiB, and up to 64 targets of 100 samples each may be asked for, whose texts are as long as
 rows and completions are.
@@ -44,7 +44,7 @@ def _shorten(sample: Sample, longest: int) -> Sample:
 
 
 def _longest(sizes: Sequence[int], most_bytes: int) -> int | None:
-    """How long each text may be so that all fit; None where they do as they are."""
+    """How long each text may be so that all fit; None if they do as they are."""
     left_bytes = most_bytes
     for done, size in enumerate(ordered := sorted(sizes)):
         share = left_bytes // (len(ordered) - done)

@@ -65,12 +65,12 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
 
 
 def _fetch_checkpoint(attempt: Attempt) -> str | None:
-    """Fetch the checkpoint to go on from, if there is one; one that is damaged or gone is no reason to fail."""
+    """Fetch the checkpoint to resume from, if there is one; one that is damaged or gone is no reason to fail."""
     source = attempt.assignment.checkpoint
     if source is None:
         return None
     if any(file.path.endswith(_PICKLES) for file in source.manifest.files):
-        _start_over(attempt, "an earlier release wrote it, with pickles in it, which are no longer read")
+        _start_over(attempt, "an earlier release wrote it with pickles, which are no longer read")
         return None
     folder = attempt.folder / "resume"
     try:
@@ -80,13 +80,13 @@ def _fetch_checkpoint(attempt: Attempt) -> str | None:
     except (NotFound, VerificationFailed) as error:
         _start_over(attempt, error.message)
         return None
-    attempt.lease.log(f"going on from the checkpoint of step {source.step} of job {source.job}")
+    attempt.lease.log(f"resuming from the checkpoint of step {source.step} of job {source.job}")
     return str(folder)
 
 
 def _start_over(attempt: Attempt, reason: str) -> None:
     step = attempt.assignment.checkpoint.step if attempt.assignment.checkpoint is not None else 0
-    said = f"the checkpoint of step {step} can't be gone on from, so the training starts over: {reason}"
+    said = f"the checkpoint of step {step} can't be used, so the training starts over: {reason}"
     _log.warning(said)
     attempt.lease.log(said)
 
@@ -109,7 +109,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
             return attempt.run_child(order, TrainingReport, sender.written)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
-                # Whoever takes the job up again goes on from here.
+                # Whoever takes the job up again resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
             raise
 

@@ -1,4 +1,4 @@
-"""Clients of the worker's registry: one each for who must not wait for another."""
+"""Clients of the worker's registry: separate ones for threads that must not wait for each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdk.pulling.filling import OnTransfer
 
 @contextmanager
 def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Client]:
-    """A client of the same registry with connections that nobody else uses. In process there are none to share."""
+    """A client of the same registry with its own connections. In process there are none to share."""
     if client.config.home is not None:
         yield client
         return

@@ -1,6 +1,6 @@
 """A thread that holds a job while its child works: renews the lease, sends what happened, hears of a cancel.
 
-It has a connection of its own and does nothing else, so that neither a training nor a long upload can keep it waiting.
+It has its own connection and does nothing else, so neither a training nor a long upload can delay it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from sdk.errors import InvalidInput, NotFound, StaleAttempt
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
-#: News is sent at once, but so many seconds after the news before it; with none, a heartbeat goes out four times a lease.
+#: News is sent at once, but at least this many seconds after the previous news; without news, a heartbeat is sent four
+#: times per lease.
 _NEWS_EVERY_S = 0.5
 _TRY_AGAIN_S = 1.0
 #: The longest timeout of one heartbeat, in seconds.
 _TIMEOUT_S = 10.0
 _MAX_EVENTS = 500
-#: An attempt is given up this share of a lease before it ends, and so many seconds at most: killing takes a moment.
+#: An attempt is given up this share of a lease before its end, at most this many seconds: killing takes a moment.
 _MARGIN = 0.2
 _MARGIN_S = 5.0
 
@@ -41,7 +42,7 @@ class Lease:
         self._news: list[NewEvent] = []
         self._guard = threading.Lock()
         self._sending = threading.Lock()
-        #: Set by whoever has news, and at the end.
+        #: Set when there is news, and at the end.
         self._wake = threading.Event()
         self._end = threading.Event()
         self._cancelled = threading.Event()
@@ -50,7 +51,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if time.monotonic() - self.claimed_at > self._lease_s / 4:
-            # The answer was long under way. The registry counts from when it gave the job, and can say whether that holds.
+            # The answer took long. The registry counts from when it gave the job, and can say whether that holds.
             self._send(within_s=self._lease_s / 4)
         self._thread.start()
         return self
@@ -74,7 +75,7 @@ class Lease:
         return self._lost.is_set() or time.monotonic() >= self._held_until
 
     def lose(self) -> None:
-        """Give the job up: the registry said that this attempt holds it no more."""
+        """Give the job up: the registry said that this attempt no longer holds it."""
         self._lost.set()
 
     def report(self, progress: Progress) -> None:
@@ -112,7 +113,7 @@ class Lease:
                 due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
                 self._end.wait(_NEWS_EVERY_S)
         if self.lost and not self._end.is_set():
-            _log.warning("this attempt no longer holds the job; it is dropped")
+            _log.warning("this attempt no longer holds the job and is dropped")
 
     def _send(self, *, within_s: float | None = None) -> bool:
         """Send one heartbeat and wait `within_s` for its answer, or while the job is held; return whether it was renewed."""

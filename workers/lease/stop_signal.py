@@ -65,13 +65,13 @@ class StopSignal:
         return min(usual_s, self._shutdown.left_s) if self._shutdown.asked else usual_s
 
     def check(self) -> None:
-        """Raise Stopped where the attempt must stop: while it is prepared."""
+        """Raise Stopped if the attempt must stop: while it is prepared."""
         reason = self.reason()
         if reason is not None:
             raise Stopped(reason)
 
     def check_finishing(self) -> None:
-        """Raise Stopped where even a result that is there may not be handed in any more."""
+        """Raise Stopped if even a result that is there may not be handed in any more."""
         reason = self.reason()
         if reason in (StopReason.LOST, StopReason.CANCELLED) or (self._shutdown.asked and self._shutdown.left_s <= 0):
             raise Stopped(reason or StopReason.DRAINING)

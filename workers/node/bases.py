@@ -32,8 +32,8 @@ def obtain(
     """Return the base that the job names, in the new folder `view`, which holds exactly its files and no others.
 
     Whatever else lies beside them on this node, a library would load it too: an adapter, a second set of weights.
-    `on_bytes` is called while files are hashed. Raises NotFound where it lies nowhere that this node can reach, InvalidBase
-    where it is another one than it was, VerificationFailed where the registry lists files that are not of the base.
+    `on_bytes` is called while files are hashed. Raises NotFound if it lies nowhere that this node can reach, InvalidBase
+    where it is another one than it was, VerificationFailed if the registry lists files that are not of the base.
     """
     if source.manifest is not None:
         try:
@@ -74,19 +74,19 @@ class _Search:
         )
 
     def _checked(self, folder: Path) -> ScannedBase:
-        """The base in a folder. Raises InvalidBase where it is another than is wanted, without a word of what it is."""
+        """The base in a folder. Raises InvalidBase if it is another than is wanted, without a word of what it is."""
         scanned = _scan(self.client, self.source, folder, self.on_bytes)
         found, wanted = scanned.registration.fingerprint, self.source.fingerprint
         if wanted in (None, found):
             return scanned
         _log.warning("base %s in %s has the fingerprint %s", self.source.id, folder, found)
         raise InvalidBase(
-            f"where base {self.source.id} lies is another one than the job wants ({str(wanted)[:12]}): its files were changed. "
-            "Restore them, or add the base again and submit anew"
+            f"the files at the location of base {self.source.id} are not those that the job wants ({str(wanted)[:12]}): they were changed. "
+            "Restore them, or add the base again and submit the job again"
         )
 
     def _from_registry(self) -> ScannedBase:
-        """The base from the cache, or fetched into it; what was altered in the cache is fetched anew, once."""
+        """The base from the cache, or fetched into it; what was altered in the cache is fetched again, once."""
         fingerprint, manifest, cache = self.source.fingerprint, self.source.manifest, self.client.cache
         assert fingerprint is not None
         assert manifest is not None
@@ -100,14 +100,14 @@ class _Search:
                 if (found := self._cached(folder)) is not None:
                     return found
                 if folder.is_dir():
-                    _log.warning("the cached base %s is not what its name says; it is fetched anew", fingerprint[:12])
+                    _log.warning("the cached base %s is damaged; fetching it again", fingerprint[:12])
                     cache.remove_folder(folder)
                 with folder_whole(folder) as partial:
                     self.client.fetch_manifest(manifest, partial)
                 return self._checked(folder)
 
     def _cached(self, folder: Path) -> ScannedBase | None:
-        """The base in its folder of the cache; None where that is missing, or was altered."""
+        """The base in its folder of the cache; None if that is missing, or was altered."""
         if not folder.is_dir():
             return None
         with contextlib.suppress(InvalidBase, NotFound):
@@ -145,10 +145,10 @@ def _shared_folder(location: str, settings: WorkerSettings, cached: Sequence[Pat
         own = [path.resolve() for path in cached]
         outside = sorted(name for name in names if not _is_below(folder / name, roots) or _is_below(folder / name, own))
     except (OSError, RuntimeError, ValueError):
-        # Links in a circle, or what is no path.
+        # Links in a circle, or what is not a path.
         return None
     if outside:
-        _log.warning("%s is not followed: %s leads out of the shared folders", folder, outside[0])
+        _log.warning("not following %s: %s leads out of the shared folders", folder, outside[0])
         return None
     return folder
 
@@ -161,7 +161,7 @@ def _is_below(path: Path, roots: Sequence[Path]) -> bool:
 def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Path, on_bytes: OnBytes) -> ScannedBase:
     """Link a base's files into the new folder `view`; the few that this node has otherwise are fetched.
 
-    What lies there then is looked at once more: the registry's list may name others than were found.
+    What lies there then is looked at again: the registry's list may name others than were found.
     """
     manifest = source.manifest or scanned.manifest
     have = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
@@ -176,7 +176,7 @@ def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Pat
             elif file.sha256 in origins:
                 fetch(origins[file.sha256], view / file.path, http=client.http)
             else:
-                raise InvalidBase(f"the registry has no {file.path} of this base; add it again with --upload")
+                raise InvalidBase(f"the registry has no {file.path} for this base; add the base again with --upload")
     try:
         laid_out = _scan(client, source, view, on_bytes)
     except (InvalidBase, NotFound) as error:
@@ -197,8 +197,8 @@ def _digests(manifest: Manifest) -> dict[str, str]:
 
 def _not_of_the_base(source: BaseSource, why: str) -> VerificationFailed:
     return VerificationFailed(
-        f"the files that the registry lists of base {source.id} are not those of a base: {why}. An admin may let them be sent "
-        f"anew with: adapterctl base fix {str(source.fingerprint)[:12]} --forget-files"
+        f"the files that the registry lists for base {source.id} can't be a base: {why}. An admin can let them be sent "
+        f"again with: adapterctl base fix {str(source.fingerprint)[:12]} --forget-files"
     )
 
 
@@ -230,7 +230,7 @@ def _snapshot(repository: str, revision: str | None, **given: Any) -> Path:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise NotFound(
             f"the model hub has no {repository} at {revision} that this worker may read; "
-            "check the name; for a gated one name it in the worker's ADAPTER_WORKER_HUB_REPOSITORIES and give it a hub token"
+            "check the name; if it is gated, add it to the worker's ADAPTER_WORKER_HUB_REPOSITORIES and give the worker a hub token"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise Unavailable(

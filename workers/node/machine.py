@@ -32,7 +32,7 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
 
 
 def _card_memory() -> tuple[int, int] | None:
-    """Total and free bytes of the first card that this process may use, or None where there is none."""
+    """Total and free bytes of the first card that this process may use, or None if there is none."""
     tool = shutil.which("nvidia-smi")
     # The card's number, or its UUID; empty where no card may be used.
     card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()

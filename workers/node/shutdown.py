@@ -29,7 +29,7 @@ class Shutdown:
 
     @property
     def asked(self) -> bool:
-        """Whether no more work is to be begun, and the job under way to be given back within the grace."""
+        """Whether no more work is to be begun, and the job in progress to be given back within the grace."""
         return self._times > 0
 
     @property

@@ -1,1 +1,1 @@
-"""The audit trail: every change with who, what, before and after; only appended to."""
+"""The audit trail: every change with who, what, before and after; append-only."""

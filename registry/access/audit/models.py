@@ -1,4 +1,4 @@
-"""The table of the audit trail. Triggers of the database refuse to change or remove a row."""
+"""The table of the audit trail. Database triggers refuse to change or remove a row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AuditEntry(Model):
     token_id: Mapped[str | None] = mapped_column(String(32))
     #: "alias.move", "version.archive", "token.revoke" …
     action: Mapped[str] = mapped_column(String(40))
-    #: Whose readers may see it: a namespace, "-" for names without one, "*" for the whole registry.
+    #: The namespace whose admins may see it: a namespace, "-" for names without one, "*" for the whole registry.
     namespace: Mapped[str] = mapped_column(String(64))
     #: What it was done to: "team/code-review@v3", a token's id, a digest.
     subject: Mapped[str] = mapped_column(String(300))

@@ -60,9 +60,9 @@ class Audit:
         cursor: str | None = None,
         limit: int = 100,
     ) -> Paged[AuditView]:
-        """Changes in the namespaces that the caller administers, the newest first.
+        """Changes in the namespaces that the caller administers, newest first.
 
-        `action` may end with `.*`; `subject` is whole, or the name of an adapter for all of its versions and aliases.
+        `action` may end with `.*`; `subject` is exact, or the name of an adapter for all of its versions and aliases.
         """
         query = select(AuditEntry).where(who.within(AuditEntry.namespace, "admin"))
         if actor is not None:

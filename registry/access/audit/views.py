@@ -22,13 +22,13 @@ def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("no clock shows this moment; send a later or an earlier one") from None
+        raise ValueError("this time is out of range; send a later or an earlier one") from None
 
 
 def _written_out(text: str) -> str:
     """Refuse a bare number, which would be read as seconds since 1970."""
     if "T" not in text:
-        raise ValueError("write the moment as 2026-01-31T12:00:00Z")
+        raise ValueError("write the time as 2026-01-31T12:00:00Z")
     return text
 
 
@@ -42,16 +42,18 @@ def list_audit(
     audit: AuditDep,
     who: Admin,
     actor: Annotated[str | None, Query(max_length=100)] = None,
-    token: Annotated[str | None, Query(max_length=64, description="The id of a token, whatever it is called.")] = None,
+    token: Annotated[str | None, Query(max_length=64, description="A token's id, whatever its name.")] = None,
     action: Annotated[str | None, Query(max_length=40, description="Whole, or `alias.*`.")] = None,
-    subject: Annotated[str | None, Query(max_length=300, description="Whole, or an adapter's name.")] = None,
+    subject: Annotated[
+        str | None, Query(max_length=300, description="The whole subject, or an adapter's name.")
+    ] = None,
     namespace: Annotated[str | None, Query(max_length=64)] = None,
     since: Moment | None = None,
     until: Moment | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[AuditView]:
-    """Every change in the namespaces that the caller administers, the newest first."""
+    """Every change in the namespaces that the caller administers, newest first."""
     return audit.list(
         who=who,
         actor=actor,

@@ -1,1 +1,1 @@
-"""The switch for emergencies: reads go on, and nothing is changed until somebody says so."""
+"""The switch for emergencies: reads continue, and nothing is changed until it is turned off."""

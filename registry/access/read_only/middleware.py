@@ -1,4 +1,4 @@
-"""Keeps out what would change something while the registry is read-only."""
+"""Refuses requests that would change something while the registry is read-only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from registry.errors import ReadOnly
 from registry.http.paths import API, area_of
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Heartbeats go on, so that workers keep the jobs that they hold: a lease that ends would start a job from its last
-#: checkpoint, and nothing else comes of a heartbeat than events of that job.
-#: In an emergency somebody's rights can still be taken away.
+#: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its
+#: last checkpoint, and a heartbeat only adds events to that job. In an emergency, rights can still be taken away.
 _LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
 
 
 class KeepReadOnly:
-    """ASGI middleware behind the gatekeeper: answers 503 to requests that change something, while nothing may be."""
+    """ASGI middleware behind the gatekeeper: answers 503 to requests that change something, while that is forbidden."""
 
     def __init__(self, app: ASGIApp, *, switch: ReadOnlySwitch) -> None:
         self._app = app

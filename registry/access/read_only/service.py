@@ -1,4 +1,4 @@
-"""Turning the switch, and asking how it stands."""
+"""Turning the switch, and reading it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from registry.db.statements import insert_if_new, upsert
 from registry.errors import ReadOnly, RegistryError
 from registry.principal import EVERYWHERE, Principal
 
-#: How long an answer of the database is believed, in seconds: so soon does the switch hold for every process.
+#: How long the database's answer is cached, in seconds: after that the switch holds for every process.
 TRUST_S = 1.0
 _ROW = 1
 
 
 class ReadOnlySwitch:
-    """The switch as the database has it; `forced` by the settings of this process, it is on whatever that says."""
+    """The switch as stored in the database; if `forced` by this process's settings, it is on in any case."""
 
     def __init__(self, db: Database, *, forced: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
@@ -29,7 +29,7 @@ class ReadOnlySwitch:
         self._known: str | None = None
 
     def turn_on(self, *, reason: str, who: Principal) -> None:
-        """Let nothing be changed any more, for a reason that whoever is refused is told; again gives another reason."""
+        """Refuse changes from now on, for a reason that refused callers are told; calling it again replaces the reason."""
         said = {"reason": reason, "set_by": who.name, "since": utc_now()}
         with self._db.write() as session:
             before = None
@@ -41,7 +41,7 @@ class ReadOnlySwitch:
         self._asked_at = float("-inf")
 
     def turn_off(self, *, who: Principal) -> None:
-        """Let things be changed again; again is harmless."""
+        """Allow changes again; repeating it is harmless."""
         with self._db.write() as session:
             row = session.get(ReadOnlyRow, _ROW, with_for_update=True)
             if row is not None:
@@ -50,7 +50,9 @@ class ReadOnlySwitch:
         self._asked_at = float("-inf")
 
     def reason(self) -> str | None:
-        """Why the registry is read-only, or None where it is not. As it was a moment ago, or where the database is away."""
+        """Why the registry is read-only, or None if it is not. May be a moment old, or older while the database is
+        unavailable.
+        """
         if self._forced:
             return "REGISTRY_READ_ONLY is set"
         if self.is_known:
@@ -60,14 +62,14 @@ class ReadOnlySwitch:
                 row = session.get(ReadOnlyRow, _ROW)
                 self._known = None if row is None else row.reason
         except RegistryError:
-            # Whoever wants to change something hears of it in other words.
+            # Callers that want to change something get another error for this.
             return self._known
         self._asked_at = self._clock()
         return self._known
 
     @property
     def is_known(self) -> bool:
-        """Whether `reason` answers without a look at the database."""
+        """Whether `reason` answers without asking the database."""
         return self._forced or self._clock() - self._asked_at < TRUST_S
 
     def require_off(self) -> None:
@@ -75,6 +77,6 @@ class ReadOnlySwitch:
         reason = self.reason()
         if reason is not None:
             raise ReadOnly(
-                f"the registry is read-only ({reason}); reading works, and changes do again once an admin has turned it off "
-                "with: adapter-registry read-only off"
+                f"the registry is read-only ({reason}); reading works, and changes will work once an admin has "
+                "run: adapter-registry read-only off"
             )

@@ -8,8 +8,8 @@
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
->>> Module({"B": b}).untrained
-True
+>>> Module({"A": b._replace(zero=False), "B": b}).effect(16.0, 2, use_rslora=False).most
+-inf
 """
 
 from __future__ import annotations
@@ -40,30 +40,25 @@ class Module:
         """Add a tensor. Raises Verification for a part under two names, as old and new releases write it."""
         if part in self.parts:
             raise Verification(
-                f"{tensor.name!r} stands for the same as {self.parts[part].name!r}; save the adapter again, "
+                f"{tensor.name!r} means the same weight as {self.parts[part].name!r}; save the adapter again, "
                 "with save_embedding_layers=False where it adapts embeddings"
             )
         self.parts[part] = tensor
 
-    @property
-    def untrained(self) -> bool:
-        """Whether the half that training starts from zero is zero: B, but A of an embedding; and so is B's bias."""
-        start = self.parts.get("B") or self.parts["embedding_A"]
-        bias = self.parts.get("B.bias")
-        return start.zero and (bias is None or bias.zero)
-
     def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
-        """Say how large ΔW = s·B·A may be, and B's bias, from the largest magnitudes of A and B alone."""
+        """Say how large ΔW = s·B·A may be, and B's bias, by its norm, and from the largest magnitudes of A and B."""
         a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
         bias = self.parts.get("B.bias")
         scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
-        if scale == 0 or a.zero or b.zero:
+        if scale == 0 or a.zero or b.zero or b.norm == 0:
             least = most = -math.inf
         else:
             # Each number of B·A is a sum of r products: one alone may be as large as the largest of B times the largest
-            # of A, and none is larger than r times that.
+            # of A, and none is larger than r times that, or than the norm of them all.
             exponents = math.log2(scale) + a.exponent + b.exponent
             least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
+            if b.norm is not None:
+                most = min(most, math.log2(scale) + math.log2(b.norm))
         if bias is not None and not bias.zero:
             most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
         return Effect(least, most)
@@ -101,7 +96,7 @@ def judge_module(
     if not targets.mean(plain, base) or (owned and not base.shapes(f"{plain}.weight")):
         if not owned:
             raise Verification(
-                f"{name} is not among the modules that {CONFIG_FILE} means, by target_modules "
+                f"{name} is not among the modules that {CONFIG_FILE} targets, by target_modules "
                 f"({', '.join(config.target_modules or [])[:200]}), exclude_modules and layers_to_transform; save the adapter again"
             )
         stacked = [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
@@ -115,8 +110,8 @@ def judge_module(
     _judge_bias(name, parts.get("B.bias"), b[0], config, embedding=embedding)
     if config.lora_bias and not embedding and base.shapes(f"{plain}.weight") and not base.shapes(f"{plain}.bias"):
         raise Verification(
-            f"lora_bias is true, and the base's {plain} has no bias that B's could be added to, so that the adapter could "
-            "never be merged; train again without lora_bias"
+            f"lora_bias is true, and the base's {plain} has no bias to add B's to, so the adapter could never "
+            "be merged; train again without lora_bias"
         )
 
 
@@ -151,8 +146,8 @@ def _judge_base(
             )
         if not embedding and len(a) == 2 and transposed is not None and [b[0], a[1]] in _turned(weights, transposed):
             raise Verification(
-                f"{name}: B·A is {b[0]}×{a[1]} and lies across the base's weight, which takes {a[1]} outputs and {b[0]} inputs "
-                "in its module; save the adapter again with PEFT from the trained model"
+                f"{name}: B·A is {b[0]}×{a[1]}, which is transposed: the base's weight in its module has {a[1]} outputs and "
+                f"{b[0]} inputs; save the adapter again with PEFT from the trained model"
             )
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"

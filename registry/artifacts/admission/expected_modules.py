@@ -17,10 +17,10 @@ from sdk.schemas.training import LoraConfig
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
 #: For each module of the adapter and tensor of the base. An adapter that PEFT saved needs one, for each list of layers and
-#: each matrix of an expert is held against the base once.
+#: each matrix of an expert is checked against the base once.
 _LOOKS = 4
 _ROWS = ".token_adapter.trainable_tokens_delta"
-#: What PEFT saves of a saved module once more, with its embeddings, and does not load by.
+#: What PEFT saves of a saved module a second time, with its embeddings, and does not load.
 _COPIES = (".original_module.", ".modules_to_save.")
 
 
@@ -36,11 +36,11 @@ class ConfigTargets:
             self._targets = Targets(said, Budget(_PATTERN_STEPS))
         except ExpressionError as error:
             raise Verification(
-                f"{CONFIG_FILE} has a pattern of modules that can't be tried, for {error}; write module names and push again"
+                f"{CONFIG_FILE} has a pattern of modules that can't be used, since {error}; write module names and push again"
             ) from error
 
     def mean(self, module: str, base: BaseShapes) -> bool:
-        """Whether a module is adapted. Raises Verification where the patterns take too long."""
+        """Whether a module is adapted. Raises Verification if the patterns take too long."""
         try:
             if self._targets.means(module):
                 return True
@@ -48,12 +48,12 @@ class ConfigTargets:
             return self._tied and base.is_tied(module) and any(map(self._targets.means, base.embeddings))
         except BudgetError as error:
             raise Verification(
-                f"the patterns of {CONFIG_FILE} take too long to try; write module names in place of them and push again"
+                f"the patterns of {CONFIG_FILE} take too long to try; replace them with module names and push again"
             ) from error
 
 
 def require_complete(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
-    """Raise Verification where modules that the config means have no weights, and others of their name have.
+    """Raise Verification if modules that the config means have no weights, and others of their name have.
 
     `adapted` are modules as the adapter names them. All of it is at most `_LOOKS` looks at each name of both.
     """
@@ -63,13 +63,13 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
         _require_every_expert(adapted, targets, base, looks)
     except BudgetError as error:
         raise Verification(
-            "the adapter names the same layers or experts of the base in many ways, of which a model has one; save the adapter "
+            "the adapter names the same layers or experts of the base in several ways, and a model has only one; save the adapter "
             "again from the trained model"
         ) from error
 
 
 def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
-    """Raise Verification where some layers' modules of a name have weights, and others, which are meant too, have none.
+    """Raise Verification if some layers' modules of a name have weights, and others, which are meant too, have none.
 
     Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
     that predict several tokens, and experts under other names.
@@ -94,7 +94,7 @@ def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: Base
             module = f"{before}.{number}.{after}" if after else f"{before}.{number}"
             if targets.mean(module, base):
                 raise Verification(
-                    f"the adapter has no weights for {module}, which {CONFIG_FILE} means too; PEFT would put fresh ones there. Save "
+                    f"the adapter has no weights for {module}, which {CONFIG_FILE} targets too; PEFT would initialise new ones there. Save "
                     "the adapter again from the trained model, or name the layers in layers_to_transform"
                 )
 
@@ -119,7 +119,7 @@ def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
 
 
 def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
-    """Raise Verification where some single experts of a layer have weights, and others have none.
+    """Raise Verification if some single experts of a layer have weights, and others have none.
 
     PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
     """
@@ -133,13 +133,13 @@ def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base
         lacking = (f"{before}.{number}.{after}" for number in sorted(experts - found))
         if missing := next((module for module in lacking if targets.mean(module, base)), None):
             raise Verification(
-                f"the adapter has no weights for {missing}, and PEFT joins the experts of a layer only where each "
-                "has them; save the adapter again from the trained model"
+                f"the adapter has no weights for {missing}, and PEFT joins a layer's experts only if all of them have "
+                "weights; save the adapter again from the trained model"
             )
 
 
 def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
-    """Raise Verification where a saved module, a bias or a token's row that the record says is trained is not in the file.
+    """Raise Verification if a saved module, a bias or a token's row that the record says is trained is not in the file.
 
     PEFT stops at a saved module that is missing, and keeps the base's values of what else is.
     """
@@ -162,12 +162,12 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
         if saved or (trained and kind == "bias" and len(base.shapes(name)[0]) == 1):
             raise Verification(
-                f"{CONFIG_FILE} says that {name} is trained, by {'modules_to_save' if saved else 'bias'}, and the adapter does not "
-                "hold it; save the adapter again from the trained model"
+                f"{CONFIG_FILE} says that {name} is trained, by {'modules_to_save' if saved else 'bias'}, but the adapter does not "
+                "have it; save the adapter again from the trained model"
             )
     for head in lora.modules_to_save:
         if base.is_tied(head) and not any(f".{name}".endswith(f".{head}.weight") for name in held):
-            raise Verification(f"modules_to_save has {head}, and the adapter does not hold it; save the adapter again")
+            raise Verification(f"modules_to_save has {head}, but the adapter does not have it; save the adapter again")
     rows = [name.removesuffix(_ROWS) for name in held if name.endswith(_ROWS)]
     said = lora.trainable_token_indices
     if isinstance(said, dict):
@@ -177,7 +177,7 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         whole = not said or any(_last(module) not in HEADS for module in rows)
     if not whole:
         raise Verification(
-            "trainable_token_indices names tokens, and the adapter does not hold their rows; save the adapter again"
+            "trainable_token_indices names tokens, but the adapter does not have their rows; save the adapter again"
         )
 
 

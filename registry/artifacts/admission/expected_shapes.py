@@ -1,4 +1,4 @@
-"""What an adapter's tensors are held against: the base's shapes by a module's name, and its rank by a pattern.
+"""What an adapter's tensors are checked against: the base's shapes by a module's name, and its rank by a pattern.
 
 Both are asked for each of up to hundreds of thousands of names that a stranger wrote, so neither may search a list.
 
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, module: str) -> Self | None:
-        """Return a module's place by its name; None where it has no number, or begins with one."""
+        """Return a module's place by its name; None if it has no number, or begins with one."""
         parts = module.split(".")
         at = next((position for position, part in enumerate(parts) if _NUMBER.fullmatch(part)), None)
         return cls(".".join(parts[:at]), int(parts[at]), ".".join(parts[at + 1 :])) if at else None
@@ -99,8 +99,9 @@ class BaseShapes:
         return self._tensors
 
     def loads(self, place: Place) -> bool | None:
-        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None where its
-        config doesn't say."""
+        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None
+        where its config doesn't say.
+        """
         text, layers, shared = self._layers
         if layers is None or (text and not is_text(place.before)):
             return None
@@ -130,7 +131,7 @@ class BaseShapes:
     def shapes(self, name: str) -> list[list[int]]:
         """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous.
 
-        Raises Verification where more names are alike than could be tried.
+        Raises Verification if more names are alike than could be tried.
         """
         found = [self._tensors[other] for other in self._named(name)]
         module, _, kind = name.rpartition(".")
@@ -147,7 +148,7 @@ class BaseShapes:
         return self.known and head.rpartition(".")[2] in HEADS and not self._named(f"{head}.weight")
 
     def lies_transposed(self, module: str) -> bool | None:
-        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None where nobody says what the base is."""
+        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None if nobody says what the base is."""
         if module.rpartition(".")[2] not in _CONV1D_MODULES:
             return False
         stored = self._config.get("quantization_config")
@@ -164,8 +165,8 @@ class BaseShapes:
         alike = self._by_tail.get(tail(wanted), [])
         if len(alike) > _MOST_ALIKE:
             raise Verification(
-                f"the base has {len(alike)} tensors whose names end as {wanted} does, and none of this name, so that nobody can "
-                f"tell which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
+                f"the base has {len(alike)} tensors whose names end like {wanted}, but none with this name, so it is unclear "
+                f"which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
             )
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
         # Others have another prefix than the model that the library makes of them: only what follows it tells.
@@ -185,14 +186,16 @@ class BaseShapes:
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
         if len(shapes) > _MOST_ALIKE:
             raise Verification(
-                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt others of "
-                "its modules"
+                f"the base has experts of {len(shapes)} shapes in the layer of {module}, which no library stacks; adapt other "
+                "modules"
             )
         return [[len(numbers), times * out, into] for out, into in sorted(shapes) for times in (1, 2)]
 
 
 def single_expert(tensor: str) -> re.Match[str] | None:
-    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single expert."""
+    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single
+    expert.
+    """
     return _SINGLE_EXPERT.fullmatch(tensor)
 
 
@@ -217,14 +220,14 @@ class Ranks:
             self._values = ModuleValues(patterns, default, Budget(_PATTERN_STEPS))
         except ExpressionError as error:
             raise Verification(
-                f"{key} has an expression that can't be tried, for {error}; write module names and push again"
+                f"{key} has an expression that can't be used, since {error}; write module names and push again"
             ) from error
 
     def of(self, module: str) -> int | float:
-        """Return a module's rank or alpha. Raises Verification where the patterns take too long."""
+        """Return a module's rank or alpha. Raises Verification if the patterns take too long."""
         try:
             return self._values.of(module)
         except BudgetError as error:
             raise Verification(
-                f"{self._key} takes too long to try; write module names in place of patterns and push again"
+                f"{self._key} takes too long to try; replace the patterns with module names and push again"
             ) from error

@@ -35,15 +35,15 @@ def judge_head(
 ) -> None:
     """Check the head among an adapter's tensors; `labels` is None where nobody has recorded how many there are.
 
-    Raises Verification where there is none, or one that fits neither the base's width nor the labels.
+    Raises Verification if there is none, or one that fits neither the base's width nor the labels.
     """
     whole = ((base_parameter(tensor.name), tensor) for tensor in tensors if lora_key(tensor.name) is None)
     head = [tensor for name, tensor in whole if name is not None and (is_head(name) or not base.shapes(name))]
     matrices = [tensor for tensor in head if len(tensor.shape) == 2]
     if not matrices:
         raise Verification(
-            "the adapter tells labels apart and has no head, which would be random whenever it is loaded; save it again "
-            "with modules_to_save that name the head"
+            "the adapter is a classifier without a head, so its head would be random whenever it is loaded; save it again "
+            "with modules_to_save naming the head"
         )
     width = _width(config)
     for tensor in head:

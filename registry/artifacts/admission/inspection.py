@@ -1,6 +1,6 @@
 """Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
 
-What is wrong whatever the version says (a malformed header, NaN, a key that is no setting) raises Verification here.
+What is wrong whatever the version says (a malformed header, NaN, a key that is not a setting) raises Verification here.
 Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
 
 >>> import io
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, NamedTuple, Self
 
@@ -20,12 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
+from registry.artifacts.admission.norms import PassingNorms, layout_fits
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
 from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.lora.adapter_config import recorded
+from sdk.schemas.training import LoraConfig
 from sdk.schemas.wire import Wire
 
 _CHUNK_BYTES = 1024 * 1024
@@ -64,6 +67,8 @@ class TensorFacts(NamedTuple):
     zero: bool
     #: The largest magnitude among its values lies below two to this power, and not below half of that.
     exponent: int = 0
+    #: Where it is B of a module: ‖B·A‖, the Frobenius norm before the scale; None where that can't be told.
+    norm: float | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -87,7 +92,7 @@ class WeightFacts(_Facts):
     """
 
     kind: Literal["weights"] = "weights"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     #: In the order of their bytes, a newline after each.
     names: str
     kinds: list[KindFacts]
@@ -97,16 +102,22 @@ class WeightFacts(_Facts):
     zero: list[int]
     #: By tensor.
     exponents: list[int]
+    #: By tensor: ‖B·A‖ of the module whose B it is.
+    norms: list[float | None]
+    #: A tensor and of how many experts it is, where that is several.
+    stacked: list[list[int]]
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
         count = len(self.kind_of)
         if len(self.exponents) != count:
-            raise ValueError("there is another number of exponents than of tensors")
+            raise ValueError("the numbers of exponents and of tensors differ")
+        if len(self.norms) != count or any(len(pair) != 2 for pair in self.stacked):
+            raise ValueError("the numbers of norms and of tensors differ")
         if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
-            raise ValueError("there is another number of names than of tensors")
+            raise ValueError("the numbers of names and of tensors differ")
         if count and not (min(self.kind_of) >= 0 and max(self.kind_of) < len(self.kinds)):
-            raise ValueError("a tensor is of no kind")
+            raise ValueError("a tensor has no kind")
         return self
 
     @classmethod
@@ -121,6 +132,8 @@ class WeightFacts(_Facts):
                 "kind_of": [kinds[tensor.dtype, tensor.shape] for tensor in listed],
                 "zero": [index for index, tensor in enumerate(listed) if tensor.zero],
                 "exponents": [tensor.exponent for tensor in listed],
+                "norms": [tensor.norm for tensor in listed],
+                "stacked": [],
             }
         )
 
@@ -129,7 +142,16 @@ class WeightFacts(_Facts):
         zero = set(self.zero)
         kinds = [(kind.dtype, tuple(kind.shape)) for kind in self.kinds]
         for index, (name, kind) in enumerate(zip(self.names.split("\n")[:-1], self.kind_of, strict=True)):
-            yield TensorFacts(name, *kinds[kind], zero=index in zero, exponent=self.exponents[index])
+            yield TensorFacts(
+                name, *kinds[kind], zero=index in zero, exponent=self.exponents[index], norm=self.norms[index]
+            )
+
+    def fit(self, lora: LoraConfig) -> bool:
+        """Whether the norms are of as many experts as a record says."""
+        listed = enumerate(self.tensors())
+        return layout_fits(
+            ((index, one.name, one.shape[1]) for index, one in listed if one.norm is not None), self.stacked, lora
+        )
 
 
 class ConfigFacts(_Facts):
@@ -139,7 +161,7 @@ class ConfigFacts(_Facts):
     """
 
     kind: Literal["config"] = "config"
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     rank: int | None
     alpha: int | float | None
     #: Sorted.
@@ -153,6 +175,8 @@ class ConfigFacts(_Facts):
     exclude_modules: list[str] | str
     layers_to_transform: list[int]
     layers_pattern: list[str]
+    #: Sorted.
+    target_parameters: list[str]
     bias: str
     use_rslora: bool
     use_dora: bool
@@ -165,27 +189,31 @@ class ConfigFacts(_Facts):
     variants: list[str]
 
 
-def inspect_weights(file: IO[bytes], *, size_bytes: int) -> WeightFacts:
-    """Read `adapter_model.safetensors` once, in bounded memory.
+def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> WeightFacts:
+    """Read `adapter_model.safetensors` once, in bounded memory; `lora` says which modules are of stacked experts.
 
-    Raises Verification where it is no safetensors file of floating-point tensors, or holds NaN or infinity.
+    Raises Verification where it is not a safetensors file of floating-point tensors, or holds NaN or infinity.
     """
     try:
         header = read_header(file, size_bytes)
-        greatest = _greatest(file, header)
+        passing = PassingNorms(header, lora)
+        greatest = _greatest(file, header, passing)
     except SafetensorsError as error:
         raise Verification(str(error)) from error
     zero, exponents = np.flatnonzero(greatest == 0), _exponents(greatest, header)
     names = header.names()
     kinds, kind_of = header.kinds, header.kind_of
+    norms, stacked = [None if math.isnan(norm) else norm for norm in passing.found.tolist()], passing.stacked
     # The header is as long as the names at least, and no longer needed.
-    del header
+    del header, passing
     return WeightFacts(
         names=names,
         kinds=[KindFacts.model_validate({"dtype": kind.dtype, "shape": list(kind.shape)}) for kind in kinds],
         kind_of=kind_of.tolist(),
         zero=zero.tolist(),
         exponents=exponents.tolist(),
+        norms=norms,
+        stacked=sorted(stacked),
     )
 
 
@@ -203,8 +231,8 @@ def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     return found
 
 
-def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
-    """Return the bits of each tensor's largest magnitude.
+def _greatest(file: IO[bytes], header: Header, passing: PassingNorms) -> npt.NDArray[Any]:
+    """Return the bits of each tensor's largest magnitude, and let each pass.
 
     Raises Verification for NaN and infinity, SafetensorsError for a file that ends before its data.
 
@@ -227,7 +255,8 @@ def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
         while position < end:
             raw = read_exactly(file, min(end - position, _CHUNK_BYTES))
             values = room[: len(raw)].view(dtype)
-            np.bitwise_and(np.frombuffer(raw, dtype=dtype), without_sign, out=values)
+            chunk = np.frombuffer(raw, dtype=np.uint8)
+            np.bitwise_and(chunk.view(dtype), without_sign, out=values)
             # The tensors with a part in this chunk.
             low = int(np.searchsorted(begins, position, side="right")) - 1
             high = int(np.searchsorted(begins, position + len(raw), side="left"))
@@ -240,6 +269,11 @@ def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
                 )
             part = found[first + low : first + high]
             np.maximum(part, greatest, out=part)
+            for index in range(low, high):
+                begin = int(begins[index])
+                start = max(begin, position)
+                stop = min(header.end(first + index), position + len(raw))
+                passing.take(first + index, chunk[start - position : stop - position], start - begin)
             position += len(raw)
     return found
 
@@ -247,12 +281,12 @@ def _greatest(file: IO[bytes], header: Header) -> npt.NDArray[Any]:
 def inspect_config(file: IO[bytes]) -> ConfigFacts:
     """Read `adapter_config.json` once.
 
-    Raises Verification where it is no JSON or no LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
+    Raises Verification where it is not JSON or not a LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
     value of another kind, a path or URL among them.
     """
     config = _parse(file.read(MAX_CONFIG_BYTES + 1))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Verification(f"{CONFIG_FILE} describes no LoRA; only LoRA adapters are kept here")
+        raise Verification(f"{CONFIG_FILE} does not describe a LoRA adapter; only LoRA adapters are kept here")
     for finding in examine(config):
         _refuse(finding)
     if why := unusable(config):
@@ -274,7 +308,7 @@ def _refuse(finding: Finding) -> None:
         )
     if finding.reason is Reason.UNKNOWN:
         raise Verification(
-            f"{CONFIG_FILE} has {finding.key!a}, which is no LoRA setting that is known here; remove it and push again"
+            f"{CONFIG_FILE} has {finding.key!a}, which is not a known LoRA setting; remove it and push again"
         )
     if finding.reason is Reason.PATTERN:
         raise Verification(
@@ -292,13 +326,13 @@ def _parse(raw: bytes) -> Any:
     # Brackets in texts count too: no configuration has as many.
     if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
         raise Verification(
-            f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or deeper than any that PEFT writes; save the adapter again"
+            f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or nested deeper than PEFT writes it; save the adapter again"
         )
     try:
         # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Verification(f"{CONFIG_FILE} is no JSON; save the adapter again") from error
+        raise Verification(f"{CONFIG_FILE} is not JSON; save the adapter again") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -309,4 +343,4 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise Verification(f"{CONFIG_FILE} holds {word}, which is no number; save the adapter again with PEFT")
+    raise Verification(f"{CONFIG_FILE} has {word}, which is not a number; save the adapter again with PEFT")

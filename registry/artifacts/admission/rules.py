@@ -3,7 +3,7 @@
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
 ...     rank=8, alpha=16, target_modules=["q_proj"], rank_pattern={}, alpha_pattern={}, modules_to_save=[], bias="none",
-...     exclude_modules=[], layers_to_transform=[], layers_pattern=[],
+...     exclude_modules=[], layers_to_transform=[], layers_pattern=[], target_parameters=[],
 ...     use_rslora=False, use_dora=False, lora_bias=False, fan_in_fan_out=False, task_type=None, variants=[],
 ... )
 >>> judge(weights, config, lora=LoraConfig(rank=4, alpha=16, dropout=0, target_modules=["q_proj"]), base_tensors={}, base_config={})
@@ -94,10 +94,12 @@ def judge(
     require_whole(weights, lora, base)
     if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
         raise Verification(
-            f"{tied} is adapted and trainable_token_indices trains tokens of the same weight, for the base ties the two, which "
-            f"PEFT can't merge; train again without {tied.rpartition('.')[2]} among the target modules"
+            f"{tied} is adapted, and trainable_token_indices trains tokens of the same weight, since the base ties the two; PEFT "
+            f"can't merge that: train again without {tied.rpartition('.')[2]} among the target modules"
         )
-    warnings = _judge_effects(modules, config, lora, ranks)
+    # Whether these are other than the base's own, the gate can't tell: its weights may not be here.
+    replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
+    warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
     return [
         *warnings,
@@ -108,13 +110,10 @@ def judge(
     ]
 
 
-def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks) -> list[str]:
-    """Look at how much each module changes. Raises Verification where none does, or one far too much."""
-    untrained = sorted(name for name, module in modules.items() if module.untrained)
-    if len(untrained) == len(modules):
-        raise Verification(
-            "every lora_B is zero: this adapter's LoRA changes nothing. Train it, or push the trained one"
-        )
+def _judge_effects(
+    modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
+) -> list[str]:
+    """Look at how much each module changes. Raises Verification where none does and nothing is replaced, or one far too much."""
     alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
     effects = {}
     for name, module in sorted(modules.items()):
@@ -123,17 +122,23 @@ def _judge_effects(modules: Mapping[str, Module], config: ConfigFacts, lora: Lor
     huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
     if huge:
         raise Verification(
-            f"s·B·A reaches beyond {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
+            f"s·B·A exceeds {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
             "is wrong. Lower the learning rate and train again"
         )
     faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
-    if len(faint) == len(modules):
+    idle = [name for name in faint if effects[name].most == -math.inf]
+    if len(faint) == len(modules) and not replaces:
+        found = "s·B·A is zero" if len(idle) == len(modules) else f"no value of s·B·A reaches {_FAINT:g}"
         raise Verification(
-            f"no number of s·B·A reaches {_FAINT:g}: this adapter's LoRA changes nothing. Train it, or push the trained one"
+            f"{found} in any of the {len(modules)} adapted modules, and nothing of the base is replaced: this adapter changes "
+            "nothing. Train it with a higher learning rate or more rows, or push the trained one"
         )
     too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
-    faint = [name for name in faint if name not in set(untrained)]
-    return [*_warn_idle(untrained), *_warn_faint(faint), *_warn_too_large(too_large)]
+    return [
+        *_warn_idle(idle),
+        *_warn_faint([name for name in faint if name not in set(idle)]),
+        *_warn_too_large(too_large),
+    ]
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
@@ -149,6 +154,8 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "lora_bias": config.lora_bias != lora.lora_bias,
         "bias": config.bias != lora.bias,
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
+        # They say how A and B of stacked experts are read.
+        "target_parameters": config.target_parameters != sorted(lora.target_parameters),
         # What is done with a version is decided by its record.
         "task_type": (config.task_type == _CLASSIFICATION) != (lora.task_type == _CLASSIFICATION),
     }
@@ -157,17 +164,17 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
     if any(rank < 1 for rank in lora.rank_pattern.values()):
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
     if len(lora.modules_to_save) > _MOST_SAVED:
-        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules and not their parts")
+        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
 
 
 def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None) -> None:
     if labels is not None and config.task_type != _CLASSIFICATION:
         raise Verification(
-            f"the record names labels, and {CONFIG_FILE} says no {_CLASSIFICATION}; save the adapter again"
+            f"the record names labels, but {CONFIG_FILE} does not say {_CLASSIFICATION}; save the adapter again"
         )
     if config.task_type == "CAUSAL_LM" and is_encoder(base):
         raise Verification(
-            f"{CONFIG_FILE} says CAUSAL_LM, which the base is not: {no_next_token(base.get('model_type'))}"
+            f"{CONFIG_FILE} says CAUSAL_LM, but the base is not causal: {no_next_token(base.get('model_type'))}"
         )
 
 
@@ -205,7 +212,7 @@ def _sort(
 
 def _foreign(tensor: TensorFacts) -> Verification:
     return Verification(
-        f"tensor {tensor.name!r} is no LoRA weight; an adapter that loads without effect often has such names. "
+        f"tensor {tensor.name!r} is not a LoRA weight; an adapter that loads without effect often has such names. "
         "Save it again with PEFT's save_pretrained"
     )
 
@@ -287,13 +294,13 @@ def _named(names: Sequence[str]) -> str:
 def _warn_idle(idle: Sequence[str]) -> list[str]:
     if not idle:
         return []
-    return [f"lora_B is zero in {_named(idle)}: nothing was learned there; see whether these modules were trained"]
+    return [f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"]
 
 
 def _warn_faint(faint: Sequence[str]) -> list[str]:
     if not faint:
         return []
-    return [f"no number of s·B·A reaches {_FAINT:g} in {_named(faint)}: nothing was learned there that has an effect"]
+    return [f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"]
 
 
 def _warn_too_large(modules: Sequence[str]) -> list[str]:
@@ -301,7 +308,7 @@ def _warn_too_large(modules: Sequence[str]) -> list[str]:
         return []
     return [
         f"s·B·A may reach beyond 65504, where float16 ends, in {_named(modules)}: use the adapter over a base in bfloat16 or "
-        "float32, and see whether its training diverged"
+        "float32, and check whether its training diverged"
     ]
 
 
@@ -310,7 +317,7 @@ def _warn_beyond(names: Sequence[str]) -> list[str]:
         return []
     return [
         f"there are numbers beyond 65504, where float16 ends, in {_named(names)}: use the adapter over a base in bfloat16 or "
-        "float32, and see whether its training diverged"
+        "float32, and check whether its training diverged"
     ]
 
 
@@ -319,14 +326,14 @@ def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
     unused = sorted(set(targets) - used)
     if not unused:
         return []
-    return [f"there are no weights for the target modules {_named(unused)}; see whether all of the adapter was saved"]
+    return [f"there are no weights for the target modules {_named(unused)}; check whether all of the adapter was saved"]
 
 
 def _warn_vocabulary(vocabulary: int | None) -> list[str]:
     if vocabulary is None:
         return []
     return [
-        f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, which is not the base's number of them: use it with the "
+        f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
         "tokenizer that it was trained with"
     ]
 
@@ -337,7 +344,7 @@ def _warn_sizes(sizes: dict[str, int]) -> list[str]:
         return []
     parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
     return [
-        f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); where they were not trained, "
+        f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
         "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
     ]
 

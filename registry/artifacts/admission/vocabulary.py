@@ -15,9 +15,9 @@ SAVE = (
 
 
 def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
-    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None where it is.
+    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None if it is.
 
-    Raises Verification where they are of several numbers, or of the head alone, or lack a head that is not tied.
+    Raises Verification if they are of several numbers, or of the head alone, or lack a head that is not tied.
     """
     if not base.known:
         return None
@@ -29,13 +29,13 @@ def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
         rows, dimension = tensor.shape
         shapes = [shape for shape in base.shapes(f"{module}.weight") if shape[1:] == [dimension]]
         if shapes and [rows, dimension] not in shapes and changed.setdefault(last, rows) != rows:
-            raise Verification(f"the adapter holds {module} for {rows} and for {changed[last]} tokens; {SAVE}")
+            raise Verification(f"the adapter has {module} for {rows} and for {changed[last]} tokens; {SAVE}")
     if not changed:
         return None
     heads = {name for name in HEADS for tensor in base.names if f".{tensor}".endswith(f".{name}.weight")}
     missing = sorted(heads - changed.keys()) or ([] if changed.keys() & set(INPUT_EMBEDDINGS) else ["the embeddings"])
     if missing or len(set(changed.values())) != 1:
         has = ", ".join(f"{name} for {rows} tokens" for name, rows in sorted(changed.items()))
-        lacks = f", and not {' and '.join(missing)}" if missing else ""
-        raise Verification(f"the vocabulary was resized: the adapter holds {has}{lacks}; {SAVE}")
+        lacks = f", but not {' and '.join(missing)}" if missing else ""
+        raise Verification(f"the vocabulary was resized: the adapter has {has}{lacks}; {SAVE}")
     return next(iter(changed.values()))

@@ -29,7 +29,7 @@ class Aliases:
     def history(
         self, *, adapter: str, alias: str | None, cursor: str | None, limit: int, who: Principal
     ) -> Paged[AliasMoveView]:
-        """The moves of an adapter's aliases, or of one of them, the newest first."""
+        """The moves of an adapter's aliases, or of one of them, newest first."""
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
             query = select(AliasMoveRow).where(AliasMoveRow.adapter_pk == row.pk)
@@ -48,7 +48,7 @@ class Aliases:
     def move(self, *, move: AliasMove, who: Principal) -> AliasView:
         """Point an alias at a version, if it names `expect` now (0: nothing).
 
-        Raises NotFound, Forbidden where it is protected and the caller is no promoter, Conflict.
+        Raises NotFound, Forbidden if it is protected and the caller is not a promoter, Conflict.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, move.adapter, who, action="write", lock=True)
@@ -59,7 +59,7 @@ class Aliases:
     def rollback(self, *, rollback: AliasRollback, who: Principal) -> AliasView:
         """Point an alias at the version that it named before its last move; again goes one further back.
 
-        Raises NotFound for an alias that never was, Conflict where there is no version before, or that is gone.
+        Raises NotFound for an alias that never was, Conflict if there is no version before, or that is gone.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)
@@ -75,7 +75,7 @@ class Aliases:
             return _point(session, adapter, rollback.alias, version, rollback.expect, "rollback", rollback.reason, who)
 
     def remove(self, *, removal: AliasRemoval, who: Principal) -> None:
-        """Take an alias away; its history stays. Raises NotFound, Forbidden, Conflict."""
+        """Remove an alias; its history stays. Raises NotFound, Forbidden, Conflict."""
         with self._db.write() as session:
             adapter = find_adapter(session, removal.adapter, who, action="write", lock=True)
             _require_mover(session, adapter, removal.alias, who)
@@ -92,7 +92,7 @@ class Aliases:
             refresh_document(session, version)
 
     def protect(self, *, scope: str, alias: str, who: Principal) -> ProtectionView:
-        """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); again is harmless."""
+        """Let only promoters move an alias, of one adapter, of a namespace (`team/*`) or of all (`*`); repeating it is harmless."""
         with self._db.write() as session:
             namespace = _checked_scope(scope, alias, who)
             while True:
@@ -254,7 +254,7 @@ def _protected(session: Session, adapter: Adapter) -> set[str]:
 def _require_mover(session: Session, adapter: Adapter, alias: str, who: Principal) -> None:
     if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
         raise Forbidden(
-            f"{adapter.name}@{alias} is protected, so only a promoter moves it; ask one, or use another alias",
+            f"{adapter.name}@{alias} is protected, so only a promoter can move it; ask one, or use another alias",
             param="alias",
         )
 

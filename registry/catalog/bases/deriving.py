@@ -52,13 +52,13 @@ class Derived(NamedTuple):
 
 
 def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str) -> BaseIdentity:
-    """Return what a manifest and a config prove. Raises Verification where it is another base than they say."""
+    """Return what a manifest and a config prove. Raises Verification if it is another base than they say."""
     digests = {file.path: file.sha256 for file in manifest.files}
     try:
         check_files(digests)
         identity = identify(config, digests)
     except BadBaseError as error:
-        raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
+        raise Verification(f"this is not a base: {error}; download or save it again, then add it again") from error
     if identity.fingerprint != fingerprint or manifest.base_fingerprint != fingerprint:
         raise Verification(
             f"these files have the fingerprint {identity.fingerprint[:12]}, not {fingerprint[:12]}; add the base again",
@@ -100,18 +100,18 @@ def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
         tensors = shapes_of(looked_into.values(), said)
         check_packing(config, tensors)
     except BadBaseError as error:
-        raise Verification(f"this is no base: {error}; download or save it again, then add it again") from error
+        raise Verification(f"this is not a base: {error}; download or save it again, then add it again") from error
     return Derived(stable_config(config), tensors, manifest.size_bytes)
 
 
 def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
     """Return a small file's bytes, hashed as they come. Raises Verification."""
     if file.size_bytes > most_bytes:
-        raise Verification(f"{file.path} is longer than {most_bytes // 1024} KiB; no base has such a file")
+        raise Verification(f"{file.path} is longer than {most_bytes // 1024} KiB, too long for a file of a base")
     with artifacts.reading(file.sha256) as passing:
         raw = passing.read(file.size_bytes + 1)
     if len(raw) != file.size_bytes or passing.sha256 != file.sha256:
-        raise Verification(f"{file.path} can't be read from storage as it was sent; add the base again")
+        raise Verification(f"{file.path} can't be read back from storage as it was sent; add the base again")
     return raw
 
 
@@ -122,6 +122,6 @@ def _look_into(artifacts: Artifacts, file: ManifestFile) -> WeightFile:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
     except SafetensorsError as error:
         raise Verification(
-            f"{file.path} is no whole safetensors file of a model's weights ({error.reason}); download or save the base again"
+            f"{file.path} is not a complete safetensors file of a model's weights ({error.reason}); download or save the base again"
         ) from error
     return read_weights(header)

@@ -66,7 +66,7 @@ def find_visible(
 ) -> NamedBase:
     """Return the base that `name` means to somebody who looks: in `namespace`, else wherever they may read.
 
-    Raises NotFound, Invalid where it means different bases in several namespaces.
+    Raises NotFound, Invalid if it means different bases in several namespaces.
     """
     if namespace is not None:
         who.require("read", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
@@ -80,7 +80,7 @@ def find_visible(
     spaces = sorted({row.namespace for row in own})
     if len(spaces) > 1 and len({row.base_pk for row in own}) > 1:
         raise Invalid(
-            f"{name[:200]!a} means different bases in the namespaces {', '.join(spaces[:5])}; say which with --namespace",
+            f"{name[:200]!a} names different bases in the namespaces {', '.join(spaces[:5])}; choose one with --namespace",
             param="namespace",
         )
     return rows[0]
@@ -99,7 +99,7 @@ def _named(name: str) -> Select[NamedBase]:
 def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
     """Raise Invalid for digits that fit several bases."""
     if _SHORTENED.fullmatch(name) and len({row.base_pk for row in rows}) > 1:
-        raise Invalid(f"{name} fits more than one base; write more digits", param="base")
+        raise Invalid(f"{name} matches more than one base; write more digits", param="base")
 
 
 def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:
@@ -144,7 +144,7 @@ def _known(row: NamedBase) -> KnownBase:
     try:
         packing = stored_recipe(config, tensors)
     except StoredQuantizationError as error:
-        # The weights of other methods have other names and shapes than the modules that an adapter is held against.
+        # The weights of other methods have other names and shapes than the modules that an adapter is checked against.
         return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
     if shows_bytes(tensors):
         return KnownBase(row.base_pk, brief_base(row), {}, config, packing, hidden=_ADDED_BEFORE)
@@ -238,7 +238,7 @@ def brief_base(row: NamedBase) -> BaseBrief:
 def base_of(version: Version) -> BaseBrief:
     """Return a version's base, as its namespace called it when the version was made."""
     if not version.base_id:
-        # A server of the release before has written it, which knew one name for all.
+        # A server of the previous release has written it, which knew one name for all.
         base = version.base
         return BaseBrief(
             id=base.id,

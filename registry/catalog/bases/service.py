@@ -49,12 +49,12 @@ class Bases:
     def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
         """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
 
-        Raises Verification where its files are not of its fingerprint, or their bytes say something else; Conflict for
+        Raises Verification if its files are not of its fingerprint, or their bytes say something else; Conflict for
         other files or weights than the namespace has; NotFound, Forbidden, QuotaExceeded for files without room.
         """
         namespace = _home(base, who)
         if is_digits(base.id):
-            raise Invalid(f"{base.id[:80]!a} would be read as a fingerprint; give the base another --id", param="id")
+            raise Invalid(f"{base.id[:80]!a} would be taken for a fingerprint; give the base another --id", param="id")
         derived = self._derive(base, namespace, who)
         if base.manifest is not None:
             config = base.config if derived is None else derived.config
@@ -73,7 +73,7 @@ class Bases:
             return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
-        """Make sure of the files that were sent, and read what they say; None where none were sent. Raises Forbidden."""
+        """Make sure of the files that were sent, and read what they say; None if none were sent. Raises Forbidden."""
         if base.upload is None:
             return None
         # A worker says what it has hashed; what is kept for others to load comes from who may write.
@@ -82,9 +82,7 @@ class Bases:
         else:
             who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
         if base.manifest is None or base.manifest.kind != "base":
-            raise Invalid(
-                "a base whose files were sent comes with their manifest, of the kind 'base'", param="manifest"
-            )
+            raise Invalid("a base whose files were sent needs their manifest, of the kind 'base'", param="manifest")
         self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
         return self._derived_before(base.manifest) or derive(self._artifacts, base.manifest)
 
@@ -95,7 +93,7 @@ class Bases:
             return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
-        """The bases of the namespaces that the caller may read, and those published for all, the newest first."""
+        """The bases of the namespaces that the caller may read, and those published for all, newest first."""
 
         def views(rows: Sequence[NamedBase]) -> list[BaseView]:
             return [present(row) for row in rows]
@@ -110,7 +108,7 @@ class Bases:
             return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
-        """Take a base away from a namespace: its versions stay, and no new one is made over it there.
+        """Remove a base from a namespace: its versions stay, and no new one is made over it there.
 
         Its files go with the next collection, if no other namespace has them. Raises NotFound, Forbidden.
         """
@@ -133,7 +131,7 @@ class Bases:
             moved = None
             if fix.id is not None:
                 if is_digits(fix.id):
-                    raise Invalid(f"{fix.id[:80]!a} would be read as a fingerprint; choose another id", param="id")
+                    raise Invalid(f"{fix.id[:80]!a} would be taken for a fingerprint; choose another id", param="id")
                 moved = _holder(session, row.namespace, fix.id, but=row.base_pk)
                 row.id, row.named_at = fix.id, utc_now()
             if fix.location is not None:
@@ -177,7 +175,7 @@ def _require_publisher(who: Principal) -> None:
     """Raise Forbidden unless the caller may publish a base for all namespaces."""
     if not _names(who, EVERYWHERE):
         raise Forbidden(
-            "only an admin of all namespaces publishes a base for all; register it for one with: --namespace NAMESPACE",
+            "only an admin of all namespaces can publish a base for all; register it for one namespace with: --namespace NAMESPACE",
             param="namespace",
         )
 
@@ -212,7 +210,7 @@ def _named_row(
 ) -> tuple[NamedBase, str | None]:
     """What a namespace says of a fingerprint, made where it is new; and the fingerprint that had its id until now.
 
-    Raises Conflict where the namespace has other weights under the fingerprint.
+    Raises Conflict if the namespace has other weights under the fingerprint.
     """
     there = select(NamedBase.pk).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
     if namespace == EVERYWHERE and session.scalars(there).first() is None:
@@ -245,7 +243,7 @@ def _named_row(
     row = session.scalars(query.with_for_update(of=NamedBase)).one()
     if row.weights_digest != base.weights_digest:
         raise Conflict(
-            f"base {row.id} is registered with other weights under this fingerprint; an admin may take it away with: "
+            f"base {row.id} is registered with other weights under this fingerprint; an admin can remove it with: "
             f"adapterctl base rm {base.fingerprint[:12]}",
             param="weights_digest",
         )
@@ -289,13 +287,13 @@ def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None
 
 
 def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: Principal) -> None:
-    """Let a namespace have a base's files, which were verified. Raises Conflict where it has others."""
+    """Let a namespace have a base's files, which were verified. Raises Conflict if it has others."""
     assert base.manifest is not None
     digest = base.manifest.digest
     finish_upload(session, base.upload)
     if row.manifest_digest not in (None, digest):
         raise Conflict(
-            f"base {row.id} has its files already, and these are others; an admin may let them be sent anew with: "
+            f"base {row.id} already has other files; an admin can let them be sent again with: "
             f"adapterctl base fix {base.fingerprint[:12]} --forget-files",
             param="manifest",
         )
@@ -312,7 +310,8 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
 
 
 def _tell_the_release_before(session: Session, base_pk: int) -> None:
-    """Say of a base where servers of the release before look, which know one name for all, what is published or was said first.
+    """Say of a base where servers of the previous release look, which know one name for all, what is published or was
+    said first.
 
     Of one that every namespace has given up neither place nor files are left.
     """
@@ -334,7 +333,9 @@ def _tell_the_release_before(session: Session, base_pk: int) -> None:
 
 
 def _close_files(session: Session, row: NamedBase) -> None:
-    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no more."""
+    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no
+    more.
+    """
     size = select(ManifestRow.size_bytes).where(ManifestRow.digest == row.manifest_digest)
     charge(session, row.namespace, bases=-(session.scalar(size) or 0))
     session.execute(
@@ -357,7 +358,7 @@ def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase
     row = find_base(session, name.name, namespace)
     if row.namespace != namespace:
         raise NotFound(
-            f"the base {name.name[:200]!a} is not one of this namespace but published for all; say --namespace '*'",
+            f"the base {name.name[:200]!a} does not belong to this namespace but is published for all; add --namespace '*'",
             param="base",
         )
     # In the order of whoever registers it, who may have taken it away or changed it until now.
@@ -374,7 +375,7 @@ def _said(row: NamedBase) -> Mapping[str, Any]:
 
 
 def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
-    """Return a base as it travels; with its config where `whole`."""
+    """Return a base as sent over the API; with its config where `whole`."""
     return BaseView(
         id=row.id,
         namespace=row.namespace,

@@ -39,7 +39,7 @@ _OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 def require_files(manifest: Manifest) -> None:
     """Raise Invalid or Verification for a manifest that is none of an adapter."""
     if manifest.kind != "adapter":
-        raise Invalid("a version of an adapter has a manifest of the kind 'adapter'", param="manifest.kind")
+        raise Invalid("a version of an adapter needs a manifest of the kind 'adapter'", param="manifest.kind")
     digests = {file.path: file.sha256 for file in manifest.files}
     for required in (CONFIG_FILE, WEIGHTS_FILE):
         if required not in digests:
@@ -73,7 +73,7 @@ def require_rendering(publication: Publication) -> None:
         )
     if TEMPLATE_FILE in digests and digests[TEMPLATE_FILE] not in rendering.templates:
         raise Verification(
-            f"{TEMPLATE_FILE} is none of the templates in dataset.rendering; upgrade the worker", param="manifest"
+            f"{TEMPLATE_FILE} is not among the templates in dataset.rendering; upgrade the worker", param="manifest"
         )
 
 
@@ -82,7 +82,7 @@ def refuse_code(manifest: Manifest) -> None:
     for file in manifest.files:
         if file.path.lower().endswith(_CODE_SUFFIXES):
             raise Verification(
-                f"{file.path} is pickled or is code, which runs when it is loaded; convert pickled weights with: "
+                f"{file.path} is pickled or is code, and would run when it is loaded; convert pickled weights with: "
                 "adapterctl convert FOLDER, and push without such files",
                 param="manifest",
             )
@@ -113,7 +113,7 @@ def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
     claimed = "not quantised" if publication.method == "lora" else f"quantised as {said.type}" if said else None
     if claimed not in (None, f"quantised as {packing.type}"):
         raise Verification(
-            f"the record says that the base was {claimed}, and base {ancestry.base.brief.id} is stored in {packing.type}; push over "
+            f"the record says that the base was {claimed}, but base {ancestry.base.brief.id} is stored in {packing.type}; push with "
             "the base that the adapter was trained over, or leave out how it was quantised",
             param="quantization",
         )
@@ -125,14 +125,17 @@ def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
 
 def bytes_of(new: NewVersion) -> Bytes:
     """What `Artifacts` verifies, or knows, and how it looks into the adapter's two files."""
-    look = partial(inspect_weights, size_bytes=new.weights.size_bytes)
+    lora = new.publication.lora
+    look = partial(inspect_weights, size_bytes=new.weights.size_bytes, lora=lora)
     return {
         "upload": new.publication.upload,
         "blobs": blobs_of(new.publication.manifest),
         "who": new.who,
         "inspections": {
             new.config.sha256: Inspection(ConfigFacts, inspect_config),
-            new.weights.sha256: Inspection(WeightFacts, look),
+            new.weights.sha256: Inspection(
+                WeightFacts, look, lambda facts: isinstance(facts, WeightFacts) and facts.fit(lora)
+            ),
         },
     }
 
@@ -152,5 +155,5 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ancestry: Ancestry)
         labels=None if use is None or use.labels is None else len(use.labels),
     )
     if base.hidden is not None:
-        warnings.append(f"the adapter's shapes were held against nothing: base {base.brief.id} {base.hidden}")
+        warnings.append(f"the adapter's shapes could not be checked: base {base.brief.id} {base.hidden}")
     return warnings

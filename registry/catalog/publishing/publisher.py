@@ -40,7 +40,7 @@ class Publisher:
         self._artifacts = artifacts
         self._bases = KnownBases()
         self._trust = trust or Trust()
-        #: Whether whole bytes that are no adapter of this base, or change nothing, are kept for an admin to look at.
+        #: Whether whole bytes that don't fit this base, or change nothing, are kept for an admin to look at.
         self._quarantine = quarantine
 
     def publish(
@@ -67,11 +67,13 @@ class Publisher:
         job: JobRef | None = None,
         reported: Sequence[str] | None = None,
         action: str = "write",
+        notes: Sequence[str] = (),
     ) -> Iterator[tuple[Session, Published]]:
         """The transaction that gives a version its number: the block finishes what belongs to it, or nothing is done.
 
         `reported` is what of the record is a worker's word; None: all that the publication says is the caller's.
-        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker.
+        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes`
+        go before the gate's warnings.
         Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
         QuotaExceeded, Verification, Conflict.
         """
@@ -90,13 +92,13 @@ class Publisher:
             new = over_its_base(new, ancestry)
             if (warnings := self._inspect_known(session, new, ancestry)) is not None:
                 # No byte need be read, so one transaction is enough.
-                yield session, record_ready(session, new, ancestry, warnings)
+                yield session, record_ready(session, new, ancestry, [*notes, *warnings])
                 return
             record_pending(session, new, ancestry)
         try:
             warnings = self._inspect(new, ancestry)
             with self._db.write() as session:
-                yield session, record_ready(session, new, ancestry, warnings)
+                yield session, record_ready(session, new, ancestry, [*notes, *warnings])
         except RegistryError as error:
             with self._db.write() as session:
                 record_failed(session, new, error)

@@ -48,7 +48,7 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
     version, counters = _row(session, new, ancestry)
     if version.state == VersionState.QUARANTINED:
         raise Verification(
-            f"these bytes are in quarantine ({version.refusal}); an admin may let them be a version with: "
+            f"these bytes are in quarantine ({version.refusal}); an admin can make them a version with: "
             f"adapterctl release {exact_ref(version)}"
         )
     if version.state != VersionState.PENDING:
@@ -84,7 +84,7 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
     record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
     _write_document(session, version, new, ancestry, origin)
     return Verification(
-        f"{error.message}. It is kept in quarantine; an admin may let it be a version with: adapterctl release {ref}",
+        f"{error.message}. It is kept in quarantine; an admin can make it a version with: adapterctl release {ref}",
         param=error.param,
     )
 
@@ -186,7 +186,7 @@ def _record_files(session: Session, new: NewVersion) -> str:
 
 
 def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: Ancestry) -> dict[str, Any]:
-    """Write down what lineage and search find a new version by; return its origin."""
+    """Record what lineage and search find a new version by; return its origin."""
     pk = version.pk
     for edge in ancestry.parents:
         # A parent that is named twice in one relation is one edge.
@@ -203,7 +203,7 @@ def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: An
 def _write_document(
     session: Session, version: Version, new: NewVersion, ancestry: Ancestry, origin: dict[str, Any]
 ) -> VersionView:
-    """Write down what `resolve` answers for a new version, and return it as the caller may see it.
+    """Record what `resolve` answers for a new version, and return it as the caller may see it.
 
     Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
     """

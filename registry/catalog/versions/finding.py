@@ -75,7 +75,7 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
         )
     found = session.scalars(query).all()
     if len(found) > 1:
-        raise Invalid(f"{ref} fits more than one version; write more digits", param="ref")
+        raise Invalid(f"{ref} matches more than one version; write more digits", param="ref")
     if not found:
         raise NotFound(missing, param="ref")
     version = found[0]

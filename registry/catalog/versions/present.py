@@ -41,7 +41,7 @@ class Surroundings(NamedTuple):
 
 
 def present_all(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
-    """Return versions as they travel, with what belongs to each read in five queries, not five a version.
+    """Return versions as sent over the API, with what belongs to each read in five queries, not five a version.
 
     Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
     it takes to show them.
@@ -49,7 +49,7 @@ def present_all(session: Session, versions: Sequence[Version], who: Principal) -
     views = []
     for view in _present_each(session, versions, who):
         if isinstance(view, Unreadable):
-            _log.warning("a version is left out of a list: %s", view)
+            _log.warning("leaving a version out of a list: %s", view)
         else:
             views.append(view)
     return views
@@ -109,9 +109,9 @@ def _attempted(version: Version, around: Surroundings) -> VersionView | Unreadab
 
 
 def _present(version: Version, around: Surroundings) -> VersionView:
-    """Return a version as it travels; what can't be read of it is left out, and named among its warnings.
+    """Return a version as sent over the API; what can't be read of it is left out, and named among its warnings.
 
-    Raises Unreadable where nothing is left that could be shown.
+    Raises Unreadable if nothing is left that could be shown.
     """
     made, left_out = around.origin, []
 
@@ -158,16 +158,16 @@ def _present(version: Version, around: Surroundings) -> VersionView:
     left_out += faults
     if view is None:
         raise Unreadable(
-            f"{said['ref']} is of a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
+            f"{said['ref']} has a form that this release can't read ({', '.join(left_out)}); upgrade the registry"
         )
     if left_out:
-        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade it to see that"
+        warning = f"this release of the registry can't read its {', '.join(left_out)}; upgrade the registry to see that"
         return view.model_copy(update={"warnings": [*view.warnings, warning]})
     return view
 
 
 def present(session: Session, version: Version, who: Principal) -> VersionView:
-    """Return one version as it travels. Raises Unreadable."""
+    """Return one version as sent over the API. Raises Unreadable."""
     (view,) = _present_each(session, [version], who)
     if isinstance(view, Unreadable):
         raise view
@@ -177,7 +177,7 @@ def present(session: Session, version: Version, who: Principal) -> VersionView:
 def refresh_document(
     session: Session, version: Version, who: Principal = SYSTEM, *, known: Surroundings | None = None
 ) -> VersionView:
-    """Write down what `resolve` answers for a version, and return it as the caller may see it.
+    """Record what `resolve` answers for a version, and return it as the caller may see it.
 
     Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
     """

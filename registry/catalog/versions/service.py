@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_adapter, find_version, parse_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
+from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
@@ -18,6 +19,7 @@ from registry.errors import InvalidName
 from registry.principal import Principal
 from sdk.formats.refs import BadNameError, parse_namespace
 from sdk.schemas.catalog import AdapterView, VersionView
+from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read_json
 
 
@@ -40,6 +42,15 @@ class Catalog:
             except ValidationError:
                 # It was written by another release; what it is made of may be readable still.
                 return present(session, version, who)
+
+    def norms(self, ref: str, *, who: Principal) -> VersionNorms:
+        """Return what the version that a ref names now adds to its base, module by module.
+
+        Raises InvalidName, InvalidRef, NotFound, Unreadable.
+        """
+        parsed = parse_ref(ref)
+        with self._db.read() as session:
+            return norms_of(session, find_version(session, parsed, who))
 
     def versions(
         self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal

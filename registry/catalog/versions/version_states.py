@@ -50,14 +50,14 @@ class VersionStates:
         return self._move(move, VersionState.READY, who)
 
     def delete(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Take a version away for good: its number stays taken, its files go with the next collection.
+        """Remove a version for good: its number stays taken, its files go with the next collection.
 
         Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
         """
         return self._move(move, VersionState.DELETED, who)
 
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Let a quarantined version be one, with the next number.
+        """Release a quarantined version, with the next number.
 
         Raises NotFound, Forbidden, Conflict, and QuotaExceeded for a name too many.
         """
@@ -65,7 +65,7 @@ class VersionStates:
             version = find_version(session, parse_ref(move.ref), who, action="admin", lock=True)
             before = exact_ref(version)
             if not _leave(session, version, (VersionState.QUARANTINED,), VersionState.READY):
-                raise Conflict(f"{before} is {version.state} and not quarantined; there is nothing to release")
+                raise Conflict(f"{before} is {version.state}, not quarantined; there is nothing to release")
             size = session.scalar(select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)) or 0
             counters = lock_counters(session, version.adapter.name)
             assert counters is not None
@@ -89,7 +89,7 @@ class VersionStates:
             return move_version(session, version, target, verb, move.reason, who)
 
     def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
-        """Write a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
+        """Add a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
         with self._db.write() as session:
             version = find_version(session, parse_ref(annotation.ref), who, action="write", lock=True)
             before: dict[str, Any] = {"description": version.description, "tags": dict(version.tags)}
@@ -98,7 +98,7 @@ class VersionStates:
             tags = {key: value for key, value in version.tags.items() if key not in annotation.untag}
             tags |= annotation.tags
             if len(tags) > _MAX_TAGS:
-                raise Invalid(f"a version has at most {_MAX_TAGS} tags; take some away with --untag", param="tags")
+                raise Invalid(f"a version has at most {_MAX_TAGS} tags; remove some with --untag", param="tags")
             if tags != version.tags:
                 _retag(session, version, tags)
             if annotation.note is not None:
@@ -171,8 +171,8 @@ def _require_no_alias(session: Session, version: Version, verb: str) -> None:
         names = ", ".join(aliases)
         adapter = version.adapter.name
         raise Conflict(
-            f"{exact_ref(version)} is named by the alias{'es' if len(aliases) > 1 else ''} {names}; {verb} it after: "
-            f"adapterctl alias set {adapter} {aliases[0]} vN, or: adapterctl alias rm {adapter} {aliases[0]}",
+            f"{exact_ref(version)} is named by the alias{'es' if len(aliases) > 1 else ''} {names}; before you {verb} it, "
+            f"run: adapterctl alias set {adapter} {aliases[0]} vN, or: adapterctl alias rm {adapter} {aliases[0]}",
             param="ref",
         )
 

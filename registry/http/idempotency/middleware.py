@@ -87,7 +87,7 @@ class AnswerOnce:
         await self._run(found, scope, _given(body, receive), send)
 
     async def _begin(self, request: Keyed) -> Turn | Answer:
-        """Return the turn to run a request, or its answer. Raises Conflict where it is still run by somebody else."""
+        """Return the turn to run a request, or its answer. Raises Conflict if it is still run by somebody else."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         while (found := await run_in_threadpool(self._keyed.begin, request)) is None:
@@ -95,7 +95,7 @@ class AnswerOnce:
             for _ in range(20):
                 if loop.time() >= deadline:
                     raise Conflict(
-                        "the first request with this idempotency key is still worked on; send it again later for its answer",
+                        "the first request with this idempotency key is still in progress; send it again later for its answer",
                         param="idempotency_key",
                     )
                 await asyncio.sleep(self._look_s)
@@ -126,7 +126,7 @@ class AnswerOnce:
                 await run_in_threadpool(self._keyed.finish, held[-1], answer)
         except RegistryError as error:
             # What was asked is done, so its answer is sent.
-            _log.warning("the answer to a keyed request could not be kept: %s", error.message)
+            _log.warning("the answer to a request with an idempotency key could not be stored: %s", error.message)
         await recorder.flush()
 
     @asynccontextmanager
@@ -141,7 +141,7 @@ class AnswerOnce:
                 try:
                     renewed = await run_in_threadpool(self._keyed.stay, held[-1])
                 except RegistryError as error:
-                    _log.warning("a keyed request could not be held on to: %s", error.message)
+                    _log.warning("a request with an idempotency key could not be reserved: %s", error.message)
                     continue
                 if renewed is None:
                     return
@@ -207,7 +207,7 @@ def _key(scope: Scope) -> str:
         )
     if scope["path"] == _TOKENS:
         raise Invalid(
-            f"a token's secret is kept nowhere, so it can't be answered twice; make the token without an {HEADER}",
+            f"a token's secret is not stored, so it can't be returned twice; create the token without an {HEADER}",
             param="idempotency_key",
         )
     return keys[0]
@@ -231,7 +231,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _given(body: bytes, receive: Receive) -> Receive:
-    """Give the body once more, then whatever comes after it."""
+    """Give the body again, then whatever comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def give() -> Message:

@@ -57,7 +57,7 @@ class KeyedRequests:
     def begin(self, request: Keyed) -> Turn | Answer | None:
         """Take the turn to work on a request, or return its answer, or None while somebody else works on it.
 
-        Raises Conflict where the key was used for another request.
+        Raises Conflict if the key was used for another request.
         """
         with self._db.write() as session:
             now = _now(session)
@@ -107,7 +107,7 @@ def owner_of(who: Principal) -> str:
 def keep(session: Session, request: Keyed, body: str) -> None:
     """Keep what a request came to, in the transaction that does it.
 
-    Raises Conflict where the same request is worked on in another one: it is to be sent again.
+    Raises Conflict if the same request is worked on in another one: it is to be sent again.
     """
     told = {"owner": request.owner, "key": request.key, "request_digest": request.digest}
     if not insert_if_new(session, KeyedRequest, **told, status=200, body=body):
@@ -115,7 +115,7 @@ def keep(session: Session, request: Keyed, body: str) -> None:
 
 
 def kept(session: Session, request: Keyed) -> str | None:
-    """Return what `keep` was given for a request. Raises Conflict where its key was used for another one."""
+    """Return what `keep` was given for a request. Raises Conflict if its key was used for another one."""
     row = _find(session, request)
     return None if row is None else row.body
 
@@ -126,7 +126,7 @@ def _now(session: Session) -> datetime:
 
 
 def _find(session: Session, request: Keyed) -> KeyedRequest | None:
-    """Return the row of a request's key. Raises Conflict where it is that of another request."""
+    """Return the row of a request's key. Raises Conflict if it is that of another request."""
     row = session.get(KeyedRequest, (request.owner, request.key))
     if row is not None and row.request_digest != request.digest:
         raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")

@@ -1,1 +1,1 @@
-"""What is particular to trainings, evaluations and merges."""
+"""What is specific to each kind of job."""

@@ -42,7 +42,9 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     namespaces = {version.adapter.namespace for version in versions.values()}
     if len(namespaces) > 1:
         # Whoever may see one of them would see the others' names in the job.
-        raise Invalid("the versions of an evaluation are of one namespace; submit one for each", param="targets")
+        raise Invalid(
+            "an evaluation's versions must be in one namespace; submit one job for each namespace", param="targets"
+        )
     namespace = namespaces.pop() if namespaces else who.home()
     digests = pin_data(session, request, _DATASETS, who, namespace)
     targets: list[EvaluationTarget] = []
@@ -95,7 +97,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
     results = done.completion.evaluations
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
-        raise Invalid("the completion of an evaluation holds one result for each target", param="evaluations")
+        raise Invalid("an evaluation's completion must have one result for each target", param="evaluations")
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
@@ -113,7 +115,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
 def _require_asked(
     session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult], namespace: str
 ) -> None:
-    """Raise Invalid or Verification where a result is of other bytes, another base or another precision than asked for."""
+    """Raise Invalid or Verification if a result is of other bytes, another base or another precision than asked for."""
     versions = [
         None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
         for target in request.targets
@@ -125,7 +127,7 @@ def _require_asked(
             digest, fingerprint = version.digest, version.base.fingerprint
         if result.digest != digest:
             raise Invalid(
-                f"the result of {target.label} is of another version; evaluate the assigned one", param="digest"
+                f"the result of {target.label} is for another version; evaluate the assigned one", param="digest"
             )
         if fingerprint is not None and result.base_fingerprint != fingerprint:
             raise Invalid(

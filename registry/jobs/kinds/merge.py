@@ -11,6 +11,7 @@ from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.norms import norms_of
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
@@ -55,7 +56,10 @@ def _needs(pinned: Pinned[MergeRequest]) -> Needs:
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
-    return Inputs(targets=[version_source(session, request.ref, job.namespace)])
+    version = find_version(session, parse_ref(request.ref), SYSTEM)
+    source = version_source(session, request.ref, job.namespace)
+    # The merged model is held against them.
+    return Inputs(targets=[source.model_copy(update={"delta_norms": norms_of(session, version).norms})])
 
 
 def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:
@@ -65,7 +69,7 @@ def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -
     """
     subject, merge = done.job.subject, done.completion.merge
     if merge is None or merge.manifest.kind != "merged":
-        raise Invalid("the completion of a merge holds a manifest of the kind 'merged'", param="merge")
+        raise Invalid("a merge's completion must have a manifest of the kind 'merged'", param="merge")
     refuse_code(merge.manifest)
     with services.db.read() as session:
         base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint

@@ -1,7 +1,7 @@
-"""What a worker hands in, held against what its job asked for.
+"""What a worker hands in, checked against what its job asked for.
 
-What the request says is written down as it says it, and a worker that says otherwise is refused. What it left open, and what
-only the worker can know, is the worker's word, and is marked as that.
+Values in the request are recorded as requested, and a worker that reports others is refused. What the request left
+open, and what only the worker can know, is taken from the worker and marked as reported.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Difference(NamedTuple):
 
 
 def require_none(differences: Iterable[Difference]) -> None:
-    """Raise Verification where a result is not what was asked for; the first difference is named."""
+    """Raise Verification if a result is not what was asked for; the first difference is named."""
     found = next(iter(differences), None)
     if found is not None:
         raise Verification(
-            f"the result is not what its job asked for: {found.field} is {_shown(found.handed_in)}, not "
-            f"{_shown(found.asked)}; let the job be done as it was submitted, by a worker of this release",
+            f"the result is not what the job asked for: {found.field} is {_shown(found.handed_in)}, not "
+            f"{_shown(found.asked)}; run the job as it was submitted, with a worker of this release",
             param=found.field,
         )
 

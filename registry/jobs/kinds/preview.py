@@ -30,7 +30,7 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
         namespace, of = version.adapter.namespace, exact_ref(version)
         use = dataset_use(session, version)
         if use is None or use.digest != request.data:
-            raise Invalid(f"{of} was not trained on these rows; preview those of its record", param="data")
+            raise Invalid(f"{of} was not trained on these rows; preview the rows in its record", param="data")
         row: NamedBase | None = base_of(session, version, embedded)
         if request.base is not None and request.base.fingerprint != version.base.fingerprint:
             raise Invalid(f"{of} was not trained over this base; leave it out", param="base")
@@ -45,7 +45,7 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
     if not is_given(session, digests["data"], namespace):
         # What is shown is kept for all readers of the job's namespace.
         raise Invalid(
-            f"these rows belong to another namespace than {namespace}, whose readers could see the preview; preview them where "
+            f"these rows belong to another namespace than {namespace}, and its readers could see the preview; preview them where "
             "the worker's libraries are: pip install 'adapterctl[worker]'",
             param="data",
         )
@@ -65,9 +65,9 @@ def _keep(services: CompletionServices, request: PreviewJobRequest, done: Handed
     """Keep what is shown, of the rows that were asked for, as the job's result."""
     preview = done.completion.preview
     if preview is None:
-        raise Invalid("the completion of a preview holds what it shows", param="preview")
+        raise Invalid("a preview's completion must have what it shows", param="preview")
     if len(preview.model_dump_json().encode()) > MOST_JOB_BYTES:
-        raise Invalid(f"a preview takes at most {MOST_JOB_BYTES} bytes; leave texts out at its end", param="preview")
+        raise Invalid(f"a preview may take at most {MOST_JOB_BYTES} bytes; leave out the last texts", param="preview")
     require_none(_differences(request, preview))
     with services.db.write() as session:
         done.succeed(session, {"preview": preview.model_dump(mode="json")})
@@ -78,7 +78,7 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
     last = min(request.rows, preview.file_rows)
     asked = [request.row] if request.row is not None else list(range(1, last + 1))
     shown = list(dict.fromkeys(text.row for text in preview.rows))
-    # What is left out, for want of room, is the end; each row becomes a text at least.
+    # What is left out, for lack of room, is the end; each row becomes a text at least.
     if shown != (asked[: len(shown)] if preview.left_out > 0 else asked) or preview.left_out < 0:
         yield Difference("rows", asked, shown)
     if request.loss_on not in (None, preview.loss_on):
@@ -107,5 +107,5 @@ PREVIEW = JobKindRules(
     needs=_needs,
     assign=_assign,
     complete=_keep,
-    long_result=True,
+    long_parts=("preview",),
 )

@@ -1,4 +1,4 @@
-"""What the registry knows of one kind of job: a frozen value, of which each kind has one."""
+"""What the registry knows about a kind of job: one frozen value per kind."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ class JobKindRules(Generic[R]):
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
     #: What a worker surely needs for it, as far as the base is known.
     needs: Callable[[Pinned[R]], Needs]
-    #: What a worker is given. Raises NotFound where something is gone by now, Unreadable.
+    #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
-    #: Holds the result against what was asked for and makes its effects; calls `succeed` in its last transaction. Raises a
+    #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False
-    #: Whether a result may be so long that lists of jobs go without it.
-    long_result: bool = False
+    #: The parts of a result that may be so long that lists of jobs go without them.
+    long_parts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

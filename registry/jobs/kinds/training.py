@@ -13,7 +13,7 @@ from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
-from registry.jobs.kinds.training_outcome import settle
+from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
@@ -59,7 +59,7 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
     positions = None if base is None else positions_of(table(base.config))
     if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
         raise Invalid(
-            f"max_length is {length}, and base {base.id} has {positions} positions; give {positions} or less",
+            f"max_length is {length}, but base {base.id} has only {positions} positions; give {positions} or less",
             param="spec.max_length",
         )
 
@@ -83,14 +83,15 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
     """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
 
-    Raises Verification where it is none that the job asked for.
+    Raises Verification if it is none that the job asked for.
     """
     job, publication = done.job, done.completion.version
     if publication is None:
-        raise Invalid("the completion of a training holds a version", param="version")
+        raise Invalid("a training's completion must have a version", param="version")
     if publication.adapter != job.subject:
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
+    require_learnt(settled)
 
     with services.publisher.publishing(
         publication=settled,

@@ -1,14 +1,16 @@
-"""What a training hands in, a version or a checkpoint, held against what was asked for."""
+"""What a training hands in, a version or a checkpoint, checked against what was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.probe import LEAST_LOGIT_GAP
 from sdk.schemas.training import (
     TARGET_PRESETS,
     JsonScalar,
@@ -41,13 +43,25 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     return settled, of_base + _reported(settled, asked)
 
 
+def require_learnt(publication: Publication) -> None:
+    """Raise Verification where a training says itself that its adapter moves no prediction."""
+    gap = publication.metrics.get("probe_logit_gap")
+    if gap is not None and gap < LEAST_LOGIT_GAP:
+        raise Verification(
+            f"the trained adapter moves no logit of the base by more than {gap:.3g} on the fixed texts, so it changes nothing; "
+            "train again with a higher lr, more rows or steps, or other targets"
+        )
+
+
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:
-    """Raise Verification where a checkpoint is none of the training that was asked for."""
+    """Raise Verification if a checkpoint is none of the training that was asked for."""
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
 def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it; its objective also where that follows from the rows."""
+    """What a spec says of a training, under the names that a record has for it; its objective also where that follows
+    from the rows.
+    """
     asked: dict[str, JsonScalar] = {
         "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,

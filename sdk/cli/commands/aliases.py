@@ -9,8 +9,8 @@ from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.aliases import AliasView
 
-_expect = click.option("--expect", metavar="vN", help="Only if it names this version now; 0 for none.")
-_reason = click.option("--reason", default="", help="Why; kept in the history.")
+_expect = click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none.")
+_reason = click.option("--reason", default="", help="The reason; kept in the history.")
 
 
 def _moved(alias: AliasView, style: str) -> None:
@@ -48,7 +48,7 @@ def alias_set(name: str, alias: str, version: str, expect: str | None, reason: s
 @click.argument("name")
 @format_option
 def alias_list(name: str, style: str) -> None:
-    """List the aliases of the adapter NAME, and whether only promoters move them.
+    """List the aliases of the adapter NAME, and whether only promoters may move them.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def alias_list(name: str, style: str) -> None:
 @click.argument("alias", required=False)
 @format_option
 def alias_history(name: str, alias: str | None, style: str) -> None:
-    """List the moves of the aliases of the adapter NAME, or of ALIAS alone, the newest first.
+    """List the moves of the adapter NAME's aliases, or only of ALIAS, newest first.
 
     \b
     Example:
@@ -99,13 +99,13 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     Example:
       adapterctl alias rm code-review staging --expect v2 --yes
     """
-    confirm(f"take {name}@{alias} away?", yes=yes)
+    confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
         client.remove_alias(name, alias, expect=expect, reason=reason)
     if style == "json":
         print_json({"adapter": name, "alias": alias, "removed": True})
     else:
-        say(f"{name}@{alias} is gone; set it again with: adapterctl alias set {name} {alias} vN")
+        say(f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN")
 
 
 @alias_command.command(name="protect")
@@ -125,7 +125,7 @@ def alias_protect(scope: str, alias: str, style: str) -> None:
     if style == "json":
         print_json(view.model_dump(mode="json"))
     else:
-        say(f"only promoters and admins move {scope}@{alias} from now on")
+        say(f"only promoters and admins can move {scope}@{alias} from now on")
         click.echo(f"{scope}@{alias}")
 
 
@@ -145,13 +145,13 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
     if style == "json":
         print_json({"scope": scope, "alias": alias, "protected": False})
     else:
-        say(f"every writer may move {scope}@{alias} again, unless a wider scope protects it")
+        say(f"every writer can move {scope}@{alias} again, unless a wider scope protects it")
 
 
 @alias_command.command(name="protected")
 @format_option
 def alias_protected(style: str) -> None:
-    """List the aliases that only promoters and admins move.
+    """List the aliases that only promoters and admins may move.
 
     \b
     Example:

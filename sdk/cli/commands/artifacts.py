@@ -20,21 +20,23 @@ from sdk.schemas.training import QuantizationRecipe
 @click.argument("folder")
 @click.argument("name", required=False)
 @click.option(
-    "--base", help="The base that it was trained over: a folder or a registered id. [default: as its config names it]"
+    "--base", help="The base it was trained over: a folder or a registered id. [default: the one its config names]"
 )
 @click.option(
     "--quantized",
     type=click.Choice(["nf4", "fp4", "none"]),
     help="How the base was quantised in training. [default: unknown]",
 )
-@click.option("--base-revision", help="The commit of the base that it was trained over, if you know it.")
-@click.option("--description", default="", help="A line for people.")
+@click.option("--base-revision", help="The base's commit that it was trained over, if you know it.")
+@click.option("--description", default="", help="A one-line description.")
 @click.option("--sign", help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
-@click.option("--expand-patterns", is_flag=True, help="Write module names in place of patterns in its config.")
-@click.option("--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; again goes on.")
+@click.option("--expand-patterns", is_flag=True, help="Replace patterns in its config with module names.")
+@click.option(
+    "--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; if interrupted, run it again."
+)
 @click.option("--namespace", help="With --tree: put all adapters into this namespace.")
-@click.option("--versions", is_flag=True, help="With --tree: the last folder is a version: NAME/v1, NAME/v2.")
+@click.option("--versions", is_flag=True, help="With --tree: treat the last folder as a version: NAME/v1, NAME/v2.")
 @format_option
 def push_command(
     folder: str,
@@ -53,9 +55,10 @@ def push_command(
 ) -> None:
     """Publish the adapter in FOLDER, as PEFT's save_pretrained wrote it, as the next version of NAME.
 
-    Waits until its bytes are verified; prints the ref. What its config doesn't say, and you neither, is recorded as
-    unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review;
-    what is refused is reported with the reason and stops nothing else. FOLDER may be hf://ORG/NAME@REVISION of a model hub.
+    Waits until its bytes are verified; prints the ref. Anything that neither its config nor you state is recorded as
+    unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review; a
+    refused folder is reported with the reason and does not stop the others. FOLDER may be hf://ORG/NAME@REVISION on a
+    model hub.
 
     \b
     Examples:
@@ -64,11 +67,13 @@ def push_command(
       adapterctl push hf://org/name@main code-review --sign KEY.pem
     """
     if tree == (name is not None):
-        raise click.UsageError("give NAME for one adapter, or --tree for the folders below FOLDER, one of the two")
+        raise click.UsageError("give either NAME for one adapter, or --tree for the folders below FOLDER")
     if not tree and (namespace is not None or versions):
-        raise click.UsageError("--namespace and --versions belong to --tree")
+        raise click.UsageError("--namespace and --versions need --tree")
     if tree and is_url(folder):
-        raise click.UsageError("--tree takes a folder of this machine; push from a hub one by one, each with its NAME")
+        raise click.UsageError(
+            "--tree takes a folder on this machine; push adapters from a hub one by one, each with its NAME"
+        )
     given: dict[str, Any] = {
         "base": base,
         "method": {"none": "lora", None: None}.get(quantized, "qlora"),
@@ -89,11 +94,11 @@ def push_command(
         )
     if report.left_out:
         more = ", …" if len(report.left_out) > 8 else ""
-        say(f"left out, not needed by a version: {', '.join(report.left_out[:8])}{more}")
+        say(f"left out, since a version doesn't need them: {', '.join(report.left_out[:8])}{more}")
     if report.expanded:
-        say(f"module names are written in place of patterns in {', '.join(report.expanded)}")
+        say(f"patterns replaced with module names in {', '.join(report.expanded)}")
     if report.existing:
-        say("the same bytes were there already")
+        say("these bytes are already a version")
     else:
         _say_unknown(report.version.unknown)
     for warning in report.version.warnings:
@@ -113,7 +118,7 @@ def _say_unknown(unknown: list[str]) -> None:
     options = {"base_revision": "--base-revision", "quantization": "--quantized"}
     named = [f"{what} ({options[what]})" for what in unknown if what in options]
     if named:
-        say(f"recorded as unknown, since neither its config nor you say it: {', '.join(named)}")
+        say(f"recorded as unknown, since neither its config nor the command says it: {', '.join(named)}")
 
 
 def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[str, Any], style: str) -> None:

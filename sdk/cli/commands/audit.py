@@ -16,14 +16,18 @@ from sdk.cli.support.values import take_moment
 @click.command(name="audit")
 @click.option("--actor", help="Only changes by the holder of this name.")
 @click.option("--token", metavar="ID", help="Only changes with this token, whatever it is called.")
-@click.option("--action", help="Only this action, or all of a kind: 'alias.*'.")
-@click.option("--subject", metavar="NAME|REF", help="Only of this; of an adapter: with all its versions and aliases.")
-@click.option("--namespace", help="Only in this one; '-' for names without one, '*' for what is of no namespace.")
+@click.option("--action", help="Only this action, or all actions of a kind: 'alias.*'.")
 @click.option(
-    "--since", callback=take_moment, metavar="TIME", help="30m, 12h or 2d ago, or an ISO time, UTC without a zone."
+    "--subject", metavar="NAME|REF", help="Only this subject; for an adapter, with all its versions and aliases."
+)
+@click.option(
+    "--namespace", help="Only this namespace; '-' for names without one, '*' for what belongs to no namespace."
+)
+@click.option(
+    "--since", callback=take_moment, metavar="TIME", help="30m, 12h or 2d ago, or an ISO time; UTC if it has no zone."
 )
 @click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
 @format_option
 def audit_command(
     actor: str | None,
@@ -36,7 +40,7 @@ def audit_command(
     limit: int,
     style: str,
 ) -> None:
-    """List who changed what in the namespaces that you administer, the newest first; times are UTC.
+    """List who changed what in the namespaces that you administer, newest first; times are UTC.
 
     \b
     Examples:
@@ -62,7 +66,7 @@ def audit_command(
             for row in rows
         ]
     columns = ["time", "actor", "action", "subject", "change"]
-    empty = "there is no such change that you may see"
+    empty = "there is no such change, or none that you may see"
     print_rows(style, rows, columns, key="id", empty=empty, cut="change")
 
 

@@ -20,15 +20,15 @@ _namespace = click.option("--namespace", help="Whose base it is: a namespace, '-
 
 @base_command.command(name="add")
 @click.argument("folder")
-@click.option("--id", "base_id", help="How it is called. [default: the folder's name]")
+@click.option("--id", "base_id", help="The base's name. [default: the folder's name]")
 @click.option("--upload", is_flag=True, help="Also upload its files, for workers that can't see the folder.")
 @_namespace
 @format_option
 def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | None, style: str) -> None:
     """Register the base in FOLDER: fingerprint, config, tensor shapes.
 
-    Without --namespace it is for all where the token is an admin's of all namespaces, which '*' needs. Else it is for
-    names without a namespace, or where the token may not write those, for its first namespace.
+    Without --namespace, it is published for all if the token is an admin's for all namespaces, which '*' needs.
+    Otherwise it is for names without a namespace or, if the token may not write those, for its first namespace.
 
     \b
     Example:
@@ -42,7 +42,7 @@ def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | No
 def _show_named(view: BaseView, style: str) -> None:
     """Print a base's id, and say aloud where that named another until now."""
     if view.replaces is not None:
-        say(f"{view.id} named the base {view.replaces[:12]} until now; it names {view.fingerprint[:12]} from now on")
+        say(f"{view.id} named the base {view.replaces[:12]} until now, and names {view.fingerprint[:12]} from now on")
     if style == "json":
         print_json(view.model_dump(mode="json"))
         return
@@ -54,16 +54,16 @@ def _show_named(view: BaseView, style: str) -> None:
 @base_command.command(name="fix")
 @click.argument("name")
 @_namespace
-@click.option("--id", "base_id", help="Call it so from now on.")
-@click.option("--location", help="Where it lies: file:///… or hf://ORG/NAME@COMMIT; '' for nowhere.")
+@click.option("--id", "base_id", help="Its new id.")
+@click.option("--location", help="Its location: file:///… or hf://ORG/NAME@COMMIT; '' for none.")
 @click.option(
-    "--forget-files", is_flag=True, help="Let its files be sent anew with: adapterctl base add FOLDER --upload."
+    "--forget-files", is_flag=True, help="Let its files be sent again with: adapterctl base add FOLDER --upload."
 )
 @format_option
 def base_fix(
     name: str, namespace: str | None, base_id: str | None, location: str | None, forget_files: bool, style: str
 ) -> None:
-    """Correct what a namespace says of the base NAME, an id or fingerprint. For admins.
+    """Correct the id or location of the base NAME (an id or fingerprint) in a namespace. For admins.
 
     \b
     Example:
@@ -80,27 +80,27 @@ def base_fix(
 @yes_option
 @format_option
 def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
-    """Remove the base NAME, an id or fingerprint, from a namespace. For admins.
+    """Remove the base NAME (an id or fingerprint) from a namespace. For admins.
 
-    Its versions stay, and jobs that wait for it fail; its files go with the next collection.
+    Its versions stay, and waiting jobs that need it fail; its files go with the next `adapterctl gc`.
 
     \b
     Example:
       adapterctl base rm SmolLM2-135M-Instruct --namespace team --yes
     """
-    confirm(f"take the base {name} away, so that nobody makes versions over it any more?", yes=yes)
+    confirm(f"remove the base {name}, so that nobody can make versions over it any more?", yes=yes)
     with open_client() as client:
         client.remove_base(name, namespace=namespace)
     if style == "json":
         print_json({"base": name, "removed": True})
     else:
-        say(f"{name} is removed; its files go with: adapterctl gc")
+        say(f"{name} is removed; its files go with the next: adapterctl gc")
 
 
 @base_command.command(name="list")
 @format_option
 def base_list(style: str) -> None:
-    """List bases, the newest first.
+    """List bases, newest first.
 
     \b
     Example:

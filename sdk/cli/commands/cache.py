@@ -35,9 +35,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 @cache_command.command(name="list")
 @format_option
 def cache_list(style: str) -> None:
-    """List the versions, bases and loose blobs that lie in the cache, the latest used first.
+    """List the versions, bases and loose blobs in the cache, most recently used first.
 
-    Versions may share blobs, so that together they may take less than the sum.
+    Versions may share blobs, so together they may take less than the sum.
 
     \b
     Example:
@@ -52,7 +52,7 @@ def cache_list(style: str) -> None:
 @cache_command.command(name="verify")
 @format_option
 def cache_verify(style: str) -> None:
-    """Hash every version in the cache again, and remove what is damaged: the next pull fetches it anew.
+    """Hash every version in the cache again, and remove damaged ones: the next pull fetches them again.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def cache_verify(style: str) -> None:
         print_json({"entries": count, "damaged": rows, "ok": not damaged})
     else:
         print_rows(style, rows, ["kind", "digest", "what"], key="path", empty="")
-    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and taken away")
+    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and removed")
     if damaged:
         raise SystemExit(7)
 
@@ -74,15 +74,15 @@ def cache_verify(style: str) -> None:
 def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     size = None if value is None else parse_size(value)
     if value is not None and size is None:
-        raise click.BadParameter(f"{value!a} is no size; write 500MB, 20GB or 2GiB", ctx, param)
+        raise click.BadParameter(f"{value!a} is not a size; write 500MB, 20GB or 2GiB", ctx, param)
     return size
 
 
 @cache_command.command(name="prune")
-@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep so many versions, the most recently used.")
-@click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within so many days.")
+@click.option("--keep", type=click.IntRange(0, 1_000_000), help="Keep this many versions, the most recently used.")
+@click.option("--keep-days", type=click.IntRange(0, 36_500), help="Keep what was used within this many days.")
 @click.option(
-    "--max-size", callback=_take_size, metavar="SIZE", help="Keep so much of what was used most recently: 20GB."
+    "--max-size", callback=_take_size, metavar="SIZE", help="Keep this much of what was used most recently: 20GB."
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @yes_option
@@ -90,9 +90,10 @@ def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 def cache_prune(
     keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
 ) -> None:
-    """Remove what has not been used, and blobs that no version has; what another process holds stays.
+    """Remove versions and bases that have not been used, and blobs that no version has; anything another process is
+    using stays.
 
-    --keep counts versions; --keep-days and --max-size count bases too. What goes can be pulled again.
+    --keep counts versions; --keep-days and --max-size count bases too. Anything removed can be pulled again.
 
     \b
     Examples:
@@ -106,7 +107,7 @@ def cache_prune(
     gone = plan.removed
     held: list[Entry] = []
     if not dry_run and plan.removed:
-        confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) out of the cache?", yes=yes)
+        confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) from the cache?", yes=yes)
         gone, held = prune(cache, plan)
     if style == "json":
         print_json(
@@ -118,9 +119,9 @@ def cache_prune(
             }
         )
         return
-    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="nothing is to be taken away")
+    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="there is nothing to remove")
     for entry in held:
-        say(f"another process holds the {entry.kind} {entry.digest[:12]}; it stays")
+        say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
     if gone:
         said = "would be" if dry_run else "were"
-        say(f"{len(gone)} {said} taken away, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")
+        say(f"{len(gone)} {said} removed, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")

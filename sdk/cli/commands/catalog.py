@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -51,7 +53,7 @@ _MOST_NAMES = 12
 #: What a state means to whoever looks, where its name does not say so.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
-    "quarantined": "; found by its digest alone, until an admin releases it",
+    "quarantined": "; found only by its digest until an admin releases it",
 }
 
 
@@ -69,6 +71,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *(("combined", said) for said in _combined(shown)),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
@@ -88,6 +91,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
         )
+    facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(
             ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
@@ -104,6 +108,41 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say how large ΔW is, where the registry has derived it."""
+    norms = shown.get("norms")
+    if not norms:
+        return []
+    told = {module: norm for module, norm in norms.items() if norm is not None}
+    if not told:
+        return [("ΔW", "its norm can't be told of any module")]
+    largest = max(told, key=lambda module: told[module])
+    whole = math.hypot(*told.values())
+    of = "" if len(told) == len(norms) else f" of {len(norms)}"
+    return [
+        ("ΔW", f"norm {whole:.4g} over {len(told)}{of} modules"),
+        ("largest ΔW", f"norm {told[largest]:.4g} in {largest}"),
+    ]
+
+
+def _moved(metrics: dict[str, float]) -> list[str]:
+    """Say how far predictions on the fixed texts are moved, where the training has measured it."""
+    if "probe_logit_gap" not in metrics or "probe_kl" not in metrics:
+        return []
+    return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
+
+
+def _combined(shown: dict[str, Any]) -> Iterator[str]:
+    """Say of what parents a combination is the sum, and what a cut has kept of it."""
+    parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
+    method = (shown["training"] or {}).get("combine_method")
+    if method is None or not parents:
+        return
+    yield f"{method}: " + " + ".join(f"{one['weight']:g}·{one['ref']}" for one in parents)
+    if (kept := shown["metrics"].get("kept_energy")) is not None:
+        yield f"{kept:.2%} of the energy kept, {shown['metrics'].get('kept_energy_min', kept):.2%} where least was"
 
 
 def _learnt(data: dict[str, Any]) -> str:
@@ -157,8 +196,8 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
 
 
 @click.command(name="list")
-@click.option("--namespace", metavar="NAME", help="Those of one namespace; - for names without one.")
-@click.option("--prefix", default="", metavar="TEXT", help="Those whose whole name begins so.")
+@click.option("--namespace", metavar="NAME", help="Only this namespace; - for names without one.")
+@click.option("--prefix", default="", metavar="TEXT", help="Only names that begin with this, namespace included.")
 @format_option
 def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.
@@ -179,7 +218,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 @click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:
-    """List the versions of the adapter NAME, the newest first.
+    """List the versions of the adapter NAME, newest first.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from sdk.pushing.convert import convert_adapter
 @click.option("-o", "--output", help="A new folder. [default: FOLDER-safetensors]")
 @format_option
 def convert_command(folder: str, output: str | None, style: str) -> None:
-    """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running what is in them.
+    """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running any code in them.
 
     \b
     Example:
@@ -26,8 +26,8 @@ def convert_command(folder: str, output: str | None, style: str) -> None:
     path = str(converted.folder)
     if not converted.offline:
         say(
-            "the pickle was read by a process that could reach the network, for this system lets no user take that away "
-            "(user namespaces); convert what you do not trust on another machine"
+            "the pickle was read by a process that could reach the network, since this system doesn't let users prevent that "
+            "(user namespaces); convert files that you don't trust on another machine"
         )
     if style == "json":
         print_json({"path": path, "tensors": converted.tensors, "size_bytes": converted.size_bytes})

@@ -23,13 +23,17 @@ def data_command() -> None:
 
 @data_command.command(name="add")
 @click.argument("file")
-@click.option("--name", metavar="NAME", help="Its name. [default: the name of FILE]")
-@click.option("--namespace", metavar="NAMESPACE", help="Whose readers may use it; the first that you may write to.")
+@click.option("--name", metavar="NAME", help="The dataset's name. [default: the name of FILE]")
+@click.option(
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Whose readers may use it. [default: the first namespace that you may write to]",
+)
 @format_option
 def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
     """Check and upload the dataset in FILE; print its digest.
 
-    Its name holds in one namespace, and may not look like a digest.
+    Its name belongs to one namespace, and may not look like a digest.
 
     \b
     Example:
@@ -47,21 +51,21 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
 
 @data_command.command(name="preview")
 @click.argument("file", required=False)
-@click.option("--base", help="A folder (./base), or a registered base whose files lie on this machine.")
+@click.option("--base", help="A folder (./base), or a registered base whose files are on this machine.")
 @click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
-@click.option("--rows", type=int, help="So many rows from the first. [default: 3]")
-@click.option("--row", type=int, help="This row alone, counted from 1.")
+@click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
+@click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
-@click.option("--max-length", type=int, help="As of `train`. [default: 1024]")
+@click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
-    """Show what a training over BASE would learn of the rows in FILE, by the code that trains.
+    """Show what a training over BASE would learn from the rows in FILE, using the training's own code.
 
-    Or, with --of, what the training of a version has learnt of its rows: base, date, --loss-on and --max-length
-    are those of its record. What the loss is taken on is green on a terminal, and in double brackets elsewhere.
-    Where the libraries of a worker are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE
-    is added as a dataset, the base in a folder is registered, and at most 100 rows are shown. So it is with --of
-    where the files of the base don't lie on this machine.
+    Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on and --max-length come from
+    its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
+    worker's libraries are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE is added as a
+    dataset, a base in a folder is registered, and at most 100 rows are shown. The same happens with --of if the base's
+    files are not on this machine.
 
     \b
     Examples:
@@ -70,7 +74,7 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
       adapterctl data preview --of code-review@v3 --row 7
     """
     if rows is not None and row is not None:
-        raise click.UsageError("--rows and --row exclude each other; give one of them")
+        raise click.UsageError("--rows and --row can't be combined; give one of them")
     with open_client() as client:
         found = client.preview(file, rows=3 if rows is None else rows, row=row, on_job=_follow, **given)
     if style == "json":
@@ -89,7 +93,7 @@ def _follow(job: Job[Preview]) -> None:
 @data_command.command(name="list")
 @format_option
 def data_list(style: str) -> None:
-    """List datasets, the newest first.
+    """List datasets, newest first.
 
     \b
     Example:
@@ -105,9 +109,9 @@ def data_list(style: str) -> None:
 @click.argument("data")
 @format_option
 def data_rm(data: str, style: str) -> None:
-    """Give up the rows of DATA, a dataset's name or digest; what was trained on it still names it.
+    """Remove the dataset DATA (a name or digest); versions trained on it still name it.
 
-    They go with a later `adapterctl gc`, unless the same file is added again before.
+    Its rows go with a later `adapterctl gc`, unless the same file is added again first.
 
     \b
     Example:
@@ -118,4 +122,4 @@ def data_rm(data: str, style: str) -> None:
     if style == "json":
         print_json({"data": data, "removed": True})
     else:
-        say(f"{data} is given up; its bytes go with: adapterctl gc")
+        say(f"{data} is removed; its bytes go with the next: adapterctl gc")

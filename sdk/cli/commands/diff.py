@@ -19,13 +19,13 @@ _MODULES = 20
 @click.command(name="diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--no-weights", is_flag=True, help="Leave the weights out, and fetch no files.")
-@click.option("--all", "every", is_flag=True, help=f"Show all modules, not the {_MODULES} that differ most.")
+@click.option("--no-weights", is_flag=True, help="Don't compare weights, and fetch no files.")
+@click.option("--all", "every", is_flag=True, help=f"Show all modules, not only the {_MODULES} that differ most.")
 @format_option
 def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> None:
     """Compare the versions A and B: configuration, training, data, scores, and the weights module by module.
 
-    Of weights it shows the norm of ΔW = s·B·A on both sides, and the cosine between the two.
+    For weights it shows the norm of ΔW = s·B·A on both sides, and the cosine between the two.
 
     \b
     Examples:

@@ -15,19 +15,22 @@ from sdk.cli.support.session import open_client
 @click.command(name="eval")
 @click.argument("refs", nargs=-1, required=True)
 @click.option("--data", required=True, help="Held-out rows: JSONL, CSV or Parquet.")
-@click.option("--generate-rows", type=int, help="Rows to generate for, scored with ROUGE-L. [default: 16]")
-@click.option("--max-new-tokens", type=int, help="Longest generated completion. [default: 48]")
-@click.option("--keep-samples", type=int, help="Generated completions kept and shown. [default: 4]")
+@click.option(
+    "--generate-rows", type=int, help="How many rows to generate completions for, scored with ROUGE-L. [default: 16]"
+)
+@click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
+@click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option(
     "--precision",
     type=click.Choice(["as-trained", "nf4", "native"]),
-    help="How the base is loaded; a 4-bit one always as it is stored. [default: as-trained]",
+    help="How to load the base; a 4-bit base is always loaded as it is stored. [default: as-trained]",
 )
-@click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
+@click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and macro-F1 of labels.
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and
+    macro-F1 of labels.
 
     \b
     Examples:

@@ -12,15 +12,15 @@ from sdk.schemas.lineage import Direction, Lineage
 
 @click.command(name="lineage")
 @click.argument("of", metavar="REF")
-@click.option("--up", is_flag=True, help="Only what it came from.")
-@click.option("--down", is_flag=True, help="Only what came of it.")
-@click.option("--depth", type=click.IntRange(1, 32), default=8, show_default=True, help="How many steps to go.")
+@click.option("--up", is_flag=True, help="Only what it was made from.")
+@click.option("--down", is_flag=True, help="Only what was made from it.")
+@click.option("--depth", type=click.IntRange(1, 32), default=8, show_default=True, help="How many steps to follow.")
 @click.option("--dot", "as_dot", is_flag=True, help="Print a document for Graphviz.")
 @format_option
 def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, style: str) -> None:
-    """Draw what the version REF came from, and what came of it: base, data, job, parents, merges, scores.
+    """Draw what the version REF was made from, and what was made from it: base, data, job, parents, merges, scores.
 
-    REF may also be base:NAME, for all that was trained over a base, or data:NAME, for all that used a dataset.
+    REF may also be base:NAME, for everything trained over a base, or data:NAME, for everything that used a dataset.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, sty
       adapterctl lineage data:reviews.jsonl --dot > reviews.dot
     """
     if as_dot and style != "table":
-        raise click.UsageError("--dot is a format of its own; leave --format out")
+        raise click.UsageError("--dot is its own format; leave --format out")
     direction: Direction = "both" if up == down else "up" if up else "down"
     with open_client() as client:
         found = client.lineage(of, direction=direction, depth=depth)
@@ -48,7 +48,9 @@ def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, sty
 
 def _say_what_is_missing(found: Lineage) -> None:
     if found.truncated:
-        say(f"there is more than the {len(found.nodes)} nodes shown; narrow it with --up, --down or a smaller --depth")
+        say(
+            f"there are more than the {len(found.nodes)} nodes shown; narrow the graph with --up, --down or a smaller --depth"
+        )
     elif found.unfollowed and found.depth < 32:
-        versions = "one version stands" if found.unfollowed == 1 else f"{found.unfollowed} versions stand"
-        say(f"{versions} at the last step; go beyond with --depth {min(32, found.depth * 2)}")
+        versions = "one version was" if found.unfollowed == 1 else f"{found.unfollowed} versions were"
+        say(f"{versions} not followed beyond the last step; go further with --depth {min(32, found.depth * 2)}")

@@ -19,13 +19,13 @@ from sdk.errors import InvalidInput
 @click.command(name="login")
 @click.argument("url")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
-@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and later.")
+@click.option("--insecure", is_flag=True, help="Accept plain http to another machine, now and in the future.")
 @format_option
 def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> None:
-    """Remember the registry at URL and a token, in a file that only you can read; say who you are there.
+    """Remember the registry at URL and a token, in a file that only you can read; show who you are to it.
 
-    The token comes from standard input, from ADAPTERCTL_TOKEN, or is asked for; it is never an argument, which
-    other users of the machine could see. A token that the registry refuses is not kept.
+    The token comes from standard input, from ADAPTERCTL_TOKEN, or a prompt; it is never an argument, which other
+    users of the machine could see. A token that the registry refuses is not stored.
 
     \b
     Example:
@@ -59,14 +59,16 @@ def _token(from_stdin: bool) -> str:
     else:
         raise InvalidInput("there is no terminal to ask for the token; give it with --token-stdin", param="token")
     if not token:
-        raise InvalidInput("there was no token on standard input; send one, for example: < token.txt", param="token")
+        raise InvalidInput(
+            "there was no token on standard input; send one, for example with: < token.txt", param="token"
+        )
     return token
 
 
 @click.command(name="whoami")
 @format_option
 def whoami_command(style: str) -> None:
-    """Say who the registry takes you for, and what you may do where.
+    """Show who you are to the registry, and what you may do where.
 
     \b
     Example:

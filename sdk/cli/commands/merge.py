@@ -22,12 +22,12 @@ from sdk.schemas.failures import FailureReason
 @click.option(
     "--onto",
     type=click.Choice(["auto", "original", "dequantized"]),
-    help="The weights that are added to; auto measures both and keeps the nearer; a 4-bit base has only the latter. [default: auto]",
+    help="Which base weights the adapter is added to: auto measures both and keeps the closer; a 4-bit base has only dequantized. [default: auto]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
-    help="Of the result. [default: the base's]",
+    help="The merged model's dtype. [default: the base's]",
 )
 @format_option
 def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
@@ -51,7 +51,7 @@ def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
             raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
         merged = job.result()
         if not isinstance(merged, MergedModel):
-            raise TypeError("a merge ends with a merged model")
+            raise TypeError("a merge must end with a merged model")
         path = merged.save(target)
     for warning in merged.report.get("warnings", []):
         say(warning)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @click.command(name="pull")
 @click.argument("ref")
-@click.option("-o", "--output", help="A new or pulled folder. [default: a folder in the cache]")
+@click.option("-o", "--output", help="A new folder, or one that was pulled before. [default: a folder in the cache]")
 @click.option("--base", help="Check that the version belongs to this base: a folder or a registered id.")
-@click.option("--base-name", help="With -o: the name by which the copy's config calls the base, as vLLM compares it.")
+@click.option("--base-name", help="With -o: the base's name in the copy's config, which vLLM compares.")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
-@click.option("--offline", is_flag=True, help="Use the cache alone; REF must be a version or digest.")
-@click.option("--frozen", is_flag=True, help="Refuse a REF that may move: a version or digest only.")
+@click.option("--offline", is_flag=True, help="Use only the cache; REF must be a version or digest.")
+@click.option("--frozen", is_flag=True, help="Refuse a REF that may move; it must be a version or digest.")
 @format_option
 def pull_command(
     ref: str,
@@ -42,7 +42,7 @@ def pull_command(
 
     \b
     REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the latest.
-    The folder loads in PEFT and vLLM as it is. What was interrupted goes on where it broke.
+    The folder loads in PEFT and vLLM as it is. An interrupted pull continues where it broke.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def pull_command(
       adapterctl pull code-review@v3 -o ./adapter --verify-with KEY.pub.pem --frozen
     """
     if offline and base is not None:
-        raise click.UsageError("--base asks the registry, and --offline does not; give one of the two")
+        raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
     if base is not None:
         ref = _over(ref, base, frozen)
@@ -102,19 +102,31 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 @click.command(name="verify")
 @click.argument("target")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.option(
+    "--probe", is_flag=True, help="Also find again what it does to its base, and hold that against the record."
+)
+@click.option("--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it lies here]")
 @format_option
-def verify_command(target: str, verify_with: str | None, style: str) -> None:
+def verify_command(target: str, verify_with: str | None, probe: bool, base: str | None, style: str) -> None:
     """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
 
-    Whatever was altered, added, removed or renamed is an error, and so is a signature of another key or version.
+    Any file that was altered, added, removed or renamed is an error, and so is a signature by another key or for
+    another version. With --probe, the norm of every module's update is computed from
+    the fetched bytes, and predictions on fixed texts are computed over the base; any difference from the record is an error.
 
     \b
     Examples:
       adapterctl verify ./adapter
       adapterctl verify ./adapter --verify-with KEY.pub.pem
       adapterctl verify code-review@v3
+      adapterctl verify code-review@v3 --probe --base ./SmolLM2-135M-Instruct
     """
+    if base is not None and not probe:
+        raise click.UsageError("--base belongs to --probe")
+    if probe and (is_folder(target) or Path(target).is_dir()):
+        raise click.UsageError("--probe holds a version against its record: give its REF, not a folder")
     key = None if verify_with is None else user_path(verify_with)
+    replayed = None
     if is_folder(target) or Path(target).is_dir():
         from sdk.pulling.verification import verify_pulled
 
@@ -122,6 +134,12 @@ def verify_command(target: str, verify_with: str | None, style: str) -> None:
     else:
         with open_client() as client:
             manifest = client.verify(target, verify_with=key)
+            replayed = client.replay_probe(target, base=base) if probe else None
+    if replayed is not None:
+        from sdk.cli.support.replayed_probe import print_replay
+
+        print_replay(replayed, style)
+        return
     if style == "json":
         print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
     elif style == "quiet":

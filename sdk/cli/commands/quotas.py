@@ -28,24 +28,24 @@ def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -
     count = parse_size(value) if sized else int(value) if re.fullmatch("[0-9]{1,9}", value) else None
     if count is None:
         wanted = "a size like 10GB, 500MB or plain bytes" if sized else "a whole number"
-        raise click.BadParameter(f"{value!a} is no limit; write {wanted}, or none", ctx, param)
+        raise click.BadParameter(f"{value!a} is not a limit; write {wanted}, or none", ctx, param)
     return _Given(count)
 
 
 @click.group(name="quota")
 def quota_command() -> None:
-    """Show and set how much a namespace may have."""
+    """Show and set a namespace's quotas."""
 
 
 @quota_command.command(name="show")
 @click.argument("namespace", default="-")
 @format_option
 def quota_show(namespace: str, style: str) -> None:
-    """Show the limits of NAMESPACE ('-', the default: names without one), and what is used of them.
+    """Show the limits of NAMESPACE ('-', the default: names without one), and how much of them is used.
 
-    Its size is that of all that it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
-    models and checkpoints; and what is reserved for uploads under way. '*' shows the limits of all without limits of their
-    own, and what is published for all, which has none.
+    Its size counts everything it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
+    models and checkpoints, and the space reserved for uploads in progress. '*' shows the default limits, and what is
+    published for all, which has no limits.
 
     \b
     Examples:
@@ -60,15 +60,15 @@ def quota_show(namespace: str, style: str) -> None:
 @click.argument("namespace", default="-")
 @click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
 @click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="Bytes of all kinds: 10GB, 500MB.")
-@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs that wait or run.")
+@click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs waiting or running.")
 @format_option
 def quota_set(
     namespace: str, max_adapters: _Given | None, max_bytes: _Given | None, max_jobs: _Given | None, style: str
 ) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
-    '*' limits each namespace that has no limits of its own; without it those hold that the server's settings say
-    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' takes it away. What is there already stays.
+    '*' limits each namespace that has no limits of its own; otherwise the server's settings apply
+    (REGISTRY_DEFAULT_MAX_*). A limit that is left out stays as it is; 'none' removes it. What exists already stays.
 
     \b
     Examples:
@@ -95,7 +95,7 @@ def _show(quota: QuotaView, style: str) -> None:
         print_facts(
             [
                 ("namespace", quota.namespace),
-                *([("limits", "those of all without limits of their own")] if quota.default else []),
+                *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
                 *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),
@@ -105,7 +105,7 @@ def _show(quota: QuotaView, style: str) -> None:
 
 
 def _by_kind(quota: QuotaView) -> dict[str, int | None]:
-    """The bytes of each kind; None where an older registry does not say."""
+    """The bytes of each kind; None if an older registry does not say."""
     return {
         "versions": quota.versions_bytes,
         "datasets": quota.datasets_bytes,

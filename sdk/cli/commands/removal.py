@@ -13,7 +13,7 @@ from sdk.cli.support.values import take_tags
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
 
-_reason = click.option("--reason", default="", help="Why; kept in the audit trail.")
+_reason = click.option("--reason", default="", help="The reason; kept in the audit trail.")
 
 
 def _show(version: Version, style: str, told: str) -> None:
@@ -64,7 +64,7 @@ def restore_command(ref: str, reason: str, style: str) -> None:
 def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
     """Delete the version that REF names for good; its number stays taken.
 
-    Its files go with a later `adapterctl gc`, unless another version has the same.
+    Its files go with a later `adapterctl gc`, unless another version has the same files.
 
     \b
     Example:
@@ -75,7 +75,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
         exact = client.get(ref).ref
         confirm(f"delete {exact} for good?", yes=yes)
         version = client.delete(exact, reason=reason)
-        _show(version, style, f"{version.ref} is deleted; its files go with: adapterctl gc")
+        _show(version, style, f"{version.ref} is deleted; its files go with the next: adapterctl gc")
 
 
 @click.command(name="release")
@@ -96,15 +96,15 @@ def release_command(ref: str, reason: str, style: str) -> None:
 
 @click.command(name="annotate")
 @click.argument("ref")
-@click.option("--description", help="A line for people, in place of the one before.")
+@click.option("--description", help="A one-line description; replaces the previous one.")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="Set a tag; repeatable.")
 @click.option("--untag", multiple=True, metavar="KEY", help="Remove a tag; repeatable.")
-@click.option("--note", help="A note, which is kept with your name and never edited.")
+@click.option("--note", help="A note; kept with your name, and never edited.")
 @format_option
 def annotate_command(
     ref: str, description: str | None, tags: dict[str, str], untag: tuple[str, ...], note: str | None, style: str
 ) -> None:
-    """Write a description, tags or a note to the version that REF names; what is left out stays as it is.
+    """Add a description, tags or a note to the version that REF names; anything left out stays as it is.
 
     \b
     Example:
@@ -114,21 +114,21 @@ def annotate_command(
         raise click.UsageError("there is nothing to write; give --description, --tag, --untag or --note")
     with open_client() as client:
         version = client.annotate(ref, description=description, tags=tags, untag=list(untag), note=note)
-        _show(version, style, f"written to {version.ref}")
+        _show(version, style, f"annotated {version.ref}")
 
 
 @click.group(name="retention")
 def retention_command() -> None:
-    """Say which versions of an adapter `gc` keeps."""
+    """Set which versions of an adapter `gc` keeps."""
 
 
 @retention_command.command(name="set")
 @click.argument("name")
-@click.option("--keep-last", type=click.IntRange(1, 1_000_000), help="Keep so many of the newest ready versions.")
-@click.option("--keep-days", type=click.IntRange(1, 36_500), help="Keep versions made within so many days.")
+@click.option("--keep-last", type=click.IntRange(1, 1_000_000), help="Keep this many of the newest ready versions.")
+@click.option("--keep-days", type=click.IntRange(1, 36_500), help="Keep versions made within this many days.")
 @format_option
 def retention_set(name: str, keep_last: int | None, keep_days: int | None, style: str) -> None:
-    """Let `gc` delete the versions of the adapter NAME that fit neither option and that no alias names.
+    """Let `gc` delete the versions of the adapter NAME that neither option keeps and no alias names.
 
     \b
     Example:
@@ -191,19 +191,19 @@ def _show_rule(view: RetentionView, style: str) -> None:
     default=24,
     show_default=True,
     type=click.IntRange(0, 8760),
-    help="Keep what was given up less than so many hours ago.",
+    help="Keep files given up less than this many hours ago.",
 )
 @click.option(
     "--keep-merged-days",
     type=click.IntRange(1, 36_500),
-    help="Remove merged models whose job ended longer ago. [default: never]",
+    help="Remove merged models whose job ended more than this many days ago. [default: never]",
 )
 @yes_option
 @format_option
 def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, yes: bool, style: str) -> None:
-    """Apply the retention rules, and remove the files that nothing names any more.
+    """Apply the retention rules, and remove files that nothing refers to any more.
 
-    On a terminal it shows first what would go, and asks.
+    On a terminal it first shows what would be removed, and asks.
 
     \b
     Examples:

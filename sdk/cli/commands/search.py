@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     type=click.Choice(["-created", "created", "name", "rank", "-rank"]),
     default="-created",
     show_default=True,
-    help="- begins with the newest or the highest.",
+    help="A leading - puts the newest or highest first.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many. [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many. [default: all]")
 @format_option
 def search_command(filter_: str, sort: str, limit: int | None, style: str) -> None:
     """Find the versions that match FILTER; without one, every ready version.
@@ -46,5 +46,5 @@ def search_command(filter_: str, sort: str, limit: int | None, style: str) -> No
             for row in rows
         ]
     print_rows(
-        style, rows, ["ref", "base", "rank", "method", "aliases", "created"], key="ref", empty="no version is like that"
+        style, rows, ["ref", "base", "rank", "method", "aliases", "created"], key="ref", empty="no version matches"
     )

@@ -14,7 +14,9 @@ from sdk.signing import is_protected
 
 
 def ask_password(key: str | None) -> str | None:
-    """Return what opens the private key `key`, asked for on a terminal; None where it needs none or the environment has it."""
+    """Return what opens the private key `key`, asked for on a terminal; None if it needs none or the environment has
+    it.
+    """
     path = config.signing_key() if key is None else config.user_path(key)
     if path is None or config.signing_password() is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
@@ -32,8 +34,8 @@ def _opens_by_password(path: Path) -> bool:
 def sign_command(ref: str, key: str | None, style: str) -> None:
     """Sign the version that REF names: its files by digest, and the base that they belong to.
 
-    What you vouch for is what the registry shows of REF, so name what you have looked at by NAME@sha256:DIGEST. A
-    password of the key is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD. Prints the key's id.
+    You vouch for whatever the registry shows for REF, so name what you have looked at by NAME@sha256:DIGEST.
+    The key's password is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD. Prints the key's id.
 
     \b
     Examples:

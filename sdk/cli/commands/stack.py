@@ -33,12 +33,14 @@ def _home_option(command: F) -> F:
         show_envvar=True,
         default=Path("~/.adapterctl/stack"),
         show_default=True,
-        help="The stack's folder; each is a stack of its own.",
+        help="The stack's folder; each folder is a separate stack.",
     )(command)
 
 
 @click.command(name="up")
-@click.option("--workers", type=click.IntRange(0, 64), help="How many. [default: as many as before, at first 1]")
+@click.option(
+    "--workers", type=click.IntRange(0, 64), help="How many workers. [default: as many as before, at first 1]"
+)
 @_home_option
 @click.option(
     "--timeout",
@@ -46,15 +48,15 @@ def _home_option(command: F) -> F:
     type=click.FloatRange(min=1),
     default=300,
     show_default=True,
-    help="Seconds until all must be ready; then exit 8.",
+    help="Seconds to wait until everything is ready; then exit 8.",
 )
 @format_option
 def up_command(workers: int | None, home: Path, timeout_s: float, style: str) -> None:
     """Start a whole registry on this machine, with its servers and workers, and print its URL and an admin token.
 
-    PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and go
-    on when this command has ended. A part that dies is started again. Run it again to start what does not run; where
-    all runs it prints the same.
+    PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and
+    keep running after this command ends. A part that dies is restarted. Run it again to start parts that are not
+    running; if all are, it prints the same.
 
     It needs more than the SDK: pip install 'adapterctl[local,stack]'
 
@@ -76,15 +78,15 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
         print_facts([("url", document["url"]), ("token", document["token"])])
         # The token is on the screen anyway; where it is not, this line must not bring it into a log.
         token = document["token"] if sys.stdout.isatty() else "…"
-        say(f"use it here:  export ADAPTERCTL_URL={document['url']} ADAPTERCTL_TOKEN={token}")
-        say(f"or for good:  adapterctl login {document['url']}")
+        say(f"use it in this shell:  export ADAPTERCTL_URL={document['url']} ADAPTERCTL_TOKEN={token}")
+        say(f"or from now on:        adapterctl login {document['url']}")
 
 
 @click.command(name="down")
 @_home_option
 @format_option
 def down_command(home: Path, style: str) -> None:
-    """Stop the stack: workers first, which hand their jobs back, then the registry and its servers. The data stays.
+    """Stop the stack: workers first, which give their jobs back, then the registry and its servers. The data stays.
 
     \b
     Example:
@@ -93,7 +95,7 @@ def down_command(home: Path, style: str) -> None:
     from sdk.stack import control
 
     stack = _stack(home)
-    with _waiting("ending; a worker has 30 s to hand back its job"):
+    with _waiting("stopping; a worker has 30 s to give back its job"):
         ended = control.down(stack)
     if style == "json":
         print_json({"home": str(stack.home), "ended": ended})
@@ -109,7 +111,7 @@ def down_command(home: Path, style: str) -> None:
 @_home_option
 @format_option
 def status_command(home: Path, style: str) -> None:
-    """Show the stack's parts: whether each is ready, its process, port, uptime, and how often it was started again.
+    """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
     \b
     Examples:
@@ -134,9 +136,11 @@ def status_command(home: Path, style: str) -> None:
 
 @click.command(name="logs")
 @click.argument("part", required=False)
-@click.option("-f", "--follow", "goes_on", is_flag=True, help="Follow what is written from now on.")
+@click.option("-f", "--follow", "goes_on", is_flag=True, help="Keep printing what is written from now on.")
 @click.option(
-    "--lines", type=click.IntRange(0, 100_000), help="How many of each. [default: 100 of one part, 10 of all]"
+    "--lines",
+    type=click.IntRange(0, 100_000),
+    help="How many lines of each part. [default: 100 for one part, 10 each for all]",
 )
 @_home_option
 def logs_command(part: str | None, goes_on: bool, lines: int | None, home: Path) -> None:
@@ -152,7 +156,7 @@ def logs_command(part: str | None, goes_on: bool, lines: int | None, home: Path)
 
     paths = control.log_paths(_stack(home))
     if part is not None and part not in paths:
-        raise InvalidInput(f"there is no part {part!a}; choose among {', '.join(paths)}", param="part")
+        raise InvalidInput(f"there is no part {part!a}; choose one of {', '.join(paths)}", param="part")
     chosen = paths if part is None else {part: paths[part]}
     width = max(map(len, chosen)) if part is None else 0
     count = lines if lines is not None else (10 if part is None else 100)
@@ -194,7 +198,7 @@ def _telling() -> Iterator[Callable[[Sequence[Part]], None]]:
         try:
             yield look
         except KeyboardInterrupt:
-            tell("the start goes on by itself; see: adapterctl status, and end it with: adapterctl down")
+            tell("starting continues in the background; see: adapterctl status, or stop it with: adapterctl down")
             raise
 
 

@@ -24,28 +24,28 @@ def token_command() -> None:
 
 @token_command.command(name="create")
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), help="What it allows in each --namespace.")
+@click.option("--role", type=click.Choice(ROLES), help="What the token allows in each --namespace.")
 @click.option(
     "--namespace",
     "namespaces",
     multiple=True,
-    help="Where: a namespace, '-' for names without one, '*' for all; may be given again. [default: *]",
+    help="Where: a namespace, '-' for names without one, '*' for all; repeatable. [default: *]",
 )
 @click.option(
     "--grant",
     "grants",
     multiple=True,
     metavar="NS=ROLE",
-    help="A namespace with a role of its own; may be given again.",
+    help="A namespace with its own role; repeatable.",
 )
-@click.option("--days", type=click.IntRange(1, 3650), help="It expires after so many days. [default: never]")
-@click.option("--replace", is_flag=True, help="The token in use that has this name ends.")
+@click.option("--days", type=click.IntRange(1, 3650), help="Expire after this many days. [default: never]")
+@click.option("--replace", is_flag=True, help="Replace the token in use that has this name.")
 @click.option(
     "--overlap-hours",
     type=click.IntRange(0, 720),
     default=0,
     show_default=True,
-    help="The replaced one ends so much later.",
+    help="Let the replaced token work this much longer.",
 )
 @format_option
 def token_create(
@@ -58,9 +58,9 @@ def token_create(
     overlap_hours: int,
     style: str,
 ) -> None:
-    """Make a token for NAME, who is shown in histories; print its secret, which can't be shown again.
+    """Create a token for NAME, who is shown in histories; print its secret, which can't be shown again.
 
-    Where two tokens in use have a role in the same namespace, they have different names.
+    Two tokens in use with a role in the same namespace must have different names.
 
     A reader reads; a writer also pushes, submits jobs, moves aliases and archives; a promoter also moves
     protected aliases; a worker takes jobs and nothing else; an admin does everything.
@@ -74,7 +74,9 @@ def token_create(
     """
     wanted = _wanted(role, namespaces, grants)
     if overlap_hours and not replace:
-        raise InvalidInput("--overlap-hours says when the replaced token ends; add --replace", param="overlap_hours")
+        raise InvalidInput(
+            "--overlap-hours says how long the replaced token still works; add --replace", param="overlap_hours"
+        )
     with open_client() as client:
         made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
     if style == "json":
@@ -82,7 +84,7 @@ def token_create(
         return
     until = "" if made.expires_at is None else f", until {made.expires_at:%Y-%m-%d %H:%M} UTC"
     say(f"token {made.id} for {made.name}: {in_words(made.grants)}{until}")
-    say("keep the secret, it is not shown again:")
+    say("keep the secret; it is not shown again:")
     click.echo(made.secret)
 
 
@@ -93,13 +95,13 @@ def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) 
             raise InvalidInput("a token needs a role; give --role ROLE, or --grant NS=ROLE", param="role")
         return dict.fromkeys(namespaces or ["*"], role)
     if role is not None or namespaces:
-        raise InvalidInput("--grant says role and namespace in one; leave out --role and --namespace", param="grant")
+        raise InvalidInput("--grant gives both role and namespace; leave out --role and --namespace", param="grant")
     wanted: dict[str, str] = {}
     for grant in grants:
         namespace, _, given = grant.rpartition("=")
         if not namespace or given not in ROLES:
             raise InvalidInput(
-                f"{grant!a} is no grant; write NAMESPACE=ROLE with a role of: {', '.join(ROLES)}", param="grant"
+                f"{grant!a} is not a grant; write NAMESPACE=ROLE with a role of: {', '.join(ROLES)}", param="grant"
             )
         if namespace in wanted:
             raise InvalidInput(f"--grant names {namespace!a} twice; give it one role", param="grant")
@@ -110,7 +112,7 @@ def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) 
 @token_command.command(name="list")
 @format_option
 def token_list(style: str) -> None:
-    """List the tokens that you administer, the newest first, without their secrets.
+    """List the tokens that you administer, newest first, without their secrets.
 
     \b
     Example:
@@ -137,14 +139,14 @@ def _state(token: TokenView) -> str:
 
 @token_command.command(name="revoke")
 @click.argument("token_id", metavar="ID", required=False)
-@click.option("--namespace", help="Instead of one token: take from all the role that they have in this namespace.")
+@click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
 @yes_option
 @format_option
 def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: str) -> None:
     """Revoke the token ID, within a second on every server; repeating it is harmless.
 
     With --namespace every token loses the role that it has there, and those without another role are revoked. Your own
-    keeps it, and so do tokens with a role in all namespaces; both are said.
+    keeps its role, and so do tokens with a role in all namespaces; both are reported.
 
     \b
     Examples:
@@ -152,7 +154,7 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
       adapterctl token revoke --namespace team --yes
     """
     if (token_id is None) == (namespace is None):
-        raise InvalidInput("say which: the ID of a token, or --namespace NAMESPACE for all there", param="token_id")
+        raise InvalidInput("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")
     if namespace is not None:
         _revoke_namespace(namespace, yes, style)
         return
@@ -162,7 +164,7 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
     if style == "json":
         print_json(token.model_dump(mode="json"))
         return
-    say(f"the token of {token.name} is worthless from now on")
+    say(f"the token of {token.name} no longer works")
     click.echo(token.id)
 
 
@@ -178,11 +180,9 @@ def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
         style, rows, ["token", "name", "role", "revoked"], key="token", empty=f"no token had a role in {namespace}"
     )
     if done.kept is not None:
-        say(f"your own keeps its role; when you are done: adapterctl token revoke {done.kept}")
+        say(f"your own token keeps its role; when you are done, run: adapterctl token revoke {done.kept}")
     if done.everywhere:
-        say(
-            f"tokens with a role in all namespaces, which act here still: {done.everywhere}; see: adapterctl token list"
-        )
+        say(f"tokens with a role in all namespaces still work here: {done.everywhere}; see: adapterctl token list")
 
 
 def in_words(grants: Sequence[GrantView]) -> str:

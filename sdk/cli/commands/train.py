@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.values import parse_size
 from sdk.config import user_path
@@ -31,35 +31,37 @@ _JOB_KEYS = (
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
 @click.option("--data", help="Rows to train on: JSONL, CSV or Parquet.")
-@click.option("--eval-data", help="Held-out rows; their loss before and after goes into the lineage.")
-@click.option("--config", "config_file", help="YAML file with any of these options; the command line goes before it.")
+@click.option("--eval-data", help="Held-out rows; their loss before and after training goes into the lineage.")
+@click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
-    "--method", type=click.Choice(["qlora", "lora"]), help="Over the base in 4 bits, or in 16. [default: qlora]"
+    "--method",
+    type=click.Choice(["qlora", "lora"]),
+    help="Train over the base in 4 bits (qlora) or 16 (lora). [default: qlora]",
 )
 @click.option(
     "--objective",
     type=click.Choice(["sft", "classify"]),
-    help="To predict the next token, or the label of {text, label} rows. [default: what the rows are for]",
+    help="Predict the next token (sft) or the label of {text, label} rows (classify). [default: by the rows]",
 )
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
-@click.option("--dropout", type=float, help="On the input of A. [default: 0.05]")
+@click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
 @click.option(
     "--targets",
     help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
 )
-@click.option("--exclude", help="Modules to leave alone that the targets mean: names with commas, or one pattern.")
+@click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
 @click.option(
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
-    help="Tokens that the loss is taken on. [default: by the shape of the rows]",
+    help="Which tokens the loss is computed on. [default: by the shape of the rows]",
 )
 @click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
-@click.option("--max-steps", type=int, help="Optimiser steps, in place of epochs.")
+@click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
 @click.option("--lr", type=float, help="Peak learning rate. [default: 2e-4]")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option("--max-length", type=int, help="Longest row in tokens. [default: 1024]")
+@click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
@@ -75,16 +77,18 @@ _JOB_KEYS = (
     help="From -100; higher goes first. Writers up to 10, promoters 50, admins 100. [default: 0]",
 )
 @click.option(
-    "--timeout", metavar="90s|10m|2h", help="One attempt that runs longer fails. [default: what the registry says, 24h]"
+    "--timeout", metavar="90s|10m|2h", help="An attempt that runs longer fails. [default: the registry's, 24h]"
 )
-@click.option("--device", type=click.Choice(["any", "cuda"]), help="What its worker must have. [default: any]")
-@click.option("--memory", metavar="SIZE", help="What its worker must have free: 16GB. [default: what the base needs]")
-@click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
+@click.option("--device", type=click.Choice(["any", "cuda"]), help="The device its worker must have. [default: any]")
+@click.option(
+    "--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: what the base needs]"
+)
+@click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def train_command(name: str, config_file: str | None, detach: bool, style: str, **given: Any) -> None:
     """Train an adapter NAME over a base and publish it as the next version.
 
-    Waits and shows progress; Ctrl-C detaches, and the job goes on. Prints the version's ref.
+    Waits and shows progress; Ctrl-C detaches, and the job keeps running. Prints the version's ref.
 
     \b
     Examples:
@@ -104,7 +108,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     with open_client() as client:
         job = client.submit_training(name, **options)
         if detach:
-            _print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} trains {name}")
         watch(job)
@@ -115,7 +119,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         print_json({"ref": result["ref"], "job": job.id, "existing": result["existing"]})
         return
     if result["existing"]:
-        say("the same bytes were there already")
+        say("these bytes are already a version")
     click.echo(result["ref"])
     if style == "table":
         metrics = result.get("metrics", {})
@@ -123,15 +127,6 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         if before is not None and after is not None:
             say(f"held-out loss {before:.3f} → {after:.3f}")
         say(f"see it: adapterctl show {result['ref']}")
-
-
-def _print_detached(style: str, job_id: str, state: str) -> None:
-    if style == "json":
-        print_json({"job": job_id, "state": state})
-        return
-    click.echo(job_id)
-    if style == "table":
-        say(f"watch it: adapterctl jobs watch {job_id}")
 
 
 def _read_config(name: str) -> dict[str, Any]:
@@ -148,7 +143,7 @@ def _read_config(name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where is not None else ""
-        raise InvalidInput(f"{path} can't be read as YAML{line}; mend it, then try again", param="config") from None
+        raise InvalidInput(f"{path} can't be read as YAML{line}; correct it, then try again", param="config") from None
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
     known = {*TrainingSpec.model_fields, *_JOB_KEYS}
@@ -167,7 +162,7 @@ def _read_config(name: str) -> dict[str, Any]:
 def _as_bytes(size: Any) -> int:
     found = parse_size(str(size))
     if found is None:
-        raise InvalidInput(f"{str(size)[:40]!a} is no size; write 16GB, 24GiB or plain bytes", param="memory")
+        raise InvalidInput(f"{str(size)[:40]!a} is not a size; write 16GB, 24GiB or plain bytes", param="memory")
     return found
 
 

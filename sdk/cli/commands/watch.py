@@ -54,8 +54,8 @@ def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) ->
         # The terminal shows ^C at the start of the line.
         click.echo(err=True)
         ids = " ".join(job.id for job in jobs if not job.view.state.is_final)
-        going = f"job {ids} goes on" if " " not in ids else "the jobs go on"
-        say(f"detached; {going}. Come back with: adapterctl jobs watch {ids}")
+        going = f"job {ids} keeps running" if " " not in ids else "the jobs keep running"
+        say(f"detached; {going}. Watch again with: adapterctl jobs watch {ids}")
         sys.exit(130)
 
 
@@ -213,7 +213,7 @@ class _Live:
                 total, 0 if progress is None else progress.step or 0, width=_BAR_COLUMNS, pulse=total is None
             )
             final = phase in _FINAL
-            # What a job says may hold brackets, which are no markup; what has no room is cut, so that no line wraps.
+            # What a job says may hold brackets, which are not markup; what has no room is cut, so that no line wraps.
             row = [
                 Text(" ") if final else self._spinner,
                 Text(f"{plain(phase):<8}", style=COLOURS.get(phase, "")),

@@ -11,16 +11,16 @@ from sdk.cli.support.session import open_client
 
 @click.group(name="workers")
 def workers_command() -> None:
-    """List the workers that the registry has heard of."""
+    """List the workers that the registry has heard from."""
 
 
 @workers_command.command(name="list")
 @format_option
 def workers_list(style: str) -> None:
-    """List the workers of the last week: what each has, and what it does.
+    """List the workers of the last week: what each has, and what it is doing.
 
-    busy: holds a job; idle: takes the next one that fits; draining: takes no more and shuts down; silent: was not heard
-    of for a while.
+    busy: holds a job; idle: takes the next job it can run; draining: takes no more and shuts down; silent: not heard from
+    for a while.
 
     \b
     Example:
@@ -46,16 +46,16 @@ def workers_list(style: str) -> None:
         click.echo(render(headers, rows, cut=0))
         return
     shown = [worker.model_dump(mode="json") for worker in workers]
-    print_rows(style, shown, [], key="name", empty="no worker was heard of; start one with: adapter-worker start")
+    print_rows(style, shown, [], key="name", empty="no worker is known; start one with: adapter-worker start")
 
 
 @click.command(name="capacity")
 @format_option
 def capacity_command(style: str) -> None:
-    """Show for each queue what waits, what runs, and who could take it.
+    """Show for each queue which jobs wait and run, and which workers could take them.
 
-    OLDEST is the age of the job that waits longest; UNFIT are jobs that no worker at hand may have, because of its queue,
-    device or memory: `adapterctl jobs list --state queued` says why.
+    OLDEST is the age of the job that has waited longest; UNFIT counts jobs that no available worker can run, because of
+    queue, device or memory: `adapterctl jobs list --state queued` says why.
 
     \b
     Example:
@@ -80,6 +80,8 @@ def capacity_command(style: str) -> None:
         click.echo(render(headers, rows))
         for one in queues:
             if one.queued and not one.workers:
-                say(f"nobody works on the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}")
+                say(
+                    f"no worker listens to the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}"
+                )
         return
     print_rows(style, [one.model_dump(mode="json") for one in queues], [], key="queue", empty="")

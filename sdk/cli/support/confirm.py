@@ -1,4 +1,4 @@
-"""Asking before something is taken away. Without a terminal nothing asks: it fails and names `--yes`."""
+"""Asking before something is removed. Without a terminal nothing asks: it fails and names `--yes`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def yes_option(command: F) -> F:
     """Add `--yes`."""
-    return click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+    return click.option("--yes", is_flag=True, help="Don't ask for confirmation.")(command)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal unless `yes`. Raises InvalidInput where there is none; a "no" ends the command."""
+    """Ask on the terminal unless `yes`. Raises InvalidInput if there is none; a "no" ends the command."""
     if yes:
         return
     require_terminal()
@@ -27,6 +27,6 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def require_terminal() -> None:
-    """Raise InvalidInput where there is no terminal to ask on."""
+    """Raise InvalidInput if there is no terminal to ask on."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidInput("there is no terminal to ask on; to do it without a question, add --yes", param="yes")
+        raise InvalidInput("there is no terminal to ask on; add --yes to go ahead without asking", param="yes")

@@ -36,6 +36,16 @@ def say(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def print_detached(style: str, job_id: str, state: str) -> None:
+    """Print the id of a job that nobody waits for, and how to come back to it."""
+    if style == "json":
+        print_json({"job": job_id, "state": state})
+        return
+    click.echo(job_id)
+    if style == "table":
+        say(f"watch it: adapterctl jobs watch {job_id}")
+
+
 def plain(text: str) -> str:
     """Return text of others without what a terminal obeys: control, direction and zero-width characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)

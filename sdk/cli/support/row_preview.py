@@ -26,7 +26,7 @@ def print_preview(preview: Preview, *, quiet: bool = False) -> None:
         if text.cut_tokens:
             click.echo(writable(_cut_off(text, preview.max_length)))
         if not text.supervised and text.label is None:
-            click.echo("  nothing of it is learnt, so this text is dropped")
+            click.echo("  nothing in it would be learnt, so this text is dropped")
         click.echo()
     if not quiet:
         print_facts(_facts(preview))
@@ -64,20 +64,20 @@ def _learnt(text: str) -> str:
 def _cut_off(text: PreviewText, max_length: int) -> str:
     said = plain(text.cut_text)
     shown = said if len(said) <= _MOST_CUT_CHARACTERS else said[:_MOST_CUT_CHARACTERS] + "…"
-    return f"  cut off after {max_length} tokens, {text.cut_tokens} of them: {shown}"
+    return f"  cut off after {max_length} tokens, dropping {text.cut_tokens}: {shown}"
 
 
 def _facts(preview: Preview) -> list[tuple[str, str | None]]:
     rendering, totals = preview.rendering, preview.totals
     if totals is None:
-        whole = f"{preview.file_rows} rows, too many to look at here: only those shown were"
+        whole = f"{preview.file_rows} rows, too many to check here: only those shown were checked"
     else:
         whole = (
             f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
             f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
         )
     left_out = (
-        [("left out", f"{preview.left_out} more texts of these rows: no room in a job's result")]
+        [("left out", f"{preview.left_out} more texts of these rows don't fit into a job's result")]
         if preview.left_out
         else []
     )

@@ -21,7 +21,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def parse_size(text: str) -> int | None:
-    """Return bytes for "10GB", "500 MB", "2GiB" or "1234"; None for what is no size. Units are decimal but for KiB…TiB."""
+    """Return bytes for "10GB", "500 MB", "2GiB" or "1234"; None for what is not a size. Units are decimal but for KiB…TiB."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         return None
@@ -46,7 +46,7 @@ def take_moment(ctx: click.Context, param: click.Parameter, value: str | None) -
     moment = None if value is None else parse_moment(value)
     if value is not None and moment is None:
         raise click.BadParameter(
-            f"{value!a} is no time; write 30m, 12h or 2d for so long ago, or 2026-01-31T12:00", ctx, param
+            f"{value!a} is not a time; write 30m, 12h or 2d for that long ago, or 2026-01-31T12:00", ctx, param
         )
     return moment
 
@@ -57,6 +57,6 @@ def take_tags(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
     for value in values:
         key, equals, text = value.partition("=")
         if not equals:
-            raise click.BadParameter(f"{value!a} is no tag; write it as key=value")
+            raise click.BadParameter(f"{value!a} is not a tag; write it as key=value")
         tags[key] = text
     return tags

@@ -31,6 +31,10 @@ _CONVERTED = """
 Gemma2ForCausalLM Gemma3ForCausalLM GemmaForCausalLM LlamaForCausalLM MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM
 Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
 """
+#: Architectures whose adapters `adapterctl export` writes, with every module's scale folded into its B.
+_EXPORTED = frozenset(
+    {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"}
+)
 #: Whose conversion leaves the output head out.
 _WITHOUT_HEAD = frozenset({"Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM"})
 _ARCHITECTURES = dict.fromkeys(_CONVERTED.split(), Support(_OLDEST))
@@ -82,16 +86,26 @@ def _embeddings(facts: Facts, _: Number) -> Objection | None:
     return None
 
 
+def _scales(facts: Facts, version: Number) -> Objection | None:
+    return None if facts.architecture in _EXPORTED else one_alpha(facts, version)
+
+
+def _rslora(facts: Facts, _: Number) -> Objection | None:
+    if facts.architecture in _EXPORTED or not facts.use_rslora or (facts.rank == 1 and not facts.other_ranks):
+        return None
+    return no("it is an rsLoRA, which would be scaled by α/r and be too weak by √r")
+
+
 RULES = (
     Rule("conversion", "there is a conversion of the base to GGUF", _read("conversion/__init__.py"), _not_converted,
          mended_by_merge=False),
     Rule("architecture", "the conversion of the base passes on what is done to A and B", _read("conversion/*.py"), _architecture),
     Rule("transposed", "the base's linear weights lie as (out, in)", _read("conversion/gpt2.py"), _transposed),
     Rule("rank", "each module's rank is read from its tensors; any will do", _read("src/llama-adapter.h"), lambda *_: None),
-    Rule("patterns", "every module has the adapter's α, over its own rank", _read("src/llama-adapter.h"), one_alpha),
-    Rule("rslora", "the scale is α/r; rsLoRA is not read", _read("convert_lora_to_gguf.py, src/llama-adapter.h"),
-         unless(lambda facts: facts.use_rslora and (facts.rank > 1 or facts.other_ranks),
-                "it is an rsLoRA, which would be scaled by α/r and be too weak by √r")),
+    Rule("patterns", "every module has the adapter's α, over its own rank; adapterctl export folds others into B", _read("src/llama-adapter.h"),
+         _scales),
+    Rule("rslora", "the scale is α/r; rsLoRA is not read, and adapterctl export folds it into B",
+         _read("convert_lora_to_gguf.py, src/llama-adapter.h"), _rslora),
     Rule("dora", "a tensor that is neither A nor B, such as DoRA's magnitude, ends the conversion", _read(_CONVERTER),
          unless(lambda facts: facts.use_dora, "it is a DoRA, whose magnitudes end the conversion")),
     Rule("bias", "biases end the conversion", _read(_CONVERTER),
@@ -112,8 +126,11 @@ RULES = (
 
 
 def converted(facts: Facts) -> str:
-    """Return the command that makes a GGUF of an adapter; `--base` is the folder of the base's config."""
-    return f"python convert_lora_to_gguf.py --base {facts.base} --outfile {facts.name}.gguf {facts.folder}"
+    """Return the command that makes a GGUF of an adapter, which lies in its folder unless this project exports it."""
+    if facts.architecture not in _EXPORTED:
+        return f"python convert_lora_to_gguf.py --base {facts.base} --outfile {facts.name}.gguf {facts.folder}"
+    of = f"{facts.folder} --base {facts.base}" if facts.is_folder else facts.ref
+    return f"adapterctl export {of} -o {facts.name}.gguf"
 
 
 def _flags(facts: Facts, _: Number) -> tuple[str, ...]:

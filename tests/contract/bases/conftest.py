@@ -1,4 +1,6 @@
-"""Fixtures of these tests. Bases between tenants: what is derived is one truth, names and files belong to a namespace, nobody replaces another's."""
+"""Fixtures of these tests. Bases between tenants: what is derived is one truth, names and files belong to a namespace,
+nobody replaces another's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What these tests share. Bases between tenants: what is derived is one truth, names and files belong to a namespace, nobody replaces another's."""
+"""What these tests share. Bases between tenants: what is derived is one truth, names and files belong to a namespace,
+nobody replaces another's.
+"""
 
 from __future__ import annotations
 

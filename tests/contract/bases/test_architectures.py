@@ -42,7 +42,7 @@ class TestEncoders:
     def test_what_says_it_is_causal_is_no_version_over_one(self, ours: Tenant) -> None:
         view = ours.register(ours.base("encoder", **BERT), upload=True)
         with pytest.raises(
-            VerificationFailed, match=r"says CAUSAL_LM, which the base is not: it is an encoder \(bert\)"
+            VerificationFailed, match=r"says CAUSAL_LM, but the base is not causal: it is an encoder \(bert\)"
         ):
             ours.client.push(write_adapter(ours.folder / "a"), f"{ours.space}/a", base=view.fingerprint)
         other = write_adapter(ours.folder / "b", task_type="FEATURE_EXTRACTION")

@@ -1,4 +1,6 @@
-"""Fixtures of these tests. The life of a job on both databases: retries by reason, release, routing, checkpoints, the reconciler."""
+"""Fixtures of these tests. The life of a job on both databases: retries by reason, release, routing, checkpoints, the
+reconciler.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What these tests share. The life of a job on both databases: retries by reason, release, routing, checkpoints, the reconciler."""
+"""What these tests share. The life of a job on both databases: retries by reason, release, routing, checkpoints, the
+reconciler.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class TestCheckpoints:
             Manifest(kind="adapter", base_fingerprint=digest("tiny: base"), files=files),
             Manifest(kind="checkpoint", base_fingerprint=digest("tiny: base"), files=files),
         ):
-            with pytest.raises(InvalidInput, match="checkpoint's manifest"):
+            with pytest.raises(InvalidInput, match="checkpoint needs a manifest"):
                 crew.checkpoint(held, 10, manifest=manifest)
         with pytest.raises((InvalidInput, NotFound, VerificationFailed)):
             crew.checkpoint(held, 10, upload="0" * 32)

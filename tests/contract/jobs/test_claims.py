@@ -62,7 +62,7 @@ class TestRetries:
         assert crew.claim() is None
         waits = crew.view(job.id).waits
         assert waits is not None
-        assert waits.startswith("it failed and is tried again in")
+        assert waits.startswith("it failed and will be tried again in")
         with crew.world.services.db.write() as session:
             session.execute(update(Job).where(Job.id == job.id).values(not_before_s=1.0))
         assert crew.hold().attempt == 2
@@ -135,7 +135,7 @@ class TestRouting:
         assert crew.claim(name="small") is None
         assert crew.claim(name="other", queues=["cpu"]) is None
         waits = {job.id: crew.view(job.id).waits or "" for job in (large, card)}
-        assert waits[large.id] == "it needs 64.0 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+        assert waits[large.id] == "it needs 64.0 GiB of memory, and the largest worker that may run it has 16.0 GiB"
         assert waits[card.id] == "it needs a CUDA card, and no worker of the queue gpu has one"
         assert crew.hold(name="card", device="cuda").job == card.id
         assert crew.hold(name="big", memory_bytes=2**37, free_memory_bytes=2**37).job == large.id
@@ -159,7 +159,7 @@ class TestRouting:
         name = f"short-{crew.space}"
         config = {"model_type": "gpt2", "n_positions": 512}
         crew.world.admin.register_base(base_registration(name, config=config))
-        with pytest.raises(InvalidInput, match=f"max_length is 513, and base {name} has 512 positions") as caught:
+        with pytest.raises(InvalidInput, match=f"max_length is 513, but base {name} has only 512 positions") as caught:
             crew.submit(base=name, spec=TrainingSpec(method="lora", max_length=513))
         assert caught.value.param == "spec.max_length"
         # Nobody asked for the default, so rows are cut where the base ends.
@@ -187,7 +187,7 @@ class TestRouting:
         crew.worker.call("POST", "/workers/leave", None, body=Farewell(worker="used"))
         assert (
             crew.view(kept.id).waits
-            == "it needs 23.4 GiB of memory, and the largest worker that it may go to has 16.0 GiB"
+            == "it needs 23.4 GiB of memory, and the largest worker that may run it has 16.0 GiB"
         )
         assert crew.hold(name="enough", memory_bytes=2**36, free_memory_bytes=needs[0]).job == kept.id
 
@@ -256,7 +256,7 @@ class TestRouting:
         assert crew.view(first.id).waits == "a worker is about to take it"
         assert crew.view(second.id).waits == "1 job goes first"
         crew.hold(name="only")
-        assert crew.view(second.id).waits == "every worker that it may go to is busy"
+        assert crew.view(second.id).waits == "every worker that may run it is busy"
         assert (crew.view(first.id).waits, crew.view(first.id).ahead) == (None, None)
 
     def test_workers_that_ask_at_once_are_given_different_jobs(self, crew: Crew) -> None:

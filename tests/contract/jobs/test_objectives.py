@@ -108,9 +108,7 @@ class TestSubmissions:
         self, crew: Crew, labelled: Path, tmp_path: Path
     ) -> None:
         other = write(tmp_path / "other.jsonl", ROWS[0], {"text": "c", "label": "eggs"})
-        with pytest.raises(
-            InvalidData, match="line 2 has the label 'eggs', which no row of the training has"
-        ) as caught:
+        with pytest.raises(InvalidData, match="line 2 has the label 'eggs', which no training row has") as caught:
             crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=labelled, eval_data=other)
         assert caught.value.param == "eval_data"
 
@@ -149,12 +147,12 @@ class TestVersions:
             (classifier(crew.tmp_path / "b"), {"dataset": use}, "dataset.labels"),
             (classifier(crew.tmp_path / "c"), {"training": {"objective": "sft"}}, "objective"),
         ):
-            with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+            with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
                 complete(crew, held, version=publication(crew, held, folder, **said))
             assert caught.value.param == param
         for folder, said in (
             (classifier(crew.tmp_path / "d", labels=3), "no matrix of the head has a row for each of 2 labels"),
-            (classifier(crew.tmp_path / "e", head=False), "has no head"),
+            (classifier(crew.tmp_path / "e", head=False), "without a head"),
         ):
             with pytest.raises(VerificationFailed, match=said):
                 complete(crew, held, version=publication(crew, held, folder))
@@ -170,19 +168,19 @@ class TestVersions:
         complete(crew, held, evaluations=[EvaluationResult.model_validate(told)])
         (kept,) = crew.writer.evaluations(job=job.id)
         assert (kept.grader, kept.metrics["macro_f1"]) == ("loss+accuracy+macro_f1", 1.0)
-        with pytest.raises(InvalidInput, match=f"{ref} tells labels apart, and these are prompt-completion rows"):
+        with pytest.raises(InvalidInput, match=f"{ref} is a classifier, but these are prompt-completion rows"):
             crew.writer.submit_evaluation(ref, data=rows)
-        with pytest.raises(InvalidInput, match="a bare base tells no labels apart, and these are text-label rows"):
+        with pytest.raises(InvalidInput, match="a bare base is not a classifier, but these are text-label rows"):
             crew.writer.submit_evaluation([ref, "base:tiny"], data=labelled)
         pushed = crew.writer.push(save_adapter(crew.tmp_path / "p", next(SEEDS)), f"{crew.space}/b", base="tiny")
-        with pytest.raises(InvalidInput, match="tells no labels apart, and these are text-label rows"):
+        with pytest.raises(InvalidInput, match="is not a classifier, but these are text-label rows"):
             crew.writer.submit_evaluation(pushed.ref, data=labelled)
 
     def test_a_pushed_one_has_no_names_for_its_labels(self, crew: Crew, labelled: Path) -> None:
         pushed = crew.writer.push(classifier(crew.tmp_path / "p", seed=next(SEEDS)), f"{crew.space}/p", base="tiny")
-        with pytest.raises(InvalidInput, match="nobody has recorded the labels"):
+        with pytest.raises(InvalidInput, match="are not recorded"):
             crew.writer.submit_evaluation(pushed.ref, data=labelled)
-        with pytest.raises(InvalidInput, match="nobody has recorded the labels"):
+        with pytest.raises(InvalidInput, match="are not recorded"):
             crew.writer.submit_merge(pushed.ref)
         crew.writer.submit_merge(published(crew, labelled))
         assert crew.hold(kinds=["merge"], version=VERSION).targets[0].labels == LABELS

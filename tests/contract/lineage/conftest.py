@@ -1,4 +1,6 @@
-"""Fixtures of these tests. The lineage of real publishes, jobs, merges and evaluations: in process over SQLite, and over HTTP and PostgreSQL."""
+"""Fixtures of these tests. The lineage of real publishes, jobs, merges and evaluations: in process over SQLite, and
+over HTTP and PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What these tests share. The lineage of real publishes, jobs, merges and evaluations: in process over SQLite, and over HTTP and PostgreSQL."""
+"""What these tests share. The lineage of real publishes, jobs, merges and evaluations: in process over SQLite, and over
+HTTP and PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What these tests share. Every registry keeps the one contract: in process over SQLite, over HTTP with SQLite, and over PostgreSQL and S3."""
+"""What these tests share. Every registry keeps the one contract: in process over SQLite, over HTTP with SQLite, and
+over PostgreSQL and S3.
+"""
 
 from __future__ import annotations
 

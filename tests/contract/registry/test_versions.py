@@ -148,7 +148,7 @@ class TestVersions:
         whole = stored.read_bytes()
         stored.chmod(0o600)
         stored.write_bytes(spoil(whole))
-        with pytest.raises(VerificationFailed, match="storage holds other bytes"):
+        with pytest.raises(VerificationFailed, match="storage has other bytes"):
             publish(world.writer, body)
         with pytest.raises(NotFound):
             world.writer.get(name)

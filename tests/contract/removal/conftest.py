@@ -1,4 +1,6 @@
-"""Fixtures of these tests. What becomes of versions and bytes that nobody wants any more: over SQLite and a folder, and PostgreSQL and S3."""
+"""Fixtures of these tests. What becomes of versions and bytes that nobody wants any more: over SQLite and a folder, and
+PostgreSQL and S3.
+"""
 
 from __future__ import annotations
 

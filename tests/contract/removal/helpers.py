@@ -1,4 +1,6 @@
-"""What these tests share. What becomes of versions and bytes that nobody wants any more: over SQLite and a folder, and PostgreSQL and S3."""
+"""What these tests share. What becomes of versions and bytes that nobody wants any more: over SQLite and a folder, and
+PostgreSQL and S3.
+"""
 
 from __future__ import annotations
 

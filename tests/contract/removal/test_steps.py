@@ -150,7 +150,7 @@ class TestSteps:
             return found
 
         monkeypatch.setattr("registry.artifacts.service.read_blob", slowly)
-        with pytest.raises(VerificationFailed, match="removed while it was verified; push again"):
+        with pytest.raises(VerificationFailed, match="removed while it was being verified; push again"):
             publish(world.writer, body)
         monkeypatch.undo()
         assert push().ref == "a@v1"

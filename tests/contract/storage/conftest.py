@@ -1,4 +1,6 @@
-"""Fixtures of these tests. Every storage keeps the one contract: a folder, a folder behind HTTP, and S3 (a real SeaweedFS)."""
+"""Fixtures of these tests. Every storage keeps the one contract: a folder, a folder behind HTTP, and S3 (a real
+SeaweedFS).
+"""
 
 from __future__ import annotations
 

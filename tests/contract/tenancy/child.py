@@ -92,7 +92,7 @@ class Notes:
 
 
 class _Scripted(WarmChild):
-    """Gives out children that are no processes."""
+    """Gives out children that are not processes."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(warm=False)

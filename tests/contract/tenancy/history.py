@@ -1,4 +1,6 @@
-"""Histories: what two tenants, and an admin whom both trust, do one after another. Drawn from a seed, and printed as they are run."""
+"""Histories: what two tenants, and an admin whom both trust, do one after another. Drawn from a seed, and printed as
+they are run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What one tenant is told and what its jobs work on is the same whether another tenant is there or not, whatever that one does."""
+"""What one tenant is told and what its jobs work on is the same whether another tenant is there or not, whatever that
+one does.
+"""
 
 from __future__ import annotations
 

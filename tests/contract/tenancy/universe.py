@@ -1,4 +1,5 @@
-"""What both tenants may name: bases, rows and adapters whose bytes are the same in every run, and the names that they are given.
+"""What both tenants may name: bases, rows and adapters whose bytes are the same in every run, and the names that they
+are given.
 
 It is small, so that two tenants often mean the same thing, and everybody knows every digest in it.
 """

@@ -125,7 +125,7 @@ class Worked:
         return fetched(self._party.ci.locate(result["digest"])) if "digest" in result else None
 
     def checkpoint_publish(self, job: str, adapter: str) -> Any:
-        """Make a version of a checkpoint."""
+        """Make a version from a checkpoint."""
         named = self._party.of(job, "jobs")
         return plain(self._party.ci.publish_checkpoint(named, 1, adapter=self._party.name(adapter)))
 

@@ -1,4 +1,6 @@
-"""Places between workers and their registry where a test can stand: before a request passes, and after its answer is there."""
+"""Places between workers and their registry where a test can stand: before a request passes, and after its answer is
+there.
+"""
 
 from __future__ import annotations
 

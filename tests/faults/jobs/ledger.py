@@ -33,7 +33,9 @@ class Ledger:
     digests: dict[int, str] = field(default_factory=dict)
 
     def check(self, stack: Stack, adapter: str, jobs: Sequence[str], *, may_fail: Collection[str] = ()) -> None:
-        """Look through the jobs that trained this adapter; all of them have ended, some of them may have been struck too often."""
+        """Look through the jobs that trained this adapter; all of them have ended, some of them may have been struck
+        too often.
+        """
         with stack.database.read() as session:
             rows = {job: session.get_one(Job, job) for job in jobs}
             tries = {

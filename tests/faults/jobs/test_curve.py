@@ -25,7 +25,7 @@ def test_a_killed_training_goes_on_to_the_same_end(stack: Stack) -> None:
     stack.wait_for_end([job])
     Ledger().check(stack, "disturbed", [job])
     reached = last_step(stack, job, attempt=1)
-    assert f"going on from the checkpoint of step {reached} of job {job}" in stack.said(job)
+    assert f"resuming from the checkpoint of step {reached} of job {job}" in stack.said(job)
     assert [attempt.state for attempt in stack.attempts(job)] == ["lost", "succeeded"]
 
     ours, theirs = curve(stack, job), curve(stack, stack.undisturbed)

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.slow
 SPACE = "small"
 #: What a training may take beside its libraries, as addresses.
 MEMORY_BYTES = 2**30
-#: Says how many addresses the libraries of a training take, in KiB: some builds of torch take several times as many as others.
+#: Says how many addresses the libraries of a training take, in KiB: some builds of torch take several times as many as
+#: others.
 LIBRARIES = """
 import workers.pipelines.training.train, bitsandbytes
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")))

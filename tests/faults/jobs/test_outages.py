@@ -35,7 +35,7 @@ def test_the_store_is_away_while_checkpoints_and_the_adapter_are_stored(stack: S
     if SOAKING:
         time.sleep(AWAY_S)
     # A checkpoint that can't be sent costs nothing, an adapter that can't be sent an attempt.
-    wait_until(lambda: "is not sent yet, it will be tried again" in stack.said(job), lambda: stack.explain(job))
+    wait_until(lambda: "could not be sent yet and will be tried again" in stack.said(job), lambda: stack.explain(job))
     wait_until(lambda: stack.attempts(job)[0].reason == "unavailable", lambda: stack.explain(job))
     assert not stack.row(job).state.is_final, stack.explain(job)
     stack.start(stack.seaweed)

@@ -75,7 +75,9 @@ class Violation:
 
 
 def check(calls: Sequence[Call], spec: Spec, initial: Hashable, *, most: int = 2_000_000) -> Violation | None:
-    """Return None where some order of the calls explains all answers, else how far one gets. Raises Undecided after `most` steps."""
+    """Return None where some order of the calls explains all answers, else how far one gets. Raises Undecided after
+    `most` steps.
+    """
     search = _Search(calls)
     seen: set[tuple[int, Hashable]] = set()
     state: Any = initial
@@ -110,7 +112,9 @@ def check(calls: Sequence[Call], spec: Spec, initial: Hashable, *, most: int = 2
 
 
 class _Search:
-    """Which calls have been put in order, and which may come next. Those with an answer are a list in which each has a place."""
+    """Which calls have been put in order, and which may come next. Those with an answer are a list in which each has a
+    place.
+    """
 
     def __init__(self, calls: Sequence[Call]) -> None:
         answered = sorted((call for call in calls if not call.is_open), key=lambda call: call.began)

@@ -1,4 +1,6 @@
-"""Several clients at once, while server processes are killed and stopped: each object is as if their calls had come in turn."""
+"""Several clients at once, while server processes are killed and stopped: each object is as if their calls had come in
+turn.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class TestSilence:
 class TestPlaces:
     def test_who_finds_none_is_refused_soon(self) -> None:
         places = Places(2, "The bucket 'b'", Unavailable, within_s=0.01)
-        refused = pytest.raises(Unavailable, match="The bucket 'b' has more to do")
+        refused = pytest.raises(Unavailable, match="The bucket 'b' is overloaded")
         with places.taken(), places.taken(), refused, places.taken():
             raise AssertionError("taken")
         with places.taken(), places.taken():

@@ -29,8 +29,8 @@ def calling(call: Any, **rest: Any) -> dict[str, Any]:
 #: A row, and what is said of it after its line.
 BAD: list[tuple[Any, str]] = [
     # The whole row.
-    ([USER, ANSWER], "is no object but a list"),
-    ("text", "is no object but a str"),
+    ([USER, ANSWER], "is not an object but a list"),
+    ("text", "is not an object but a str"),
     ({}, "has none of the shapes"),
     ({"question": "q", "answer": "a"}, "has none of the shapes"),
     ({"text": None}, "has none of the shapes"),
@@ -39,7 +39,7 @@ BAD: list[tuple[Any, str]] = [
     ({"text": " ", "label": "a"}, "has an empty `text`"),
     ({"text": "a", "label": ""}, "has an empty `label`"),
     ({"text": "a", "label": " \t"}, "has an empty `label`"),
-    ({"text": "a", "label": "spam "}, "has a `label` with blanks around it, 'spam '"),
+    ({"text": "a", "label": "spam "}, "has a `label` with spaces around it, 'spam '"),
     ({"text": "a", "label": "a\u200bb"}, "has a `label` with characters that can't be shown"),
     ({"text": "a", "label": "a\nb"}, "has a `label` with characters that can't be shown"),
     ({"text": "a", "label": "\ud800"}, "has a `label` with characters that can't be shown"),
@@ -64,13 +64,13 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "p"}, "has no `completion`"),
     ({"completion": "c"}, "has no `prompt`"),
     ({"prompt": "p", "completion": " "}, "has an empty `completion`"),
-    ({"prompt": 3, "completion": "c"}, "has a `prompt` that is no text but a int"),
-    ({"prompt": [USER], "completion": "c"}, "has a `prompt` that is no text but a list"),
+    ({"prompt": 3, "completion": "c"}, "has a `prompt` that is not text but a int"),
+    ({"prompt": [USER], "completion": "c"}, "has a `prompt` that is not text but a list"),
     ({"text": "\ud800"}, "has a `text` with half a surrogate pair"),
     # Messages.
-    ({"messages": []}, "has `messages` that are no list of messages, or an empty one"),
-    ({"messages": {"role": "user"}}, "has `messages` that are no list of messages"),
-    ({"messages": "[broken"}, "has `messages` that are no JSON list"),
+    ({"messages": []}, "has `messages` that is not a list of messages, or is empty"),
+    ({"messages": {"role": "user"}}, "has `messages` that is not a list of messages"),
+    ({"messages": "[broken"}, "has `messages` that is not a JSON list"),
     ({"messages": ["hello"]}, "message 1 of `messages` without a role"),
     ({"messages": [{"content": "q"}]}, "message 1 of `messages` without a role"),
     (chat({"role": "robot", "content": "x"}), "message 2 of `messages` without a role"),
@@ -78,7 +78,7 @@ BAD: list[tuple[Any, str]] = [
     (chat({**ANSWER, "mood": "good"}), "has a key `mood` in message 2 of `messages`, which would be lost"),
     (chat({**ANSWER, "function_call": FUNCTION}), "has a key `function_call` in message 2 of `messages`"),
     (chat({**ANSWER, "refusal": "no"}), "has a key `refusal` in message 2 of `messages`"),
-    (chat(ANSWER, {**USER, "weight": 1}), "has a key `weight` in message 3 of `messages`, which is of role user"),
+    (chat(ANSWER, {**USER, "weight": 1}), "has a key `weight` in message 3 of `messages`, whose role user"),
     (chat(ANSWER, {**USER, "tool_calls": [CALL]}), "has a key `tool_calls` in message 3"),
     (chat({**ANSWER, "tool_call_id": "call1"}), "has a key `tool_call_id` in message 2"),
     (chat(ANSWER, {**USER, "reasoning_content": "r"}), "has a key `reasoning_content` in message 3"),
@@ -90,17 +90,17 @@ BAD: list[tuple[Any, str]] = [
     (chat({"role": "assistant", "content": "", "reasoning_content": "r"}), "has an empty `content` in message 2"),
     (chat({"role": "assistant", "content": "", "tool_calls": []}), "has an empty `content` in message 2"),
     (chat({"role": "assistant", "content": "\ud800"}), "half a surrogate pair in message 2"),
-    (chat({**USER, "content": [{"type": "image_url", "image_url": {"url": "x"}}]}), "no text alone but 'image_url'"),
+    (chat({**USER, "content": [{"type": "image_url", "image_url": {"url": "x"}}]}), "not plain text but 'image_url'"),
     (chat({**USER, "content": [{"type": "text", "text": "a", "cache": 1}]}), "a part of `content` in message 2"),
     (
         chat({**USER, "content": ["a"]}),
-        "a part of `content` in message 2 of `messages` that is no text alone but 'str'",
+        "a part of `content` in message 2 of `messages` that is not plain text but 'str'",
     ),
     (chat({**USER, "name": " "}), "has no text as `name` in message 2"),
     # Reasoning and weights.
     (
         chat({**ANSWER, "reasoning_content": ["r"]}),
-        "has a `reasoning_content` in message 2 of `messages` that is no text",
+        "has a `reasoning_content` in message 2 of `messages` that is not text",
     ),
     (chat({**ANSWER, "reasoning": "a", "thinking": "b"}), "has `thinking` and `reasoning` in message 2"),
     (chat({**ANSWER, "weight": 0.5}), "has a `weight` in message 2 of `messages` that is neither 0 nor 1"),
@@ -111,10 +111,13 @@ BAD: list[tuple[Any, str]] = [
         "`weight` of 1 in message 2 of `prompt`",
     ),
     # Calls of tools.
-    (chat({"role": "assistant", "tool_calls": CALL}), "has `tool_calls` in message 2 of `messages` that are no list"),
-    (calling("weather"), "tool call 1 of message 2 of `messages` that is no object"),
+    (
+        chat({"role": "assistant", "tool_calls": CALL}),
+        "has `tool_calls` in message 2 of `messages` that are not a list",
+    ),
+    (calling("weather"), "tool call 1 of message 2 of `messages` that is not an object"),
     (calling({"type": "function"}), "tool call 1 of message 2 of `messages` without a `function`"),
-    (calling({**CALL, "type": "code"}), "tool call 1 of message 2 of `messages` of another type"),
+    (calling({**CALL, "type": "code"}), "tool call 1 of message 2 of `messages` whose type is not function"),
     (calling({**CALL, "result": "x"}), "has a key `result` in tool call 1"),
     (calling({"function": {"arguments": {}}}), "has no text as `name` in tool call 1"),
     (calling({"function": {**FUNCTION, "strict": True}}), "has a key `strict` in tool call 1"),
@@ -122,8 +125,8 @@ BAD: list[tuple[Any, str]] = [
     (calling({"function": {"name": "f", "arguments": [1]}}), "has `arguments` in tool call 1"),
     (calling({**CALL, "id": 7}), "has no text as `id` in tool call 1"),
     # Tools.
-    (chat(ANSWER, tools=[]), "has `tools` that are no list of functions, or an empty one"),
-    (chat(ANSWER, tools={"name": "f"}), "has `tools` that are no list of functions"),
+    (chat(ANSWER, tools=[]), "has `tools` that is not a list of functions, or is empty"),
+    (chat(ANSWER, tools={"name": "f"}), "has `tools` that is not a list of functions"),
     (chat(ANSWER, tools=["f"]), "has a tool 1 in `tools` without a `name`"),
     (chat(ANSWER, tools=[TOOL, {"type": "function", "function": {}}]), "has a tool 2 in `tools` without a `name`"),
     # A label.
@@ -131,9 +134,9 @@ BAD: list[tuple[Any, str]] = [
     # A completion.
     (
         {"prompt": [USER], "completion": [USER]},
-        "has a `completion` that does not begin with a message of role assistant",
+        "has a `completion` that does not begin with an assistant message",
     ),
-    ({"prompt": [], "completion": [ANSWER]}, "has `prompt` that are no list of messages, or an empty one"),
+    ({"prompt": [], "completion": [ANSWER]}, "has `prompt` that is not a list of messages, or is empty"),
 ]
 
 
@@ -160,13 +163,13 @@ def test_a_bad_row_is_refused_by_line_and_key(row: Any, said: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"text": "a", "text": "b"}', "line 1 is no JSON object .it holds the key 'text' twice"),
+        (b'{"text": "a", "text": "b"}', "line 1 is not a JSON object .it has the key 'text' twice"),
         (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "the key 'content' twice"),
-        (b'{"text": NaN}', "NaN is no JSON number"),
-        (b'{"text": "a"', "line 1 is no JSON object"),
+        (b'{"text": NaN}', "NaN is not a JSON number"),
+        (b'{"text": "a"', "line 1 is not a JSON object"),
         (
             b'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1e999}}]}]}',
-            "1e999 is no JSON number",
+            "1e999 is not a JSON number",
         ),
         (
             rb'{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{\"a\": 1e999}"}]}]}',

@@ -72,7 +72,7 @@ def test_a_token_is_never_shown() -> None:
 
 @pytest.mark.parametrize("token", ["two words", "line\nfeed", "caf\u00e9", "\x1b[0m", "a\r\nX-Admin: yes"])
 def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
-    with pytest.raises(InvalidInput, match="copy it again") as caught:
+    with pytest.raises(InvalidInput, match="copy all of it again") as caught:
         config.load("https://registry.example", token)
     assert caught.value.param == "token"
 
@@ -97,7 +97,7 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
     ],
 )
 def test_what_names_no_registry_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInput, match="names no registry; write https://host") as caught:
+    with pytest.raises(InvalidInput, match="doesn't name a registry; write https://host") as caught:
         config.load(url)
     assert caught.value.message.isprintable()
 
@@ -128,7 +128,7 @@ def test_a_damaged_profile_is_named_with_what_mends_it(content: str) -> None:
     path.write_text(content)
     # With a registry of its own, as `login` is given one, it is not asked.
     assert config.load("https://registry.example", "token").token == "token"
-    with pytest.raises(InvalidInput, match=r"profile\.json can't be read; write it anew with: adapterctl login"):
+    with pytest.raises(InvalidInput, match=r"profile\.json can't be read; write a new one with: adapterctl login"):
         config.load()
 
 

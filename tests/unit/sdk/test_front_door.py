@@ -12,6 +12,7 @@ import pytest
 
 import sdk
 from sdk.pushing.pusher import PushKeywords, PushOptions
+from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.training import TrainingOptions, TrainingSpec
 
@@ -50,7 +51,12 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("options", "spec"),
-    [(TrainingOptions, TrainingSpec), (EvaluationOptions, EvaluationSpec), (MergeOptions, MergeSpec)],
+    [
+        (TrainingOptions, TrainingSpec),
+        (EvaluationOptions, EvaluationSpec),
+        (MergeOptions, MergeSpec),
+        (CombineOptions, CombineSpec),
+    ],
 )
 def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> None:
     ours, theirs = get_type_hints(options), get_type_hints(spec)

@@ -58,9 +58,9 @@ def test_targets_that_a_base_has(targets: str, tensors: dict[str, list[int]]) ->
         ("proj", TENSORS, "no linear module 'proj'"),
         # No output head and no embedding is adapted by a training.
         ("lm_head", TENSORS, "no linear module 'lm_head'"),
-        ("qv", {"layers.0.mlp.up_proj.weight": [8, 8]}, "the preset 'qv' means no linear module"),
-        ("q_proj", VISION, r"q_proj too, which are no part of the text .* such as '.*visual\\..*'"),
-        (r".*q_proj", VISION, "visual.blocks.0.attn.q_proj too, which are no part of the text"),
+        ("qv", {"layers.0.mlp.up_proj.weight": [8, 8]}, "the preset 'qv' matches no linear module"),
+        ("q_proj", VISION, r"q_proj too, which are not part of the text .* such as '.*visual\\..*'"),
+        (r".*q_proj", VISION, "visual.blocks.0.attn.q_proj too, which are not part of the text"),
         ("q_proj", GPT2, "no linear module 'q_proj'; name some of these as targets: c_attn, c_fc, c_proj"),
     ],
 )
@@ -104,8 +104,8 @@ def test_rows_that_can_be_used(content: bytes, found: tuple[Any, ...], tmp_path:
         (lines(GOOD, {"question": "x"}), "line 2 has none of the shapes"),
         (lines(GOOD, {"text": "a"}), "line 2 is a text row among prompt rows"),
         (lines(GOOD, {"prompt": "a"}, GOOD, {"prompt": 1, "completion": "b"}), "line 2 .*line 4"),
-        (lines(GOOD) + b"{broken\n", "line 2 is no JSON object"),
-        (lines(GOOD) + b"\xff\n", "line 2 is no JSON object"),
+        (lines(GOOD) + b"{broken\n", "line 2 is not a JSON object"),
+        (lines(GOOD) + b"\xff\n", "line 2 is not a JSON object"),
         (b"{}\n" + lines(GOOD), "line 1 has none"),
         (b"a,b\n1,2\n", "line 2 has none of the shapes"),
         (b"prompt,completion\na\n", "line 2 has another number of fields"),

@@ -107,8 +107,8 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InvalidInput) as raised:
         WorkerSettings.from_env()
     assert raised.value.message == (
-        "ADAPTER_WORKER_QUEUES is no list of queues: there is no queue tpu; choose among gpu, cpu. "
-        "ADAPTER_WORKER_GRACE_S is no number below 86400; set it to one"
+        "ADAPTER_WORKER_QUEUES is not a list of queues: there is no queue tpu; choose from gpu, cpu. "
+        "ADAPTER_WORKER_GRACE_S is not a number below 86400; set it to one"
     )
 
 

@@ -176,7 +176,7 @@ def _probed_schema(schema: Any, word: Any) -> Any:
 
 
 def missing_from(message: dict[str, Any], rendered: str) -> str | None:
-    """Return the key of an answer whose own text is not in what is rendered of it; None where all is there.
+    """Return the key of an answer whose own text is not in what is rendered of it; None if all is there.
 
     Templates trim a content, and wrap in their own way the reasoning that is written into one.
     """

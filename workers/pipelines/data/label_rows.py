@@ -25,7 +25,7 @@ def refuse_loss_on(loss_on: LossOn | None) -> None:
     """Raise PipelineError ("spec") where part of a text is to be learnt, of which a classification learns none."""
     if loss_on is not None:
         raise PipelineError(
-            FailureReason.SPEC, "The loss of a classification is that of its labels; leave loss_on out."
+            FailureReason.SPEC, "The loss of a classification is always on its labels; leave loss_on out."
         )
 
 
@@ -61,7 +61,7 @@ def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max
         if len(ids) > max_length:
             ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
             cut += 1
-        # A decoder reads its answer off the last token that is no padding, whoever runs it.
+        # A decoder reads its answer off the last token that is not padding, whoever runs it.
         while ids and ids[-1] == tokenizer.pad_token_id:
             ids = ids[:-1]
         if not ids:
@@ -71,6 +71,6 @@ def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max
     if empty:
         raise PipelineError(
             FailureReason.DATA,
-            f"{len(empty)} texts have no token for this base (first: {empty[0]}); remove their rows.",
+            f"{len(empty)} texts give no tokens with this base (first: {empty[0]}); remove their rows.",
         )
     return Tokenised(examples, "text-label", "label", len(examples), 0, cut, Rendering(), None)

@@ -211,7 +211,7 @@ class _Decoded:
         """Return where the characters end that the first `tokens` tokens have a part of."""
         before = self._decode(tokens)
         whole = self._whole(before)
-        # What is no beginning of the text stands for a character of which only some bytes are there.
+        # What is not a beginning of the text stands for a character of which only some bytes are there.
         return whole if whole == len(before) else whole + 1
 
     def _whole(self, before: str) -> int:

@@ -69,7 +69,7 @@ class Renderer:
 
         def strftime_now(form: str) -> str:
             if self.day is None:
-                raise jinja2.TemplateError("it asks for the date, and none is given")
+                raise jinja2.TemplateError("it asks for the date, but none is given")
             asked.append(form)
             return datetime(self.day.year, self.day.month, self.day.day).strftime(form)  # noqa: DTZ001 - as read
 
@@ -85,7 +85,7 @@ class Renderer:
             text = compiled(template).render(**given)
             marked = compiled(template, marked=True).render(**given) if has_marks(template) else text
         except (RecursionError, MemoryError) as error:
-            raise TemplateRefusal("it calls itself without end, or makes a text that no memory holds") from error
+            raise TemplateRefusal("it calls itself endlessly, or makes a text too large for memory") from error
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
         unmarked, generated = _without_marks(marked)

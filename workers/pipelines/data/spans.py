@@ -52,7 +52,8 @@ class ChatTemplate:
         self._renderer = Renderer(tokenizer.special_tokens_map, day)
         self._eos = str(tokenizer.eos_token)
         self._known_ends: dict[tuple[str, Form], _Ends] = {}
-        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control nothing.
+        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control
+        #: nothing.
         self._controls = {
             text
             for text in (
@@ -111,7 +112,9 @@ class ChatTemplate:
         try:
             return str(self._tokenizer.get_chat_template(None, conversation.tools))
         except ValueError as error:
-            raise RowRefused(f"needs a chat template that the base has not: {str(error).splitlines()[0]}") from error
+            raise RowRefused(
+                f"needs a chat template that the base doesn't have: {str(error).splitlines()[0]}"
+            ) from error
 
     def _fit(self, template: str, conversation: Conversation) -> _Fitting:
         """Return the conversation in the first form that the template renders whole, or else the one that loses least."""
@@ -139,7 +142,7 @@ class ChatTemplate:
         return self._renderer.render(template, messages, tools=conversation.tools, prompt=prompt)
 
     def _prompt(self, fitting: _Fitting, answer: int) -> str:
-        """Return what the answer is generated from. Raises RowRefused where the template renders none."""
+        """Return what the answer is generated from. Raises RowRefused if the template renders none."""
         if answer not in fitting.prompts:
             fitting.prompts[answer] = self._render_prompt(fitting, answer)
         return fitting.prompts[answer]
@@ -252,7 +255,7 @@ class ChatTemplate:
         spans = []
         for answer in fitting.conversation.learnt:
             if answer not in found:
-                problems.add("the answer is not found in what is rendered")
+                problems.add("the answer is not found in the rendered text")
                 return None
             start, end = found[answer]
             start = self._after_header(fitting, answer, text, start, end)
@@ -266,7 +269,7 @@ class ChatTemplate:
                 end = len(text)
             missing = missing_from(fitting.conversation.messages[answer], text[start:end])
             if missing is not None:
-                problems.add(f"the template renders its `{missing}` otherwise than it is given")
+                problems.add(f"the template changes its `{missing}`")
                 return None
             spans.append((start, end))
         return text, tuple(spans)
@@ -286,7 +289,9 @@ class ChatTemplate:
         return start
 
     def _end_of_turn(self, text: str, start: int, end: int, ends: _Ends) -> int:
-        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not learnt."""
+        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not
+        learnt.
+        """
         end = start + len(text[start:end].rstrip())
         if not ends.turn:
             return end
@@ -374,9 +379,9 @@ class _Problems:
         self._found.append(problem)
 
     def refusal(self, answer: int) -> RowRefused:
-        why = self._found[0] if self._found else "the prompt for it is no beginning of what is rendered"
+        why = self._found[0] if self._found else "its prompt is not the beginning of the rendered text"
         return RowRefused(
-            f"has an answer, message {answer + 1}, of which the base's chat template does not tell what is to be learnt"
+            f"has an answer, message {answer + 1}, and the base's chat template doesn't show what to learn of it"
             f" ({why}); set loss_on to all, or take a base with another template"
         )
 

@@ -48,7 +48,7 @@ class Example:
     prompt_ids: list[int]
     prompt: str
     reference: str
-    #: The token that ends what is learnt; None where it was cut off, or where all of a conversation is learnt.
+    #: The token that ends what is learnt; None if it was cut off, or where all of a conversation is learnt.
     stop: int | None = None
     #: How it was found what of a rendered conversation is learnt; None of plain texts.
     method: Method | None = None
@@ -91,7 +91,8 @@ class Tokenised:
 def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
     """Return the tokenizer of a base's folder, with a token for padding and without any network.
 
-    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when there is none, or it refers to files elsewhere.
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when
+    there is none, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
@@ -109,7 +110,7 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
         # A library makes one of nothing where the file with its words is missing.
         raise PipelineError(
             FailureReason.BASE,
-            "The base's tokenizer knows no words, for the file that has them is missing; add its tokenizer files, such as"
+            "The base's tokenizer has no vocabulary, because the file with it is missing; add its tokenizer files, such as"
             " tokenizer.json, vocab.txt or spm.model.",
         )
     if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
@@ -136,7 +137,7 @@ def configured_stops(base: Path) -> list[int]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a small JSON file of a stranger; {} where it is none, None where there is no file."""
+    """Return the object in a small JSON file of a stranger; {} where it is none, None if there is no file."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(MAX_SERVING_BYTES))
@@ -156,12 +157,14 @@ def serve_by(tokenizer: Any, adapter: Path) -> None:
         return
     except (OSError, ValueError) as error:
         raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is no text in UTF-8; push the adapter without it."
+            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is not text in UTF-8; push the adapter without it."
         ) from error
 
 
 def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
-    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation config."""
+    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation
+    config.
+    """
     named = [*taught, *configured_stops(base)]
     return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
 
@@ -220,7 +223,7 @@ def tokenise(
     if not examples:
         raise PipelineError(
             FailureReason.DATA,
-            f"No row has a token that the loss could be taken on (loss on {resolved}, {dropped} rows, cut at"
+            f"No row has a token to compute the loss on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
     return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template)
@@ -237,7 +240,9 @@ def require_usable(refused: Sequence[str], rows: int) -> None:
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:
-    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None where nothing is learnt."""
+    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None if nothing is
+    learnt.
+    """
     # The first token has no predecessor that could predict it.
     labels = [IGNORED, *example.labels[1:max_length]]
     if all(label == IGNORED for label in labels):
@@ -252,7 +257,7 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
     if shape == "text-label":
         raise PipelineError(
             FailureReason.DATA,
-            "Rows of {text, label} are learnt as labels of whole texts, and no part of their text is; give rows of another shape.",
+            "Rows of {text, label} teach labels of whole texts, not the texts themselves; give rows of another shape.",
         )
     if loss_on is None:
         return _DEFAULT_LOSS_ON[shape]
@@ -260,7 +265,7 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
         possible = " or ".join(_POSSIBLE_LOSS_ON[shape])
         raise PipelineError(
             FailureReason.DATA,
-            f"Rows of shape {shape!r} have nothing for a loss on {loss_on!r}; set loss_on to {possible}.",
+            f"Rows of shape {shape!r} have no tokens for a loss on {loss_on!r}; set loss_on to {possible}.",
         )
     return loss_on
 
@@ -278,7 +283,7 @@ class ExampleMaker:
         self._dated = False
 
     def examples(self, row: Row) -> list[Example]:
-        """Return the examples of one row. Raises RowRefused, PipelineError where the base has no chat template."""
+        """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
         fields = row.fields
         if row.shape == "text":
             ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
@@ -288,7 +293,7 @@ class ExampleMaker:
         if self._tokenizer.chat_template is None:
             raise PipelineError(
                 FailureReason.DATA,
-                "The rows are conversations and the base has no chat template; use {prompt, completion} rows.",
+                "The rows are conversations, but the base has no chat template; use {prompt, completion} rows.",
             )
         samples = [self._note(sample) for sample in self._samples(row)]
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
@@ -341,7 +346,7 @@ class ExampleMaker:
         if sample.method != "all":
             stop = final[-1] if final else None
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
-                raise RowRefused("ends in an end of turn that is no token of the base's tokenizer")
+                raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
         if sample.answer is None or not last:
             return Example(ids, labels, [], "", "", stop, sample.method)
         messages, _ = _messages(row)
@@ -381,7 +386,7 @@ def _encoded(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[in
         return cut_ids, cut_starts
     if any(start < border < end for border in borders for start, end in zip(starts, ends, strict=True)):
         raise RowRefused(
-            "has an answer whose first token the base's tokenizer joins to what is before it; take a template whose prompt"
+            "has an answer whose first token the base's tokenizer joins to the text before it; use a template whose prompt"
             " ends in a control token or a line break"
         )
     return ids, starts
@@ -413,7 +418,7 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
 
 
 def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
-    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused where no tokens make that text.
+    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
     Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
     """
@@ -427,7 +432,7 @@ def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: s
         if tokenizer.decode(prompt_ids + later) == wanted:
             return later
     raise RowRefused(
-        "has a prompt whose end the base's tokenizer joins to the completion; move the blank at the end of the prompt to the"
+        "has a prompt whose end the base's tokenizer joins to the completion; move the space at the end of the prompt to the"
         " beginning of the completion"
     )
 

@@ -115,7 +115,7 @@ def mismatch(unused: Collection[str], missing: Collection[str]) -> PipelineError
     """Return the error of a file of which tensors come to nothing, or that lacks some."""
     return PipelineError(
         FailureReason.ADAPTER,
-        f"{len(unused)} tensors of the adapter reach no module of this base and {len(missing)} of"
+        f"{len(unused)} of the adapter's tensors match no module of this base, and {len(missing)} of"
         f" its matrices are missing (first: {min([*unused, *missing])}); check the base and the key prefix.",
     )
 
@@ -135,7 +135,7 @@ def peft_config_of(adapter: Path) -> Any:
         # It was stored before the registry refused it.
         raise PipelineError(
             FailureReason.ADAPTER,
-            f"The adapter's {CONFIG_FILE} is not given to PEFT, for {said}; push the adapter again with: adapterctl push"
+            f"The adapter's {CONFIG_FILE} is not given to PEFT, since {said}; push the adapter again with: adapterctl push"
             " --expand-patterns.",
         )
     try:

@@ -33,7 +33,7 @@ class Influence(NamedTuple):
 
 
 def require_causal(model: Any) -> None:
-    """Raise PipelineError where a model's logits depend on what comes after them, or on nothing that a text says.
+    """Raise PipelineError if a model's logits depend on what comes after them, or on nothing that a text says.
 
     `model` is in evaluation mode; its 4-bit modules must not repack their weights in it, which `load_base` sees to.
     """
@@ -43,13 +43,13 @@ def require_causal(model: Any) -> None:
         # Also of NaN. A head of zeros passes no gradient on, so that nothing below it could be learnt either.
         raise PipelineError(
             FailureReason.UNTRAINED,
-            f"This {kind} predicts the same after whatever token, so nothing could be learnt over it; check the base's weights.",
+            f"This {kind} predicts the same after any token, so nothing could be learnt over it; check the base's weights.",
         )
     if not found.before <= TOLERANCE * found.last:
         raise PipelineError(
             FailureReason.UNTRAINED,
-            f"This {kind} sees the tokens that it is to predict: a change of the last token moves what is predicted before it,"
-            f" by {found.before / found.last:.1g} of the change there; choose a base that is causal.",
+            f"This {kind} sees the tokens that it should predict: changing the last token moves the predictions before it, by"
+            f" {found.before / found.last:.1g} of the change at that token; choose a causal base.",
         )
 
 

@@ -66,7 +66,7 @@ def is_in_head(name: str, head: Sequence[str]) -> bool:
 def start_head(model: Any, head: Sequence[str], classes: Classes, missing: Sequence[str]) -> None:
     """Give the head its first weights, by the seed alone, in float32.
 
-    `missing` are parameters that the base's files had no values for. Raises PipelineError where others than the head's are.
+    `missing` are parameters that the base's files had no values for. Raises PipelineError if others than the head's are.
     """
     outside = sorted(name for name in missing if not is_in_head(name, head))
     if outside:

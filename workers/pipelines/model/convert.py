@@ -50,15 +50,15 @@ def _load(source: Path) -> dict[str, Any]:
     except Exception as error:
         blocked = _BLOCKED.search(str(error))
         if blocked:
-            said = f"{source.name} holds more than tensors, and would call {blocked[1]} when it is loaded"
+            said = f"{source.name} holds more than tensors, and would call {blocked[1]} when loaded"
         else:
             said = f"{source.name} is damaged, or holds more than tensors"
         raise RefusedError(said) from error
     if not isinstance(found, dict) or not 0 < len(found) <= _MOST_TENSORS:
-        raise RefusedError(f"{source.name} is no dictionary of tensors by name")
+        raise RefusedError(f"{source.name} is not a dictionary of tensors by name")
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise RefusedError(f"{source.name} holds something beside tensors by name")
+            raise RefusedError(f"{source.name} holds something besides tensors by name")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise RefusedError(f"{source.name} holds a tensor that is sparse, quantised or without data")
     # A few bytes can stand for a tensor of any size.

@@ -112,7 +112,7 @@ def blank_model(base: Path, classes: Classes | None = None) -> Any:
     if classes is not None:
         configure(config, classes)
     elif is_encoder(config.to_dict()):
-        raise PipelineError(FailureReason.BASE, f"The base can't be used so: {no_next_token(config.model_type)}.")
+        raise PipelineError(FailureReason.BASE, f"The base can't be used for that: {no_next_token(config.model_type)}.")
     return blank_model_of(config, classes)
 
 

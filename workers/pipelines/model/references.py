@@ -20,5 +20,5 @@ def require_self_contained(base: Path) -> None:
             continue
         except (OSError, BadBaseError) as error:
             raise PipelineError(
-                FailureReason.BASE, f"The base is not loaded ({error}); correct the file and add the base again."
+                FailureReason.BASE, f"The base was not loaded ({error}); correct the file and add the base again."
             ) from error

@@ -143,7 +143,7 @@ def _loss(
     if not math.isfinite(loss):
         raise PipelineError(
             FailureReason.DIVERGED,
-            f"The loss on these rows is {loss}; evaluate the bare base to see which of the two it is.",
+            f"The loss on these rows is {loss}; evaluate the bare base to see whether the base or the adapter is at fault.",
         )
     return loss
 

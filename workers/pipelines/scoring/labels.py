@@ -39,8 +39,8 @@ def evaluate_labels(
 ) -> EvaluationReport:
     """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
 
-    The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label that was
-    found as their completion. Raises PipelineError.
+    The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label
+    that was found as their completion. Raises PipelineError.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))

@@ -61,7 +61,7 @@ class Checkpoints:
     written: Callable[[int, int, Path], None]
     #: Asked after each step, and between the phases before the first one.
     must_stop: Callable[[], bool]
-    #: The folder of a checkpoint to go on from.
+    #: The folder of a checkpoint to resume from.
     resume: Path | None
 
 
@@ -69,7 +69,7 @@ class Interrupted(Exception):  # noqa: N818 - it reads as what happened
     """A training stopped because it was asked to; `step` is that of the newest checkpoint, 0 where there is none."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"The training stopped at step {step}, as it was asked to.")
+        super().__init__(f"The training stopped at step {step}, as requested.")
         self.step = step
 
 
@@ -141,9 +141,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def broken_checkpoint(what: str) -> PipelineError:
-    """Return the error of a checkpoint that no training can go on from."""
+    """Return the error of a checkpoint that no training can resume from."""
     return PipelineError(
-        FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from its beginning."
+        FailureReason.CHECKPOINT, f"The checkpoint is broken: {what}; submit the training again from the beginning."
     )
 
 
@@ -158,7 +158,7 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint's files aside, bring them to disk, and give them their name in `folder`; return its path.
 
-    An earlier checkpoint of the same step is replaced. Raises OSError where the disk is full; then nothing is left.
+    An earlier checkpoint of the same step is replaced. Raises OSError if the disk is full; then nothing is left.
     """
     name = checkpoint_name(record.step)
     partial, target = folder / f".partial-{name}", folder / name

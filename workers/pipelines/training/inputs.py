@@ -78,7 +78,7 @@ def read_inputs(
     checkpoints: Checkpoints | None,
     day: date | None = None,
 ) -> Inputs:
-    """Read rows, the base's config and tokenizer, and the checkpoint to go on from. Raises PipelineError."""
+    """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     given = read_rows(data)
     objective = _objective(spec, given[0].shape)
     classes = None
@@ -103,7 +103,7 @@ def read_inputs(
     if parameters and spec.dropout:
         raise PipelineError(
             FailureReason.SPEC,
-            f"LoRA on stacked parameters ({', '.join(parameters)}) can drop no inputs; set dropout to 0, or leave them out.",
+            f"LoRA on stacked parameters ({', '.join(parameters)}) can't drop inputs; set dropout to 0, or leave these out of the targets.",
         )
     rows = _tokens(base, given, tokenizer, spec, classes, day)
     rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))

@@ -24,5 +24,5 @@ class TrainingOrder(Order):
     checkpoint: CheckpointPolicy
     #: The folder that checkpoints are written into.
     checkpoints: str
-    #: The folder of a checkpoint to go on from; the worker has checked its files' digests.
+    #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None

@@ -75,7 +75,7 @@ def read_checkpoint(
         raise PipelineError(
             FailureReason.CHECKPOINT,
             f"The checkpoint of step {record.step} was written by a training that differs in"
-            f" {_differences(record.configuration, configuration)}; submit this one again from its beginning.",
+            f" {_differences(record.configuration, configuration)}; submit this one again from the beginning.",
         )
     if record.total != schedule.total_steps:
         raise broken_checkpoint(f"{RECORD_NAME} counts {record.total} steps in all, not {schedule.total_steps}")
@@ -89,13 +89,13 @@ def check_files(folder: Path) -> None:
     except OSError as error:
         raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
     if found.keys() & _PICKLES:
-        raise broken_checkpoint("an earlier release wrote it, with pickles in it, which are no longer read")
+        raise broken_checkpoint("an earlier release wrote it with pickles, which are no longer read")
     odd = sorted((found.keys() - set(SERVING_FILES)) ^ FILES)
     if odd:
         raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")
     linked = sorted(name for name, path in found.items() if path.is_symlink() or not path.is_file())
     if linked:
-        raise broken_checkpoint(f"{linked[0]} is no plain file")
+        raise broken_checkpoint(f"{linked[0]} is not a plain file")
     long = sorted(
         name for name, path in found.items() if path.suffix == ".json" and path.stat().st_size > _MAX_JSON_BYTES
     )
@@ -113,7 +113,7 @@ def _read_record(folder: Path) -> Record:
 
 def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Schedule) -> Standing:
     with _read(CONFIG_FILE):
-        _require(isinstance(json.loads((folder / CONFIG_FILE).read_bytes()), dict), "it is no JSON object")
+        _require(isinstance(json.loads((folder / CONFIG_FILE).read_bytes()), dict), "it is not a JSON object")
     with _read(WEIGHTS_FILE):
         shapes = _shapes(folder / WEIGHTS_FILE, torch.float32)
         _check_finite(folder / WEIGHTS_FILE)
@@ -121,17 +121,17 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
     fewest = record.step if record.scaler is None else 0
     with _read(PROGRESS_NAME):
         standing = Standing.model_validate_json((folder / PROGRESS_NAME).read_bytes())
-        _require(fewest <= standing.last_epoch <= record.step, f"the schedule stands at step {standing.last_epoch}")
-        _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's rate is another")
+        _require(fewest <= standing.last_epoch <= record.step, f"the schedule is at step {standing.last_epoch}")
+        _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's learning rate differs")
         _check_twisters(standing)
     with _read(OPTIMIZER_NAME):
         steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()))
-        _require(all(fewest <= step <= record.step for step in steps), f"it stands at other steps than {record.step}")
+        _require(all(fewest <= step <= record.step for step in steps), f"it is not at step {record.step}")
     with _read(GENERATORS_NAME):
         _check_generators(folder / GENERATORS_NAME)
     with _read(STATE_NAME):
         trainer = TrainerState.load_from_json(str(folder / STATE_NAME))
-        _require((trainer.global_step, trainer.max_steps) == (record.step, record.total), "it stands at another step")
+        _require((trainer.global_step, trainer.max_steps) == (record.step, record.total), "it is at another step")
         _require(trainer.best_model_checkpoint is None, "it names another checkpoint")
     return standing
 
@@ -150,7 +150,7 @@ def _check_moments(path: Path, matrices: list[tuple[int, ...]]) -> list[float]:
         return []
     wanted = {f"{number}.{name}" for number in range(len(matrices)) for name in _MOMENTS}
     odd = sorted(found.keys() ^ wanted)
-    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'no part of it'}")
+    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'not part of it'}")
     for number in range(len(matrices)):
         _require(found[f"{number}.step"] == (), f"{number}.step has another shape")
         _require(found[f"{number}.exp_avg"] == found[f"{number}.exp_avg_sq"], f"{number}.exp_avg_sq has another shape")
@@ -188,7 +188,7 @@ def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
 def _check_finite(path: Path) -> None:
     """Look at each tensor of a file by itself."""
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  # it is no mapping
+        for name in file.keys():  # noqa: SIM118  # it is not a mapping
             _require(bool(file.get_tensor(name).isfinite().all()), f"{name} is not finite")
 
 

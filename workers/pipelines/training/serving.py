@@ -20,7 +20,8 @@ def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> 
     """Write the files of `SERVING_FILES` that rows give rise to into `out`. Equal rows over an equal base give equal bytes.
 
     `chat_template.jinja` is the template that rendered conversations. `generation_config.json` has the settings of the
-    base, and every token that generation stops at; a classification generates nothing. `rendering.json` is the part of the version's record that says the same.
+    base, and every token that generation stops at; a classification generates nothing. `rendering.json` is the part of
+    the version's record that says the same.
     """
     if rows.template is not None:
         (out / TEMPLATE_FILE).write_bytes(rows.template.encode("utf-8"))

@@ -64,7 +64,7 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
     if version != _PYTHON_VERSION or len(schedule["_last_lr"]) != 1:
-        raise ValueError("Python's generator or the schedule is of a kind that no checkpoint can hold")
+        raise ValueError("Python's generator or the schedule is of a kind that a checkpoint can't hold")
     standing = Standing(
         last_epoch=schedule["last_epoch"],
         rate=schedule["_last_lr"][0],

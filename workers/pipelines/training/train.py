@@ -19,6 +19,7 @@ from transformers import set_seed
 from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import SFT, example_batches, mean_loss
@@ -33,6 +34,7 @@ from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecat
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, training_report
 from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
@@ -59,8 +61,8 @@ def train(
     `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
     templates are told that the date is; one that asks for it is refused where there is none. The same
     arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
-    sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, and no B is zero at
-    the end. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
+    sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, no B is zero at
+    the end, and the saved adapter moves what the base predicts on fixed texts. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
     """
@@ -95,11 +97,11 @@ def train(
 def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
-        said += f"; {rows.cut} rows were cut, which so don't teach where to stop"
+        said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
     if rows.rendering.methods.get("turns"):
-        said += "; each answer of a conversation is a text of its own, since the chat template renders earlier ones otherwise"
+        said += "; each answer of a conversation is a separate text, since the chat template renders earlier answers differently"
     if rows.rendering.methods.get("changed"):
-        said += "; some conversations are rendered otherwise than the base's chat template does"
+        said += "; some conversations are not rendered as the base's chat template does it"
     return said
 
 
@@ -137,7 +139,15 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     held_out = _evaluate(given, model, on_progress)
     on_progress(Progress(phase="save", message="writing the adapter"))
     _write(given, tensors, out)
-    return training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
+    report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
+    found = probe_saved(given, model, out)
+    require_learnt(found, loaded.dtype)
+    return report.model_copy(
+        update={
+            "metrics": {**report.metrics, **found.metrics()},
+            "training": {**report.training, TEXTS_KEY: found.texts_digest},
+        }
+    )
 
 
 def _load(given: Inputs) -> LoadedBase:

@@ -78,9 +78,9 @@ class StepRecord:
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     """Trains an adapter over already tokenised rows.
 
-    The trainer's batch is the effective batch. `training_step` computes it in parts of `micro_rows` rows of like
-    length and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that the split
-    changes memory and speed but not what is learnt.
+    The trainer's batch is the effective batch. `training_step` computes it in parts of `micro_rows` rows of like length
+    and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that the
+    split changes memory and speed but not what is learnt.
     """
 
     def __init__(

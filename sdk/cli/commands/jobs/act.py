@@ -13,7 +13,8 @@ from sdk.cli.support.values import take_tags
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_cancel(job_id: str, style: str) -> None:
-    """Cancel a job; a running one stops within seconds. One that has succeeded or failed stays so (exit code 4).
+    """Cancel a job; a running one stops within seconds. A job that has succeeded or failed can't be cancelled (exit
+    code 4).
 
     \b
     Example:
@@ -29,13 +30,13 @@ def jobs_cancel(job_id: str, style: str) -> None:
         say(f"asked to stop; see: adapterctl jobs show {job_id}")
 
 
-@click.command(name="retry", short_help="Submit a failed or cancelled job once more.")
+@click.command(name="retry", short_help="Submit a failed or cancelled job again.")
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_retry(job_id: str, style: str) -> None:
-    """Submit a job that has failed or was cancelled once more, and print the new job's id.
+    """Submit a failed or cancelled job again, and print the new job's id.
 
-    A training goes on from its last checkpoint.
+    A training resumes from its last checkpoint.
 
     \b
     Example:
@@ -49,21 +50,21 @@ def jobs_retry(job_id: str, style: str) -> None:
     click.echo(view.id)
     if style == "table":
         start = view.request.get("from_checkpoint")
-        said = "" if start is None else f"goes on from step {start['step']}; "
+        said = "" if start is None else f"resumes from step {start['step']}; "
         say(f"{said}watch it: adapterctl jobs watch {view.id}")
 
 
-@click.command(name="publish", short_help="Make a version of a checkpoint.")
+@click.command(name="publish", short_help="Make a version from a checkpoint.")
 @click.argument("job_id", metavar="JOB")
 @click.option("--step", type=click.IntRange(1), help="The checkpoint's step. [default: the last]")
-@click.option("--name", help="The adapter that it becomes a version of. [default: what the job trains]")
+@click.option("--name", help="The adapter it becomes a version of. [default: the one that the job trains]")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE")
 @click.option("--description", default="", help="What the version is for.")
 @format_option
 def jobs_publish(
     job_id: str, step: int | None, name: str | None, tags: dict[str, str], description: str, style: str
 ) -> None:
-    """Make the adapter of a training's checkpoint a version, and print its ref; the job may still run.
+    """Make a version from a training's checkpoint, and print its ref; the job may still be running.
 
     \b
     Examples:
@@ -77,7 +78,7 @@ def jobs_publish(
         print_json({"ref": version.ref, "job": job_id, "digest": version.digest, "existing": published.existing})
         return
     if published.existing:
-        say("the same bytes were there already")
+        say("these bytes are already a version")
     click.echo(version.ref)
     if style == "table":
         say(f"see it: adapterctl show {version.ref}")

@@ -18,12 +18,12 @@ from sdk.submitting.job_options import parse_duration
 from sdk.submitting.job_output import follow
 
 
-@click.command(name="watch", short_help="Watch jobs to their end.")
+@click.command(name="watch", short_help="Watch jobs until they end.")
 @click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
 def jobs_watch(job_ids: tuple[str, ...]) -> None:
-    """Watch jobs to their end, a bar for each; Ctrl-C leaves them running.
+    """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running.
 
-    Exits with 6 where one has failed or was cancelled. A registry that is away for a while ends no watch.
+    Exits with 6 if one failed or was cancelled. Keeps watching while the registry is away.
 
     \b
     Examples:
@@ -43,13 +43,13 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
 
 @click.command(name="wait")
 @click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
-@click.option("--timeout", help="Seconds, or 90s, 10m, 2h; then exit 8, and the jobs go on.")
-@click.option("--any", "any_", is_flag=True, help="Wait for the first that ends; only that one decides.")
+@click.option("--timeout", help="How long to wait: seconds, or 90s, 10m, 2h; then exit 8, while the jobs keep running.")
+@click.option("--any", "any_", is_flag=True, help="Stop when the first job ends, and exit with its outcome.")
 @format_option
 def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: str) -> None:
-    """Wait for jobs, and print how each has ended.
+    """Wait for jobs, and print how each ended.
 
-    Exits with 0 where all have succeeded, 6 where one has failed or was cancelled, 8 where the time is over.
+    Exits with 0 if all succeeded, 6 if one failed or was cancelled, 8 if the time is up.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def _end_of(view: JobView) -> str:
 
 
 def _require_success(jobs: Sequence[Job[Result]]) -> None:
-    """Raise JobFailed where a job has ended without a result."""
+    """Raise JobFailed if a job has ended without a result."""
     failed = [job for job in jobs if job.error is not None]
     if len(jobs) == 1 and jobs[0].error is not None:
         raise jobs[0].error
@@ -95,17 +95,17 @@ def _require_success(jobs: Sequence[Job[Result]]) -> None:
 
 @click.command(name="logs", short_help="Print what happened to a job.")
 @click.argument("job_id", metavar="JOB")
-@click.option("-f", "--follow", "following", is_flag=True, help="Follow it until the job has ended.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job has ended.")
 @click.option(
     "--format",
     "style",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="json: one object a line.",
+    help="json: one object per line.",
 )
 def jobs_logs(job_id: str, following: bool, style: str) -> None:
-    """Print what happened to a job: when (UTC), in which attempt, and what.
+    """Print what happened to a job: the time (UTC), the attempt, and the event.
 
     \b
     Examples:

@@ -20,14 +20,14 @@ _SHOWN = 5
 
 @click.command(name="list")
 @click.option("--state", type=click.Choice([state.value for state in JobState]))
-@click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Those of one queue.")
+@click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Only jobs in this queue.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @format_option
 def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> None:
-    """List jobs, the newest first.
+    """List jobs, newest first.
 
-    TRIES counts attempts, and how many of them failed or were lost. NOTE says of a job that waits its place in the queue
-    and why it waits, of one that runs how far it is, of one that has failed the reason.
+    TRIES counts attempts, and how many of them failed or were lost. NOTE is a waiting job's place in the queue
+    and why it waits, a running job's progress, or a failed job's reason.
 
     \b
     Examples:
@@ -180,7 +180,7 @@ def _checkpoints_table(checkpoints: Sequence[CheckpointView]) -> str:
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_checkpoints(job_id: str, style: str) -> None:
-    """List the checkpoints of a training, the newest first: what another goes on from, or what is published.
+    """List the checkpoints of a training, newest first: another training can start from them, or they can be published.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The door of the API: nobody without a token is listened to, and nobody is listened to too often."""
+"""The entrance of the API: nobody without a token is listened to, and nobody is listened to too often."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Counting(Tokens):
 
 
 class Answer:
-    """What came back, and whom the application behind the door was told of."""
+    """What came back, and whom the application behind the entrance was told of."""
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
@@ -58,7 +58,7 @@ class Answer:
         return found
 
 
-class Door:
+class Entrance:
     """A gatekeeper before an application that says who came in."""
 
     def __init__(self, tokens: Tokens | None, *, rate: float = 0.0) -> None:
@@ -119,7 +119,7 @@ def secret_of(tokens: Tokens, name: str = "ci") -> str:
 
 
 def test_who_has_a_token_comes_in_as_its_holder(tokens: Counting) -> None:
-    answer = Door(tokens).ask(secret_of(tokens))
+    answer = Entrance(tokens).ask(secret_of(tokens))
     assert (answer.status, answer.body) == (200, b"in")
     assert answer.principal is not None
     assert (answer.principal.name, answer.principal.grants) == ("ci", {"team": Role.WRITER})
@@ -131,71 +131,71 @@ def test_who_has_a_token_comes_in_as_its_holder(tokens: Counting) -> None:
 )
 def test_without_a_valid_token_nothing_of_a_request_is_read(tokens: Counting, header: bytes | None) -> None:
     secret_of(tokens)
-    door = Door(tokens)
-    answer = door.ask(header=header)
+    entrance = Entrance(tokens)
+    answer = entrance.ask(header=header)
     assert (answer.status, answer.code) == (401, "unauthenticated")
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.principal is None
 
 
 def test_the_scheme_is_told_apart_without_case(tokens: Counting) -> None:
-    assert Door(tokens).ask(header=f"bEARER  {secret_of(tokens)} ".encode()).status == 200
+    assert Entrance(tokens).ask(header=f"bEARER  {secret_of(tokens)} ".encode()).status == 200
 
 
 def test_without_tokens_everybody_is_the_local_user() -> None:
-    assert Door(None).ask().principal == LOCAL
+    assert Entrance(None).ask().principal == LOCAL
 
 
 def test_signed_paths_and_what_is_no_api_are_let_through(tokens: Counting) -> None:
-    door = Door(tokens)
+    entrance = Entrance(tokens)
     for path in (f"{BLOBS}/0123", "/healthz", "/docs"):
-        answer = door.ask(path=path)
+        answer = entrance.ask(path=path)
         assert (answer.status, answer.principal) == (200, None)
     # What only begins like them is not.
     for path in (f"{BLOBS}", f"{BLOBS}x/0123", "/api/v1/", "/api/v1/whoami"):
-        assert door.ask(path=path).status == 401
+        assert entrance.ask(path=path).status == 401
     assert tokens.asked == 4
 
 
 def test_the_metrics_want_a_token_as_the_api_does(tokens: Counting) -> None:
-    door = Door(tokens)
-    assert door.ask(path="/metrics").status == 401
-    assert door.ask(secret_of(tokens), path="/metrics").status == 200
+    entrance = Entrance(tokens)
+    assert entrance.ask(path="/metrics").status == 401
+    assert entrance.ask(secret_of(tokens), path="/metrics").status == 200
 
 
 class TestTrust:
     def test_an_answer_of_the_database_is_believed_for_a_moment(self, tokens: Counting) -> None:
         assert TRUST_S < 1
-        door, secret = Door(tokens), secret_of(tokens)
+        entrance, secret = Entrance(tokens), secret_of(tokens)
         for _ in range(5):
-            assert door.ask(secret).status == 200
-            door.clock.now += TRUST_S / 6
+            assert entrance.ask(secret).status == 200
+            entrance.clock.now += TRUST_S / 6
         assert tokens.asked == 1
-        door.clock.now += TRUST_S / 6
-        assert door.ask(secret).status == 200
+        entrance.clock.now += TRUST_S / 6
+        assert entrance.ask(secret).status == 200
         assert tokens.asked == 2
 
     def test_a_revoked_token_is_worthless_once_the_moment_has_passed(self, tokens: Counting) -> None:
-        door = Door(tokens)
+        entrance = Entrance(tokens)
         made = tokens.create(name="ci", grants={"*": Role.READER}, who=LOCAL)
-        assert door.ask(made.secret).status == 200
+        assert entrance.ask(made.secret).status == 200
         tokens.revoke(made.id, who=LOCAL)
-        door.clock.now += TRUST_S
-        assert door.ask(made.secret).status == 401
+        entrance.clock.now += TRUST_S
+        assert entrance.ask(made.secret).status == 401
         with pytest.raises(Unauthenticated):
             tokens.check(made.secret)
 
     def test_a_refusal_is_never_believed(self, tokens: Counting) -> None:
-        door = Door(tokens)
+        entrance = Entrance(tokens)
         for _ in range(3):
-            assert door.ask("actl_guess").status == 401
+            assert entrance.ask("actl_guess").status == 401
         assert tokens.asked == 3
 
     def test_one_token_is_not_believed_for_another(self, tokens: Counting) -> None:
-        door = Door(tokens)
+        entrance = Entrance(tokens)
         names = []
         for name in ("ana", "ben"):
-            answer = door.ask(secret_of(tokens, name))
+            answer = entrance.ask(secret_of(tokens, name))
             assert answer.principal is not None
             names.append(answer.principal.name)
         assert names == ["ana", "ben"]
@@ -203,108 +203,110 @@ class TestTrust:
 
 class TestRate:
     def test_more_than_a_burst_is_refused_and_refills(self, tokens: Counting) -> None:
-        door, secret = Door(tokens, rate=2), secret_of(tokens)
-        assert [door.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
-        refused = door.ask(secret)
+        entrance, secret = Entrance(tokens, rate=2), secret_of(tokens)
+        assert [entrance.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
+        refused = entrance.ask(secret)
         assert (refused.code, refused.principal) == ("rate_limited", None)
         assert "2 requests a second" in json.loads(refused.body)["error"]["message"]
         wait_s = int(refused.headers["retry-after"])
         assert wait_s == 1
         # Who waits as long as was said comes in again, for as many requests as have refilled.
-        door.clock.now += wait_s
-        assert [door.ask(secret).status for _ in range(3)] == [200, 200, 429]
+        entrance.clock.now += wait_s
+        assert [entrance.ask(secret).status for _ in range(3)] == [200, 200, 429]
         # Waiting long fills the bucket and no more.
-        door.clock.now += 1000
-        assert [door.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
+        entrance.clock.now += 1000
+        assert [entrance.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
 
     def test_a_slow_rate_says_how_long_to_wait(self, tokens: Counting) -> None:
-        door, secret = Door(tokens, rate=0.1), secret_of(tokens)
-        assert door.ask(secret).status == 200
-        refused = door.ask(secret)
+        entrance, secret = Entrance(tokens, rate=0.1), secret_of(tokens)
+        assert entrance.ask(secret).status == 200
+        refused = entrance.ask(secret)
         assert refused.status == 429
         wait_s = int(refused.headers["retry-after"])
         assert 10 <= wait_s <= 11
-        door.clock.now += 9
-        assert door.ask(secret).status == 429
-        door.clock.now += wait_s - 9
-        assert door.ask(secret).status == 200
+        entrance.clock.now += 9
+        assert entrance.ask(secret).status == 429
+        entrance.clock.now += wait_s - 9
+        assert entrance.ask(secret).status == 200
 
     def test_each_token_has_a_rate_of_its_own(self, tokens: Counting) -> None:
-        door = Door(tokens, rate=1)
+        entrance = Entrance(tokens, rate=1)
         mine, other = secret_of(tokens), secret_of(tokens, "other")
-        assert [door.ask(mine).status for _ in range(3)] == [200, 200, 429]
-        assert door.ask(other).status == 200
+        assert [entrance.ask(mine).status for _ in range(3)] == [200, 200, 429]
+        assert entrance.ask(other).status == 200
 
     def test_who_has_no_token_spends_nobodys_requests(self, tokens: Counting) -> None:
-        door, secret = Door(tokens, rate=1), secret_of(tokens)
+        entrance, secret = Entrance(tokens, rate=1), secret_of(tokens)
         for _ in range(10):
-            assert door.ask("actl_guess").status == 401
-        assert door.ask(secret).status == 200
+            assert entrance.ask("actl_guess").status == 401
+        assert entrance.ask(secret).status == 200
 
     def test_signed_paths_are_not_counted(self, tokens: Counting) -> None:
-        door, secret = Door(tokens, rate=1), secret_of(tokens)
+        entrance, secret = Entrance(tokens, rate=1), secret_of(tokens)
         for _ in range(10):
-            assert door.ask(path=f"{BLOBS}/0123").status == 200
-        assert door.ask(secret).status == 200
+            assert entrance.ask(path=f"{BLOBS}/0123").status == 200
+        assert entrance.ask(secret).status == 200
 
     def test_without_a_limit_nothing_is_counted(self, tokens: Counting) -> None:
-        door, secret = Door(tokens), secret_of(tokens)
-        assert {door.ask(secret).status for _ in range(50)} == {200}
+        entrance, secret = Entrance(tokens), secret_of(tokens)
+        assert {entrance.ask(secret).status for _ in range(50)} == {200}
 
 
 class TestFailures:
     """Twenty wrong tokens of one address are answered at once; what fails beyond costs patience, and what is right never."""
 
-    def fail(self, door: Door, times: int, *, client: str = "192.0.2.7", prefix: str = "actl_guess") -> list[int]:
-        return [door.ask(f"{prefix}{number}", client=client).status for number in range(times)]
+    def fail(
+        self, entrance: Entrance, times: int, *, client: str = "192.0.2.7", prefix: str = "actl_guess"
+    ) -> list[int]:
+        return [entrance.ask(f"{prefix}{number}", client=client).status for number in range(times)]
 
     def test_more_wrong_tokens_than_a_minute_has_are_429(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        assert self.fail(door, 22) == [401] * 20 + [429] * 2
-        refused = door.ask("actl_another")
+        entrance = Entrance(tokens)
+        assert self.fail(entrance, 22) == [401] * 20 + [429] * 2
+        refused = entrance.ask("actl_another")
         assert (refused.status, refused.code) == (429, "rate_limited")
         assert "wrong tokens" in json.loads(refused.body)["error"]["message"]
         assert 1 <= int(refused.headers["retry-after"]) <= 4
         # It refills, one in three seconds.
-        door.clock.now += 3
-        assert self.fail(door, 2, prefix="actl_more") == [401, 429]
+        entrance.clock.now += 3
+        assert self.fail(entrance, 2, prefix="actl_more") == [401, 429]
 
     def test_a_right_token_is_let_in_however_many_failed_beside_it(self, tokens: Counting) -> None:
-        door, secret, fresh = Door(tokens), secret_of(tokens), secret_of(tokens, "fresh")
-        self.fail(door, 50)
+        entrance, secret, fresh = Entrance(tokens), secret_of(tokens), secret_of(tokens, "fresh")
+        self.fail(entrance, 50)
         for right in (secret, fresh):
-            assert door.ask(right).status == 200
-        door.clock.now += TRUST_S
-        self.fail(door, 50)
-        assert door.ask(secret).status == 200
+            assert entrance.ask(right).status == 200
+        entrance.clock.now += TRUST_S
+        self.fail(entrance, 50)
+        assert entrance.ask(secret).status == 200
 
     def test_the_same_wrong_token_is_not_looked_up_again(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        self.fail(door, 20)
-        assert door.ask("actl_worn").status == 429
+        entrance = Entrance(tokens)
+        self.fail(entrance, 20)
+        assert entrance.ask("actl_worn").status == 429
         asked = tokens.asked
-        assert {door.ask("actl_worn").status for _ in range(10)} == {429}
+        assert {entrance.ask("actl_worn").status for _ in range(10)} == {429}
         assert tokens.asked == asked
 
     def test_no_other_address_pays_for_it(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        self.fail(door, 30)
-        assert self.fail(door, 3, client="192.0.2.8") == [401] * 3
+        entrance = Entrance(tokens)
+        self.fail(entrance, 30)
+        assert self.fail(entrance, 3, client="192.0.2.8") == [401] * 3
 
     def test_the_addresses_of_one_machine_are_one(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        answers = [door.ask(f"actl_{number}", client=f"2001:db8::{number:x}").status for number in range(22)]
+        entrance = Entrance(tokens)
+        answers = [entrance.ask(f"actl_{number}", client=f"2001:db8::{number:x}").status for number in range(22)]
         assert answers[-2:] == [429, 429]
-        assert door.ask("actl_x", client="2001:db8:0:1::1").status == 401
+        assert entrance.ask("actl_x", client="2001:db8:0:1::1").status == 401
 
     def test_no_token_at_all_is_no_failure(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        assert {door.ask().status for _ in range(30)} == {401}
-        assert door.ask("actl_guess").status == 401
+        entrance = Entrance(tokens)
+        assert {entrance.ask().status for _ in range(30)} == {401}
+        assert entrance.ask("actl_guess").status == 401
 
     def test_look_ups_after_too_many_failures_are_made_one_at_a_time(self, tokens: Counting) -> None:
-        door = Door(tokens)
-        self.fail(door, 20)
+        entrance = Entrance(tokens)
+        self.fail(entrance, 20)
         at_once, most = 0, 0
         ask = tokens.check
 
@@ -330,7 +332,7 @@ class TestFailures:
 
         async def run() -> None:
             headers = [[(b"authorization", f"Bearer actl_many{number}".encode())] for number in range(40)]
-            await asyncio.gather(*(door.gatekeeper({**scope, "headers": each}, receive, send) for each in headers))
+            await asyncio.gather(*(entrance.gatekeeper({**scope, "headers": each}, receive, send) for each in headers))
 
         asyncio.run(run())
         assert statuses == [429] * 40
@@ -343,7 +345,7 @@ class TestFailures:
         for digest in digests:
             failures.note("192.0.2.7", digest)
         assert [failures.has_failed("192.0.2.7", digest) for digest in digests] == [False] * 8 + [True] * 32
-        # Bytes of two that stand one behind the other are no token's.
+        # Bytes of two that stand one behind the other belong to no token.
         assert not failures.has_failed("192.0.2.7", digests[38][16:32] + digests[39][:16] + "0" * 32)
         failures.note("192.0.2.7", digests[9])
         assert failures.has_failed("192.0.2.7", digests[8])
@@ -370,10 +372,10 @@ class TestFailures:
         assert failures._addresses.keys() == {"192.0.2.7"}
 
     def test_a_failure_is_told_without_the_token(self, tokens: Counting, caplog: pytest.LogCaptureFixture) -> None:
-        door = Door(tokens)
+        entrance = Entrance(tokens)
         secret = "actl_" + "Xy7" * 14
         for number, wrong in enumerate((secret, "hunter2-which-is-a-password")):
-            door.ask(wrong, client=f"198.51.100.{number}")
+            entrance.ask(wrong, client=f"198.51.100.{number}")
         assert "address=198.51.100.0" in caplog.text
         assert "actl_Xy7X" in caplog.text
         assert secret[:12] not in caplog.text

@@ -56,7 +56,7 @@ class TestSigns:
 
     @pytest.mark.parametrize("name", ["", " ", " ci", "ci "])
     def test_so_are_blanks_at_the_ends_and_nothing_at_all(self, db: Database, name: str) -> None:
-        with pytest.raises(Invalid, match="leave the blank out"):
+        with pytest.raises(Invalid, match="leave the space out"):
             make(db, name)
 
     def test_and_what_is_too_long(self, db: Database) -> None:
@@ -112,7 +112,7 @@ class TestInUse:
         with pytest.raises(Conflict):
             make(db, "ci")
         make(db, "ops")
-        with pytest.raises(Conflict, match="a token that is in use here is called 'ops'") as caught:
+        with pytest.raises(Conflict, match="a token in use here is already called 'ops'") as caught:
             make(db, "ops", who=TEAM_ADMIN, team=Role.READER)
         assert "--replace" not in caught.value.message
 

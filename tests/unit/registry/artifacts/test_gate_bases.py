@@ -24,7 +24,7 @@ class TestLayers:
         ("settings", "layers", "said"),
         [
             ({}, [0, 1, 2], None),
-            ({}, [0, 2], r"no weights for model\.layers\.1\.self_attn\.q_proj, which adapter_config\.json means too"),
+            ({}, [0, 2], r"no weights for model\.layers\.1\.self_attn\.q_proj, which adapter_config\.json targets too"),
             ({}, [0, 1], r"model\.layers\.2"),
             ({"layers_to_transform": [0, 2]}, [0, 2], None),
             ({"layers_to_transform": [0, 2]}, [0, 1, 2], r"layers\.1\.self_attn\.q_proj is not among the modules"),
@@ -137,16 +137,16 @@ class TestTransposed:
     def test_an_adapter_that_lies_as_the_base_does_is_refused(self, flag: bool) -> None:
         # B·A of (in, out): whoever made it took the base's weight for (out, in).
         with pytest.raises(
-            Verification, match=r"c_attn: B·A is 6×8 and lies across the base's weight, .* 8 outputs and 6 in"
+            Verification, match=r"c_attn: B·A is 6×8, which is transposed: the base's weight .* 8 outputs and 6 in"
         ):
             check(self.adapter(8, 6), self.LORA, self.BASE, self.GPT2, fan_in_fan_out=flag)
 
     @pytest.mark.parametrize("flag", [True, False])
     @pytest.mark.parametrize("config", [None, {"model_type": "llama"}, {"model_type": "gpt2"}])
     def test_a_linear_layer_is_never_transposed(self, config: dict[str, Any] | None, flag: bool) -> None:
-        with pytest.raises(Verification, match=r"q_proj: B·A is 8×6 and lies across the base's weight"):
+        with pytest.raises(Verification, match=r"q_proj: B·A is 8×6, which is transposed: the base's weight"):
             check(save(lora_tensors()), base=TURNED, base_config=config, fan_in_fan_out=flag)
-        with pytest.raises(Verification, match="c_attn: B·A is 8×6 and lies across"):
+        with pytest.raises(Verification, match="c_attn: B·A is 8×6, which is transposed"):
             check(self.adapter(), self.LORA, self.BASE, {"model_type": "gpt_bigcode"}, fan_in_fan_out=flag)
 
     def test_the_flag_over_a_base_that_lies_straight_is_refused(self) -> None:
@@ -183,8 +183,8 @@ class TestVocabulary:
         assert len(check(save(lora_tensors() | {f"{EMBEDDING}.weight": rows, f"{head}.weight": rows}))) == 2
         assert len(check(save(lora_tensors() | {f"{EMBEDDING}.weight": rows, f"{head}.weight": rows}), base=own)) == 2
         for tensors, base, said in (
-            ({f"{EMBEDDING}.weight": rows}, own, "embed_tokens for 33 tokens, and not lm_head"),
-            ({f"{head}.weight": rows}, None, "lm_head for 33 tokens, and not the embeddings"),
+            ({f"{EMBEDDING}.weight": rows}, own, "embed_tokens for 33 tokens, but not lm_head"),
+            ({f"{head}.weight": rows}, None, "lm_head for 33 tokens, but not the embeddings"),
             (
                 {f"{EMBEDDING}.weight": rows, f"{head}.weight": rows[:30]},
                 own,
@@ -225,7 +225,7 @@ class TestVocabulary:
             f"{head}.lora_B.weight": np.ones((32, 2), "f4"),
         }
         with pytest.raises(
-            Verification, match="lm_head is adapted and trainable_token_indices trains tokens of the same"
+            Verification, match="lm_head is adapted, and trainable_token_indices trains tokens of the same"
         ):
             check(save(lora_tensors() | tensors), lora)
         check(save(lora_tensors() | tensors), lora, BASE_TENSORS | {"lm_head.weight": [32, 6]})
@@ -238,7 +238,7 @@ class TestWhole:
         "model.layers.0.self_attn.q_proj.bias": [8],
         "model.layers.0.norm.weight": [6],
         "model.layers.0.norm.bias": [6],
-        # A table of GPT-2's, which is no bias, and a layer that the model does not load.
+        # A table of GPT-2's, which is not a bias, and a layer that the model does not load.
         "model.layers.0.attn.bias": [1, 1, 4, 4],
         "model.layers.1.norm.weight": [6],
         "model.layers.1.norm.bias": [6],
@@ -254,12 +254,12 @@ class TestWhole:
                 ["norm.bias", "norm.original_module.weight"],
                 r"0\.norm\.weight is trained",
             ),
-            ({"modules_to_save": ["lm_head"]}, [], "modules_to_save has lm_head, and the adapter does not hold it"),
+            ({"modules_to_save": ["lm_head"]}, [], "modules_to_save has lm_head, but the adapter does not have it"),
             ({"bias": "all"}, ["norm.bias", "self_attn.q_proj.base_layer.bias"], None),
             ({"bias": "all"}, ["self_attn.q_proj.bias"], r"0\.norm\.bias is trained, by bias"),
             ({"bias": "lora_only"}, ["self_attn.q_proj.base_layer.bias"], None),
             ({"bias": "lora_only"}, [], r"q_proj\.bias is trained, by bias"),
-            ({"trainable_token_indices": [1]}, [], "does not hold their rows"),
+            ({"trainable_token_indices": [1]}, [], "does not have their rows"),
         ],
     )
     @pytest.mark.parametrize("part", [None, "text_config"])

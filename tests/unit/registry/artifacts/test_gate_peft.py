@@ -55,7 +55,7 @@ def test_what_peft_writes_for_gpt2_passes(targets: list[str] | str, flag: bool, 
         staging=tmp_path / "staging",
     )
     config = config_facts((tmp_path / "staging/adapter_config.json").read_bytes())
-    weights = weight_facts((tmp_path / "adapter/adapter_model.safetensors").read_bytes())
+    weights = weight_facts((tmp_path / "adapter/adapter_model.safetensors").read_bytes(), package.lora)
     tensors = {name.removeprefix(prefix): shape for name, shape in base.tensors.items()}
     assert config.fan_in_fan_out is flag
     judge(weights, config, lora=package.lora, base_tensors=tensors, base_config={})
@@ -133,5 +133,5 @@ def saved_by_peft(
         folder / "adapter", base_id="tiny", base_revision=None, base_fingerprint="f" * 64, staging=folder / "staging"
     )
     config = config_facts((folder / "staging/adapter_config.json").read_bytes())
-    weights = weight_facts((folder / "adapter/adapter_model.safetensors").read_bytes())
+    weights = weight_facts((folder / "adapter/adapter_model.safetensors").read_bytes(), package.lora)
     return weights, config, package.lora, tensors

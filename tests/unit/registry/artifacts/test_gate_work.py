@@ -70,14 +70,14 @@ def test_the_time_grows_no_faster_than_the_names(names: Names) -> None:
 def test_experts_of_more_lists_than_a_model_has_are_refused() -> None:
     adapted, tensors, target = HOSTILE["one expert of each of many lists"](100)
     targets = ConfigTargets(agreeing(LORA.model_copy(update={"target_modules": [target]})))
-    with pytest.raises(Verification, match="the same layers or experts of the base in many ways"):
+    with pytest.raises(Verification, match="the same layers or experts of the base in several ways"):
         require_complete(adapted, targets, BaseShapes({name: [8, 6] for name in tensors}))
 
 
 @pytest.mark.parametrize(
     ("names", "asked", "said"),
     [
-        ("names that end alike", lambda base: base.shapes("r.layers.0.q.weight"), "17 tensors whose names end as r"),
+        ("names that end alike", lambda base: base.shapes("r.layers.0.q.weight"), "17 tensors whose names end like r"),
         ("experts of many shapes", lambda base: base.stacked("layers.0.experts"), "experts of 17 shapes in the layer"),
     ],
 )

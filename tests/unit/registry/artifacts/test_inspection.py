@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
-from support.weights import QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
+from support.weights import LORA, QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
 from registry.errors import Verification
@@ -36,7 +36,7 @@ class TestFacts:
         assert list(facts.tensors()) == [
             TensorFacts(name=QA, dtype="F32", shape=(2, 1), zero=True),
             # 0x0101 in float16 is 257 · 2⁻²⁴.
-            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False, exponent=-15),
+            TensorFacts(name=QB, dtype="F16", shape=(3, 2), zero=False, exponent=-15, norm=0.0),
         ]
         assert [tensor.size_bytes for tensor in facts.tensors()] == [8, 12]
         assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
@@ -122,7 +122,7 @@ class TestFacts:
 
         raw = save(lora_tensors())
         file = Counted(raw)
-        inspect_weights(file, size_bytes=len(raw))
+        inspect_weights(file, size_bytes=len(raw), lora=LORA)
         assert file.taken == len(raw)
 
     def test_a_config_is_told_by_what_decides_what_the_adapter_does(self) -> None:
@@ -142,6 +142,7 @@ class TestFacts:
             exclude_modules=r".*\.1\..*",
             layers_to_transform=[1],
             layers_pattern=[],
+            target_parameters=[],
             bias="none",
             use_rslora=False,
             use_dora=True,
@@ -154,8 +155,8 @@ class TestFacts:
 
     def test_facts_of_another_kind_or_version_are_none(self) -> None:
         weights, config = weight_facts(save(lora_tensors())).to_json(), config_with().to_json()
-        assert (weights["kind"], weights["version"]) == ("weights", 3)
-        assert (config["kind"], config["version"]) == ("config", 4)
+        assert (weights["kind"], weights["version"]) == ("weights", 4)
+        assert (config["kind"], config["version"]) == ("config", 5)
         wrong = (
             {"version": 1},
             {"more": 1},
@@ -165,6 +166,9 @@ class TestFacts:
             {"zero": "0"},
             {"exponents": [0]},
             {"exponents": [0.5] * 4},
+            {"norms": [None]},
+            {"norms": ["1"] * 4},
+            {"stacked": [[1]]},
         )
         for other in (None, {}, config, *(weights | change for change in wrong)):
             assert WeightFacts.from_json(other) is None
@@ -204,7 +208,7 @@ class TestValues:
 class TestHeader:
     @pytest.mark.parametrize("name", ["a b", "..", "a/../b", "x\0y", "é", "-x", "", "a" * 600])
     def test_a_name_that_peft_does_not_write_is_refused(self, name: str) -> None:
-        with pytest.raises(Verification, match="none that PEFT writes"):
+        with pytest.raises(Verification, match="not one that PEFT writes"):
             weight_facts(packed({name: entry([1], 0, 4)}, b"\0" * 4))
 
     def test_a_file_that_is_cut_or_has_more_is_refused(self) -> None:
@@ -256,7 +260,7 @@ class TestHeader:
         header = {QA: entry([2, 6], 0, 48), QB: entry([8, 2], 48, 112)}
         ones = np.ones(28, "<f4").tobytes()
         check(packed(header, ones))
-        with pytest.raises(Verification, match="no JSON"):
+        with pytest.raises(Verification, match="not a JSON object"):
             check(packed(header, ones, encoding=encoding))
 
     def test_a_header_that_is_too_deep_or_too_long_is_refused(self) -> None:
@@ -333,7 +337,7 @@ class TestConfig:
             ({"tokenizer_kwargs": value}, "'tokenizer_kwargs'"),
             ({"eva_config": {"x": value}}, r"'eva_config\.x'"),
         ):
-            with pytest.raises(Verification, match=f"{said}, which is no LoRA setting"):
+            with pytest.raises(Verification, match=f"{said}, which is not a known LoRA setting"):
                 config_with(**config)
 
     @pytest.mark.parametrize(
@@ -389,7 +393,7 @@ class TestConfig:
 
     @pytest.mark.parametrize("peft_type", ["LOHA", "lora", None, 3])
     def test_another_method_is_refused(self, peft_type: Any) -> None:
-        with pytest.raises(Verification, match="no LoRA"):
+        with pytest.raises(Verification, match="does not describe a LoRA"):
             config_with(peft_type=peft_type)
 
     @pytest.mark.parametrize(
@@ -439,7 +443,7 @@ class TestConfig:
         raw = ('{"peft_type": "LORA", "x": [' + unit * (250_000 // len(unit)) + "0]}").encode()
         tracemalloc.start()
         try:
-            with pytest.raises(Verification, match="longer than 256 KiB, or deeper"):
+            with pytest.raises(Verification, match="longer than 256 KiB, or nested deeper"):
                 config_facts(raw)
             assert tracemalloc.get_traced_memory()[1] < 2 * len(raw) + 1024 * 1024
         finally:

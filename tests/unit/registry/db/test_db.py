@@ -92,7 +92,7 @@ class TestRevision:
 
     def test_a_file_that_is_no_database_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "new.sqlite3").write_bytes(b"no database at all, and long enough to be read as one" * 100)
-        with pytest.raises(Unavailable, match="no database of ours"):
+        with pytest.raises(Unavailable, match="was not made by the registry"):
             new(tmp_path).upgrade()
 
 
@@ -222,7 +222,7 @@ class TestErrors:
         assert not db._is_full
 
     def test_a_number_that_no_column_holds_is_invalid(self, db: Database) -> None:
-        with pytest.raises(Invalid, match="out of the range"), db.write() as session:
+        with pytest.raises(Invalid, match="out of the database's range"), db.write() as session:
             session.execute(update(Blob).values(size_bytes=2**64))
 
     def test_another_programs_lock_is_said(self, db: Database, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_each_whom_it_is_about_is_told_of_once_in_a_while(caplog: pytest.LogCapt
     clock.now += 5
     refusals.note("log_in", "0", "from %s", 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "297 more refusals of the kind log_in were not told one by one",
+        "297 more refusals of the kind log_in were not logged one by one",
         "from 0",
     ]
 

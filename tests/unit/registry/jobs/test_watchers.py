@@ -52,7 +52,7 @@ def test_tokens_for_all_namespaces_pay_for_themselves_until_none_are_left() -> N
     left = [watchers.enter(who(f"{number // 2}", "*")) for number in range(14)]
     watchers.enter(who("7", "*"))
     watchers.enter(who("8", "*"))
-    with pytest.raises(RateLimited, match="16 streams are open already"):
+    with pytest.raises(RateLimited, match="16 streams are already open"):
         watchers.enter(who("9", "*"))
     for leave in left:
         leave()

@@ -81,7 +81,7 @@ def test_a_backup_in_several_steps_is_of_one_moment(
 
 def test_a_file_that_exists_is_left_alone(db: Database, tmp_path: Path) -> None:
     (tmp_path / "backup").write_text("of yesterday")
-    with pytest.raises(Invalid, match="exists; name a file that does not"):
+    with pytest.raises(Invalid, match="already exists; name a new file"):
         back_up(db, tmp_path / "backup")
     assert (tmp_path / "backup").read_text() == "of yesterday"
 

@@ -57,7 +57,7 @@ def compared(draw: st.DrawFn) -> Comparison:
 
 
 def joined(kind: type[And] | type[Or], parts: list[Node]) -> Node:
-    """Join parts as the parser does: one stands for itself, and a part of the same kind is no part."""
+    """Join parts as the parser does: one stands for itself, and a part of the same kind is not a part."""
     flat = [piece for part in parts for piece in (part.parts if isinstance(part, kind) else (part,))]
     return flat[0] if len(flat) == 1 else kind(tuple(flat))
 
@@ -180,7 +180,7 @@ def test_a_moment_without_a_zone_is_utc() -> None:
         ("rank = big", 8, "rank takes a whole number from 0 to 2147483647, not 'big'"),
         ("rank = 2147483648", 8, "a whole number"),
         ("rank = -1", 8, "a whole number"),
-        ("rank = ８", 8, "stands in double quotes only"),
+        ("rank = ８", 8, "must be in double quotes"),
         ('rank = "８"', 8, "a whole number"),
         ("alpha > 1e999", 9, "alpha takes a number"),
         ("alpha > nan", 9, "alpha takes a number"),
@@ -198,9 +198,9 @@ def test_a_moment_without_a_zone_is_utc() -> None:
         ("name = team/*", 8, "'team/*' is a pattern"),
         ("name in (a, b*)", 13, "'b*' is a pattern"),
         ("author = and", 10, "'and' is a word of the grammar"),
-        ("author = 'ada'", 10, "stands in double quotes only"),
+        ("author = 'ada'", 10, "must be in double quotes"),
         ('author = "ada', 10, "the closing quote is missing"),
-        (r'author = "a\n"', 12, r"inside quotes a \ stands before"),
+        (r'author = "a\n"', 12, r"inside quotes, \ may stand before"),
         ("rank in 8", 9, "'(' is expected, not '8'"),
         ("rank in (8 16)", 12, "')' is expected, not '16'"),
         ("rank in ()", 10, "a whole number from 0 to 2147483647 is expected, not ')'"),
@@ -214,9 +214,9 @@ def test_a_moment_without_a_zone_is_utc() -> None:
         ("rank = 8 alpha = 2", 10, "'and', 'or' or the end is expected"),
         ("rank = 8 and", 13, "a field, 'not' or '(' is expected, not the end"),
         ("or rank = 8", 1, "a field, 'not' or '(' is expected, not 'or'"),
-        ('author = "a\0b"', 12, "can't be kept"),
-        ('author = "a\ud800b"', 12, "can't be kept"),
-        ("rank = 8; drop table versions", 9, "';' stands in double quotes only"),
+        ('author = "a\0b"', 12, "can't be stored"),
+        ('author = "a\ud800b"', 12, "can't be stored"),
+        ("rank = 8; drop table versions", 9, "';' must be in double quotes"),
     ],
 )
 def test_a_refusal_says_where_what_and_how(text: str, column: int, says: str) -> None:
@@ -239,7 +239,7 @@ def test_the_bounds_hold_and_are_named() -> None:
     assert "longer than 4,000 characters" in refused("rank = 8".ljust(MAX_CHARS + 1))
     # Each of these is longer when it is written in full.
     moments = ",".join(["2026-03-01T12:30"] * 200)
-    assert "written in full it is longer" in refused(f"created in({moments})")
+    assert "written out in full it is longer" in refused(f"created in({moments})")
     refused("(" * MAX_CHARS)
 
 

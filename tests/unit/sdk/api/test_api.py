@@ -15,7 +15,7 @@ from support import registries
 
 ROOT = Path(__file__).parents[4]
 API = ROOT / "sdk" / "api"
-#: What programs and browsers ask that are no client: they watch a server, or read a stream of events.
+#: What programs and browsers ask that are not clients of ours: they watch a server, or read a stream of events.
 NOT_FOR_CLIENTS = {"/metrics", "/healthz", "/readyz", "/api/v1/jobs/{}/events/stream"}
 #: Parameters that every list has.
 OF_PAGES = {"cursor", "limit"}

@@ -235,9 +235,15 @@ class TestCommand:
 
     def test_what_is_missing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for changed, said in (
-            ({"truncated": True}, "there is more than the 9 nodes shown; narrow it with --up, --down or a smaller"),
-            ({"unfollowed": 1}, "one version stands at the last step; go beyond with --depth 16"),
-            ({"unfollowed": 2, "depth": 20}, "2 versions stand at the last step; go beyond with --depth 32"),
+            (
+                {"truncated": True},
+                "there are more than the 9 nodes shown; narrow the graph with --up, --down or a smaller",
+            ),
+            ({"unfollowed": 1}, "one version was not followed beyond the last step; go further with --depth 16"),
+            (
+                {"unfollowed": 2, "depth": 20},
+                "2 versions were not followed beyond the last step; go further with --depth 32",
+            ),
             ({"unfollowed": 2, "depth": 32}, ""),
         ):
             _, done = run(monkeypatch, STORY.model_copy(update=changed), "x", "--format", "json")

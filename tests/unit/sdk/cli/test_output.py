@@ -207,7 +207,7 @@ def test_without_a_terminal_a_watch_writes_plain_lines(capsys: pytest.CaptureFix
 
 def test_a_watch_may_have_an_end() -> None:
     job = Job(view(JobState.QUEUED), Registry([], None))  # type: ignore[arg-type]
-    with pytest.raises(TimedOut, match="it goes on: adapterctl jobs watch j1"):
+    with pytest.raises(TimedOut, match="it is still running: adapterctl jobs watch j1"):
         watch(job, timeout_s=0.05)
 
 

@@ -64,19 +64,19 @@ def test_what_bases_say_is_taken(name: str, content: Any) -> None:
         (TOKENIZER, {"mecab_kwargs": {"mecab_option": ["-r ../x"]}}, "a file under 'mecab_kwargs'"),
         (TOKENIZER, {"anything": "..\\x"}, "a file under 'anything'"),
         *(
-            (TOKENIZER, {"tokenizer_class": cls}, "no class of tokenizers")
+            (TOKENIZER, {"tokenizer_class": cls}, "not a tokenizer class")
             for cls in ("RagRetriever", "pipeline", ["x"], "a.T")
         ),
-        (TOKENIZER, ["x"], "holds no object"),
+        (TOKENIZER, ["x"], "is not an object"),
         (TOKENS, {"vocab": "/etc/passwd"}, "says what 'vocab' is"),
         (TOKENS, {"vocab_file": "/etc/passwd"}, "says what 'vocab_file' is"),
         (TOKENS, {"local_files_only": False}, "says what 'local_files_only' is"),
-        (CONFIG, {"attn_implementation": "org/kernel"}, "code of a model hub under 'attn_implementation'"),
-        (CONFIG, {"_attn_implementation": {"": "org/kernel@main:f"}}, "code of a model hub"),
-        (CONFIG, {"text_config": {"experts_implementation": "org/kernel"}}, "code of a model hub"),
+        (CONFIG, {"attn_implementation": "org/kernel"}, "code on a model hub under 'attn_implementation'"),
+        (CONFIG, {"_attn_implementation": {"": "org/kernel@main:f"}}, "code on a model hub"),
+        (CONFIG, {"text_config": {"experts_implementation": "org/kernel"}}, "code on a model hub"),
         (CONFIG, {"transformers_weights": "../x/model.safetensors"}, "a file under 'transformers_weights'"),
         (CONFIG, {"parts": [{"configuration_files": ["config.4.0.0.json"]}]}, "a file under 'configuration_files'"),
-        (CONFIG, {"tokenizer_class": "RagRetriever"}, "no class of tokenizers"),
+        (CONFIG, {"tokenizer_class": "RagRetriever"}, "not a tokenizer class"),
     ],
 )
 def test_what_leads_elsewhere_is_refused(name: str, content: Any, said: str) -> None:
@@ -92,7 +92,7 @@ def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b"[" * 100_000, b'{"a": "' + b"x" * 2**24 + b'"}'])
 def test_what_can_t_be_read_is_refused(raw: bytes) -> None:
-    with pytest.raises(BadBaseError, match=r"is no JSON|is longer than 16384 KiB"):
+    with pytest.raises(BadBaseError, match=r"is not JSON|is longer than 16384 KiB"):
         check_references(TOKENIZER, raw)
 
 
@@ -100,7 +100,7 @@ def test_depth_is_no_way_around() -> None:
     deep: Any = {"attn_implementation": "org/kernel"}
     for _ in range(400):
         deep = {"x": [deep]}
-    with pytest.raises(BadBaseError, match="code of a model hub"):
+    with pytest.raises(BadBaseError, match="code on a model hub"):
         check_references(CONFIG, json.dumps(deep).encode())
 
 
@@ -108,13 +108,13 @@ def test_depth_is_no_way_around() -> None:
 def test_a_folder_that_refers_elsewhere_is_no_base(name: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     (base / name).write_text(json.dumps({"vocab": "/etc/passwd"}))
-    with pytest.raises(InvalidBase, match=f"is no base: {name}"):
+    with pytest.raises(InvalidBase, match=f"is not a base: {name}"):
         scan_base(base, cache=Cache(tmp_path / "cache"))
 
 
 def test_a_config_that_names_code_is_no_base_s(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", attn_implementation="org/kernel")
-    with pytest.raises(InvalidBase, match="code of a model hub"):
+    with pytest.raises(InvalidBase, match="code on a model hub"):
         scan_base(base, cache=Cache(tmp_path / "cache"))
 
 

@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[Callable[[str], str], str]] = {
 }
 each_place = pytest.mark.parametrize("kind", PLACES)
 
-#: Texts that are no whole digest, most of them nearly one.
+#: Texts that are not whole digests; most of them nearly are.
 HOSTILE = st.one_of(
     NAMES,
     NEARLY,

@@ -107,7 +107,7 @@ def test_the_digest_is_pinned() -> None:
     ],
 )
 def test_hostile_paths_are_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="no file path"):
+    with pytest.raises(ValueError, match="not a file path"):
         check_path(path)
     with pytest.raises(ValidationError):
         ManifestFile(path=path, size_bytes=1, sha256="0" * 64)

@@ -190,7 +190,7 @@ class TestBounds:
         assert not list(unfit({"exclude_modules": ".*a.*c", "rank_pattern": few, "alpha_pattern": {"a.*": 1}}))
         many = {f".*a.*{number}c": 4 for number in range(MAX_TRIES // each)}
         assert {found.reason for found in unfit({"exclude_modules": ".*a.*c", "rank_pattern": many})} == {
-            "trying it, and those before it, takes too long"
+            "trying it and those before it takes too long"
         }
 
     def test_names_have_a_limit_too(self) -> None:
@@ -199,7 +199,7 @@ class TestBounds:
         names.popitem()
         assert not list(unfit({"alpha_pattern": names, "rank_pattern": names}))
         long = {f"{number:0490}": 4 for number in range(200)}
-        assert [found.reason for found in unfit({"rank_pattern": long})] == ["they are longer than 64 KiB together"]
+        assert [found.reason for found in unfit({"rank_pattern": long})] == ["together they are longer than 64 KiB"]
 
     @pytest.mark.parametrize(
         "slow",
@@ -221,16 +221,14 @@ class TestBounds:
         long = {f"({part}){number}": 4 for number in range(10) for part in parts}
         started = time.thread_time()
         assert {found.reason for found in unfit({"rank_pattern": long})} & {
-            "it and those before it are longer than 16 KiB",
-            "trying it, and those before it, takes too long",
+            "together with those before it, it is longer than 16 KiB",
+            "trying it and those before it takes too long",
         }
         assert time.thread_time() - started < 2
 
     @pytest.mark.parametrize("expression", ["[[a]b]", "[a--b]", "[a&&b]", "[a~~b]", "[a||b]", "[]--a]", "[^]&&a]"])
     def test_sets_that_may_mean_something_else_one_day_are_refused(self, expression: str) -> None:
-        assert [found.reason for found in unfit({"exclude_modules": expression})] == [
-            "it seems to nest sets of characters"
-        ]
+        assert [found.reason for found in unfit({"exclude_modules": expression})] == ["it seems to nest character sets"]
 
     @pytest.mark.parametrize(
         "expression", ["a--b", "(a||b)", "[a-c][-a]", r"[\[a]", "[]a]", "[^]]x", "[a^]x--y", r"\[[a]"]

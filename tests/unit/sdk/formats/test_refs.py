@@ -127,7 +127,7 @@ def test_a_namespace_is_asked_of_names_only(text: str) -> None:
         namespace = namespace_of(text)
         assert text == f"{namespace}/{text[len(namespace) + 1 :]}" if namespace else "/" not in text
     else:
-        with pytest.raises(BadNameError, match="is no adapter name"):
+        with pytest.raises(BadNameError, match="is not an adapter name"):
             namespace_of(text)
 
 
@@ -135,13 +135,13 @@ def test_a_namespace_is_asked_of_names_only(text: str) -> None:
     "text", ["", "**", "*/*", "*/a", "/*", "a/b/*", "a*", "a/**", "a/*b", "team/", "a/*/", "*\n", "a/*@v1"]
 )
 def test_bad_scopes_are_refused(text: str) -> None:
-    with pytest.raises(BadNameError, match="is no scope: write "):
+    with pytest.raises(BadNameError, match="is not a scope: write "):
         parse_scope(text)
 
 
 @pytest.mark.parametrize("text", ["", "*", "team/", "team/a", "/", ".", "..", "te..am", "-team", "t" * 65])
 def test_bad_namespaces_are_refused(text: str) -> None:
-    with pytest.raises(BadNameError, match="is no namespace: use "):
+    with pytest.raises(BadNameError, match="is not a namespace: use "):
         parse_namespace(text)
 
 
@@ -283,7 +283,7 @@ def test_a_name_has_no_second_spelling(name: str, form: str) -> None:
     ],
 )
 def test_bad_names_are_refused(text: str) -> None:
-    with pytest.raises(BadNameError, match="is no adapter name"):
+    with pytest.raises(BadNameError, match="is not an adapter name"):
         parse_name(text)
 
 
@@ -296,7 +296,7 @@ def test_upper_case_is_refused_with_the_lower_case_spelling(text: str, lower: st
 @pytest.mark.parametrize("text", ["\u212aey", "A..B", "-A", "A" * 65, "A/B/C", "Team/*"])
 def test_no_spelling_is_proposed_that_is_none(text: str) -> None:
     # The Kelvin sign is k in lower case, and yet nobody's way to write k.
-    with pytest.raises(BadNameError, match="is no adapter name: use lower-case letters"):
+    with pytest.raises(BadNameError, match="is not an adapter name: use lower-case letters"):
         parse_name(text)
 
 
@@ -336,7 +336,7 @@ def test_bad_selectors_are_refused(selector: str) -> None:
 def test_a_number_has_one_spelling(number: int) -> None:
     assert parse_number(f"v{number}") == number
     for other in (f"V{number}", f"v0{number}", f"{number}", f"v{number}.0", f"v+{number}", f"v{number} "):
-        with pytest.raises(BadRefError, match="is no version"):
+        with pytest.raises(BadRefError, match="is not a version"):
             parse_number(other)
 
 

@@ -1,4 +1,4 @@
-"""Weights that are no adapter's: each is refused in one sentence, and nothing else comes of it."""
+"""Weights that belong to no adapter: each is refused in one sentence, and nothing else comes of it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class TestHostileFiles:
             (b"\x01\x00", "empty or cut"),
             (struct.pack("<Q", 2**63) + b"{}", "header longer than"),
             (struct.pack("<Q", 100) + b"{}", "header longer than"),
-            (packed(b"\xff\xfe"), "no JSON"),
-            (packed(b"{"), "no JSON"),
-            (packed(b"[" * 100_000), "no JSON"),
+            (packed(b"\xff\xfe"), "not a JSON"),
+            (packed(b"{"), "not a JSON"),
+            (packed(b"[" * 100_000), "not a JSON"),
             (packed(b'{"a": ' + b"9" * 5000 + b"}"), "is described wrongly"),
-            (packed(json.dumps(GOOD).replace("lora_B", "lora_A").encode(), DATA), "is twice in the header"),
-            (packed([]), "no JSON object"),
+            (packed(json.dumps(GOOD).replace("lora_B", "lora_A").encode(), DATA), "appears twice in the header"),
+            (packed([]), "not a JSON object"),
             (packed({}), "no LoRA weights"),
             (packed({"lora_A.weight": entry([3, 2], 0, 24)}, DATA[:24]), "no LoRA weights"),
             (with_data(x=None), "is described wrongly"),
@@ -51,7 +51,7 @@ class TestHostileFiles:
             (with_data(x=entry([0], 48, 48, "I64")), "has the type 'I64'"),
             (with_data(x=entry([0], 48, 48, "\x1b[2J")), "is described wrongly"),
             (with_data(x={**entry([0], 48, 48), "dtype": ["F32"]}), "is described wrongly"),
-            (with_data(**{"\x1b[2J": entry([0], 48, 48)}), "is none that PEFT writes"),
+            (with_data(**{"\x1b[2J": entry([0], 48, 48)}), "is not one that PEFT writes"),
             (with_data(x=entry([-1], 48, 44)), "is described wrongly"),
             (with_data(x=entry([True], 48, 48)), "is described wrongly"),
             (with_data(x=entry([1.0], 48, 48)), "is described wrongly"),
@@ -71,7 +71,7 @@ class TestHostileFiles:
             (packed({QA: entry([0, 2], 0, 0), QB: entry([2, 0], 0, 0)}, DATA), "is empty"),
             (
                 packed({**GOOD, QA.replace("A.weight", "embedding_A"): entry([3, 2], 48, 72)}, DATA + DATA[:24]),
-                f"A of {Q!r} twice",
+                f"two A tensors for {Q!r}",
             ),
             (
                 packed(
@@ -120,7 +120,7 @@ class TestHostileFiles:
     @pytest.mark.parametrize("key", ["(", "a{99999999999999999999}", "*"])
     def test_a_pattern_that_is_none(self, tmp_path: Path, key: str) -> None:
         folder = put(tmp_path / "a", with_data())
-        with pytest.raises(VerificationFailed, match="is no regular expression"):
+        with pytest.raises(VerificationFailed, match="is not a regular expression"):
             compare(folder, folder, lora(alpha_pattern={key: 1.0}))
 
     def test_an_alpha_beyond_all_bounds(self, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support.loras import Q, V, compare, cosine
 
 from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.training import LoraConfig
 
 
@@ -155,6 +156,13 @@ class TestAgainstPeft:
         inner = sum(float((dense_a[m] * dense_b[m]).sum()) for m in dense_a.keys() & dense_b.keys())
         assert found.cosine == pytest.approx(inner / (found.norm_a * found.norm_b), abs=1e-10)
         assert found.notes == []
+        for folder, record, dense in ((folder_a, lora_a, dense_a), (folder_b, lora_b, dense_b)):
+            norms = delta_norms(folder, record)
+            assert norms.norms() == pytest.approx({name: np.linalg.norm(one) for name, one in dense.items()}, rel=1e-10)
+            for name, module in norms.modules.items():
+                # Stacked experts are (experts, …, …).
+                each = [np.linalg.norm(expert) for expert in dense[name]] if module.experts else []
+                assert module.experts == pytest.approx(each, rel=1e-10)
 
     @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
     def test_a_grouped_convolution_is_noted(self, tmp_path: Path) -> None:
@@ -169,11 +177,44 @@ class TestAgainstPeft:
         config = {"target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}
         folder, record, dense = save_peft(tmp_path / "a", llama, r=2, **config)
         found = compare(folder, folder, record, record)
+        norms = delta_norms(folder, record)
+        assert norms.norms() == pytest.approx({name: np.linalg.norm(one) for name, one in dense.items()}, rel=1e-10)
+        assert norms.replaced == ["lm_head.weight"]
         assert {delta.module for delta in found.modules} == dense.keys()
         assert [note.split(" of both")[0].split(" (")[0] for note in found.notes] == [
             "DoRA's magnitudes",
             "whole tensors",
         ]
+
+    @pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
+    @pytest.mark.parametrize("change", [0.0, 1e-4, 1e-2])
+    def test_a_conversion_from_pissa_has_the_norm_of_what_was_learnt(self, tmp_path: Path, change: float) -> None:
+        import peft
+        import torch
+
+        original = llama().state_dict()
+        config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights="pissa")
+        made = peft.get_peft_model(llama(), config)
+        made.save_pretrained(tmp_path / "initial", save_embedding_layers=False)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if "lora_" in name:
+                    parameter += change * torch.randn_like(parameter)
+        made.save_pretrained(
+            tmp_path / "converted",
+            path_initial_model_for_weight_conversion=str(tmp_path / "initial"),
+            save_embedding_layers=False,
+        )
+        record = lora_of(json.loads((tmp_path / "converted/adapter_config.json").read_text()))
+        learnt = {name: weight for name, weight in made.merge_and_unload().state_dict().items() if "q_proj" in name}
+        found = delta_norms(tmp_path / "converted", record)
+        assert len(found.modules) == 2
+        for module, one in found.modules.items():
+            # The change of the weight itself, which PEFT computes in float32.
+            truth = float(torch.linalg.norm(learnt[f"{module}.weight"] - original[f"{module}.weight"]))
+            assert one.rank == 8
+            assert one.norm == (pytest.approx(truth, rel=0.02) if change else 0.0)
 
     @pytest.mark.parametrize("module", [Q, V, "model.layers.10.mlp.down_proj", "lm_head", "a+b", "q_proj"])
     @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_it_goes_on_at_the_byte_where_it_broke(
 ) -> None:
     monkeypatch.setattr(streams, "TRIES", 1)
     server.script = lambda _request: Fault(cut_after=777_777)
-    with pytest.raises(Unavailable, match="it goes on where it broke") as caught:
+    with pytest.raises(Unavailable, match="it continues where it broke") as caught:
         fetch(at(server), tmp_path / "file")
     assert "s3cret" not in caught.value.message
     assert names(tmp_path) == ["file.partial", "file.partial.json"]
@@ -177,7 +177,7 @@ def test_what_goes_wrong_leaves_nothing(
 def test_a_wrong_byte_is_named_with_both_digests(server: RangeServer, tmp_path: Path) -> None:
     server.script = lambda _request: Fault(wrong_at=0)
     found = hashlib.sha256(bytes([CONTENT[0] ^ 1]) + CONTENT[1:]).hexdigest()
-    with pytest.raises(VerificationFailed, match=f"a.txt has the SHA-256 {found}, not {SHA256}; nothing was kept"):
+    with pytest.raises(VerificationFailed, match=f"a.txt has the SHA-256 {found}, not {SHA256}, so nothing was kept"):
         fetch(at(server), tmp_path / "file", name="a.txt")
     assert len(server.requests) == 1
 
@@ -456,7 +456,7 @@ def test_bytes_arrive_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"x", CONTENT[:-1] + b"x"])
 def test_wrong_bytes_of_a_folder_leave_nothing(content: bytes, tmp_path: Path) -> None:
     origin = in_file(tmp_path / "source", content)
-    with pytest.raises(VerificationFailed, match=f"a.bin has the SHA-256 .*, not {SHA256}; nothing was kept"):
+    with pytest.raises(VerificationFailed, match=f"a.bin has the SHA-256 .*, not {SHA256}, so nothing was kept"):
         fetch(origin, tmp_path / "file", name="a.bin", http=own())
     assert names(tmp_path) == ["source"]
 

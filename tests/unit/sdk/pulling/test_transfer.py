@@ -34,7 +34,7 @@ def test_a_placed_file_is_a_file_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_bytes() == CONTENT
     assert (tmp_path / "mine").stat().st_ino != (tmp_path / "cached").stat().st_ino
     assert (tmp_path / "mine").stat().st_mode & stat.S_IWUSR
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="already exists"):
         place(tmp_path / "cached", tmp_path / "mine")
 
 

@@ -116,7 +116,7 @@ def test_what_is_more_or_less_than_tensors_is_refused(tmp_path: Path) -> None:
         source.write_bytes(raw)
         with pytest.raises(RefusedError, match="damaged"):
             convert(source, tmp_path / "new")
-    with pytest.raises(VerificationFailed, match=r"adapter_model\.bin is no dictionary.*don't load it"):
+    with pytest.raises(VerificationFailed, match=r"adapter_model\.bin is not a dictionary.*don't load it"):
         convert_adapter(tmp_path / "list", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert not list(tmp_path.glob(".*"))
@@ -146,7 +146,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> No
 def test_the_folder_is_never_half_there(tmp_path: Path) -> None:
     folder = pickled(tmp_path / "old", tensors())
     (tmp_path / "new").mkdir()
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="already exists"):
         convert_adapter(folder, tmp_path / "new")
     (folder / "adapter_config.json").unlink()
     with pytest.raises(NotFound, match=r"adapter_config\.json"):

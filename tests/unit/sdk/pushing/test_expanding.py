@@ -127,30 +127,34 @@ def test_a_pattern_that_can_not_stay_is_refused_with_what_it_means(tmp_path: Pat
         (
             {"target_modules": r"model\.(.+\.)+[qv]_proj"},
             "target_modules",
-            r"of the adapter's modules it means model.layers.0.self_attn.q_proj, model.layers.0.self_attn.v_proj\. "
+            r"of the adapter's modules it matches model.layers.0.self_attn.q_proj, model.layers.0.self_attn.v_proj\. "
             r"Push with --expand-patterns",
         ),
         (
             {"exclude_modules": "(a+)+b"},
             "exclude_modules",
-            r"PEFT might try for ever, for it repeats a group; it means none of the adapter's modules",
+            r"PEFT might try for ever, since it repeats a group; it matches none of the adapter's modules",
         ),
         (
             {"alpha_pattern": {"([a-z_]+)+q_proj": 8, "(q_pro)+j": 8}},
             "alpha_pattern",
-            r"'\(\[a-z_\]\+\)\+q_proj', which PEFT might.*it means none",
+            r"'\(\[a-z_\]\+\)\+q_proj', which PEFT might.*it matches none",
         ),
         (
             {"rank_pattern": {"(q_pro)+j": 8}},
             "rank_pattern",
-            r"of the adapter's modules it means model.layers.0.self_attn.q_proj\. ",
+            r"of the adapter's modules it matches model.layers.0.self_attn.q_proj\. ",
         ),
         (
             {"exclude_modules": r"(a)\1"},
             "exclude_modules",
-            "which of the adapter's modules it means can't be told, for it looks back",
+            "which of the adapter's modules it matches, since it looks back",
         ),
-        ({"exclude_modules": "((a{1,90}){1,90}){1,90}b"}, "exclude_modules", "can't be told, for it counts too far"),
+        (
+            {"exclude_modules": "((a{1,90}){1,90}){1,90}b"},
+            "exclude_modules",
+            "it matches, since its repeat counts are too high",
+        ),
     ]
     for number, (config, param, said) in enumerate(cases):
         folder = write_adapter(tmp_path / str(number), **config)
@@ -177,10 +181,10 @@ def test_plain_expressions_stay_unless_names_are_asked_for(tmp_path: Path) -> No
         (
             {"target_modules": "(q)+"},
             ["q", "v"],
-            "do not mean all modules for which the adapter has weights, such as v",
+            "do not match all modules for which the adapter has weights, such as v",
         ),
-        ({"target_modules": "(q)+"}, [], "do not mean all modules"),
-        ({"target_modules": r"(q)\1"}, ["qq"], "can't be turned into names, for of one it looks back"),
+        ({"target_modules": "(q)+"}, [], "do not match all modules"),
+        ({"target_modules": r"(q)\1"}, ["qq"], "can't be turned into names, since of one it looks back"),
         (
             {"target_modules": ["q"], "r": 1, "rank_pattern": {"^(a.)?q": 2, "x.*": 3}},
             ["a.q", "q", "x.a.q", "x.q"],
@@ -189,7 +193,7 @@ def test_plain_expressions_stay_unless_names_are_asked_for(tmp_path: Path) -> No
         (
             {"target_modules": ".*", "r": 1, "rank_pattern": {"(l.)+.*": 2}},
             [f"l.q{number}" for number in range(1025)],
-            "rank_pattern can't be written as names, for there are more than 1024",
+            "rank_pattern can't be written as names, since there are more than 1024",
         ),
     ],
 )

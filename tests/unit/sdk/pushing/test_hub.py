@@ -70,7 +70,9 @@ class TestUrls:
     )
     def test_what_names_none(self, url: str) -> None:
         assert hub.is_url(url)
-        with pytest.raises(InvalidInput, match="names nothing on a model hub; write hf://org/name@revision") as caught:
+        with pytest.raises(
+            InvalidInput, match="doesn't name anything on a model hub; write hf://org/name@revision"
+        ) as caught:
             hub.parse_url(url)
         assert "\n" not in caught.value.message
         assert "\0" not in caught.value.message

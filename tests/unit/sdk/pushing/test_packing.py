@@ -220,7 +220,7 @@ def test_an_unknown_key_that_says_nothing_is_dropped_and_listed(tmp_path: Path) 
 def test_an_unknown_key_that_says_something_is_refused_by_name(
     config: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidInput, match=f"has '{key}', which is no LoRA setting.*remove it from the file"):
+    with pytest.raises(InvalidInput, match=f"has '{key}', which is not a LoRA setting.*remove it from the file"):
         pack(write_adapter(tmp_path / "adapter", **config), tmp_path / "staging")
 
 

@@ -132,7 +132,7 @@ def test_settings_of_a_variant_are_recorded_by_dotted_names(
         ("corda", "path_initial_model_for_weight_conversion"),
         ("kasa", "kasa_config takes the smallest singular values out of the base"),
         ("arrow", "arrow_config chooses among other adapters"),
-        ({"layer_replication": [(0, 4), (2, 5)]}, "layer_replication stacks the base's layers anew"),
+        ({"layer_replication": [(0, 4), (2, 5)]}, "layer_replication repeats the base's layers"),
         (
             {"alora_invocation_tokens": [9, 4], "task_type": "CAUSAL_LM"},
             "alora_invocation_tokens makes the adapter act on",

@@ -108,7 +108,7 @@ class TestWhatHolds:
         pair = make_key(tmp_path, password="correct horse ü")
         assert is_protected(pair.private)
         verify(manifest(), sign(manifest(), pair.private, "correct horse ü").bundle, pair.public)
-        with pytest.raises(InvalidInput, match="ADAPTERCTL_SIGNING_PASSWORD to it"):
+        with pytest.raises(InvalidInput, match="put it into ADAPTERCTL_SIGNING_PASSWORD"):
             sign(manifest(), pair.private)
         with pytest.raises(InvalidInput, match="can't be opened with this password"):
             sign(manifest(), pair.private, "wrong")
@@ -129,7 +129,7 @@ class TestWhatHolds:
             (folder / f"{number}.pem").write_bytes(path.read_bytes())
         verify(manifest(), signed.bundle, folder)
         (folder / "2.pem").unlink()
-        with pytest.raises(VerificationFailed, match="another key"):
+        with pytest.raises(VerificationFailed, match="was not made with"):
             verify(manifest(), signed.bundle, folder)
 
     def test_openssl_keys_as_the_messages_say(self, tmp_path: Path) -> None:
@@ -155,16 +155,16 @@ class TestWhatDoesNot:
         ids=["altered", "base", "added", "removed", "kind"],
     )
     def test_another_versions_signature(self, other: Manifest, pair: Pair, signed: SignedManifest) -> None:
-        with pytest.raises(VerificationFailed, match="something else"):
+        with pytest.raises(VerificationFailed, match="something other"):
             verify(other, signed.bundle, pair.public)
         theirs = sign(other, pair.private)
         verify(other, theirs.bundle, pair.public)
-        with pytest.raises(VerificationFailed, match="something else"):
+        with pytest.raises(VerificationFailed, match="something other"):
             verify(manifest(), theirs.bundle, pair.public)
 
     def test_another_key(self, signed: SignedManifest, tmp_path: Path) -> None:
         other = make_key(tmp_path)
-        with pytest.raises(VerificationFailed, match="another key") as caught:
+        with pytest.raises(VerificationFailed, match="was not made with") as caught:
             verify(manifest(), signed.bundle, other.public)
         assert caught.value.exit_code == 7
         # Under a false name too.
@@ -201,7 +201,7 @@ class TestWhatDoesNot:
         (folder / "manifest.json").write_bytes(manifest().canonical())
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=pair.public)
         verifier.set_hashing_config(hashing.Config()).verify(folder, target)
-        with pytest.raises(VerificationFailed, match="something else"):
+        with pytest.raises(VerificationFailed, match="something other"):
             verify(manifest(), canonical_json(json.loads(target.read_text())).decode(), pair.public)
 
     @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ class TestWhatDoesNot:
         statement = statement_of(signed.bundle)
         verify(manifest(), forged(pair, statement), pair.public)
         change(statement)
-        with pytest.raises(VerificationFailed, match="something else"):
+        with pytest.raises(VerificationFailed, match="something other"):
             verify(manifest(), forged(pair, statement), pair.public)
 
     @pytest.mark.soak
@@ -356,10 +356,10 @@ class TestKeys:
             sign(manifest(), tmp_path / "none.pem")
         with pytest.raises(NotFound):
             verify(manifest(), signed.bundle, tmp_path / "none.pem")
-        with pytest.raises(InvalidInput, match="no regular file"):
+        with pytest.raises(InvalidInput, match="not a regular file"):
             sign(manifest(), tmp_path)
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(InvalidInput, match="no regular file"):
+        with pytest.raises(InvalidInput, match="not a regular file"):
             sign(manifest(), tmp_path / "pipe")
         (tmp_path / "keys").mkdir()
         with pytest.raises(InvalidInput, match=r"no \*\.pem with a public key"):

@@ -86,8 +86,7 @@ def test_one_that_always_ends_is_tried_ever_less_often(
     assert report.restarts == report.failures
     pause_s = 0.01 * 2 ** (report.failures - 2)
     assert report.message == (
-        f"program ended with status 3 while starting; {report.failures} times in a row, "
-        f"the next try after {pause_s:.1f} s"
+        f"program ended with status 3 while starting; {report.failures} times in a row; trying again in {pause_s:.1f} s"
     )
 
 
@@ -97,7 +96,7 @@ def test_a_part_waits_for_what_it_needs(tmp_path: Path, keep: Callable[..., Keep
     second_program = Program(tmp_path / "second")
     second = keep(second_program, needs=[first])
     until(lambda: first.report.state is PartState.STARTING)
-    until(lambda: second.report.message == "waits for program")
+    until(lambda: second.report.message == "waiting for program")
     assert second_program.pid is None
     sign.touch()
     until(lambda: second.is_ready)

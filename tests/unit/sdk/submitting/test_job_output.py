@@ -89,7 +89,7 @@ def test_a_registry_that_is_away_is_waited_for_and_said_once() -> None:
     notes: list[str] = []
     seen = [event.seq for _, event in follow([registry.job("a")], note=notes.append) if event is not None]
     assert seen == [1, 2, 3]
-    there_and_back = [f"{AWAY.message}; this goes on once it answers", "the registry answers again"]
+    there_and_back = [f"{AWAY.message}; still trying", "the registry answers again"]
     assert notes == there_and_back * 2
     # Nothing is read twice, and nothing passed over.
     assert [after for _, after, _, _ in registry.asked] == [0, 1, 1, 1, 1, 2, 2, 3]
@@ -100,7 +100,7 @@ def test_a_pipeline_that_waits_outlives_a_registry_that_is_away(caplog: pytest.L
     assert registry.job("a").wait().view.state is JobState.SUCCEEDED
     assert [event.seq for event in registry.job("b").events(follow=True)] == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{AWAY.message}; this goes on once it answers",
+        f"{AWAY.message}; still trying",
         "the registry answers again",
     ] * 2
 

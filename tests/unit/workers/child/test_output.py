@@ -46,7 +46,7 @@ def test_no_control_character_is_left(line: bytes) -> None:
 def test_a_burst_goes_through_and_what_is_left_out_is_counted() -> None:
     rate_limiter = RateLimiter(lines_per_s=0.001, burst=3)
     assert [rate_limiter.lines(str(number)) for number in range(5)] == [["0"], ["1"], ["2"], [], []]
-    assert rate_limiter.rest() == ["(2 more lines came at once; they are left out)"]
+    assert rate_limiter.rest() == ["(2 more lines arrived at once and are left out)"]
     assert rate_limiter.rest() == []
 
 

@@ -163,7 +163,7 @@ class TestListening:
         code = "import sys\nfor n in range(20000): print('line', n, file=sys.stderr)"
         assert run(tmp_path, code, listener=listener).status == 0
         assert 100 <= len(listener.lines) < 1000
-        assert "more lines came at once" in listener.lines[-1]
+        assert "more lines arrived at once" in listener.lines[-1]
         assert (tmp_path / LOG_FILE).read_text().endswith("line 19999\n")
 
     def test_no_secret_is_in_its_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ class TestWarmChild:
         os.kill(warm_child._child.pid, signal.SIGKILL)
         wait_until(lambda: warm_child._child is not None and warm_child._child.has_ended, lambda: "it goes on")
         assert self.carry_out(warm_child, tmp_path / "job")[1] is False
-        assert "begins cold" in caplog.text
+        assert "starts cold" in caplog.text
 
     def test_it_ends_when_it_is_not_wanted(self) -> None:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))

@@ -201,7 +201,7 @@ def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, regist
     held = work.claim(client.transport, ClaimRequest(worker=worker_info(WorkerSettings.from_env(), client.cache)))
     assert held is not None
     lease = Lease(client, held, claimed_at=0.0)
-    # "null" is no reply to a heartbeat.
+    # "null" is not a reply to a heartbeat.
     assert lease._send(within_s=1.0) is False
     assert [Heartbeat.model_validate(body).attempt for _, body in registry.posted] == [4]
     client.close()

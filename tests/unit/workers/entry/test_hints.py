@@ -129,7 +129,7 @@ def test_garbage_in_the_queue_is_dropped_and_the_next_hint_taken(
         wait_until(lambda: " received" in worker.text and broker.hlen("unacked") == 0, lambda: worker.text)
         assert broker.llen("gpu") == 0
     assert worker.process.poll() is None
-    # And the one for the control of workers, which is no command, and is read whenever Celery comes to it.
+    # And the one for the control of workers, which is not a command, and is read whenever Celery comes to it.
     wait_until(lambda: worker.text.count("dropped") > len(garbage), lambda: worker.text)
     assert worker.text.count("dropped") == len(garbage) + 1
     assert "Traceback" not in worker.text

@@ -28,12 +28,12 @@ from workers.kinds import causes
 @pytest.mark.parametrize(
     ("status", "reason", "said"),
     [
-        (-signal.SIGKILL, "oom", "most often for want of memory"),
-        (137, "oom", "most often for want of memory"),
+        (-signal.SIGKILL, "oom", "most likely for lack of memory"),
+        (137, "oom", "most likely for lack of memory"),
         (-signal.SIGSEGV, "crashed", "ended by SIGSEGV"),
         (-signal.SIGABRT, "crashed", "ended by SIGABRT"),
-        (-signal.SIGTERM, "crashed", "told to stop by somebody other"),
-        (INTERRUPTED_STATUS, "crashed", "told to stop by somebody other"),
+        (-signal.SIGTERM, "crashed", "told to stop by something other"),
+        (INTERRUPTED_STATUS, "crashed", "told to stop by something other"),
         (DISK_FULL_STATUS, "disk_full", "disk is full"),
         (3, "crashed", "ended with status 3"),
         (-63, "crashed", "ended by signal 63"),

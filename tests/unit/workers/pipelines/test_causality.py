@@ -70,7 +70,7 @@ def test_what_sees_the_whole_text_is_found_by_changing_it(kind: str, dtype: Any)
     assert found.before > 10 * TOLERANCE * found.last
     # As in float32, and not by the rounding of bfloat16, which moves them by four times as much.
     assert found.before < 0.006 * found.last
-    with pytest.raises(PipelineError, match="sees the tokens that it is to predict") as caught:
+    with pytest.raises(PipelineError, match="sees the tokens that it should predict") as caught:
         require_causal(model)
     assert caught.value.reason == "untrained"
 

@@ -93,7 +93,7 @@ def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
 def test_rows_that_it_was_not_trained_for_are_refused(made: Trained, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "pear", "label": "fruit"}\n{"text": "a cow", "label": "animal"}\n')
-    with pytest.raises(PipelineError, match="line 2 has the label 'animal', which no row of the training has"):
+    with pytest.raises(PipelineError, match="line 2 has the label 'animal', which no training row has"):
         score(made, data)
     with pytest.raises(PipelineError, match="leave loss_on out"):
         score(made, made.folder / "heldout.jsonl", loss_on="all")
@@ -105,7 +105,7 @@ def test_rows_that_it_was_not_trained_for_are_refused(made: Trained, tmp_path: P
 def test_rows_with_labels_score_no_causal_model(tmp_path: Path) -> None:
     base = tiny.save_llama(tmp_path / "base")
     data = encoders.write_topics(tmp_path / "rows.jsonl")
-    with pytest.raises(PipelineError, match="learnt as labels of whole texts") as caught:
+    with pytest.raises(PipelineError, match="teach labels of whole texts") as caught:
         evaluate(
             base=base,
             adapter=None,
@@ -177,7 +177,7 @@ class TestGate:
         weights = made.adapter / "adapter_model.safetensors"
         with weights.open("rb") as file, (staging / "adapter_config.json").open("rb") as config:
             return (
-                inspect_weights(file, size_bytes=weights.stat().st_size),
+                inspect_weights(file, size_bytes=weights.stat().st_size, lora=package.lora),
                 inspect_config(config),
                 {"lora": package.lora, "base_tensors": base.tensors, "base_config": base.config},
             )
@@ -199,7 +199,7 @@ class TestGate:
     def test_without_its_head_it_would_be_random(self, made: Trained, tmp_path: Path) -> None:
         weights, config, about = self.facts(made, tmp_path)
         kept = [tensor for tensor in weights.tensors() if "lora_" in tensor.name]
-        with pytest.raises(Verification, match="has no head, which would be random"):
+        with pytest.raises(Verification, match="without a head, so its head would be random"):
             judge(WeightFacts.of(kept), config, labels=3, **about)
 
     def test_the_record_says_what_the_config_does(self, made: Trained, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_no_blank_comes_between_a_prompt_and_its_completion(
     rows = read_rows(write_jsonl([{"prompt": prompt, "completion": completion}]))
     if sentencepiece("\n")["input_ids"] == sentencepiece(" ")["input_ids"] and prompt[-1] in " \n":
         # It takes every blank for the beginning of a word, so that no word can begin after one.
-        with pytest.raises(PipelineError, match="move the blank at the end of the prompt to the beginning"):
+        with pytest.raises(PipelineError, match="move the space at the end of the prompt to the beginning"):
             tokenise(rows, sentencepiece, loss_on=None, max_length=200)
         moved = prompt[len(prompt.rstrip()) :] + completion.lstrip()
         prompt = prompt.rstrip()
@@ -118,7 +118,7 @@ def test_rows_without_a_supervised_token_are_dropped_and_all_of_them_refused(
     found = tokenise(read_rows(path), tokenizer, loss_on=None, max_length=20)
     assert (found.rows, found.dropped, found.cut, found.supervised_tokens) == (1, 1, 1, 2)
     path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
-    with pytest.raises(PipelineError, match="No row has a token that the loss could be taken on") as caught:
+    with pytest.raises(PipelineError, match="No row has a token to compute the loss on") as caught:
         tokenise(read_rows(path), tokenizer, loss_on=None, max_length=20)
     assert caught.value.reason == "data"
 

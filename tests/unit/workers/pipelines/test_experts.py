@@ -73,7 +73,7 @@ def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None
     raw = (adapter / "adapter_config.json").read_bytes()
     registration = scan_base(base, cache=Cache(cache)).registration
     return judge(
-        weight_facts((adapter / "adapter_model.safetensors").read_bytes()),
+        weight_facts((adapter / "adapter_model.safetensors").read_bytes(), lora or lora_of(json.loads(raw))),
         config_facts(raw),
         lora=lora or lora_of(json.loads(raw)),
         base_tensors=registration.tensors,
@@ -199,7 +199,7 @@ def test_an_adapter_that_lacks_an_expert_is_refused(family: str, base: Path, tmp
     tensors = load_file(adapter / "adapter_model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if ".experts.3." not in name}
     save_file(kept, adapter / "adapter_model.safetensors")
-    with pytest.raises(Verification, match=r"no weights for .*\.experts\.3\..*PEFT joins the experts of a layer"):
+    with pytest.raises(Verification, match=r"no weights for .*\.experts\.3\..*PEFT joins a layer's experts"):
         gated(adapter, base, tmp_path)
     with pytest.raises(PipelineError) as caught:
         load_adapter(load_base(base, choose_device(), quantization=None).model, adapter)
@@ -219,7 +219,7 @@ def test_dropout_on_experts_is_refused_before_the_base_is_loaded(
     base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "_from_pretrained", lambda *given: pytest.fail("the base was loaded"))
-    with pytest.raises(PipelineError, match="can drop no inputs; set dropout to 0") as caught:
+    with pytest.raises(PipelineError, match="can't drop inputs; set dropout to 0") as caught:
         train(base, pairs, tmp_path / "adapter", SPEC.model_copy(update={"dropout": 0.05}))
     assert caught.value.reason == "spec"
 

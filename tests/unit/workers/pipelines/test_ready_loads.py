@@ -1,4 +1,6 @@
-"""What the gate lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is refused truly."""
+"""What the gate lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is
+refused truly.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def _adapts_embeddings(made: RandomLora) -> bool:
 #: Every reason for which the gate may refuse what PEFT saved, and when it is the true one.
 REASONS = {
     r"init_lora_weights is '.*', which changes the base": _changes_base,
-    "layer_replication stacks the base's layers anew": lambda made: "layer_replication" in made.settings,
+    "layer_replication repeats the base's layers": lambda made: "layer_replication" in made.settings,
     "alora_invocation_tokens makes the adapter act": lambda made: "alora_invocation_tokens" in made.settings,
     "lora_bias is true, and the base's .* has no bias": _biased_without_bias,
     # PEFT saves the embeddings that it adapts, and not the other half of an untied pair.
@@ -68,10 +70,10 @@ REASONS = {
         made.resized
         and (_adapts_embeddings(made) or "modules_to_save" in made.settings or made.save_embeddings is False)
     ),
-    "is adapted and trainable_token_indices trains tokens of the same weight": lambda made: (
+    "is adapted, and trainable_token_indices trains tokens of the same weight": lambda made: (
         "trainable_token_indices" in made.settings and "lm_head" in made.settings["target_modules"]
     ),
-    "stands for the same as .*save_embedding_layers=False": lambda made: bool(
+    "means the same weight as .*save_embedding_layers=False": lambda made: bool(
         made.settings.get("use_dora") and _adapts_embeddings(made)
     ),
 }
@@ -267,5 +269,5 @@ def test_an_embedding_of_other_values_than_the_model_can_hold_is_no_adapter_of_i
     tensors["base_model.model.lm_head.weight"] = tensors["base_model.model.lm_head.weight"] + 1
     save_file(tensors, tmp_path / "saved" / WEIGHTS_FILE)
     through_the_gate(tmp_path / "saved", registration, tmp_path / "published")
-    with pytest.raises(PipelineError, match="1 tensors of the adapter reach no module"):
+    with pytest.raises(PipelineError, match="1 of the adapter's tensors match no module"):
         evaluated(base, tmp_path / "published")

@@ -91,7 +91,7 @@ def refusal(training: Training, copy: Path) -> Callable[[], str]:
         assert caught.value.reason == "checkpoint"
         message = caught.value.message
         assert message.startswith("The checkpoint is broken: ")
-        assert message.endswith("; submit the training again from its beginning.")
+        assert message.endswith("; submit the training again from the beginning.")
         assert "\n" not in message
         assert str(copy) not in message
         return message.removeprefix("The checkpoint is broken: ").split(";")[0]
@@ -113,10 +113,10 @@ def test_each_file_must_be_there_and_whole(copy: Path, refusal: Callable[[], str
     path.unlink()
     assert refusal() == f"{name} is missing"
     path.symlink_to("/dev/null")
-    assert refusal() == f"{name} is no plain file"
+    assert refusal() == f"{name} is not a plain file"
     path.unlink()
     path.mkdir()
-    assert refusal() == f"{name} is no plain file"
+    assert refusal() == f"{name} is not a plain file"
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "README.md", ".hidden"])
@@ -163,7 +163,7 @@ def test_no_pickle_is_read(
 def test_a_checkpoint_of_an_earlier_release_is_told_as_one(copy: Path, refusal: Callable[[], str], name: str) -> None:
     (copy / "progress.json").unlink()
     (copy / name).write_bytes(b"PK")
-    assert refusal() == "an earlier release wrote it, with pickles in it, which are no longer read"
+    assert refusal() == "an earlier release wrote it with pickles, which are no longer read"
 
 
 def test_our_code_unpickles_only_where_it_converts() -> None:
@@ -228,11 +228,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a moment too many": (
         _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.max_exp_avg_sq": torch.zeros(1)})),
-        f"{OPTIMIZER} can't be read back (3.max_exp_avg_sq is no part of it)",
+        f"{OPTIMIZER} can't be read back (3.max_exp_avg_sq is not part of it)",
     ),
     "moments of other matrices": (
         _in_tensors(WEIGHTS, lambda tensors: tensors.pop(MATRIX)),
-        f"{OPTIMIZER} can't be read back (15.exp_avg is no part of it)",
+        f"{OPTIMIZER} can't be read back (15.exp_avg is not part of it)",
     ),
     "moments of matrices of other shapes": (
         _in_tensors(WEIGHTS, lambda tensors: tensors.update({MATRIX: tensors[MATRIX][:, 1:].contiguous()})),
@@ -240,7 +240,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an optimiser of another step": (
         _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.step": torch.tensor(1.0)})),
-        f"{OPTIMIZER} can't be read back (it stands at other steps than 2)",
+        f"{OPTIMIZER} can't be read back (it is not at step 2)",
     ),
     "steps of several numbers": (
         _in_tensors(OPTIMIZER, lambda tensors: tensors.update({"3.step": torch.tensor([2.0, 2.0])})),
@@ -248,11 +248,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a schedule at another step": (
         _in_json("progress.json", last_epoch=1, rate=0.01),
-        "progress.json can't be read back (the schedule stands at step 1)",
+        "progress.json can't be read back (the schedule is at step 1)",
     ),
     "another rate": (
         _in_json("progress.json", rate=0.5),
-        "progress.json can't be read back (the schedule's rate is another)",
+        "progress.json can't be read back (the schedule's learning rate differs)",
     ),
     "a rate that is none": (_in_json("progress.json", rate=float("nan")), "progress.json can't be read back ("),
     "a field too many": (_in_json("progress.json", step=5), "progress.json can't be read back ("),
@@ -282,7 +282,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a trainer at another step": (
         _in_json("trainer_state.json", global_step=1),
-        "trainer_state.json can't be read back (it stands at another step)",
+        "trainer_state.json can't be read back (it is at another step)",
     ),
     "a trainer with a field too many": (
         _in_json("trainer_state.json", surprise=1),

@@ -42,14 +42,14 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "empty `completion`"),
         ({"prompt": "a"}, "no `completion`"),
-        ({"prompt": 3, "completion": "b"}, "`prompt` that is no text but a int"),
+        ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a int"),
         ({"prompt": "\ud800", "completion": "b"}, "half a surrogate pair"),
-        ({"messages": []}, "an empty one"),
+        ({"messages": []}, "or is empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
         ({"messages": [{"role": "user", "content": None}]}, "without a text"),
         ({"text": "a", "label": 1}, "text-label row among prompt rows"),
         ({"question": "a"}, "none of the shapes"),
-        (["a"], "no object but a list"),
+        (["a"], "not an object but a list"),
         ({"text": "other shape"}, "text row among prompt rows"),
     ],
 )
@@ -68,7 +68,7 @@ def test_many_bad_rows_are_counted(write_jsonl: Callable[..., Path]) -> None:
 def test_broken_json_and_no_rows_are_data_errors(tmp_path: Path) -> None:
     path = tmp_path / "blob"
     path.write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(PipelineError, match="line 2 is no JSON object"):
+    with pytest.raises(PipelineError, match="line 2 is not a JSON object"):
         read_rows(path)
     path.write_text("")
     with pytest.raises(PipelineError, match="has no rows"):

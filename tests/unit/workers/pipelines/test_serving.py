@@ -156,7 +156,7 @@ def test_an_adapter_is_scored_and_merged_with_its_own_template(
     merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged", spec=MergeSpec(), **quiet)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template.read_text()
     template.write_bytes(b"\xff")
-    with pytest.raises(PipelineError, match="is no text in UTF-8"):
+    with pytest.raises(PipelineError, match="is not text in UTF-8"):
         tokens()
     (tmp_path / "adapter" / "generation_config.json").write_text("[" * 100_000)
     template.unlink()

@@ -134,6 +134,6 @@ def test_what_text_does_not_train_is_refused_before_the_base_is_loaded(
 ) -> None:
     monkeypatch.setattr("workers.pipelines.training.train.load_base", lambda *_, **__: pytest.fail("it was loaded"))
     targets = ",".join(["q_proj", "qkv"] if "qwen" in base.name else ["q_proj"])
-    with pytest.raises(PipelineError, match=r"no part of the text .* such as '\.\*") as caught:
+    with pytest.raises(PipelineError, match=r"not part of the text .* such as '\.\*") as caught:
         trained(base, write_rows(tmp_path / "rows.jsonl", count=2), tmp_path / "out", targets=targets)
     assert caught.value.reason == "targets"

@@ -35,7 +35,9 @@ def test_the_attention_of_gpt2_leaves_the_mlp_out(gpt2_base: Path) -> None:
     assert "attn.c_proj" in short_names(blueprint.linear_names)
 
 
-@pytest.mark.parametrize(("targets", "missing"), [("q_proj,qproj", "'qproj' of the targets"), ("lm_head", "'lm_head'")])
+@pytest.mark.parametrize(
+    ("targets", "missing"), [("q_proj,qproj", "'qproj' among the targets"), ("lm_head", "'lm_head'")]
+)
 def test_unknown_names_are_answered_with_the_names_that_there_are(llama_base: Path, targets: str, missing: str) -> None:
     with pytest.raises(TargetsError, match=missing) as caught:
         resolve_targets(targets, "llama", read_blueprint(llama_base).linear_names)
@@ -44,7 +46,7 @@ def test_unknown_names_are_answered_with_the_names_that_there_are(llama_base: Pa
 
 def test_a_preset_is_checked_too() -> None:
     with pytest.raises(
-        TargetsError, match=r"the preset 'qv' means no linear module of this unheard-of model; .*: up_proj"
+        TargetsError, match=r"the preset 'qv' matches no linear module of this unheard-of model; .*: up_proj"
     ):
         resolve_targets("qv", "unheard-of", ["layers.0.mlp.up_proj"])
 
@@ -124,7 +126,7 @@ def test_patterns_and_exclusions_become_whole_names(targets: str, exclude: str |
         ),
         (r".*q_proj", None, "rows of text don't train"),
         ("linear_1", None, "don't train"),
-        (r".*nope", None, "the pattern '.*nope' means no linear module"),
+        (r".*nope", None, "the pattern '.*nope' matches no linear module"),
         ("q_proj", "nope", "exclude, 'nope', excludes none"),
         ("up_proj", r".*", "exclude leaves none of the 2 modules"),
     ],
@@ -159,10 +161,10 @@ def test_presets_leave_out_what_state_space_models_do_not_call(config: str, sett
     found = resolve_targets("all-linear", kind, names)
     assert "in_proj" in found
     for targets in ("in_proj,out_proj", r".*_proj"):
-        with pytest.raises(TargetsError, match=r"mixer\.out_proj|mamba\.out_proj.* that LoRA does not reach"):
+        with pytest.raises(TargetsError, match=r"mixer\.out_proj|mamba\.out_proj.* that LoRA has no effect on"):
             resolve_targets(targets, kind, names)
         tensors = {f"{name}.weight": list(module.weight.shape) for name, module in modules.items()}
-        assert "does not reach" in (unfit_targets(targets, tensors, model_type=kind) or "")
+        assert "has no effect on" in (unfit_targets(targets, tensors, model_type=kind) or "")
     assert "out_proj" not in ",".join(resolve_targets(r".*_proj", kind, names, exclude=r".*\.(out|dt)_proj"))
     model = get_peft_model(base, LoraConfig(r=2, target_modules=found))
     ids = torch.arange(12)[None]

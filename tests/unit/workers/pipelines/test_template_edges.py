@@ -1,4 +1,6 @@
-"""Templates and rows where something would end well and be wrong: tokens across a border, parts that are dropped, hostile ones."""
+"""Templates and rows where something would end well and be wrong: tokens across a border, parts that are dropped,
+hostile ones.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,7 @@ def test_blanks_that_are_tokens_take_no_time() -> None:
 @pytest.mark.parametrize(
     ("hostile", "said"),
     [
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "it calls itself without end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "it calls itself endlessly"),
         ("{{ 'a' * 10000000000 }}", "it repeats a text more than 1,000,000 characters long"),
         ("{{ [1] * 10000000000 }}", "it repeats a text"),
         ("{{ 10 ** 10000000 }}", "it raises a number to too high a power"),

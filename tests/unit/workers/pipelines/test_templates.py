@@ -1,4 +1,6 @@
-"""What is learnt of conversations under each chat template that TRL ships: the answers whole, with an end, and nothing else."""
+"""What is learnt of conversations under each chat template that TRL ships: the answers whole, with an end, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +222,7 @@ def test_the_date_is_the_one_that_is_given(name: str) -> None:
     text = templates.tokenizer_of(name).decode(found.examples[0].input_ids)
     assert "04 Mar 2026" in text or "2026-03-04" in text
     assert tokenised(name, row, day=date(2026, 3, 5)).examples[0].input_ids != found.examples[0].input_ids
-    with pytest.raises(PipelineError, match="asks for the date, and none is given"):
+    with pytest.raises(PipelineError, match="asks for the date, but none is given"):
         tokenised(name, row, day=None)
 
 
@@ -232,8 +234,8 @@ def asked(content: str | None, **rest: Any) -> Row:
 
 def test_an_answer_that_the_template_shortens_is_refused_or_changed() -> None:
     row = asked("<think>They ask.</think>Yes.")
-    assert "message 2, of which" in str(attempted("deepseekv3", row))
-    assert "renders its `content` otherwise than it is given" in str(attempted("deepseekv3", row))
+    assert "message 2, and the" in str(attempted("deepseekv3", row))
+    assert "changes its `content`" in str(attempted("deepseekv3", row))
     found = tokenised("deepseek_r1_distill", row)
     assert found.rendering.methods == {"changed": 1}
     assert learnt("deepseek_r1_distill", found.examples[0]) == ["They ask.</think>Yes.<｜end▁of▁sentence｜>"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge
+from sdk.lora import gguf_models
+from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge, llama_cpp
 from sdk.lora.compatibility.judging import UnknownEngine
 from sdk.lora.compatibility.versions import UnknownVersion, parse
 from sdk.lora.compatibility.vllm import RANK_STEPS, rank_step
@@ -173,3 +174,12 @@ def test_an_answer_as_plain_values() -> None:
         assert plain["tables_day"] > "2026-01-01"
         assert plain["findings"][0].keys() == {"rule", "verdict", "reason", "source", "mended_by_merge"}
         assert all(type(finding["verdict"]) is str for finding in plain["findings"])
+
+
+def test_a_gguf_is_made_by_an_export_where_there_is_one() -> None:
+    exported = {name.removesuffix("ForCausalLM").lower() for name in llama_cpp._EXPORTED}
+    assert exported == set(gguf_models._FAMILIES) - {"gemma3_text"}
+    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base="b")
+    assert llama_cpp.converted(facts) == "adapterctl export x@v3 -o x.gguf"
+    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base b -o x.gguf"
+    assert llama_cpp.converted(replace(facts, architecture="Phi3ForCausalLM")).startswith("python convert_lora_to_gguf")

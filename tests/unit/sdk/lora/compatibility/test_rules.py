@@ -39,6 +39,7 @@ SAVED, TOKENS, EXPERTS = (
     {"trained_tokens": True},
     {"target_parameters": ("experts.down_proj",)},
 )
+PHI3 = {"architecture": "Phi3ForCausalLM"}
 RANKS, ALPHAS, RSLORA = {"rank_pattern": {"q_proj": 4}}, {"alpha_pattern": {"q_proj": 4.0}}, {"use_rslora": True}
 VOCABULARY, PATTERN = {"vocabulary_changed": True}, {"target_modules": None}
 PISSA, SETTING = {"unusable": "init_lora_weights is 'pissa', which changes the base"}, {"other": ("use_qalora",)}
@@ -111,8 +112,8 @@ AGAINST = [
     Against("llama.cpp", "conversion", OPT, "no"),
     Against("llama.cpp", "architecture", STRANGE, "unknown"),
     Against("llama.cpp", "transposed", GPT2, "no"),
-    Against("llama.cpp", "patterns", ALPHAS, "no"),
-    Against("llama.cpp", "rslora", RSLORA, "no"),
+    Against("llama.cpp", "patterns", ALPHAS | PHI3, "no"),
+    Against("llama.cpp", "rslora", RSLORA | PHI3, "no"),
     Against("llama.cpp", "dora", DORA, "no"),
     Against("llama.cpp", "bias", BIAS, "no"),
     Against("llama.cpp", "saved modules", SAVED, "no"),
@@ -130,8 +131,8 @@ AGAINST = [
     Against("ollama", "conversion", OPT, "no"),
     Against("ollama", "architecture", STRANGE, "unknown"),
     Against("ollama", "transposed", GPT2, "no"),
-    Against("ollama", "patterns", ALPHAS, "no"),
-    Against("ollama", "rslora", RSLORA, "no"),
+    Against("ollama", "patterns", ALPHAS | PHI3, "no"),
+    Against("ollama", "rslora", RSLORA | PHI3, "no"),
     Against("ollama", "dora", DORA, "no"),
     Against("ollama", "bias", BIAS, "no"),
     Against("ollama", "saved modules", SAVED, "no"),
@@ -175,6 +176,10 @@ FOR = [
     Against("sglang", "joined modules", {"target_modules": ("o_proj", "gate_proj")}, "yes"),
     Against("sglang", "embeddings", HEAD, "yes", "0.5.10"),
     Against("llama.cpp", "patterns", RANKS, "yes"),
+    # What adapterctl export folds into B.
+    Against("llama.cpp", "patterns", ALPHAS, "yes"),
+    Against("llama.cpp", "rslora", RSLORA, "yes"),
+    Against("ollama", "rslora", RSLORA | ALPHAS, "yes"),
     Against("llama.cpp", "rank", {"rank": 1000}, "yes"),
     Against("llama.cpp", "embeddings", BOTH, "yes"),
     Against("ollama", "engine", {}, "yes", "0.30.0"),

@@ -75,7 +75,7 @@ def test_foreign_files_are_refused_and_not_touched(
     add(pulled)
     before = tree(pulled)
     for refuse in (lambda: require_free(pulled), lambda: replace_folder(two[0], pulled, two[1])):
-        with pytest.raises(Conflict, match="holds files that no pull wrote"):
+        with pytest.raises(Conflict, match="has files that no pull wrote"):
             refuse()
     assert tree(pulled) == before
 
@@ -87,7 +87,7 @@ def test_without_a_marker_every_file_is_foreign(name: str, tmp_path: Path, two: 
     target = tmp_path / "mine"
     target.mkdir()
     _file(name)(target)
-    with pytest.raises(Conflict, match="holds files that no pull wrote"):
+    with pytest.raises(Conflict, match="has files that no pull wrote"):
         replace_folder(two[0], target, two[1])
     assert tree(target) == {name: "precious"}
 
@@ -107,7 +107,7 @@ def test_a_target_that_is_no_folder_is_refused(tmp_path: Path, pulled: Path, one
     (tmp_path / "link").symlink_to(pulled)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "dangling"):
-        with pytest.raises(Conflict, match="is no folder"):
+        with pytest.raises(Conflict, match="is not a folder"):
             replace_folder(one[0], tmp_path / name, one[1])
     assert (tmp_path / "file").read_text() == "precious"
     assert not (tmp_path / "nowhere").exists()
@@ -164,7 +164,7 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
     assert not (pulled / ".adapterctl/manifest.json").exists()
     # What a kill in the middle of a copy leaves.
     (pulled / ".adapterctl/file.partial-0123abcd").write_text("half")
-    with pytest.raises(VerificationFailed, match="was being replaced when that was interrupted; finish it with"):
+    with pytest.raises(VerificationFailed, match="was interrupted while being replaced; finish it with"):
         verify_folder(pulled)
     replace_folder(source, pulled, manifest)
     assert without_marker(pulled) == TWO

@@ -81,11 +81,11 @@ WHOLE = "base_model.model.model.layers.1.input_layernorm.weight"
         (saying(alora_invocation_tokens=[3]), "alora_invocation_tokens makes the adapter act on some tokens only"),
         (saying(lora_bias=True), "q_proj has no bias that lora_bias could be added to"),
         (saying(r=4), "and the base wants"),
-        (saying(target_modules=["q_proj"]), "tensors of the adapter reach no module of this base"),
+        (saying(target_modules=["q_proj"]), "of the adapter's tensors match no module of this base"),
         (holding(lambda tensors: tensors.pop(A)), "of its matrices are missing"),
         (
             holding(lambda tensors: tensors.update({"other.weight": torch.ones(2)})),
-            "1 tensors of the adapter reach no module",
+            "1 of the adapter's tensors match no module",
         ),
         (
             holding(lambda tensors: tensors.update({A: torch.ones(3, 7)})),

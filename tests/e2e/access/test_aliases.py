@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import Desk
+from e2e.access.helpers import Desk
 from sqlalchemy import select
 from support.adapters import save_adapter
 
@@ -78,7 +78,7 @@ class TestAliases:
         rm = ("alias", "rm", versions, "asked")
         status, shown = desk.at_a_terminal(*rm, typed="n", asks="[y/N]")
         assert status == 130
-        assert f"take {versions}@asked away?" in shown
+        assert f"remove {versions}@asked?" in shown
         assert "asked" in desk.ok("alias", "list", versions, "--format", "quiet").splitlines()
         assert desk.at_a_terminal(*rm, typed="y", asks="[y/N]")[0] == 0
         assert "asked" not in desk.ok("alias", "list", versions, "--format", "quiet").splitlines()
@@ -92,7 +92,7 @@ class TestAliases:
         table = desk.ok("alias", "list", versions)
         assert re.search(rf"guarded +{versions}@v1 +yes ", table), table
         move = ("alias", "set", versions, "guarded", "v2")
-        assert "only a promoter moves it" in desk.refused(5, *move, ADAPTERCTL_TOKEN=writer)
+        assert "only a promoter can move it" in desk.refused(5, *move, ADAPTERCTL_TOKEN=writer)
         assert desk.ok(*move, ADAPTERCTL_TOKEN=promoter) == f"{versions}@v2"
         assert "admin" in desk.refused(5, "alias", "unprotect", "team/*", "guarded", ADAPTERCTL_TOKEN=promoter)
         assert desk.json("alias", "unprotect", "team/*", "guarded")["protected"] is False
@@ -121,7 +121,7 @@ class TestShow:
             row.state, row.number = VersionState.QUARANTINED, None
             refresh_document(session, row)
         facts = self.facts(desk, f"team/held@sha256:{held.digest}")
-        assert facts["state"].startswith("quarantined; found by its digest alone")
+        assert facts["state"].startswith("quarantined; found only by its digest")
         version = desk.client.push(save_adapter(tmp_path / "adapter", 99), "team/archived", base="tiny")
         assert self.facts(desk, version.ref)["state"] == "ready"
         desk.client.archive(version.ref)

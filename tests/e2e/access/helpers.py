@@ -1,4 +1,6 @@
-"""What these tests share. Aliases and people at the command line, against a real server: what is printed, what is said, how it exits."""
+"""What these tests share. Aliases and people at the command line, against a real server: what is printed, what is said,
+how it exits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fixtures of these tests. Aliases and people at the command line, against a real server: what is printed, what is said, how it exits."""
+"""Fixtures of these tests. Aliases and people at the command line, against a real server: what is printed, what is
+said, how it exits.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import NAME, Desk
+from e2e.access.helpers import NAME, Desk
 from support.adapters import base_registration, save_adapter
 from support.registries import World, served
 

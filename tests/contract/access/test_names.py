@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from contract.people.helpers import SOON_S
+from contract.access.helpers import SOON_S
 from support.people import bare_http, new_adapter, package, training
 from support.registries import World
 

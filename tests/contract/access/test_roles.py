@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from contract.people.helpers import SOON_S
+from contract.access.helpers import SOON_S
 from support import processes
 from support.databases import new_database
 from support.people import Place, bare_http, claim, furnish, submit, training
@@ -242,7 +242,7 @@ class TestRoles:
         reader = acting(**{space: Role.READER})
         with caplog.at_level("WARNING"), pytest.raises(NotAllowed):
             reader.fix_base("tiny", namespace=space, id="other")
-        (told,) = [record.getMessage() for record in caplog.records if "was refused to" in record.getMessage()]
+        (told,) = [record.getMessage() for record in caplog.records if "refused " in record.getMessage()]
         assert "POST '/api/v1/base/fix'" in told
         assert str(reader.whoami().token) in told
         assert reader.config.token not in told

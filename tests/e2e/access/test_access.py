@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e.people.helpers import Desk
+from e2e.access.helpers import Desk
 
 from registry.principal import Role
 
@@ -44,8 +44,8 @@ class TestTokens:
         [
             ([], "give --role ROLE, or --grant NS=ROLE"),
             (["--role", "king"], "'king' is not one of"),
-            (["--grant", "team=king"], "'team=king' is no grant"),
-            (["--grant", "team"], "'team' is no grant"),
+            (["--grant", "team=king"], "'team=king' is not a grant"),
+            (["--grant", "team"], "'team' is not a grant"),
             (["--grant", "a=reader", "--grant", "a=writer"], "twice"),
             (["--grant", "a=reader", "--role", "reader"], "leave out --role"),
             (["--grant", "a=reader", "--namespace", "a"], "leave out --role"),
@@ -96,7 +96,7 @@ class TestTokens:
             [ours["id"], "ours", "writer", "yes"]
         ]
         assert f"adapterctl token revoke {both['id']}" in done.stderr
-        assert "act here still: " in done.stderr
+        assert "still work here: " in done.stderr
         shown = desk.json("token", "revoke", "--namespace", "shut", "--yes")
         assert [(one["token"], one["revoked"]) for one in shown["lost"]] == [(both["id"], False)]
         assert (shown["kept"], shown["everywhere"] > 0) == (None, True)
@@ -133,7 +133,7 @@ class TestQuotas:
         # A namespace for which nobody has set any has the default ones.
         assert desk.ok("quota", "show", "other").splitlines()[:4] == [
             "namespace        other",
-            "limits           those of all without limits of their own",
+            "limits           the default for namespaces without limits of their own",
             "adapters         0 of 10000",
             "size             0 B of 1.0 TB",
         ]
@@ -152,11 +152,11 @@ class TestQuotas:
         [
             (["team"], 2, "there is nothing to set"),
             (["team", "--max-bytes", "much"], 2, "10GB, 500MB or plain bytes"),
-            (["team", "--max-bytes", "-1"], 2, "is no limit"),
+            (["team", "--max-bytes", "-1"], 2, "is not a limit"),
             (["team", "--max-bytes", "9999TB"], 0, ""),
             (["team", "--max-bytes", "99999999999TB"], 2, "max_bytes"),
             (["team", "--max-jobs", "1.5"], 2, "a whole number"),
-            (["a/b", "--max-jobs", "1"], 2, "is no namespace"),
+            (["a/b", "--max-jobs", "1"], 2, "is not a namespace"),
         ],
     )
     def test_what_is_no_limit_is_refused(self, desk: Desk, args: list[str], status: int, said: str) -> None:
@@ -228,7 +228,11 @@ class TestLogin:
 
     @pytest.mark.parametrize(
         ("stdin", "status", "said"),
-        [("actl_guess\n", 5, "unknown, expired or revoked"), ("", 2, "no token"), ("two words", 2, "copy it again")],
+        [
+            ("actl_guess\n", 5, "unknown, expired or revoked"),
+            ("", 2, "no token"),
+            ("two words", 2, "copy all of it again"),
+        ],
     )
     def test_a_token_that_is_refused_is_not_kept(self, desk: Desk, stdin: str, status: int, said: str) -> None:
         desk.ok("login", desk.world.url)

@@ -1,0 +1,193 @@
+"""‖B·A‖ of each adapted module, taken as the file's tensors pass, in bounded memory and work.
+
+Both halves of a module lie beside each other in what PEFT saves. A half whose other one is not the next is kept as the
+triangle of its QR decomposition, which is small. A module that would take more than there is has no norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.formats.adapter_files import LoraKey, lora_key
+from sdk.formats.safetensors import Header, Kind
+from sdk.lora.delta_norms import MAX_RANK, combined, has_product, split
+from sdk.lora.low_rank import QR_COST, product_norm, triangle, triangular_norm
+from sdk.lora.module_scales import ModuleScales, ScalesError
+from sdk.lora.tensors import Columns, as_rows
+from sdk.schemas.training import LoraConfig
+
+#: Of a half that is read whole, and of all that wait as triangles for their other half.
+_MOST_HALF_BYTES = 64 * 1024 * 1024
+_MOST_WAITING_BYTES = 64 * 1024 * 1024
+#: Products of two numbers for one adapter, some 20 to 40 s of one core: one of rank 16 may have 50 GB.
+_MOST_WORK = 2e11
+_HALVES = {"A", "B", "embedding_A", "embedding_B"}
+
+
+class Layout:
+    """Of how many experts the A and B of each module are, by a version's record."""
+
+    def __init__(self, lora: LoraConfig) -> None:
+        self._any = bool(lora.target_parameters)
+        try:
+            self._scales = ModuleScales(lora) if self._any else None
+        except ScalesError:
+            self._scales = None
+
+    def experts(self, module: str, width: int) -> int | None:
+        """Return it for an A of `width` rows; None where it can't be told."""
+        if not self._any:
+            return 1
+        try:
+            found = None if self._scales is None else self._scales.of(module, width=width)
+        except ScalesError:
+            found = self._scales = None
+        return None if found is None else found.experts
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A or B of one module."""
+
+    #: Of its tensor.
+    index: int
+    #: A, B, embedding_A or embedding_B.
+    part: str
+    shape: tuple[int, ...]
+    #: Of each expert, (…, r): of B its columns, of A the transpose of its rows.
+    experts: list[Columns]
+
+    @property
+    def work(self) -> float:
+        """Of the products of its columns with each other."""
+        return float(sum(columns.raw.size * columns.raw.shape[1] for columns in self.experts))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(columns.raw.nbytes for columns in self.experts)
+
+
+class PassingNorms:
+    """The norms of the modules of a file whose bytes pass in order."""
+
+    def __init__(self, header: Header, lora: LoraConfig) -> None:
+        self._header = header
+        #: By tensor: ‖B·A‖ of the module whose B it is, NaN where there is none.
+        self.found = np.full(len(header), np.nan)
+        #: Pairs of a B and the number of experts that it is of, where that is several.
+        self.stacked: list[list[int]] = []
+        self._layout = Layout(lora)
+        self._buffer: npt.NDArray[np.uint8] | None = None
+        #: The half that was read last, as it was read, and the others by module.
+        self._last: tuple[str, _Half] | None = None
+        self._waiting: dict[str, _Half] = {}
+        self._waiting_bytes = 0
+        self._work_left = _MOST_WORK
+
+    def take(self, index: int, piece: npt.NDArray[np.uint8], at: int) -> None:
+        """Take the bytes of a tensor from its byte `at` on; each passes once, in order."""
+        kind = self._header.kind(index)
+        if at == 0:
+            self._buffer = self._room(index, kind)
+        if self._buffer is None:
+            return
+        self._buffer[at : at + len(piece)] = piece
+        if at + len(piece) == len(self._buffer):
+            data, self._buffer = self._buffer, None
+            key = lora_key(self._header.name(index))
+            assert key is not None
+            self._complete(index, key, kind, data)
+
+    def _room(self, index: int, kind: Kind) -> npt.NDArray[np.uint8] | None:
+        """Return room for a tensor that is half of a product; None for any other, and for one that is too large."""
+        if len(kind.shape) < 2 or kind.size_bytes > _MOST_HALF_BYTES:
+            return None
+        key = lora_key(self._header.name(index))
+        return np.empty(kind.size_bytes, dtype=np.uint8) if key is not None and key.part in _HALVES else None
+
+    def _complete(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> None:
+        first, last = self._waiting.pop(key.module, None), self._last
+        self._last = None
+        if first is not None:
+            self._waiting_bytes -= first.size_bytes
+        if last is not None and last[0] == key.module:
+            first = last[1]
+        elif last is not None:
+            self._keep(*last)
+        second = self._half(index, key, kind, data)
+        if second is None:
+            return
+        if first is None:
+            self._last = key.module, second
+            return
+        a, b = (first, second) if key.part.endswith("B") else (second, first)
+        norm = self._norm(a, b)
+        if norm is not None and math.isfinite(norm):
+            self.found[b.index] = norm
+            if len(b.experts) > 1:
+                self.stacked.append([b.index, len(b.experts)])
+
+    def _half(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> _Half | None:
+        rows = as_rows(data, kind.dtype, kind.shape)
+        is_b = key.part.endswith("B")
+        width = kind.shape[1 if is_b else 0]
+        experts = self._layout.experts(key.module, width)
+        if experts is None or width // experts > MAX_RANK:
+            return None
+        if not is_b:
+            columns = split(rows.transposed(), experts, by_rank=False)
+        elif len(kind.shape) > 2 and rows.raw.shape[1] != width:
+            # B of a convolution with a kernel of its own.
+            return None
+        else:
+            columns = split(rows, experts, by_rank=True)
+        return _Half(index, key.part, kind.shape, list(columns))
+
+    def _keep(self, module: str, half: _Half) -> None:
+        """Let a half wait as triangles, where these are smaller, as far as there is room for it."""
+        small = [columns for columns in half.experts if columns.raw.shape[0] <= columns.raw.shape[1]]
+        if not small:
+            if not self._affords(half.work * QR_COST):
+                return
+            half = replace(half, experts=[triangle(columns) for columns in half.experts])
+        if self._waiting_bytes + half.size_bytes <= _MOST_WAITING_BYTES:
+            self._waiting[module] = half
+            self._waiting_bytes += half.size_bytes
+
+    def _norm(self, a: _Half, b: _Half) -> float | None:
+        embedding = a.part == "embedding_A"
+        if a.part[:-1] != b.part[:-1] or a.part == b.part or not has_product(a.shape, b.shape, embedding=embedding):
+            return None
+        if not self._affords(a.work + b.work):
+            return None
+        norms = []
+        for out, into in zip(b.experts, a.experts, strict=True):
+            found = product_norm(out, into)
+            if found is None:
+                work = float(out.raw.size + into.raw.size) * out.raw.shape[1]
+                if not self._affords(work * QR_COST):
+                    return None
+                found = triangular_norm(out, into)
+            norms.append(found)
+        return combined(norms)
+
+    def _affords(self, work: float) -> bool:
+        if work > self._work_left:
+            return False
+        self._work_left -= work
+        return True
+
+
+def layout_fits(names: Iterable[tuple[int, str, int]], stacked: Iterable[list[int]], lora: LoraConfig) -> bool:
+    """Whether norms were taken with the experts of a record: `names` are number, name and width of each B that has one."""
+    kept = {pair[0]: pair[1] for pair in stacked}
+    if not lora.target_parameters:
+        return not kept
+    layout = Layout(lora)
+    keys = ((index, lora_key(name), width) for index, name, width in names)
+    return all(key is None or layout.experts(key.module, width) == kept.get(index, 1) for index, key, width in keys)

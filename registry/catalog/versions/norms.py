@@ -1,0 +1,51 @@
+"""The norms of ΔW of a version's modules: what the gate found in the bytes, times the scale of the version's record."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.manifests import read_manifest
+from registry.artifacts.models import Blob
+from registry.catalog.models import Version
+from registry.catalog.versions.finding import exact_ref
+from registry.db.stored_json import read_stored
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
+from sdk.lora.delta_norms import other_product, replaced_by
+from sdk.lora.module_scales import ModuleScales, ScalesError
+from sdk.schemas.probe import Norms, VersionNorms
+from sdk.schemas.training import LoraConfig
+
+
+def norms_of(session: Session, version: Version) -> VersionNorms:
+    """Return what is known of a version's weights; its norms are None where an earlier release looked into them.
+
+    Raises Unreadable.
+    """
+    manifest = read_manifest(session, version.digest)
+    weights = next((file.sha256 for file in manifest.files if file.path == WEIGHTS_FILE), None)
+    facts = WeightFacts.from_json(session.scalar(select(Blob.facts).where(Blob.sha256 == weights)))
+    ref = exact_ref(version)
+    lora = read_stored(LoraConfig, version.lora, of=f"the LoRA record of {ref}")
+    if facts is None or not facts.fit(lora):
+        return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
+    replaced = replaced_by(tensor.name for tensor in facts.tensors())
+    return VersionNorms(ref=ref, digest=version.digest, norms=_scaled(facts, lora), replaced=replaced)
+
+
+def _scaled(facts: WeightFacts, lora: LoraConfig) -> Norms:
+    told = other_product(lora) is None
+    found: Norms = {}
+    try:
+        scales = ModuleScales(lora)
+        for tensor in facts.tensors():
+            key = lora_key(tensor.name)
+            if key is None or key.part not in ("B", "embedding_B"):
+                continue
+            scale = None if tensor.norm is None or not told else scales.of(key.module, width=tensor.shape[1])
+            found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
+    except ScalesError:
+        # The gate lets no such patterns in; what it let in before has no norms.
+        return {}
+    return dict(sorted(found.items()))

@@ -1,0 +1,185 @@
+"""What a combination hands in, held against its parents and what was asked for; what follows from these is written down anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from registry.jobs.kinds.outcomes import Difference, require_none
+from sdk.formats.adapter_files import SERVING_FILES, WEIGHTS_FILE
+from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
+from sdk.schemas.catalog import Method, Parent, Publication
+from sdk.schemas.combination import CombineRequest
+from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
+from sdk.schemas.work import CombineResult
+
+#: What no combination is asked for, so that no worker may say it in its name.
+_NEVER_ASKED = ("dataset", "tags", "description", "unknown")
+#: Parts of a LoRA record that a combination leaves at what it is without them.
+_NOT_LEFT = ("modules_to_save", "bias", "init", "use_rslora", "use_dora", "trainable_token_indices", "dropout")
+_PLAIN = LoraConfig(rank=1, alpha=1.0, dropout=0.0, target_modules=["-"])
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A parent, as the registry knows it."""
+
+    ref: str
+    weight: float
+    lora: LoraConfig
+    base_fingerprint: str
+    method: str
+    quantization: QuantizationRecipe | None
+    #: What its training took from its dataset, if anybody said so.
+    dataset: DatasetUse | None
+    #: Path to SHA-256.
+    files: Mapping[str, str]
+
+
+class Settled(NamedTuple):
+    """What is to be recorded of a combination."""
+
+    publication: Publication
+    #: Which of it is the worker's word.
+    reported: list[str]
+    #: What people should know of it.
+    notes: list[str]
+
+
+def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: CombineResult) -> Settled:
+    """Return what is to be recorded. Raises Verification for a version of other parents, weights, method or base than the job's."""
+    publication = done.version
+    shared, differing = _serving(ancestors)
+    asked = _asked(request)
+    require_none(_differences(request, ancestors, publication, asked, shared))
+    recipe = _recipe(ancestors)
+    # What is its parent in another place was trained as that was: how it is rendered, and what it tells apart, is there.
+    dataset = ancestors[0].dataset if taken_whole(_ingredients(ancestors), request.spec) else None
+    settled = publication.model_copy(
+        update={
+            "dataset": dataset,
+            "method": _method(ancestors, recipe),
+            "quantization": recipe,
+            "training": asked,
+            "parents": _parents(ancestors),
+            "metrics": done.report.metrics,
+            "libraries": done.report.libraries,
+        }
+    )
+    reported = [name for name in ("dataset", "libraries", "metrics") if getattr(settled, name)]
+    return Settled(settled, reported, list(_notes(ancestors, differing, recipe)))
+
+
+def _ingredients(ancestors: Sequence[Ancestor]) -> list[Ingredient]:
+    return [Ingredient(one.ref, one.weight, one.lora) for one in ancestors]
+
+
+def _parents(ancestors: Sequence[Ancestor]) -> list[Parent]:
+    return [Parent(ref=one.ref, relation="combined-from", weight=one.weight) for one in ancestors]
+
+
+def _asked(request: CombineRequest) -> dict[str, JsonScalar]:
+    """What a request says of how it is done, under the names that a record has for it."""
+    spec = request.spec
+    return {"combine_method": spec.method, "combine_rank": spec.rank, "combine_dtype": spec.dtype}
+
+
+def _differences(
+    request: CombineRequest,
+    ancestors: Sequence[Ancestor],
+    publication: Publication,
+    asked: Mapping[str, JsonScalar],
+    shared: Mapping[str, str],
+) -> Iterator[Difference]:
+    if publication.adapter != request.adapter:
+        yield Difference("adapter", request.adapter, publication.adapter)
+    fingerprint = ancestors[0].base_fingerprint
+    if publication.manifest.base_fingerprint != fingerprint:
+        yield Difference("base", fingerprint, publication.manifest.base_fingerprint)
+    if publication.parents != _parents(ancestors):
+        yield Difference("parents", _shown(_parents(ancestors)), _shown(publication.parents))
+    said = publication.training or {}
+    for name in asked.keys() | said.keys():
+        if name in said and (name not in asked or said[name] != asked[name]):
+            yield Difference(f"training.{name}", asked.get(name), said[name])
+    for name in _NEVER_ASKED:
+        if given := getattr(publication, name):
+            yield Difference(name, None, given)
+    files = {file.path: file.sha256 for file in publication.manifest.files}
+    for name in SERVING_FILES:
+        if files.get(name) != shared.get(name):
+            yield Difference(name, shared.get(name), files.get(name))
+    yield from _of_lora(request, ancestors, publication, files)
+
+
+def _of_lora(
+    request: CombineRequest, ancestors: Sequence[Ancestor], publication: Publication, files: Mapping[str, str]
+) -> Iterator[Difference]:
+    """Compare the LoRA record with the parents'; admission compares it with the bytes."""
+    lora = publication.lora
+    if taken_whole(_ingredients(ancestors), request.spec):
+        parent = ancestors[0]
+        if files.get(WEIGHTS_FILE) != parent.files.get(WEIGHTS_FILE):
+            yield Difference(WEIGHTS_FILE, parent.files.get(WEIGHTS_FILE), files.get(WEIGHTS_FILE))
+        if lora != parent.lora:
+            yield Difference("lora", parent.lora.model_dump_json(), lora.model_dump_json())
+        return
+    for name in _NOT_LEFT:
+        if (given := getattr(lora, name)) != (plain := getattr(_PLAIN, name)):
+            yield Difference(f"lora.{name}", plain, given)
+    # A pattern that all parents exclude by has no field of its own.
+    for name in lora.other.keys() - {"exclude_modules"}:
+        yield Difference(f"lora.other.{name}", None, lora.other[name])
+    if lora.lora_bias != ancestors[0].lora.lora_bias:
+        yield Difference("lora.lora_bias", ancestors[0].lora.lora_bias, lora.lora_bias)
+    parameters = sorted({name for one in ancestors for name in one.lora.target_parameters})
+    if lora.target_parameters != parameters:
+        yield Difference("lora.target_parameters", parameters, lora.target_parameters)
+    most = request.spec.rank or sum(greatest_rank(one.lora) for one in ancestors)
+    if greatest_rank(lora) > most:
+        yield Difference("lora.rank", most, greatest_rank(lora))
+
+
+def _shown(parents: Sequence[Parent]) -> str:
+    return ", ".join(f"{one.ref}={one.weight} ({one.relation})" for one in parents)
+
+
+def _serving(ancestors: Sequence[Ancestor]) -> tuple[dict[str, str], list[str]]:
+    """Return the files for whoever serves it that all parents have alike, by SHA-256, and those in which they differ."""
+    digests = {name: {one.files.get(name) for one in ancestors} for name in SERVING_FILES}
+    shared = {
+        name: sha256 for name, found in digests.items() if len(found) == 1 and (sha256 := next(iter(found))) is not None
+    }
+    return shared, [name for name, found in digests.items() if len(found) > 1]
+
+
+def _recipe(ancestors: Sequence[Ancestor]) -> QuantizationRecipe | None:
+    """Return how the base was quantised for all parents; None where it was not, or differently."""
+    recipes = [one.quantization for one in ancestors]
+    first = recipes[0]
+    if first is None or any(_essence(recipe) != _essence(first) for recipe in recipes):
+        return None
+    return first
+
+
+def _essence(recipe: QuantizationRecipe | None) -> QuantizationRecipe | None:
+    return None if recipe is None else recipe.model_copy(update={"library_version": None})
+
+
+def _method(ancestors: Sequence[Ancestor], recipe: QuantizationRecipe | None) -> Method:
+    methods = {one.method for one in ancestors}
+    if methods == {"lora"}:
+        return "lora"
+    return "qlora" if methods == {"qlora"} and recipe is not None else "unknown"
+
+
+def _notes(ancestors: Sequence[Ancestor], differing: Sequence[str], recipe: QuantizationRecipe | None) -> Iterator[str]:
+    for name in differing:
+        having = [one.ref for one in ancestors if name in one.files]
+        yield (
+            f"the parents differ in {name}, which {', '.join(having[:3])}{' and others have' if len(having) > 3 else ' has' if len(having) == 1 else ' have'}: "
+            "none was taken over; serve it with one that fits"
+        )
+    if recipe is None and any(one.quantization is not None for one in ancestors):
+        yield "the parents were trained over differently quantised bases: it is evaluated over the base as stored, and merged onto that"

@@ -1,0 +1,68 @@
+"""A replayed probe on the screen."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import click
+
+from sdk.cli.support.output import WIDTH, plain, print_json, render
+from sdk.probe_replay import require_equal
+from sdk.schemas.probe import LogitsReplay, ProbeReplay
+
+#: Modules of a table: those that differ, then those that change most.
+_MOST_MODULES = 10
+
+
+def print_replay(found: ProbeReplay, style: str) -> None:
+    """Print what was found; raises VerificationFailed afterwards where it is not what is recorded."""
+    if style == "json":
+        print_json({**found.model_dump(mode="json"), "ok": found.ok})
+    elif style == "quiet":
+        click.echo(found.digest)
+    else:
+        _print_table(found)
+    require_equal(found)
+
+
+def _print_table(found: ProbeReplay) -> None:
+    told = [norm for norm in found.norms.values() if norm is not None]
+    against = "not held against any" if not found.norms_stored else "as recorded"
+    if found.norms_differing:
+        against = f"{len(found.norms_differing)} not as recorded"
+    click.echo(f"whole: {found.ref}, sha256:{found.digest}")
+    click.echo(f"norms: {len(told)} of {len(found.norms)} modules, {against}")
+    click.echo()
+    click.echo(render(["module", "norm", "recorded"], _modules(found), cut=0))
+    if found.replaced:
+        click.echo(f"replaced beside that: {len(found.replaced)}, such as {plain(found.replaced[0])}")
+    if found.logits is not None:
+        click.echo()
+        _print_logits(found.logits)
+    for note in found.notes:
+        click.echo(textwrap.fill(plain(note), WIDTH, initial_indent="! ", subsequent_indent="  "))
+
+
+def _modules(found: ProbeReplay) -> list[list[Any]]:
+    rows = [[one.module, one.found, one.stored] for one in found.norms_differing[:_MOST_MODULES]]
+    named = {row[0] for row in rows}
+    largest = sorted(found.norms.items(), key=lambda item: (-(item[1] or 0.0), item[0]))
+    for module, norm in largest:
+        if len(rows) < _MOST_MODULES and module not in named:
+            rows.append([module, norm, ("same" if norm is not None else None) if found.norms_stored else None])
+    if (left := len(found.norms) - len(rows)) > 0:
+        rows.append([f"and {left} more", None, None])
+    return rows
+
+
+def _print_logits(logits: LogitsReplay) -> None:
+    recorded = logits.recorded.texts if logits.recorded is not None else []
+    wrong = {one.text for one in logits.differing}
+    rows: list[list[Any]] = []
+    for number, text in enumerate(logits.found.texts, start=1):
+        was = recorded[number - 1] if recorded else None
+        verdict = None if was is None else "differs" if number in wrong else "same"
+        rows.append([number, text.tokens, text.logit_gap, was and was.logit_gap, text.kl, was and was.kl, verdict])
+    click.echo(f"predictions on {len(rows)} fixed texts, in {logits.dtype} on {logits.device}:")
+    click.echo(render(["text", "tokens", "gap", "recorded", "kl", "recorded", "verdict"], rows))

@@ -1,0 +1,238 @@
+"""What an adapter becomes in a GGUF file, module by module, or why it can't: from its config and the header of its weights.
+
+llama.cpp adds (α/r)·b·(a·x) to a module's output. α is one number for the whole file, r the number of columns of each b. This equals
+the adapter's s·B·A if b = f·B with f = s·r/α, which is 1 for plain LoRA of any rank, and √r for rsLoRA.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import InvalidInput, NotFound, VerificationFailed
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key, variant_setting
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.formats.peft_unusable import unusable
+from sdk.lora.gguf_models import GgufModel
+from sdk.lora.tensors import Tensor, read_tensors
+
+_PATTERN_STEPS = 10_000_000
+_LAYER = re.compile(r"layers\.([0-9]{1,5})\.((?:self_attn|mlp)\.[a-z]+_proj)")
+#: The prefix of the text part, in a model of text alone and in a model of several parts.
+_TEXT_PART = re.compile(r"(?:model\.language_model\.|language_model\.model\.|model\.)(?=layers\.|embed_tokens$)")
+_MERGE = "merge it with: adapterctl merge REF -o DIR, and export DIR"
+#: Settings that llama.cpp has no counterpart for, as a clause about the adapter.
+_SETTINGS = {
+    "use_dora": "has the magnitudes of DoRA",
+    "lora_bias": "has LoRA biases",
+    "modules_to_save": "holds whole modules that were trained (modules_to_save)",
+    "trainable_token_indices": "trains the embeddings of tokens",
+    "target_parameters": "adapts stacked experts (target_parameters)",
+    "use_qalora": "shares A among groups of inputs (QALoRA)",
+    "use_bdlora": "has block-diagonal A or B",
+    "velora_config": "is of the variant VeLoRA",
+    "monteclora_config": "is of the variant MonteCLoRA",
+}
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """One module's A and B, and what they become."""
+
+    #: As the file of weights calls it.
+    module: str
+    #: Its name in a model of text alone: "model.layers.0.self_attn.q_proj".
+    name: str
+    #: (r, in), of an embedding (r, entries)
+    a: Tensor
+    #: (out, r), of an embedding (dimension, r)
+    b: Tensor
+    rank: int
+    #: s, of ΔW = s·B·A.
+    scale: float
+    #: The number of heads within which B's rows are reordered; None if they are not.
+    heads: int | None
+    embedding: bool
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """A whole adapter."""
+
+    #: The α of the file.
+    alpha: float
+    modules: list[AdaptedModule]
+
+    def factor(self, module: AdaptedModule) -> float:
+        """Return f, by which B is multiplied; 1.0 if B is written unchanged."""
+        found = module.scale * module.rank / self.alpha
+        return 1.0 if math.isclose(found, 1.0, rel_tol=1e-12) else found
+
+
+def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
+    """Return what each module of a PEFT folder becomes over a base. Raises InvalidInput, NotFound, VerificationFailed."""
+    config = _config(folder)
+    _refuse_settings(config)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    embeddings = set()
+    for name, tensor in read_tensors(folder / WEIGHTS_FILE).items():
+        key = lora_key(name)
+        if key is None or key.part in ("B.bias", "magnitude_vector"):
+            kind = variant_setting(name) if key is None else key.part
+            what = f"the tensor {name[:200]!a}" + (f" of {kind}" if kind else "")
+            raise _no_room(f"holds {what} (neither A nor B)", _MERGE)
+        half = key.part.removeprefix("embedding_")
+        if half in pairs.setdefault(key.module, {}):
+            raise VerificationFailed(f"{folder / WEIGHTS_FILE} has {half} of {key.module!r} twice; pull it again")
+        pairs[key.module][half] = tensor
+        if half != key.part:
+            embeddings.add(key.module)
+    scales = _Scales(config)
+    modules = [_module(module, halves, module in embeddings, model, scales) for module, halves in sorted(pairs.items())]
+    if not modules:
+        raise VerificationFailed(f"{folder / WEIGHTS_FILE} has no LoRA weights; pull the version again")
+    return AdapterPlan(_alpha(config), modules)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise NotFound(
+            f"{folder} has no {CONFIG_FILE} with {WEIGHTS_FILE} beside it; give the folder of an adapter",
+            param="target",
+        )
+    with path.open("rb") as file:
+        raw = file.read(MAX_CONFIG_BYTES + 1)
+    try:
+        config = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise VerificationFailed(f"{path} is not the configuration of an adapter; save the adapter again with PEFT")
+    for finding in examine(config):
+        # No library is given this config, so keys that would run something do nothing here.
+        if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
+            raise VerificationFailed(
+                f"{path}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT"
+            )
+        if finding.reason is Reason.PATTERN:
+            raise InvalidInput(
+                f"{path}: {finding.key} has {finding.pattern!a}, which can't be tried: {finding.why}; push it with: "
+                "adapterctl push --expand-patterns",
+                param="target",
+            )
+    return config
+
+
+def _refuse_settings(config: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for settings that llama.cpp's adapters can't hold."""
+    if config.get("peft_type") != "LORA":
+        raise _no_room(f"is of the type {str(config.get('peft_type'))[:40]!a}", "export adapters of the type LORA")
+    if said := unusable(config):
+        raise InvalidInput(f"the adapter can't be exported, for {said}", param="target")
+    for key, said in _SETTINGS.items():
+        if config.get(key) not in (None, False, [], {}):
+            raise _no_room(said, _MERGE)
+    if config.get("bias", "none") != "none":
+        raise _no_room("holds biases of the base that were trained", _MERGE)
+
+
+class _Scales:
+    """Rank and s of each module, as PEFT reads them from a config."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._rslora = config.get("use_rslora") is True
+        budget = Budget(_PATTERN_STEPS)
+        try:
+            self._ranks = ModuleValues(config.get("rank_pattern") or {}, config.get("r"), budget)
+            self._alphas = ModuleValues(config.get("alpha_pattern") or {}, config.get("lora_alpha"), budget)
+        except ExpressionError as error:
+            raise InvalidInput(
+                f"{CONFIG_FILE} has a pattern that can't be tried, for {error}; push it with: adapterctl push --expand-patterns",
+                param="target",
+            ) from error
+
+    def of(self, module: str, rank: int) -> float:
+        """Return s of a module whose A has `rank` rows. Raises VerificationFailed if the config gives another rank."""
+        try:
+            said, alpha = self._ranks.of(module), self._alphas.of(module)
+        except BudgetError as error:
+            raise InvalidInput(
+                f"the patterns of {CONFIG_FILE} take too long to try; push it with: adapterctl push --expand-patterns",
+                param="target",
+            ) from error
+        if said != rank or type(alpha) not in (int, float) or not math.isfinite(alpha or 0.0):
+            raise VerificationFailed(
+                f"{module!r} has the rank {rank}, but {CONFIG_FILE} says {said!r} with lora_alpha {alpha!r}; save the adapter "
+                "again with PEFT"
+            )
+        return float(alpha or 0.0) / (math.sqrt(rank) if self._rslora else rank)
+
+
+def _alpha(config: Mapping[str, Any]) -> float:
+    """Return the α of the file as a 32-bit number: the config's, unless llama.cpp would take it for none."""
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, (int, float)) or not 1e-30 < alpha < 1e30:
+        return 1.0
+    rounded: float = struct.unpack("<f", struct.pack("<f", alpha))[0]
+    return rounded
+
+
+def _module(
+    module: str, halves: Mapping[str, Tensor], embedding: bool, model: GgufModel, scales: _Scales
+) -> AdaptedModule:
+    name, kind = _named(module, model)
+    if set(halves) != {"A", "B"}:
+        raise VerificationFailed(f"{module!r} has only one of A and B; pull the version again")
+    a, b = halves["A"], halves["B"]
+    out, into = model.shape_of(kind)
+    if embedding:
+        out, into = into, out
+    if embedding != (kind == "embed_tokens") or len(a.shape) != 2 or (b.shape[0], a.shape[1]) != (out, into):
+        raise InvalidInput(
+            f"{module!r} of the adapter is for a weight of {b.shape[0]}×{a.shape[-1]}, but the base's is {out}×{into}; give the "
+            "base that it was trained over",
+            param="base",
+        )
+    if b.shape != (out, a.shape[0]):
+        raise VerificationFailed(f"{module!r} has A and B of different ranks; pull the version again")
+    rank = a.shape[0]
+    return AdaptedModule(module, name, a, b, rank, scales.of(module, rank), model.heads_of(kind), embedding)
+
+
+def _named(module: str, model: GgufModel) -> tuple[str, str]:
+    """Return a module's name in a model of text alone, and its kind, which `GgufModel.shape_of` takes."""
+    short = _TEXT_PART.sub("", module, count=1)
+    if short in ("embed_tokens", "lm_head"):
+        if model.tied:
+            other = "head" if short == "embed_tokens" else "embeddings"
+            raise InvalidInput(
+                f"the adapter adapts {short}, which the base ties to its {other}, and llama.cpp has only one tensor for both; "
+                f"{_MERGE}",
+                param="target",
+            )
+        return ("model.embed_tokens" if short == "embed_tokens" else short), short
+    found = _LAYER.fullmatch(short)
+    try:
+        kind = found[2] if found is not None else ""
+        model.shape_of(kind)
+    except KeyError:
+        raise _no_room(f"adapts {module[:200]!a} (not a linear module of the text layers)", _MERGE) from None
+    number = int(found[1]) if found is not None else 0
+    if number >= model.layers:
+        raise InvalidInput(
+            f"the adapter has {module!r}, but the base has {model.layers} layers; give the base that it was trained over",
+            param="base",
+        )
+    return f"model.layers.{number}.{kind}", kind
+
+
+def _no_room(what: str, advice: str) -> InvalidInput:
+    return InvalidInput(f"the adapter {what}, which a GGUF adapter can't hold; {advice}", param="target")

@@ -1,0 +1,91 @@
+"""‖B·A‖, the Frobenius norm, from the factors alone: B·A of (out, in) is never formed.
+
+The trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16): ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB)∘(AAᵀ), a sum over
+(r, r) numbers. It takes the square of what it measures: where products of single columns cancel, as those of a converted
+PiSSA adapter do, digits are lost, and the norm is taken of the triangles of two QR decompositions, R_B·R_Aᵀ.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdk.lora.tensors import Columns
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Σ (BᵀB)∘(AAᵀ) is right to some 1e-9 where it is no smaller than this share of (Σ ‖bᵢ‖‖aᵢ‖)².
+_SAFE_SHARE = 1e-6
+#: What the triangles leave of (Σ ‖bᵢ‖‖aᵢ‖) below this share is rounding: the products cancel.
+_ROUNDING = 1e-13
+#: Squares of float64 numbers may leave its range outside of these.
+_LEAST, _MOST = 1e-200, 1e200
+#: How many times as long QR takes as the products do.
+QR_COST = 16
+
+
+def product_norm(out: Columns, into: Columns) -> float | None:
+    """Return ‖out·intoᵀ‖ of (n, r) and (m, r), right to some 1e-9, from sums of products; None where QR is needed."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        gram_out, gram_into = out.products(out), into.products(into)
+        squares = gram_out.diagonal(), gram_into.diagonal()
+        if any(column.dtype == "F64" for column in (out, into)) and any(
+            not ((side > _LEAST) & (side < _MOST)).all() for side in squares
+        ):
+            return None
+        bound = float(np.sqrt(squares[0] * squares[1]).sum())
+        square = float((gram_out * gram_into).sum())
+    if bound == 0:
+        return 0.0
+    return square**0.5 if square > _SAFE_SHARE * bound * bound else None
+
+
+def triangular_norm(out: Columns, into: Columns) -> float:
+    """Return the same through QR, which loses no digits where products cancel; what is rounding alone is 0.
+
+    NaN or infinity where the factors hold them, or the product is beyond float64.
+    """
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        (left, left_powers), (right, right_powers) = _triangle(out), _triangle(into)
+        return _norm_of_triangles(left, right, left_powers + right_powers)
+
+
+def _norm_of_triangles(left: npt.NDArray[Any], right: npt.NDArray[Any], powers: npt.NDArray[Any]) -> float:
+    import numpy as np
+
+    used = left.any(axis=0) & right.any(axis=0)
+    if not used.any():
+        return 0.0
+    # No column is beyond 2; what is smaller than the largest product by more than float64 has room for adds nothing.
+    greatest = int(powers[used].max())
+    right = np.ldexp(right[:, used], powers[used] - greatest)
+    left = left[:, used]
+    bound = float((np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)).sum())
+    norm = float(np.linalg.norm(left @ right.T))
+    return 0.0 if norm <= _ROUNDING * bound else float(np.ldexp(norm, greatest))
+
+
+def triangle(columns: Columns) -> Columns:
+    """Return the triangle R of a QR decomposition of (n, r), at most (r, r): it takes the place of the columns in every norm."""
+    import numpy as np
+
+    found, powers = _triangle(columns)
+    return Columns(np.ldexp(found, powers), "F64")
+
+
+def _triangle(columns: Columns) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return R of the columns, each divided by a power of two so that no number is beyond 1, and these powers."""
+    import numpy as np
+
+    powers = np.zeros(columns.raw.shape[1], dtype=np.int64)
+    for index, block in enumerate(columns.blocks()):
+        largest = np.frexp(np.abs(block).max(axis=0))[1]
+        powers = np.maximum(powers, largest) if index else largest.astype(np.int64)
+    found = np.empty((0, columns.raw.shape[1]))
+    for block in columns.blocks():
+        found = np.asarray(np.linalg.qr(np.vstack([found, np.ldexp(block, -powers)]), mode="r"))
+    return found, powers

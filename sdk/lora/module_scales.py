@@ -1,0 +1,85 @@
+"""What a LoRA record says of each module that it adapts: rank, alpha, and of how many experts its A and B are.
+
+>>> record = LoraConfig(rank=8, alpha=16.0, dropout=0.0, target_modules=["q_proj"], alpha_pattern={"q_proj": 4.0})
+>>> ModuleScales(record).of("layers.0.q_proj", width=8)
+ModuleScale(rank=8, said=8, alpha=4.0, experts=1, scale=0.5)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sdk.formats.adapter_files import base_module
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
+from sdk.lora.experts import owned_parameters
+from sdk.schemas.training import LoraConfig
+
+#: For the patterns of an adapter; all are some two seconds.
+_PATTERN_STEPS = 10_000_000
+
+V = TypeVar("V")
+
+
+class ScalesError(ValueError):
+    """Patterns that can't be tried, or not in the time that there is; a clause."""
+
+
+@dataclass(frozen=True)
+class ModuleScale:
+    """How one module's ΔW = s·B·A is read."""
+
+    #: The rank that A and B really have; of stacked experts that of each.
+    rank: int
+    #: The rank that the record says.
+    said: int
+    alpha: float
+    #: Of a stacked weight; 1 for any other.
+    experts: int
+    #: s: α/r, or α/√r with rsLoRA, of the real rank.
+    scale: float
+
+
+class ModuleScales:
+    """The scale of each module by a version's record. Raises ScalesError for patterns that can't be tried."""
+
+    def __init__(self, lora: LoraConfig) -> None:
+        budget = Budget(_PATTERN_STEPS)
+        self._lora = lora
+        self._targets = set(lora.target_modules)
+        self._ranks = _values(lora.rank_pattern, lora.rank, budget)
+        self._alphas = _values(lora.alpha_pattern, lora.alpha, budget)
+
+    def of(self, module: str, *, width: int) -> ModuleScale | None:
+        """Return how a module is read whose A has `width` rows: of experts, the rank of each times their number.
+
+        Patterns name the parameters of a stacked weight, which the file does not; None where they leave it open which one
+        this is. Raises ScalesError.
+        """
+        plain = base_module(module)
+        owned = owned_parameters(plain, self._lora.target_parameters)
+        stacked = bool(owned) and not any(end in self._targets for end in suffixes(plain))
+        names = [f"{plain}.{name.rpartition('.')[2]}" for name in owned] if stacked else [module]
+        try:
+            found = {(self._ranks.of(name), self._alphas.of(name)) for name in names}
+        except BudgetError as error:
+            raise ScalesError("the patterns of its configuration take too long to try") from error
+        if stacked:
+            found = {(rank, alpha) for rank, alpha in found if rank > 0 and width % rank == 0}
+        if len(found) != 1:
+            return None
+        ((said, alpha),) = found
+        experts = width // said if stacked else 1
+        rank = width // experts
+        scale = alpha / (math.sqrt(rank) if self._lora.use_rslora else rank)
+        return ModuleScale(rank, said, alpha, experts, scale)
+
+
+def _values(patterns: Mapping[str, V], default: V, budget: Budget) -> ModuleValues[V]:
+    """Return what patterns say, tried in the order in which PEFT meets them: the file is written with sorted keys."""
+    try:
+        return ModuleValues(dict(sorted(patterns.items())), default, budget)
+    except ExpressionError as error:
+        raise ScalesError(f"its configuration has a pattern that can't be tried, for {error}") from error

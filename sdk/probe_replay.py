@@ -1,0 +1,233 @@
+"""What a version does to its base, found again at the consumer and held against what is recorded of it.
+
+The norms of ΔW are taken of the pulled bytes by numpy alone. The predictions on the fixed texts are computed by transformers and
+PEFT, in a program of the worker's beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdk.api.transport import Transport
+from sdk.errors import InvalidBase, TimedOut, Unavailable, VerificationFailed
+from sdk.formats.adapter_files import CONFIG_FILE
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pushing.bases_here import files_here, registered_base
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.probe import (
+    LogitsReplay,
+    NormDiffering,
+    ProbeAnswer,
+    ProbeReplay,
+    ProbeReport,
+    ProbeRequest,
+    TextDiffering,
+    VersionNorms,
+    recorded_probe,
+)
+from sdk.schemas.wire import read
+from sdk.worker_program import missing_libraries, require_libraries, run_program
+
+_CHILD = "workers.pipelines.scoring.replay"
+_LIBRARIES = ("torch", "transformers", "peft")
+#: Loading libraries and a base of a few gigabytes takes a minute from a cold disk.
+_TIMEOUT_S = 600.0
+_BYTES_PER_S = 20_000_000
+
+#: How far a replayed logit gap may be from the recorded one, relatively.
+RELATIVE = 1e-3
+#: And beside that, as a share of the base's largest logit: 64 roundings of float32, or 8 of the 16-bit type that was computed in.
+#: Seen between float32 and float16 over a tiny Llama: 5.5 of them, and 2 in bfloat16.
+ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
+
+
+def replay_probe(
+    transport: Transport,
+    cache: Cache,
+    version: VersionView,
+    stored: VersionNorms | None,
+    adapter: Path,
+    *,
+    base: Path | None,
+) -> ProbeReplay:
+    """Find norms and probe of a version again, whose verified files lie in `adapter`; see `Client.replay_probe`."""
+    from sdk.lora.adapter_config import lora_of
+    from sdk.lora.delta_norms import delta_norms, differing
+    from sdk.lora.tensors import require_numpy
+
+    require_numpy("replaying a probe", "or verify without --probe")
+    scanned = None if base is None else _of_version(base, cache, version)
+    if scanned is not None:
+        require_libraries(_LIBRARIES, doing="replaying the probe over a base")
+    notes: list[str] = []
+    # By the version's own config, which is among the bytes, and not by what the registry says of it.
+    found = delta_norms(adapter, lora_of(json.loads((adapter / CONFIG_FILE).read_bytes())))
+    kept = None if stored is None else stored.norms
+    if kept is None:
+        notes.append("the registry keeps no norms of this version, which an earlier release published")
+    return ProbeReplay(
+        ref=version.ref,
+        digest=version.digest,
+        norms=found.norms(),
+        replaced=found.replaced,
+        norms_stored=kept is not None,
+        norms_differing=[]
+        if kept is None
+        else [NormDiffering(**one._asdict()) for one in differing(kept, found.norms())],
+        logits=_logits(transport, cache, version, adapter, scanned, notes),
+        notes=notes,
+    )
+
+
+def require_equal(found: ProbeReplay) -> None:
+    """Raise VerificationFailed that names the first module or text of which a replay differs."""
+    if found.norms_differing:
+        one = found.norms_differing[0]
+        sides = ["no such module" if norm is None else f"norm {norm:.9g}" for norm in (one.found, one.stored)]
+        more = _more(len(found.norms_differing) - 1, "modules")
+        raise VerificationFailed(
+            f"{one.module} of {found.ref}: ΔW has {sides[0]} in the pulled bytes and {sides[1]} in the registry's record{more}; "
+            "pull it again, and tell an admin of the registry",
+            param="ref",
+        )
+    if found.logits is not None and found.logits.differing:
+        said = found.logits.differing[0]
+        more = _more(len(found.logits.differing) - 1, "numbers")
+        raise VerificationFailed(
+            f"text {said.text} of the probe of {found.ref}: {said.what} is {said.found:.6g} here and {said.recorded:.6g} in the "
+            f"record, further apart than {said.allowed:.3g}{more}; see whether the libraries are those of its lineage",
+            param="ref",
+        )
+
+
+def _more(count: int, what: str) -> str:
+    return f", and {count} more {what} differ" if count else ""
+
+
+def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]) -> Iterator[TextDiffering]:
+    """Yield what is further apart than rounding explains where `dtypes` were computed in, the one recorded and the one here.
+
+    KL is about half the variance of the difference of logits: moving each by δ moves it by √(2·KL)·δ + δ²/2 at most.
+    """
+    share = max((ROUNDING[dtype] for dtype in dtypes if dtype in ROUNDING), default=ROUNDING["float32"])
+    rounding = share * max(recorded.largest_logit, found.largest_logit)
+    for number, (was, now) in enumerate(zip(recorded.texts, found.texts, strict=True), start=1):
+        gap = RELATIVE * was.logit_gap + rounding
+        kl = 2 * RELATIVE * was.kl + math.sqrt(2 * was.kl) * rounding + rounding**2 / 2
+        for what, allowed in (("tokens", 0.0), ("logit_gap", gap), ("kl", kl)):
+            one, other = float(getattr(was, what)), float(getattr(now, what))
+            if not abs(one - other) <= allowed:
+                yield TextDiffering.model_validate(
+                    {"text": number, "what": what, "recorded": one, "found": other, "allowed": allowed}
+                )
+
+
+# The base, and the program.
+
+
+def _of_version(base: Path, cache: Cache, version: VersionView) -> ScannedBase:
+    """Return the base in a folder. Raises NotFound, InvalidBase, VerificationFailed for another than the version's."""
+    scanned, ours = scan_base(base, cache=cache), version.base
+    fingerprint = scanned.registration.fingerprint
+    if fingerprint != ours.fingerprint:
+        raise VerificationFailed(
+            f"{version.ref} was made over {ours.id} (fingerprint {ours.fingerprint[:12]}), and {base} is another base "
+            f"(fingerprint {fingerprint[:12]}); give the folder of that one",
+            param="base",
+        )
+    return scanned
+
+
+def _logits(
+    transport: Transport,
+    cache: Cache,
+    version: VersionView,
+    adapter: Path,
+    scanned: ScannedBase | None,
+    notes: list[str],
+) -> LogitsReplay | None:
+    recorded = recorded_probe(version.metrics, version.training)
+    left_out = "predictions were not compared: "
+    if scanned is None:
+        if recorded is None:
+            notes.append(f"{left_out}the record has none; give --base to see them")
+            return None
+        here = files_here(cache, version.base.fingerprint, registered_base(transport, version))
+        if here is None:
+            notes.append(f"{left_out}base {version.base.id} doesn't lie on this machine; say where with --base")
+            return None
+        if missing := missing_libraries(_LIBRARIES):
+            notes.append(
+                f"{left_out}{' and '.join(missing)} are not installed here; run: pip install 'adapterctl[worker]'"
+            )
+            return None
+        scanned = _of_version(here, cache, version)
+    answer = _measure(version, adapter, scanned)
+    said = version.training or {}
+    if recorded is None:
+        notes.append("the record has no predictions to hold these against")
+    elif recorded.texts_digest != answer.report.texts_digest:
+        notes.append("predictions were not held against the record, which has those of another release's texts")
+        recorded = None
+    elif said.get("device") != answer.device:
+        notes.append(f"predictions were recorded on {said.get('device')}, and replayed on {answer.device}")
+    dtypes = {answer.dtype, str(said.get("dtype"))}
+    wrong = [] if recorded is None else list(text_differences(recorded, answer.report, dtypes))
+    return LogitsReplay(
+        recorded=recorded, found=answer.report, dtype=answer.dtype, device=answer.device, differing=wrong
+    )
+
+
+def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> ProbeAnswer:
+    said = version.training or {}
+
+    def one_of(name: str, known: tuple[str, ...]) -> Any:
+        return said[name] if said.get(name) in known else None
+
+    with tempfile.TemporaryDirectory() as view:
+        # Whatever else lies in the base's folder a library might load as well.
+        for file in scanned.manifest.files:
+            (Path(view) / file.path).symlink_to((scanned.folder / file.path).resolve())
+        pad, seed = said.get("pad_token_id"), said.get("seed")
+        request = ProbeRequest(
+            base=view,
+            adapter=str(adapter.resolve()),
+            quantization=version.quantization,
+            dtype=one_of("dtype", tuple(ROUNDING)),
+            held=one_of("base_weights", ("packed", "wide")),
+            labels=None if version.dataset is None else version.dataset.labels,
+            pad_token_id=pad if type(pad) is int else None,
+            seed=seed if type(seed) is int else 0,
+        )
+        timeout_s = _TIMEOUT_S + scanned.registration.size_bytes / _BYTES_PER_S
+        try:
+            answer = run_program(_CHILD, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(
+                f"the probe of {version.ref} was not replayed within {timeout_s:.0f} s; try it on a larger machine"
+            ) from error
+    if answer is None:
+        raise Unavailable(
+            f"the probe of {version.ref} could not be replayed; see whether the worker's libraries can be loaded: "
+            "pip install 'adapterctl[worker]'"
+        )
+    if "refused" in answer:
+        return _refused(str(answer["refused"]), str(answer.get("reason")))
+    return read(ProbeAnswer, answer)
+
+
+def _refused(sentence: str, reason: str) -> ProbeAnswer:
+    """Raise what a refusal of the program means."""
+    if reason == FailureReason.BASE:
+        raise InvalidBase(sentence, param="base")
+    if reason == FailureReason.OOM:
+        raise Unavailable(sentence)
+    raise VerificationFailed(sentence, param="ref")

@@ -1,0 +1,36 @@
+"""Where the files of a registered base lie on this machine."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sdk.api import bases
+from sdk.api.transport import Transport
+from sdk.errors import InvalidBase, NotFound
+from sdk.formats.refs import namespace_of
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
+from sdk.schemas.catalog import BaseView, VersionView
+
+
+def registered_base(transport: Transport, version: VersionView) -> BaseView | None:
+    """Return what is registered of the base of a version; None where it was taken away."""
+    with suppress(NotFound):
+        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
+    return None
+
+
+def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
+    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
+    places = [cache.base(fingerprint)]
+    location = urlsplit((None if view is None else view.location) or "")
+    if location.scheme == "file" and location.netloc in ("", "localhost"):
+        places.append(Path(unquote(location.path)))
+    for folder in places:
+        # Files that were changed since would be another base's.
+        with suppress(NotFound, InvalidBase):
+            if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
+                return folder
+    return None

@@ -1,0 +1,134 @@
+"""The norms of ΔW that a registry derives: from the bytes, whatever the publisher says, and none of what it never read so."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contract.registry.helpers import SEEDS, claim, publication
+from sqlalchemy import select
+from support.adapters import base_registration, lora_tensors, save_adapter
+from support.registries import World
+
+from registry.artifacts.models import Blob
+from registry.principal import Role
+from sdk.client import Client
+from sdk.errors import NotFound
+from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.delta_norms import delta_norms
+from sdk.objects import Version
+from sdk.schemas.catalog import Published
+
+Q, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
+
+
+def test_a_version_has_the_norms_of_its_bytes(writer: Client, name: str, adapter: Path) -> None:
+    version = writer.push(adapter, name, base="tiny")
+    found = version.norms
+    assert found is not None
+    assert (found.ref, found.digest, found.replaced) == (version.ref, version.digest, [])
+    pulled = version.pull()
+    truth = delta_norms(pulled, lora_of(json.loads((pulled / "adapter_config.json").read_text())))
+    assert found.norms == pytest.approx(truth.norms(), rel=1e-12)
+    assert list(found.norms or {}) == [Q, V]
+    shown = version.as_dict()
+    assert (shown["norms"], shown["replaced"]) == (found.norms, [])
+    with pytest.raises(NotFound):
+        writer.norms(f"{name}@v7")
+
+
+def test_the_publishers_word_for_them_counts_for_nothing(writer: Client, name: str, adapter: Path) -> None:
+    said = publication(writer, adapter, name, metrics={"norm": 0.0, "probe_logit_gap": 9.0}, tags={"norms": "none"})
+    version = writer.call("POST", "/versions", Published, body=said).version
+    found = writer.norms(version.ref)
+    assert found is not None
+    assert found.norms is not None
+    assert min(norm or 0 for norm in found.norms.values()) > 0
+
+
+def test_a_module_that_learnt_nothing_has_the_norm_zero(writer: Client, name: str, tmp_path: Path) -> None:
+    tensors = lora_tensors(next(SEEDS))
+    tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight"] *= -0.0
+    found = writer.push(save_adapter(tmp_path / "one", tensors=tensors), name, base="tiny").norms
+    assert found is not None
+    assert found.norms is not None
+    assert found.norms[V] == 0.0
+    assert (found.norms[Q] or 0.0) > 0
+
+
+def test_other_scales_of_the_same_bytes_are_other_norms(writer: Client, name: str, tmp_path: Path) -> None:
+    seed, norms = next(SEEDS), []
+    for number, alpha in enumerate((4.0, 12.0)):
+        folder = save_adapter(tmp_path / str(number), seed)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": alpha}))
+        found = writer.push(folder, name, base="tiny").norms
+        assert found is not None
+        norms.append(found.norms or {})
+    assert np.divide([norms[1][module] for module in (Q, V)], [norms[0][module] for module in (Q, V)]) == pytest.approx(
+        3
+    )
+
+
+def make_earlier(world: World, version: Version) -> None:
+    """Let a version's bytes have been looked into by a release that took no norms."""
+    weights = next(file.sha256 for file in version.info.files if file.path == WEIGHTS_FILE)
+    with world.services.db.write() as session:
+        blob = session.scalars(select(Blob).where(Blob.sha256 == weights)).one()
+        facts = blob.facts or {}
+        blob.facts = {key: value for key, value in facts.items() if key not in ("norms", "stacked")} | {"version": 3}
+    assert version.norms is None
+
+
+def test_a_version_of_before_has_none_until_its_bytes_are_read_again(
+    world: World, writer: Client, name: str, adapter: Path
+) -> None:
+    version = writer.push(adapter, name, base="tiny")
+    make_earlier(world, version)
+    assert (version.as_dict()["norms"], version.as_dict()["replaced"]) == (None, None)
+    # Somebody publishes the same bytes once more.
+    assert writer.push(adapter, f"{name}-b", base="tiny").norms is not None
+    assert version.norms is not None
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_so_are_they_when_somebody_sends_them_who_may_not_read_them(
+    request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER, namespace="ours")) as ours:
+        version = ours.push(adapter, f"ours/{name}", base="tiny")
+        make_earlier(world, version)
+        with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
+            assert theirs.push(adapter, f"theirs/{name}", base="tiny").norms is not None
+        assert version.norms is not None
+
+
+def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter: Path) -> None:
+    version = writer.push(adapter, name, base="tiny")
+    job = writer.submit_merge(version.ref)
+    held = claim(world.worker, job.id)
+    assert held is not None
+    assert version.norms is not None
+    assert [target.delta_norms for target in held.targets] == [version.norms.norms]
+    job.cancel()
+
+
+def test_a_registry_of_before_knows_of_none(
+    writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = writer.push(adapter, name, base="tiny")
+
+    def no_route(*given: object) -> None:
+        raise NotFound("there is nothing here")
+
+    monkeypatch.setattr("sdk.api.versions.norms", no_route)
+    assert version.norms is None
+    assert version.as_dict()["norms"] is None
+    with pytest.raises(NotFound, match="v9"):
+        writer.norms(f"{name}@v9")

@@ -1,0 +1,162 @@
+"""`adapterctl verify --probe`: what a training recorded of its version, found again by whoever pulls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes, tiny
+
+import sdk.probe_replay
+from sdk.client import Client
+from sdk.errors import Unavailable, VerificationFailed
+from sdk.probe_replay import require_equal
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Place:
+    """A registry in a folder, with a version that was trained there."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return processes.run("adapterctl", *args, env=self.env, cwd=self.folder, timeout_s=180)
+
+    @contextmanager
+    def without_base(self) -> Iterator[None]:
+        """The base lies elsewhere meanwhile."""
+        shutil.move(self.folder / "tiny-llama", self.folder / "elsewhere")
+        try:
+            yield
+        finally:
+            shutil.move(self.folder / "elsewhere", self.folder / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("probe")
+    tiny.save_llama(folder / "tiny-llama")
+    tiny.save_llama(folder / "other-llama", seed=9)
+    tiny.write_rows(folder / "rows.jsonl")
+    env = processes.environment(
+        ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
+    )
+    found = Place(folder, env)
+    train = ["train", "counter", "--base", "./tiny-llama", "--data", "rows.jsonl", "--method", "lora", "--rank", "2"]
+    done = found.run(*train, "--max-steps", "2", "--lr", "0.01", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+@pytest.fixture
+def client(place: Place) -> Iterator[Client]:
+    client = Client(place.env["ADAPTERCTL_URL"], cache=place.folder / "cache")
+    yield client
+    client.close()
+
+
+def test_what_the_training_recorded_is_shown_and_found_again(place: Place, client: Client) -> None:
+    shown = client.get("counter@v1").as_dict()
+    assert len(shown["norms"]) == 8
+    assert min(shown["norms"].values()) > 0
+    assert shown["metrics"]["probe_logit_gap"] > 1e-6
+    assert len(shown["training"]["probe_texts"]) == 64
+    assert {"metrics", "training.probe_texts"} <= set(shown["reported"])
+    table = place.run("show", "counter@v1").stdout
+    assert "ΔW           norm " in table
+    assert "probe        logits moved by up to " in table
+    done = place.run("verify", "counter@v1", "--probe", "--base", "./tiny-llama", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["norms_stored"], found["norms_differing"], found["notes"]) == (True, True, [], [])
+    assert found["norms"] == pytest.approx(shown["norms"], rel=1e-9)
+    logits = found["logits"]
+    # The same machine and libraries.
+    assert (logits["found"], logits["dtype"], logits["device"]) == (logits["recorded"], "float32", "cpu")
+
+
+def test_another_base_is_refused_before_anything_is_measured(
+    place: Place, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: Any, **said: Any) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(sdk.probe_replay, "run_program", never)
+    monkeypatch.setattr("sdk.lora.delta_norms.delta_norms", never)
+    with pytest.raises(VerificationFailed, match="is another base") as caught:
+        client.replay_probe("counter@v1", base=place.folder / "other-llama")
+    assert (caught.value.exit_code, caught.value.param) == (7, "base")
+
+
+def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sdk.worker_program", "sdk.probe_replay"):
+        monkeypatch.setattr(f"{module}.missing_libraries", list)
+    with pytest.raises(Unavailable, match=r"needs torch and transformers and peft, .*adapterctl\[worker\]") as caught:
+        client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+    assert caught.value.exit_code == 9
+    # Where nobody asked for it by a folder, the norms are held against the record all the same.
+    found = client.replay_probe("counter@v1")
+    assert (found.ok, found.logits, len(found.norms)) == (True, None, 8)
+    assert "adapterctl[worker]" in found.notes[0]
+    with place.without_base():
+        (note,) = client.replay_probe("counter@v1").notes
+    assert "say where with --base" in note
+    monkeypatch.setitem(__import__("sys").modules, "numpy", None)
+    with pytest.raises(Unavailable, match=r"replaying a probe needs numpy.*without --probe"):
+        client.replay_probe("counter@v1")
+
+
+def test_other_predictions_name_the_text(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = client.get("counter@v1").info
+    real = sdk.probe_replay.recorded_probe(info.metrics, info.training)
+    assert real is not None
+    texts = [text.model_dump() for text in real.texts]
+    texts[2]["logit_gap"] *= 1.01
+    report = {**real.model_dump(), "texts": texts}
+    answer = {"report": report, "dtype": "float32", "device": "cpu"}
+    monkeypatch.setattr(sdk.probe_replay, "run_program", lambda *given, **said: answer)
+    found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+    assert found.logits is not None
+    assert [(one.text, one.what) for one in found.logits.differing] == [(3, "logit_gap")]
+    with pytest.raises(VerificationFailed, match="text 3 of the probe of counter@v1"):
+        require_equal(found)
+    # Texts of another release are another measurement.
+    answer["report"] = {**report, "texts_digest": "0" * 64}
+    found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+    assert (found.ok, found.logits and found.logits.recorded) == (True, None)
+    assert "another release's texts" in found.notes[0]
+
+
+def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Place) -> None:
+    database = next((place.folder / "home").rglob("*.sqlite3"))
+    with sqlite3.connect(database) as opened:
+        rows = opened.execute("select sha256, facts from blobs where facts like '%weights%'").fetchall()
+        ((sha256, facts),) = rows
+        kept = json.loads(facts)
+        index = next(number for number, norm in enumerate(kept["norms"]) if norm is not None)
+        module = kept["names"].split("\n")[index].removeprefix("base_model.model.").removesuffix(".lora_B.weight")
+        kept["norms"][index] *= 1.00001
+        opened.execute("update blobs set facts = ? where sha256 = ?", (json.dumps(kept), sha256))
+    try:
+        with place.without_base():
+            done = place.run("verify", "counter@v1", "--probe")
+        assert done.returncode == 7, done.stderr
+        assert module in done.stderr
+        assert "pull it again, and tell an admin" in done.stderr
+        assert max(map(len, done.stdout.splitlines()[1:])) <= 80
+    finally:
+        with sqlite3.connect(database) as opened:
+            opened.execute("update blobs set facts = ? where sha256 = ?", (facts, sha256))
+    for wrong in (("./tiny-llama", "--probe"), ("counter@v1", "--base", "x")):
+        assert place.run("verify", *wrong).returncode == 2

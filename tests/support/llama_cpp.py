@@ -1,0 +1,71 @@
+"""llama.cpp itself, in this process: what it makes of a GGUF file, with all numbers in 32 bits and one thread."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+#: A token of one byte of ASCII in all tokenizers that tests have.
+_LETTER = 36
+
+
+class LlamaCpp:
+    """One model, with an adapter or without; for as long as it is referred to."""
+
+    def __init__(self, model: Path, *, lora: Path | None = None, context: int = 256) -> None:
+        found = pytest.importorskip("xllamacpp", reason="xllamacpp, which is llama.cpp, has no wheel for this system")
+        params = found.CommonParams()
+        params.model.path = str(model)
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+        params.cache_type_k = params.cache_type_v = found.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = found.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+        params.warmup = params.fit_params = False
+        params.no_extra_bufts = True
+        params.verbosity = -1
+        if lora is not None:
+            params.lora_adapters = [found.CommonAdapterLoraInfo(str(lora), 1.0)]
+        self._server = found.Server(params)
+        # One that is given up before it answers never ends.
+        self.properties()
+
+    def log_probabilities(self, ids: list[int], vocabulary: int) -> Any:
+        """Return the logarithm of each token's probability after a text, (vocab,) in float64."""
+        # They are those before this one is chosen, which is a letter by itself: of half a character none are said.
+        (step,) = self._complete(ids, 1, n_probs=vocabulary, logit_bias=[[_LETTER, 1e4]])["completion_probabilities"]
+        found = np.full(vocabulary, -np.inf)
+        for token in step["top_logprobs"]:
+            found[token["id"]] = token["logprob"]
+        return found
+
+    def greedy(self, ids: list[int], tokens: int) -> list[int]:
+        """Return the likeliest continuation of a text, up to a token that ends answers, which is there if it came."""
+        found: list[int] = self._complete(ids, tokens)["tokens"]
+        return found
+
+    def tokens(self, text: str, *, special: bool = False) -> list[int]:
+        """Return a text as tokens, with what the file puts around it where `special`."""
+        found: list[int] = self._post("/tokenize", {"content": text, "add_special": special})["tokens"]
+        return found
+
+    def properties(self) -> dict[str, Any]:
+        """Return what the server says of the model, its chat template among that."""
+        with urllib.request.urlopen(f"{self._server.listening_address}/props", timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def _complete(self, ids: list[int], tokens: int, **more: Any) -> Any:
+        asked = {"prompt": ids, "n_predict": tokens, "temperature": 0, "cache_prompt": False, "return_tokens": True}
+        return self._post("/completion", {**asked, **more})
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)

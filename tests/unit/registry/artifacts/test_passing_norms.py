@@ -1,0 +1,192 @@
+"""Norms that the gate takes of a file as it passes: those that a consumer takes of it, in any order, within bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+from support.adapters import lora_tensors
+from support.weights import LORA, PREFIX, QB, VB, Tensors, agreeing, changed, check, weight_facts
+
+from registry.artifacts.admission import norms
+from registry.artifacts.admission.inspection import WeightFacts
+from registry.errors import Verification
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
+from sdk.lora.delta_norms import delta_norms
+from sdk.schemas.training import LoraConfig
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def pairs(count: int, rank: int, side: int) -> Tensors:
+    found = {}
+    for number in range(count):
+        prefix = f"base_model.model.layers.{number}.q_proj"
+        found[f"{prefix}.lora_A.weight"] = normal(number, rank, side)
+        found[f"{prefix}.lora_B.weight"] = normal(number + 1000, side, rank)
+    return found
+
+
+def in_order(tensors: Tensors, names: list[str]) -> bytes:
+    """Return a file with the tensors' bytes in the order of the names."""
+    header, data = {}, b""
+    for name in names:
+        raw = tensors[name].tobytes()
+        kind = {"float32": "F32", "float16": "F16"}[tensors[name].dtype.name]
+        header[name] = {"dtype": kind, "shape": tensors[name].shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def passing(raw: bytes, lora: LoraConfig = LORA) -> dict[str, float | None]:
+    """‖B·A‖ by module, as the gate finds it."""
+    keys = ((lora_key(tensor.name), tensor) for tensor in weight_facts(raw, lora).tensors())
+    return {key.module: tensor.norm for key, tensor in keys if key is not None and key.part.endswith("B")}
+
+
+def read(raw: bytes, folder: Path, lora: LoraConfig = LORA) -> dict[str, float]:
+    (folder / WEIGHTS_FILE).write_bytes(raw)
+    return {one.module: one.norm / abs(one.scale) for one in delta_norms(folder, lora).modules.values()}
+
+
+@pytest.mark.parametrize("chunk_bytes", [8, 1024, 1024 * 1024])
+def test_they_are_those_of_the_whole_file_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr("registry.artifacts.admission.inspection._CHUNK_BYTES", chunk_bytes)
+    tensors = pairs(3, 2, 40)
+    tensors["base_model.model.layers.1.q_proj.lora_A.weight"] = normal(9, 2, 40).astype("float16")
+    names = sorted(tensors)
+    truth = read(in_order(tensors, names), tmp_path)
+    assert len(truth) == 3
+    backwards, halves = names[::-1], sorted(names, key=lambda name: ("lora_B" in name, name))
+    for order in (names, backwards, halves, halves[::-1]):
+        assert passing(in_order(tensors, order)) == pytest.approx(truth, rel=1e-12), order
+
+
+def test_they_are_of_as_many_experts_as_the_record_says(tmp_path: Path) -> None:
+    tensors = {
+        "base_model.model.mlp.experts.lora_A.weight": normal(1, 6, 9),
+        "base_model.model.mlp.experts.lora_B.weight": normal(2, 7, 6),
+        **pairs(1, 2, 30),
+    }
+    stacked = LORA.model_copy(update={"target_parameters": ["mlp.experts.down_proj"]})
+    for names in (sorted(tensors), sorted(tensors)[::-1], sorted(tensors, key=lambda name: ("lora_B" in name, name))):
+        raw = in_order(tensors, names)
+        for lora in (LORA, stacked):
+            assert passing(raw, lora) == pytest.approx(read(raw, tmp_path, lora), rel=1e-12)
+        assert passing(raw, LORA) != pytest.approx(passing(raw, stacked))
+        # What was found under one record is no answer for the other.
+        for one, other in ((LORA, stacked), (stacked, LORA)):
+            assert weight_facts(raw, one).fit(one)
+            assert not weight_facts(raw, one).fit(other)
+
+
+def test_a_conversion_that_learnt_nothing_changes_nothing() -> None:
+    def cancelled(tensors: Tensors) -> None:
+        for module in ("q_proj", "v_proj"):
+            a, b = (f"{PREFIX}.{module}.lora_{half}.weight" for half in "AB")
+            tensors[a][1], tensors[b][:, 1] = tensors[a][0], -tensors[b][:, 0]
+
+    with pytest.raises(Verification, match=r"s·B·A is zero in any of the 2 adapted modules, .* changes nothing"):
+        check(changed(cancelled))
+
+
+@pytest.mark.parametrize(
+    ("beside", "record"),
+    [
+        ({"base_model.model.lm_head.weight": (32, 6)}, {"modules_to_save": ["lm_head"]}),
+        (
+            {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": (1, 6)},
+            {"trainable_token_indices": [3]},
+        ),
+    ],
+)
+def test_what_replaces_something_is_let_in_without_any_delta(
+    beside: dict[str, tuple[int, ...]], record: dict[str, Any]
+) -> None:
+    def zero(tensors: Tensors) -> None:
+        tensors[QB][:], tensors[VB][:] = 0, 0
+
+    with pytest.raises(Verification, match="changes nothing"):
+        check(changed(zero))
+    lora = LORA.model_copy(update=record)
+    raw = changed(lambda tensors: (zero(tensors), tensors.update({n: normal(1, *s) for n, s in beside.items()})))
+    warnings = check(raw, lora, **{key: value for key, value in record.items() if key != "modules_to_save"})
+    assert any("s·B·A is zero in" in warning for warning in warnings)
+
+
+def many(count: int, *, halves: bool) -> bytes:
+    """Return a file of tiny modules, pair by pair, or all A before all B."""
+    tensors = {}
+    for number in range(count):
+        tensors[f"base_model.model.layers.{number}.q_proj.lora_A.weight"] = np.ones((2, 3), "float32")
+        tensors[f"base_model.model.layers.{number}.q_proj.lora_B.weight"] = np.ones((4, 2), "float32")
+    return in_order(tensors, sorted(tensors, key=lambda name: (halves and "lora_B" in name, name)))
+
+
+class TestBounds:
+    def test_a_half_that_is_too_large_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        raw = save(pairs(2, 2, 40))
+        monkeypatch.setattr(norms, "_MOST_HALF_BYTES", 300)
+        assert list(passing(raw).values()) == [None, None]
+
+    def test_work_without_end_is_not_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tensors = pairs(4, 2, 40)
+        monkeypatch.setattr(norms, "_MOST_WORK", 2.5 * 2 * 40 * 2 * 2)
+        found = list(passing(save(tensors)).values())
+        assert [norm is not None for norm in found] == [True, True, False, False]
+        # Halves that wait cost more, and leave nothing for the products.
+        assert set(passing(in_order(tensors, sorted(tensors, key=lambda name: "lora_B" in name))).values()) == {None}
+
+    def test_what_waits_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tensors = pairs(4, 2, 40)
+        monkeypatch.setattr(norms, "_MOST_WAITING_BYTES", 2 * 2 * 2 * 8)
+        found = passing(in_order(tensors, sorted(tensors, key=lambda name: "lora_B" in name)))
+        # Two that wait, and the one that was read last.
+        assert sum(norm is not None for norm in found.values()) == 3
+
+    @pytest.mark.parametrize("halves", [False, True])
+    def test_ten_thousand_modules_take_little_time(self, halves: bool) -> None:
+        raw = many(10_000, halves=halves)
+        started = time.thread_time()
+        found = passing(raw)
+        assert time.thread_time() - started < 20
+        assert set(map(type, found.values())) == {float}
+        assert next(iter(found.values())) == pytest.approx(2 * math.sqrt(12))
+
+    def test_modules_take_little_memory(self) -> None:
+        raw = many(1_000, halves=True)
+        tracemalloc.start()
+        try:
+            passing(raw)
+            assert tracemalloc.get_traced_memory()[1] < 12 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("rank", [2048, 2049])
+    def test_a_huge_rank_has_none(self, rank: int) -> None:
+        tensors = pairs(1, rank, 4)
+        (norm,) = passing(save(tensors)).values()
+        a, b = tensors.values()
+        assert norm == (
+            pytest.approx(np.linalg.norm(b.astype(float) @ a.astype(float)), rel=1e-9) if rank == 2048 else None
+        )
+
+
+def test_facts_of_an_earlier_release_have_none() -> None:
+    facts = weight_facts(save(lora_tensors())).to_json()
+    earlier = {name: value for name, value in facts.items() if name not in ("norms", "stacked")} | {"version": 3}
+    assert WeightFacts.from_json(earlier) is None
+    assert agreeing(LORA).target_parameters == []

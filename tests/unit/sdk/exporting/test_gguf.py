@@ -1,0 +1,274 @@
+"""From the client, and the command, to a GGUF file that is whole, or to none."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import random_loras, tiny
+from support.processes import environment, run
+from support.random_loras import RandomLora
+
+import sdk.exporting.gguf
+import sdk.worker_program
+from sdk.client import Client
+from sdk.errors import AdapterctlError, Conflict, InvalidBase, InvalidInput, NotFound, TimedOut, Unavailable
+from sdk.lora import gguf_models
+from sdk.schemas.export import ExportRequest
+from sdk.schemas.wire import read_json
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tied embeddings."""
+    return tiny.save_llama(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter over it, as plain PEFT saves it."""
+    folder = tmp_path_factory.mktemp("adapter") / "docstrings"
+    made = RandomLora(
+        "llama-tied", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
+    )
+    random_loras.save(made, base, folder, seed=1, input_ids=torch.tensor([[5, 6]]))
+    return folder
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """A client of an embedded registry."""
+    return Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what the program does be done in this process."""
+    from workers.pipelines.exporting.program import export
+
+    def run_program(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, Any]:
+        assert timeout_s > 60
+        try:
+            said: dict[str, Any] = json.loads(export(read_json(ExportRequest, asked)).model_dump_json())
+        except AdapterctlError as error:
+            return {"refused": error.message, "code": error.code.value, "param": error.param}
+        return said
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", run_program)
+
+
+def left(folder: Path) -> list[str]:
+    """Return what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_exports_an_adapter_and_its_model(base: Path, adapter: Path, tmp_path: Path) -> None:
+    asked = ["export", str(adapter), "--base", str(base), "-o", "out/a.gguf", "--dtype", "f16", "--format", "json"]
+    done = run("adapterctl", *asked, cwd=tmp_path, env=environment())
+    said = json.loads(done.stdout)
+    assert said["path"] == str(tmp_path / "out/a.gguf")
+    assert (said["kind"], said["architecture"], said["dtype"], said["tensors"]) == ("adapter", "llama", "f16", 8)
+    assert said["size_bytes"] == (tmp_path / "out/a.gguf").stat().st_size
+    done = run("adapterctl", "export", f"{base}", "-o", "m.gguf", cwd=tmp_path, env=environment())
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'm.gguf'}\n")
+    assert "llama model, 20 tensors in f32" in done.stderr
+    assert "texts split as gpt-2; read back and the same" in done.stderr
+    again = run("adapterctl", *asked, cwd=tmp_path, env=environment())
+    assert (again.returncode, json.loads(again.stderr)["error"]["code"]) == (4, "conflict")
+    refused = run("adapterctl", "export", str(adapter), "-o", "b.gguf", cwd=tmp_path, env=environment())
+    assert refused.returncode == 2
+    assert "say which base it was trained over with --base" in refused.stderr
+    assert left(tmp_path / "out") == ["a.gguf"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
+    view = client.add_base(base, id="tiny")
+    version = client.push(adapter, "team/docstrings", base="tiny")
+    by_ref = client.export("team/docstrings@v1", tmp_path / "ref.gguf")
+    by_folder = client.export(adapter, tmp_path / "folder.gguf", base=base)
+    by_id = client.export(adapter, tmp_path / "id.gguf", base=view.id)
+    assert by_ref.report.tensors == by_folder.report.tensors == by_id.report.tensors == 8
+    from workers.pipelines.exporting.gguf_file import Written
+
+    written = Written(by_ref.path)
+    assert written.value("general.name") == version.ref
+    assert written.value("general.base_model.0.name") == "tiny"
+    assert Written(by_folder.path).value("general.name") == "docstrings"
+    client.export("team/docstrings@v1", tmp_path / "checked.gguf", base=base)
+    # Another base of the same shapes is another's, for a version says which one it has.
+    other = tiny.save_llama(tmp_path / "other", seed=9)
+    with pytest.raises(AdapterctlError, match=r"belongs to tiny .*, not to other"):
+        client.export("team/docstrings@v1", tmp_path / "x.gguf", base=other)
+    with pytest.raises(NotFound):
+        client.export("team/nothing@v1", tmp_path / "x.gguf")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("ask", "error", "said"),
+    [
+        (lambda c, b, a, f: c.export(a, f / "x.gguf"), InvalidInput, "say which base"),
+        (lambda c, b, a, f: c.export(b, f / "x.gguf", base=b), InvalidInput, "needs no base"),
+        (
+            lambda c, b, a, f: c.export(a, f / "x.gguf", base=b, tokenizer_from="t.gguf"),
+            InvalidInput,
+            "has no tokenizer",
+        ),
+        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "there is no file"),
+        (lambda c, b, a, f: c.export(a, f / "x.gguf", base="nothing"), NotFound, "nothing"),
+        (lambda c, b, a, f: c.export(a, f / "x.gguf", base=f), NotFound, "config.json"),
+        (lambda c, b, a, f: c.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
+        (lambda c, b, a, f: c.export(f, f / "x.gguf"), NotFound, "has neither adapter_config.json nor config.json"),
+        (lambda c, b, a, f: c.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
+        (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
+    ],
+)
+def test_what_can_not_be_is_said_before_anything_is_written(
+    ask: Callable[..., Any], error: Any, said: str, client: Client, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "there.gguf").write_bytes(b"mine")
+    with pytest.raises(error, match=said):
+        ask(client, base, adapter, folder)
+    assert left(folder) == ["there.gguf"]
+    assert (folder / "there.gguf").read_bytes() == b"mine"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_full_disk_leaves_nothing(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
+    whole = client.export(base, tmp_path / "whole.gguf").report.size_bytes
+    out = tmp_path / "out"
+    for share in (0.02, 0.5, 0.99):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(whole * share), hard))
+        try:
+            with pytest.raises(Unavailable, match=r"the disk is full while writing .*free some space"):
+                client.export(base, out / "model.gguf")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert left(out) == []
+    client.export(base, out / "model.gguf")
+    assert (out / "model.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def test_a_program_that_fails_or_is_slow_leaves_nothing(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_module: str, *, asked: bytes, timeout_s: float) -> None:
+        Path(read_json(ExportRequest, asked).out).write_bytes(b"GGUF, half of it")
+
+    def slow(_module: str, *, asked: bytes, timeout_s: float) -> None:
+        raise subprocess.TimeoutExpired("export", timeout_s)
+
+    out = tmp_path / "out"
+    for program, error in ((killed, Unavailable), (slow, TimedOut)):
+        monkeypatch.setattr(sdk.exporting.gguf, "run_program", program)
+        with pytest.raises(error):
+            client.export(adapter, out / "a.gguf", base=base)
+        assert left(out) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, out = sdk.exporting.gguf.run_program, tmp_path / "out"
+
+    # As a process that is killed leaves it, whose hold ends with it.
+    dead = ".a.gguf.c0ffee.partial"
+    (out / dead).mkdir(parents=True)
+    (out / dead / "file.gguf").write_bytes(b"GGUF, half of it")
+    seen: list[str] = []
+
+    def another(*given: Any, **asked: Any) -> Any:
+        monkeypatch.setattr(sdk.exporting.gguf, "run_program", program)
+        client.export(adapter, out / "a.gguf", base=base, dtype="f16")
+        seen.extend(left(out))
+        return program(*given, **asked)
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", another)
+    with pytest.raises(Conflict, match="was created meanwhile"):
+        client.export(adapter, out / "a.gguf", base=base)
+    assert dead not in seen
+    assert len(seen) == 2
+    assert left(out) == ["a.gguf"]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_came_there_meanwhile_stays(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = sdk.exporting.gguf.run_program
+    target = tmp_path / "out" / "a.gguf"
+
+    def beaten(*given: Any, **asked: Any) -> Any:
+        target.write_bytes(b"mine")
+        return program(*given, **asked)
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", beaten)
+    with pytest.raises(Conflict, match="was created meanwhile"):
+        client.export(adapter, target, base=base)
+    assert (left(target.parent), target.read_bytes()) == (["a.gguf"], b"mine")
+
+
+def test_a_config_refuses_before_the_program_is_started(
+    client: Client, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_given: Any, **_asked: Any) -> None:
+        raise AssertionError("the program was started")
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", started)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {
+        **json.loads((base / "config.json").read_text()),
+        "model_type": "opt",
+        "architectures": ["OPTForCausalLM"],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidBase, match="is a OPTForCausalLM"):
+        client.export(folder, tmp_path / "x.gguf")
+
+
+def test_without_the_workers_extra_it_says_what_to_install(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sdk.worker_program, "missing_libraries", lambda names: [name for name in names if name == "gguf"]
+    )
+    for target, over in ((adapter, base), (base, None)):
+        with pytest.raises(
+            Unavailable, match=r"needs gguf, not installed here; run: pip install 'adapterctl\[worker\]'"
+        ):
+            client.export(target, tmp_path / "x.gguf", base=over)
+
+
+def test_the_page_names_what_can_be_exported() -> None:
+    from workers.pipelines.exporting.tokenizer import PRE_TOKENIZERS
+
+    page = (Path(__file__).parents[4] / "docs" / "exporting.md").read_text()
+    named = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(PRE_TOKENIZERS.values())
+    ((head, adapters, models),) = re.findall(
+        r"^\| \|(.* others) \|\n.*\n\| adapter \|(.*)\|\n\| model, .*? \|(.*)\|$", page, re.M
+    )
+    titles = [title for cell in head.split("|") for title in cell.strip().split(", ")]
+    assert set(titles) - {"others"} == {family.title for family in gguf_models._FAMILIES.values()}
+    for cells, known in ((adapters, gguf_models._FAMILIES), (models, gguf_models._WHOLE)):
+        allowed = [
+            title
+            for column, said in zip(head.split("|"), cells.split("|"), strict=True)
+            for title in column.strip().split(", ")
+            if said.strip().startswith("yes")
+        ]
+        assert set(allowed) == {gguf_models._FAMILIES[kind].title for kind in known}

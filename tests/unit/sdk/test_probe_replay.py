@@ -1,0 +1,99 @@
+"""What of a replayed probe is rounding and what is not, and how it is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdk.cli.support.replayed_probe import print_replay
+from sdk.errors import VerificationFailed
+from sdk.probe_replay import require_equal, text_differences
+from sdk.schemas.probe import LogitsReplay, NormDiffering, ProbeReplay, ProbeReport, ProbeText, TextDiffering
+
+LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"
+
+
+def report(gap: float = 0.5, kl: float = 0.02, *, tokens: int = 40, largest: float = 20.0) -> ProbeReport:
+    texts = [ProbeText(tokens=40, logit_gap=0.5, kl=0.02), ProbeText(tokens=tokens, logit_gap=gap, kl=kl)]
+    return ProbeReport(texts_digest="a" * 64, texts=texts, largest_logit=largest)
+
+
+def differing(found: ProbeReport, *dtypes: str) -> list[tuple[int, str]]:
+    return [(one.text, one.what) for one in text_differences(report(), found, set(dtypes))]
+
+
+def test_rounding_is_that_of_the_type_that_was_computed_in() -> None:
+    assert differing(report(), "float32") == []
+    # 1e-3 of 0.5, and 64 roundings of a logit of 20: 6.5e-4.
+    assert differing(report(gap=0.5006), "float32") == []
+    assert differing(report(gap=0.5008), "float32") == [(2, "logit_gap")]
+    assert differing(report(gap=0.4992), "float32") == [(2, "logit_gap")]
+    # 8 roundings of bfloat16: 0.625; it is enough that one side computed in it.
+    for dtypes in (("bfloat16",), ("float32", "bfloat16"), ("bfloat16", "None")):
+        assert differing(report(gap=1.12), *dtypes) == []
+        assert differing(report(gap=1.13), *dtypes) == [(2, "logit_gap")]
+    assert differing(report(gap=0.57), "float16") == []
+    assert differing(report(gap=0.58), "float16") == [(2, "logit_gap")]
+    assert differing(report(kl=0.02 + 5e-5), "float32") == []
+    assert differing(report(kl=0.0203), "float32") == [(2, "kl")]
+    # Another tokenizer cuts otherwise.
+    assert differing(report(tokens=41), "bfloat16") == [(2, "tokens")]
+
+
+def replayed(**changed: object) -> ProbeReplay:
+    norms = {LONG.format(number): float(number) for number in range(30)}
+    logits = LogitsReplay(recorded=report(), found=report(), dtype="float32", device="cpu", differing=[])
+    return ProbeReplay.model_validate(
+        {
+            "ref": "team/an-adapter-of-a-long-name@v3",
+            "digest": "b" * 64,
+            "norms": norms,
+            "replaced": ["lm_head.weight"],
+            "norms_stored": True,
+            "norms_differing": [],
+            "logits": logits,
+            "notes": ["predictions were recorded on cuda, and replayed on cpu"],
+        }
+        | changed
+    )
+
+
+def test_tables_fit_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    one = NormDiffering(module=LONG.format(29), stored=29.123456789, found=29.0)
+    gone = NormDiffering(module=LONG.format(99), stored=1.0, found=None)
+    text = TextDiffering(text=2, what="kl", recorded=0.021234567, found=0.02, allowed=1e-5)
+    spoilt = replayed().logits
+    assert spoilt is not None
+    changes: tuple[dict[str, object], ...] = (
+        {},
+        {"logits": None, "norms_stored": False},
+        {"norms_differing": [one, gone]},
+        {"logits": spoilt.model_copy(update={"differing": [text]})},
+        {"logits": spoilt.model_copy(update={"recorded": None})},
+    )
+    for changed in changes:
+        found = replayed(**changed)
+        try:
+            print_replay(found, "table")
+        except VerificationFailed:
+            assert not found.ok
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines[1:])) <= 80, lines
+        assert any("and 20 more" in line or "and 21 more" in line for line in lines)
+
+
+def test_what_differs_is_named_and_is_an_error() -> None:
+    require_equal(replayed())
+    one = NormDiffering(module="layers.0.q_proj", stored=1.5, found=1.25)
+    with pytest.raises(
+        VerificationFailed, match=r"layers\.0\.q_proj of team/.*norm 1.25 in the pulled bytes and norm 1.5"
+    ):
+        require_equal(replayed(norms_differing=[one]))
+    gone = NormDiffering(module="layers.1.q_proj", stored=1.5, found=None)
+    with pytest.raises(
+        VerificationFailed, match=r"ΔW has no such module in the pulled bytes.*and 1 more modules differ"
+    ):
+        require_equal(replayed(norms_differing=[gone, one]))
+    text = TextDiffering(text=2, what="kl", recorded=0.25, found=0.5, allowed=1e-4)
+    logits = LogitsReplay(recorded=report(), found=report(), dtype="float32", device="cpu", differing=[text])
+    with pytest.raises(VerificationFailed, match=r"text 2 of the probe .* kl is 0\.5 here and 0\.25 in the record"):
+        require_equal(replayed(logits=logits))

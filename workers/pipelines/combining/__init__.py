@@ -1,0 +1,1 @@
+"""Combining adapters of one base, ΔW = Σ wᵢ·ΔWᵢ."""

@@ -1,0 +1,145 @@
+"""A GGUF file, written in blocks: first the keys and the list of tensors, then the tensors in that order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from sdk.schemas.export import GgufDtype
+from workers.pipelines.exporting.numbers import ITEM_BYTES
+
+_TYPES: dict[GgufDtype, Any] = {
+    "f32": gguf.GGMLQuantizationType.F32,
+    "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
+}
+_DTYPES: dict[GgufDtype, str] = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
+#: `general.file_type`.
+FILE_TYPES: dict[GgufDtype, int] = {
+    "f32": int(gguf.LlamaFileType.ALL_F32),
+    "f16": int(gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": int(gguf.LlamaFileType.MOSTLY_BF16),
+}
+
+
+class Value(NamedTuple):
+    """The value of a key, its GGUF type, and for a list the type of its items."""
+
+    value: Any
+    type: Any
+    of: Any = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tensor that is to be written."""
+
+    name: str
+    #: As in numpy, rows first.
+    shape: tuple[int, ...]
+    dtype: GgufDtype
+    #: Yields its numbers in blocks, in the type; bf16 as uint16.
+    blocks: Callable[[], Iterator[npt.NDArray[Any]]]
+
+
+def whole(name: str, values: npt.NDArray[Any], dtype: GgufDtype) -> Planned:
+    """A tensor whose numbers are in memory, in the type."""
+    return Planned(name, values.shape, dtype, lambda: iter((values,)))
+
+
+def text(value: str) -> Value:
+    """A text."""
+    return Value(value, gguf.GGUFValueType.STRING)
+
+
+def number(value: int) -> Value:
+    """A whole number of 32 bits."""
+    return Value(int(value), gguf.GGUFValueType.UINT32)
+
+
+def real(value: float) -> Value:
+    """A number of 32 bits."""
+    return Value(float(value), gguf.GGUFValueType.FLOAT32)
+
+
+def flag(value: bool) -> Value:
+    """True or false."""
+    return Value(bool(value), gguf.GGUFValueType.BOOL)
+
+
+def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[Planned]) -> None:
+    """Write a file and flush it to disk."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, (value, kind, of) in keys.items():
+        writer.add_key_value(key, value, kind, of)
+    for tensor in tensors:
+        size_bytes = int(np.prod(tensor.shape)) * ITEM_BYTES[tensor.dtype]
+        # As bytes, since numpy lacks one of the types.
+        shape = (*tensor.shape[:-1], tensor.shape[-1] * ITEM_BYTES[tensor.dtype])
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), size_bytes, raw_dtype=_TYPES[tensor.dtype])
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        (file,) = writer.fout
+        for tensor in tensors:
+            writer.write_padding(file, file.tell())
+            for block in tensor.blocks():
+                file.write(np.ascontiguousarray(block, dtype=_DTYPES[tensor.dtype]).data)
+        writer.write_padding(file, file.tell())
+        file.flush()
+        os.fsync(file.fileno())
+    finally:
+        writer.close()
+
+
+class UnreadableError(ValueError):
+    """A file that is not a whole GGUF file."""
+
+
+class Written:
+    """A GGUF file, read by gguf's own reader. Raises UnreadableError."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            raise UnreadableError(str(error)[:200]) from error
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+
+    @property
+    def names(self) -> set[str]:
+        """The names of its tensors."""
+        return set(self._tensors)
+
+    def dtype(self, name: str) -> GgufDtype | None:
+        """Return the type of a tensor; None for types that exports don't write."""
+        return next((dtype for dtype, kind in _TYPES.items() if kind == self._tensors[name].tensor_type), None)
+
+    def rows(self, name: str) -> npt.NDArray[Any]:
+        """Return a tensor as stored, rows first; bf16 as uint16."""
+        tensor = self._tensors[name]
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        dtype = self.dtype(name)
+        found: npt.NDArray[Any] = tensor.data if dtype is None else tensor.data.view(_DTYPES[dtype]).reshape(shape)
+        return found
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key; None if it is missing."""
+        field = self._reader.get_field(key)
+        return None if field is None else field.contents()
+
+    def keys(self, prefix: str) -> dict[str, Value]:
+        """Return the keys with this prefix, ready to be written again."""
+        return {
+            name: Value(field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
+            for name, field in self._reader.fields.items()
+            if name.startswith(prefix)
+        }

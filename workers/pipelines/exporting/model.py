@@ -1,0 +1,221 @@
+"""A whole model as a GGUF file: matrices in the requested type, norms in f32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from sdk.errors import InvalidInput, VerificationFailed
+from sdk.lora.gguf_models import GgufModel, Rope, longest_context, rope_of, whole_model
+from sdk.lora.tensors import Columns
+from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
+from workers.pipelines.exporting.gguf_file import (
+    FILE_TYPES,
+    Planned,
+    UnreadableError,
+    Value,
+    Written,
+    number,
+    real,
+    text,
+    whole,
+    write,
+)
+from workers.pipelines.exporting.heads import halves, neighbours
+from workers.pipelines.exporting.model_files import Tensors, check_tensors, model_shapes, open_model
+from workers.pipelines.exporting.numbers import SAME_DTYPE, exact, rounded, rounding_error, row_blocks, widened
+from workers.pipelines.exporting.tensor_names import gguf_name
+from workers.pipelines.exporting.tokenizer import tokenizer_keys
+
+_ROPE_FACTORS = "rope_freqs.weight"
+
+
+def export_model(request: ExportRequest) -> ExportReport:
+    """Write a model's file and read it back. Raises InvalidInput, InvalidBase, VerificationFailed, PipelineError, OSError."""
+    config, folder, out = request.config, Path(request.folder), Path(request.out)
+    model = whole_model(config)
+    tensors, shapes = open_model(folder), model_shapes(model, config)
+    check_tensors(tensors, shapes, tied=model.tied)
+    dtype = request.dtype or SAME_DTYPE.get(tensors["model.embed_tokens.weight"][1].dtype, "f32")
+    given = None if request.tokenizer_from is None else Path(request.tokenizer_from)
+    tokenizer, pre = tokenizer_keys(folder, model.vocabulary, given)
+    context, shortened = longest_context(config)
+    keys = _keys(request.name, model, config, context, dtype) | tokenizer
+    planned = [_planned(tensors, name, model, dtype) for name in shapes]
+    factors = rope_factors(rope_of(config), model.head_dim)
+    if factors is not None:
+        planned.append(whole(_ROPE_FACTORS, factors, "f32"))
+    write(out, model.architecture, keys, planned)
+    worst = read_back(out, keys, tensors, shapes, model, dtype, factors)
+    return ExportReport(
+        architecture=model.architecture,
+        dtype=dtype,
+        tensors=len(planned),
+        size_bytes=out.stat().st_size,
+        pre_tokenizer=pre,
+        rounding=worst,
+        notes=[
+            f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {model.title}"
+        ]
+        if shortened
+        else [],
+    )
+
+
+def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, dtype: GgufDtype) -> dict[str, Value]:
+    """Return the keys that describe a model."""
+    general, rope = gguf.Keys.General, rope_of(config)
+    numbers = {
+        gguf.Keys.LLM.CONTEXT_LENGTH: context,
+        gguf.Keys.LLM.EMBEDDING_LENGTH: model.hidden,
+        gguf.Keys.LLM.BLOCK_COUNT: model.layers,
+        gguf.Keys.LLM.FEED_FORWARD_LENGTH: model.feed_forward,
+        gguf.Keys.LLM.VOCAB_SIZE: model.vocabulary,
+        gguf.Keys.Attention.HEAD_COUNT: model.heads,
+        gguf.Keys.Attention.HEAD_COUNT_KV: model.kv_heads,
+        gguf.Keys.Attention.KEY_LENGTH: model.head_dim,
+        gguf.Keys.Attention.VALUE_LENGTH: model.head_dim,
+        gguf.Keys.Rope.DIMENSION_COUNT: model.head_dim,
+    }
+    epsilon = config.get("rms_norm_eps")
+    if not isinstance(epsilon, (int, float)) or not epsilon > 0:
+        raise InvalidInput("config.json has no rms_norm_eps; correct it, then export again", param="target")
+    found = {
+        general.TYPE: text(gguf.GGUFType.MODEL),
+        general.NAME: text(name),
+        general.FILE_TYPE: number(FILE_TYPES[dtype]),
+        general.QUANTIZATION_VERSION: number(gguf.GGML_QUANT_VERSION),
+        **{key.format(arch=model.architecture): number(value) for key, value in numbers.items()},
+        gguf.Keys.Attention.LAYERNORM_RMS_EPS.format(arch=model.architecture): real(epsilon),
+        gguf.Keys.Rope.FREQ_BASE.format(arch=model.architecture): real(rope.theta),
+    }
+    if rope.kind == "linear":
+        found[gguf.Keys.Rope.SCALING_TYPE.format(arch=model.architecture)] = text("linear")
+        found[gguf.Keys.Rope.SCALING_FACTOR.format(arch=model.architecture)] = real(rope.settings["factor"])
+    return found
+
+
+def rope_factors(rope: Rope, head_dim: int) -> npt.NDArray[Any] | None:
+    """Return the divisor of each of a head's frequencies, (head_dim / 2,) in float32; None if all are 1.
+
+    Llama 3.1: wavelengths longer than the original context divided by low_freq_factor are stretched by the factor, those shorter than it
+    divided by high_freq_factor stay as they are, and in between the frequency is interpolated.
+    """
+    if rope.kind != "llama3":
+        return None
+    said = rope.settings
+    low, high = said["low_freq_factor"], said["high_freq_factor"]
+    if not high > low:
+        raise InvalidInput(
+            "the model's high_freq_factor is not above its low_freq_factor; correct config.json", param="target"
+        )
+    found = []
+    for pair in range(head_dim // 2):
+        wavelength = 2 * math.pi * rope.theta ** (2 * pair / head_dim)
+        turns = said["original_max_position_embeddings"] / wavelength
+        kept = min(1.0, max(0.0, (turns - low) / (high - low)))
+        found.append(1.0 / ((1.0 - kept) / said["factor"] + kept))
+    return np.array(found, dtype="<f4")
+
+
+def _dtype_of(shape: tuple[int, ...], dtype: GgufDtype) -> GgufDtype:
+    """Return the type of a tensor; llama.cpp needs vectors in f32."""
+    return dtype if len(shape) > 1 else "f32"
+
+
+def _module(name: str) -> str:
+    """Return the module of a layer that a tensor belongs to, such as "self_attn.q_proj"."""
+    return ".".join(name.split(".")[-3:-1])
+
+
+def _planned(tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype) -> Planned:
+    file, tensor = tensors[name]
+    written = _dtype_of(tensor.shape, dtype)
+
+    def blocks() -> Iterator[npt.NDArray[Any]]:
+        rows = file.rows(tensor)
+        heads = model.heads_of(_module(name))
+        order = None if heads is None else neighbours(len(rows.raw), heads)
+        for part in row_blocks(*rows.raw.shape):
+            block = Columns(rows.raw[part if order is None else order[part]], rows.dtype)
+            yield rounded(widened(block), written, called=name)
+
+    return Planned(gguf_name(model, name), tensor.shape, written, blocks)
+
+
+def read_back(
+    path: Path,
+    keys: Mapping[str, Value],
+    tensors: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    model: GgufModel,
+    dtype: GgufDtype,
+    factors: npt.NDArray[Any] | None,
+) -> float:
+    """Compare a written file with a model's folder; return the largest error, as a share of what rounding allows.
+
+    Raises VerificationFailed that names the tensor or the key.
+    """
+    written, worst = _read(path), 0.0
+    for key, (value, _, _) in keys.items():
+        found = written.value(key)
+        if found != (float(np.float32(value)) if isinstance(value, float) else value):
+            raise _differs(f"the key {key}")
+    if written.value(gguf.Keys.General.ARCHITECTURE) != model.architecture:
+        raise _differs("its architecture")
+    names = {gguf_name(model, name): name for name in shapes}
+    extra = set() if factors is None else {_ROPE_FACTORS}
+    if written.names != names.keys() | extra:
+        raise _differs("the list of its tensors")
+    if factors is not None and not np.array_equal(written.rows(_ROPE_FACTORS), factors):
+        raise _differs(f"the tensor {_ROPE_FACTORS}")
+    for called, name in names.items():
+        share = _tensor_error(written, called, tensors, name, model, _dtype_of(shapes[name], dtype))
+        if not share <= 1.0:
+            raise _differs(f"the tensor {name}")
+        worst = max(worst, share)
+    return worst
+
+
+def _tensor_error(
+    written: Written, called: str, tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype
+) -> float:
+    """Return a tensor's largest error, as a share of what rounding allows; infinity if its shape or type differs."""
+    file, tensor = tensors[name]
+    rows, found = file.rows(tensor), written.rows(called)
+    if written.dtype(called) != dtype or found.shape != tensor.shape:
+        return math.inf
+    matrix = found.reshape(rows.raw.shape)
+    heads, worst = model.heads_of(_module(name)), 0.0
+    # Whole heads at a time, since rows are reordered within them.
+    size = 1 if heads is None else len(matrix) // heads
+    for part in row_blocks(len(matrix) // size, rows.raw.shape[1] * size):
+        part = slice(part.start * size, part.stop * size)
+        block = matrix[part] if heads is None else halves(matrix[part], (part.stop - part.start) // size)
+        values = widened(Columns(rows.raw[part], rows.dtype))
+        if SAME_DTYPE.get(tensor.dtype) == dtype:
+            worst = max(worst, 0.0 if np.array_equal(exact(block), values) else math.inf)
+        else:
+            worst = max(worst, rounding_error(block, values, dtype))
+    return worst
+
+
+def _read(path: Path) -> Written:
+    try:
+        return Written(path)
+    except UnreadableError as error:
+        raise VerificationFailed(
+            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
+        ) from error
+
+
+def _differs(what: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"the file was read back, and {what} differs from the model, so nothing was kept; try again"
+    )

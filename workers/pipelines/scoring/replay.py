@@ -1,0 +1,63 @@
+"""The probe of a training once more, in a process of its own: `python -m workers.pipelines.scoring.replay`.
+
+Standard input is a `ProbeRequest`; the last line of standard output is a `ProbeAnswer`, or `{"refused", "reason"}` with a
+sentence. The base is loaded as it was in training, and the adapter by PEFT. Base and tokenizer may be a stranger's, so the
+process has no network where the system allows that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.probe import ProbeAnswer, ProbeRequest
+from sdk.schemas.wire import read_json
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.sandbox import leave_network
+
+
+def replay(request: ProbeRequest) -> ProbeAnswer:
+    """Measure the adapter of a folder on the base of a folder. Raises PipelineError."""
+    from workers.pipelines.data.probe import probe
+    from workers.pipelines.data.tokenise import load_tokenizer
+    from workers.pipelines.model.adapters import load_adapter
+    from workers.pipelines.model.classifier import Classes
+    from workers.pipelines.model.device import choose_device, memory_errors_named
+    from workers.pipelines.model.loading import deprecations_silenced, load_base
+
+    base, device, classes = Path(request.base), choose_device(), None
+    tokenizer = load_tokenizer(base, ends=request.labels is None)
+    if request.labels is not None:
+        if request.pad_token_id is None:
+            raise PipelineError(
+                FailureReason.SPEC, "The record of this classification says no pad_token_id; train it again."
+            )
+        classes = Classes(tuple(request.labels), request.pad_token_id, request.seed)
+    with memory_errors_named("replay the probe on a machine with more memory."), deprecations_silenced():
+        loaded = load_base(
+            base, device, quantization=request.quantization, dtype=request.dtype, held=request.held, classes=classes
+        )
+        model = load_adapter(loaded.model, Path(request.adapter))
+        report = probe(model, tokenizer, base, device.torch_device, labelled=classes is not None)
+    return ProbeAnswer(report=report, dtype=loaded.dtype, device=device.kind)
+
+
+def main() -> int:
+    """Answer the request on standard input."""
+    request = read_json(ProbeRequest, sys.stdin.buffer.read())
+    # Before the libraries, which start threads.
+    leave_network()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        said = replay(request).model_dump_json()
+    except PipelineError as error:
+        said = json.dumps({"refused": error.message, "reason": error.reason.value})
+    sys.stdout.write(said + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

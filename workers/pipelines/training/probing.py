@@ -1,0 +1,53 @@
+"""The last look of a training at what it wrote: the saved adapter on the base, against the base alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
+from workers.pipelines.data.probe import probe
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.training.inputs import Inputs
+
+
+def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
+    """Take the trained adapter off its base, put the one in the folder `out` on in its place, and measure that.
+
+    The model is of no use for training afterwards; the generators of random numbers are as they were. Raises PipelineError
+    where the saved files don't reach the base.
+    """
+    devices = [given.device.torch_device] if given.device.kind == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        saved = load_adapter(_bare(model), out)
+        return probe(saved, given.tokenizer, given.base, given.device.torch_device, labelled=given.classes is not None)
+
+
+def _bare(model: Any) -> Any:
+    """Return the base without any of the adapter. PEFT leaves modules that were trained whole in it, which go back too."""
+    prefix = "base_model.model."
+    whole = {
+        name.removeprefix(prefix): module.original_module
+        for name, module in model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
+    base = model.unload()
+    for name, module in whole.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(base.get_submodule(parent), leaf, module)
+    return base
+
+
+def require_learnt(found: ProbeReport, dtype: str) -> None:
+    """Raise PipelineError where an adapter moves no logit on the fixed texts."""
+    if found.logit_gap < LEAST_LOGIT_GAP:
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            f"The trained adapter moves no logit of the base by more than {found.logit_gap:.3g} on {len(found.texts)} fixed"
+            f" texts (computed in {dtype}), so it changes nothing; raise lr, give more rows or steps, or choose other targets.",
+        )

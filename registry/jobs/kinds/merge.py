@@ -27,7 +27,6 @@ from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import MergeResult
 
-
 #: Of a report what is held against the request.
 _ASKED_FOR = {"onto", "dtype"}
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _ONE_ROW_IN = 100
 #: Likewise of what is only made wide from 4 bits.
 _CODES_ROW_IN = 8
+#: The share of a sum of squares below which too little of it is left.
+_CANCELLED = 1e-6
 #: Numbers of a block that is multiplied by a random vector.
 _BLOCK_NUMBERS = 2**19
 #: By how many deviations rounding may move a product: beyond it by chance once in 10¹³ rows (Hoeffding's inequality).
@@ -359,7 +361,13 @@ class Recomputed:
 def _square(product: Product) -> float:
     """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
     grams = (product.left.T @ product.left) * (product.right @ product.right.T)
-    return max(0.0, float(grams.sum())) * product.change.scale**2
+    square = float(grams.sum())
+    if square < _CANCELLED * float(np.abs(grams).sum()):
+        # What is left of sums that cancel is their rounding: triangular factors have the product's own size.
+        left: Any = np.linalg.qr(product.left, mode="r")
+        right: Any = np.linalg.qr(product.right.T, mode="r")
+        square = float(np.linalg.norm(left @ right.T)) ** 2
+    return square * product.change.scale**2
 
 
 def _whole_codes(weight: Any, recipe: Any) -> Codes:

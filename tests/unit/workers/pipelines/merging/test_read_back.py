@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from support.merges import Made, make
 from transformers import AutoModelForCausalLM
 
 import workers.pipelines.merging.merge as module
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.order import MergeOrder
 from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.stored_base import open_files
@@ -279,3 +283,16 @@ class TestPrompts:
         warnings = run(made, tmp_path / "out").warnings
         assert len(warnings) == warned
         assert all(f"its predictions are {kl:.2g} nats a token" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(("family", "variant"), [("mixtral", "experts"), ("gpt2", "embeddings"), ("phi3", "dora")])
+def test_the_norms_that_the_registry_keeps_are_those_of_the_files(family: str, variant: str, tmp_path: Path) -> None:
+    made = make(family, variant, tmp_path, dtype="bfloat16")
+    config = json.loads((made.adapter / "adapter_config.json").read_text())
+    kept = delta_norms(made.adapter, lora_of(config)).norms()
+    report = run(made, tmp_path / "out", norms=kept)
+    assert kept.keys() == report.norms.keys()
+    assert report.warnings == []
+    # As the worker's child is told.
+    order = MergeOrder(base="b", adapter="a", quantization=None, labels=None, spec=MergeSpec(), norms=kept)
+    assert MergeOrder.model_validate_json(order.model_dump_json()) == order

@@ -284,8 +284,8 @@ def _disk_full(folder: Path, written: Sequence[Written]) -> PipelineError:
     size = sum(each.size_bytes for each in written)
     return PipelineError(
         FailureReason.DISK_FULL,
-        f"The disk of {folder.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some of it and run the"
-        " merge again, which goes on from the files that are whole.",
+        f"The disk of {folder.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
+        " merge again; it continues from the files that are complete.",
     )
 
 

@@ -84,6 +84,7 @@ def test_what_is_written_is_the_sum_rounded_once(
     ours, truth, before = loaded(tmp_path / "out"), by_peft(made, torch.float64), loaded(made.base)
     plain = by_peft(made, torch.float32) if dtype == "float32" else {}
     assert ours.keys() == truth.keys()
+    equal = total = 0
     for name, right in truth.items():
         got, base = ours[name], before[name].double()
         assert got.dtype == before[name].dtype, name
@@ -93,13 +94,15 @@ def test_what_is_written_is_the_sum_rounded_once(
         size = torch.maximum(base.abs(), (right - base).abs())
         error = (got.double() - right).abs()
         if dtype == "float32":
-            allowed = 1e-5 * size + 1e-9 if "dora" in variant else 2e-6 * (size + 0.1)
+            allowed = 1e-5 * size + 1e-7 if "dora" in variant else 2e-6 * (size + 0.1)
             if variant in SAME_BITS:
                 assert torch.equal(got, plain[name]), name
         else:
             allowed = 1.001 * step(size, got.dtype) + (1e-5 * size if "dora" in variant else 0)
-            assert (got.double() == right.to(got.dtype).double()).double().mean() >= 0.999, name
+            equal += int((got.double() == right.to(got.dtype).double()).sum())
+            total += got.numel()
         assert bool((error <= allowed).all()), name
+    assert equal >= 0.999 * total
 
 
 def headers(folder: Path) -> dict[str, list[str]]:

@@ -310,7 +310,7 @@ class TestResults:
             ("chat_template.jinja", {"files": {"chat_template.jinja": "{{ messages }}"}}),
         ]
         for param, changed in wrong:
-            with pytest.raises(VerificationFailed, match="not what its job asked for") as caught:
+            with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
                 desk.complete(held, desk.made(held, **changed))
             assert caught.value.param == param
         rank = 3 * RANK
@@ -404,7 +404,7 @@ class TestResults:
         )
         for changed, said in [
             ({"request": lied}, f"other files of {one}"),
-            ({"targets": held.targets[:1]}, "another number of targets"),
+            ({"targets": held.targets[:1]}, "a different number of targets"),
             ({"targets": held.targets[::-1]}, f"other files of {one}"),
         ]:
             with pytest.raises(VerificationFailed, match=said):

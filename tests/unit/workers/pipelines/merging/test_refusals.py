@@ -77,7 +77,7 @@ WHOLE = "base_model.model.model.layers.1.input_layernorm.weight"
     [
         (saying(init_lora_weights="pissa"), "init_lora_weights is 'pissa', which changes the base"),
         (saying(init_lora_weights="olora"), "init_lora_weights is 'olora', which changes the base"),
-        (saying(layer_replication=[[0, 2], [1, 2]]), "layer_replication stacks the base's layers anew"),
+        (saying(layer_replication=[[0, 2], [1, 2]]), "layer_replication repeats the base's layers"),
         (saying(alora_invocation_tokens=[3]), "alora_invocation_tokens makes the adapter act on some tokens only"),
         (saying(lora_bias=True), "q_proj has no bias that lora_bias could be added to"),
         (saying(r=4), "and the base wants"),

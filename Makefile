@@ -66,7 +66,7 @@ soak: $(VENV)/.dev ## Run the long tests in full length.
 
 matrix: $(VENV)/.dev ## Try all families, methods, targets and types; writes the table in docs/models.md.
 	rm -rf build/matrix
-	ADAPTERCTL_MATRIX=1 $(PYTEST_PARALLEL) tests/matrix && PYTHONPATH=tests $(BIN)/python -m matrix.table
+	ADAPTERCTL_MATRIX=1 $(PYTEST_PARALLEL) tests/matrix tests/unit/workers/pipelines/merging/test_families.py && PYTHONPATH=tests $(BIN)/python -m matrix.table
 
 check: $(VENV)/.dev ## Lint, types, arrows, and migrations that match the models.
 	$(BIN)/ruff check .

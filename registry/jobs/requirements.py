@@ -13,17 +13,13 @@ from registry.db.stored_json import table
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
-from sdk.formats.packed_weights import parameters_of
 from sdk.lora.experts import experts_share
 from sdk.lora.memory import loading_bytes, merge_bytes
-from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.jobs import JOB_KINDS, MOST_MEMORY_BYTES, Needs
 from sdk.schemas.work import WorkerInfo
 
 #: What experts are held in that are stored so; of others it is another share that stays.
 _SIXTEEN_BIT = ("bfloat16", "float16")
-#: No vocabulary has as many: a config may say whatever whoever wrote it likes.
-_MOST_TOKENS = 2**24
 
 
 def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
@@ -38,23 +34,9 @@ def needs_to_load(base: NamedBase | None, *, quantized: bool) -> Needs:
     return _needs(loading_bytes(base.size_bytes, quantized=quantized, kept_share=kept))
 
 
-def needs_to_merge(base: NamedBase | None, spec: MergeSpec, *, quantized: bool, packed: bool = False) -> Needs:
-    """Return what the merge of a version needs.
-
-    `quantized`: whether it was trained over a quantised base; `packed`: whether that one is stored in 4 bits.
-    """
-    if base is None:
-        return Needs()
-    config = table(base.config)
-    needed = merge_bytes(
-        base.size_bytes,
-        stored_dtype=_stored_dtype(config),
-        merged_dtype=spec.dtype,
-        quantized=quantized,
-        vocabulary=_vocabulary(config),
-        packed_parameters=parameters_of(tensors_of(base)) if packed else None,
-    )
-    return _needs(needed)
+def needs_to_merge(base: NamedBase | None, *, quantized: bool) -> Needs:
+    """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
+    return Needs() if base is None else _needs(merge_bytes(quantized=quantized))
 
 
 def _needs(memory_bytes: int) -> Needs:
@@ -72,13 +54,6 @@ def _stored_dtype(config: Mapping[str, Any]) -> str | None:
     """Return the precision that a base's config names, by its name now or before; None if it names none."""
     said = config.get("dtype", config.get("torch_dtype"))
     return said if isinstance(said, str) else None
-
-
-def _vocabulary(config: Mapping[str, Any]) -> int:
-    """Return the size of a base's vocabulary; 0 where its config has none that can be meant."""
-    text = config.get("text_config")
-    said = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
-    return said if type(said) is int and 0 < said <= _MOST_TOKENS else 0
 
 
 def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:

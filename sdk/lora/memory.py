@@ -4,31 +4,28 @@ What a job asks of a worker is what it surely takes, not what it would like: one
 
 >>> f"{loading_bytes(14_000_000_000, quantized=True) / 1e9:.1f} GB"
 '4.7 GB'
->>> merge = merge_bytes(14_000_000_000, stored_dtype="bfloat16", merged_dtype="auto", quantized=False, vocabulary=32_000)
->>> f"{merge / 1e9:.1f} GB"
-'32.3 GB'
+>>> f"{merge_bytes(quantized=False) / 1e9:.1f} GB"
+'0.6 GB'
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 #: Interpreter and libraries, without any weights.
 _PROCESS_BYTES = 512 * 2**20
-#: Likewise of a merge, which was seen to take 545 MiB, and 1,120 MiB with a torch that is built for cards.
-_MERGE_PROCESS_BYTES = 1216 * 2**20
+#: Likewise of a merge, without what is mapped of files: 330 MiB were seen, and more with a torch that is built for cards.
+_MERGE_PROCESS_BYTES = 384 * 2**20
+#: Blocks of rows, the matrices of one module, and what the read-back holds of both in float64: 150 MiB were seen.
+_MERGE_BLOCKS_BYTES = 160 * 2**20
+#: Of the largest weight in 4 bits, twice, with its scales.
+_MERGE_CODES_BYTES = 128 * 2**20
 #: What freed pieces leave between them that nothing else fits into.
 _FRAGMENTED = 1.1
 #: NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
 _QUANTIZED_SHARE = 0.3
-#: Bytes of one number.
-_WIDTHS = {"bfloat16": 2, "float16": 2, "float32": 4}
 #: Texts by which a merge measures models, the tokens of each at most, and the (tokens, vocabulary) matrices in float32 that
 #: it holds at a time to compare two of them.
 _PROBE_TOKENS = 4 * 128
 _PROBE_MATRICES = 4
-
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.0) -> int:
@@ -41,35 +38,23 @@ def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.
     return _PROCESS_BYTES + int(packed if quantized else weights_bytes)
 
 
-def merge_bytes(
-    weights_bytes: int,
-    *,
-    stored_dtype: str | None,
-    merged_dtype: Dtype,
-    quantized: bool,
-    vocabulary: int,
-    packed_parameters: int | None = None,
-) -> int:
-    """Return what a merge takes at its peak: whole models, and the logits by which they are compared.
+def merge_bytes(*, quantized: bool) -> int:
+    """Return what a merge takes at its peak, whatever the size of its base: files are mapped, and blocks of rows are held.
 
-    process + 1.1·(S + M + Q) + L, where S is the size of the weights as they are stored, whose file stays mapped; M
-    that of the merged model, in the stored precision where "auto" is asked for; Q, where the adapter was trained over 4
-    bits, twice the weights in 16 bit, for the base is quantised, made wide again and measured before it is merged onto;
-    and L the logits of the probe, four (512, vocabulary) matrices in float32. A base that is stored in 4 bits, of
-    `packed_parameters` numbers, is made wide once, and has no other weights to merge onto. A precision that is not
-    known is taken for float32, as transformers does. A CPU that can't multiply 16-bit numbers needs more, which nobody
-    knows at submit.
+    process + blocks; over 4 bits the codes of one weight as well, and the scales of all its blocks.
     """
-    stored_width = _WIDTHS.get(stored_dtype or "", 4)
-    numbers = weights_bytes // stored_width if packed_parameters is None else packed_parameters
-    merged = numbers * (stored_width if merged_dtype == "auto" else _WIDTHS[merged_dtype])
-    wide = 0
-    if packed_parameters is not None:
-        wide = 2 * numbers
-    elif quantized:
-        wide = 2 * numbers * 2
-    models = int(_FRAGMENTED * (weights_bytes + merged + wide))
-    return _MERGE_PROCESS_BYTES + models + _PROBE_TOKENS * vocabulary * 4 * _PROBE_MATRICES
+    return _MERGE_PROCESS_BYTES + _MERGE_BLOCKS_BYTES + (_MERGE_CODES_BYTES if quantized else 0)
+
+
+def prompts_bytes(weights_bytes: int, *, quantized: bool, merged_bytes: int, vocabulary: int) -> int:
+    """Return what it takes beside that to hold a merged model's predictions against those of the base as trained.
+
+    1.1·max(S, M) + L, where S is the size of the weights as they are stored, of which one that is quantised in memory needs
+    the 16-bit one too, M that of the merged model, and L four (512, vocabulary) matrices in float32. Where there is not as much,
+    a merge does without. One model is in memory at a time; a CPU that can't multiply 16-bit numbers holds them in 32.
+    """
+    base = int(weights_bytes * (1 + _QUANTIZED_SHARE)) if quantized else weights_bytes
+    return int(_FRAGMENTED * max(base, merged_bytes)) + _PROBE_TOKENS * vocabulary * 4 * _PROBE_MATRICES
 
 
 def pass_bytes(*, tokens: int, hidden: int, inner: int, layers: int, vocabulary: int, width: int) -> int:

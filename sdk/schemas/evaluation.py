@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]
@@ -98,6 +98,22 @@ class MergeOptions(TypedDict, total=False):
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
 
 
+class ReadBack(Wire):
+    """What was read again of a merged model's files, and found right."""
+
+    #: All tensors, and how many of them are the base's byte for byte.
+    tensors: int
+    copied: int
+    #: Rows of the others that were computed again in float64.
+    rows: int
+    #: Whether the fixed prompts went through the written model: "run", or "not run: " and why.
+    prompts: str
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class MergeReport(Wire):
     """What a merge did, and how far the merged model is from base-as-trained + adapter."""
 
@@ -107,3 +123,11 @@ class MergeReport(Wire):
     #: peak_memory_bytes …
     metrics: dict[str, float]
     libraries: dict[str, str] = {}
+    #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as they were computed and as they lie on the disk.
+    digests: Annotated[dict[str, Sha256], Field(exclude_if=_is_empty)] = {}
+    #: Module to ‖W' − W‖, the Frobenius norm, by the bytes on the disk; left out of more than 4096 modules.
+    norms: Annotated[dict[str, float], Field(exclude_if=_is_empty)] = {}
+    #: None of a release that read nothing back.
+    read_back: Annotated[ReadBack | None, Field(exclude_if=_is_empty)] = None
+    #: What should be known before the model is used, each a sentence.
+    warnings: Annotated[list[str], Field(exclude_if=_is_empty)] = []

@@ -146,7 +146,7 @@ def walk(case: Case, folder: Path) -> Found:
         spec=EvaluationSpec(generate_rows=1, max_new_tokens=2),
         **quiet,
     )
-    merge(
+    done = merge(
         base=base,
         adapter=adapter,
         quantization=report.quantization,
@@ -169,6 +169,9 @@ def walk(case: Case, folder: Path) -> Found:
     assert found.loss_error < allowed, f"{case}: an evaluation's loss is {ours:g}, plain PEFT's {truth.loss:g}"
     assert found.merge_error < allowed, f"{case}: a merged model is {found.merge_error:.2g} from plain PEFT's"
     assert math.isfinite(report.metrics["loss"])
+    assert done.read_back is not None
+    assert done.read_back.prompts == "run"
+    truth.require_rounded_once(merged)
     return found
 
 
@@ -206,6 +209,7 @@ class Truth:
         from peft import PeftModel
         from transformers import AutoTokenizer
 
+        self._base, self._adapter = base, adapter
         self._texts = _texts(rows, AutoTokenizer.from_pretrained(base))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -221,6 +225,25 @@ class Truth:
         model = _load(merged, "float32")
         pairs = [(self._of(model, ids), logits) for (ids, _), logits in zip(self._texts, self._logits, strict=True)]
         return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
+
+    def require_rounded_once(self, merged: Path) -> None:
+        """Hold every number of a merged folder against the sum that PEFT makes in float64. Raises AssertionError."""
+        import torch
+        from peft import PeftModel
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            before = {name: tensor.double() for name, tensor in _load(self._base, "float32").state_dict().items()}
+            adapted = PeftModel.from_pretrained(_load(self._base, "float32"), self._adapter).double()
+            right, ours = adapted.merge_and_unload().state_dict(), _load(merged, "auto").state_dict()
+        assert ours.keys() == right.keys()
+        for name, tensor in ours.items():
+            wanted, size = right[name], torch.maximum(before[name].abs(), (right[name] - before[name]).abs())
+            if tensor.dtype == torch.float32:
+                assert bool(((tensor.double() - wanted).abs() <= 2e-6 * (size + 0.1)).all()), name
+            else:
+                equal = (tensor.double() == wanted.to(tensor.dtype).double()).double()
+                assert float(equal.mean()) >= 0.999, name
 
     def _loss(self, model: Any) -> float:
         import torch

@@ -33,6 +33,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
         quantization=target.quantization,
         labels=target.labels,
         spec=request.spec,
+        norms=target.delta_norms,
     )
     report = attempt.run_child(order, MergeReport)
     attempt.finishing("uploading the merged model")

@@ -28,6 +28,9 @@ from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import Assignment, MergeResult
 
+#: Of a report what is held against the request.
+_ASKED_FOR = {"onto", "dtype"}
+
 
 def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
     version = find_version(session, parse_ref(request.ref), who, action="write")
@@ -49,7 +52,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
 
 
 def _needs(pinned: Pinned[MergeRequest]) -> Needs:
-    return needs_to_merge(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
+    return needs_to_merge(pinned.base, quantized=pinned.quantized or pinned.packed)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
@@ -91,9 +94,9 @@ def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -
             "ref": subject,
             "digest": digest,
             "manifest": merge.manifest.model_dump(),
-            "report": merge.report.model_dump(),
+            "report": (report := merge.report.model_dump()),
             #: The worker's word, by dotted names.
-            "reported": ["report.libraries", "report.metrics"],
+            "reported": sorted(f"report.{name}" for name in report.keys() - _ASKED_FOR),
         }
         done.succeed(session, result)
 

@@ -10,8 +10,10 @@ from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, human_bytes, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
+from sdk.errors import VerificationFailed
 from sdk.objects import MergedModel
 from sdk.pulling.folder import require_free
+from sdk.schemas.failures import FailureReason
 
 
 @click.command(name="merge")
@@ -31,6 +33,9 @@ from sdk.pulling.folder import require_free
 def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
     """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder.
 
+    What was written is read again: what nothing changes is the base's byte for byte, the rest is computed a second time, and
+    fixed texts are held against the base as trained with the adapter. Where that fails, the command exits with 7.
+
     \b
     Example:
       adapterctl merge code-review@v3 -o ./merged
@@ -41,12 +46,15 @@ def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
         job = client.submit_merge(ref, **{key: value for key, value in given.items() if value is not None})
         say(f"job {job.id} merges {job.view.subject}")
         watch(job)
-        if job.error is not None:
-            raise job.error
+        if (error := job.error) is not None:
+            # What was written and is not what was asked for is no mishap of the job.
+            raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
         merged = job.result()
         if not isinstance(merged, MergedModel):
             raise TypeError("a merge must end with a merged model")
         path = merged.save(target)
+    for warning in merged.report.get("warnings", []):
+        say(warning)
     if style == "json":
         print_json({"ref": merged.ref, "digest": merged.digest, "path": str(path), "report": merged.report})
         return

@@ -22,4 +22,5 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
         out=host.out,
         spec=order.spec,
         on_progress=host.report,
+        norms=order.norms,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.probe import Norms
 from sdk.schemas.training import Labels, QuantizationRecipe
 from workers.pipelines.orders import Order
 
@@ -19,3 +20,5 @@ class MergeOrder(Order):
     #: What the adapter tells apart, where it is a classification.
     labels: Labels | None
     spec: MergeSpec
+    #: Of ΔW by module, as they were stored at publication; None of a version that an earlier release published.
+    norms: Norms | None = None

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,46 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     tensor of the file must reach the model and each matrix of the model must come from the file, else PipelineError
     ("adapter"), as is a config that PEFT should not be given.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
+
+    config = peft_config_of(adapter)
+    try:
+        with warnings.catch_warnings():
+            # What PEFT warns of is checked below, and is an error.
+            warnings.simplefilter("ignore")
+            with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
+                names = set(file.keys())
+                resize_vocabulary(model, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+                if not changes_base(config.init_lora_weights):
+                    # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
+                    config.init_lora_weights = True
+                peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
+                wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+                found = names if names == wanted else _as_loaded(peft_model, file, names)
+                # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
+                found -= _loaded_whole(peft_model, file, names & found - wanted)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise PipelineError(
+            FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
+        ) from error
+    if wanted != found:
+        raise mismatch(found - wanted, wanted - found)
+    return peft_model.eval()
+
+
+def mismatch(unused: Collection[str], missing: Collection[str]) -> PipelineError:
+    """Return the error of a file of which tensors come to nothing, or that lacks some."""
+    return PipelineError(
+        FailureReason.ADAPTER,
+        f"{len(unused)} of the adapter's tensors match no module of this base, and {len(missing)} of"
+        f" its matrices are missing (first: {min([*unused, *missing])}); check the base and the key prefix.",
+    )
+
+
+def peft_config_of(adapter: Path) -> Any:
+    """Return what the config of an adapter's folder says, as PEFT has it. Raises PipelineError ("adapter") for what PEFT must not be given."""
+    from peft import PeftConfig
 
     try:
         with (adapter / CONFIG_FILE).open("rb") as config:
@@ -101,33 +140,13 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            # What PEFT warns of is checked below, and is an error.
             warnings.simplefilter("ignore")
-            with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-                names = set(file.keys())
-                _resize_vocabulary(model, file)
-                config = PeftConfig.from_pretrained(adapter, local_files_only=True)
-                if not changes_base(config.init_lora_weights):
-                    # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
-                    config.init_lora_weights = True
-                peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
-                wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
-                found = names if names == wanted else _as_loaded(peft_model, file, names)
-                # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
-                found -= _loaded_whole(peft_model, file, names & found - wanted)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            return PeftConfig.from_pretrained(adapter, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
             FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
         ) from error
-    if wanted != found:
-        odd = sorted(wanted ^ found)
-        raise PipelineError(
-            FailureReason.ADAPTER,
-            f"{len(found - wanted)} of the adapter's tensors match no module of this base, and {len(wanted - found)} of"
-            f" its matrices are missing (first: {odd[0]}); check the base and the key prefix.",
-        )
-    return peft_model.eval()
 
 
 def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
@@ -141,16 +160,21 @@ def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
     return (names - single.keys()) | set(convert_peft_adapter_state_dict_for_transformers(peft_model, config, single))
 
 
-def _resize_vocabulary(model: Any, file: Any) -> None:
-    """Give a model as many tokens as a file of weights has whole embeddings of, (tokens, dimension)."""
+def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Give a model as many tokens as a file of weights has whole embeddings of, (tokens, dimension).
+
+    `shapes` are those of the file's tensors. Return how many there are then, None where it had as many.
+    """
     embeddings = model.get_input_embeddings()
     name = next((name for name, module in model.named_modules() if module is embeddings), None)
-    for key in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+    for key, shape in shapes.items():
         if unwrapped(base_parameter(key) or "") == f"{name}.weight":
-            rows = file.get_slice(key).get_shape()[0]
-            if rows != embeddings.weight.shape[0]:
-                model.resize_token_embeddings(rows, mean_resizing=False)
-            return
+            rows = shape[0]
+            if rows == embeddings.weight.shape[0]:
+                return None
+            model.resize_token_embeddings(rows, mean_resizing=False)
+            return rows
+    return None
 
 
 def _loaded_whole(peft_model: Any, file: Any, names: set[str]) -> set[str]:

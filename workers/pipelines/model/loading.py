@@ -86,23 +86,8 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     model, or of an encoder where it is to be causal, or one of a base that is quantised in a way over which nothing is done.
     """
     packing = read_packing(base)
-    config = read_config(base)
-    if classes is not None:
-        configure(config, classes)
-    elif is_encoder(config.to_dict()):
-        raise PipelineError(FailureReason.BASE, f"The base can't be used for that: {no_next_token(config.model_type)}.")
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = _maker(config, classes).from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError) as error:
-        what = "causal language model" if classes is None else "model for sequence classification"
-        raise PipelineError(
-            FailureReason.BASE,
-            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
-            f" ({_first_line(error)}); choose another base.",
-        ) from error
-    model.tie_weights()
+    model = blank_model(base, classes)
+    config = model.config
     output = model.get_output_embeddings()
     head = [] if classes is None else head_modules(model, base)
     linear = {
@@ -119,6 +104,33 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
         parameters=model.num_parameters(),
         packing=packing,
     )
+
+
+def blank_model(base: Path, classes: Classes | None = None) -> Any:
+    """Return the model of a folder's config without memory for its weights, tied as it says. Raises PipelineError ("base")."""
+    config = read_config(base)
+    if classes is not None:
+        configure(config, classes)
+    elif is_encoder(config.to_dict()):
+        raise PipelineError(FailureReason.BASE, f"The base can't be used for that: {no_next_token(config.model_type)}.")
+    return blank_model_of(config, classes)
+
+
+def blank_model_of(config: Any, classes: Classes | None = None) -> Any:
+    """Return the model of a config without memory for its weights, tied as it says. Raises PipelineError ("base")."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = _maker(config, classes).from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError) as error:
+        what = "causal language model" if classes is None else "model for sequence classification"
+        raise PipelineError(
+            FailureReason.BASE,
+            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
+            f" ({_first_line(error)}); choose another base.",
+        ) from error
+    model.tie_weights()
+    return model
 
 
 def _stacked(model: Any) -> Iterator[str]:
@@ -181,13 +193,7 @@ def load_base(
         return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or _computable(quantization.compute_dtype, device)
     head = [] if classes is None else read_blueprint(base, classes).head
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization.type,
-        bnb_4bit_use_double_quant=quantization.double_quant,
-        bnb_4bit_compute_dtype=DTYPES[resolved],
-        llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
-    )
+    config = _four_bit_config(quantization, resolved, head)
     model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
     if packing is not None:
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
@@ -222,6 +228,28 @@ def load_base(
     return LoadedBase(model, resolved, recipe, held, shares)
 
 
+def _four_bit_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=DTYPES[dtype],
+        llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
+    )
+
+
+def quantised_names(base: Path, quantization: QuantizationRecipe, classes: Classes | None) -> list[str]:
+    """Return the full names of the modules that a training under a recipe has in 4 bits. No weights are loaded."""
+    from transformers.quantizers import AutoHfQuantizer
+
+    head = [] if classes is None else read_blueprint(base, classes).head
+    model = blank_model(base, classes)
+    config = _four_bit_config(quantization, quantization.compute_dtype, head)
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=DTYPES[quantization.compute_dtype])
+    return [name for name, _ in packed_modules(model)]
+
+
 def _skipped(model: Any, head: Sequence[str]) -> list[str]:
     """Return the modules of a head, and the linear ones that are not packed, by their last part where no packed one has that too."""
     linear = {
@@ -232,6 +260,32 @@ def _skipped(model: Any, head: Sequence[str]) -> list[str]:
     packed = {name.rpartition(".")[2] for name, module in linear.items() if _is_packed(module)}
     ends = {name: name.rpartition(".")[2] for name, module in linear.items() if not _is_packed(module)}
     return sorted({name if end in packed else end for name, end in ends.items()} | set(head))
+
+
+def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
+    """Load a whole model as it lies in a folder, heads and all, in evaluation mode. Raises PipelineError ("base").
+
+    A tensor that its files lack, or that has another shape, is an error.
+    """
+    silence()
+    config = read_config(folder)
+    try:
+        model, loaded = _maker(config, classes).from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES[native_dtype(folder, device)],
+            device_map={"": device.torch_device},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise PipelineError(FailureReason.BASE, f"its weights can't be loaded ({_first_line(error)}).") from error
+    odd = sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])})
+    if odd:
+        raise PipelineError(FailureReason.BASE, f"it lacks {len(odd)} of its tensors (first: {odd[0]}).")
+    return _frozen(model)
 
 
 def default_recipe(device: Device) -> QuantizationRecipe:

@@ -54,15 +54,23 @@ def cast(model: Any, dtype: torch.dtype, *, but: Callable[[str], bool] = lambda 
 
     Left as it is stays what `but` says of a parameter's name.
     """
+    wanted = dtypes_in(model, dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in wanted and getattr(tensor, "quant_state", None) is None and not but(name):
+            tensor.data = tensor.data.to(wanted[name])
+
+
+def dtypes_in(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return the type that each parameter and buffer has where the library loads a model in `dtype`."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
-    own = {name: tensor.dtype for name, tensor in (*made.named_parameters(), *made.named_buffers())}
     plan = model._get_dtype_plan(dtype)
     planned = build_glob_alternation(list(plan))[0] if plan else None
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name in own and getattr(tensor, "quant_state", None) is None and not but(name):
-            tensor.data = tensor.data.to(torch.float32 if planned is not None and planned.search(name) else own[name])
+    return {
+        name: torch.float32 if planned is not None and planned.search(name) else tensor.dtype
+        for name, tensor in (*made.named_parameters(), *made.named_buffers())
+    }
 
 
 def described(shares: Mapping[str, Share]) -> str:

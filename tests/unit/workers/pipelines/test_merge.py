@@ -12,7 +12,7 @@ from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.merge import _distance
+from workers.pipelines.merging.prompts import Distance, distance
 from workers.pipelines.model.adapters import write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -131,7 +131,7 @@ def test_models_that_all_but_agree_are_never_less_than_nothing_apart() -> None:
     mask = torch.ones(1, 8, dtype=torch.bool)
     for seed in range(20):
         logits, noise = torch.randn(2, 1, 8, 512, generator=torch.Generator().manual_seed(seed))
-        assert 0 <= _distance(logits, logits + 1e-6 * noise, mask).kl < 1e-6
+        assert 0 <= distance(logits, logits + 1e-6 * noise, mask).kl < 1e-6
 
 
 def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter
     # All quantised weights are taken as quantised, not only those of the adapter.
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(auto[name], weights(tmp_path / "one")[name])
-    assert {"load", "merge", "save"} == {progress.phase for progress in seen}
+    assert {"load", "merge", "read back", "save"} == {progress.phase for progress in seen}
 
 
 def test_auto_keeps_the_original_where_that_is_nearer(
@@ -160,8 +160,8 @@ def test_auto_keeps_the_original_where_that_is_nearer(
 ) -> None:
     import workers.pipelines.merging.merge as module
 
-    distances = iter([module._Distance(0.5, 1.0), module._Distance(0.25, 1.0)])
-    monkeypatch.setattr(module, "_distance", lambda *args: next(distances))
+    distances = iter([Distance(0.5, 1.0), Distance(0.25, 1.0)])
+    monkeypatch.setattr(module, "distance_of", lambda *args, **options: next(distances))
     report = merge(llama_base, adapter, tmp_path / "out", quantization=QuantizationRecipe())
     assert report.onto == "original"
     merge_again = merge  # the same base without quantisation gives the same weights

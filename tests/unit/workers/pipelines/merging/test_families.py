@@ -1,0 +1,169 @@
+"""Families and variants: what is written is W + s·B·A as PEFT has it, rounded once, and everything else is the base's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from support.architectures import save_model
+from support.merges import FAMILIES, Made, by_peft, loaded, make, variants
+from support.soak import MATRIX
+
+from sdk.schemas.evaluation import MergeReport, MergeSpec
+from workers.pipelines.merging.merge import merge
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+DTYPES = ("float32", "bfloat16", "float16")
+#: Variants whose sum PEFT and this make of the same roundings.
+SAME_BITS = ("plain", "rslora", "patterns", "bias", "whole", "tokens", "embeddings", "head", "B's bias")
+
+
+def product() -> list[tuple[str, str, str, int]]:
+    return [
+        (family, variant, dtype, shards)
+        for family in FAMILIES
+        for variant in variants(family)
+        for dtype, shards in itertools.product(DTYPES, (1, 4))
+    ]
+
+
+def some() -> list[tuple[str, str, str, int]]:
+    """So few that every variant meets every type, and every family three variants or four of its own."""
+    found = []
+    turn = 0
+    for number, family in enumerate(FAMILIES):
+        names = list(variants(family))
+        picked = {names[(number * 3 + at) % len(names)] for at in range(3)} | (
+            {names[-1]} if len(names) > 10 else set()
+        )
+        for variant in sorted(picked):
+            found.append((family, variant, DTYPES[turn % 3], (1, 4)[turn % 2]))
+            turn += 1
+    return found
+
+
+def run(made: Made, out: Path, **spec: Any) -> MergeReport:
+    return merge(
+        base=made.base,
+        adapter=made.adapter,
+        quantization=None,
+        out=out,
+        spec=MergeSpec(**spec),
+        on_progress=lambda progress: None,
+    )
+
+
+def step(values: Any, dtype: Any) -> Any:
+    """Return the distance of a type's numbers at some values."""
+    _, exponents = torch.frexp(values.abs())
+    bits = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}[dtype]
+    return torch.ldexp(
+        torch.ones_like(values), torch.clamp(exponents - bits, min=-24 if dtype == torch.float16 else -149)
+    )
+
+
+def test_every_variant_is_tried_of_every_type_in_some_family() -> None:
+    assert {variant for _, variant, *_ in some()} == {variant for family in FAMILIES for variant in variants(family)}
+    assert {family for family, *_ in some()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "variant", "dtype", "shards"), product() if MATRIX else some())
+def test_what_is_written_is_the_sum_rounded_once(
+    family: str, variant: str, dtype: str, shards: int, tmp_path: Path
+) -> None:
+    made = make(family, variant, tmp_path, dtype=dtype, shards=shards)
+    report = run(made, tmp_path / "out")
+    assert report.read_back is not None
+    assert report.read_back.prompts == "run"
+    ours, truth, before = loaded(tmp_path / "out"), by_peft(made, torch.float64), loaded(made.base)
+    plain = by_peft(made, torch.float32) if dtype == "float32" else {}
+    assert ours.keys() == truth.keys()
+    equal = total = 0
+    for name, right in truth.items():
+        got, base = ours[name], before[name].double()
+        assert got.dtype == before[name].dtype, name
+        if torch.equal(right, base):
+            assert torch.equal(got, before[name]), name
+            continue
+        size = torch.maximum(base.abs(), (right - base).abs())
+        error = (got.double() - right).abs()
+        if dtype == "float32":
+            allowed = 1e-5 * size + 1e-7 if "dora" in variant else 2e-6 * (size + 0.1)
+            if variant in SAME_BITS:
+                assert torch.equal(got, plain[name]), name
+        else:
+            allowed = 1.001 * step(size, got.dtype) + (1e-5 * size if "dora" in variant else 0)
+            equal += int((got.double() == right.to(got.dtype).double()).sum())
+            total += got.numel()
+        assert bool((error <= allowed).all()), name
+    assert equal >= 0.999 * total
+
+
+def headers(folder: Path) -> dict[str, list[str]]:
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found[path.name] = [str(name) for name in file.offset_keys()]
+    return found
+
+
+def test_the_layout_of_the_files_is_the_bases(tmp_path: Path) -> None:
+    made = make("llama", "plain", tmp_path, dtype="bfloat16", shards=4)
+    run(made, tmp_path / "out")
+    assert headers(tmp_path / "out") == headers(made.base)
+    index = "model.safetensors.index.json"
+    assert (tmp_path / "out" / index).read_bytes() == (made.base / index).read_bytes()
+    for path in made.base.glob("*.safetensors"):
+        assert path.stat().st_size == (tmp_path / "out" / path.name).stat().st_size
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "untied"), [("plain", False), ("tokens", False), ("embeddings", True), ("head", True)]
+)
+def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str, untied: bool, tmp_path: Path) -> None:
+    made = make("llama-tied", variant, tmp_path)
+    run(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is not untied
+    names = {name for file in headers(tmp_path / "out").values() for name in file}
+    assert ("lm_head.weight" in names) is untied
+    if untied:
+        weights, base = loaded(tmp_path / "out"), loaded(made.base)["model.embed_tokens.weight"]
+        kept = "lm_head.weight" if variant == "embeddings" else "model.embed_tokens.weight"
+        assert torch.equal(weights[kept], base)
+        assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("family", ["gemma3-vision", "qwen2.5-vl"])
+def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora: bool, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    base = save_model(tmp_path / "base", family)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    convolutions = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Conv2d | torch.nn.Conv3d)]
+    assert convolutions
+    torch.manual_seed(5)
+    settings = {"target_modules": [*convolutions, "q_proj"], "use_dora": dora, "init_lora_weights": False}
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    adapted.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    del saved["megatron_core"]
+    (tmp_path / "saved" / "adapter_config.json").write_text(json.dumps(saved))
+    run(Made(base, tmp_path / "saved"), tmp_path / "out")
+    right = adapted.merge_and_unload().state_dict()
+    ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert {name for name in ours if not torch.equal(ours[name], before[name])} >= {
+        f"{name}.weight" for name in convolutions
+    }
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, right[name], rtol=1e-5 if dora else 0, atol=1e-7 if dora else 0, msg=name)

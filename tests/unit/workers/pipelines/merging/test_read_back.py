@@ -1,0 +1,298 @@
+"""What a read-back finds: each way in which a merged model may be wrong is caught, and the tensor is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.merges import Made, make
+from transformers import AutoModelForCausalLM
+
+import workers.pipelines.merging.merge as module
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.delta_norms import delta_norms
+from sdk.schemas.evaluation import MergeReport, MergeSpec
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.order import MergeOrder
+from workers.pipelines.merging.prompts import Distance
+from workers.pipelines.merging.read_back import read_back
+from workers.pipelines.merging.stored_base import open_files
+from workers.pipelines.merging.writing import digest_in
+from workers.pipelines.model.device import Device
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+#: Changes the tensors of a written file; given those of the base as well.
+Mutation = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+def run(made: Made, out: Path, **options: Any) -> MergeReport:
+    given: dict[str, Any] = {"quantization": None, "spec": MergeSpec(), "on_progress": lambda progress: None, **options}
+    return module.merge(base=made.base, adapter=made.adapter, out=out, **given)
+
+
+@pytest.fixture(autouse=True)
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these look at bytes alone."""
+    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+
+
+def mutated(
+    made: Made, out: Path, change: Mutation, monkeypatch: pytest.MonkeyPatch, *, as_computed: bool = True
+) -> PipelineError:
+    """Merge, change what was written before it is read again, and return the error; `as_computed`: as if it had been computed so."""
+    real = read_back
+
+    def after_change(prepared: Any, folder: Path, digests: dict[str, str], done: Any) -> Any:
+        (path,) = folder.glob("*.safetensors")
+        tensors, base = load_file(path), load_file(made.base / path.name)
+        change(tensors, base)
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+        )
+        if as_computed:
+            there = open_files(folder, [path.name])
+            digests = {name: digest_in(there, name) for name in there.tensors}
+        return real(prepared, folder, digests, done)
+
+    monkeypatch.setattr(module, "read_back", after_change)
+    with pytest.raises(PipelineError) as caught:
+        run(made, out)
+    assert caught.value.reason == "verification"
+    assert not out.exists()
+    assert not list(out.parent.glob(f".{out.name}*"))
+    return caught.value
+
+
+def undo(name: str) -> Mutation:
+    return lambda tensors, base: tensors.update({name: base[name]})
+
+
+def scaled(name: str, by: float) -> Mutation:
+    def change(tensors: dict[str, Any], base: dict[str, Any]) -> None:
+        wide = base[name].float()
+        tensors[name] = (wide + by * (tensors[name].float() - wide)).to(base[name].dtype)
+
+    return change
+
+
+def turned(tensors: dict[str, Any], base: dict[str, Any]) -> None:
+    assert tensors[Q].shape[0] == tensors[Q].shape[1]
+    tensors[Q] = tensors[Q].T.contiguous()
+
+
+def overwritten(tensors: dict[str, Any], base: dict[str, Any]) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+
+def nudged(name: str) -> Mutation:
+    def change(tensors: dict[str, Any], base: dict[str, Any]) -> None:
+        tensors[name].view(torch.uint8).view(-1)[5] ^= 64
+
+    return change
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "variant", "change", "named"),
+    [
+        ("llama", "plain", undo(Q), Q),
+        ("llama", "plain", turned, Q),
+        ("llama", "patterns", scaled(Q, 4 / 3 / (3 / 5)), Q),
+        ("llama", "dora", scaled(Q, 0.9), Q),
+        ("llama", "whole", undo("model.layers.1.input_layernorm.weight"), "model.layers.1.input_layernorm.weight"),
+        ("llama-tied", "tokens", undo("model.embed_tokens.weight"), "model.embed_tokens.weight"),
+        ("llama-tied", "embeddings", overwritten, "lm_head.weight"),
+        ("opt", "B's bias", undo("model.decoder.layers.0.fc2.bias"), "model.decoder.layers.0.fc2.bias"),
+        (
+            "mixtral",
+            "experts",
+            undo("model.layers.1.block_sparse_moe.experts.2.w2.weight"),
+            "model.layers.1.block_sparse_moe.experts.2.w2.weight",
+        ),
+        ("llama", "plain", nudged("model.norm.weight"), "model.norm.weight"),
+    ],
+    ids=[
+        "a layer skipped",
+        "transposed",
+        "wrong alpha",
+        "DoRA",
+        "whole",
+        "tokens",
+        "tied copy",
+        "bias",
+        "expert",
+        "untouched",
+    ],
+)
+def test_what_is_computed_wrongly_is_named(
+    family: str, variant: str, change: Mutation, named: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(family, variant, tmp_path, dtype=dtype)
+    said = mutated(made, tmp_path / "out", change, monkeypatch)
+    assert f"the bytes of {named} on the disk" in said.message
+
+
+def test_a_lost_expert_of_a_stacked_tensor_is_named_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make("qwen3-moe", "experts", tmp_path)
+    state = AutoModelForCausalLM.from_pretrained(made.base).state_dict()
+    stacked = {name: tensor.contiguous().clone() for name, tensor in state.items() if name != "lm_head.weight"}
+    save_file(stacked, made.base / "model.safetensors", metadata={"format": "pt"})
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+
+    def lose(tensors: dict[str, Any], base: dict[str, Any]) -> None:
+        tensors[name][2] = base[name][2]
+
+    said = mutated(made, tmp_path / "out", lose, monkeypatch)
+    assert f"the bytes of {name} on the disk" in said.message
+    assert "expert 2" in said.message
+
+
+@pytest.mark.parametrize("name", [Q, "model.norm.weight"])
+def test_a_flipped_byte_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = mutated(make("llama", "plain", tmp_path), tmp_path / "out", nudged(name), monkeypatch, as_computed=False)
+    assert f"the bytes of {name} on the disk are not those that were computed" in said.message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors, base: tensors.pop(Q), "missing from model.safetensors"),
+        (lambda tensors, base: tensors.update({"more.weight": torch.ones(2)}), "too many in model.safetensors"),
+        (lambda tensors, base: tensors.update({Q: tensors[Q].double()}), "are F64"),
+    ],
+)
+def test_other_tensors_than_were_planned_are_named(
+    change: Mutation, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make("llama", "plain", tmp_path)
+    assert said in mutated(made, tmp_path / "out", change, monkeypatch).message
+
+
+def _formula(tensors: dict[str, Any], scales: dict[str, float]) -> dict[str, float]:
+    found = {}
+    for name, scale in scales.items():
+        b, a = (tensors[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "BA")
+        found[name] = float((scale * b @ a).norm())
+    return found
+
+
+class TestNorms:
+    """The norm of each module's update, held against those that were stored at publication."""
+
+    def test_they_are_those_of_s_b_a(self, tmp_path: Path) -> None:
+        made = make("llama", "patterns", tmp_path)
+        tensors = load_file(made.adapter / "adapter_model.safetensors")
+        found = run(made, tmp_path / "out").norms
+        assert len(found) == 6
+        scales = {"model.layers.0.self_attn.q_proj": 3 / 5, "model.layers.1.self_attn.v_proj": 7 / 3}
+        for name, norm in _formula(tensors, scales).items():
+            assert found[name] == pytest.approx(norm, rel=1e-5)
+        stored = {name: float(value) for name, value in _formula(tensors, scales).items()}
+        assert run(made, tmp_path / "again", norms=stored).warnings == []
+
+    def test_another_one_is_an_error_that_names_the_module(self, tmp_path: Path) -> None:
+        made = make("llama", "plain", tmp_path, dtype="bfloat16")
+        name = Q.removesuffix(".weight")
+        tensors = load_file(made.adapter / "adapter_model.safetensors")
+        (right,) = _formula(tensors, {name: 4 / 3}).values()
+        run(made, tmp_path / "out", norms={name: right, "model.layers.0.self_attn.q_proj": None})
+        for wrong in ({name: right * (1 + 1e-5)}, {"model.layers.9.self_attn.q_proj": 1.0}):
+            with pytest.raises(PipelineError, match=r"should have the norm .*, and the adapter's own is") as caught:
+                run(made, tmp_path / "again", norms=wrong)
+            assert caught.value.reason == "verification"
+            assert f"The update of {min(wrong)} should" in caught.value.message
+            assert not (tmp_path / "again").exists()
+            assert not list(tmp_path.glob(".again*"))
+
+    def test_an_update_that_rounding_takes_is_warned_of(self, tmp_path: Path) -> None:
+        made = make("llama", "plain", tmp_path, dtype="bfloat16")
+        path = made.adapter / "adapter_model.safetensors"
+        save_file({name: tensor * 1e-3 for name, tensor in load_file(path).items()}, path)
+        (warning,) = run(made, tmp_path / "out").warnings
+        assert warning.startswith("Rounding took more than half of the update of 6 modules")
+        assert run(made, tmp_path / "wide", spec=MergeSpec(dtype="float32")).warnings == []
+
+
+class TestPrompts:
+    """Fixed texts through what was trained and what was written."""
+
+    def test_where_memory_is_short_they_are_left_out_and_said_to_be(self, tmp_path: Path) -> None:
+        report = run(make("llama", "plain", tmp_path), tmp_path / "out")
+        assert report.read_back is not None
+        assert report.read_back.prompts == "not run: memory"
+        assert not {name for name in report.metrics if "logit" in name}
+        assert (tmp_path / "out" / "model.safetensors").is_file()
+
+    @pytest.mark.parametrize("what", ["as_trained", "distance_of"])
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
+    )
+    def test_where_memory_runs_out_the_merge_stands(
+        self, what: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*given: Any, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        monkeypatch.setattr(module, what, fail)
+        report = run(make("llama", "plain", tmp_path), tmp_path / "out")
+        assert report.read_back is not None
+        assert report.read_back.prompts == "not run: memory"
+        assert (tmp_path / "out" / "model.safetensors").is_file()
+
+    @pytest.mark.parametrize(
+        ("kl", "family", "dtype", "warned", "fails"),
+        [
+            (1e-4, "llama", "float32", False, False),
+            (0.05, "llama", "bfloat16", True, False),
+            (2.0, "llama", "bfloat16", False, True),
+            (2.0, "mixtral", "bfloat16", True, False),
+            (2.0, "mixtral", "float32", False, True),
+            (float("nan"), "llama", "float32", False, True),
+        ],
+    )
+    def test_far_predictions_are_warned_of_and_too_far_ones_are_an_error(
+        self,
+        kl: float,
+        family: str,
+        dtype: Any,
+        warned: bool,
+        fails: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(kl, 1.0))
+        made = make(family, "plain", tmp_path, dtype=dtype)
+        if fails:
+            with pytest.raises(PipelineError, match="is not what was trained: its predictions are") as caught:
+                run(made, tmp_path / "out")
+            assert caught.value.reason == "verification"
+            assert not (tmp_path / "out").exists()
+            assert not list(tmp_path.glob(".out*"))
+            return
+        warnings = run(made, tmp_path / "out").warnings
+        assert len(warnings) == warned
+        assert all(f"its predictions are {kl:.2g} nats a token" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(("family", "variant"), [("mixtral", "experts"), ("gpt2", "embeddings"), ("phi3", "dora")])
+def test_the_norms_that_the_registry_keeps_are_those_of_the_files(family: str, variant: str, tmp_path: Path) -> None:
+    made = make(family, variant, tmp_path, dtype="bfloat16")
+    config = json.loads((made.adapter / "adapter_config.json").read_text())
+    kept = delta_norms(made.adapter, lora_of(config)).norms()
+    report = run(made, tmp_path / "out", norms=kept)
+    assert kept.keys() == report.norms.keys()
+    assert report.warnings == []
+    # As the worker's child is told.
+    order = MergeOrder(base="b", adapter="a", quantization=None, labels=None, spec=MergeSpec(), norms=kept)
+    assert MergeOrder.model_validate_json(order.model_dump_json()) == order

@@ -1,0 +1,229 @@
+"""The numbers of a merge, some rows at a time: W' = W + s·B·A in float32, as PEFT adds it, before it is rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole, low_rank
+from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
+from workers.pipelines.merging.plan import Window, Written, parameter_grid
+from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
+from workers.pipelines.model.device import DTYPES
+
+#: Rows that are in memory at a time, of matrices that are not very wide.
+BLOCK_ROWS = 64
+_BLOCK_NUMBERS = 2**20
+
+
+class Blocks:
+    """Reads a base and an adapter, and gives the rows of what is written."""
+
+    def __init__(
+        self, base: StoredBase, changes: Changes, written: Sequence[Written], recipe: QuantizationRecipe | None
+    ) -> None:
+        self._base, self._changes, self._recipe = base, changes, recipe
+        self._of_parameter: dict[str, list[tuple[Written, Window]]] = {}
+        for each in written:
+            for window in each.windows:
+                self._of_parameter.setdefault(window.parameter, []).append((each, window))
+        self._wide: tuple[str, Any] = "", None
+        self._matrices: dict[Factor, Any] = {}
+        self._held = ""
+        self._factors: dict[str, Any] = {}
+        #: Memory that is used again for each block: to ask for it anew takes as long as to fill it.
+        self._room: dict[tuple[str, Any], Any] = {}
+
+    def ranges(self, written: Written) -> Iterator[tuple[int, int]]:
+        """Yield which rows of a plane are computed at a time, as (begin, end)."""
+        rows, step = written.grid.rows, max(2, min(BLOCK_ROWS, _BLOCK_NUMBERS // max(1, written.grid.columns)))
+        begin = 0
+        while begin < rows:
+            # A single row is multiplied by another routine, which sums in another order than PEFT's whole product.
+            end = rows if rows - begin <= step + 1 else begin + step
+            yield begin, end
+            begin = end
+
+    def rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
+        """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type, until the next are asked for."""
+        if self._held != written.name:
+            # What was of use to the tensor before is of none to this one.
+            self._held = written.name
+            self._matrices.clear()
+            for window in written.windows:
+                for change in low_rank(window.changes):
+                    # The first pass over a weight uses the room that the second one will.
+                    self._prepare_factor(change, window.parameter)
+        block = self._base_rows(written, plane, begin, end)
+        for window in written.windows:
+            self._change(block, window, plane, begin, end)
+        dtype = TORCH_TYPES[written.dtype]
+        return (
+            block
+            if block.dtype == dtype
+            else self._space("rounded", end - begin, written.grid.columns, dtype).copy_(block)
+        )
+
+    def _space(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
+        """Return memory for (rows, columns) numbers, which the next block uses too."""
+        held = self._room.get((what, dtype))
+        if held is None or held.numel() < rows * columns:
+            held = self._room[what, dtype] = torch.empty(rows * columns, dtype=dtype)
+        return held[: rows * columns].view(rows, columns)
+
+    def _base_rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
+        """Return the base's rows in a type that is summed in, as a copy."""
+        grid = written.grid
+        source = written.source
+        if source is None or _replaced(written):
+            return self._space("block", end - begin, grid.columns, torch.float32).zero_()
+        if source in self._base.packed or written.four_bits:
+            return self._wide_rows(written, begin, end).float()
+        tensor = self._base.read(source).reshape(grid.planes, grid.rows, grid.columns)[plane, begin:end]
+        if written.through:
+            tensor = tensor.to(TORCH_TYPES[written.through])
+        summed = torch.float32 if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor.dtype
+        return self._space("block", end - begin, grid.columns, summed).copy_(tensor)
+
+    def _wide_rows(self, written: Written, begin: int, end: int) -> Any:
+        name, held = self._wide
+        if name != written.source:
+            held = self._four_bits(written)
+            if written.turned:
+                held = held.rows(0, held.shape[0]).T.contiguous()
+            self._wide = written.source or "", held
+        if isinstance(held, FourBits):
+            return held.rows(begin, end)
+        return held[begin:end]
+
+    def _four_bits(self, written: Written) -> FourBits:
+        assert written.source is not None
+        if written.source in self._base.packed:
+            return stored_in_four_bits(self._base, written.source)
+        assert self._recipe is not None
+        weight = self._base.read(written.source)
+        return quantised(weight.T if written.turned else weight, self._recipe, DTYPES[self._recipe.compute_dtype])
+
+    def _change(self, block: Any, window: Window, plane: int, begin: int, end: int) -> None:
+        """Make the changes of a window to a block of rows, in place."""
+        if not window.plane <= plane < window.plane + window.planes:
+            return
+        first, last = max(begin, window.row), min(end, window.row + window.rows)
+        if first >= last:
+            return
+        view = block[first - begin : last - begin, window.column : window.column + window.columns]
+        along, across = first - window.row, window.columns
+        row, column = window.parameter_row, window.parameter_column
+        if window.turned:
+            view = view.T
+            rows, columns = (row, row + across), (column + along, column + along + last - first)
+        else:
+            rows, columns = (row + along, row + along + last - first), (column, column + across)
+        at = plane - window.plane + window.parameter_plane
+        for change in window.changes:
+            if isinstance(change, LowRank):
+                self._add(view, change, window.parameter, at, rows, columns)
+            else:
+                self._put(view, change, window.parameter, at, rows, columns)
+
+    def _put(
+        self,
+        view: Any,
+        change: Whole | Shift | Rows,
+        parameter: str,
+        plane: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+    ) -> None:
+        tensor = self._changes.file.read(change.key)
+        if isinstance(change, Rows):
+            for number, index in enumerate(change.indices):
+                if rows[0] <= index < rows[1]:
+                    view[index - rows[0]] = tensor[number, columns[0] : columns[1]].to(view.dtype)
+            return
+        grid = parameter_grid(parameter, self._changes)
+        given = tensor.reshape(grid.planes, grid.rows, grid.columns)[plane, rows[0] : rows[1], columns[0] : columns[1]]
+        if isinstance(change, Whole):
+            view.copy_(given)
+        else:
+            view += given.to(view.dtype) * change.scale
+
+    def _add(
+        self, view: Any, change: LowRank, parameter: str, plane: int, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> None:
+        """Add s·B·A, with its transpose where the parameter lies so; then scale each output to its magnitude."""
+        if change.plane is not None and change.plane != plane:
+            return
+        (top, height), (left, width) = change.rows, change.columns
+        r0, r1 = max(rows[0], top), min(rows[1], top + height)
+        c0, c1 = max(columns[0], left), min(columns[1], left + width)
+        if r0 >= r1 or c0 >= c1:
+            return
+        part = view[r0 - rows[0] : r1 - rows[0], c0 - columns[0] : c1 - columns[0]]
+        b, a = self.matrix(change.b), self.matrix(change.a)
+        if change.across:
+            room = self._space("delta", c1 - c0, r1 - r0, torch.float32)
+            delta = torch.mm(b[c0 - left : c1 - left], a[:, r0 - top : r1 - top], out=room).T
+        else:
+            room = self._space("delta", r1 - r0, c1 - c0, torch.float32)
+            delta = torch.mm(b[r0 - top : r1 - top], a[:, c0 - left : c1 - left], out=room)
+        # Two roundings, as PEFT makes them; one call for both would be off by a last digit.
+        part += delta.mul_(change.scale)
+        if change.magnitude is not None:
+            factor = self._factors[change.magnitude]
+            part *= factor[c0:c1] if change.across else factor[r0:r1, None]
+
+    def matrix(self, factor: Factor) -> Any:
+        """Return a matrix of the adapter in float32."""
+        if factor not in self._matrices:
+            tensor = self._changes.file.read(factor.key)
+            view = tensor.reshape(tensor.shape[0], -1)[slice(*factor.rows), slice(*factor.columns)]
+            self._matrices[factor] = view.to(torch.float32).contiguous()
+        return self._matrices[factor]
+
+    def _prepare_factor(self, change: LowRank, parameter: str) -> None:
+        """Find m / ‖W + s·B·A‖, a number for each output (DoRA, arXiv:2402.09353, equation 5): the first of two passes."""
+        if change.magnitude is None or change.magnitude in self._factors:
+            return
+        outputs = change.columns[1] if change.across else change.rows[1]
+        squares = torch.zeros(outputs, dtype=torch.float64)
+        for written, window in self._of_parameter[parameter]:
+            self._add_squares(squares, written, window, change)
+        magnitude = self._changes.file.read(change.magnitude).reshape(-1).double()
+        self._factors[change.magnitude] = (magnitude / squares.sqrt()).float()
+
+    def _add_squares(self, squares: Any, written: Written, window: Window, change: LowRank) -> None:
+        plain = replace(
+            window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None))
+        )
+        for begin, end in self.ranges(written):
+            first, last = max(begin, window.row), min(end, window.row + window.rows)
+            if first >= last:
+                continue
+            block = self._base_rows(written, window.plane, begin, end)
+            self._change(block, plain, window.plane, begin, end)
+            view = block[first - begin : last - begin, window.column : window.column + window.columns].double()
+            row, column = window.parameter_row, window.parameter_column
+            along = first - window.row
+            # Which axis of the view counts outputs, and where they begin.
+            outputs_in_rows = change.across == window.turned
+            summed = view.square().sum(1 if outputs_in_rows else 0)
+            offset = (column if change.across else row) + (along if outputs_in_rows else 0)
+            squares[offset : offset + len(summed)] += summed
+
+
+def _replaced(written: Written) -> bool:
+    """Whether all of a tensor's numbers are the adapter's."""
+    if len(written.windows) != 1:
+        return False
+    (window,) = written.windows
+    whole = (window.rows, window.columns, window.planes) == (
+        written.grid.rows,
+        written.grid.columns,
+        written.grid.planes,
+    )
+    return whole and isinstance(window.changes[0], Whole)

@@ -1,0 +1,207 @@
+"""The arithmetic of a merge once more, by numpy alone: how a read-back holds what was written against what was asked for.
+
+Nothing here shares code with what writes. Numbers are decoded from their bits, products are taken in float64, and what
+is in 4 bits is looked up by its definition.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from workers.pipelines.merging.changes import Changes, Factor, LowRank
+from workers.pipelines.merging.plan import Window, Written
+from workers.pipelines.merging.stored_base import StoredBase
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+FORMATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I64": "<i8", "I32": "<i4"}
+#: That are held at a time.
+_MATRICES = 8
+#: Bits of a significand, the leading one among them.
+_BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
+#: The exponent below which numbers no longer become finer.
+_LEAST = {"F64": -1022, "F32": -126, "F16": -14, "BF16": -126}
+
+
+def half_step(dtype: str) -> float:
+    """Return how far rounding to a type may move a number, as a share of it.
+
+    >>> half_step("BF16") == 2**-8
+    True
+    """
+    return float(2.0 ** -_BITS[dtype])
+
+
+def smallest_step(dtype: str) -> float:
+    """Return the distance of the finest numbers of a type."""
+    return float(2.0 ** (_LEAST[dtype] - _BITS[dtype] + 1))
+
+
+def raw(files: StoredBase, name: str) -> Array:
+    """Return a tensor's numbers as they lie in a file, BF16 as uint16."""
+    return np.frombuffer(files.bytes_of(name), dtype=_TYPES[files.tensors[name].dtype])
+
+
+def decoded(values: Array, dtype: str) -> Array:
+    """Return numbers in float64.
+
+    >>> decoded(np.array([0x3F80, 0xC000], dtype="<u2"), "BF16").tolist()
+    [1.0, -2.0]
+    """
+    if dtype == "BF16":
+        values = (values.astype("<u4") << 16).view("<f4")
+    wide: Array = values.astype("<f8")
+    return wide
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """Round float64 once to a type, to the nearest and to even; return float64.
+
+    >>> rounded(np.array([1 + 2**-8, 1 + 3 * 2**-8]), "BF16").tolist()
+    [1.0, 1.015625]
+    """
+    if dtype == "F64":
+        return values
+    step = step_at(values, dtype)
+    nearest: Array = np.rint(values / step) * step
+    return nearest
+
+
+def step_at(values: Array, dtype: str) -> Array:
+    """Return the distance of the numbers of a type around some values."""
+    _, exponents = np.frexp(values)
+    steps: Array = np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
+    return steps
+
+
+class Product(NamedTuple):
+    """s·L·R is added to a block of a written plane, whichever way round its parameter lies."""
+
+    change: LowRank
+    row: int
+    column: int
+    #: (rows, r) and (r, columns), in float64.
+    left: Array
+    right: Array
+    #: What each output is multiplied by afterwards, and whether outputs are rows here; None where there are no magnitudes.
+    outputs_are_rows: bool
+
+
+class Matrices:
+    """An adapter's matrices in float64."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._last: dict[Factor, Array] = {}
+
+    def of(self, factor: Factor) -> Array:
+        """Return a matrix."""
+        if factor not in self._last:
+            if len(self._last) > _MATRICES:
+                self._last.clear()
+            file = self._changes.file
+            tensor = file.tensors[factor.key]
+            matrix = raw(file, factor.key).reshape(tensor.shape[0], -1)
+            self._last[factor] = decoded(matrix[slice(*factor.rows), slice(*factor.columns)], tensor.dtype)
+        return self._last[factor]
+
+    def vector(self, key: str) -> Array:
+        """Return a tensor of any shape as one row of numbers."""
+        return decoded(raw(self._changes.file, key), self._changes.file.tensors[key].dtype)
+
+
+def product_of(change: LowRank, window: Window, plane: int, matrices: Matrices) -> Product | None:
+    """Return a change as it is seen in a plane of a written tensor; None where it is in another, or beside the window."""
+    at = plane - window.plane + window.parameter_plane
+    inside = window.plane <= plane < window.plane + window.planes
+    if not inside or (change.plane is not None and change.plane != at):
+        return None
+    b, a = matrices.of(change.b), matrices.of(change.a)
+    # The parameter's block, cut to what of it the window shows.
+    (top, height), (begin, width) = change.rows, change.columns
+    tall, wide = (window.columns, window.rows) if window.turned else (window.rows, window.columns)
+    r0, r1 = max(top, window.parameter_row), min(top + height, window.parameter_row + tall)
+    c0, c1 = max(begin, window.parameter_column), min(begin + width, window.parameter_column + wide)
+    if r0 >= r1 or c0 >= c1:
+        return None
+    left, right = (a.T, b.T) if change.across else (b, a)
+    left, right = left[r0 - top : r1 - top], right[:, c0 - begin : c1 - begin]
+    row, column = r0 - window.parameter_row, c0 - window.parameter_column
+    outputs_are_rows = not change.across
+    if window.turned:
+        left, right, row, column, outputs_are_rows = right.T, left.T, column, row, change.across
+    return Product(change, window.row + row, window.column + column, left, right, outputs_are_rows)
+
+
+class Codes(NamedTuple):
+    """A weight in 4 bits, by the format's own terms."""
+
+    #: Two weights a byte.
+    codes: Array
+    #: One for each block, in float32.
+    scales: Array
+    block_size: int
+    #: What each of the 16 codes stands for.
+    book: Array
+    #: The type that it is made wide in.
+    dtype: str
+
+
+def packed_codes(base: StoredBase, name: str) -> Codes:
+    """Return what a base's files hold of a packed weight."""
+    packed = base.packed[name]
+    state = json.loads(bytes(base.bytes_of(f"{name}.quant_state.bitsandbytes__{packed.kind}")))
+    scales = raw(base, f"{name}.absmax")
+    if f"{name}.nested_absmax" in packed.parts:
+        book, nested = raw(base, f"{name}.nested_quant_map"), raw(base, f"{name}.nested_absmax")
+        of_block = np.repeat(nested, state["nested_blocksize"])[: len(scales)]
+        scales = book[scales] * of_block + np.float32(state["nested_offset"])
+    codes = np.frombuffer(base.bytes_of(name), dtype="u1")
+    book = raw(base, f"{name}.quant_map")
+    return Codes(codes, scales.astype("<f4"), int(state["blocksize"]), book, FORMATS[state["dtype"]])
+
+
+@dataclass
+class BaseNumbers:
+    """The numbers of a base that a written tensor begins with, in float64."""
+
+    base: StoredBase
+    written: Written
+    #: Of a weight that is taken through 4 bits.
+    codes: Codes | None = None
+    #: All numbers, where they are known in another way.
+    wide: Array | None = None
+
+    def rows(self, plane: int, rows: Array) -> Array:
+        """Return some rows of a plane, (rows, columns)."""
+        grid, source = self.written.grid, self.written.source
+        if self.wide is not None:
+            return self.wide[rows]
+        if source is None:
+            return np.zeros((len(rows), grid.columns))
+        if self.codes is not None:
+            return self._from_codes(self.codes, rows)
+        tensor = self.base.tensors[source]
+        planes = raw(self.base, source).reshape(grid.planes, grid.rows, grid.columns)
+        values = decoded(planes[plane][rows], tensor.dtype)
+        return rounded(values, self.written.through) if self.written.through else values
+
+    def _from_codes(self, packed: Codes, rows: Array) -> Array:
+        grid = self.written.grid
+        if self.written.turned:
+            # Rows here are columns of what is packed.
+            places = np.arange(grid.columns)[None, :] * grid.rows + rows[:, None]
+        else:
+            places = rows[:, None] * grid.columns + np.arange(grid.columns)[None, :]
+        both = packed.codes[places // 2]
+        picked = packed.book[np.where(places % 2 == 0, both >> 4, both & 15)]
+        wide = picked.astype("<f4") * packed.scales[places // packed.block_size]
+        return rounded(wide.astype("<f8"), packed.dtype)

@@ -1,0 +1,83 @@
+"""What is said of a merge that was read again: nothing, a warning, or that it must not be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.prompts import Distance
+from workers.pipelines.merging.recomputed import ReadBack
+
+#: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
+#: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.
+KL_WARNS, KL_FAILS = 1e-2, 0.1
+#: The share of an update that has to be left after rounding.
+_KEPT_SHARE = 0.5
+#: How far a norm taken from float32 sums may be from that of A and B, and this from the stored one, relatively.
+_NORM_ERROR, _STORED_ERROR = 1e-3, 1e-6
+
+
+@dataclass
+class Judgement:
+    """Warnings, each a sentence."""
+
+    warnings: list[str] = field(default_factory=list)
+
+    def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
+        """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
+        said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
+        far = not distance.kl < KL_WARNS
+        if quantised and plan.target.onto == "original":
+            # That it is another base than was trained over is what was asked for.
+            if far:
+                self.warnings.append(
+                    f"The adapter was trained over a quantised base and is merged onto the original one: {said}."
+                )
+            return
+        if not distance.kl < KL_FAILS and not _routes(plan):
+            raise PipelineError(
+                FailureReason.VERIFICATION,
+                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter beside"
+                " its base.",
+            )
+        if far and _routes(plan):
+            self.warnings.append(f"Rounding may send tokens to other experts: {said}; --dtype float32 rounds less.")
+        elif far:
+            self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
+
+
+def _routes(plan: Prepared) -> bool:
+    """Whether tokens are sent to experts by numbers that rounding moves."""
+    return any("expert" in name for name in plan.changes.shapes) and plan.dtype != "float32"
+
+
+def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float | None] | None) -> None:
+    """Hold ‖W' − W‖ of each module against ‖s·B·A‖, and that against what was stored. Raises PipelineError ("verification")."""
+    formula = {module: math.sqrt(square) for module, square in found.formula_squares.items()}
+    for module, norm in (stored or {}).items():
+        if norm is not None and not math.isclose(norm, formula.get(module, 0.0), rel_tol=_STORED_ERROR):
+            raise _another(module, f"the adapter's own is {formula.get(module, 0.0):.6g}", norm)
+    lost = []
+    for module, norm in formula.items():
+        if module in found.scaled:
+            continue
+        measured, blur = found.norms.get(module, 0.0), found.blur.get(module, 0.0)
+        if not abs(measured - norm) <= 2 * blur + _NORM_ERROR * norm:
+            raise _another(module, f"that in the merged files is {measured:.6g}", norm)
+        if measured < _KEPT_SHARE * norm:
+            lost.append(module)
+    if lost:
+        judgement.warnings.append(
+            f"Rounding took more than half of the update of {len(lost)} modules (first: {min(lost)}); merge with --dtype float32."
+        )
+
+
+def _another(module: str, said: str, norm: float) -> PipelineError:
+    return PipelineError(
+        FailureReason.VERIFICATION,
+        f"The update of {module} should have the norm {norm:.6g}, and {said}; pull the adapter again and merge once more.",
+    )

@@ -1,0 +1,72 @@
+"""PEFT's layers over a model without weights, and what of them can't be merged exactly."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
+from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper, _ConvNd
+from peft.tuners.lora.variants import DoraLinearVariant, _DoraConvNdVariant
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+
+#: Variants of LoRA that scale the rows of the sum.
+_DORA = (DoraLinearVariant, _DoraConvNdVariant)
+
+
+def laid_over(model: Any, config: Any) -> Any:
+    """Return PEFT's model over one without weights. Raises PipelineError ("adapter")."""
+    # Each matrix comes from the file; some ways to begin one can't be had without weights.
+    config.init_lora_weights = True
+    maker = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return maker(model, config, low_cpu_mem_usage=True)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise unloadable((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+
+
+def embedding_names(model: Any) -> set[str]:
+    """Return the names of the weights of embeddings and head."""
+    modules = {
+        id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None
+    }
+    return {f"{name}.weight" for name, module in model.named_modules(remove_duplicate=False) if id(module) in modules}
+
+
+def shapes_of(layer: Any, adapter: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a layer's A and B have."""
+    if isinstance(layer, Embedding):
+        pair = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
+    else:
+        pair = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return {half: tuple(each.shape) for half, each in zip("AB", pair, strict=True)}
+
+
+def require_known(name: str, layer: Any, adapter: str) -> None:
+    """Raise PipelineError for a layer whose ΔW is not known here to be s·B·A."""
+    if not isinstance(layer, Linear | Embedding | ParamWrapper | _ConvNd):
+        raise inexact(name, f"is adapted as {type(layer).__name__}")
+    variant = layer.lora_variant.get(adapter)
+    if variant is not None and not isinstance(variant, _DORA):
+        raise inexact(name, f"is adapted by {type(variant).__name__.removesuffix('Variant')}")
+    if isinstance(layer, _ConvNd) and getattr(layer.get_base_layer(), "groups", 1) != 1:
+        raise inexact(name, "is a convolution of channels in groups")
+
+
+def inexact(name: str, said: str) -> PipelineError:
+    """Return the error of a module that can't be merged exactly, and why, in a clause."""
+    return PipelineError(
+        FailureReason.ADAPTER,
+        f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base, or leave that module out of it.",
+    )
+
+
+def unloadable(said: str) -> PipelineError:
+    """Return the error of an adapter that does not fit its base."""
+    return PipelineError(
+        FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({said}); check that it was made for it."
+    )

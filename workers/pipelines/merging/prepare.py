@@ -1,0 +1,182 @@
+"""A merge, prepared: what will be written, and the config that goes with it, before a weight is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.blocks import Blocks
+from workers.pipelines.merging.changes import Changes, LowRank, read_changes
+from workers.pipelines.merging.folder import labelled_config, merged_config
+from workers.pipelines.merging.placement import place, tied_groups
+from workers.pipelines.merging.plan import Onto, Target, Written, plan_tensors
+from workers.pipelines.merging.scales import require_scales
+from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
+from workers.pipelines.merging.writing import plan_digest
+from workers.pipelines.model.classifier import Classes, configure
+from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
+from workers.pipelines.model.loading import (
+    blank_model,
+    blank_model_of,
+    quantised_names,
+    read_blueprint,
+    read_config,
+)
+from workers.pipelines.model.precision import dtypes_in
+
+#: Of what is written for a plan: a run of another release must not go on with its files.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a merge needs to know before it reads weights."""
+
+    base: StoredBase
+    changes: Changes
+    written: tuple[Written, ...]
+    target: Target
+    config: dict[str, Any]
+    #: The precision that the merged model's config names.
+    dtype: DtypeName
+    #: SHA-256 of the plan.
+    digest: str
+
+    def blocks(self) -> Blocks:
+        """Return what computes the rows of the tensors."""
+        return Blocks(self.base, self.changes, self.written, self.target.recipe)
+
+    def adapted(self) -> Iterator[tuple[str, LowRank]]:
+        """Yield the parameters and the products that are added to them."""
+        for parameter, changes in self.changes.by_parameter.items():
+            for change in changes:
+                if isinstance(change, LowRank):
+                    yield parameter, change
+
+
+def prepare(
+    base: Path,
+    adapter: Path,
+    *,
+    classes: Classes | None,
+    onto: Onto,
+    dtype: DtypeName | None,
+    recipe: QuantizationRecipe | None,
+) -> Prepared:
+    """Plan the merge of the adapter of one folder into the base of another.
+
+    `dtype` None: each tensor keeps its own. `recipe` is that of the training, or of a base that is stored in 4 bits.
+    Raises PipelineError where it can't be done exactly.
+    """
+    stored = open_stored_base(base)
+    model = blank_model(base, classes)
+    target = _target(base, model, stored, classes, onto, dtype, recipe)
+    shapes = {name: stored.shape(name) for name in stored.weight_names()}
+    for name in stored.packed:
+        if name in target.transposed:
+            shapes[name] = shapes[name][::-1]
+    placement = place(model, shapes)
+    changes = read_changes(model, adapter)
+    require_scales(adapter, changes)
+    written, untied = plan_tensors(stored, placement, changes, target)
+    named: DtypeName = dtype or target.stored
+    labelled = None
+    if classes is not None:
+        labelled = labelled_config(configure(read_config(base), classes), type(blank_model(base, classes)).__name__)
+    config = merged_config(
+        base,
+        dtype=named if dtype is not None or stored.packed else None,
+        untied=bool(untied),
+        vocabulary=changes.vocabulary,
+        labelled=labelled,
+    )
+    _require_untied(base, config, classes, untied)
+    said = {
+        "format": _FORMAT,
+        "tensors": [_described(each) for each in written],
+        "changes": {name: [repr(change) for change in given] for name, given in changes.by_parameter.items()},
+        "config": config,
+        "recipe": None if target.recipe is None or onto == "original" else target.recipe.model_dump(mode="json"),
+        "base": {file: _identity(base / file) for file in stored.headers},
+        "adapter": {name: _sha256(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+    }
+    return Prepared(stored, changes, tuple(written), target, config, named, plan_digest(said))
+
+
+def _target(
+    base: Path,
+    model: Any,
+    stored: StoredBase,
+    classes: Classes | None,
+    onto: Onto,
+    dtype: DtypeName | None,
+    recipe: QuantizationRecipe | None,
+) -> Target:
+    trained: dict[str, Any] = {}
+    quantised: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
+    if onto == "dequantized" and recipe is not None:
+        blueprint = read_blueprint(base, classes)
+        transposed = frozenset(f"{name}.weight" for name in blueprint.conv1d_names)
+        trained = {
+            name: wanted
+            for name, wanted in dtypes_in(model, DTYPES[recipe.compute_dtype]).items()
+            if not any(f"{name}.".startswith(f"{module}.") for module in blueprint.head)
+        }
+        if not stored.packed:
+            quantised = frozenset(f"{name}.weight" for name in quantised_names(base, recipe, classes))
+            transposed &= quantised
+    return Target(
+        onto=onto,
+        dtype=dtype,
+        stored=dtype_name(read_config(base).dtype),
+        recipe=recipe,
+        quantised=quantised,
+        transposed=transposed,
+        precisions={} if dtype is None else dtypes_in(model, DTYPES[dtype]),
+        trained=trained,
+        drops_unused=classes is not None,
+    )
+
+
+def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None, untied: list[str]) -> None:
+    """Raise PipelineError where the merged config would tie again what is untied."""
+    if not untied:
+        return
+    made = type(read_config(base)).from_dict(config)
+    if classes is not None:
+        configure(made, classes)
+    tied = {name for group in tied_groups(blank_model_of(made, classes)) for name in group}
+    if again := sorted(tied.intersection(untied)):
+        raise PipelineError(
+            FailureReason.ADAPTER,
+            f"The adapter can't be merged exactly: {again[0]} is tied to a weight that is adapted in another way, and the"
+            " model's config has no word that unties them; serve the adapter beside its base.",
+        )
+
+
+def _described(written: Written) -> list[Any]:
+    """Return what a plan says of a tensor; the changes of its parameters are told apart."""
+    plain = [getattr(written, each.name) for each in fields(written) if each.name not in ("grid", "windows")]
+    windows = [
+        [getattr(window, each.name) for each in fields(window) if each.name != "changes"] for window in written.windows
+    ]
+    return [*plain, asdict(written.grid), windows]
+
+
+def _identity(path: Path) -> list[int]:
+    """Return what tells a file of a base from another that took its place."""
+    said = path.stat()
+    return [said.st_size, said.st_mtime_ns]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

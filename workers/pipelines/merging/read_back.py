@@ -1,0 +1,85 @@
+"""What was written, read again: the bytes are those that were computed, and they are W + s·B·A by another way of computing.
+
+Each tensor is looked at by name: what is the base's is compared byte by byte, and what is changed is computed once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdk.formats.base_files import BadBaseError
+from sdk.formats.safetensors import SafetensorsError
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.plan import Written
+from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.recomputed import ReadBack, Recomputed, wrong
+from workers.pipelines.merging.stored_base import StoredBase, open_files
+from workers.pipelines.merging.writing import digest_in
+
+#: Bytes that are compared at a time.
+_CHUNK_BYTES = 4 * 2**20
+
+
+def read_back(
+    prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[Written], None]
+) -> ReadBack:
+    """Hold the weight files of a folder against what was asked for. Raises PipelineError ("verification") that names the tensor."""
+    files = _opened(prepared, folder)
+    found = ReadBack()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for written in prepared.written:
+            if digest_in(files, written.name) != digests[written.name]:
+                raise wrong(written.name, "are not those that were computed")
+            if written.copied:
+                _require_copy(prepared.base, files, written)
+                found.copied += 1
+            else:
+                Recomputed(prepared, files, written, found).check()
+            found.tensors += 1
+            done(written)
+    finally:
+        torch.set_num_threads(before)
+    found.norms = {module: math.sqrt(square) for module, square in sorted(found.squares.items())}
+    found.blur = {module: math.sqrt(square) for module, square in found.blur_squares.items()}
+    return found
+
+
+def _opened(prepared: Prepared, folder: Path) -> StoredBase:
+    """Return the written files, which hold exactly the tensors that were planned."""
+    planned: dict[str, set[str]] = {}
+    for each in prepared.written:
+        planned.setdefault(each.file, set()).add(each.name)
+    try:
+        files = open_files(folder, sorted(planned))
+    except (OSError, BadBaseError, SafetensorsError) as error:
+        raise PipelineError(
+            FailureReason.VERIFICATION, f"The merged files can't be read again ({error}); merge once more."
+        ) from error
+    for file, names in planned.items():
+        there = {name for name, tensor in files.tensors.items() if tensor.file == file}
+        if odd := sorted(there ^ names):
+            raise wrong(odd[0], f"are {'missing from' if odd[0] in names else 'too many in'} {file}")
+    for each in prepared.written:
+        tensor = files.tensors[each.name]
+        if (tensor.dtype, tensor.shape) != (each.dtype, each.shape):
+            raise wrong(each.name, f"are {tensor.dtype} {list(tensor.shape)}, not {each.dtype} {list(each.shape)}")
+    return files
+
+
+def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:
+    ours = np.frombuffer(files.bytes_of(written.name), "u1")
+    theirs = np.frombuffer(base.bytes_of(written.source or ""), "u1")
+    same = len(ours) == len(theirs) and all(
+        np.array_equal(ours[begin : begin + _CHUNK_BYTES], theirs[begin : begin + _CHUNK_BYTES])
+        for begin in range(0, len(ours), _CHUNK_BYTES)
+    )
+    if not same:
+        raise wrong(written.name, f"are not those of the base's {written.source}, which nothing was to change")

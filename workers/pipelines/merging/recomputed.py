@@ -1,0 +1,391 @@
+"""One tensor of a merged model, computed a second time and held against what lies on the disk.
+
+A random product with every block of rows is compared with W·x + s·B·(A·x), and one row in a hundred is computed again in
+float64; where nothing is added, all rows are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.changes import LowRank, Rows, Shift, Whole
+from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
+from workers.pipelines.merging.independent import (
+    FORMATS,
+    BaseNumbers,
+    Codes,
+    Matrices,
+    Product,
+    decoded,
+    half_step,
+    packed_codes,
+    product_of,
+    raw,
+    rounded,
+    smallest_step,
+    step_at,
+)
+from workers.pipelines.merging.plan import Window, Written, parameter_grid
+from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.stored_base import StoredBase
+from workers.pipelines.model.device import DTYPES
+
+if TYPE_CHECKING:
+    from workers.pipelines.merging.independent import Array
+
+#: Rows of each tensor that are computed again, one in so many.
+_ONE_ROW_IN = 100
+#: Likewise of what is only made wide from 4 bits.
+_CODES_ROW_IN = 8
+#: The share of a sum of squares below which too little of it is left.
+_CANCELLED = 1e-6
+#: Numbers of a block that is multiplied by a random vector.
+_BLOCK_NUMBERS = 2**19
+#: By how many deviations rounding may move a product: beyond it by chance once in 10¹³ rows (Hoeffding's inequality).
+_DEVIATIONS = 8.0
+#: How far 32-bit sums may be from those in float64, as a share of the sum of magnitudes; with magnitudes (DoRA) as a share
+#: of the result.
+_SUM_ERROR, _DORA_ERROR = 1e-6, 1e-5
+#: A last digit at the larger of W and s·B·A, of which a sum of both may be all off, and what float32 rounds before.
+_ONE_STEP = 1.001
+#: The share of numbers in 16 bit that may be a last digit from the float64 rounding, for float32 rounds before.
+_UNEQUAL_SHARE = 0.001
+
+
+@dataclass
+class ReadBack:
+    """What a read-back found right."""
+
+    tensors: int = 0
+    copied: int = 0
+    rows: int = 0
+    #: Sums of squares by module, of which these two are made: W' − W, and what rounding may be of it.
+    squares: dict[str, float] = field(default_factory=dict)
+    blur_squares: dict[str, float] = field(default_factory=dict)
+    #: Module to ‖W' − W‖ by the bytes on the disk; of experts over all of them.
+    norms: dict[str, float] = field(default_factory=dict)
+    #: Module to how far rounding alone may have moved that norm.
+    blur: dict[str, float] = field(default_factory=dict)
+    #: Module to the sum of squares of s·B·A, by A and B alone.
+    formula_squares: dict[str, float] = field(default_factory=dict)
+    #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
+    scaled: set[str] = field(default_factory=set)
+
+
+def wrong(name: str, said: str) -> PipelineError:
+    """Return the error of a tensor whose bytes are not what they should be."""
+    return PipelineError(
+        FailureReason.VERIFICATION,
+        f"The merged model is not what was asked for: the bytes of {name} on the disk {said}; merge once more, and"
+        " check the disk if it stays so.",
+    )
+
+
+class Recomputed:
+    """One tensor that is not the base's, held against what it should be."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        files: StoredBase,
+        written: Written,
+        found: ReadBack,
+    ) -> None:
+        self._prepared, self._files, self._written = prepared, files, written
+        self._found, self._squares, self._blurs = found, found.squares, found.blur_squares
+        self._matrices = Matrices(prepared.changes)
+        self._base = self._base_numbers()
+        grid, dtype = written.grid, files.tensors[written.name].dtype
+        self._dtype = dtype
+        self._numbers = raw(files, written.name).reshape(grid.planes, grid.rows, grid.columns)
+        self._tensor = files.read(written.name).reshape(grid.planes, grid.rows, grid.columns)
+        self._random = np.random.default_rng(int(prepared.digest[:8], 16))
+        self._factors: dict[str, Array] = {}
+
+    def check(self) -> None:
+        """Raise PipelineError ("verification") where it is not what it should be."""
+        grid = self._written.grid
+        for plane in range(grid.planes):
+            products = self._products(plane)
+            simple = all(isinstance(each, LowRank) for window in self._written.windows for each in window.changes)
+            for product in products:
+                module, squares = product.change.module, self._found.formula_squares
+                squares[module] = squares.get(module, 0.0) + _square(product)
+                if product.change.magnitude is not None or not simple:
+                    self._found.scaled.add(module)
+            if not products or not simple:
+                # Nothing but the base's numbers, or the adapter's, in another type: all of them are compared, but for 4 bits,
+                # which take long to look up one by one.
+                step = _CODES_ROW_IN if self._base.codes is not None and not products else 1
+                self._compare_rows(plane, products, np.arange(plane % step, grid.rows, step))
+                self._measure(plane, products)
+                continue
+            self._multiply(plane, products)
+            count = max(1, grid.rows // _ONE_ROW_IN)
+            self._compare_rows(plane, products, np.sort(self._random.choice(grid.rows, count, replace=False)))
+
+    def _products(self, plane: int) -> list[Product]:
+        given = (
+            product_of(change, window, plane, self._matrices)
+            for window in self._written.windows
+            for change in window.changes
+            if isinstance(change, LowRank)
+        )
+        return [product for product in given if product is not None]
+
+    def _multiply(self, plane: int, products: list[Product]) -> None:
+        """Hold W'·x against W·x + s·B·(A·x) for a vector of signs, block by block, and take the norms of W' − W."""
+        grid, wide = self._written.grid, self._dtype in ("F32", "F64")
+        type_ = torch.float64 if wide else torch.float32
+        signs = self._random.choice([-1.0, 1.0], grid.columns)
+        x = torch.from_numpy(signs).to(type_)
+        expected = np.zeros(grid.rows)
+        scales_rows, scales_columns = np.ones(grid.rows), np.ones(grid.columns)
+        for product in products:
+            columns = slice(product.column, product.column + product.right.shape[1])
+            rows = slice(product.row, product.row + product.left.shape[0])
+            if product.change.magnitude is not None:
+                if product.outputs_are_rows:
+                    scales_rows[rows] = self._factor(product, plane)
+                else:
+                    scales_columns[columns] = self._factor(product, plane)
+            into = product.right @ (signs[columns] * scales_columns[columns])
+            expected[rows] += product.change.scale * (product.left @ into)
+        plain = bool((scales_rows == 1).all() and (scales_columns == 1).all())
+        step = max(1, _BLOCK_NUMBERS // max(1, grid.columns))
+        share, least = half_step(self._dtype), smallest_step(self._dtype)
+        for begin in range(0, grid.rows, step):
+            end = min(begin + step, grid.rows)
+            ours = self._tensor[plane, begin:end].to(type_)
+            theirs = self._base_block(plane, begin, end, type_)
+            sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
+            if plain:
+                moved = ours.sub_(theirs)
+                residual = torch.mv(moved, x).double().numpy() - expected[begin:end]
+                self._add_norms(moved, products, begin, sizes * share)
+            else:
+                self._add_norms(ours - theirs, products, begin, sizes * share)
+                of_base = torch.mv(theirs, x * torch.from_numpy(scales_columns).to(type_)).double().numpy()
+                residual = torch.mv(ours, x).double().numpy() - scales_rows[begin:end] * (of_base + expected[begin:end])
+            allowed = _DEVIATIONS * share * sizes + grid.columns * (least + 0.0)
+            of_sums = _SUM_ERROR if plain else _DORA_ERROR
+            allowed += of_sums * (sizes * math.sqrt(grid.columns) + np.abs(expected[begin:end]) * 2)
+            if not bool((np.abs(residual) <= allowed).all()):
+                worst = begin + int(np.argmax(np.abs(residual) - allowed))
+                raise self._not_the_sum(products, plane, worst)
+
+    def _base_block(self, plane: int, begin: int, end: int, type_: Any) -> Any:
+        written = self._written
+        if written.source is not None and self._base.codes is None and self._base.wide is None and not written.through:
+            grid = written.grid
+            tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
+            return tensor[plane, begin:end].to(type_)
+        return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
+
+    def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
+        """Add the squares of W' − W in the blocks of the modules; `moved` are rows of it, `blur` what rounding may be of each."""
+        for product in products:
+            first, last = max(product.row - begin, 0), min(product.row + product.left.shape[0] - begin, len(moved))
+            if first >= last:
+                continue
+            module = product.change.module
+            block = moved[first:last, product.column : product.column + product.right.shape[1]]
+            square = float(torch.linalg.vector_norm(block)) ** 2
+            self._squares[module] = self._squares.get(module, 0.0) + square
+            self._blurs[module] = self._blurs.get(module, 0.0) + float((blur[first:last] ** 2).sum())
+
+    def _measure(self, plane: int, products: list[Product]) -> None:
+        grid = self._written.grid
+        for begin in range(0, grid.rows if products else 0, step := max(1, _BLOCK_NUMBERS // max(1, grid.columns))):
+            rows = np.arange(begin, min(begin + step, grid.rows))
+            ours = decoded(self._numbers[plane][rows], self._dtype)
+            before = ours if self._is_replaced(plane) else self._base.rows(plane, rows)
+            sizes = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
+            self._add_norms(torch.from_numpy(ours - before), products, begin, sizes)
+
+    def _is_replaced(self, plane: int) -> bool:
+        return any(isinstance(window.changes[0], Whole) for window in self._written.windows)
+
+    def _compare_rows(self, plane: int, products: list[Product], rows: Array) -> None:
+        """Hold some rows against what they are in float64."""
+        self._found.rows += len(rows)
+        for begin in range(0, len(rows), step := max(1, _BLOCK_NUMBERS // max(1, self._written.grid.columns))):
+            picked = rows[begin : begin + step]
+            ours = decoded(self._numbers[plane][picked], self._dtype)
+            expected, size = self._expected(plane, products, picked)
+            if np.array_equal(ours, expected):
+                continue
+            unequal = ours != rounded(expected, self._dtype)
+            if not unequal.any():
+                continue
+            with np.errstate(invalid="ignore"):
+                error = np.abs(ours - expected)
+            allowed = _SUM_ERROR * size if self._dtype in ("F32", "F64") else _ONE_STEP * step_at(size, self._dtype)
+            if any(product.change.magnitude is not None for product in products):
+                allowed = allowed + _DORA_ERROR * size
+            # What is only put in another type is exact.
+            exact = not any(
+                isinstance(each, LowRank | Shift) for window in self._written.windows for each in window.changes
+            )
+            coarse = self._dtype not in ("F32", "F64") and unequal.sum() > 2 + _UNEQUAL_SHARE * unequal.size
+            if exact or coarse or not bool((error <= allowed).all()):
+                worst = picked[int(np.argmax((error / (allowed + 1e-300)).max(axis=1)))]
+                raise self._not_the_sum(products, plane, int(worst))
+
+    def _expected(self, plane: int, products: list[Product], rows: Array) -> tuple[Array, Array]:
+        """Return rows as they should be in float64, and the larger of |W| and the sums of magnitudes that are added to it."""
+        total = (
+            self._base.rows(plane, rows)
+            if not self._is_replaced(plane)
+            else np.zeros((len(rows), self._written.grid.columns))
+        )
+        size = np.abs(total)
+        seen = iter(products)
+        for window in self._written.windows:
+            for change in window.changes:
+                if isinstance(change, LowRank):
+                    if product_of(change, window, plane, self._matrices) is not None:
+                        self._add_product(next(seen), plane, rows, total, size)
+                else:
+                    self._put(change, window, plane, rows, total, size)
+        return total, size
+
+    def _add_product(self, product: Product, plane: int, rows: Array, total: Array, size: Array) -> None:
+        inside = (rows >= product.row) & (rows < product.row + product.left.shape[0])
+        columns = slice(product.column, product.column + product.right.shape[1])
+        left, scale = product.left[rows[inside] - product.row], product.change.scale
+        block = total[inside, columns] + scale * (left @ product.right)
+        sums = np.abs(scale) * (np.abs(left) @ np.abs(product.right))
+        if self._dtype in ("F32", "F64"):
+            sizes = size[inside, columns] + sums
+        else:
+            sizes = np.maximum(size[inside, columns], np.abs(scale * (left @ product.right)))
+        if product.change.magnitude is not None:
+            factor = self._factor(product, plane)
+            spread = factor[rows[inside] - product.row][:, None] if product.outputs_are_rows else factor[None, :]
+            block, sizes = block * spread, sizes * np.abs(spread)
+        total[inside, columns], size[inside, columns] = block, sizes
+
+    def _put(
+        self, change: Whole | Shift | Rows, window: Window, plane: int, rows: Array, total: Array, size: Array
+    ) -> None:
+        """Put the adapter's own numbers into some rows of a plane of (rows, columns)."""
+        inside = (rows >= window.row) & (rows < window.row + window.rows)
+        here = rows[inside] - window.row
+        columns = slice(window.column, window.column + window.columns)
+        grid, at = (
+            parameter_grid(window.parameter, self._prepared.changes),
+            plane - window.plane + window.parameter_plane,
+        )
+        given = self._matrices.vector(change.key)
+        own_rows, own_columns = (grid.columns, grid.rows) if window.turned else (grid.rows, grid.columns)
+        first_row, first_column = window.parameter_row, window.parameter_column
+        if window.turned:
+            first_row, first_column = first_column, first_row
+        across = slice(first_column, first_column + window.columns)
+        if isinstance(change, Rows):
+            tokens = given.reshape(len(change.indices), -1)
+            for number, index in enumerate(change.indices):
+                total[rows == index - window.parameter_row + window.row] = tokens[number][across]
+            return
+        matrix = given.reshape(grid.planes, grid.rows, grid.columns)[at]
+        block = (matrix.T if window.turned else matrix).reshape(own_rows, own_columns)[here + first_row, across]
+        if isinstance(change, Whole):
+            total[inside, columns] = block
+        else:
+            total[inside, columns] += change.scale * block
+        size[inside, columns] = np.maximum(size[inside, columns], np.abs(total[inside, columns]))
+
+    def _factor(self, product: Product, plane: int) -> Array:
+        """Return m / ‖W + s·B·A‖ of each output of a product."""
+        key = product.change.magnitude or ""
+        if key not in self._factors:
+            norms = self._output_squares(product, plane)
+            self._factors[key] = self._matrices.vector(key) / np.sqrt(norms)
+        return self._factors[key]
+
+    def _output_squares(self, product: Product, plane: int) -> Array:
+        """Return the squares of the outputs' norms; a weight that lies in several tensors can't be told from one of them."""
+        count = product.left.shape[0] if product.outputs_are_rows else product.right.shape[1]
+        squares = np.zeros(count)
+        grid = self._written.grid
+        for begin in range(0, product.left.shape[0], step := max(1, _BLOCK_NUMBERS // max(1, grid.columns))):
+            rows = np.arange(begin, min(begin + step, product.left.shape[0]))
+            block = self._base.rows(plane, rows + product.row)
+            block = block[:, product.column : product.column + product.right.shape[1]]
+            block = (block + product.change.scale * (product.left[rows] @ product.right)) ** 2
+            if product.outputs_are_rows:
+                squares[rows] = block.sum(axis=1)
+            else:
+                squares += block.sum(axis=0)
+        return squares
+
+    def _base_numbers(self) -> BaseNumbers:
+        prepared, written, source = self._prepared, self._written, self._written.source or ""
+        base, recipe = prepared.base, prepared.target.recipe
+        width = written.grid.rows if written.turned else written.grid.columns
+        if source in base.packed:
+            codes = packed_codes(base, source)
+            if width % codes.block_size == 0:
+                return BaseNumbers(base, written, codes=codes)
+            held = stored_in_four_bits(base, source)
+        elif written.four_bits:
+            assert recipe is not None
+            weight = base.read(source).T if written.turned else base.read(source)
+            if width % recipe.block_size == 0:
+                return BaseNumbers(base, written, codes=_whole_codes(weight, recipe))
+            held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
+        else:
+            return BaseNumbers(base, written)
+        # What the library makes of such a width goes by no definition.
+        wide = held.rows(0, held.shape[0]).double().numpy()
+        return BaseNumbers(base, written, wide=wide.T if written.turned else wide)
+
+    def _not_the_sum(self, products: list[Product], plane: int, row: int) -> PipelineError:
+        modules = sorted({each.change.module for each in products if each.row <= row < each.row + each.left.shape[0]})
+        expert = f", expert {plane}" if self._written.grid.planes > 1 else ""
+        of = f" of {', '.join(modules)}" if modules else ""
+        return wrong(
+            self._written.name,
+            f"are not the base's and the adapter's{of}, by a second computation of row {row}{expert}",
+        )
+
+
+def _square(product: Product) -> float:
+    """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
+    grams = (product.left.T @ product.left) * (product.right @ product.right.T)
+    square = float(grams.sum())
+    if square < _CANCELLED * float(np.abs(grams).sum()):
+        # What is left of sums that cancel is their rounding: triangular factors have the product's own size.
+        left: Any = np.linalg.qr(product.left, mode="r")
+        right: Any = np.linalg.qr(product.right.T, mode="r")
+        square = float(np.linalg.norm(left @ right.T)) ** 2
+    return square * product.change.scale**2
+
+
+def _whole_codes(weight: Any, recipe: Any) -> Codes:
+    """Return what bitsandbytes makes of a whole weight, as it does where a model is loaded."""
+    from bitsandbytes.functional import get_4bit_type, quantize_4bit
+
+    dtype = DTYPES[recipe.compute_dtype]
+    codes, state = quantize_4bit(
+        weight.to(dtype).contiguous(),
+        blocksize=recipe.block_size,
+        compress_statistics=recipe.double_quant,
+        quant_type=recipe.type,
+    )
+    scales = state.absmax.numpy()
+    if state.nested:
+        nested = np.repeat(state.state2.absmax.numpy(), state.state2.blocksize)[: len(scales)]
+        scales = state.state2.code.numpy()[scales] * nested + np.float32(state.offset)
+    book = get_4bit_type(recipe.type, device="cpu").numpy()
+    return Codes(
+        codes.reshape(-1).numpy(), scales.astype("<f4"), recipe.block_size, book, FORMATS[recipe.compute_dtype]
+    )

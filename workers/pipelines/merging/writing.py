@@ -1,0 +1,294 @@
+"""The files of a merge: written shard by shard beside the target, and gone on with after the process was killed.
+
+A shard that is whole and on the disk has a line in a journal, with a digest of each of its tensors taken as it was
+written. A run of the same plan looks at those shards again, keeps the ones that are what the journal says, and writes
+the rest. What is written is the same, byte for byte, however often it was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from sdk.formats.canonical_json import digest_of
+from sdk.formats.safetensors import Kind
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.blocks import Blocks
+from workers.pipelines.merging.plan import Written
+from workers.pipelines.merging.stored_base import StoredBase, open_files
+
+#: Of a tensor's bytes that are copied or hashed at a time.
+_CHUNK_BYTES = 8 * 2**20
+_FILES, _JOURNAL, _REPORT = "files", "journal.jsonl", "report.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass
+class Shards:
+    """The weight files of a merge in a folder of their own, and what is known of their bytes."""
+
+    folder: Path
+    #: Tensor to the digest of the bytes that were computed for it.
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def beside(target: Path, plan: str) -> Iterator[Path]:
+    """Hold the folder beside a target in which the merge of a plan is written; another process that holds it is an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = _folder(target, plan)
+    (folder / _FILES).mkdir(parents=True, exist_ok=True)
+    with (folder / _JOURNAL).open("a") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PipelineError(
+                FailureReason.SPEC, f"Another process merges into {target}; wait for it, or choose another folder."
+            ) from error
+        yield folder
+
+
+def write_shards(
+    base: StoredBase,
+    written: Sequence[Written],
+    blocks: Blocks,
+    folder: Path,
+    done: Callable[[Written], None],
+) -> Shards:
+    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are."""
+    shards = Shards(folder / _FILES)
+    journal = folder / _JOURNAL
+    finished = _read_journal(journal)
+    before = torch.get_num_threads()
+    # With several threads, each small product waits for the slowest of them.
+    torch.set_num_threads(1)
+    # While a shard goes to the disk, the next one is computed.
+    with ThreadPoolExecutor(1, "merge-sync") as syncing:
+        try:
+            kept: list[Future[None]] = []
+            for file, tensors in _by_file(base, written).items():
+                digests = finished.get(file)
+                if digests is not None and _is_whole(shards.folder, file, tensors, digests):
+                    for tensor in tensors:
+                        done(tensor)
+                else:
+                    digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
+                    kept.append(syncing.submit(_keep, shards.folder / file, journal, digests))
+                shards.digests |= digests
+            for each in kept:
+                each.result()
+        finally:
+            torch.set_num_threads(before)
+    return shards
+
+
+def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
+    """Put a shard on the disk, and then say so in the journal."""
+    _sync(path)
+    _sync(path.parent)
+    _append(journal, {"file": path.name, "digests": digests})
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path, written: Sequence[Written]) -> Iterator[None]:
+    """Say that the disk is full where it is, as a PipelineError ("disk_full")."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _disk_full(folder, written) from error
+        raise
+
+
+def put_in_place(folder: Path, target: Path, report: str) -> None:
+    """Give the written files their name: the target is there whole, or not at all. The report stays until that is done."""
+    files = folder / _FILES
+    (folder / _REPORT).write_text(report)
+    for path in (*files.iterdir(), folder / _REPORT, files, folder):
+        _sync(path)
+    # An empty folder is given way to; one with files in it is not.
+    files.replace(target)
+    _sync(target.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def finished(target: Path, plans: Sequence[str]) -> str | None:
+    """Return the report of a merge by one of some plans that was killed after its files had got their name; None where there is none.
+
+    Raises PipelineError where the target holds anything else.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise PipelineError(FailureReason.SPEC, f"{target} is there and is no folder; choose another with -o DIR.")
+    if not target.is_dir() or not any(target.iterdir()):
+        return None
+    for folder in (_folder(target, plan) for plan in plans):
+        if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
+            report = (folder / _REPORT).read_text()
+            shutil.rmtree(folder, ignore_errors=True)
+            return report
+    raise PipelineError(FailureReason.SPEC, f"{target} is not empty; choose a new folder with -o DIR.")
+
+
+def _folder(target: Path, plan: str) -> Path:
+    return target.parent / f".{target.name}.partial-{plan[:16]}"
+
+
+def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Written]]:
+    found: dict[str, list[Written]] = {file: [] for file in base.headers}
+    for each in written:
+        found[each.file].append(each)
+    return {file: _aligned(base, tensors) for file, tensors in found.items() if tensors}
+
+
+def _aligned(base: StoredBase, tensors: list[Written]) -> list[Written]:
+    """Put wider types first, as the format's library does, where not all have the base's: each then begins where it may."""
+    if all(each.source == each.name and each.dtype == base.tensors[each.name].dtype for each in tensors):
+        return tensors
+    return sorted(tensors, key=lambda each: -Kind(each.dtype, (1,)).size_bytes)
+
+
+def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
+    """Return the header of a file with its length: the base's own, byte for byte, where nothing in it is another."""
+    own = [name for name in base.tensors if base.tensors[name].file == file]
+    same = [each.name for each in tensors] == own and all(
+        (base.tensors[each.name].dtype, base.tensors[each.name].shape) == (each.dtype, each.shape) for each in tensors
+    )
+    if same:
+        raw = base.headers[file].raw
+    else:
+        said: dict[str, Any] = {"__metadata__": base.metadata(file)} if base.metadata(file) else {}
+        begin = 0
+        for each in tensors:
+            end = begin + each.size_bytes
+            said[each.name] = {"dtype": each.dtype, "shape": list(each.shape), "data_offsets": [begin, end]}
+            begin = end
+        raw = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+        raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _write_shard(
+    base: StoredBase,
+    file: str,
+    tensors: Sequence[Written],
+    blocks: Blocks,
+    folder: Path,
+    done: Callable[[Written], None],
+) -> dict[str, str]:
+    digests = {}
+    with (folder / file).open("wb") as out:
+        out.write(header_of(base, file, tensors))
+        for tensor in tensors:
+            digest = xxhash.xxh3_128()
+            for chunk in _copied(base, tensor) if tensor.copied else _computed(blocks, tensor):
+                digest.update(chunk)
+                out.write(chunk)
+            digests[tensor.name] = digest.hexdigest()
+            done(tensor)
+    return digests
+
+
+def _copied(base: StoredBase, tensor: Written) -> Iterator[memoryview]:
+    assert tensor.source is not None
+    view = base.bytes_of(tensor.source)
+    return (view[begin : begin + _CHUNK_BYTES] for begin in range(0, len(view), _CHUNK_BYTES))
+
+
+def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
+    for plane in range(tensor.grid.planes):
+        for begin, end in blocks.ranges(tensor):
+            rows = blocks.rows(tensor, plane, begin, end)
+            # A sum is finite where all is, but for sums that overflow.
+            if (
+                rows.is_floating_point()
+                and not math.isfinite(rows.sum(dtype=torch.float32))
+                and not rows.isfinite().all()
+            ):
+                raise PipelineError(
+                    FailureReason.VERIFICATION,
+                    f"The merged {tensor.name} holds NaN or an infinity: {tensor.dtype} is too narrow for it, or the adapter"
+                    " is broken; merge with --dtype float32, or train again.",
+                )
+            yield memoryview(rows.contiguous().view(torch.uint8).numpy().reshape(-1))
+
+
+def digest_in(files: StoredBase, name: str) -> str:
+    """Return the digest of a tensor's bytes as they lie in a file."""
+    digest, view = xxhash.xxh3_128(), files.bytes_of(name)
+    for begin in range(0, len(view), _CHUNK_BYTES):
+        digest.update(view[begin : begin + _CHUNK_BYTES])
+    return digest.hexdigest()
+
+
+def _is_whole(folder: Path, file: str, tensors: Sequence[Written], digests: Mapping[str, str]) -> bool:
+    """Whether a shard that an earlier run finished still is what its journal says."""
+    try:
+        there = open_files(folder, [file])
+    except (OSError, ValueError):
+        return False
+    names = [each.name for each in tensors]
+    return list(digests) == names == list(there.tensors) and all(
+        digest_in(there, name) == digest for name, digest in digests.items()
+    )
+
+
+def _read_journal(path: Path) -> dict[str, dict[str, str]]:
+    found = {}
+    for line in path.read_text().splitlines():
+        # The last line may be cut, where the process was killed as it wrote it.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            said = json.loads(line)
+            found[said["file"]] = dict(said["digests"])
+    return found
+
+
+def _append(path: Path, said: Mapping[str, Any]) -> None:
+    with path.open("a") as journal:
+        # A cut line before it is ended, so that this one stands alone.
+        journal.write("\n" + json.dumps(said) + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def require_room(folder: Path, written: Sequence[Written]) -> None:
+    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written."""
+    there = sum(path.stat().st_size for path in (folder / _FILES).iterdir())
+    if shutil.disk_usage(folder).free + there < sum(each.size_bytes for each in written):
+        raise _disk_full(folder, written)
+
+
+def _disk_full(folder: Path, written: Sequence[Written]) -> PipelineError:
+    size = sum(each.size_bytes for each in written)
+    return PipelineError(
+        FailureReason.DISK_FULL,
+        f"The disk of {folder.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
+        " merge again; it continues from the files that are complete.",
+    )
+
+
+def plan_digest(said: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a merge is made of, by which a later run knows its own."""
+    return digest_of(said)

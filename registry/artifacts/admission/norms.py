@@ -75,7 +75,7 @@ class _Half:
     @property
     def work(self) -> float:
         """Of the products of its columns with each other."""
-        return float(self.columns.raw.size) * self.columns.raw.shape[1] / self.experts
+        return float(self.columns.raw.size * self.columns.raw.shape[1] / self.experts)
 
     @property
     def size_bytes(self) -> int:

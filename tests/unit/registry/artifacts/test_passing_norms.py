@@ -198,7 +198,7 @@ class TestBounds:
 
         def stacked(count: int) -> bytes:
             ones = np.full((count, 1), 0.5, "float16")
-            return save({f"{module}.lora_A.weight": ones, f"{module}.lora_B.weight": ones.T.copy()})
+            return bytes(save({f"{module}.lora_A.weight": ones, f"{module}.lora_B.weight": ones.T.copy()}))
 
         raw = stacked(131_072)
         started = time.thread_time()

@@ -124,8 +124,10 @@ def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
         version = ours.push(adapter, f"ours/{name}", base="tiny")
         with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
             said = publication(theirs, adapter, f"theirs/{name}")
-            lora = said.lora.model_copy(update={"target_modules": ["zzz"], "target_parameters": ["q_proj.w"]})
-            with pytest.raises(VerificationFailed, match="disagree on target modules"):
+            lora = said.lora.model_copy(
+                update={"rank": 1, "target_modules": ["zzz"], "target_parameters": ["q_proj.w"]}
+            )
+            with pytest.raises(VerificationFailed, match="disagree on rank"):
                 theirs.call("POST", "/versions", Published, body=said.model_copy(update={"lora": lora}))
         assert version.norms is not None
         assert version.norms.norms == pytest.approx(delta_norms(version.pull(), version.info.lora).norms(), rel=1e-12)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from support.adapters import RANK, base_registration, digest, lora_tensors, save
 from support.people import SEEDS, package, submit
 from support.registries import World
 
+from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
 from registry.catalog.versions.finding import find_version, parse_ref
+from registry.jobs.kinds import combine_shapes
+from registry.jobs.kinds.combine_shapes import require_shapes_fit
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.combining import CombiningError, Ingredient
+from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
@@ -142,6 +149,12 @@ class TestSubmitting:
             ([1001.0], {}, "weight: Input should be less than or equal to 1000", "weight"),
             ([1000.0, 1.0], {}, "the weights of .*a@v1 add up to 1001; give at most 1000", "parents"),
             ([0.5, -0.5], {}, "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out", "parents"),
+            (
+                [0.1, 0.2, -0.3],
+                {},
+                "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out",
+                "parents",
+            ),
             ([0.5], {"method": "svd"}, "the method svd cuts to a rank; say which with rank", None),
             ([0.5], {"rank": 2}, "the method linear keeps every rank; leave rank out, or say the method svd", None),
             ([0.5], {"method": "svd", "rank": 0}, "rank: Input should be greater than or equal to 1", "rank"),
@@ -208,6 +221,52 @@ class TestSubmitting:
             odd = desk.push("other", **setting)  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match=said):
                 desk.submit({plain: 0.5, odd: 0.5})
+
+    def test_nobody_waits_for_the_patterns_of_a_request(
+        self, people: World, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They may take seconds, and one transaction writes at a time."""
+        writing, seen = [0], []
+        write, of = people.services.db.write, AdapterOutline.of
+
+        @contextmanager
+        def counted(**said: Any) -> Iterator[Any]:
+            with write(**said) as session:
+                writing[0] += 1
+                try:
+                    yield session
+                finally:
+                    writing[0] -= 1
+
+        def looked(outline: AdapterOutline, module: str) -> ModuleOutline:
+            seen.append(writing[0])
+            return of(outline, module)
+
+        refs = [desk.push("a", rank_pattern={".*q_proj": 2}), desk.push("b")]
+        monkeypatch.setattr(people.services.db, "write", counted)
+        monkeypatch.setattr(AdapterOutline, "of", looked)
+        desk.submit(dict.fromkeys(refs, 0.5))
+        assert seen == [0] * 4
+
+    def test_patterns_that_take_long_are_left_to_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        other = {
+            name: np.pad(tensor, ((0, 0), (0, 1))) if "lora_A" in name else tensor
+            for name, tensor in lora_tensors(next(SEEDS)).items()
+        }
+        # Tensors of another model, as a release that did not look at a base's shapes has let them in.
+        pattern = {"rank_pattern": {"q_proj": 2}}
+        one = Ingredient(
+            "a@v1", 0.5, lora_of({"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"]} | pattern)
+        )
+        tensors = [
+            [TensorFacts(name, "F32", tensor.shape, zero=False) for name, tensor in found.items()]
+            for found in (lora_tensors(next(SEEDS)), other)
+        ]
+        parents = [(one._replace(label=f"{at}@v1"), WeightFacts.of(found)) for at, found in enumerate(tensors)]
+        with pytest.raises(CombiningError, match="they are of different models"):
+            require_shapes_fit(parents)
+        monkeypatch.setattr(combine_shapes, "_MOST_LETTERS", 2 * 2 * len("q_proj") - 1)
+        require_shapes_fit(parents)
 
     def test_embeddings_that_only_one_holds_whole_are_refused(self, desk: Desk) -> None:
         tensors = lora_tensors(next(SEEDS))

@@ -15,20 +15,16 @@ from support.adapters import RANK, base_registration, digest, lora_tensors, save
 from support.people import SEEDS, package, submit
 from support.registries import World
 
-from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
 from registry.catalog.versions.finding import find_version, parse_ref
-from registry.jobs.kinds import combine_shapes
-from registry.jobs.kinds.combine_shapes import require_shapes_fit
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
-from sdk.lora.adapter_config import lora_of
-from sdk.lora.combining import CombiningError, Ingredient
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
 from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.work import Assignment, ClaimRequest, CombineResult, Completion, WorkerInfo
 from sdk.transfer import hash_file
 from workers.kinds.known import require_pinned
@@ -248,26 +244,6 @@ class TestSubmitting:
         desk.submit(dict.fromkeys(refs, 0.5))
         assert seen == [0] * 4
 
-    def test_patterns_that_take_long_are_left_to_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        other = {
-            name: np.pad(tensor, ((0, 0), (0, 1))) if "lora_A" in name else tensor
-            for name, tensor in lora_tensors(next(SEEDS)).items()
-        }
-        # Tensors of another model, as a release that did not look at a base's shapes has let them in.
-        pattern = {"rank_pattern": {"q_proj": 2}}
-        one = Ingredient(
-            "a@v1", 0.5, lora_of({"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"]} | pattern)
-        )
-        tensors = [
-            [TensorFacts(name, "F32", tensor.shape, zero=False) for name, tensor in found.items()]
-            for found in (lora_tensors(next(SEEDS)), other)
-        ]
-        parents = [(one._replace(label=f"{at}@v1"), WeightFacts.of(found)) for at, found in enumerate(tensors)]
-        with pytest.raises(CombiningError, match="they are of different models"):
-            require_shapes_fit(parents)
-        monkeypatch.setattr(combine_shapes, "_MOST_LETTERS", 2 * 2 * len("q_proj") - 1)
-        require_shapes_fit(parents)
-
     def test_embeddings_that_only_one_holds_whole_are_refused(self, desk: Desk) -> None:
         tensors = lora_tensors(next(SEEDS))
         tensors["base_model.model.model.embed_tokens.weight"] = np.ones((32, 6), dtype=np.float32)
@@ -381,6 +357,39 @@ class TestResults:
             desk.complete(held, desk.made(held, tensors=tall, config={"r": rank, "lora_alpha": rank}))
         assert caught.value.param == "lora.rank"
         assert desk.complete(held, desk.made(held)).state == "succeeded"
+
+    def test_weights_that_are_no_sum_of_the_parents_are_refused(self, desk: Desk) -> None:
+        one, other = desk.push("a"), desk.push("b")
+        desk.submit({one: 0.7, other: -0.3})
+        held = desk.claim()
+        sound = desk.made(held)
+        readme = ManifestFile(path="README.md", sha256=digest("trust me"), size_bytes=8)
+        manifest = sound.version.manifest
+        with_more = manifest.model_copy(update={"files": sorted([*manifest.files, readme], key=lambda file: file.path)})
+        beside = sound.model_copy(update={"version": sound.version.model_copy(update={"manifest": with_more})})
+        with pytest.raises(VerificationFailed, match=r"README.md is [0-9a-f]{64}, not None"):
+            desk.complete(held, beside)
+        unrelated = {name: tensor * np.float32(9) for name, tensor in lora_tensors(next(SEEDS)).items()}
+        alone = {name: tensor for name, tensor in lora_tensors(next(SEEDS)).items() if "v_proj" in name}
+        embeddings = {"base_model.model.model.embed_tokens.weight": np.ones((32, 6), dtype=np.float32)}
+        plain = {"r": RANK, "lora_alpha": RANK}
+        for tensors, config, said in [
+            (unrelated, plain, "the norm of .*q_proj is .*, not from .* to .*, as of a sum"),
+            (alone, {**plain, "target_modules": ["v_proj"]}, "q_proj is missing, not a part of it"),
+            (lora_tensors(next(SEEDS)) | embeddings, plain, "embed_tokens.weight is a part of it, not missing"),
+        ]:
+            with pytest.raises(VerificationFailed, match=said):
+                desk.complete(held, desk.made(held, tensors=tensors, config=config))
+        assert desk.complete(held, sound).state == "succeeded"
+
+    def test_bytes_that_are_known_already_are_held_against_the_parents_too(self, desk: Desk) -> None:
+        """A writer has pushed them; a worker hands them in as a sum."""
+        pushed = save_adapter(desk.tmp_path / "known", next(SEEDS), r=RANK, lora_alpha=90)
+        desk.writer.push(pushed, f"{desk.space}/known", base="tiny")
+        desk.submit({desk.push("a"): 0.01})
+        held = desk.claim()
+        with pytest.raises(VerificationFailed, match=r"the norm of .*q_proj is"):
+            desk.complete(held, desk.handed_in(held, pushed))
 
     def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
         people.admin.register_base(base_registration("other"))

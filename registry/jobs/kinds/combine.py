@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -16,8 +17,9 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
-from registry.jobs.kinds.combine_outcome import Ancestor, settle
-from registry.jobs.kinds.combine_shapes import require_shapes_fit, weight_facts
+from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
+from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
+from registry.jobs.kinds.combine_weights import known_weights
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
@@ -169,7 +171,8 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
     if combined is None:
         raise Invalid("the completion of a combination holds what it made", param="combination")
     with services.db.read() as session:
-        ancestors = [_ancestor(session, parent) for parent in request.parents]
+        most_letters = MOST_LETTERS // len(request.parents)
+        ancestors = [_ancestor(session, parent, most_letters) for parent in request.parents]
     settled = settle(request, ancestors, combined)
     with services.publisher.publishing(
         publication=settled.publication,
@@ -178,6 +181,7 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         reported=settled.reported,
         action="work",
         notes=settled.notes,
+        require=partial(require_made_of, request, ancestors, settled.publication.lora),
     ) as (session, published):
         result = {
             "ref": published.version.ref,
@@ -191,13 +195,14 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         done.succeed(session, result)
 
 
-def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
+def _ancestor(session: Session, parent: CombineParent, most_letters: int) -> Ancestor:
     version = find_version(session, parse_ref(parent.ref), SYSTEM)
     ref, recipe = exact_ref(version), version.quantization
+    lora, facts = lora_of(version), weight_facts(session, version)
     return Ancestor(
         ref=ref,
         weight=parent.weight,
-        lora=lora_of(version),
+        lora=lora,
         base_fingerprint=version.base.fingerprint,
         method=version.method,
         quantization=None
@@ -205,6 +210,7 @@ def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}"),
         dataset=dataset_use(session, version),
         files={file.path: file.sha256 for file in read_manifest(session, version.digest).files},
+        weights=None if facts is None else known_weights(facts, lora, most_letters=most_letters),
     )
 
 

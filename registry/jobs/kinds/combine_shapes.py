@@ -20,7 +20,7 @@ from sdk.schemas.training import LoraConfig
 _MOST_TENSORS = 50_000
 #: Letters of patterns, each times the modules that it is tried for (of an expression the letters of these), of all parents
 #: together: some seconds at the most.
-_MOST_LETTERS = 20_000_000
+MOST_LETTERS = 20_000_000
 
 
 def weight_facts(session: Session, version: Version) -> WeightFacts | None:
@@ -36,7 +36,7 @@ def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]])
     It takes seconds at the most and is nothing to hold a database's lock for. A parent that is beyond what is looked at is
     left to the worker.
     """
-    tensors_left, letters_left, outlines = _MOST_TENSORS, _MOST_LETTERS, []
+    tensors_left, letters_left, outlines = _MOST_TENSORS, MOST_LETTERS, []
     for ingredient, facts in parents:
         if facts is None or (tensors_left := tensors_left - len(facts.kind_of)) < 0:
             continue

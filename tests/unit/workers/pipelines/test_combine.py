@@ -309,7 +309,7 @@ class TestRefusals:
         }
         save_file(tensors, one / WEIGHTS_FILE)
         with pytest.raises(
-            PipelineError, match="self_attn.q_proj can't be added up: .* beyond float64; give smaller weights"
+            PipelineError, match=r"self_attn.q_proj can't be added up: .* beyond float64; give smaller weights"
         ):
             combined([(one, 1000.0)], tmp_path / "out")
 

@@ -16,6 +16,7 @@ from support.people import SEEDS, package, submit
 from support.registries import World
 
 from registry.catalog.versions.finding import find_version, parse_ref
+from registry.errors import Invalid
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
@@ -243,6 +244,19 @@ class TestSubmitting:
         monkeypatch.setattr(AdapterOutline, "of", looked)
         desk.submit(dict.fromkeys(refs, 0.5))
         assert seen == [0] * 4
+
+    def test_a_key_is_answered_though_a_parent_is_gone_since(self, people: World, desk: Desk) -> None:
+        """Whoever asks again has no other way to learn of the job; it is looked at no second time."""
+        ref = desk.push()
+        asked = JobSubmission(
+            request=CombineRequest(adapter=f"{desk.space}/mix", parents=[CombineParent(ref=ref, weight=0.5)])
+        )
+        said: dict[str, Any] = {"submission": asked, "who": LOCAL, "idempotency_key": f"{desk.space}-key"}
+        first = people.services.jobs.submit(**said)
+        desk.writer.archive(ref)
+        assert people.services.jobs.submit(**said).id == first.id
+        with pytest.raises(Invalid, match="is archived"):
+            people.services.jobs.submit(**said | {"idempotency_key": None})
 
     def test_embeddings_that_only_one_holds_whole_are_refused(self, desk: Desk) -> None:
         tensors = lora_tensors(next(SEEDS))

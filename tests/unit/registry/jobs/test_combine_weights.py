@@ -49,7 +49,7 @@ def test_norms_are_taken_with_their_scale_where_patterns_are_short() -> None:
     lora = lora_of({**CONFIG, "lora_alpha": 4})
     assert known_weights(facts(lora_tensors(1)), lora).norms == {Q: 6.0, V: 6.0}
     unmeasured = known_weights(facts(lora_tensors(1)), lora, most_letters=2 * len("q_proj") - 1)
-    assert (unmeasured.modules, unmeasured.norms) == ({Q, V}, {})
+    assert (unmeasured.modules, unmeasured.norms) == (frozenset({Q, V}), {})
 
 
 @pytest.mark.parametrize(

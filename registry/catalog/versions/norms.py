@@ -43,7 +43,7 @@ def norms_of(session: Session, version: Version) -> VersionNorms:
         facts = None if facts is None else facts.under(lora)
         if facts is None:
             return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
-        found = _scaled(facts, lora), replaced_by(tensor.name for tensor in facts.tensors())
+        found = scaled_norms(facts, lora), replaced_by(tensor.name for tensor in facts.tensors())
         with _finding:
             _found[key] = found
             if len(_found) > _MOST_FOUND:
@@ -56,7 +56,8 @@ def record_of(version: Version) -> LoraConfig:
     return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
 
 
-def _scaled(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
+def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
+    """Return ‖ΔW‖ of each module by facts that fit a record, None where that can't be told; None for patterns that take too long."""
     told = other_product(lora) is None
     found: Norms = {}
     try:

@@ -83,6 +83,9 @@ class JobKindRules(Generic[R]):
     complete: Callable[[CompletionServices, R, HandedIn], None]
     #: Adds to an assignment what takes too long for the transaction of a claim, and can be found at any time.
     complement: Callable[[Database, R, Assignment], Assignment] = lambda db, request, given: given
+    #: Looks, before a job is accepted and outside of every transaction that writes, at what takes long; returns the request,
+    #: its names exact where they have to be the ones that it looked at. Raises what `pin` does.
+    examine: Callable[[Database, R, Principal], R] | None = None
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False

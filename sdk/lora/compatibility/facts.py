@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sdk.lora.compatibility.answers import Verdict
+
 #: The input embeddings and the output head, as models name them.
 EMBEDDINGS = frozenset(
     {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings", "shared"}
@@ -35,6 +37,8 @@ class Facts:
     trained_tokens: bool = False
     #: Why A and B are no update of the base as it is, in a clause; None where they are.
     unusable: str | None = None
+    #: What its weights hold that its configuration, or its base, does not say, in a clause, and whether that decides.
+    contradiction: tuple[Verdict, str] | None = None
     #: Settings without a field of their own that are not PEFT's defaults: "use_qalora", "use_bdlora", …
     other: tuple[str, ...] = ()
     #: Whether it holds embeddings of another number of tokens than the base has.

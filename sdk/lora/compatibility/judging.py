@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
 from sdk.lora.compatibility.engines import ENGINES
 from sdk.lora.compatibility.facts import Facts
@@ -27,6 +28,8 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
     findings = tuple(_find(rule, facts, number) for rule in table.rules if _holds(rule, number, engine))
     if number < parse(table.oldest, engine):
         findings = (_too_old(table, str(version)), *findings)
+    if facts.contradiction is not None:
+        findings = (_contradicted(*facts.contradiction), *findings)
     answer = _decide(findings)
     against = [finding for finding in findings if finding.verdict is Verdict.NO]
     return Compatibility(
@@ -63,6 +66,11 @@ def _find(rule: Rule, facts: Facts, number: Number) -> Finding:
 def _too_old(table: Engine, version: str) -> Finding:
     reason = f"the table begins with {table.name} {table.oldest}, and {version} is older"
     return Finding("version", Verdict.UNKNOWN, reason, Source("this table", table.oldest, table.newest_day))
+
+
+def _contradicted(verdict: Verdict, reason: str) -> Finding:
+    """What the folder itself says, whatever the engine: no merge mends it."""
+    return Finding("weights", verdict, reason, Source(WEIGHTS_FILE, "this folder", "-"), mended_by_merge=False)
 
 
 def _decide(findings: tuple[Finding, ...]) -> Verdict:

@@ -22,9 +22,10 @@ from sdk.formats.adapter_files import (
     unwrapped,
 )
 from sdk.formats.base_files import CONFIG_FILE as BASE_CONFIG_FILE
-from sdk.formats.peft_config import MAX_CONFIG_BYTES
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.compatibility.contents import contradiction
 from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
 from sdk.lora.tensors import read_tensors
 from sdk.schemas.catalog import VersionView
@@ -78,6 +79,13 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
     config = _read(folder / CONFIG_FILE)
     if config.get("peft_type") != "LORA":
         raise InvalidInput(f"{folder / CONFIG_FILE} describes no LoRA adapter; only these are judged", param="ref")
+    for finding in examine(config):
+        # No library is given this config, so a path to a base, or a key that would run something, does nothing here.
+        if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
+            raise InvalidInput(
+                f"{folder / CONFIG_FILE}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT",
+                param="ref",
+            )
     pattern = config.get("target_modules") if isinstance(config.get("target_modules"), str) else None
     lora = lora_of({**config, "target_modules": ["pattern"]} if pattern else config)
     base_config = None if base is None else _read(base / BASE_CONFIG_FILE)
@@ -90,6 +98,7 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
         **_of_base(base_config),
         architecture=_architecture(base_config),
         base=_path(base) if base is not None else shlex.quote(named) if isinstance(named, str) and named else "BASE",
+        contradiction=contradiction(shapes, config, lora, base_config),
         vocabulary_changed=_holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
         has_template=(folder / TEMPLATE_FILE).is_file(),

@@ -154,4 +154,4 @@ def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch
 def test_show_says_it_in_brief(run: Any) -> None:
     done = CliRunner().invoke(catalog.show_command, ["rslora", "--format", "json"])
     answers = {engine: said["answer"] for engine, said in json.loads(done.stdout)["compat"].items()}
-    assert answers == {"vllm": "yes", "sglang": "no", "llama.cpp": "no", "ollama": "no", "peft": "yes"}
+    assert answers == {"vllm": "yes", "sglang": "no", "llama.cpp": "yes", "ollama": "yes", "peft": "yes"}

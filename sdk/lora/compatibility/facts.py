@@ -23,6 +23,8 @@ class Facts:
     alpha: float
     #: Names as `adapter_config.json` holds them; None where it has a pattern.
     target_modules: tuple[str, ...] | None
+    #: Full names of the modules that are adapted; None where only target_modules is known.
+    modules: tuple[str, ...] | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False

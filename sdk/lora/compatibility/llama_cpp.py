@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdk.lora.compatibility.answers import Source
 from sdk.lora.compatibility.facts import Facts
-from sdk.lora.compatibility.modules import LINEAR_MODULES
+from sdk.lora.compatibility.modules import LINEAR_MODULES, LLAMA
 from sdk.lora.compatibility.rules import (
     Engine,
     Objection,
@@ -28,15 +28,28 @@ _OLDEST, _NEWEST, _DAY = "b8672", "b11549", "2026-10-10"
 
 #: Architectures whose conversion passes each linear weight on, or permutes its rows, which it does to B as well.
 _CONVERTED = """
-Gemma2ForCausalLM Gemma3ForCausalLM GemmaForCausalLM LlamaForCausalLM MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM
-Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
+Gemma2ForCausalLM Gemma3ForCausalLM Gemma3ForConditionalGeneration GemmaForCausalLM LlamaForCausalLM MistralForCausalLM
+MixtralForCausalLM Phi3ForCausalLM Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
 """
 #: Architectures whose adapters `adapterctl export` writes, with every module's scale folded into its B.
 _EXPORTED = frozenset(
-    {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"}
+    {
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen3ForCausalLM",
+    }
 )
 #: Whose conversion leaves the output head out.
-_WITHOUT_HEAD = frozenset({"Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM"})
+_WITHOUT_HEAD = frozenset(
+    {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "GemmaForCausalLM"}
+)
+#: Models that see images, of which the text part is converted and exported; by the linear modules of that part.
+_TEXT_PARTS = {"Gemma3ForConditionalGeneration": LLAMA}
+#: Modules that the part for images has under the same names.
+_OF_BOTH_PARTS = frozenset({"q_proj", "k_proj", "v_proj"})
 _ARCHITECTURES = dict.fromkeys(_CONVERTED.split(), Support(_OLDEST))
 #: Architectures that no conversion is registered for: a merged model is of no use either.
 _UNCONVERTED = frozenset({"OPTForCausalLM"})
@@ -86,6 +99,18 @@ def _embeddings(facts: Facts, _: Number) -> Objection | None:
     return None
 
 
+def _targets(facts: Facts, version: Number) -> Objection | None:
+    objection = targets({**LINEAR_MODULES, **_TEXT_PARTS})(facts, version)
+    if objection is not None or facts.architecture not in _TEXT_PARTS or facts.modules is not None:
+        return objection
+    both = [
+        name
+        for name in facts.target_modules or ()
+        if name.rpartition(".")[2] in _OF_BOTH_PARTS and "language_model" not in name.split(".")
+    ]
+    return unknown(f"{named(both)} may mean modules of the part for images too") if both else None
+
+
 def _scales(facts: Facts, version: Number) -> Objection | None:
     return None if facts.architecture in _EXPORTED else one_alpha(facts, version)
 
@@ -115,7 +140,7 @@ RULES = (
     Rule("tokens", "trained tokens end the conversion", _read(_CONVERTER),
          unless(lambda facts: facts.trained_tokens, "it trains single tokens, whose rows end the conversion")),
     Rule("vocabulary", "embeddings of added tokens end the conversion", _read(_CONVERTER), no_whole_embeddings),
-    Rule("targets", "the target modules are ones that the conversion has a name for", _read("conversion/*.py"), targets(LINEAR_MODULES)),
+    Rule("targets", "the target modules are ones that the conversion has a name for", _read("conversion/*.py"), _targets),
     Rule("embeddings", "embeddings and the head are adapted where the base does not tie them", _read("src/llama-adapter.cpp, src/llama-graph.cpp"),
          _embeddings),
     Rule("experts", "stacked experts have no name in the conversion as PEFT writes them", _read(_CONVERTER),

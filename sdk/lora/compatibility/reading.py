@@ -98,6 +98,7 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
         **_of_base(base_config),
         architecture=_architecture(base_config),
         base=_path(base) if base is not None else shlex.quote(named) if isinstance(named, str) and named else "BASE",
+        modules=tuple(sorted({key.module for name in shapes if (key := lora_key(name))})),
         contradiction=contradiction(shapes, config, lora, base_config),
         vocabulary_changed=_holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),

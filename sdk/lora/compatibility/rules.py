@@ -161,7 +161,7 @@ def targets(known: Mapping[str, Iterable[str]]) -> Judge:
         beside = sorted(facts.last_names - EMBEDDINGS - set(known.get(facts.architecture or "", ())))
         if beside:
             return unknown(f"the table does not have {named(beside)} of {facts.architecture or 'this base'}")
-        part = next(filter(is_of_image_or_sound, facts.target_modules), None)
+        part = next(filter(is_of_image_or_sound, facts.modules or facts.target_modules), None)
         return unknown(f"{part} is of an image's or a sound's part") if part else None
 
     return judge

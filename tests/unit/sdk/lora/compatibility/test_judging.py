@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.models.auto import modeling_auto
 
 from sdk.lora import gguf_models
 from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge, llama_cpp
@@ -177,9 +178,38 @@ def test_an_answer_as_plain_values() -> None:
 
 
 def test_a_gguf_is_made_by_an_export_where_there_is_one() -> None:
-    exported = {name.removesuffix("ForCausalLM").lower() for name in llama_cpp._EXPORTED}
-    assert exported == set(gguf_models._FAMILIES) - {"gemma3_text"}
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    assert {names[kind] for kind in gguf_models._FAMILIES} == llama_cpp._EXPORTED
+    assert llama_cpp._ARCHITECTURES.keys() >= llama_cpp._EXPORTED
     facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base="b")
     assert llama_cpp.converted(facts) == "adapterctl export x@v3 -o x.gguf"
     assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base b -o x.gguf"
     assert llama_cpp.converted(replace(facts, architecture="Phi3ForCausalLM")).startswith("python convert_lora_to_gguf")
+
+
+_IN_TEXT = "model.language_model.layers.0.self_attn.q_proj"
+_IN_IMAGES = "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules", "answer"),
+    [
+        (("q_proj",), (_IN_TEXT,), "yes"),
+        (("q_proj",), (_IN_TEXT, _IN_IMAGES), "unknown"),
+        # Of a version only the targets are known.
+        (("q_proj",), None, "unknown"),
+        (("down_proj", "o_proj"), None, "yes"),
+        ((_IN_TEXT,), None, "yes"),
+        ((_IN_IMAGES,), None, "unknown"),
+        (("fc1",), None, "unknown"),
+    ],
+)
+def test_of_a_model_that_sees_images_the_text_part_is_converted(
+    targets: tuple[str, ...], modules: tuple[str, ...] | None, answer: str
+) -> None:
+    facts = replace(
+        PLAIN, architecture="Gemma3ForConditionalGeneration", tied=True, target_modules=targets, modules=modules
+    )
+    found = judge(facts, "llama.cpp")
+    assert found.answer == answer
+    assert "convert_lora_to_gguf" not in f"{found.find_out} {found.commands}"

@@ -51,6 +51,8 @@ _WHOLE = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3":
 LAYER_MODULES = frozenset(
     {*(f"self_attn.{one}_proj" for one in "qkvo"), *(f"mlp.{one}_proj" for one in ("gate", "up", "down"))}
 )
+#: The classes of models that can be exported whole.
+WHOLE_MODELS = frozenset(_WHOLE.values())
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,12 @@ class Facts:
     architecture: str | None = None
     #: Whether the base's head is its embeddings.
     tied: bool | None = None
-    #: What the base is called where the adapter was trained.
+    #: The base as commands take it: its folder or its name on a hub. A registered id is neither of the two.
     base: str = "BASE"
+    #: Its folder.
+    base_folder: str = "BASE_FOLDER"
+    #: What it is called in the registry, or where the adapter was trained; None where nobody says.
+    base_said: str | None = None
     #: "qlora", "lora" or "unknown".
     method: str = "unknown"
     #: How the base was quantised while it was trained, as "nf4"; None where it was not, or nobody knows.

@@ -8,6 +8,7 @@ from sdk.lora.compatibility.engines import ENGINES
 from sdk.lora.compatibility.facts import Facts
 from sdk.lora.compatibility.rules import Engine, Rule
 from sdk.lora.compatibility.versions import Number, parse
+from sdk.lora.compatibility.words import quoted
 
 
 class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as words
@@ -42,7 +43,12 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
         findings=findings,
         flags=() if answer is Verdict.NO else table.flags(facts, number),
         commands=() if answer is Verdict.NO else (*_pulled(facts), *table.commands(facts, number)),
-        notes=(*_newer(table, asked, newest, version), *_of_training(facts), *table.notes(facts, number)),
+        notes=(
+            *_newer(table, asked, newest, version),
+            *_of_base(facts),
+            *_of_training(facts),
+            *table.notes(facts, number),
+        ),
         fix=_fix(facts) if against and all(finding.mended_by_merge for finding in against) else None,
         find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
     )
@@ -82,6 +88,14 @@ def _judged_by(table: Engine, number: Number, version: str | None) -> str:
     if version is None or number >= parse(table.newest, table.name):
         return table.newest
     return table.oldest if number < parse(table.oldest, table.name) else version
+
+
+def _of_base(facts: Facts) -> tuple[str, ...]:
+    """What stands for the base in commands, where that is not known here."""
+    of = f"the base {quoted(facts.base_said)}" if facts.base_said else "its base"
+    if facts.base == Facts.base:
+        return (f"{Facts.base} stands for {of}: its folder, or its name on a hub; {Facts.base_folder} is the folder",)
+    return (f"{Facts.base_folder} stands for the folder of {of}",) if facts.base_folder == Facts.base_folder else ()
 
 
 def _of_training(facts: Facts) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from sdk.lora.compatibility.rules import (
     unless,
 )
 from sdk.lora.compatibility.versions import Number
+from sdk.lora.gguf_models import WHOLE_MODELS
 
 NAME = "llama.cpp"
 _OLDEST, _NEWEST, _DAY = "b8672", "b11549", "2026-10-10"
@@ -153,9 +154,27 @@ RULES = (
 def converted(facts: Facts) -> str:
     """Return the command that makes a GGUF of an adapter, which lies in its folder unless this project exports it."""
     if facts.architecture not in _EXPORTED:
-        return f"python convert_lora_to_gguf.py --base {facts.base} --outfile {facts.name}.gguf {facts.folder}"
-    of = f"{facts.folder} --base {facts.base}" if facts.is_folder else facts.ref
+        return f"python convert_lora_to_gguf.py --base {facts.base_folder} --outfile {facts.name}.gguf {facts.folder}"
+    of = f"{facts.folder} --base {facts.base_folder}" if facts.is_folder else facts.ref
     return f"adapterctl export {of} -o {facts.name}.gguf"
+
+
+def base_converted(facts: Facts) -> str:
+    """Return the command that makes BASE.gguf of the base."""
+    if facts.architecture in WHOLE_MODELS:
+        return f"adapterctl export {facts.base_folder} -o BASE.gguf"
+    return _by_llama_cpp(facts)
+
+
+def base_notes(facts: Facts) -> tuple[str, ...]:
+    """Say what makes BASE.gguf where this project's export refuses the base."""
+    if facts.architecture not in WHOLE_MODELS:
+        return ()
+    return (f"where adapterctl export does not know the base's tokenizer, BASE.gguf is made by {_by_llama_cpp(facts)}",)
+
+
+def _by_llama_cpp(facts: Facts) -> str:
+    return f"python convert_hf_to_gguf.py {facts.base_folder} --outfile BASE.gguf"
 
 
 def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
@@ -166,11 +185,11 @@ def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
 
 
 def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
-    return converted(facts), " ".join(["llama-server -m BASE.gguf", *_flags(facts, version)])
+    return base_converted(facts), converted(facts), " ".join(["llama-server -m BASE.gguf", *_flags(facts, version)])
 
 
 def _notes(facts: Facts, _: Number) -> tuple[str, ...]:
-    notes = ["BASE.gguf is the base, converted: python convert_hf_to_gguf.py " + facts.base]
+    notes = [*base_notes(facts)]
     if facts.foreign_stops:
         ids = ", ".join(map(str, facts.foreign_stops))
         notes.append(

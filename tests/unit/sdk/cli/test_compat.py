@@ -67,7 +67,7 @@ def test_a_version_that_is_served(run: Any) -> None:
     assert (done.exit_code, lines[0]) == (0, "vllm 0.33.0: yes")
     assert all(len(line) <= 80 and line.isprintable() for line in lines)
     assert "  adapterctl pull plain@v1 -o ./plain" in lines
-    assert "  vllm serve base --enable-lora --lora-modules plain=./plain" in lines
+    assert "  vllm serve BASE --enable-lora --lora-modules plain=./plain" in lines
 
 
 def test_one_that_is_not_ends_with_7_and_says_what_makes_it_fit(run: Any) -> None:

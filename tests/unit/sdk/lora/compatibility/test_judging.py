@@ -146,7 +146,7 @@ class TestServing:
             "--jinja",
             "--chat-template-file ./x/chat_template.jinja",
         )
-        assert judge(facts, "ollama").flags == ("FROM b", "ADAPTER ./x.gguf")
+        assert judge(facts, "ollama").flags == ("FROM ./BASE.gguf", "ADAPTER ./x.gguf")
         same = replace(facts, template_is_base=True, stop_ids=(2,))
         assert judge(same, "vllm").flags == ("--enable-lora", "--lora-modules x=./x")
 
@@ -181,9 +181,9 @@ def test_a_gguf_is_made_by_an_export_where_there_is_one() -> None:
     names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     assert {names[kind] for kind in gguf_models._FAMILIES} == llama_cpp._EXPORTED
     assert llama_cpp._ARCHITECTURES.keys() >= llama_cpp._EXPORTED
-    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base="b")
+    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base_folder="./b")
     assert llama_cpp.converted(facts) == "adapterctl export x@v3 -o x.gguf"
-    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base b -o x.gguf"
+    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base ./b -o x.gguf"
     assert llama_cpp.converted(replace(facts, architecture="Phi3ForCausalLM")).startswith("python convert_lora_to_gguf")
 
 
@@ -213,3 +213,26 @@ def test_of_a_model_that_sees_images_the_text_part_is_converted(
     found = judge(facts, "llama.cpp")
     assert found.answer == answer
     assert "convert_lora_to_gguf" not in f"{found.find_out} {found.commands}"
+
+
+class TestBase:
+    """A registered id is no path: what commands take is its folder, or its name on a hub."""
+
+    REGISTERED = replace(PLAIN, base=Facts.base, base_said="tiny-llama", ref="x@v3")
+
+    @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "ollama", "peft"])
+    def test_a_registered_id_stands_in_no_command(self, engine: str) -> None:
+        found = judge(self.REGISTERED, engine)
+        assert "tiny-llama" not in f"{found.commands} {found.flags}"
+        assert found.notes[0] == (
+            "BASE stands for the base tiny-llama: its folder, or its name on a hub; BASE_FOLDER is the folder"
+        )
+
+    @pytest.mark.parametrize("engine", ["llama.cpp", "ollama"])
+    def test_a_gguf_of_the_base_is_made_by_an_export_where_there_is_one(self, engine: str) -> None:
+        known = replace(self.REGISTERED, base="./b", base_folder="./b")
+        assert "adapterctl export ./b -o BASE.gguf" in judge(known, engine).commands
+        assert "adapterctl export BASE_FOLDER -o BASE.gguf" in judge(self.REGISTERED, engine).commands
+        # Adapters over it are exported, and models of it are not.
+        gemma = replace(known, architecture="Gemma2ForCausalLM")
+        assert "python convert_hf_to_gguf.py ./b --outfile BASE.gguf" in judge(gemma, engine).commands

@@ -56,10 +56,14 @@ def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]]
 
 def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
     """Return the answer for one engine. Raises InvalidInput for an engine, or a version, that there is none of."""
-    from sdk.lora.compatibility import judge
+    from sdk.lora.compatibility import ENGINES, judge
     from sdk.lora.compatibility.judging import UnknownEngine
     from sdk.lora.compatibility.versions import UnknownVersion
 
+    if not isinstance(engine, str):
+        raise InvalidInput(f"engine is no text; give one of {', '.join(ENGINES)}", param="engine")
+    if not isinstance(version, str | None):
+        raise InvalidInput("version is no text; give one as '0.33.0', or of llama.cpp as 'b11549'", param="version")
     try:
         return judge(facts, engine, version)
     except UnknownEngine as error:

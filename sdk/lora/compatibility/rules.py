@@ -133,6 +133,8 @@ class Support:
         if self.absent is not None and version <= parse(self.absent, engine):
             since = "" if self.since is None else f"; {engine} {self.since} does"
             return no(f"{lacking}{since}")
+        if self.absent is None:
+            return unknown(f"{engine} {self.since} is the first that was read, and it has this")
         return unknown(
             f"{engine} {self.since} is the first that was read, and between {self.absent} and it nobody looked"
         )

@@ -139,6 +139,12 @@ def test_what_is_refused(registry: Client, folders: Path) -> None:
         registry.compat("plain", engine="vllm", base=folders / "base")
     with pytest.raises(NotFound):
         registry.compat("nobody", engine="vllm")
+    for engine in (None, 1, ["vllm"]):
+        with pytest.raises(InvalidInput, match="engine is no text; give one of vllm, sglang"):
+            registry.compat("plain", engine=engine)  # type: ignore[arg-type]
+    for version in (1, 0.33, ["0.33.0"]):
+        with pytest.raises(InvalidInput, match="version is no text"):
+            registry.compat("plain", engine="vllm", version=version)  # type: ignore[arg-type]
 
 
 def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch: pytest.MonkeyPatch) -> None:

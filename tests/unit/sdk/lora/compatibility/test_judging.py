@@ -77,13 +77,13 @@ def test_never_yes_where_a_rule_says_no_or_does_not_know(facts: Facts, asked: tu
 
 class TestVersions:
     @pytest.mark.parametrize(
-        "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99]
+        "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99, "٠.٣٣.٠"]
     )
     def test_what_is_no_version_is_refused(self, version: str) -> None:
         with pytest.raises(UnknownVersion, match=r"is no version of vllm; give one as 0\.33\.0"):
             judge(PLAIN, "vllm", version)
 
-    @pytest.mark.parametrize("version", ["0.33.0", "b", "b12", "master"])
+    @pytest.mark.parametrize("version", ["0.33.0", "b", "b12", "master", "٣٣٣٣"])
     def test_llama_cpp_has_builds(self, version: str) -> None:
         with pytest.raises(UnknownVersion, match="give the number of a build, as b11549"):
             judge(PLAIN, "llama.cpp", version)
@@ -103,6 +103,15 @@ class TestVersions:
         found = judge(PLAIN, "vllm", "0.6.0")
         assert (found.answer, found.judged_by) == ("unknown", "0.8.5")
         assert found.against[0].reason == "the table begins with vllm 0.8.5, and 0.6.0 is older"
+        for engine, version in (
+            ("vllm", "0.1"),
+            ("sglang", "0.1"),
+            ("llama.cpp", "b100"),
+            ("ollama", "0.1"),
+            ("peft", "0.1"),
+        ):
+            reasons = [finding.reason for finding in judge(PLAIN, engine, version).against]
+            assert not any("None" in reason for reason in reasons), reasons
 
     def test_an_engine_without_a_table(self) -> None:
         with pytest.raises(UnknownEngine, match=r"give one of vllm, sglang, llama\.cpp, ollama, peft"):

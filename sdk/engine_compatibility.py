@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotAllowed, NotFound
-from sdk.formats.refs import is_folder
+from sdk.names import means_folder, or_folder
 from sdk.objects import Version
 from sdk.schemas.catalog import BaseView
 
@@ -29,13 +29,14 @@ def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None
     """Return what is known of a version, or of the folder `ref` over the folder `base`. Raises NotFound, InvalidInput."""
     from sdk.lora.compatibility.reading import facts_of_folder, facts_of_version
 
-    if isinstance(ref, Path) or is_folder(ref):
+    if means_folder(ref):
         return facts_of_folder(user_path(ref), None if base is None else user_path(base))
     if base is not None:
         raise InvalidInput(
             "a version has a base of its own; leave --base out, or give a folder such as ./adapter", param="base"
         )
-    version = registry.get(ref)
+    with or_folder(str(ref)):
+        version = registry.get(str(ref))
     return facts_of_version(version.info, _config_of(registry, version))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sdk.lora.compatibility.answers import Source
 from sdk.lora.compatibility.facts import Facts
 from sdk.lora.compatibility.modules import LINEAR_MODULES, LLAMA
@@ -83,8 +85,15 @@ def _architecture(facts: Facts, version: Number) -> Objection | None:
     return architectures(NAME, _ARCHITECTURES, lacking="is not converted")(facts, version)
 
 
+def _by_tensors(facts: Facts) -> Facts:
+    """Facts whose target modules are those that the tensors are of, where they are a pattern: only tensors are converted."""
+    if facts.target_modules is not None or facts.modules is None:
+        return facts
+    return replace(facts, target_modules=facts.modules)
+
+
 def _embeddings(facts: Facts, _: Number) -> Objection | None:
-    adapted = facts.adapted_embeddings
+    adapted = _by_tensors(facts).adapted_embeddings
     if not adapted:
         return None
     if facts.tied is None:
@@ -101,7 +110,7 @@ def _embeddings(facts: Facts, _: Number) -> Objection | None:
 
 
 def _targets(facts: Facts, version: Number) -> Objection | None:
-    objection = targets({**LINEAR_MODULES, **_TEXT_PARTS})(facts, version)
+    objection = targets({**LINEAR_MODULES, **_TEXT_PARTS})(_by_tensors(facts), version)
     if objection is not None or facts.architecture not in _TEXT_PARTS or facts.modules is not None:
         return objection
     both = [

@@ -211,10 +211,15 @@ _IN_IMAGES = "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
         ((_IN_TEXT,), None, "yes"),
         ((_IN_IMAGES,), None, "unknown"),
         (("fc1",), None, "unknown"),
+        # A pattern: the tensors say what it means, and only they are converted.
+        (None, (_IN_TEXT,), "yes"),
+        (None, (_IN_TEXT, _IN_IMAGES), "unknown"),
+        (None, (_IN_TEXT, "model.language_model.embed_tokens"), "no"),
+        (None, None, "unknown"),
     ],
 )
 def test_of_a_model_that_sees_images_the_text_part_is_converted(
-    targets: tuple[str, ...], modules: tuple[str, ...] | None, answer: str
+    targets: tuple[str, ...] | None, modules: tuple[str, ...] | None, answer: str
 ) -> None:
     facts = replace(
         PLAIN, architecture="Gemma3ForConditionalGeneration", tied=True, target_modules=targets, modules=modules

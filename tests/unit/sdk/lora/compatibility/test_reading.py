@@ -92,7 +92,7 @@ class TestEmbeddings:
         assert (facts.vocabulary_changed, facts.saved_embeddings, facts.adapted_embeddings) == (
             False,
             False,
-            {"lm_head"},
+            frozenset({"lm_head"}),
         )
 
     def test_what_modules_to_save_asks_for(self, base: Path, tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ _FAMILIES = {
 #: Models that can be exported whole, and the class in their `architectures`.
 _WHOLE = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
+#: The linear modules of a layer, as transformers names them.
+LAYER_MODULES = frozenset(
+    {*(f"self_attn.{one}_proj" for one in "qkvo"), *(f"mlp.{one}_proj" for one in ("gate", "up", "down"))}
+)
+#: The classes of models that can be exported whole.
+WHOLE_MODELS = frozenset(_WHOLE.values())
+
 
 @dataclass(frozen=True)
 class GgufModel:

@@ -36,15 +36,16 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.engine_compatibility import facts_of, judged
 from sdk.errors import InvalidInput, NotFound
+from sdk.examining.engine_compatibility import facts_of, judged
+from sdk.examining.probe_replay import replay_probe
+from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf
 from sdk.exporting.gguf import Exported
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import check_alias, check_name, check_number, means_folder, or_folder, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
-from sdk.probe_replay import replay_probe
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
@@ -111,7 +112,6 @@ from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, 
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name
-from sdk.version_comparison import compare
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility

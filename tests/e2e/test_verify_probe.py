@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from support import processes, tiny
 
-import sdk.probe_replay
+import sdk.examining.probe_replay
 from sdk.client import Client
 from sdk.errors import Unavailable, VerificationFailed
-from sdk.probe_replay import require_equal
+from sdk.examining.probe_replay import require_equal
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_another_base_is_refused_before_anything_is_measured(
     def never(*given: Any, **said: Any) -> None:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr(sdk.probe_replay, "run_program", never)
+    monkeypatch.setattr(sdk.examining.probe_replay, "run_program", never)
     monkeypatch.setattr("sdk.lora.delta_norms.delta_norms", never)
     with pytest.raises(VerificationFailed, match="is another base") as caught:
         client.replay_probe("counter@v1", base=place.folder / "other-llama")
@@ -100,7 +100,7 @@ def test_another_base_is_refused_before_anything_is_measured(
 
 
 def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sdk.worker_program", "sdk.probe_replay"):
+    for module in ("sdk.worker_program", "sdk.examining.probe_replay"):
         monkeypatch.setattr(f"{module}.missing_libraries", list)
     with pytest.raises(Unavailable, match=r"needs torch and transformers and peft, .*adapterctl\[worker\]") as caught:
         client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
@@ -119,13 +119,13 @@ def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatc
 
 def test_other_predictions_name_the_text(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     info = client.get("counter@v1").info
-    real = sdk.probe_replay.recorded_probe(info.metrics, info.training)
+    real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.training)
     assert real is not None
     texts = [text.model_dump() for text in real.texts]
     texts[2]["logit_gap"] *= 1.01
     report = {**real.model_dump(), "texts": texts}
     answer = {"report": report, "dtype": "float32", "device": "cpu"}
-    monkeypatch.setattr(sdk.probe_replay, "run_program", lambda *given, **said: answer)
+    monkeypatch.setattr(sdk.examining.probe_replay, "run_program", lambda *given, **said: answer)
     found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
     assert found.logits is not None
     assert [(one.text, one.what) for one in found.logits.differing] == [(3, "logit_gap")]

@@ -12,7 +12,7 @@ import click
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
-from sdk.engine_compatibility import by_engine
+from sdk.examining.engine_compatibility import by_engine
 
 
 @click.command(name="show")

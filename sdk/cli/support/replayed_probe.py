@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.output import WIDTH, plain, print_json, render
-from sdk.probe_replay import require_equal
+from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
 
 #: Modules of a table: those that differ, then those that change most.

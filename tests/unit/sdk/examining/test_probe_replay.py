@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from sdk.cli.commands import pull
 from sdk.cli.support.replayed_probe import print_replay
 from sdk.errors import VerificationFailed
-from sdk.probe_replay import require_equal, text_differences
+from sdk.examining.probe_replay import require_equal, text_differences
 from sdk.schemas.probe import (
     LogitsReplay,
     NormDiffering,

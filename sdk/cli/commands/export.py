@@ -59,7 +59,8 @@ def export_command(
     click.echo(str(exported.path))
     if style == "table":
         pre = f", texts split as {report.pre_tokenizer}" if report.pre_tokenizer else ""
+        same = "each number the nearest" if report.rounding else "the same"
         say(
             f"{report.architecture} {exported.kind}, {report.tensors} tensors in {report.dtype}, "
-            f"{human_bytes(report.size_bytes)}{pre}; read back and the same"
+            f"{human_bytes(report.size_bytes)}{pre}; read back and {same}"
         )

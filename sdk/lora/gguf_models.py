@@ -228,7 +228,7 @@ def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     most = _MOST.get(key, _MOST_WHOLE)
     if value > most:
         raise InvalidBase(
-            f"the base's config.json gives {value:.3g} as its {key}, but llama.cpp takes {most} at most; correct it, then "
+            f"the base's config.json gives {str(value)[:20]} as its {key}, but llama.cpp takes {most} at most; correct it, then "
             "export again",
             param="base",
         )

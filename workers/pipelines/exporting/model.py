@@ -33,6 +33,10 @@ from workers.pipelines.exporting.numbers import SAME_DTYPE, exact, rounded, roun
 from workers.pipelines.exporting.tensor_names import gguf_name
 from workers.pipelines.exporting.tokenizer import tokenizer_keys
 
+_TEMPLATE_NOTE = (
+    "the folder has no chat template, so the file has none; llama.cpp then formats conversations by a template of its own, unless "
+    "it is given one: --chat-template-file FILE"
+)
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -61,11 +65,14 @@ def export_model(request: ExportRequest) -> ExportReport:
         pre_tokenizer=pre,
         rounding=worst,
         notes=[
-            f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {model.title}"
-        ]
-        if shortened
-        else [],
+            *([_window_note(context, model.title)] if shortened else []),
+            *([] if gguf.Keys.Tokenizer.CHAT_TEMPLATE in tokenizer else [_TEMPLATE_NOTE]),
+        ],
     )
+
+
+def _window_note(context: int, title: str) -> str:
+    return f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {title}"
 
 
 def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, dtype: GgufDtype) -> dict[str, Value]:

@@ -27,6 +27,14 @@ Tensors = dict[str, tuple[TensorFile, Tensor]]
 def open_model(folder: Path) -> Tensors:
     """Return the tensors of a model's folder by name. Raises InvalidBase."""
     index, files = folder / INDEX_FILE, [SINGLE_FILE]
+    if not index.is_file() and not (folder / SINGLE_FILE).is_file():
+        pickled = min((path.name for path in folder.glob("pytorch_model*.bin")), default=None)
+        raise InvalidBase(
+            f"{folder} has no {SINGLE_FILE}"
+            + (f", only {pickled}" if pickled else "")
+            + "; save the model as safetensors",
+            param="target",
+        )
     try:
         if index.is_file():
             files = sorted(set(weight_map(read_index(index.read_bytes())).values()))

@@ -130,9 +130,21 @@ def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
     base = reshaped(save_model(tmp_path / "plain", "mistral"), tmp_path / "window", sliding_window=64)
     report = export_folder(base, tmp_path / "model.gguf")
     assert Written(tmp_path / "model.gguf").value("llama.context_length") == 64
-    assert report.notes == [
+    assert report.notes[:1] == [
         "the file gives a context of 64 tokens, which is the model's sliding window, since llama.cpp has none for Mistral"
     ]
+
+
+def test_a_folder_without_a_chat_template_or_without_safetensors(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    (note,) = export_folder(base, tmp_path / "model.gguf").notes
+    assert note.startswith("the folder has no chat template, so the file has none")
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    with pytest.raises(
+        InvalidBase, match=r"has no model\.safetensors, only pytorch_model\.bin; save the model as safetensors"
+    ):
+        export_folder(base, tmp_path / "x.gguf")
 
 
 def test_a_mistral_that_says_no_window_has_the_default_of_transformers() -> None:

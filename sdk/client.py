@@ -404,8 +404,12 @@ class Client:
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
+        if target == "":
+            raise InvalidInput(
+                "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
+            )
         folder = user_path(target)
-        if not (isinstance(target, Path) or is_folder(target) or folder.is_dir()):
+        if not (isinstance(target, Path) or is_folder(target) or gguf.is_there(folder)):
             return self._export_version(str(target), output, base, dtype, tokenizer_from)
         if gguf.is_adapter(folder):
             if base is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.output import format_option, human_bytes, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.export import GgufDtype
@@ -48,7 +49,7 @@ def export_command(
       adapterctl export ./my-adapter --base ./SmolLM2-135M-Instruct -o my-adapter.gguf --dtype f16
       adapterctl export ./merged -o merged.gguf
     """
-    with open_client() as client:
+    with unwinding(), open_client() as client:
         exported = client.export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
     report = exported.report
     for note in report.notes:

@@ -104,7 +104,7 @@ class UnreadableError(ValueError):
     """A file that is not a whole GGUF file."""
 
 
-class _Reader(gguf.GGUFReader):
+class _Reader(gguf.GGUFReader):  # type: ignore[misc] # gguf has no types
     """gguf's reader, which takes a number beyond the end of a file for none, and so counts on for as long as a list claims."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:

@@ -42,7 +42,7 @@ from sdk.exporting import gguf
 from sdk.exporting.gguf import Exported
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
-from sdk.names import check_alias, check_name, check_number, parse_ref
+from sdk.names import check_alias, check_name, check_number, means_folder, or_folder, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.probe_replay import replay_probe
 from sdk.pulling.api_source import ApiSource
@@ -409,7 +409,7 @@ class Client:
                 "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
             )
         folder = user_path(target)
-        if not (isinstance(target, Path) or is_folder(target) or gguf.is_there(folder)):
+        if not means_folder(target):
             return self._export_version(str(target), output, base, dtype, tokenizer_from)
         if gguf.is_adapter(folder):
             if base is None:
@@ -433,7 +433,8 @@ class Client:
         tokenizer_from: str | Path | None,
     ) -> Exported:
         _no_tokenizer(tokenizer_from)
-        version = self.get(ref)
+        with or_folder(ref):
+            version = self.get(ref)
         if base is not None:
             self.require_base(version, base)
         config, base_name = self._base_config(

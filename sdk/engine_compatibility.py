@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotAllowed, NotFound
-from sdk.formats.refs import is_folder
+from sdk.names import means_folder, or_folder
 from sdk.objects import Version
 from sdk.schemas.catalog import BaseView
 
@@ -29,13 +29,14 @@ def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None
     """Return what is known of a version, or of the folder `ref` over the folder `base`. Raises NotFound, InvalidInput."""
     from sdk.lora.compatibility.reading import facts_of_folder, facts_of_version
 
-    if isinstance(ref, Path) or is_folder(ref):
+    if means_folder(ref):
         return facts_of_folder(user_path(ref), None if base is None else user_path(base))
     if base is not None:
         raise InvalidInput(
             "a version has a base of its own; leave --base out, or give a folder such as ./adapter", param="base"
         )
-    version = registry.get(ref)
+    with or_folder(str(ref)):
+        version = registry.get(str(ref))
     return facts_of_version(version.info, _config_of(registry, version))
 
 
@@ -56,10 +57,14 @@ def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]]
 
 def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
     """Return the answer for one engine. Raises InvalidInput for an engine, or a version, that there is none of."""
-    from sdk.lora.compatibility import judge
+    from sdk.lora.compatibility import ENGINES, judge
     from sdk.lora.compatibility.judging import UnknownEngine
     from sdk.lora.compatibility.versions import UnknownVersion
 
+    if not isinstance(engine, str):
+        raise InvalidInput(f"engine is no text; give one of {', '.join(ENGINES)}", param="engine")
+    if not isinstance(version, str | None):
+        raise InvalidInput("version is no text; give one as '0.33.0', or of llama.cpp as 'b11549'", param="version")
     try:
         return judge(facts, engine, version)
     except UnknownEngine as error:

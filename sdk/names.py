@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 from sdk.errors import InvalidName, InvalidRef, NotFound
-from sdk.formats.refs import BadNameError, BadRefError, Ref, parse_alias, parse_name, parse_number
+from sdk.formats.refs import BadNameError, BadRefError, Ref, is_folder, parse_alias, parse_name, parse_number
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -26,6 +29,34 @@ def parse_ref(ref: str) -> Ref:
         raise InvalidRef(str(error), param="ref") from None
     except BadNameError as error:
         raise InvalidName(str(error), param="ref") from None
+
+
+def means_folder(target: str | Path) -> bool:
+    """Whether what may be a ref or a folder is a folder: it begins as one, or it is one with a `/` and no ref is written so.
+
+    What a ref can be is a ref, also where a folder of that name lies here.
+
+    >>> [means_folder(text) for text in ("./x", "../x", "/x", "~/x", ".", "x", "team/x", "team/x@v3", "no/such/folder")]
+    [True, True, True, True, True, False, False, False, False]
+    """
+    if isinstance(target, Path) or is_folder(target):
+        return True
+    try:
+        Ref.parse(target)
+    except (BadNameError, BadRefError):
+        return "/" in target and os.path.isdir(target)  # noqa: PTH112 - a text that no path can be is none here
+    return False
+
+
+@contextmanager
+def or_folder(target: str) -> Iterator[None]:
+    """Add to the refusal of a ref how the folder of that name is written, where there is one."""
+    try:
+        yield
+    except (InvalidName, InvalidRef, NotFound) as error:
+        if not os.path.isdir(target):  # noqa: PTH112
+            raise
+        raise type(error)(f"{error}; if you mean the folder, write ./{target}", param=error.param) from error
 
 
 def check_name(name: str) -> str:

@@ -69,6 +69,13 @@ class Jobs:
         NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, QuotaExceeded.
         """
         asked = digest_of(submission.model_dump(mode="json"))
+        examine = rules_of(submission.request.kind).examine
+        if examine is not None:
+            with self._db.read() as session:
+                earlier = _answered(session, idempotency_key, asked, who)
+            if earlier is not None:
+                return earlier
+            submission = submission.model_copy(update={"request": examine(self._db, submission.request, who)})
         try:
             job, fresh = self._insert(submission, asked, who, idempotency_key)
         except IntegrityError:
@@ -80,14 +87,8 @@ class Jobs:
 
     def _insert(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
-            if key is not None:
-                earlier = _submitted(session, key, who)
-                if earlier is not None:
-                    if earlier.request_digest != asked or not who.may("read", earlier.namespace):
-                        raise Conflict(
-                            "this idempotency key was used for another request; use a new key", param="idempotency_key"
-                        )
-                    return present(earlier), False
+            if (earlier := _answered(session, key, asked, who)) is not None:
+                return earlier, False
             rules = rules_of(submission.request.kind)
             pinned = rules.pin(session, submission.request, who, self._embedded)
             request = pinned.request
@@ -242,6 +243,16 @@ class Jobs:
             unfinished = session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first()
         if unfinished is not None:
             self._queue.revive()
+
+
+def _answered(session: Session, key: str | None, asked: str, who: Principal) -> JobView | None:
+    """The job that is the answer to a key already. Raises Conflict where that was for another request."""
+    earlier = None if key is None else _submitted(session, key, who)
+    if earlier is None:
+        return None
+    if earlier.request_digest != asked or not who.may("read", earlier.namespace):
+        raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
+    return present(earlier)
 
 
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:

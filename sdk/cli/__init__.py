@@ -116,13 +116,13 @@ def cli(insecure: bool) -> None:
     """Train, version, evaluate, merge and deliver LoRA adapters.
 
     \b
-    The registry is the one in ADAPTERCTL_URL: a server's URL, or local:DIR for a folder
-    on this machine (default local:~/.adapterctl, which needs no server).
+    The registry is the one in ADAPTERCTL_URL: a server's URL, or local:DIR for a
+    folder on this machine (default local:~/.adapterctl, which needs no server).
 
     \b
     Examples:
-      adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
-      adapterctl eval code-review@v1 base:SmolLM2-135M-Instruct --data heldout.jsonl
+      adapterctl train code-review --base ./SmolLM2-135M --data reviews.jsonl
+      adapterctl eval code-review@v1 base:SmolLM2-135M --data heldout.jsonl
       adapterctl alias set code-review production v1
       adapterctl pull code-review@production -o ./adapter
     """

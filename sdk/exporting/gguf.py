@@ -94,11 +94,6 @@ def export_model(
     return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype})
 
 
-def is_there(folder: Path) -> bool:
-    """Say whether there is such a folder; a name that the system does not take is none."""
-    return _is(folder.is_dir)
-
-
 def _is(asked: Callable[[], bool]) -> bool:
     try:
         return asked()
@@ -108,7 +103,7 @@ def _is(asked: Callable[[], bool]) -> bool:
 
 def is_adapter(folder: Path) -> bool:
     """Say whether a folder holds an adapter rather than a model. Raises NotFound if it holds neither."""
-    if not is_there(folder):
+    if not _is(folder.is_dir):
         raise NotFound(f"there is no folder {folder}; give a ref, or the folder of an adapter or model", param="target")
     if (folder / adapter_files.CONFIG_FILE).is_file():
         return True

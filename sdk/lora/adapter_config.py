@@ -27,13 +27,10 @@ _UNSTABLE_KEYS = ("peft_version",)
 #: Lists of names whose order says nothing, which PEFT writes as its process happened to hold them.
 _SETS = ("target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform")
 
+#: Fields of the LoRA record that a config has under other names.
+_KEY_OF = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "init": "init_lora_weights"}
 #: Keys of a config that have a field of their own in the LoRA record, most of them by the same name.
-_RECORDED_KEYS = LoraConfig.model_fields.keys() - {"rank", "alpha", "dropout", "init", "other"} | {
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "init_lora_weights",
-}
+_RECORDED_KEYS = LoraConfig.model_fields.keys() - {*_KEY_OF, "other"} | set(_KEY_OF.values())
 #: Keys that say nothing of the adapter itself, or what a version says elsewhere.
 _UNRECORDED_KEYS = {
     *DROPPED_KEYS,
@@ -121,7 +118,13 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def lora_of(config: Mapping[str, Any]) -> LoraConfig:
     """Return the LoRA record that an `adapter_config.json` says. Raises InvalidInput for values that it can't have."""
-    if not isinstance(config.get("target_modules"), list):
+    targets = config.get("target_modules")
+    if targets is None:
+        raise InvalidInput(
+            f"{CONFIG_FILE} names no target_modules; save the adapter with a list of module names",
+            param="target_modules",
+        )
+    if not isinstance(targets, list):
         raise InvalidInput(
             f"{CONFIG_FILE} gives target_modules as a pattern; save the adapter with a list of module names",
             param="target_modules",
@@ -129,10 +132,16 @@ def lora_of(config: Mapping[str, Any]) -> LoraConfig:
     try:
         return LoraConfig.model_validate({**recorded(config), "other": _other_settings(config)})
     except (ValidationError, TypeError, AttributeError) as error:
-        said = explain_validation(error.errors())[0] if isinstance(error, ValidationError) else str(error)
+        said = _explained(error) if isinstance(error, ValidationError) else str(error)
         raise InvalidInput(
             f"{CONFIG_FILE} is not as PEFT writes it ({said}); save the adapter again", param="path"
         ) from error
+
+
+def _explained(error: ValidationError) -> str:
+    """Say what is wrong, by the names that the file has."""
+    errors = [{**one, "loc": tuple(_KEY_OF.get(str(part), part) for part in one["loc"])} for one in error.errors()]
+    return explain_validation(errors)[0]
 
 
 def _number(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sdk.formats.peft_patterns import suffixes
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError, parameters_of
+from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.training import LoraConfig
 
@@ -163,7 +163,7 @@ def require_fitting(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
                 raise CombiningError(
                     f"{name} is {found.layout} in {label} and {module.layout} in {other_label}; they are of different models"
                 )
-            if bool(parameters_of(name, outline.lora)) != bool(parameters_of(name, other.lora)):
+            if bool(outline.parameters_of(name)) != bool(other.parameters_of(name)):
                 raise CombiningError(
                     f"one of {label} and {other_label} adapts {name} as a module, and the other as a parameter; combine versions "
                     "with the same target_modules and target_parameters"

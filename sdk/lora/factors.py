@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+class FactorsError(ValueError):
+    """Factors, or a product of them, beyond float64; a clause."""
+
+
 @dataclass(frozen=True)
 class Factors:
     """B (out, r) and A (r, in), in float64."""
@@ -40,13 +44,19 @@ class Reduced:
 
 
 def joined(terms: Iterable[tuple[float, Factors]]) -> Factors:
-    """Return the factors of Σ wᵢ·BᵢAᵢ, of rank Σ rᵢ: the B beside each other, with the weights in them, the A on top of each other."""
+    """Return the factors of Σ wᵢ·BᵢAᵢ, of rank Σ rᵢ: the B beside each other, with the weights in them, the A on top of each other.
+
+    Raises FactorsError where they are beyond float64.
+    """
     import numpy as np
 
     listed = list(terms)
-    return Factors(
-        np.hstack([weight * factors.b for weight, factors in listed]), np.vstack([factors.a for _, factors in listed])
-    )
+    with np.errstate(over="ignore"):
+        b = np.hstack([weight * factors.b for weight, factors in listed])
+    a = np.vstack([factors.a for _, factors in listed])
+    if not (np.isfinite(b).all() and np.isfinite(a).all()):
+        raise FactorsError("its factors times their weights and scales are beyond float64")
+    return Factors(b, a)
 
 
 def reduced(factors: Factors, rank: int | None = None) -> Reduced:
@@ -55,13 +65,21 @@ def reduced(factors: Factors, rank: int | None = None) -> Reduced:
     B = Q_B·R_B and Aᵀ = Q_A·R_A, so that B·A = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ, and the singular values of B·A are those of the small
     matrix in the middle; the nearest matrix of a rank keeps the largest (Eckart and Young, 1936). Each σ goes in equal parts
     into both factors, and the largest number of each column of B is positive, so that equal factors give
-    equal bytes on one machine: how many cores there are, LAPACK shows in the last digit.
+    equal bytes on one machine: how many cores there are, LAPACK shows in the last digit. Raises FactorsError where B·A is
+    beyond float64.
     """
     import numpy as np
 
+    factors = _balanced(factors)
     q_b, r_b = np.linalg.qr(factors.b)
     q_a, r_a = np.linalg.qr(factors.a.T)
-    u, sigma, v = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = r_b @ r_a.T
+        square = float((middle * middle).sum())
+    # LAPACK may never come back from infinity.
+    if not np.isfinite(square):
+        raise FactorsError("its ΔW, or the square of it, is beyond float64")
+    u, sigma, v = np.linalg.svd(middle, full_matrices=False)
     # What the terms of the sum are, of which rounding leaves a part even where they cancel.
     terms = float((np.linalg.norm(factors.b, axis=0) * np.linalg.norm(factors.a, axis=1)).sum())
     noise = terms * max(len(factors.b), factors.a.shape[1]) * np.finfo(np.float64).eps
@@ -74,6 +92,18 @@ def reduced(factors: Factors, rank: int | None = None) -> Reduced:
     return Reduced(
         Factors(b * (signs * roots), a * (signs * roots)[:, None]), float(squares[:keep].sum()), float(squares.sum())
     )
+
+
+def _balanced(factors: Factors) -> Factors:
+    """Return the same product, each column of B and its row of A of about the same size: their squares are taken.
+
+    Both are multiplied by powers of two, so that no digit is lost.
+    """
+    import numpy as np
+
+    b, a = np.frexp(np.abs(factors.b).max(axis=0))[1], np.frexp(np.abs(factors.a).max(axis=1))[1]
+    half = (a - b) // 2
+    return Factors(np.ldexp(factors.b, half), np.ldexp(factors.a, -half[:, None]))
 
 
 def padded(factors: Factors, rank: int) -> Factors:

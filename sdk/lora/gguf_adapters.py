@@ -20,7 +20,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key, varia
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
 from sdk.formats.peft_unusable import unusable
-from sdk.lora.gguf_models import GgufModel
+from sdk.lora.gguf_models import LAYER_MODULES, GgufModel
 from sdk.lora.tensors import Tensor, read_tensors
 
 _PATTERN_STEPS = 10_000_000
@@ -266,6 +266,15 @@ def _named(module: str, model: GgufModel) -> tuple[str, str]:
             param="base",
         )
     return f"model.layers.{number}.{kind}", kind
+
+
+def text_module(module: str) -> str | None:
+    """Return the kind of a module of the text part, which `GgufModel.shape_of` takes; None for any other."""
+    short = _TEXT_PART.sub("", module, count=1)
+    if short in ("embed_tokens", "lm_head"):
+        return short
+    found = _LAYER.fullmatch(short)
+    return found[2] if found is not None and found[2] in LAYER_MODULES else None
 
 
 def _no_room(what: str, advice: str) -> InvalidInput:

@@ -53,6 +53,13 @@ _MOST_REAL = 3e38
 #: transformers' default of a Mistral's sliding_window, in tokens, where the config has no such key.
 _MISTRAL_WINDOW = 4096
 
+#: The linear modules of a layer, as transformers names them.
+LAYER_MODULES = frozenset(
+    {*(f"self_attn.{one}_proj" for one in "qkvo"), *(f"mlp.{one}_proj" for one in ("gate", "up", "down"))}
+)
+#: The classes of models that can be exported whole.
+WHOLE_MODELS = frozenset(_WHOLE.values())
+
 
 @dataclass(frozen=True)
 class GgufModel:

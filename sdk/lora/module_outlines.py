@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from sdk.formats.adapter_files import base_module, lora_key
@@ -62,6 +62,7 @@ class AdapterOutline:
     def __init__(self, lora: LoraConfig, tensors: Mapping[str, Kind]) -> None:
         self.lora = lora
         self._tensors = tensors
+        self._targets = set(lora.target_modules)
         #: Part to the name of its tensor, by module.
         self.modules: dict[str, dict[str, str]] = {}
         #: Tensors that are none of A, B and B's bias, by name.
@@ -81,6 +82,10 @@ class AdapterOutline:
     def dtypes(self) -> set[str]:
         """The types of A and B."""
         return {self._tensors[name][0] for parts in self.modules.values() for name in parts.values()}
+
+    def parameters_of(self, module: str) -> list[str]:
+        """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
+        return parameters_of(module, self._targets, self.lora.target_parameters)
 
     def of(self, module: str) -> ModuleOutline:
         """Return a module. Raises OutlineError where A and B have no product, or nobody can say of how many experts they are."""
@@ -105,9 +110,9 @@ class AdapterOutline:
         )
 
 
-def parameters_of(module: str, lora: LoraConfig) -> list[str]:
-    """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
-    plain, targets = base_module(module), set(lora.target_modules)
+def parameters_of(module: str, targets: Set[str], parameters: Sequence[str]) -> list[str]:
+    """Return the full names of those `parameters` that a module's A and B may be of; none where it is one of `targets`."""
+    plain = base_module(module)
     if any(end in targets for end in suffixes(plain)):
         return []
-    return [f"{plain}.{name.rpartition('.')[2]}" for name in owned_parameters(plain, lora.target_parameters)]
+    return [f"{plain}.{name.rpartition('.')[2]}" for name in owned_parameters(plain, parameters)]

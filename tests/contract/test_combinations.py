@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from support.people import SEEDS, package, submit
 from support.registries import World
 
 from registry.catalog.versions.finding import find_version, parse_ref
+from registry.errors import Invalid
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
+from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
 from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.work import Assignment, ClaimRequest, CombineResult, Completion, WorkerInfo
 from sdk.transfer import hash_file
 from workers.kinds.known import require_pinned
@@ -142,6 +146,12 @@ class TestSubmitting:
             ([1001.0], {}, "weight: Input should be less than or equal to 1000", "weight"),
             ([1000.0, 1.0], {}, "the weights of .*a@v1 add up to 1001; give at most 1000", "parents"),
             ([0.5, -0.5], {}, "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out", "parents"),
+            (
+                [0.1, 0.2, -0.3],
+                {},
+                "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out",
+                "parents",
+            ),
             ([0.5], {"method": "svd"}, "the method svd cuts to a rank; say which with rank", None),
             ([0.5], {"rank": 2}, "the method linear keeps every rank; leave rank out, or say the method svd", None),
             ([0.5], {"method": "svd", "rank": 0}, "rank: Input should be greater than or equal to 1", "rank"),
@@ -208,6 +218,45 @@ class TestSubmitting:
             odd = desk.push("other", **setting)  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match=said):
                 desk.submit({plain: 0.5, odd: 0.5})
+
+    def test_nobody_waits_for_the_patterns_of_a_request(
+        self, people: World, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They may take seconds, and one transaction writes at a time."""
+        writing, seen = [0], []
+        write, of = people.services.db.write, AdapterOutline.of
+
+        @contextmanager
+        def counted(**said: Any) -> Iterator[Any]:
+            with write(**said) as session:
+                writing[0] += 1
+                try:
+                    yield session
+                finally:
+                    writing[0] -= 1
+
+        def looked(outline: AdapterOutline, module: str) -> ModuleOutline:
+            seen.append(writing[0])
+            return of(outline, module)
+
+        refs = [desk.push("a", rank_pattern={".*q_proj": 2}), desk.push("b")]
+        monkeypatch.setattr(people.services.db, "write", counted)
+        monkeypatch.setattr(AdapterOutline, "of", looked)
+        desk.submit(dict.fromkeys(refs, 0.5))
+        assert seen == [0] * 4
+
+    def test_a_key_is_answered_though_a_parent_is_gone_since(self, people: World, desk: Desk) -> None:
+        """Whoever asks again has no other way to learn of the job; it is looked at no second time."""
+        ref = desk.push()
+        asked = JobSubmission(
+            request=CombineRequest(adapter=f"{desk.space}/mix", parents=[CombineParent(ref=ref, weight=0.5)])
+        )
+        said: dict[str, Any] = {"submission": asked, "who": LOCAL, "idempotency_key": f"{desk.space}-key"}
+        first = people.services.jobs.submit(**said)
+        desk.writer.archive(ref)
+        assert people.services.jobs.submit(**said).id == first.id
+        with pytest.raises(Invalid, match="is archived"):
+            people.services.jobs.submit(**said | {"idempotency_key": None})
 
     def test_embeddings_that_only_one_holds_whole_are_refused(self, desk: Desk) -> None:
         tensors = lora_tensors(next(SEEDS))
@@ -322,6 +371,39 @@ class TestResults:
             desk.complete(held, desk.made(held, tensors=tall, config={"r": rank, "lora_alpha": rank}))
         assert caught.value.param == "lora.rank"
         assert desk.complete(held, desk.made(held)).state == "succeeded"
+
+    def test_weights_that_are_no_sum_of_the_parents_are_refused(self, desk: Desk) -> None:
+        one, other = desk.push("a"), desk.push("b")
+        desk.submit({one: 0.7, other: -0.3})
+        held = desk.claim()
+        sound = desk.made(held)
+        readme = ManifestFile(path="README.md", sha256=digest("trust me"), size_bytes=8)
+        manifest = sound.version.manifest
+        with_more = manifest.model_copy(update={"files": sorted([*manifest.files, readme], key=lambda file: file.path)})
+        beside = sound.model_copy(update={"version": sound.version.model_copy(update={"manifest": with_more})})
+        with pytest.raises(VerificationFailed, match=r"README.md is [0-9a-f]{64}, not None"):
+            desk.complete(held, beside)
+        unrelated = {name: tensor * np.float32(9) for name, tensor in lora_tensors(next(SEEDS)).items()}
+        alone = {name: tensor for name, tensor in lora_tensors(next(SEEDS)).items() if "v_proj" in name}
+        embeddings = {"base_model.model.model.embed_tokens.weight": np.ones((32, 6), dtype=np.float32)}
+        plain = {"r": RANK, "lora_alpha": RANK}
+        for tensors, config, said in [
+            (unrelated, plain, "the norm of .*q_proj is .*, not from .* to .*, as of a sum"),
+            (alone, {**plain, "target_modules": ["v_proj"]}, "q_proj is missing, not a part of it"),
+            (lora_tensors(next(SEEDS)) | embeddings, plain, "embed_tokens.weight is a part of it, not missing"),
+        ]:
+            with pytest.raises(VerificationFailed, match=said):
+                desk.complete(held, desk.made(held, tensors=tensors, config=config))
+        assert desk.complete(held, sound).state == "succeeded"
+
+    def test_bytes_that_are_known_already_are_held_against_the_parents_too(self, desk: Desk) -> None:
+        """A writer has pushed them; a worker hands them in as a sum."""
+        pushed = save_adapter(desk.tmp_path / "known", next(SEEDS), r=RANK, lora_alpha=90)
+        desk.writer.push(pushed, f"{desk.space}/known", base="tiny")
+        desk.submit({desk.push("a"): 0.01})
+        held = desk.claim()
+        with pytest.raises(VerificationFailed, match=r"the norm of .*q_proj is"):
+            desk.complete(held, desk.handed_in(held, pushed))
 
     def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
         people.admin.register_base(base_registration("other"))

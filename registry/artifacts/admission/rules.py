@@ -123,7 +123,7 @@ def _judge_effects(
     if huge:
         raise Verification(
             f"s·B·A exceeds {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
-            "is wrong. Lower the learning rate and train again"
+            "is wrong. Lower the learning rate and train again, or combine versions by smaller weights"
         )
     faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
     idle = [name for name in faint if effects[name].most == -math.inf]
@@ -131,7 +131,8 @@ def _judge_effects(
         found = "s·B·A is zero" if len(idle) == len(modules) else f"no value of s·B·A reaches {_FAINT:g}"
         raise Verification(
             f"{found} in any of the {len(modules)} adapted modules, and nothing of the base is replaced: this adapter changes "
-            "nothing. Train it with a higher learning rate or more rows, or push the trained one"
+            "nothing. A training needs a higher learning rate or more rows, a combination weights that don't cancel its "
+            "versions, and a push the adapter as it was saved after training"
         )
     too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
     return [

@@ -140,11 +140,17 @@ def bytes_of(new: NewVersion) -> Bytes:
     }
 
 
+def weights_of(new: NewVersion, facts: Mapping[str, Facts]) -> WeightFacts:
+    """Return what was found in the weights."""
+    weights = facts[new.weights.sha256]
+    assert isinstance(weights, WeightFacts)
+    return weights
+
+
 def judge_files(new: NewVersion, facts: Mapping[str, Facts], ancestry: Ancestry) -> list[str]:
     """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
-    config, weights = facts[new.config.sha256], facts[new.weights.sha256]
+    config, weights = facts[new.config.sha256], weights_of(new, facts)
     assert isinstance(config, ConfigFacts)
-    assert isinstance(weights, WeightFacts)
     base, use = ancestry.base, new.publication.dataset
     warnings = judge(
         weights,

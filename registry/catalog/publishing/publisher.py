@@ -5,11 +5,12 @@ A version is pending while its bytes are read, then ready with a number; or fail
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
+from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import (
@@ -19,6 +20,7 @@ from registry.catalog.publishing.inspecting import (
     over_its_base,
     require_files,
     require_rendering,
+    weights_of,
 )
 from registry.catalog.publishing.new_version import Ancestry, NewVersion, claims_of
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
@@ -68,12 +70,14 @@ class Publisher:
         reported: Sequence[str] | None = None,
         action: str = "write",
         notes: Sequence[str] = (),
+        require: Callable[[WeightFacts], None] | None = None,
     ) -> Iterator[tuple[Session, Published]]:
         """The transaction that gives a version its number: the block finishes what belongs to it, or nothing is done.
 
         `reported` is what of the record is a worker's word; None: all that the publication says is the caller's.
         `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes`
-        go before the gate's warnings.
+        go before the gate's warnings. `require` raises Verification for weights that the gate lets in, and which aren't the
+        caller's; it must be short, for a transaction that writes may wait for it.
         Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
         QuotaExceeded, Verification, Conflict.
         """
@@ -90,13 +94,13 @@ class Publisher:
         with self._db.write() as session:
             ancestry = find_ancestry(session, new, self._bases)
             new = over_its_base(new, ancestry)
-            if (warnings := self._inspect_known(session, new, ancestry)) is not None:
+            if (warnings := self._inspect_known(session, new, ancestry, require)) is not None:
                 # No byte need be read, so one transaction is enough.
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
                 return
             record_pending(session, new, ancestry)
         try:
-            warnings = self._inspect(new, ancestry)
+            warnings = self._inspect(new, ancestry, require)
             with self._db.write() as session:
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
         except RegistryError as error:
@@ -104,24 +108,32 @@ class Publisher:
                 record_failed(session, new, error)
             raise
 
-    def _inspect_known(self, session: Session, new: NewVersion, ancestry: Ancestry) -> list[str] | None:
+    def _inspect_known(
+        self, session: Session, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
+    ) -> list[str] | None:
         """The warnings of bytes whose content is known and is let in; None for any others."""
         facts = self._artifacts.known(session, **bytes_of(new))
         if facts is None:
             return None
         try:
-            return judge_files(new, facts, ancestry)
+            warnings = judge_files(new, facts, ancestry)
+            if require is not None:
+                require(weights_of(new, facts))
         except Verification:
             return None
+        return warnings
 
-    def _inspect(self, new: NewVersion, ancestry: Ancestry) -> list[str]:
+    def _inspect(self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None) -> list[str]:
         """Read the bytes that are new; return the warnings of what is let in. Raises Verification."""
         facts = self._artifacts.verify(**bytes_of(new))
         try:
-            return judge_files(new, facts, ancestry)
+            warnings = judge_files(new, facts, ancestry)
         except Verification as error:
             if not self._quarantine:
                 raise
             with self._db.write() as session:
                 kept = record_quarantined(session, new, ancestry, error)
             raise kept from error
+        if require is not None:
+            require(weights_of(new, facts))
+        return warnings

@@ -31,10 +31,11 @@ def norms_of(session: Session, version: Version) -> VersionNorms:
     if facts is None or not facts.fit(lora):
         return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
     replaced = replaced_by(tensor.name for tensor in facts.tensors())
-    return VersionNorms(ref=ref, digest=version.digest, norms=_scaled(facts, lora), replaced=replaced)
+    return VersionNorms(ref=ref, digest=version.digest, norms=scaled_norms(facts, lora), replaced=replaced)
 
 
-def _scaled(facts: WeightFacts, lora: LoraConfig) -> Norms:
+def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms:
+    """Return ‖ΔW‖ of each module by facts that fit a record, None where that can't be told; of patterns that take too long none."""
     told = other_product(lora) is None
     found: Norms = {}
     try:

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.manifests import read_manifest
-from registry.artifacts.models import Blob
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
-from registry.jobs.kinds.combine_outcome import Ancestor, settle
+from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
+from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
+from registry.jobs.kinds.combine_weights import known_weights
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs, dataset_use, version_source
 from registry.principal import SYSTEM, Principal
-from sdk.formats.adapter_files import WEIGHTS_FILE
-from sdk.lora.combining import CombiningError, Ingredient, require_combinable, require_fitting, taken_whole
-from sdk.lora.module_outlines import AdapterOutline, OutlineError
+from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
 from sdk.schemas.jobs import Needs
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
 
-#: Of all parents together, that are looked at when a job is accepted: names by the hundred thousand take seconds.
-_MOST_TENSORS = 50_000
+#: What is left of weights that cancel, as 0.1 + 0.2 - 0.3 do, is below this share of them.
+_ROUNDING = 1e-12
 #: What may be done about a parent that is in another state.
 _ADVICE = {
     VersionState.ARCHIVED: "restore it with: adapterctl restore {ref}",
@@ -38,12 +40,52 @@ _ADVICE = {
 }
 
 
+class _Settled(NamedTuple):
+    """The parents of a request, each with the sum of its weights."""
+
+    namespace: str
+    versions: list[Version]
+    ingredients: list[Ingredient]
+
+    def pinned(self, request: CombineRequest) -> CombineRequest:
+        parents = [
+            CombineParent(ref=exact_ref(version), weight=ingredient.weight, digest=version.digest)
+            for version, ingredient in zip(self.versions, self.ingredients, strict=True)
+        ]
+        return request.model_copy(update={"parents": parents})
+
+
+def _examine(db: Database, request: CombineRequest, who: Principal) -> CombineRequest:
+    """Return the request with its parents pinned, whose shapes were looked at: nobody waits for that, for no lock is held.
+
+    Raises what `_pin` does, and Invalid for tensors that don't fit each other.
+    """
+    with db.read() as session:
+        settled = _settle(session, request, who)
+        whole = taken_whole(settled.ingredients, request.spec)
+        facts = [None if whole else weight_facts(session, version) for version in settled.versions]
+        pinned = settled.pinned(request)
+    if not whole:
+        try:
+            require_shapes_fit(list(zip(settled.ingredients, facts, strict=True)))
+        except CombiningError as error:
+            raise Invalid(str(error), param=error.param) from error
+    return pinned
+
+
 def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bool) -> Pinned[CombineRequest]:
     """Raises Invalid for parents that can't be added up, InvalidBase for parents of several bases."""
+    settled = _settle(session, request, who)
+    base = find_base(session, settled.versions[0].base.fingerprint, settled.namespace)
+    return Pinned(settled.pinned(request), settled.namespace, request.adapter, base)
+
+
+def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settled:
+    """Find the parents, and hold their rows against what was asked for. Raises Invalid, InvalidBase, NotFound, Forbidden."""
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
-    found: dict[int, tuple[Version, float]] = {}
+    found: dict[int, tuple[Version, list[float]]] = {}
     for parent in request.parents:
         version = find_version(session, parse_ref(parent.ref), who)
         _require_ready(version)
@@ -52,25 +94,19 @@ def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bo
                 f"{exact_ref(version)} has the digest {version.digest[:12]}, not {str(parent.digest)[:12]}; name the version that is meant",
                 param="parents",
             )
-        # Two refs may name one version: their weights add up.
-        found[version.pk] = (version, parent.weight + found.get(version.pk, (version, 0.0))[1])
+        found.setdefault(version.pk, (version, []))[1].append(parent.weight)
     versions = [version for version, _ in found.values()]
     _require_one_namespace(versions, namespace)
     _require_one_base(versions)
-    _require_weights(found.values())
-    ingredients = [Ingredient(exact_ref(version), weight, lora_of(version)) for version, weight in found.values()]
+    ingredients = [
+        Ingredient(ref := exact_ref(version), _added(weights, ref), lora_of(version))
+        for version, weights in found.values()
+    ]
     try:
         require_combinable(ingredients, request.spec)
-        if not taken_whole(ingredients, request.spec):
-            require_fitting(_outlines(session, versions, ingredients))
     except CombiningError as error:
         raise Invalid(str(error), param=error.param) from error
-    parents = [
-        CombineParent(ref=exact_ref(version), weight=weight, digest=version.digest)
-        for version, weight in found.values()
-    ]
-    base = find_base(session, versions[0].base.fingerprint, namespace)
-    return Pinned(request.model_copy(update={"parents": parents}), namespace, request.adapter, base)
+    return _Settled(namespace, versions, ingredients)
 
 
 def _require_ready(version: Version) -> None:
@@ -102,40 +138,14 @@ def _require_one_base(versions: list[Version]) -> None:
         )
 
 
-def _require_weights(found: Iterable[tuple[Version, float]]) -> None:
-    for version, weight in found:
-        ref = exact_ref(version)
-        if weight == 0:
-            raise Invalid(f"the weights of {ref} add up to 0, so that it adds nothing; leave it out", param="parents")
-        if abs(weight) > MOST_WEIGHT:
-            raise Invalid(f"the weights of {ref} add up to {weight:g}; give at most {MOST_WEIGHT:g}", param="parents")
-
-
-def _outlines(
-    session: Session, versions: Sequence[Version], ingredients: Sequence[Ingredient]
-) -> list[tuple[str, AdapterOutline]]:
-    """Return what the gate has seen of the parents' tensors, as far as that can be looked at now; their worker looks again.
-
-    Raises CombiningError for patterns that can't be tried.
-    """
-    left, found = _MOST_TENSORS, []
-    for version, ingredient in zip(versions, ingredients, strict=True):
-        facts = _weights(session, version)
-        if facts is None or (left := left - len(facts.kind_of)) < 0:
-            continue
-        kinds = {tensor.name: (tensor.dtype, tensor.shape) for tensor in facts.tensors()}
-        try:
-            found.append((ingredient.label, AdapterOutline(ingredient.lora, kinds)))
-        except OutlineError as error:
-            raise CombiningError(f"{ingredient.label} can't be combined, for {error}; combine others") from error
-    return found
-
-
-def _weights(session: Session, version: Version) -> WeightFacts | None:
-    """Return what the gate has seen in a version's weights; None where an earlier release looked, which kept other facts."""
-    file = next(file for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
-    blob = session.get(Blob, file.sha256)
-    return None if blob is None else WeightFacts.from_json(blob.facts)
+def _added(weights: Sequence[float], ref: str) -> float:
+    """Return the sum of the weights of one version: two refs may name one. Raises Invalid for 0 and for too much."""
+    weight = math.fsum(weights)
+    if abs(weight) <= _ROUNDING * math.fsum(map(abs, weights)):
+        raise Invalid(f"the weights of {ref} add up to 0, so that it adds nothing; leave it out", param="parents")
+    if abs(weight) > MOST_WEIGHT:
+        raise Invalid(f"the weights of {ref} add up to {weight:g}; give at most {MOST_WEIGHT:g}", param="parents")
+    return weight
 
 
 def lora_of(version: Version) -> LoraConfig:
@@ -161,7 +171,8 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
     if combined is None:
         raise Invalid("the completion of a combination holds what it made", param="combination")
     with services.db.read() as session:
-        ancestors = [_ancestor(session, parent) for parent in request.parents]
+        most_letters = MOST_LETTERS // len(request.parents)
+        ancestors = [_ancestor(session, parent, most_letters) for parent in request.parents]
     settled = settle(request, ancestors, combined)
     with services.publisher.publishing(
         publication=settled.publication,
@@ -170,6 +181,7 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         reported=settled.reported,
         action="work",
         notes=settled.notes,
+        require=partial(require_made_of, request, ancestors, settled.publication.lora),
     ) as (session, published):
         result = {
             "ref": published.version.ref,
@@ -183,13 +195,14 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         done.succeed(session, result)
 
 
-def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
+def _ancestor(session: Session, parent: CombineParent, most_letters: int) -> Ancestor:
     version = find_version(session, parse_ref(parent.ref), SYSTEM)
     ref, recipe = exact_ref(version), version.quantization
+    lora, facts = lora_of(version), weight_facts(session, version)
     return Ancestor(
         ref=ref,
         weight=parent.weight,
-        lora=lora_of(version),
+        lora=lora,
         base_fingerprint=version.base.fingerprint,
         method=version.method,
         quantization=None
@@ -197,6 +210,7 @@ def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}"),
         dataset=dataset_use(session, version),
         files={file.path: file.sha256 for file in read_manifest(session, version.digest).files},
+        weights=None if facts is None else known_weights(facts, lora, most_letters=most_letters),
     )
 
 
@@ -204,6 +218,7 @@ COMBINE = JobKindRules(
     request=CombineRequest,
     queue="cpu",
     datasets=(),
+    examine=_examine,
     pin=_pin,
     needs=_needs,
     assign=_assign,

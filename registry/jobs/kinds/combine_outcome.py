@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from registry.artifacts.admission.inspection import WeightFacts
+from registry.jobs.kinds.combine_weights import KnownWeights, known_weights, require_sum
 from registry.jobs.kinds.outcomes import Difference, require_none
-from sdk.formats.adapter_files import SERVING_FILES, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
 from sdk.schemas.catalog import Method, Parent, Publication
 from sdk.schemas.combination import CombineRequest
@@ -35,6 +37,8 @@ class Ancestor:
     dataset: DatasetUse | None
     #: Path to SHA-256.
     files: Mapping[str, str]
+    #: None where an earlier release looked into them.
+    weights: KnownWeights | None
 
 
 class Settled(NamedTuple):
@@ -69,6 +73,20 @@ def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: Combine
     )
     reported = [name for name in ("dataset", "libraries", "metrics") if getattr(settled, name)]
     return Settled(settled, reported, list(_notes(ancestors, differing, recipe)))
+
+
+def require_made_of(
+    request: CombineRequest, ancestors: Sequence[Ancestor], lora: LoraConfig, facts: WeightFacts
+) -> None:
+    """Raise Verification for weights that are no weighted sum of the parents', as far as the registry can tell."""
+    if taken_whole(_ingredients(ancestors), request.spec):
+        # They are its parent's, by their digest.
+        return
+    require_sum(
+        known_weights(facts, lora),
+        [(one.weight, one.weights) for one in ancestors],
+        exact=request.spec.method != "svd",
+    )
 
 
 def _ingredients(ancestors: Sequence[Ancestor]) -> list[Ingredient]:
@@ -107,6 +125,8 @@ def _differences(
         if given := getattr(publication, name):
             yield Difference(name, None, given)
     files = {file.path: file.sha256 for file in publication.manifest.files}
+    for name in files.keys() - {CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES}:
+        yield Difference(name, None, files[name])
     for name in SERVING_FILES:
         if files.get(name) != shared.get(name):
             yield Difference(name, shared.get(name), files.get(name))

@@ -81,6 +81,9 @@ class JobKindRules(Generic[R]):
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
+    #: Looks, before a job is accepted and outside of every transaction that writes, at what takes long; returns the request,
+    #: its names exact where they have to be the ones that it looked at. Raises what `pin` does.
+    examine: Callable[[Database, R, Principal], R] | None = None
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False

@@ -62,8 +62,8 @@ def push_command(
 
     \b
     Examples:
-      adapterctl push ./my-adapter code-review --base ./SmolLM2-135M-Instruct --quantized nf4
-      adapterctl push --tree ./adapters --base SmolLM2-135M-Instruct --namespace team
+      adapterctl push ./adapter code-review --base ./SmolLM2-135M --quantized nf4
+      adapterctl push --tree ./adapters --base SmolLM2-135M --namespace team
       adapterctl push hf://org/name@main code-review --sign KEY.pem
     """
     if tree == (name is not None):

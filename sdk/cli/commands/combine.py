@@ -67,6 +67,11 @@ def _parsed(parent: str) -> tuple[str, float]:
     ref, sign, weight = parent.rpartition("=")
     if not sign:
         raise InvalidInput(f"{parent[:120]!a} gives no weight; write it as {parent[:120]}=0.5", param="parents")
+    if not ref:
+        raise InvalidInput(
+            f"{parent[:120]!a} names no version before its weight; write it as REF=0.5, as in sql@v2=0.5",
+            param="parents",
+        )
     try:
         return ref, float(weight)
     except ValueError:

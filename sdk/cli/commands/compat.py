@@ -49,7 +49,7 @@ def compat_command(ref: str, engine: str, version: str | None, base: str | None,
       adapterctl compat code-review@v3 --engine vllm
       adapterctl compat code-review@production --engine llama.cpp --version b11549
       adapterctl compat ./adapter --base ./SmolLM2-135M-Instruct --engine sglang
-      adapterctl compat code-review --engine vllm --format json | jq -r '.commands[]'
+      adapterctl compat sql --engine vllm --format json | jq -r '.commands[]'
     """
     with open_client() as client:
         found = client.compat(ref, engine=engine, version=version, base=base)

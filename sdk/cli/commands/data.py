@@ -70,7 +70,7 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
     \b
     Examples:
       adapterctl data preview reviews.jsonl --base ./SmolLM2-135M-Instruct
-      adapterctl data preview reviews.jsonl --base SmolLM2-135M-Instruct --row 7 --format json
+      adapterctl data preview reviews.jsonl --base SmolLM2-135M --row 7
       adapterctl data preview --of code-review@v3 --row 7
     """
     if rows is not None and row is not None:

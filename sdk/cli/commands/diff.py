@@ -30,7 +30,7 @@ def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> N
     \b
     Examples:
       adapterctl diff code-review@v3 code-review@v4
-      adapterctl diff code-review@production code-review --no-weights --format json
+      adapterctl diff code-review@v1 code-review --no-weights --format json
     """
     with open_client() as client:
         found = client.diff(a, b, weights=not no_weights)

@@ -34,8 +34,8 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
     \b
     Examples:
-      adapterctl eval code-review@v3 base:SmolLM2-135M-Instruct --data heldout.jsonl
-      adapterctl eval code-review@v2 code-review@v3 --data heldout.jsonl --format json
+      adapterctl eval code-review@v3 base:SmolLM2-135M --data heldout.jsonl
+      adapterctl eval code-review@v2 code-review@v3 --data new.jsonl --format json
     """
     with open_client() as client:
         job = client.submit_evaluation(

@@ -39,14 +39,15 @@ def export_command(
     """Write an adapter, or a merged model, as a GGUF file for llama.cpp, and read it back.
 
     \b
-    TARGET is a REF, the folder of an adapter (with --base), or the folder of a model.
-    Exported are adapters over Llama, Mistral, Qwen3 and Gemma, and models of Llama, Mistral and Qwen3.
+    TARGET is a REF, the folder of an adapter (./DIR, with --base), or of a model.
+    Exported are adapters over Llama, Mistral, Qwen3 and Gemma, and models of
+    Llama, Mistral and Qwen3.
     An export is exact; what can't be is refused by name.
 
     \b
     Examples:
       adapterctl export code-review@v3 -o code-review.gguf
-      adapterctl export ./my-adapter --base ./SmolLM2-135M-Instruct -o my-adapter.gguf --dtype f16
+      adapterctl export ./sql --base ./SmolLM2-135M -o sql.gguf --dtype f16
       adapterctl export ./merged -o merged.gguf
     """
     with unwinding(), open_client() as client:

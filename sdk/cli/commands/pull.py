@@ -41,14 +41,15 @@ def pull_command(
     """Fetch the version that REF names, and print its folder.
 
     \b
-    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the latest.
-    The folder loads in PEFT and vLLM as it is. An interrupted pull continues where it broke.
+    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the
+    latest. The folder loads in PEFT and vLLM as it is. An interrupted pull
+    continues where it broke.
 
     \b
     Examples:
       adapterctl pull code-review@v3
       adapterctl pull code-review@production -o ./adapter
-      adapterctl pull code-review@v3 -o ./adapter --verify-with KEY.pub.pem --frozen
+      adapterctl pull code-review@v3 -o ./a --verify-with KEY.pub.pem --frozen
     """
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")

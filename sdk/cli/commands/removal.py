@@ -87,7 +87,7 @@ def release_command(ref: str, reason: str, style: str) -> None:
 
     \b
     Example:
-      adapterctl release code-review@sha256:3f1c9a7e5b20 --reason "the zero module is meant to be"
+      adapterctl release code-review@sha256:3f1c9a7e5b20 --reason "meant to be"
     """
     with open_client() as client:
         version = client.release(ref, reason=reason)
@@ -108,7 +108,7 @@ def annotate_command(
 
     \b
     Example:
-      adapterctl annotate code-review@v3 --tag language=python --note "reviewed by Ada"
+      adapterctl annotate code-review@v3 --tag lang=python --note "seen by Ada"
     """
     if description is None and not tags and not untag and note is None:
         raise click.UsageError("there is nothing to write; give --description, --tag, --untag or --note")

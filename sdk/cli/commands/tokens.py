@@ -67,10 +67,10 @@ def token_create(
 
     \b
     Examples:
-      adapterctl token create ci --role writer --namespace team --days 90 > ci.token
+      adapterctl token create ci --role writer --namespace team --days 90 > token
       adapterctl token create ana --grant team=promoter --grant -=reader
       adapterctl token create gpu-1 --role worker
-      adapterctl token create ci --role writer --namespace team --replace --overlap-hours 24
+      adapterctl token create ci --role writer --namespace team --replace
     """
     wanted = _wanted(role, namespaces, grants)
     if overlap_hours and not replace:

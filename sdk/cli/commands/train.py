@@ -92,9 +92,9 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
 
     \b
     Examples:
-      adapterctl train code-review --base ./SmolLM2-135M-Instruct --data reviews.jsonl
-      adapterctl train team/sql --base ./base --data sql.csv --rank 16 --targets all-linear
-      adapterctl train mood --base ./bert-base-uncased --data mood.csv --objective classify
+      adapterctl train code-review --base ./SmolLM2-135M --data reviews.jsonl
+      adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
+      adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """

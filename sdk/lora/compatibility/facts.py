@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sdk.lora.compatibility.answers import Verdict
+
 #: The input embeddings and the output head, as models name them.
 EMBEDDINGS = frozenset(
     {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings", "shared"}
@@ -21,6 +23,8 @@ class Facts:
     alpha: float
     #: Names as `adapter_config.json` holds them; None where it has a pattern.
     target_modules: tuple[str, ...] | None
+    #: Full names of the modules that are adapted; None where only target_modules is known.
+    modules: tuple[str, ...] | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
@@ -35,6 +39,8 @@ class Facts:
     trained_tokens: bool = False
     #: Why A and B are no update of the base as it is, in a clause; None where they are.
     unusable: str | None = None
+    #: What its weights hold that its configuration, or its base, does not say, in a clause, and whether that decides.
+    contradiction: tuple[Verdict, str] | None = None
     #: Settings without a field of their own that are not PEFT's defaults: "use_qalora", "use_bdlora", …
     other: tuple[str, ...] = ()
     #: Whether it holds embeddings of another number of tokens than the base has.
@@ -45,8 +51,12 @@ class Facts:
     architecture: str | None = None
     #: Whether the base's head is its embeddings.
     tied: bool | None = None
-    #: What the base is called where the adapter was trained.
+    #: The base as commands take it: its folder or its name on a hub. A registered id is neither of the two.
     base: str = "BASE"
+    #: Its folder.
+    base_folder: str = "BASE_FOLDER"
+    #: What it is called in the registry, or where the adapter was trained; None where nobody says.
+    base_said: str | None = None
     #: "qlora", "lora" or "unknown".
     method: str = "unknown"
     #: How the base was quantised while it was trained, as "nf4"; None where it was not, or nobody knows.

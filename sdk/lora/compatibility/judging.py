@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
 from sdk.lora.compatibility.engines import ENGINES
 from sdk.lora.compatibility.facts import Facts
 from sdk.lora.compatibility.rules import Engine, Rule
 from sdk.lora.compatibility.versions import Number, parse
+from sdk.lora.compatibility.words import quoted
 
 
 class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as words
@@ -27,6 +29,8 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
     findings = tuple(_find(rule, facts, number) for rule in table.rules if _holds(rule, number, engine))
     if number < parse(table.oldest, engine):
         findings = (_too_old(table, str(version)), *findings)
+    if facts.contradiction is not None:
+        findings = (_contradicted(*facts.contradiction), *findings)
     answer = _decide(findings)
     against = [finding for finding in findings if finding.verdict is Verdict.NO]
     return Compatibility(
@@ -39,7 +43,12 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
         findings=findings,
         flags=() if answer is Verdict.NO else table.flags(facts, number),
         commands=() if answer is Verdict.NO else (*_pulled(facts), *table.commands(facts, number)),
-        notes=(*_newer(table, asked, newest, version), *_of_training(facts), *table.notes(facts, number)),
+        notes=(
+            *_newer(table, asked, newest, version),
+            *_of_base(facts),
+            *_of_training(facts),
+            *table.notes(facts, number),
+        ),
         fix=_fix(facts) if against and all(finding.mended_by_merge for finding in against) else None,
         find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
     )
@@ -65,6 +74,11 @@ def _too_old(table: Engine, version: str) -> Finding:
     return Finding("version", Verdict.UNKNOWN, reason, Source("this table", table.oldest, table.newest_day))
 
 
+def _contradicted(verdict: Verdict, reason: str) -> Finding:
+    """What the folder itself says, whatever the engine: no merge mends it."""
+    return Finding("weights", verdict, reason, Source(WEIGHTS_FILE, "this folder", "-"), mended_by_merge=False)
+
+
 def _decide(findings: tuple[Finding, ...]) -> Verdict:
     verdicts = {finding.verdict for finding in findings}
     return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
@@ -74,6 +88,14 @@ def _judged_by(table: Engine, number: Number, version: str | None) -> str:
     if version is None or number >= parse(table.newest, table.name):
         return table.newest
     return table.oldest if number < parse(table.oldest, table.name) else version
+
+
+def _of_base(facts: Facts) -> tuple[str, ...]:
+    """What stands for the base in commands, where that is not known here."""
+    of = f"the base {quoted(facts.base_said)}" if facts.base_said else "its base"
+    if facts.base == Facts.base:
+        return (f"{Facts.base} stands for {of}: its folder, or its name on a hub; {Facts.base_folder} is the folder",)
+    return (f"{Facts.base_folder} stands for the folder of {of}",) if facts.base_folder == Facts.base_folder else ()
 
 
 def _of_training(facts: Facts) -> tuple[str, ...]:

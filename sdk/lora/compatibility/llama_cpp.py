@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sdk.lora.compatibility.answers import Source
 from sdk.lora.compatibility.facts import Facts
-from sdk.lora.compatibility.modules import LINEAR_MODULES
+from sdk.lora.compatibility.modules import LINEAR_MODULES, LLAMA
 from sdk.lora.compatibility.rules import (
     Engine,
     Objection,
@@ -22,21 +24,35 @@ from sdk.lora.compatibility.rules import (
     unless,
 )
 from sdk.lora.compatibility.versions import Number
+from sdk.lora.gguf_models import WHOLE_MODELS
 
 NAME = "llama.cpp"
 _OLDEST, _NEWEST, _DAY = "b8672", "b11549", "2026-10-10"
 
 #: Architectures whose conversion passes each linear weight on, or permutes its rows, which it does to B as well.
 _CONVERTED = """
-Gemma2ForCausalLM Gemma3ForCausalLM GemmaForCausalLM LlamaForCausalLM MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM
-Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
+Gemma2ForCausalLM Gemma3ForCausalLM Gemma3ForConditionalGeneration GemmaForCausalLM LlamaForCausalLM MistralForCausalLM
+MixtralForCausalLM Phi3ForCausalLM Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
 """
 #: Architectures whose adapters `adapterctl export` writes, with every module's scale folded into its B.
 _EXPORTED = frozenset(
-    {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"}
+    {
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen3ForCausalLM",
+    }
 )
 #: Whose conversion leaves the output head out.
-_WITHOUT_HEAD = frozenset({"Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM"})
+_WITHOUT_HEAD = frozenset(
+    {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "GemmaForCausalLM"}
+)
+#: Models that see images, of which the text part is converted and exported; by the linear modules of that part.
+_TEXT_PARTS = {"Gemma3ForConditionalGeneration": LLAMA}
+#: Modules that the part for images has under the same names.
+_OF_BOTH_PARTS = frozenset({"q_proj", "k_proj", "v_proj"})
 _ARCHITECTURES = dict.fromkeys(_CONVERTED.split(), Support(_OLDEST))
 #: Architectures that no conversion is registered for: a merged model is of no use either.
 _UNCONVERTED = frozenset({"OPTForCausalLM"})
@@ -69,8 +85,15 @@ def _architecture(facts: Facts, version: Number) -> Objection | None:
     return architectures(NAME, _ARCHITECTURES, lacking="is not converted")(facts, version)
 
 
+def _by_tensors(facts: Facts) -> Facts:
+    """Facts whose target modules are those that the tensors are of, where they are a pattern: only tensors are converted."""
+    if facts.target_modules is not None or facts.modules is None:
+        return facts
+    return replace(facts, target_modules=facts.modules)
+
+
 def _embeddings(facts: Facts, _: Number) -> Objection | None:
-    adapted = facts.adapted_embeddings
+    adapted = _by_tensors(facts).adapted_embeddings
     if not adapted:
         return None
     if facts.tied is None:
@@ -84,6 +107,18 @@ def _embeddings(facts: Facts, _: Number) -> Objection | None:
     if beside := adapted - {"embed_tokens", "lm_head"}:
         return unknown(f"it adapts {named(beside)}, and the table has embed_tokens and lm_head")
     return None
+
+
+def _targets(facts: Facts, version: Number) -> Objection | None:
+    objection = targets({**LINEAR_MODULES, **_TEXT_PARTS})(_by_tensors(facts), version)
+    if objection is not None or facts.architecture not in _TEXT_PARTS or facts.modules is not None:
+        return objection
+    both = [
+        name
+        for name in facts.target_modules or ()
+        if name.rpartition(".")[2] in _OF_BOTH_PARTS and "language_model" not in name.split(".")
+    ]
+    return unknown(f"{named(both)} may mean modules of the part for images too") if both else None
 
 
 def _scales(facts: Facts, version: Number) -> Objection | None:
@@ -115,7 +150,7 @@ RULES = (
     Rule("tokens", "trained tokens end the conversion", _read(_CONVERTER),
          unless(lambda facts: facts.trained_tokens, "it trains single tokens, whose rows end the conversion")),
     Rule("vocabulary", "embeddings of added tokens end the conversion", _read(_CONVERTER), no_whole_embeddings),
-    Rule("targets", "the target modules are ones that the conversion has a name for", _read("conversion/*.py"), targets(LINEAR_MODULES)),
+    Rule("targets", "the target modules are ones that the conversion has a name for", _read("conversion/*.py"), _targets),
     Rule("embeddings", "embeddings and the head are adapted where the base does not tie them", _read("src/llama-adapter.cpp, src/llama-graph.cpp"),
          _embeddings),
     Rule("experts", "stacked experts have no name in the conversion as PEFT writes them", _read(_CONVERTER),
@@ -128,9 +163,27 @@ RULES = (
 def converted(facts: Facts) -> str:
     """Return the command that makes a GGUF of an adapter, which lies in its folder unless this project exports it."""
     if facts.architecture not in _EXPORTED:
-        return f"python convert_lora_to_gguf.py --base {facts.base} --outfile {facts.name}.gguf {facts.folder}"
-    of = f"{facts.folder} --base {facts.base}" if facts.is_folder else facts.ref
+        return f"python convert_lora_to_gguf.py --base {facts.base_folder} --outfile {facts.name}.gguf {facts.folder}"
+    of = f"{facts.folder} --base {facts.base_folder}" if facts.is_folder else facts.ref
     return f"adapterctl export {of} -o {facts.name}.gguf"
+
+
+def base_converted(facts: Facts) -> str:
+    """Return the command that makes BASE.gguf of the base."""
+    if facts.architecture in WHOLE_MODELS:
+        return f"adapterctl export {facts.base_folder} -o BASE.gguf"
+    return _by_llama_cpp(facts)
+
+
+def base_notes(facts: Facts) -> tuple[str, ...]:
+    """Say what makes BASE.gguf where this project's export refuses the base."""
+    if facts.architecture not in WHOLE_MODELS:
+        return ()
+    return (f"where adapterctl export does not know the base's tokenizer, BASE.gguf is made by {_by_llama_cpp(facts)}",)
+
+
+def _by_llama_cpp(facts: Facts) -> str:
+    return f"python convert_hf_to_gguf.py {facts.base_folder} --outfile BASE.gguf"
 
 
 def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
@@ -141,11 +194,11 @@ def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
 
 
 def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
-    return converted(facts), " ".join(["llama-server -m BASE.gguf", *_flags(facts, version)])
+    return base_converted(facts), converted(facts), " ".join(["llama-server -m BASE.gguf", *_flags(facts, version)])
 
 
 def _notes(facts: Facts, _: Number) -> tuple[str, ...]:
-    notes = ["BASE.gguf is the base, converted: python convert_hf_to_gguf.py " + facts.base]
+    notes = [*base_notes(facts)]
     if facts.foreign_stops:
         ids = ", ".join(map(str, facts.foreign_stops))
         notes.append(

@@ -55,12 +55,13 @@ RULES = (
 
 
 def _flags(facts: Facts, _: Number) -> tuple[str, ...]:
-    return f"FROM {facts.base}", f"ADAPTER ./{facts.name}.gguf"
+    return "FROM ./BASE.gguf", f"ADAPTER ./{facts.name}.gguf"
 
 
 def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
     base, adapter = _flags(facts, version)
     return (
+        llama_cpp.base_converted(facts),
         llama_cpp.converted(facts),
         f"echo {shlex.quote(base)} > Modelfile",
         f"echo {shlex.quote(adapter)} >> Modelfile",
@@ -70,7 +71,8 @@ def _commands(facts: Facts, version: Number) -> tuple[str, ...]:
 
 def _notes(facts: Facts, _: Number) -> tuple[str, ...]:
     notes = [
-        "FROM is the base that it was trained over, by its name in Ollama, its folder or its GGUF; one adapter is taken",
+        "FROM takes the base's name in Ollama, too, or its folder; one adapter is taken",
+        *llama_cpp.base_notes(facts),
         "ADAPTER with the folder of safetensors is for llama and gemma2 alone, and there the A of q_proj and k_proj is permuted, "
         f"which belongs to B ({_read('convert/convert.go, convert/convert_llama_adapter.go')}): give it the GGUF",
     ]

@@ -8,6 +8,7 @@ from sdk.lora.compatibility.answers import Source
 from sdk.lora.compatibility.facts import HEADS, Facts
 from sdk.lora.compatibility.rules import Engine, Objection, Rule, no, same_vocabulary, unknown
 from sdk.lora.compatibility.versions import Number
+from sdk.lora.compatibility.words import unquoted
 
 NAME = "peft"
 _OLDEST, _NEWEST, _DAY = "0.8.0", "0.21.2", "2026-10-01"
@@ -58,7 +59,8 @@ RULES = (
 
 def _commands(facts: Facts, _: Number) -> tuple[str, ...]:
     kind = "AutoModelForSequenceClassification" if HEADS & set(facts.modules_to_save) else "AutoModelForCausalLM"
-    return (f"PeftModel.from_pretrained({kind}.from_pretrained({facts.base!r}), {facts.folder!r})",)
+    base, folder = unquoted(facts.base), unquoted(facts.folder)
+    return (f"PeftModel.from_pretrained({kind}.from_pretrained({base!a}), {folder!a})",)
 
 
 def _notes(facts: Facts, _: Number) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from sdk.formats.adapter_files import (
     unwrapped,
 )
 from sdk.formats.base_files import CONFIG_FILE as BASE_CONFIG_FILE
-from sdk.formats.peft_config import MAX_CONFIG_BYTES
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import lora_of
+from sdk.lora.compatibility.contents import contradiction
 from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
+from sdk.lora.compatibility.words import quoted
 from sdk.lora.tensors import read_tensors
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.training import LoraConfig
@@ -33,6 +35,8 @@ from sdk.schemas.training import LoraConfig
 #: Settings that say how A and B began, or how they were trained, and nothing of what they are.
 _HARMLESS = ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "runtime_config", "qalora_group_size")
 
+#: What a model is called on a hub.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 #: Ties the adapters of embeddings and head, where they are adapted.
 _TYING = "ensure_weight_tying"
 
@@ -56,7 +60,7 @@ def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None
         **_of_lora(version.lora),
         **_of_base(base_config),
         architecture=version.base.architecture or None,
-        base=version.base.id,
+        base_said=version.base.id,
         vocabulary_changed=any(warning.startswith(HOLDS_EMBEDDINGS) for warning in version.warnings),
         saved_embeddings=whole and not version.lora.modules_to_save,
         method=version.method,
@@ -78,18 +82,26 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
     config = _read(folder / CONFIG_FILE)
     if config.get("peft_type") != "LORA":
         raise InvalidInput(f"{folder / CONFIG_FILE} describes no LoRA adapter; only these are judged", param="ref")
+    for finding in examine(config):
+        # No library is given this config, so a path to a base, or a key that would run something, does nothing here.
+        if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
+            raise InvalidInput(
+                f"{folder / CONFIG_FILE}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT",
+                param="ref",
+            )
     pattern = config.get("target_modules") if isinstance(config.get("target_modules"), str) else None
     lora = lora_of({**config, "target_modules": ["pattern"]} if pattern else config)
     base_config = None if base is None else _read(base / BASE_CONFIG_FILE)
     shapes = _shapes(folder / WEIGHTS_FILE)
     rendering = _read(folder / RENDERING_FILE) if (folder / RENDERING_FILE).is_file() else {}
     stops = rendering.get("stop_ids")
-    named = config.get("base_model_name_or_path")
     return Facts(
         **{**_of_lora(lora), "unusable": unusable(config), **({"target_modules": None} if pattern else {})},
         **_of_base(base_config),
         architecture=_architecture(base_config),
-        base=_path(base) if base is not None else shlex.quote(named) if isinstance(named, str) and named else "BASE",
+        **_called(base, config.get("base_model_name_or_path")),
+        modules=tuple(sorted({key.module for name in shapes if (key := lora_key(name))})),
+        contradiction=contradiction(shapes, config, lora, base_config),
         vocabulary_changed=_holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
         has_template=(folder / TEMPLATE_FILE).is_file(),
@@ -130,6 +142,17 @@ def _of_lora(lora: LoraConfig) -> dict[str, Any]:
         "unusable": unusable(said),
         "other": tuple(sorted(others - set(_HARMLESS) - (set() if embeds else {_TYING}))),
     }
+
+
+def _called(base: Path | None, named: object) -> dict[str, Any]:
+    """What a folder's base is called in commands: its folder, or else its name on a hub where the adapter has one."""
+    if base is not None:
+        return {"base": _path(base), "base_folder": _path(base)}
+    if not isinstance(named, str) or not named:
+        return {}
+    if Path(named).is_absolute() and Path(named).is_dir():
+        return {"base": quoted(named), "base_folder": quoted(named), "base_said": named}
+    return {"base_said": named, **({"base": named} if _HUB_NAME.fullmatch(named) else {})}
 
 
 def _of_base(config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -197,7 +220,7 @@ def _same(one: Path, two: Path) -> bool | None:
 
 def _path(folder: Path) -> str:
     """A folder as commands of a shell take it, told apart from a name."""
-    return shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
+    return quoted(str(folder) if folder.is_absolute() else f"./{folder}")
 
 
 def _plain(name: str) -> str:

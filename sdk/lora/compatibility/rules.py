@@ -133,6 +133,8 @@ class Support:
         if self.absent is not None and version <= parse(self.absent, engine):
             since = "" if self.since is None else f"; {engine} {self.since} does"
             return no(f"{lacking}{since}")
+        if self.absent is None:
+            return unknown(f"{engine} {self.since} is the first that was read, and it has this")
         return unknown(
             f"{engine} {self.since} is the first that was read, and between {self.absent} and it nobody looked"
         )
@@ -161,7 +163,7 @@ def targets(known: Mapping[str, Iterable[str]]) -> Judge:
         beside = sorted(facts.last_names - EMBEDDINGS - set(known.get(facts.architecture or "", ())))
         if beside:
             return unknown(f"the table does not have {named(beside)} of {facts.architecture or 'this base'}")
-        part = next(filter(is_of_image_or_sound, facts.target_modules), None)
+        part = next(filter(is_of_image_or_sound, facts.modules or facts.target_modules), None)
         return unknown(f"{part} is of an image's or a sound's part") if part else None
 
     return judge

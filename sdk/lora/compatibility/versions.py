@@ -13,9 +13,10 @@ from typing import TypeAlias
 Number: TypeAlias = tuple[int, ...]
 
 _RELEASE = re.compile(
-    r"v?(\d{1,5}(?:\.\d{1,5}){1,3})(?:[.-]?(?:rc|a|b|alpha|beta|post|dev)\.?\d{1,5})?(?:\+[a-z0-9.]{1,40})?"
+    r"v?(\d{1,5}(?:\.\d{1,5}){1,3})(?:[.-]?(?:rc|a|b|alpha|beta|post|dev)\.?\d{1,5})?(?:\+[a-z0-9.]{1,40})?",
+    re.ASCII,
 )
-_BUILD = re.compile(r"b?(\d{3,6})")
+_BUILD = re.compile(r"b?(\d{3,6})", re.ASCII)
 _PARTS = 3
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.combining import taken_whole
-from sdk.lora.factors import Factors, joined, padded, reduced, stacked
+from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
 from sdk.lora.module_outlines import Layout
 from sdk.schemas.combination import CombineReport, CombineSpec
 from sdk.schemas.events import Progress
@@ -100,7 +100,12 @@ def _sums(
     sums = {}
     for done, name in enumerate(names, start=1):
         layout, terms = terms_of(name, parents)
-        sums[name] = _sum(layout, terms, spec, keep)
+        try:
+            sums[name] = _sum(layout, terms, spec, keep)
+        except FactorsError as error:
+            raise PipelineError(
+                FailureReason.ADAPTER, f"{name} can't be added up: {error}; give smaller weights, or combine others."
+            ) from error
         on_progress(Progress(phase="combine", step=done, total=len(names), unit="tensors"))
     return sums
 

@@ -91,13 +91,18 @@ def _selection(parents: Sequence[OpenParent], modules: Sequence[str]) -> dict[st
 
 def _is_parameter(module: str, parents: Sequence[OpenParent]) -> bool:
     """Whether a module's A and B are of a parameter of it, which all parents agree in."""
-    return any(module in parent.tensors.outline.modules and parameters_of(module, parent.lora) for parent in parents)
+    return any(
+        module in parent.tensors.outline.modules and parent.tensors.outline.parameters_of(module) for parent in parents
+    )
 
 
 def _pattern(ranks: Mapping[str, int], highest: int, lora: LoraConfig) -> dict[str, int]:
     """Return the ranks that are lower than the highest, by the last part of their modules' names where that says enough."""
+    targets = set(lora.target_modules)
     named = {
-        name: rank for module, rank in ranks.items() for name in parameters_of(module, lora) or [base_module(module)]
+        name: rank
+        for module, rank in ranks.items()
+        for name in parameters_of(module, targets, lora.target_parameters) or [base_module(module)]
     }
     alike: dict[str, set[int]] = {}
     for name, rank in named.items():

@@ -185,6 +185,11 @@ def _require_kept(
     a = torch.cat([a for _, (_, a, _) in parts], dim=1)
     b_kept, a_kept, scale = written.factors(module, experts)
     squares = _singular_values(b, a) ** 2
+    # Where all terms cancel, what is left of them is rounding, of which nothing need be kept.
+    noise = max(_ROUNDING, max(b.shape[1], a.shape[2]) * torch.finfo(b.dtype).eps) * (_norms(b, 1) * _norms(a, 2)).sum(
+        -1
+    )
+    squares = torch.where(squares > noise.unsqueeze(-1) ** 2, squares, 0.0)
     whole, rank = float(squares.sum()), a_kept.shape[1]
     kept = float((_singular_values(scale * b_kept, a_kept) ** 2).sum())
     found, most = (kept / whole, float(squares[:, :rank].sum()) / whole) if whole else (1.0, 1.0)
@@ -200,6 +205,12 @@ def _singular_values(b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     """Return σ of each expert's B·A, the largest first."""
     values: torch.Tensor = torch.linalg.svdvals(torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT)
     return values
+
+
+def _norms(matrix: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the norms along a dimension, whose squares may be beyond float64."""
+    largest = matrix.abs().amax(dim, keepdim=True).clamp(min=1e-300)
+    return (matrix / largest).norm(dim=dim) * largest.squeeze(dim)
 
 
 def _wrong(module: str, what: str) -> PipelineError:

@@ -69,7 +69,7 @@ def jobs_publish(
     \b
     Examples:
       adapterctl jobs publish 3f1c2a9b7d20 --step 200
-      adapterctl jobs publish 3f1c2a9b7d20 --step 200 --name team/early --tag stage=trial
+      adapterctl jobs publish 3f1c2a9b7d20 --step 200 --name team/early
     """
     with open_client() as client:
         published = client.publish_checkpoint(job_id, step, adapter=name, tags=tags, description=description)

@@ -47,8 +47,11 @@ class TestWeights:
             tensors[QB][:] = 0
             tensors[VB][:] = 0
 
-        with pytest.raises(Verification, match="changes nothing"):
+        with pytest.raises(Verification, match="changes nothing") as caught:
             check(changed(zero))
+        # The gate does not know whether it was trained, combined or pushed.
+        for said in ("A training needs", "a combination weights that don't cancel its versions", "and a push"):
+            assert said in str(caught.value)
         check(changed(lambda tensors: tensors[QB].fill(0)))
 
     def test_magnitudes_of_dora_are_no_change(self) -> None:

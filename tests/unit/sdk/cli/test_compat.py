@@ -17,7 +17,7 @@ from sdk import Client
 from sdk.cli.commands import catalog
 from sdk.cli.commands import compat as command
 from sdk.cli.commands.compat import compat_command
-from sdk.errors import InvalidInput, NotFound
+from sdk.errors import InvalidBase, InvalidInput, NotFound
 from sdk.lora.tensors import read_tensors
 
 LLAMA = {"vocab_size": 16, "tie_word_embeddings": False, "eos_token_id": 2}
@@ -67,7 +67,7 @@ def test_a_version_that_is_served(run: Any) -> None:
     assert (done.exit_code, lines[0]) == (0, "vllm 0.33.0: yes")
     assert all(len(line) <= 80 and line.isprintable() for line in lines)
     assert "  adapterctl pull plain@v1 -o ./plain" in lines
-    assert "  vllm serve base --enable-lora --lora-modules plain=./plain" in lines
+    assert "  vllm serve BASE --enable-lora --lora-modules plain=./plain" in lines
 
 
 def test_one_that_is_not_ends_with_7_and_says_what_makes_it_fit(run: Any) -> None:
@@ -139,6 +139,12 @@ def test_what_is_refused(registry: Client, folders: Path) -> None:
         registry.compat("plain", engine="vllm", base=folders / "base")
     with pytest.raises(NotFound):
         registry.compat("nobody", engine="vllm")
+    for engine in (None, 1, ["vllm"]):
+        with pytest.raises(InvalidInput, match="engine is no text; give one of vllm, sglang"):
+            registry.compat("plain", engine=engine)  # type: ignore[arg-type]
+    for version in (1, 0.33, ["0.33.0"]):
+        with pytest.raises(InvalidInput, match="version is no text"):
+            registry.compat("plain", engine="vllm", version=version)  # type: ignore[arg-type]
 
 
 def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +160,25 @@ def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch
 def test_show_says_it_in_brief(run: Any) -> None:
     done = CliRunner().invoke(catalog.show_command, ["rslora", "--format", "json"])
     answers = {engine: said["answer"] for engine, said in json.loads(done.stdout)["compat"].items()}
-    assert answers == {"vllm": "yes", "sglang": "no", "llama.cpp": "no", "ollama": "no", "peft": "yes"}
+    assert answers == {"vllm": "yes", "sglang": "no", "llama.cpp": "yes", "ollama": "yes", "peft": "yes"}
+
+
+def test_what_a_ref_can_be_is_a_ref_whatever_lies_here(
+    registry: Client, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pull -o ./plain` writes a folder of the version's name: both commands still mean the version."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "plain", tmp_path / "team" / "deeper" / "mine", tmp_path / "only-here"):
+        write_adapter(folder)
+    assert registry.compat("plain", engine="vllm").ref == "plain@v1"
+    assert registry.compat("./plain", engine="vllm").ref == "./plain"
+    assert registry.compat("team/deeper/mine", engine="vllm").ref == "./team/deeper/mine"
+    with pytest.raises(NotFound, match=r"if you mean the folder, write \./only-here$"):
+        registry.compat("only-here", engine="vllm")
+    with pytest.raises(NotFound, match=r"if you mean the folder, write \./only-here$"):
+        registry.export("only-here", tmp_path / "a.gguf")
+    with pytest.raises(InvalidInput, match=r"is an adapter; say which base"):
+        registry.export("team/deeper/mine", tmp_path / "a.gguf")
+    # The base of this one is too small a config to be exported, which is found after the ref.
+    with pytest.raises(InvalidBase, match="does not say its"):
+        registry.export("plain", tmp_path / "a.gguf")

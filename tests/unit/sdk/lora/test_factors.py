@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdk.lora.factors import Factors, joined, of_each_expert, padded, reduced, stacked
+from sdk.lora.factors import Factors, FactorsError, joined, of_each_expert, padded, reduced, stacked
 
 
 def factors(b: object, a: object) -> Factors:
@@ -96,3 +96,18 @@ def test_equal_factors_give_equal_bytes() -> None:
     whole = random_factors(3, 40, 16, 30)
     one, other = reduced(whole, 8).factors, reduced(whole, 8).factors
     assert (one.b.tobytes(), one.a.tobytes()) == (other.b.tobytes(), other.a.tobytes())
+
+
+def test_columns_far_from_each_other_in_size_lose_nothing() -> None:
+    one, other = random_factors(1, 8, 2, 6), random_factors(2, 8, 2, 6)
+    far = Factors(one.b * 1e170, one.a * 1e-170)
+    short = reduced(joined([(1.0, far), (1.0, other)]))
+    np.testing.assert_allclose(dense(short.factors), dense(one) + dense(other), rtol=1e-12)
+    assert short.square == pytest.approx(float(np.square(dense(one) + dense(other)).sum()))
+
+
+def test_what_is_beyond_float64_is_refused_before_lapack_sees_it() -> None:
+    with pytest.raises(FactorsError, match="times their weights and scales are beyond float64"):
+        joined([(1000.0, factors([[1e306]], [[1e-306]]))])
+    with pytest.raises(FactorsError, match="its ΔW, or the square of it, is beyond float64"):
+        reduced(factors([[1e200, 0], [0, 1]], [[1e200, 0], [0, 1]]))

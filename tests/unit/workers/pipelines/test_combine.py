@@ -241,6 +241,19 @@ class TestCuts:
         assert report.metrics["kept_energy_min"] == min(report.kept_energy.values())
         assert lora_of(json.loads((tmp_path / "out" / CONFIG_FILE).read_text())).rank == 3
 
+    @pytest.mark.parametrize("weight", [1.0, 0.7])
+    def test_a_module_that_cancels_keeps_all_of_nothing(self, llama_base: Path, tmp_path: Path, weight: float) -> None:
+        """As where one adapter was trained on from another, and the difference is what it learnt."""
+        one, other = save(llama_base, tmp_path / "one", 1), save(llama_base, tmp_path / "other", 2)
+        same = {name: tensor for name, tensor in load_file(one / WEIGHTS_FILE).items() if "v_proj" in name}
+        save_file(load_file(other / WEIGHTS_FILE) | same, other / WEIGHTS_FILE)
+        report = combined([(one, weight), (other, -weight)], tmp_path / "out", method="svd", rank=3)
+        kept = {name: share for name, share in report.kept_energy.items() if "v_proj" in name}
+        assert set(kept.values()) == {1.0}
+        found = deltas(llama_base, tmp_path / "out")
+        assert all(float(found[name].norm()) == 0 for name in kept)
+        assert all(float(found[name.replace("v_proj", "q_proj")].norm()) > 0 for name in kept)
+
     def test_experts_are_cut_one_by_one(self, mixture: Path, tmp_path: Path) -> None:
         said = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}
         one, other = (save(mixture, tmp_path / f"{at}", at, **said) for at in (1, 2))
@@ -286,6 +299,19 @@ class TestRefusals:
             PipelineError, match="single adapts experts one by one, and stacked all of a layer as a parameter"
         ):
             combined([(single, 0.5), (stacked, 0.5)], tmp_path / "out2")
+
+    def test_a_module_beyond_float64_is_named(self, llama_base: Path, tmp_path: Path) -> None:
+        one = save(llama_base, tmp_path / "one", 1, dtype="float64", target_modules=["q_proj"])
+        sizes = {"A": 1e-306, "B": 1e306}
+        tensors = {
+            name: tensor * next(size for half, size in sizes.items() if f"lora_{half}" in name)
+            for name, tensor in load_file(one / WEIGHTS_FILE).items()
+        }
+        save_file(tensors, one / WEIGHTS_FILE)
+        with pytest.raises(
+            PipelineError, match=r"self_attn.q_proj can't be added up: .* beyond float64; give smaller weights"
+        ):
+            combined([(one, 1000.0)], tmp_path / "out")
 
     def test_embeddings_that_differ_are_refused(self, llama_base: Path, tmp_path: Path) -> None:
         one, other = (save(llama_base, tmp_path / f"{at}", at, target_modules=["embed_tokens"]) for at in (1, 2))

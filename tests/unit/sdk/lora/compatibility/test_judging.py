@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.models.auto import modeling_auto
 
 from sdk.lora import gguf_models
 from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge, llama_cpp
@@ -76,13 +77,13 @@ def test_never_yes_where_a_rule_says_no_or_does_not_know(facts: Facts, asked: tu
 
 class TestVersions:
     @pytest.mark.parametrize(
-        "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99]
+        "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99, "٠.٣٣.٠"]
     )
     def test_what_is_no_version_is_refused(self, version: str) -> None:
         with pytest.raises(UnknownVersion, match=r"is no version of vllm; give one as 0\.33\.0"):
             judge(PLAIN, "vllm", version)
 
-    @pytest.mark.parametrize("version", ["0.33.0", "b", "b12", "master"])
+    @pytest.mark.parametrize("version", ["0.33.0", "b", "b12", "master", "٣٣٣٣"])
     def test_llama_cpp_has_builds(self, version: str) -> None:
         with pytest.raises(UnknownVersion, match="give the number of a build, as b11549"):
             judge(PLAIN, "llama.cpp", version)
@@ -102,6 +103,15 @@ class TestVersions:
         found = judge(PLAIN, "vllm", "0.6.0")
         assert (found.answer, found.judged_by) == ("unknown", "0.8.5")
         assert found.against[0].reason == "the table begins with vllm 0.8.5, and 0.6.0 is older"
+        for engine, version in (
+            ("vllm", "0.1"),
+            ("sglang", "0.1"),
+            ("llama.cpp", "b100"),
+            ("ollama", "0.1"),
+            ("peft", "0.1"),
+        ):
+            reasons = [finding.reason for finding in judge(PLAIN, engine, version).against]
+            assert not any("None" in reason for reason in reasons), reasons
 
     def test_an_engine_without_a_table(self) -> None:
         with pytest.raises(UnknownEngine, match=r"give one of vllm, sglang, llama\.cpp, ollama, peft"):
@@ -145,7 +155,7 @@ class TestServing:
             "--jinja",
             "--chat-template-file ./x/chat_template.jinja",
         )
-        assert judge(facts, "ollama").flags == ("FROM b", "ADAPTER ./x.gguf")
+        assert judge(facts, "ollama").flags == ("FROM ./BASE.gguf", "ADAPTER ./x.gguf")
         same = replace(facts, template_is_base=True, stop_ids=(2,))
         assert judge(same, "vllm").flags == ("--enable-lora", "--lora-modules x=./x")
 
@@ -177,9 +187,66 @@ def test_an_answer_as_plain_values() -> None:
 
 
 def test_a_gguf_is_made_by_an_export_where_there_is_one() -> None:
-    exported = {name.removesuffix("ForCausalLM").lower() for name in llama_cpp._EXPORTED}
-    assert exported == set(gguf_models._FAMILIES) - {"gemma3_text"}
-    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base="b")
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    assert {names[kind] for kind in gguf_models._FAMILIES} == llama_cpp._EXPORTED
+    assert llama_cpp._ARCHITECTURES.keys() >= llama_cpp._EXPORTED
+    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base_folder="./b")
     assert llama_cpp.converted(facts) == "adapterctl export x@v3 -o x.gguf"
-    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base b -o x.gguf"
+    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base ./b -o x.gguf"
     assert llama_cpp.converted(replace(facts, architecture="Phi3ForCausalLM")).startswith("python convert_lora_to_gguf")
+
+
+_IN_TEXT = "model.language_model.layers.0.self_attn.q_proj"
+_IN_IMAGES = "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules", "answer"),
+    [
+        (("q_proj",), (_IN_TEXT,), "yes"),
+        (("q_proj",), (_IN_TEXT, _IN_IMAGES), "unknown"),
+        # Of a version only the targets are known.
+        (("q_proj",), None, "unknown"),
+        (("down_proj", "o_proj"), None, "yes"),
+        ((_IN_TEXT,), None, "yes"),
+        ((_IN_IMAGES,), None, "unknown"),
+        (("fc1",), None, "unknown"),
+        # A pattern: the tensors say what it means, and only they are converted.
+        (None, (_IN_TEXT,), "yes"),
+        (None, (_IN_TEXT, _IN_IMAGES), "unknown"),
+        (None, (_IN_TEXT, "model.language_model.embed_tokens"), "no"),
+        (None, None, "unknown"),
+    ],
+)
+def test_of_a_model_that_sees_images_the_text_part_is_converted(
+    targets: tuple[str, ...] | None, modules: tuple[str, ...] | None, answer: str
+) -> None:
+    facts = replace(
+        PLAIN, architecture="Gemma3ForConditionalGeneration", tied=True, target_modules=targets, modules=modules
+    )
+    found = judge(facts, "llama.cpp")
+    assert found.answer == answer
+    assert "convert_lora_to_gguf" not in f"{found.find_out} {found.commands}"
+
+
+class TestBase:
+    """A registered id is no path: what commands take is its folder, or its name on a hub."""
+
+    REGISTERED = replace(PLAIN, base=Facts.base, base_said="tiny-llama", ref="x@v3")
+
+    @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "ollama", "peft"])
+    def test_a_registered_id_stands_in_no_command(self, engine: str) -> None:
+        found = judge(self.REGISTERED, engine)
+        assert "tiny-llama" not in f"{found.commands} {found.flags}"
+        assert found.notes[0] == (
+            "BASE stands for the base tiny-llama: its folder, or its name on a hub; BASE_FOLDER is the folder"
+        )
+
+    @pytest.mark.parametrize("engine", ["llama.cpp", "ollama"])
+    def test_a_gguf_of_the_base_is_made_by_an_export_where_there_is_one(self, engine: str) -> None:
+        known = replace(self.REGISTERED, base="./b", base_folder="./b")
+        assert "adapterctl export ./b -o BASE.gguf" in judge(known, engine).commands
+        assert "adapterctl export BASE_FOLDER -o BASE.gguf" in judge(self.REGISTERED, engine).commands
+        # Adapters over it are exported, and models of it are not.
+        gemma = replace(known, architecture="Gemma2ForCausalLM")
+        assert "python convert_hf_to_gguf.py ./b --outfile BASE.gguf" in judge(gemma, engine).commands

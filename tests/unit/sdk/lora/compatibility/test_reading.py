@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +92,7 @@ class TestEmbeddings:
         assert (facts.vocabulary_changed, facts.saved_embeddings, facts.adapted_embeddings) == (
             False,
             False,
-            {"lm_head"},
+            frozenset({"lm_head"}),
         )
 
     def test_what_modules_to_save_asks_for(self, base: Path, tmp_path: Path) -> None:
@@ -170,7 +173,8 @@ def _version(**changed: Any) -> VersionView:
 class TestVersion:
     def test_a_record(self) -> None:
         facts = facts_of_version(_version(), {"tie_word_embeddings": True, "eos_token_id": 2})
-        assert (facts.ref, facts.name, facts.folder, facts.base) == ("team/x@v3", "x", "./x", "llama")
+        assert (facts.ref, facts.name, facts.folder) == ("team/x@v3", "x", "./x")
+        assert (facts.base, facts.base_folder, facts.base_said) == ("BASE", "BASE_FOLDER", "llama")
         assert (facts.architecture, facts.tied, facts.base_stop_ids) == ("LlamaForCausalLM", True, (2,))
         assert (facts.quantization, facts.stop_ids, facts.has_template, facts.is_folder) == ("nf4", None, False, False)
 
@@ -196,3 +200,23 @@ class TestVersion:
     def test_a_merged_model_is_no_adapter(self) -> None:
         with pytest.raises(InvalidInput, match="is a merged model and no adapter"):
             facts_of_version(_version(kind="merged"), None)
+
+
+@pytest.mark.parametrize(
+    ("named", "base", "folder"),
+    [("org/base", "org/base", "BASE_FOLDER"), ("base", "BASE", "BASE_FOLDER"), ("/no/such", "BASE", "BASE_FOLDER")],
+)
+def test_what_commands_call_a_base_that_was_not_given(tmp_path: Path, named: str, base: str, folder: str) -> None:
+    facts = facts_of_folder(write_adapter(tmp_path / "a", base_model_name_or_path=named), None)
+    assert (facts.base, facts.base_folder, facts.base_said) == (base, folder, named)
+
+
+@pytest.mark.parametrize("name", ["a b", "x\x1b[31mred\ny", "it's \x07", "back\\slash\t", "\u202egnp", "$HOME\x01"])
+def test_a_folder_in_a_command_is_the_folder(base: Path, tmp_path: Path, name: str) -> None:
+    folder = write_adapter(tmp_path / name)
+    facts = facts_of_folder(folder, base)
+    assert facts.folder.isprintable()
+    command = ["bash", "-c", f"printf %s {facts.folder}"]
+    said = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert said.stdout.decode() == str(folder)
+    assert ast.literal_eval(judge(facts, "peft").commands[0].rpartition(", ")[2].removesuffix(")")) == str(folder)

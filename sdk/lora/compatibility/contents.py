@@ -1,0 +1,161 @@
+"""What the tensors of a folder hold that its configuration, or its base, does not say: names and shapes alone, no number is read.
+
+A library passes over a tensor that nobody asked for, and leaves a module as it was whose tensor is missing: an adapter of such a
+folder is not the one that was trained. The registry's gate refuses these when they are pushed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from sdk.errors import InvalidBase
+from sdk.formats.adapter_files import base_module, base_parameter, lora_key, unwrapped, variant_setting
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
+from sdk.lora.compatibility.answers import Verdict
+from sdk.lora.compatibility.facts import EMBEDDINGS
+from sdk.lora.experts import owned_parameters
+from sdk.lora.gguf_adapters import text_module
+from sdk.lora.gguf_models import GgufModel, adapted_model
+from sdk.lora.linear_modules import is_text
+from sdk.schemas.training import LoraConfig
+
+Shape = tuple[int, ...]
+
+_PATTERN_STEPS = 10_000_000
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.([0-9]{1,6})\.")
+#: How configs call the number of layers; a model of two halves has one for each.
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers", "encoder_layers")
+_TOKENS = "trainable_tokens_delta"
+
+
+def contradiction(
+    shapes: Mapping[str, Shape], config: Mapping[str, Any], lora: LoraConfig, base_config: Mapping[str, Any] | None
+) -> tuple[Verdict, str] | None:
+    """Return what is wrong first, in a clause, and whether that decides; None where the tensors are those that are described.
+
+    `config` is one whose values are of the kinds that PEFT writes. A is (r, in), and B (out, r).
+    """
+    modules: dict[str, dict[str, Shape]] = {}
+    whole = []
+    for name, shape in shapes.items():
+        key = lora_key(name)
+        if key is None:
+            whole.append(name)
+        else:
+            modules.setdefault(key.module, {})[key.part] = shape
+    if not modules:
+        return Verdict.NO, "its weights have no A and B at all"
+    try:
+        found = next(
+            chain(
+                _unasked(whole, config, lora),
+                _of_modules(modules, config, lora),
+                _beyond_base(modules, base_config),
+            ),
+            None,
+        )
+    except (ExpressionError, BudgetError) as error:
+        return Verdict.UNKNOWN, f"its configuration has patterns that can't be tried ({error})"
+    return None if found is None else (Verdict.NO, found)
+
+
+def _unasked(names: Iterable[str], config: Mapping[str, Any], lora: LoraConfig) -> Iterator[str]:
+    """Find the tensors that are neither A nor B, and that no setting asks for."""
+    for name in names:
+        setting = variant_setting(name)
+        parameter = unwrapped(base_parameter(name) or "")
+        module, _, last = parameter.rpartition(".")
+        asked = (
+            (setting is not None and bool(config.get(setting)))
+            or any(f".{saved}." in f".{module}." for saved in lora.modules_to_save)
+            or (lora.bias != "none" and last == "bias" and bool(module))
+            or (last == _TOKENS and bool(lora.trainable_token_indices))
+            # PEFT saves embeddings unasked where they were resized; these have a rule of their own.
+            or (last == "weight" and module.rpartition(".")[2] in EMBEDDINGS)
+        )
+        if not asked:
+            yield f"its weights have {_shown(name)}, which its configuration does not ask for"
+
+
+def _of_modules(
+    modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any], lora: LoraConfig
+) -> Iterator[str]:
+    budget = Budget(_PATTERN_STEPS)
+    # PEFT resolves this word, and no expression is meant.
+    targets = None if config.get("target_modules") == "all-linear" else Targets(config, budget)
+    ranks = ModuleValues(config.get("rank_pattern") or {}, lora.rank, budget)
+    for module, parts in sorted(modules.items()):
+        plain = base_module(module)
+        named = _shown(module)
+        meant = targets is None or targets.means(plain)
+        stacked = bool(owned_parameters(plain, lora.target_parameters))
+        if not meant and not stacked:
+            yield f"its weights adapt {named}, which is none of its target modules"
+        yield from (f"{named} {said}" for said in _of_parts(parts, lora))
+        embedding = "embedding_A" in parts
+        a, b = (parts[f"embedding_{half}" if embedding else half] for half in "AB")
+        if len(a) != 2 or len(b) != 2:
+            continue
+        if a[0] != b[1]:
+            yield f"{named} has A of {_times(a)} and B of {_times(b)}, which have no product"
+        if meant and not stacked and a[0] != (rank := ranks.of(plain)):
+            yield f"{named} has A and B of the rank {a[0]}, and its configuration says {rank}"
+
+
+def _of_parts(parts: Mapping[str, Shape], lora: LoraConfig) -> Iterator[str]:
+    """Find what a module has too much, or lacks."""
+    halves = parts.keys() - {"B.bias", "magnitude_vector"}
+    if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        yield "has only one of A and B" if len(halves) < 2 else "has A or B twice"
+    for part, setting, asked in (
+        ("magnitude_vector", "use_dora", lora.use_dora),
+        ("B.bias", "lora_bias", lora.lora_bias),
+    ):
+        if part in parts and not asked:
+            yield f"has lora_{part}, and its configuration does not say {setting}"
+        if asked and part not in parts and "A" in parts:
+            yield f"has no lora_{part}, and its configuration says {setting}"
+
+
+def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any] | None) -> Iterator[str]:
+    """Find modules that the base does not have, or has in another shape, as far as its config says."""
+    if not config:
+        return
+    inner = config.get("text_config")
+    text = {**config, **(inner if isinstance(inner, Mapping) else {})}
+    layers = max((text[key] for key in _LAYER_COUNTS if type(text.get(key)) is int), default=None)
+    model = _dimensions(config)
+    for module, parts in sorted(modules.items()):
+        plain = base_module(module)
+        found = _LAYER.search(plain)
+        if layers is not None and found and is_text(plain) and int(found[1]) >= layers:
+            yield f"its weights adapt {_shown(plain)}, and the base has {layers} layers"
+        kind = text_module(plain)
+        if model is None or kind is None:
+            continue
+        out, into = model.shape_of(kind)
+        is_for = (
+            (parts["B"][0], parts["A"][-1]) if "A" in parts else (parts["embedding_A"][-1], parts["embedding_B"][0])
+        )
+        # Embeddings of another number of tokens have a rule of their own.
+        if kind not in EMBEDDINGS and is_for != (out, into):
+            yield f"{_shown(plain)} is adapted as one of {_times(is_for)}, and the base's is {out}×{into}"
+
+
+def _dimensions(config: Mapping[str, Any]) -> GgufModel | None:
+    try:
+        return adapted_model(config)
+    except InvalidBase:
+        return None
+
+
+def _times(shape: Shape) -> str:
+    return "×".join(map(str, shape))
+
+
+def _shown(name: str) -> str:
+    shown = name if name.isascii() and name.isprintable() else ascii(name)
+    return shown if len(shown) <= 120 else f"{shown[:119]}…"

@@ -1,0 +1,34 @@
+r"""Paths as words of a shell, and back.
+
+>>> quoted("./a b"), quoted("./x\x1b[31m"), unquoted(quoted("./a b"))
+("'./a b'", "$'./x\\x1b[31m'", './a b')
+"""
+
+from __future__ import annotations
+
+import ast
+import shlex
+
+
+def quoted(text: str) -> str:
+    """Return one word of a shell that means `text`, and that a terminal shows as it is: what it would obey is escaped."""
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, text))}'"
+
+
+def unquoted(word: str) -> str:
+    """Return what a word means."""
+    if word.startswith("$'"):
+        return str(ast.literal_eval(word[1:]))
+    return shlex.split(word)[0]
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable() and letter not in "'\\":
+        return letter
+    number = ord(letter)
+    if 0xDC80 <= number <= 0xDCFF:
+        # A byte of a name that is no UTF-8.
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

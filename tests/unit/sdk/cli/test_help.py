@@ -1,0 +1,38 @@
+"""What `--help` prints: of every command, within 80 columns."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from sdk.cli import COMMANDS
+from sdk.cli import cli as adapterctl_cli
+
+
+def _contexts(context: click.Context) -> list[click.Context]:
+    """A command's context, and those of all below it."""
+    found = [context]
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            command = context.command.get_command(context, name)
+            assert command is not None
+            found += _contexts(_context(command, name, context))
+    return found
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    return click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_no_line_is_longer_than_80_columns(name: str | None) -> None:
+    root = _context(adapterctl_cli, "adapterctl")
+    if name is None:
+        contexts = [root]
+    else:
+        command = adapterctl_cli.get_command(root, name)
+        assert command is not None
+        contexts = _contexts(_context(command, name, root))
+    for context in contexts:
+        wide = [line for line in context.get_help().splitlines() if len(line) > 80]
+        assert not wide, context.command_path

@@ -32,6 +32,7 @@ from sdk.schemas.probe import (
     TextDiffering,
     VersionNorms,
     recorded_probe,
+    says_probe,
 )
 from sdk.schemas.wire import read
 from sdk.worker_program import missing_libraries, require_libraries, run_program
@@ -72,7 +73,7 @@ def replay_probe(
     found = delta_norms(adapter, lora_of(json.loads((adapter / CONFIG_FILE).read_bytes())))
     kept = None if stored is None else stored.norms
     if kept is None:
-        notes.append("the registry keeps no norms of this version, which an earlier release published")
+        notes.append("the registry keeps no norms of this version, as of those that an earlier release published")
     return ProbeReplay(
         ref=version.ref,
         digest=version.digest,
@@ -121,7 +122,8 @@ def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]
     rounding = share * max(recorded.largest_logit, found.largest_logit)
     for number, (was, now) in enumerate(zip(recorded.texts, found.texts, strict=True), start=1):
         gap = RELATIVE * was.logit_gap + rounding
-        kl = 2 * RELATIVE * was.kl + math.sqrt(2 * was.kl) * rounding + rounding**2 / 2
+        # A record may hold any number: the product of two is infinite at worst, where a power raises.
+        kl = 2 * RELATIVE * was.kl + math.sqrt(2) * math.sqrt(was.kl) * rounding + rounding * rounding / 2
         for what, allowed in (("tokens", 0.0), ("logit_gap", gap), ("kl", kl)):
             one, other = float(getattr(was, what)), float(getattr(now, what))
             if not abs(one - other) <= allowed:
@@ -155,10 +157,11 @@ def _logits(
     notes: list[str],
 ) -> LogitsReplay | None:
     recorded = recorded_probe(version.metrics, version.training)
+    none = "none that can be read" if says_probe(version.metrics, version.training) else "none"
     left_out = "predictions were not compared: "
     if scanned is None:
         if recorded is None:
-            notes.append(f"{left_out}the record has none; give --base to see them")
+            notes.append(f"{left_out}the record has {none}; give --base to see them")
             return None
         here = files_here(cache, version.base.fingerprint, registered_base(transport, version))
         if here is None:
@@ -173,9 +176,12 @@ def _logits(
     answer = _measure(version, adapter, scanned)
     said = version.training or {}
     if recorded is None:
-        notes.append("the record has no predictions to hold these against")
+        notes.append(f"the record has {none} to hold these against")
     elif recorded.texts_digest != answer.report.texts_digest:
         notes.append("predictions were not held against the record, which has those of another release's texts")
+        recorded = None
+    elif len(recorded.texts) != len(answer.report.texts):
+        notes.append("predictions were not held against the record, which has another number of texts")
         recorded = None
     elif said.get("device") != answer.device:
         notes.append(f"predictions were recorded on {said.get('device')}, and replayed on {answer.device}")

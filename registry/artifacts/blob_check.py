@@ -26,13 +26,13 @@ class Inspection(NamedTuple):
 
     kind: type[WeightFacts] | type[ConfigFacts]
     look: Callable[[IO[bytes]], Facts]
-    #: Whether what was found once is what `look` would find.
-    fits: Callable[[Facts], bool] = lambda facts: True
+    #: What of the facts that are kept `look` would find; None where it would find others.
+    of: Callable[[Facts], Facts | None] = lambda facts: facts
 
     def known(self, kept: Any) -> Facts | None:
         """Return what was kept of a file; None where it has to be looked into."""
         facts = self.kind.from_json(kept)
-        return facts if facts is not None and self.fits(facts) else None
+        return None if facts is None else self.of(facts)
 
 
 class Passing:

@@ -113,6 +113,13 @@ class Artifacts:
                 found[held.blob.sha256] = facts
         return found
 
+    def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
+        """Keep what `verify` found, now that it was judged and let in; what is kept of other records stays."""
+        for sha256, facts in found.items():
+            row = session.get(Blob, sha256, with_for_update=True, populate_existing=True)
+            if row is not None and (kept := facts.beside(row.facts)) != row.facts:
+                row.facts = kept
+
     def _held_now(self, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal) -> list[_Held]:
         with self._db.read() as session:
             return self._held(session, upload, wanted, who)
@@ -153,10 +160,10 @@ class Artifacts:
             facts = inspection.known(held.row.facts)
             if facts is None:
                 facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
-                kept = None if facts is None else facts.to_json()
-                with self._db.write() as session:
-                    of = (Blob.sha256 == held.blob.sha256, STORED)
-                    session.execute(update(Blob).where(*of).values(facts=kept))
+                if facts is not None and facts.from_json(held.row.facts) is None:
+                    with self._db.write() as session:
+                        of = (Blob.sha256 == held.blob.sha256, STORED)
+                        session.execute(update(Blob).where(*of).values(facts=facts.to_json()))
             return facts
 
     def _take(self, blob: BlobSpec, sent: UploadBlob, inspection: Inspection | None, who: Principal) -> Facts | None:
@@ -191,7 +198,8 @@ class Artifacts:
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-            elif row.facts is None or (inspection is not None and inspection.known(row.facts) is None):
+            elif facts is not None and facts.from_json(row.facts) is None:
+                # What can be read is of versions too, whatever record was sent with the bytes this time.
                 row.facts = kept_facts
             kept = row.stored_as
             if kept != sent.stored_as:

@@ -84,20 +84,27 @@ class Claims:
         self.requeue_expired()
         passed_over: list[str] = []
         for _ in range(_ROUNDS):
+            ended: list[str] = []
             with self._db.write() as session:
                 earlier = None if request is None else kept(session, request)
                 again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
                 remember(session, claim.worker, who)
                 if earlier is not None:
-                    return again
-                found, ended = self._next(session, claim, passed_over, who)
-                if found is not None and request is not None:
+                    found = again
+                else:
+                    found, ended = self._next(session, claim, passed_over, who)
+                if earlier is None and found is not None and request is not None:
                     keep(session, request, json.dumps([found.job, found.attempt]))
             if found is not None or len(ended) < _MOST_ENDED:
-                return found
+                return None if found is None else self._complemented(found)
             # Whose jobs took up a whole transaction keeps nobody else waiting for the next ones.
             passed_over += ended
         return None
+
+    def _complemented(self, given: Assignment) -> Assignment:
+        """An assignment with what was not found while others waited to write."""
+        rules = rules_of(given.request.kind)
+        return rules.complement(self._db, given.request, given)
 
     def _next(
         self, session: Session, claim: ClaimRequest, passed_over: Collection[str], who: Principal

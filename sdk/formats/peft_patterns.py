@@ -52,6 +52,10 @@ MAX_TRIES: Final = 100_000
 #: An expression of VALUE_KEYS is tried after each dot of a name.
 _DOTS: Final = 8
 
+#: Characters that are copied in a step: as they are, and letter by letter.
+_COPIED: Final = 256
+_LETTERS: Final = 8
+
 #: A key that is a name. PEFT takes it for an expression too, in which a dot stands for any character.
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 #: As PEFT takes the number of a layer out of a module's name.
@@ -138,9 +142,10 @@ class _Names:
     def first(self, module: str, budget: Budget) -> int | None:
         best = None
         for end in suffixes(module):
-            budget.spend(1)
+            # A long name is copied once for each of its dots, and once more, letter by letter, for each way in which dots lie.
+            budget.spend(1 + len(end) // _COPIED)
             for dots, names in self._of.get(len(end), {}).items():
-                budget.spend(1)
+                budget.spend(2 + len(end) // _LETTERS)
                 position = names.get(_dotted(end, dots))
                 if position is not None and (best is None or position < best):
                     best = position

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped, variant_setting
+from sdk.lora.experts import MAX_EXPERTS
 from sdk.lora.low_rank import product_norm, triangular_norm
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
@@ -195,6 +196,8 @@ def _module_norm(
         return "the rank of each expert can't be told"
     if scale.rank > MAX_RANK:
         return f"its rank is {scale.rank}, and norms are taken up to {MAX_RANK}"
+    if scale.experts > MAX_EXPERTS:
+        return f"it is of {scale.experts} experts, and norms are taken up to {MAX_EXPERTS}"
     return _measured(file, module, a, b, scale)
 
 

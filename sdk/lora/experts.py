@@ -3,8 +3,8 @@
 A parameter of (experts, …, …) has one A of (experts·r, in), whose rows go expert by expert, and one B of (out, r·experts),
 whose columns go rank by rank, as PEFT's `ParamWrapper` reads them: ΔW of the expert e is s·B[:, r·E + e]·A[e·R + r, :].
 
->>> owned_parameters("layers.0.mlp.experts", ["experts.up", "mlp.experts.down", "gate", "other.up"])
-['experts.up', 'gate', 'mlp.experts.down']
+>>> OwnedParameters(["experts.up", "mlp.experts.down", "gate", "other.up"]).of("mlp.experts")
+['mlp.experts.down', 'mlp.experts.gate', 'mlp.experts.up']
 """
 
 from __future__ import annotations
@@ -20,11 +20,29 @@ from sdk.schemas.training import TARGET_PRESETS, is_pattern
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: Of one module: each has a product of its own.
+MAX_EXPERTS = 4096
 
-def owned_parameters(module: str, target_parameters: Iterable[str]) -> list[str]:
-    """Return those of the target parameters that a module may hold, sorted: a name alone is any module's."""
-    owners = {"", *suffixes(module)}
-    return sorted(name for name in target_parameters if name.rpartition(".")[0] in owners)
+
+class OwnedParameters:
+    """The parameters that the A and B of a module may be of, by an adapter's record."""
+
+    def __init__(self, target_parameters: Iterable[str], target_modules: Iterable[str] = ()) -> None:
+        self._targets = frozenset(target_modules)
+        #: By the module that they are of, "" where they don't say one.
+        self._of: dict[str, list[str]] = {}
+        for name in target_parameters:
+            owner, _, parameter = name.rpartition(".")
+            self._of.setdefault(owner, []).append(parameter)
+
+    def of(self, module: str) -> list[str]:
+        """Return their full names, sorted; none where A and B are the module's own. A name alone is any module's."""
+        if not self._of:
+            return []
+        ends = list(suffixes(module))
+        if any(end in self._targets for end in ends):
+            return []
+        return sorted({f"{module}.{name}" for owner in ("", *ends) for name in self._of.get(owner, ())})
 
 
 def experts_share(tensors: Mapping[str, Sequence[int]]) -> float:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SAFE_SHARE = 1e-6
 #: What the triangles leave of (Σ ‖bᵢ‖‖aᵢ‖) below this share is rounding: the products cancel.
 _ROUNDING = 1e-13
-#: Squares of float64 numbers may leave its range outside of these.
-_LEAST, _MOST = 1e-200, 1e200
+#: Squares of float64 numbers, or the products of two of these squares, may leave its range outside of these.
+_LEAST, _MOST = 1e-150, 1e150
 #: How many times as long QR takes as the products do.
 QR_COST = 16
 

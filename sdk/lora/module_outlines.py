@@ -9,12 +9,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdk.formats.adapter_files import base_module, lora_key
-from sdk.formats.peft_patterns import suffixes
-from sdk.lora.experts import owned_parameters
+from sdk.lora.experts import MAX_EXPERTS, OwnedParameters
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.schemas.training import LoraConfig
 
@@ -62,7 +61,7 @@ class AdapterOutline:
     def __init__(self, lora: LoraConfig, tensors: Mapping[str, Kind]) -> None:
         self.lora = lora
         self._tensors = tensors
-        self._targets = set(lora.target_modules)
+        self._parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
         #: Part to the name of its tensor, by module.
         self.modules: dict[str, dict[str, str]] = {}
         #: Tensors that are none of A, B and B's bias, by name.
@@ -85,7 +84,7 @@ class AdapterOutline:
 
     def parameters_of(self, module: str) -> list[str]:
         """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
-        return parameters_of(module, self._targets, self.lora.target_parameters)
+        return self._parameters.of(base_module(module))
 
     def of(self, module: str) -> ModuleOutline:
         """Return a module. Raises OutlineError where A and B have no product, or nobody can say of how many experts they are."""
@@ -105,14 +104,8 @@ class AdapterOutline:
             raise OutlineError(str(error)) from error
         if scale is None:
             raise OutlineError(f"{module} holds stacked experts, and the rank of each can't be told")
+        if scale.experts > MAX_EXPERTS:
+            raise OutlineError(f"{module} holds {scale.experts} experts, and at most {MAX_EXPERTS} can be read")
         return ModuleOutline(
             Layout(embedding, scale.experts, (b[0], *b[2:]), a[1:]), scale, name_a, name_b, parts.get("B.bias")
         )
-
-
-def parameters_of(module: str, targets: Set[str], parameters: Sequence[str]) -> list[str]:
-    """Return the full names of those `parameters` that a module's A and B may be of; none where it is one of `targets`."""
-    plain = base_module(module)
-    if any(end in targets for end in suffixes(plain)):
-        return []
-    return [f"{plain}.{name.rpartition('.')[2]}" for name in owned_parameters(plain, parameters)]

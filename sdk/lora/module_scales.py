@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sdk.formats.adapter_files import base_module
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
-from sdk.lora.experts import owned_parameters
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.lora.experts import OwnedParameters
 from sdk.schemas.training import LoraConfig
 
 #: For the patterns of an adapter; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
+#: Characters of a parameter's name that are put together in a step.
+_NAMED = 8
 
 V = TypeVar("V")
 
@@ -48,7 +50,8 @@ class ModuleScales:
     def __init__(self, lora: LoraConfig) -> None:
         budget = Budget(_PATTERN_STEPS)
         self._lora = lora
-        self._targets = set(lora.target_modules)
+        self._budget = budget
+        self._parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
         self._ranks = _values(lora.rank_pattern, lora.rank, budget)
         self._alphas = _values(lora.alpha_pattern, lora.alpha, budget)
 
@@ -59,10 +62,10 @@ class ModuleScales:
         this is. Raises ScalesError.
         """
         plain = base_module(module)
-        owned = owned_parameters(plain, self._lora.target_parameters)
-        stacked = bool(owned) and not any(end in self._targets for end in suffixes(plain))
-        names = [f"{plain}.{name.rpartition('.')[2]}" for name in owned] if stacked else [module]
+        stacked = self._parameters.of(plain)
+        names = stacked or [module]
         try:
+            self._budget.spend(1 + sum(map(len, names)) // _NAMED)
             found = {(self._ranks.of(name), self._alphas.of(name)) for name in names}
         except BudgetError as error:
             raise ScalesError("the patterns of its configuration take too long to try") from error

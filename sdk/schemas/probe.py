@@ -12,9 +12,10 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count, takewhile
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from sdk.schemas.training import JsonScalar, Labels, QuantizationRecipe
 from sdk.schemas.wire import Sha256, Wire
@@ -23,6 +24,7 @@ from sdk.schemas.wire import Sha256, Wire
 LEAST_LOGIT_GAP = 1e-6
 #: Key of a training's record for the digest of the texts.
 TEXTS_KEY = "probe_texts"
+_TOKENS = "probe_tokens_"
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
@@ -171,18 +173,28 @@ class ProbeReplay(Wire):
         return not self.norms_differing and not (self.logits is not None and self.logits.differing)
 
 
+def says_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> bool:
+    """Whether a version's record says anything of a probe, readable or not: its metrics are whatever its publisher wrote."""
+    return TEXTS_KEY in (training or {}) or any(name.startswith(_TOKENS) for name in metrics)
+
+
 def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> ProbeReport | None:
-    """Return the probe of a version's record; None where there is none, as of a version that was pushed."""
-    digest = (training or {}).get(TEXTS_KEY)
-    numbers = [int(name.rpartition("_")[2]) for name in metrics if name.startswith("probe_tokens_")]
-    if not isinstance(digest, str) or not numbers or "probe_largest_logit" not in metrics:
+    """Return the probe of a version's record; None where there is none that can be read, as of a version that was pushed."""
+    numbers = list(takewhile(lambda number: f"{_TOKENS}{number}" in metrics, count(1)))
+    if len(numbers) != sum(name.startswith(_TOKENS) for name in metrics):
         return None
-    texts = [
-        ProbeText(
-            tokens=int(metrics[f"probe_tokens_{number}"]),
-            logit_gap=metrics[f"probe_logit_gap_{number}"],
-            kl=metrics[f"probe_kl_{number}"],
-        )
-        for number in sorted(numbers)
-    ]
-    return ProbeReport(texts_digest=digest, texts=texts, largest_logit=metrics["probe_largest_logit"])
+    try:
+        texts = [
+            {"tokens": _whole(metrics[f"{_TOKENS}{number}"])}
+            | {name: metrics[f"probe_{name}_{number}"] for name in ("logit_gap", "kl")}
+            for number in numbers
+        ]
+        found = {"texts_digest": (training or {})[TEXTS_KEY], "texts": texts}
+        return ProbeReport.model_validate(found | {"largest_logit": metrics["probe_largest_logit"]})
+    except (KeyError, ValidationError):
+        return None
+
+
+def _whole(number: float) -> float | int:
+    """Return a number as an integer, where it is one."""
+    return int(number) if float(number).is_integer() else number

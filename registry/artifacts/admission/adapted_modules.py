@@ -100,6 +100,11 @@ def judge_module(
                 f"({', '.join(config.target_modules or [])[:200]}), exclude_modules and layers_to_transform; save the adapter again"
             )
         stacked = [shape for parameter in owned for shape in base.shapes(f"{plain}.{parameter}")]
+        if not stacked and not base.may_stack(plain):
+            raise Verification(
+                f"the base has no parameter {plain}.{min(owned)}, which target_parameters of {CONFIG_FILE} may mean, and no experts in its "
+                "place; the adapter belongs to another base"
+            )
         # The patterns mean a parameter by its own name, which the tensor's does not say.
         possible = sorted({ranks.of(f"{plain}.{parameter}") for parameter in owned})
         _judge_experts(name, a, b, possible, stacked or base.stacked(plain))

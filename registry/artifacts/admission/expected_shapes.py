@@ -79,10 +79,14 @@ class BaseShapes:
         self._by_tail: dict[str, list[str]] = {}
         #: Layer to the number of each of its single experts, and to the shapes of their weights.
         self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
+        #: Layers with weights that are stacked, or with experts under whatever names; "" is outside of them.
+        self._stacking: set[str] = set()
         for name, shape in tensors.items():
             end = tail(name)
             self._by_tail.setdefault(end, []).append(name)
             layer = _LAYER.match(end)
+            if len(shape) > 2 or "experts" in name:
+                self._stacking.add(layer[0] if layer else "")
             if layer and len(shape) == 2 and (single := single_expert(end)):
                 numbers, shapes = self._experts.setdefault(layer[0], (set(), set()))
                 numbers.add(int(single[2]))
@@ -176,6 +180,11 @@ class BaseShapes:
         """Return the numbers of the single experts that its files have in the layer of a module."""
         layer = _LAYER.match(tail(f"{module}."))
         return self._experts.get(layer[0], (set(), set()))[0] if layer else set()
+
+    def may_stack(self, module: str) -> bool:
+        """Whether a module may hold stacked parameters: its layer has some, or experts, or nothing is known of the base."""
+        layer = _LAYER.match(tail(f"{module}."))
+        return not self.known or (layer[0] if layer else "") in self._stacking
 
     def stacked(self, module: str) -> list[list[int]]:
         """Return the shapes that stacked parameters of a module of experts may have whose files hold expert by expert.

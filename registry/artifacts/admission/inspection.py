@@ -19,9 +19,9 @@ from typing import IO, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from registry.artifacts.admission.norms import PassingNorms, layout_fits
+from registry.artifacts.admission.norms import PassingNorms, stacked_by
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
@@ -35,6 +35,8 @@ _CHUNK_BYTES = 1024 * 1024
 #: Where NaN and infinity begin among the bits of each type without the sign: at an exponent of ones.
 _LIMITS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 _MOST_CONTAINERS = 8192
+#: Ways in which records may cut one file's tensors into experts: the norms of the first so many are kept.
+_MOST_LAYOUTS = 4
 
 #: Settings that give LoRA other tensors, or other shapes of A and B.
 _VARIANTS = ("ensure_weight_tying", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
@@ -54,6 +56,10 @@ class _Facts(Wire):
             return cls.model_validate(value)
         except ValidationError:
             return None
+
+    def beside(self, kept: Any) -> dict[str, Any]:
+        """Return what to keep once the files were let in, where `kept` is what there is: it stays, if it can be read."""
+        return self.to_json() if self.from_json(kept) is None else kept
 
 
 class TensorFacts(NamedTuple):
@@ -83,6 +89,13 @@ class KindFacts(Wire):
     shape: list[int]
 
 
+class LayoutNorms(Wire):
+    """The norms that another record gives the same bytes, since it cuts them into experts otherwise."""
+
+    norms: list[float | None]
+    stacked: list[list[int]]
+
+
 class WeightFacts(_Facts):
     """What the gate has to know of `adapter_model.safetensors`.
 
@@ -104,15 +117,19 @@ class WeightFacts(_Facts):
     exponents: list[int]
     #: By tensor: ‖B·A‖ of the module whose B it is.
     norms: list[float | None]
-    #: A tensor and of how many experts it is, where that is several.
+    #: A B and of how many experts it is by the record under which norms were taken, where that is not 1; 0: it can't be told.
     stacked: list[list[int]]
+    #: Under other records.
+    others: list[LayoutNorms] = Field(
+        default_factory=list, max_length=_MOST_LAYOUTS - 1, exclude_if=lambda value: not value
+    )
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
         count = len(self.kind_of)
         if len(self.exponents) != count:
             raise ValueError("the numbers of exponents and of tensors differ")
-        if len(self.norms) != count or any(len(pair) != 2 for pair in self.stacked):
+        if any(len(one.norms) != count or any(len(pair) != 2 for pair in one.stacked) for one in self.layouts()):
             raise ValueError("the numbers of norms and of tensors differ")
         if self.names.count("\n") != count or (count and not self.names.endswith("\n")):
             raise ValueError("the numbers of names and of tensors differ")
@@ -146,12 +163,29 @@ class WeightFacts(_Facts):
                 name, *kinds[kind], zero=index in zero, exponent=self.exponents[index], norm=self.norms[index]
             )
 
-    def fit(self, lora: LoraConfig) -> bool:
-        """Whether the norms are of as many experts as a record says."""
-        listed = enumerate(self.tensors())
-        return layout_fits(
-            ((index, one.name, one.shape[1]) for index, one in listed if one.norm is not None), self.stacked, lora
-        )
+    def layouts(self) -> list[WeightFacts | LayoutNorms]:
+        """Return whatever has norms under one record."""
+        return [self, *self.others]
+
+    def under(self, lora: LoraConfig) -> Self | None:
+        """Return the facts with the norms that this record gives; None where nobody has taken these."""
+        wanted = stacked_by(((index, one.name, one.shape) for index, one in enumerate(self.tensors())), lora)
+        if self.stacked == wanted:
+            return self
+        found = next((one for one in self.others if one.stacked == wanted), None)
+        if found is None:
+            return None
+        return self.model_copy(update={"norms": found.norms, "stacked": found.stacked, "others": []})
+
+    def beside(self, kept: Any) -> dict[str, Any]:
+        """Return what to keep: the norms that are kept stay, and those of this record are kept too while there is room."""
+        there = self.from_json(kept)
+        if there is None:
+            return self.to_json()
+        if len(there.others) >= _MOST_LAYOUTS - 1 or any(one.stacked == self.stacked for one in there.layouts()):
+            return dict(kept)
+        own = LayoutNorms(norms=self.norms, stacked=self.stacked)
+        return there.model_copy(update={"others": [*there.others, own]}).to_json()
 
 
 class ConfigFacts(_Facts):

@@ -7,7 +7,7 @@ triangle of its QR decomposition, which is small. A module that would take more 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sdk.formats.adapter_files import LoraKey, lora_key
 from sdk.formats.safetensors import Header, Kind
 from sdk.lora.delta_norms import MAX_RANK, combined, has_product, split
+from sdk.lora.experts import MAX_EXPERTS
 from sdk.lora.low_rank import QR_COST, product_norm, triangle, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, as_rows
@@ -26,6 +27,8 @@ _MOST_HALF_BYTES = 64 * 1024 * 1024
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 #: Products of two numbers for one adapter, some 20 to 40 s of one core: one of rank 16 may have 50 GB.
 _MOST_WORK = 2e11
+#: What each product costs beside that, however small it is: some 10 µs.
+_WORK_EACH = 1e5
 _HALVES = {"A", "B", "embedding_A", "embedding_B"}
 
 
@@ -59,17 +62,29 @@ class _Half:
     #: A, B, embedding_A or embedding_B.
     part: str
     shape: tuple[int, ...]
-    #: Of each expert, (…, r): of B its columns, of A the transpose of its rows.
-    experts: list[Columns]
+    #: Of all experts, (…, r·experts): of B its columns, of A the transpose of its rows.
+    columns: Columns
+    experts: int
+    #: Whether its columns go rank by rank, and not expert by expert.
+    by_rank: bool
+
+    def each(self) -> Iterator[Columns]:
+        """Yield the columns of each expert, (…, r)."""
+        return split(self.columns, self.experts, by_rank=self.by_rank)
 
     @property
     def work(self) -> float:
         """Of the products of its columns with each other."""
-        return float(sum(columns.raw.size * columns.raw.shape[1] for columns in self.experts))
+        return float(self.columns.raw.size * self.columns.raw.shape[1] / self.experts)
 
     @property
     def size_bytes(self) -> int:
-        return sum(columns.raw.nbytes for columns in self.experts)
+        return int(self.columns.raw.nbytes)
+
+    def triangles(self) -> _Half:
+        """Return the same with the triangle of each expert's columns in their place."""
+        found = np.hstack([triangle(columns).raw for columns in self.each()])
+        return replace(self, columns=Columns(found, "F64"), by_rank=False)
 
 
 class PassingNorms:
@@ -79,9 +94,11 @@ class PassingNorms:
         self._header = header
         #: By tensor: ‖B·A‖ of the module whose B it is, NaN where there is none.
         self.found = np.full(len(header), np.nan)
-        #: Pairs of a B and the number of experts that it is of, where that is several.
+        #: Pairs of a B and the number of experts that it is of, where that is not 1; 0 where it can't be told.
         self.stacked: list[list[int]] = []
         self._layout = Layout(lora)
+        #: Of the B that passes.
+        self._told: int | None = None
         self._buffer: npt.NDArray[np.uint8] | None = None
         #: The half that was read last, as it was read, and the others by module.
         self._last: tuple[str, _Half] | None = None
@@ -105,10 +122,14 @@ class PassingNorms:
 
     def _room(self, index: int, kind: Kind) -> npt.NDArray[np.uint8] | None:
         """Return room for a tensor that is half of a product; None for any other, and for one that is too large."""
-        if len(kind.shape) < 2 or kind.size_bytes > _MOST_HALF_BYTES:
+        key = None if len(kind.shape) < 2 else lora_key(self._header.name(index))
+        if key is None or key.part not in _HALVES:
             return None
-        key = lora_key(self._header.name(index))
-        return np.empty(kind.size_bytes, dtype=np.uint8) if key is not None and key.part in _HALVES else None
+        if key.part.endswith("B"):
+            self._told = self._layout.experts(key.module, kind.shape[1])
+            if self._told != 1:
+                self.stacked.append([index, self._told or 0])
+        return np.empty(kind.size_bytes, dtype=np.uint8) if kind.size_bytes <= _MOST_HALF_BYTES else None
 
     def _complete(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> None:
         first, last = self._waiting.pop(key.module, None), self._last
@@ -129,32 +150,25 @@ class PassingNorms:
         norm = self._norm(a, b)
         if norm is not None and math.isfinite(norm):
             self.found[b.index] = norm
-            if len(b.experts) > 1:
-                self.stacked.append([b.index, len(b.experts)])
 
     def _half(self, index: int, key: LoraKey, kind: Kind, data: npt.NDArray[np.uint8]) -> _Half | None:
         rows = as_rows(data, kind.dtype, kind.shape)
         is_b = key.part.endswith("B")
         width = kind.shape[1 if is_b else 0]
-        experts = self._layout.experts(key.module, width)
-        if experts is None or width // experts > MAX_RANK:
+        experts = self._told if is_b else self._layout.experts(key.module, width)
+        if experts is None or experts > MAX_EXPERTS or width // experts > MAX_RANK:
             return None
-        if not is_b:
-            columns = split(rows.transposed(), experts, by_rank=False)
-        elif len(kind.shape) > 2 and rows.raw.shape[1] != width:
+        if is_b and rows.raw.shape[1] != width:
             # B of a convolution with a kernel of its own.
             return None
-        else:
-            columns = split(rows, experts, by_rank=True)
-        return _Half(index, key.part, kind.shape, list(columns))
+        return _Half(index, key.part, kind.shape, rows if is_b else rows.transposed(), experts, by_rank=is_b)
 
     def _keep(self, module: str, half: _Half) -> None:
         """Let a half wait as triangles, where these are smaller, as far as there is room for it."""
-        small = [columns for columns in half.experts if columns.raw.shape[0] <= columns.raw.shape[1]]
-        if not small:
-            if not self._affords(half.work * QR_COST):
+        if half.columns.raw.shape[0] > half.columns.raw.shape[1] // half.experts:
+            if not self._affords(half.work * QR_COST + half.experts * _WORK_EACH):
                 return
-            half = replace(half, experts=[triangle(columns) for columns in half.experts])
+            half = half.triangles()
         if self._waiting_bytes + half.size_bytes <= _MOST_WAITING_BYTES:
             self._waiting[module] = half
             self._waiting_bytes += half.size_bytes
@@ -163,14 +177,14 @@ class PassingNorms:
         embedding = a.part == "embedding_A"
         if a.part[:-1] != b.part[:-1] or a.part == b.part or not has_product(a.shape, b.shape, embedding=embedding):
             return None
-        if not self._affords(a.work + b.work):
+        if not self._affords(a.work + b.work + b.experts * _WORK_EACH):
             return None
         norms = []
-        for out, into in zip(b.experts, a.experts, strict=True):
+        for out, into in zip(b.each(), a.each(), strict=True):
             found = product_norm(out, into)
             if found is None:
                 work = float(out.raw.size + into.raw.size) * out.raw.shape[1]
-                if not self._affords(work * QR_COST):
+                if not self._affords(work * QR_COST + _WORK_EACH):
                     return None
                 found = triangular_norm(out, into)
             norms.append(found)
@@ -183,11 +197,16 @@ class PassingNorms:
         return True
 
 
-def layout_fits(names: Iterable[tuple[int, str, int]], stacked: Iterable[list[int]], lora: LoraConfig) -> bool:
-    """Whether norms were taken with the experts of a record: `names` are number, name and width of each B that has one."""
-    kept = {pair[0]: pair[1] for pair in stacked}
+def stacked_by(tensors: Iterable[tuple[int, str, tuple[int, ...]]], lora: LoraConfig) -> list[list[int]]:
+    """Return what `PassingNorms.stacked` would be by a record; `tensors` are number, name and shape of each."""
     if not lora.target_parameters:
-        return not kept
-    layout = Layout(lora)
-    keys = ((index, lora_key(name), width) for index, name, width in names)
-    return all(key is None or layout.experts(key.module, width) == kept.get(index, 1) for index, key, width in keys)
+        return []
+    layout, found = Layout(lora), []
+    for index, name, shape in tensors:
+        key = lora_key(name) if len(shape) >= 2 else None
+        if key is None or key.part not in ("B", "embedding_B"):
+            continue
+        experts = layout.experts(key.module, shape[1])
+        if experts != 1:
+            found.append([index, experts or 0])
+    return found

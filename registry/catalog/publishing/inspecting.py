@@ -134,7 +134,7 @@ def bytes_of(new: NewVersion) -> Bytes:
         "inspections": {
             new.config.sha256: Inspection(ConfigFacts, inspect_config),
             new.weights.sha256: Inspection(
-                WeightFacts, look, lambda facts: isinstance(facts, WeightFacts) and facts.fit(lora)
+                WeightFacts, look, lambda facts: facts.under(lora) if isinstance(facts, WeightFacts) else None
             ),
         },
     }

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.blob_check import Facts
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import (
@@ -100,8 +101,9 @@ class Publisher:
                 return
             record_pending(session, new, ancestry)
         try:
-            warnings = self._inspect(new, ancestry, require)
+            facts, warnings = self._inspect(new, ancestry, require)
             with self._db.write() as session:
+                self._artifacts.keep(session, facts)
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
         except RegistryError as error:
             with self._db.write() as session:
@@ -123,8 +125,10 @@ class Publisher:
             return None
         return warnings
 
-    def _inspect(self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None) -> list[str]:
-        """Read the bytes that are new; return the warnings of what is let in. Raises Verification."""
+    def _inspect(
+        self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
+    ) -> tuple[dict[str, Facts], list[str]]:
+        """Read the bytes that are new; return what is in them, and the warnings of what is let in. Raises Verification."""
         facts = self._artifacts.verify(**bytes_of(new))
         try:
             warnings = judge_files(new, facts, ancestry)
@@ -136,4 +140,4 @@ class Publisher:
             raise kept from error
         if require is not None:
             require(weights_of(new, facts))
-        return warnings
+        return facts, warnings

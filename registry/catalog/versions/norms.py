@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from threading import Lock
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -17,25 +20,44 @@ from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.schemas.probe import Norms, VersionNorms
 from sdk.schemas.training import LoraConfig
 
+#: What was found of the versions that were asked for last: the same bytes and record have the same norms for ever.
+_found: OrderedDict[tuple[str, str], tuple[Norms | None, list[str]]] = OrderedDict()
+_finding = Lock()
+_MOST_FOUND = 32
+
 
 def norms_of(session: Session, version: Version) -> VersionNorms:
     """Return what is known of a version's weights; its norms are None where an earlier release looked into them.
 
+    It may take a second or two for patterns that are slow to try: no transaction that writes should wait for it.
     Raises Unreadable.
     """
+    ref, lora = exact_ref(version), record_of(version)
     manifest = read_manifest(session, version.digest)
-    weights = next((file.sha256 for file in manifest.files if file.path == WEIGHTS_FILE), None)
-    facts = WeightFacts.from_json(session.scalar(select(Blob.facts).where(Blob.sha256 == weights)))
-    ref = exact_ref(version)
-    lora = read_stored(LoraConfig, version.lora, of=f"the LoRA record of {ref}")
-    if facts is None or not facts.fit(lora):
-        return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
-    replaced = replaced_by(tensor.name for tensor in facts.tensors())
-    return VersionNorms(ref=ref, digest=version.digest, norms=scaled_norms(facts, lora), replaced=replaced)
+    weights = next((file.sha256 for file in manifest.files if file.path == WEIGHTS_FILE), "")
+    key = (weights, lora.model_dump_json())
+    with _finding:
+        found = _found.get(key)
+    if found is None:
+        facts = WeightFacts.from_json(session.scalar(select(Blob.facts).where(Blob.sha256 == weights)))
+        facts = None if facts is None else facts.under(lora)
+        if facts is None:
+            return VersionNorms(ref=ref, digest=version.digest, norms=None, replaced=[])
+        found = scaled_norms(facts, lora), replaced_by(tensor.name for tensor in facts.tensors())
+        with _finding:
+            _found[key] = found
+            if len(_found) > _MOST_FOUND:
+                _found.popitem(last=False)
+    return VersionNorms(ref=ref, digest=version.digest, norms=found[0], replaced=found[1])
 
 
-def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms:
-    """Return ‖ΔW‖ of each module by facts that fit a record, None where that can't be told; of patterns that take too long none."""
+def record_of(version: Version) -> LoraConfig:
+    """Return a version's LoRA record. Raises Unreadable."""
+    return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
+
+
+def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
+    """Return ‖ΔW‖ of each module by facts that fit a record, None where that can't be told; None for patterns that take too long."""
     told = other_product(lora) is None
     found: Norms = {}
     try:
@@ -48,5 +70,5 @@ def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms:
             found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
     except ScalesError:
         # The gate lets no such patterns in; what it let in before has no norms.
-        return {}
+        return None
     return dict(sorted(found.items()))

@@ -37,11 +37,11 @@ def known_weights(facts: WeightFacts, lora: LoraConfig, *, most_letters: int = M
     """Return it for a version; without norms where its patterns have more than so many letters to be tried."""
     names = [tensor.name for tensor in facts.tensors()]
     keys = {name: lora_key(name) for name in names}
-    told = letters_tried(lora, names) <= most_letters and facts.fit(lora)
+    own = facts.under(lora) if letters_tried(lora, names) <= most_letters else None
     return KnownWeights(
         modules=frozenset(key.module for key in keys.values() if key is not None),
         whole=frozenset(name for name, key in keys.items() if key is None),
-        norms=scaled_norms(facts, lora) if told else {},
+        norms={} if own is None else scaled_norms(own, lora) or {},
     )
 
 

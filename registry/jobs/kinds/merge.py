@@ -11,7 +11,8 @@ from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
-from registry.catalog.versions.norms import norms_of
+from registry.catalog.versions.norms import norms_of, record_of
+from registry.db.database import Database
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
@@ -25,7 +26,7 @@ from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.jobs import MergeRequest, Needs
-from sdk.schemas.work import MergeResult
+from sdk.schemas.work import Assignment, MergeResult
 
 #: Of a report what is held against the request.
 _ASKED_FOR = {"onto", "dtype"}
@@ -56,9 +57,18 @@ def _needs(pinned: Pinned[MergeRequest]) -> Needs:
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
     version = find_version(session, parse_ref(request.ref), SYSTEM)
-    source = version_source(session, request.ref, job.namespace)
-    # The merged model is held against them.
-    return Inputs(targets=[source.model_copy(update={"delta_norms": norms_of(session, version).norms})])
+    # The norms are found by it once the job is given out.
+    record_of(version)
+    return Inputs(targets=[version_source(session, request.ref, job.namespace)])
+
+
+def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assignment:
+    """Add the norms that the merged model is held against."""
+    with db.read() as session:
+        norms = norms_of(session, find_version(session, parse_ref(request.ref), SYSTEM)).norms
+    return given.model_copy(
+        update={"targets": [target.model_copy(update={"delta_norms": norms}) for target in given.targets]}
+    )
 
 
 def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:
@@ -109,5 +119,6 @@ MERGE = JobKindRules(
     needs=_needs,
     assign=_assign,
     complete=_keep,
+    complement=_with_norms,
     makes_model=True,
 )

@@ -18,7 +18,7 @@ from registry.jobs.sources import Inputs
 from registry.principal import Principal
 from sdk.schemas.jobs import EvaluationRequest, JobView, Needs, QueueName
 from sdk.schemas.wire import Wire
-from sdk.schemas.work import Completion, EvaluationResult
+from sdk.schemas.work import Assignment, Completion, EvaluationResult
 
 R = TypeVar("R", bound=Wire)
 
@@ -81,6 +81,8 @@ class JobKindRules(Generic[R]):
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
+    #: Adds to an assignment what takes too long for the transaction of a claim, and can be found at any time.
+    complement: Callable[[Database, R, Assignment], Assignment] = lambda db, request, given: given
     #: Looks, before a job is accepted and outside of every transaction that writes, at what takes long; returns the request,
     #: its names exact where they have to be the ones that it looked at. Raises what `pin` does.
     examine: Callable[[Database, R, Principal], R] | None = None

@@ -133,9 +133,13 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
 
         manifest = verify_pulled(user_path(target), key)
     else:
+        from sdk.names import parse_ref
+
         with open_client() as client:
             manifest = client.verify(target, verify_with=key)
-            replayed = client.replay_probe(target, base=base) if probe else None
+            # An alias may move meanwhile: what was verified is what is replayed.
+            exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
+            replayed = client.replay_probe(exact, base=base) if probe else None
     if replayed is not None:
         from sdk.cli.support.replayed_probe import print_replay
 

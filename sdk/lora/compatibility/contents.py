@@ -16,7 +16,7 @@ from sdk.formats.adapter_files import base_module, base_parameter, lora_key, unw
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
 from sdk.lora.compatibility.answers import Verdict
 from sdk.lora.compatibility.facts import EMBEDDINGS
-from sdk.lora.experts import owned_parameters
+from sdk.lora.experts import OwnedParameters
 from sdk.lora.gguf_adapters import text_module
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.linear_modules import is_text
@@ -87,11 +87,12 @@ def _of_modules(
     # PEFT resolves this word, and no expression is meant.
     targets = None if config.get("target_modules") == "all-linear" else Targets(config, budget)
     ranks = ModuleValues(config.get("rank_pattern") or {}, lora.rank, budget)
+    owned = OwnedParameters(lora.target_parameters)
     for module, parts in sorted(modules.items()):
         plain = base_module(module)
         named = _shown(module)
         meant = targets is None or targets.means(plain)
-        stacked = bool(owned_parameters(plain, lora.target_parameters))
+        stacked = bool(owned.of(plain))
         if not meant and not stacked:
             yield f"its weights adapt {named}, which is none of its target modules"
         yield from (f"{named} {said}" for said in _of_parts(parts, lora))

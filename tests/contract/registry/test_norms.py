@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contract.registry.helpers import SEEDS, claim, publication
-from sqlalchemy import select
-from support.adapters import base_registration, lora_tensors, save_adapter
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from support.adapters import BASE_TENSORS, base_registration, lora_tensors, save_adapter
 from support.registries import World
 
 from registry.artifacts.models import Blob
+from registry.catalog.models import Version as CatalogVersion
+from registry.catalog.versions.norms import norms_of
+from registry.jobs.models import Job
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import NotFound
+from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.objects import Version
 from sdk.schemas.catalog import Published
+from sdk.schemas.probe import VersionNorms
 
 Q, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
 
@@ -109,6 +114,50 @@ def test_so_are_they_when_somebody_sends_them_who_may_not_read_them(
         assert version.norms is not None
 
 
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
+    request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER, namespace="ours")) as ours:
+        version = ours.push(adapter, f"ours/{name}", base="tiny")
+        with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
+            said = publication(theirs, adapter, f"theirs/{name}")
+            lora = said.lora.model_copy(
+                update={"rank": 1, "target_modules": ["zzz"], "target_parameters": ["q_proj.w"]}
+            )
+            with pytest.raises(VerificationFailed, match="disagree on rank"):
+                theirs.call("POST", "/versions", Published, body=said.model_copy(update={"lora": lora}))
+        assert version.norms is not None
+        assert version.norms.norms == pytest.approx(delta_norms(version.pull(), version.info.lora).norms(), rel=1e-12)
+
+
+def test_two_records_over_one_file_have_each_its_own(world: World, writer: Client, name: str, tmp_path: Path) -> None:
+    experts = {"model.layers.0.experts.up": [3, 6, 10], "model.layers.0.experts.down": [6, 10, 6]}
+    world.admin.register_base(base_registration(f"experts-{name}", tensors=BASE_TENSORS | experts))
+    random = np.random.default_rng(next(SEEDS))
+    tensors = {
+        f"base_model.model.model.layers.0.experts.lora_{half}.weight": random.standard_normal(shape).astype("float32")
+        for half, shape in (("A", (6, 6)), ("B", (10, 6)))
+    }
+    versions: list[Version] = []
+    for rank in (2, 1, 2):
+        folder = save_adapter(
+            tmp_path / f"{rank}-{len(versions)}",
+            tensors=tensors,
+            r=rank,
+            lora_alpha=4 + len(versions),
+            target_modules=[],
+            target_parameters=["experts.up", "experts.down"],
+        )
+        versions.append(writer.push(folder, name, base=f"experts-{name}"))
+    for version in versions:
+        truth = delta_norms(version.pull(), version.info.lora).norms()
+        assert version.norms is not None
+        assert version.norms.norms == pytest.approx(truth, rel=1e-12)
+
+
 def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter: Path) -> None:
     version = writer.push(adapter, name, base="tiny")
     job = writer.submit_merge(version.ref)
@@ -117,6 +166,32 @@ def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter:
     assert version.norms is not None
     assert [target.delta_norms for target in held.targets] == [version.norms.norms]
     job.cancel()
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_nobody_waits_for_them_to_write(
+    request: pytest.FixtureRequest, kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    with closing(world.client(Role.WRITER)) as writer:
+        version = writer.push(save_adapter(tmp_path / "one", next(SEEDS)), name, base="tiny")
+        job = writer.submit_merge(version.ref)
+        seen: list[bool] = []
+        real = norms_of
+
+        def spied(session: Session, of: CatalogVersion) -> VersionNorms:
+            with world.services.db.write() as other:
+                other.execute(update(Job).where(Job.id == job.id).values(priority=Job.priority))
+            seen.append(True)
+            return real(session, of)
+
+        monkeypatch.setattr("registry.jobs.kinds.merge.norms_of", spied)
+        held = claim(world.worker, job.id)
+        assert held is not None
+        assert seen == [True]
+        assert held.targets[0].delta_norms is not None
+        job.cancel()
 
 
 def test_a_registry_of_before_knows_of_none(

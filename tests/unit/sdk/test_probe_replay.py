@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+from click.testing import CliRunner
+
+from sdk.cli.commands import pull
 from sdk.cli.support.replayed_probe import print_replay
 from sdk.errors import VerificationFailed
 from sdk.probe_replay import require_equal, text_differences
-from sdk.schemas.probe import LogitsReplay, NormDiffering, ProbeReplay, ProbeReport, ProbeText, TextDiffering
+from sdk.schemas.probe import (
+    LogitsReplay,
+    NormDiffering,
+    ProbeReplay,
+    ProbeReport,
+    ProbeText,
+    TextDiffering,
+    recorded_probe,
+    says_probe,
+)
 
 LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"
 
@@ -97,3 +113,63 @@ def test_what_differs_is_named_and_is_an_error() -> None:
     logits = LogitsReplay(recorded=report(), found=report(), dtype="float32", device="cpu", differing=[text])
     with pytest.raises(VerificationFailed, match=r"text 2 of the probe .* kl is 0\.5 here and 0\.25 in the record"):
         require_equal(replayed(logits=logits))
+
+
+RECORD: dict[str, Any] = {"probe_texts": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "training"),
+    [
+        ({"probe_tokens_x": 1.0, "probe_largest_logit": 1.0}, RECORD),
+        ({"probe_tokens_1": 1.0, "probe_largest_logit": 1.0}, RECORD),
+        (report().metrics() | {"probe_tokens_x": 1.0}, RECORD),
+        (report().metrics() | {"probe_tokens_4": 1.0}, RECORD),
+        (report().metrics() | {"probe_tokens_1": 0.0}, RECORD),
+        (report().metrics() | {"probe_tokens_1": 1.5}, RECORD),
+        (report().metrics() | {"probe_tokens_1": float("inf")}, RECORD),
+        (report().metrics() | {"probe_kl_2": -1.0}, RECORD),
+        (report().metrics(), {"probe_texts": "z" * 64}),
+        (report().metrics(), {"probe_texts": 3}),
+        (report().metrics(), None),
+        ({name: value for name, value in report().metrics().items() if name != "probe_largest_logit"}, RECORD),
+        (
+            {f"probe_{what}_{number}": 1.0 for what in ("tokens", "kl", "logit_gap") for number in range(1, 66)}
+            | {"probe_largest_logit": 1.0},
+            RECORD,
+        ),
+    ],
+)
+def test_a_record_that_its_publisher_made_up_is_no_probe(metrics: dict[str, float], training: Any) -> None:
+    assert recorded_probe(report().metrics(), RECORD) == report()
+    assert recorded_probe(metrics, training) is None
+    assert says_probe(metrics, training)
+    assert not says_probe({"loss": 1.0, "probe_kl": 1.0}, {"seed": 1})
+
+
+def test_numbers_without_bounds_are_compared() -> None:
+    texts = [ProbeText(tokens=1, logit_gap=0.0, kl=0.0), ProbeText(tokens=1, logit_gap=1e308, kl=1e308)]
+    huge = ProbeReport(texts_digest="a" * 64, texts=texts, largest_logit=1e308)
+    assert [one.what for one in text_differences(huge, report(), {"float32"})] == ["tokens", "tokens", "logit_gap"]
+
+
+def test_what_was_verified_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Client:
+        def verify(self, ref: str, *, verify_with: object) -> SimpleNamespace:
+            asked.append(ref)
+            return SimpleNamespace(digest="b" * 64)
+
+        def replay_probe(self, ref: str, *, base: object) -> ProbeReplay:
+            asked.append(ref)
+            return replayed()
+
+    @contextmanager
+    def opened() -> Iterator[Client]:
+        yield Client()
+
+    monkeypatch.setattr(pull, "open_client", opened)
+    done = CliRunner().invoke(pull.verify_command, ["team/a@prod", "--probe"])
+    assert done.exit_code == 0, done.output
+    assert asked == ["team/a@prod", f"team/a@sha256:{'b' * 64}"]

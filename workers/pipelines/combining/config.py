@@ -10,7 +10,7 @@ from sdk.formats.adapter_files import base_module
 from sdk.formats.peft_patterns import MAX_VALUE_CHARACTERS, MAX_VALUES
 from sdk.lora.adapter_config import config_of, lora_of
 from sdk.lora.combining import is_single_expert
-from sdk.lora.module_outlines import parameters_of
+from sdk.lora.experts import OwnedParameters
 from sdk.lora.module_scales import ModuleScales
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
@@ -91,19 +91,15 @@ def _selection(parents: Sequence[OpenParent], modules: Sequence[str]) -> dict[st
 
 def _is_parameter(module: str, parents: Sequence[OpenParent]) -> bool:
     """Whether a module's A and B are of a parameter of it, which all parents agree in."""
-    return any(
-        module in parent.tensors.outline.modules and parent.tensors.outline.parameters_of(module) for parent in parents
-    )
+    outlines = (parent.tensors.outline for parent in parents)
+    return any(module in outline.modules and outline.parameters_of(module) for outline in outlines)
 
 
 def _pattern(ranks: Mapping[str, int], highest: int, lora: LoraConfig) -> dict[str, int]:
     """Return the ranks that are lower than the highest, by the last part of their modules' names where that says enough."""
-    targets = set(lora.target_modules)
-    named = {
-        name: rank
-        for module, rank in ranks.items()
-        for name in parameters_of(module, targets, lora.target_parameters) or [base_module(module)]
-    }
+    parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
+    plain = {base_module(module): rank for module, rank in ranks.items()}
+    named = {name: rank for module, rank in plain.items() for name in parameters.of(module) or [module]}
     alike: dict[str, set[int]] = {}
     for name, rank in named.items():
         alike.setdefault(name.rpartition(".")[2], set()).add(rank)

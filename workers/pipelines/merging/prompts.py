@@ -16,6 +16,7 @@ import torch
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.classify import label_logits
+from workers.pipelines.data.probe_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
@@ -23,7 +24,6 @@ from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device
 from workers.pipelines.model.loading import load_base, load_written
-from workers.pipelines.scoring.probe import PROBE_TEXTS
 
 #: Tokens of each text at most; a small batch keeps the logits of a large vocabulary small.
 _PROBE_LENGTH = 128

@@ -416,7 +416,13 @@ class TestBesides:
             check(save(tensors), lora, base)
 
         judged(8, 6, base)
-        judged(16, 7, BASE_TENSORS)
+        judged(16, 7, {})
+        # Other names of theirs can't be told from none.
+        judged(16, 7, BASE_TENSORS | {"model.layers.0.experts.up_blocks": [4, 6, 10]})
+        with pytest.raises(
+            Verification, match=r"the base has no parameter .*experts\.down, .* no experts in its place"
+        ):
+            judged(16, 7, BASE_TENSORS)
         for width, into in ((2, 6), (16, 6), (8, 7), (7, 6)):
             with pytest.raises(Verification, match="experts"):
                 judged(width, into, base)

@@ -89,8 +89,49 @@ def test_they_are_of_as_many_experts_as_the_record_says(tmp_path: Path) -> None:
         assert passing(raw, LORA) != pytest.approx(passing(raw, stacked))
         # What was found under one record is no answer for the other.
         for one, other in ((LORA, stacked), (stacked, LORA)):
-            assert weight_facts(raw, one).fit(one)
-            assert not weight_facts(raw, one).fit(other)
+            own = weight_facts(raw, one)
+            assert own.under(one) == own
+            assert own.under(other) is None
+            # Both are kept, whoever came first.
+            both = WeightFacts.from_json(weight_facts(raw, other).beside(own.to_json()))
+            assert both is not None
+            assert (both.under(one), both.under(other)) == (
+                own.model_copy(update={"others": both.others}),
+                weight_facts(raw, other),
+            )
+            assert weight_facts(raw, one).beside(both.to_json()) == both.to_json()
+
+
+def test_norms_that_nobody_can_tell_under_one_record_are_no_answer_for_another() -> None:
+    raw = save(
+        {
+            f"base_model.model.experts.lora_{half}.weight": normal(1, *shape)
+            for half, shape in (("A", (6, 4)), ("B", (4, 6)))
+        }
+    )
+    odd = LORA.model_copy(update={"rank": 4, "target_parameters": ["experts.up"]})
+    facts = weight_facts(raw, odd)
+    assert list(passing(raw, odd).values()) == [None]
+    assert facts.under(odd) == facts
+    assert facts.under(LORA) is None
+
+
+def test_the_first_few_layouts_are_kept() -> None:
+    raw = save(
+        {
+            f"base_model.model.experts.lora_{half}.weight": normal(1, *shape)
+            for half, shape in (("A", (24, 4)), ("B", (4, 24)))
+        }
+    )
+    records = [
+        LORA.model_copy(update={"rank": rank, "target_parameters": ["experts.up"]}) for rank in (1, 2, 3, 4, 6, 8)
+    ]
+    kept = None
+    for record in records:
+        kept = weight_facts(raw, record).beside(kept)
+    facts = WeightFacts.from_json(kept)
+    assert facts is not None
+    assert [facts.under(record) is not None for record in records] == [True] * 4 + [False] * 2
 
 
 def test_a_conversion_that_learnt_nothing_changes_nothing() -> None:
@@ -144,11 +185,42 @@ class TestBounds:
 
     def test_work_without_end_is_not_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = pairs(4, 2, 40)
+        monkeypatch.setattr(norms, "_WORK_EACH", 0)
         monkeypatch.setattr(norms, "_MOST_WORK", 2.5 * 2 * 40 * 2 * 2)
         found = list(passing(save(tensors)).values())
         assert [norm is not None for norm in found] == [True, True, False, False]
         # Halves that wait cost more, and leave nothing for the products.
         assert set(passing(in_order(tensors, sorted(tensors, key=lambda name: "lora_B" in name))).values()) == {None}
+
+    def test_more_experts_than_there_are_have_none(self, tmp_path: Path) -> None:
+        lora = LORA.model_copy(update={"rank": 1, "target_parameters": ["experts.up"]})
+        module = "base_model.model.mlp.experts"
+
+        def stacked(count: int) -> bytes:
+            ones = np.full((count, 1), 0.5, "float16")
+            return bytes(save({f"{module}.lora_A.weight": ones, f"{module}.lora_B.weight": ones.T.copy()}))
+
+        raw = stacked(131_072)
+        started = time.thread_time()
+        tracemalloc.start()
+        try:
+            assert list(passing(raw, lora).values()) == [None]
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(raw)
+        finally:
+            tracemalloc.stop()
+        assert read(raw, tmp_path, lora) == {}
+        assert time.thread_time() - started < 0.5
+        assert passing(stacked(4096), lora) == pytest.approx(read(stacked(4096), tmp_path, lora), rel=1e-12)
+
+    def test_each_expert_counts_as_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lora = LORA.model_copy(update={"rank": 1, "target_parameters": ["experts.up"]})
+        monkeypatch.setattr(norms, "_MOST_WORK", 5.5 * norms._WORK_EACH)
+        tensors = {}
+        for layer in range(3):
+            for half, shape in (("A", (2, 4)), ("B", (4, 2))):
+                tensors[f"base_model.model.layers.{layer}.experts.lora_{half}.weight"] = normal(layer, *shape)
+        found = passing(in_order(tensors, sorted(tensors)), lora)
+        assert [norm is not None for norm in found.values()] == [True, True, False]
 
     def test_what_waits_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = pairs(4, 2, 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from typing import Any
@@ -243,3 +244,19 @@ class TestBounds:
 
     def test_an_expression_may_not_break_out_of_what_peft_puts_around_it(self) -> None:
         assert list(unfit({"rank_pattern": {"a)|(b": 4}}))
+
+
+def test_names_whose_dots_lie_in_many_ways_cost_steps() -> None:
+    length = 60
+    patterns = {}
+    for places in itertools.islice(itertools.combinations(range(2, length - 2), 2), 1000):
+        patterns["".join("." if at in places else "z" for at in range(length))] = 4
+    budget = Budget(10_000_000)
+    values = ModuleValues(patterns, 1, budget)
+    started = time.thread_time()
+    for number in range(20):
+        assert values.of(f"{number:b>{length}}") == 1
+    spent_s = time.thread_time() - started
+    # A step is meant to take a tenth of a microsecond or two.
+    assert 10_000_000 - budget.left > 5_000 * 20
+    assert spent_s / (10_000_000 - budget.left) < 1e-6

@@ -165,6 +165,12 @@ class TestNumbers:
         with pytest.raises(VerificationFailed, match="too large"):
             norms_of(tmp_path, pair(Q, np.full((2, 3), 1e200), np.full((5, 2), 1e200)))
 
+    @pytest.mark.parametrize("size", [1e-95, 1e-80, 1e80, 1e95])
+    def test_squares_whose_products_leave_the_range(self, tmp_path: Path, size: float) -> None:
+        a, b = normal(1, 3, 7).astype(float), normal(2, 5, 3).astype(float)
+        (found,) = norms_of(tmp_path, pair(Q, size * a, size * b)).modules.values()
+        assert found.norm / size / size == pytest.approx(found.scale * np.linalg.norm(b @ a), rel=1e-9)
+
     def test_a_triangle_takes_the_place_of_its_columns(self) -> None:
         for size in (1.0, 1e-250, 1e250):
             out, into = Columns(size * normal(1, 500, 6), "F64"), Columns(normal(2, 90, 6), "F64")

@@ -404,6 +404,10 @@ class Client:
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
+        if target == "":
+            raise InvalidInput(
+                "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
+            )
         folder = user_path(target)
         if not means_folder(target):
             return self._export_version(str(target), output, base, dtype, tokenizer_from)

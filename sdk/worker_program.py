@@ -2,7 +2,7 @@
 
 The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its
 standard input, and answers with one JSON object on the last line of its standard output. It has none of this process's
-tokens, and what it may take of the machine it bounds itself.
+tokens, what it may take of the machine it bounds itself, and it ends with this process.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _ENVIRONMENT = (
     "TMPDIR",
     "VIRTUAL_ENV",
 )
+#: The number of this process, for a program to end with it.
+PARENT_VARIABLE = "ADAPTERCTL_PARENT"
 
 
 def missing_libraries(names: Sequence[str]) -> list[str]:
@@ -58,7 +60,10 @@ def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        env={
+            **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            PARENT_VARIABLE: str(os.getpid()),
+        },
     )
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)

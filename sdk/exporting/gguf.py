@@ -11,14 +11,25 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sdk.config import user_path
-from sdk.errors import Conflict, InvalidBase, InvalidInput, NotFound, TimedOut, Unavailable, disk_explained, raise_for
+from sdk.errors import (
+    FULL_DISK,
+    AdapterctlError,
+    Conflict,
+    InvalidBase,
+    InvalidInput,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    disk_explained,
+    raise_for,
+)
 from sdk.formats import adapter_files, base_files
 from sdk.lora.gguf_adapters import plan_adapter
 from sdk.lora.gguf_models import adapted_model, whole_model
@@ -58,7 +69,7 @@ def export_adapter(
     Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists, NotFound,
     VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
     """
-    target = _free(output)
+    target = _free(output, dtype)
     plan_adapter(folder, adapted_model(base_config))
     require_libraries(("numpy", "gguf"), doing="exporting to GGUF")
     request = {"kind": "adapter", "base_name": base_name}
@@ -72,19 +83,27 @@ def export_model(
 
     `tokenizer_from` is a GGUF file of the same base, for tokenizers that are not known. Raises as `export_adapter` does.
     """
-    target, config = _free(output), config_of(folder)
+    target, config = _free(output, dtype), config_of(folder)
     whole_model(config)
     given = None if tokenizer_from is None else user_path(tokenizer_from)
-    if given is not None and not given.is_file():
-        raise NotFound(f"there is no file {given}; give a GGUF file of the base", param="tokenizer_from")
+    if given is not None and (tokenizer_from == "" or not _is(given.is_file)):
+        what = "an empty name" if tokenizer_from == "" else f"{given}, which is no file"
+        raise NotFound(f"the tokenizer is to come from {what}; give a GGUF file of the base", param="tokenizer_from")
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}
     return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype})
 
 
+def _is(asked: Callable[[], bool]) -> bool:
+    try:
+        return asked()
+    except OSError:
+        return False
+
+
 def is_adapter(folder: Path) -> bool:
     """Say whether a folder holds an adapter rather than a model. Raises NotFound if it holds neither."""
-    if not folder.is_dir():
+    if not _is(folder.is_dir):
         raise NotFound(f"there is no folder {folder}; give a ref, or the folder of an adapter or model", param="target")
     if (folder / adapter_files.CONFIG_FILE).is_file():
         return True
@@ -102,48 +121,85 @@ def config_of(folder: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return base_files.read_config(file.read(base_files.MAX_CONFIG_BYTES + 1))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no {path}; give the folder that save_pretrained wrote", param="base") from None
+    except OSError as error:
+        raise InvalidBase(f"{path} can't be read ({error.strerror}); give another folder", param="base") from error
     except base_files.BadBaseError as error:
         raise InvalidBase(f"{path} can't be read ({error}); correct it, then export again", param="base") from error
 
 
-def _free(output: str | Path) -> Path:
+def _free(output: str | Path, dtype: str | None) -> Path:
+    if dtype is not None and dtype not in get_args(GgufDtype):
+        raise InvalidInput(f"there is no dtype {dtype[:40]!a}; give {', '.join(get_args(GgufDtype))}", param="dtype")
+    if not str(output):
+        raise InvalidInput("the output has no name; give one with -o FILE.gguf", param="output")
     target = user_path(output).absolute()
-    if target.exists() or target.is_symlink():
-        raise Conflict(f"{target} already exists; remove it, or name another file with -o", param="output")
+    with _output_explained(target):
+        if target.exists() or target.is_symlink():
+            raise Conflict(f"{target} already exists; remove it, or name another file with -o", param="output")
     if not target.name.endswith(".gguf"):
         raise InvalidInput(f"{target.name} does not end in .gguf; call it {target.name}.gguf", param="output")
     return target
 
 
+@contextmanager
+def _output_explained(target: Path) -> Iterator[None]:
+    """Turn what the system has against a file's name or place into InvalidInput; what `disk_explained` explains passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        why = error.strerror if not isinstance(error, FileExistsError) else "a part of its path is a file"
+        raise InvalidInput(f"{target} can't be written ({why}); name another file with -o", param="output") from error
+
+
 def _written(target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Exported:
     """Let the program write the file under a temporary name, then give it its own."""
+    for path in (folder.resolve(), target, asked.get("tokenizer_from") or ""):
+        if not _is_utf8(str(path)):
+            raise InvalidInput(f"the path {str(path)!a} is not UTF-8; rename it, then export again", param="target")
     with disk_explained(f"writing {target}"), _beside(target) as partial:
         file = partial / "file.gguf"
         request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
         report = _run(request, folder)
         file.chmod(0o644)
-        _publish(file, target)
+        with _output_explained(target):
+            _publish(file, target)
         _flush(target.parent)
     return Exported(target, request.kind, report)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A folder beside a future file, removed at the end of the block; what killed calls left there is removed first."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    begins = f".{target.name[:100]}."
-    for path in target.parent.iterdir():
-        if path.name.startswith(begins) and path.name.endswith(_PARTIAL):
-            with suppress(OSError), _held(path):
-                shutil.rmtree(path, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=begins, suffix=_PARTIAL, dir=target.parent))
+    with _output_explained(target):
+        partial = _new_partial(target)
     try:
         with _held(partial):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _new_partial(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A name may have some 255 bytes.
+    begins = f".{os.fsencode(target.name)[:100].decode(errors='ignore')}."
+    for path in target.parent.iterdir():
+        if path.name.startswith(begins) and path.name.endswith(_PARTIAL):
+            with suppress(OSError), _held(path):
+                shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=begins, suffix=_PARTIAL, dir=target.parent))
 
 
 @contextmanager
@@ -179,7 +235,7 @@ def _flush(folder: Path) -> None:
 
 
 def _run(request: ExportRequest, folder: Path) -> ExportReport:
-    size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     timeout_s = _TIMEOUT_S + size_bytes / _BYTES_PER_S
     try:
         said = run_program(_PROGRAM, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
@@ -190,8 +246,12 @@ def _run(request: ExportRequest, folder: Path) -> ExportReport:
         ) from error
     if said is None:
         raise Unavailable(
-            f"{folder} could not be exported, since the program that does it failed; check that the worker's libraries can "
-            "be loaded: pip install 'adapterctl[worker]'"
+            f"{folder} could not be exported, since the program that does it ended without an answer: it was killed, perhaps for its "
+            "memory, or can't load its libraries; free some memory, or run: pip install 'adapterctl[worker]'"
+        )
+    if "unexpected" in said:
+        raise AdapterctlError(
+            f"{folder} could not be exported, for an unexpected {said['unexpected']}; report it with the folder's config.json"
         )
     if "refused" in said:
         raise_for(str(said["code"]), str(said["refused"]), said.get("param"))

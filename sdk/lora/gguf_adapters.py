@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from typing import Any
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key, variant_setting
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.gguf_models import LAYER_MODULES, GgufModel
 from sdk.lora.tensors import Tensor, read_tensors
 
 _PATTERN_STEPS = 10_000_000
 _LAYER = re.compile(r"layers\.([0-9]{1,5})\.((?:self_attn|mlp)\.[a-z]+_proj)")
+#: A module's name before and after the number of its layer.
+_PLACE = re.compile(r"(.*layers\.)[0-9]{1,5}(\..*)")
 #: The prefix of the text part, in a model of text alone and in a model of several parts.
 _TEXT_PART = re.compile(r"(?:model\.language_model\.|language_model\.model\.|model\.)(?=layers\.|embed_tokens$)")
 _MERGE = "merge it with: adapterctl merge REF -o DIR, and export DIR"
@@ -98,7 +100,39 @@ def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
     modules = [_module(module, halves, module in embeddings, model, scales) for module, halves in sorted(pairs.items())]
     if not modules:
         raise VerificationFailed(f"{folder / WEIGHTS_FILE} has no LoRA weights; pull the version again")
+    _require_targets(config, modules, model)
     return AdapterPlan(_alpha(config), modules)
+
+
+def _require_targets(config: Mapping[str, Any], modules: Sequence[AdaptedModule], model: GgufModel) -> None:
+    """Raise VerificationFailed unless these are the modules that a config means.
+
+    PEFT leaves the weights of other modules unread, and makes new ones for those that are missing in some layers only.
+    """
+    everything = str(config.get("target_modules")).lower() == "all-linear"
+    try:
+        targets = Targets(config, Budget(_PATTERN_STEPS))
+        for module in modules:
+            linear = everything and module.name.startswith("model.layers.")
+            if not linear and not targets.means(module.module):
+                raise VerificationFailed(
+                    f"the adapter has weights for {module.module!r}, which the target_modules of {CONFIG_FILE} don't mean; save the "
+                    "adapter again with PEFT"
+                )
+        held = {module.module for module in modules}
+        for begin, kind in sorted({found.groups() for name in held if (found := _PLACE.fullmatch(name))}):
+            for number in range(model.layers):
+                name = f"{begin}{number}{kind}"
+                if name not in held and (everything or targets.means(name)):
+                    raise VerificationFailed(
+                        f"the adapter has no weights for {name!r}, which the target_modules of {CONFIG_FILE} mean too; save the adapter "
+                        "again with PEFT, or name the layers in layers_to_transform"
+                    )
+    except (ExpressionError, BudgetError) as error:
+        raise InvalidInput(
+            f"{CONFIG_FILE} has a pattern that can't be tried, for {error}; push it with: adapterctl push --expand-patterns",
+            param="target",
+        ) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -46,6 +46,12 @@ _FAMILIES = {
 }
 #: Models that can be exported whole, and the class in their `architectures`.
 _WHOLE = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+#: The most that each number of a config may be: llama.cpp has no more than 512 layers; others are written in 32 bits.
+_MOST = {"num_hidden_layers": 512}
+_MOST_WHOLE = 2**32 - 1
+_MOST_REAL = 3e38
+#: transformers' default of a Mistral's sliding_window, in tokens, where the config has no such key.
+_MISTRAL_WINDOW = 4096
 
 #: The linear modules of a layer, as transformers names them.
 LAYER_MODULES = frozenset(
@@ -146,6 +152,8 @@ def whole_model(config: Mapping[str, Any]) -> GgufModel:
         if config.get("use_sliding_window") is True or (isinstance(layers, list) and set(layers) - {"full_attention"}):
             raise _unfit("has a sliding window in some layers", "export a Qwen3 whose layers see the whole text")
     rope_of(config)
+    norm_epsilon(config)
+    longest_context(config)
     return model
 
 
@@ -169,9 +177,10 @@ _ROPE_SETTINGS = {
 
 def rope_of(config: Mapping[str, Any]) -> Rope:
     """Return how a model turns positions into angles, as written by transformers 4 or 5. Raises InvalidBase."""
-    said = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # Where there are both, transformers 4 knows only rope_scaling, and transformers 5 prefers it.
+    said = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(said, Mapping):
-        raise _unfit("has rope_parameters that are not an object", "correct its config.json")
+        raise _unfit("has rope_scaling or rope_parameters that are not an object", "correct its config.json")
     kind = str(said.get("rope_type", said.get("type", "default")))
     if kind not in _ROPE_SETTINGS:
         raise _unfit(f"scales its positions by {kind[:40]!r}", f"these can be exported: {', '.join(_ROPE_SETTINGS)}")
@@ -180,7 +189,7 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
     theta = said.get("rope_theta", config.get("rope_theta", 10000.0))
     settings = {name: said.get(name) for name in _ROPE_SETTINGS[kind]}
     for name, value in {"rope_theta": theta, **settings}.items():
-        if type(value) not in (int, float) or not value > 0:
+        if type(value) not in (int, float) or not 0 < value <= _MOST_REAL:
             raise _unfit(f"does not say its {name}", "correct its config.json")
     return Rope(float(theta), kind, {name: float(value) for name, value in settings.items() if value is not None})
 
@@ -190,10 +199,24 @@ def longest_context(config: Mapping[str, Any]) -> tuple[int, bool]:
 
     llama.cpp has no sliding window for Mistral; within one window it makes no difference.
     """
-    positions, window = _whole(config, "max_position_embeddings"), config.get("sliding_window")
-    if config.get("model_type") == "mistral" and type(window) is int and 0 < window < positions:
-        return window, True
-    return positions, False
+    positions = _whole(config, "max_position_embeddings")
+    if config.get("model_type") != "mistral":
+        return positions, False
+    window = config.get("sliding_window", _MISTRAL_WINDOW)
+    if window is None:
+        return positions, False
+    if type(window) is not int or window < 1:
+        raise _unfit(f"has a sliding_window of {str(window)[:40]!r}", "write a number of tokens, or null for none")
+    return min(window, positions), window < positions
+
+
+def norm_epsilon(config: Mapping[str, Any]) -> float:
+    """Return what the norms of a whole model add to the variance. Raises InvalidBase."""
+    # transformers' default for Llama, Mistral and Qwen3.
+    value = config.get("rms_norm_eps", 1e-6)
+    if type(value) not in (int, float) or not 0 < value <= _MOST_REAL:
+        raise _unfit(f"has a rms_norm_eps of {str(value)[:40]!r}", "correct its config.json")
+    return float(value)
 
 
 def _called(kind: str) -> str:
@@ -209,6 +232,13 @@ def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = default if value is None else value
     if type(value) is not int or value < 1:
         raise InvalidBase(f"the base's config.json does not say its {key}; correct it, then export again", param="base")
+    most = _MOST.get(key, _MOST_WHOLE)
+    if value > most:
+        raise InvalidBase(
+            f"the base's config.json gives {str(value)[:20]} as its {key}, but llama.cpp takes {most} at most; correct it, then "
+            "export again",
+            param="base",
+        )
     return value
 
 

@@ -7,7 +7,6 @@ child ends with its worker.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import faulthandler
 import importlib
@@ -35,8 +34,8 @@ from workers.child.protocol import (
     Written,
 )
 from workers.pipelines.orders import Order
+from workers.pipelines.sandbox import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: How libraries say it that keep no error number.
@@ -46,7 +45,7 @@ _FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "PytorchStr
 def main() -> int:
     """Carry out the order in the folder that is the only argument, or that comes on standard input."""
     pipe = _take_stdout()
-    _die_with_parent()
+    die_with_parent(os.environ.get(_PARENT_VARIABLE))
     faulthandler.enable()
     # Everything it needs is here, whatever its worker may fetch.
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -78,14 +77,6 @@ def _take_stdout() -> IO[str]:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return pipe
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the worker is gone; it may be so already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.environ.get(_PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
-        sys.exit(1)
 
 
 def _wait_warm() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.output import format_option, human_bytes, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.export import GgufDtype
@@ -49,7 +50,7 @@ def export_command(
       adapterctl export ./sql --base ./SmolLM2-135M -o sql.gguf --dtype f16
       adapterctl export ./merged -o merged.gguf
     """
-    with open_client() as client:
+    with unwinding(), open_client() as client:
         exported = client.export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
     report = exported.report
     for note in report.notes:
@@ -60,7 +61,8 @@ def export_command(
     click.echo(str(exported.path))
     if style == "table":
         pre = f", texts split as {report.pre_tokenizer}" if report.pre_tokenizer else ""
+        same = "each number the nearest" if report.rounding else "the same"
         say(
             f"{report.architecture} {exported.kind}, {report.tensors} tensors in {report.dtype}, "
-            f"{human_bytes(report.size_bytes)}{pre}; read back and the same"
+            f"{human_bytes(report.size_bytes)}{pre}; read back and {same}"
         )

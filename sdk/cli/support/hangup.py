@@ -4,8 +4,43 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
+
+
+class _Signalled(BaseException):
+    """A signal that ends the process, on its way out of what has to be put in order."""
+
+    def __init__(self, number: int, _frame: FrameType | None) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _unwind(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Signalled(number, frame)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it removes what is half done; then end by that signal."""
+    before = {
+        number: signal.signal(number, _unwind)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL
+    }
+    try:
+        yield
+    except _Signalled as ended:
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+        os._exit(128 + ended.number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def lost_terminal(error: BaseException) -> bool:
@@ -15,8 +50,6 @@ def lost_terminal(error: BaseException) -> bool:
 
 def hang_up() -> NoReturn:
     """End this process as by SIGHUP, also where that is blocked or was to be ignored: nothing can be shown any more."""
-    import signal
-
     if threading.current_thread() is threading.main_thread():
         # Nobody else may change what a signal does.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

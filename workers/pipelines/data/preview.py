@@ -20,6 +20,7 @@ from typing import Any
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from sdk.schemas.wire import read_json
+from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, read_rows
@@ -37,7 +38,7 @@ from workers.pipelines.data.tokenise import (
     tokenise,
 )
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.sandbox import leave_network, limit
+from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.
 _MOST_COUNTED_ROWS = 2_000
@@ -229,6 +230,7 @@ def main() -> int:
     request = read_json(PreviewRequest, sys.stdin.buffer.read())
     # Before the libraries, which start threads.
     leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers  # noqa: F401 - loaded before the limits are set
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def read_back(
         # As llama.cpp's `get_scale` does it: without an α there is no scale.
         scale = alpha / b.shape[1] if alpha else 1.0
         factor = module.scale / scale
+        if math.isclose(factor, 1.0, rel_tol=1e-12):
+            factor = 1.0
         rounding = max(
             rounding_error(raw_a, widened(source.rows(module.a)), dtype), rounding_error(raw_b, second * factor, dtype)
         )

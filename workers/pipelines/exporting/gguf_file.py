@@ -104,13 +104,24 @@ class UnreadableError(ValueError):
     """A file that is not a whole GGUF file."""
 
 
+class _Reader(gguf.GGUFReader):  # type: ignore[misc] # gguf has no types
+    """gguf's reader, which takes a number beyond the end of a file for none, and so counts on for as long as a list claims."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it ends too early")
+        return super()._get(offset, dtype, count, override_order)
+
+
 class Written:
     """A GGUF file, read by gguf's own reader. Raises UnreadableError."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self._reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError) as error:
+            self._reader = _Reader(path)
+        except RecursionError as error:
+            raise UnreadableError("it has lists in lists") from error
+        except (ValueError, KeyError, IndexError, OverflowError, TypeError, OSError) as error:
             raise UnreadableError(str(error)[:200]) from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
 
@@ -137,7 +148,15 @@ class Written:
         return None if field is None else field.contents()
 
     def keys(self, prefix: str) -> dict[str, Value]:
-        """Return the keys with this prefix, ready to be written again."""
+        """Return the keys with this prefix, ready to be written again. Raises UnreadableError."""
+        if nested := [name for name, field in self._reader.fields.items() if len(field.types) > 2]:
+            raise UnreadableError(f"the key {nested[0][:80]!a} has lists in lists")
+        try:
+            return self._keys(prefix)
+        except ValueError as error:
+            raise UnreadableError(str(error)[:200]) from error
+
+    def _keys(self, prefix: str) -> dict[str, Value]:
         return {
             name: Value(field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
             for name, field in self._reader.fields.items()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.errors import InvalidInput, VerificationFailed
-from sdk.lora.gguf_models import GgufModel, Rope, longest_context, rope_of, whole_model
+from sdk.lora.gguf_models import GgufModel, Rope, longest_context, norm_epsilon, rope_of, whole_model
 from sdk.lora.tensors import Columns
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
@@ -33,6 +33,10 @@ from workers.pipelines.exporting.numbers import SAME_DTYPE, exact, rounded, roun
 from workers.pipelines.exporting.tensor_names import gguf_name
 from workers.pipelines.exporting.tokenizer import tokenizer_keys
 
+_TEMPLATE_NOTE = (
+    "the folder has no chat template, so the file has none; llama.cpp then formats conversations by a template of its own, unless "
+    "it is given one: --chat-template-file FILE"
+)
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -42,7 +46,7 @@ def export_model(request: ExportRequest) -> ExportReport:
     model = whole_model(config)
     tensors, shapes = open_model(folder), model_shapes(model, config)
     check_tensors(tensors, shapes, tied=model.tied)
-    dtype = request.dtype or SAME_DTYPE.get(tensors["model.embed_tokens.weight"][1].dtype, "f32")
+    dtype = request.dtype or _own_dtype(tensors, shapes)
     given = None if request.tokenizer_from is None else Path(request.tokenizer_from)
     tokenizer, pre = tokenizer_keys(folder, model.vocabulary, given)
     context, shortened = longest_context(config)
@@ -61,11 +65,14 @@ def export_model(request: ExportRequest) -> ExportReport:
         pre_tokenizer=pre,
         rounding=worst,
         notes=[
-            f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {model.title}"
-        ]
-        if shortened
-        else [],
+            *([_window_note(context, model.title)] if shortened else []),
+            *([] if gguf.Keys.Tokenizer.CHAT_TEMPLATE in tokenizer else [_TEMPLATE_NOTE]),
+        ],
     )
+
+
+def _window_note(context: int, title: str) -> str:
+    return f"the file gives a context of {context} tokens, which is the model's sliding window, since llama.cpp has none for {title}"
 
 
 def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, dtype: GgufDtype) -> dict[str, Value]:
@@ -83,16 +90,13 @@ def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, 
         gguf.Keys.Attention.VALUE_LENGTH: model.head_dim,
         gguf.Keys.Rope.DIMENSION_COUNT: model.head_dim,
     }
-    epsilon = config.get("rms_norm_eps")
-    if not isinstance(epsilon, (int, float)) or not epsilon > 0:
-        raise InvalidInput("config.json has no rms_norm_eps; correct it, then export again", param="target")
     found = {
         general.TYPE: text(gguf.GGUFType.MODEL),
         general.NAME: text(name),
         general.FILE_TYPE: number(FILE_TYPES[dtype]),
         general.QUANTIZATION_VERSION: number(gguf.GGML_QUANT_VERSION),
         **{key.format(arch=model.architecture): number(value) for key, value in numbers.items()},
-        gguf.Keys.Attention.LAYERNORM_RMS_EPS.format(arch=model.architecture): real(epsilon),
+        gguf.Keys.Attention.LAYERNORM_RMS_EPS.format(arch=model.architecture): real(norm_epsilon(config)),
         gguf.Keys.Rope.FREQ_BASE.format(arch=model.architecture): real(rope.theta),
     }
     if rope.kind == "linear":
@@ -122,6 +126,12 @@ def rope_factors(rope: Rope, head_dim: int) -> npt.NDArray[Any] | None:
         kept = min(1.0, max(0.0, (turns - low) / (high - low)))
         found.append(1.0 / ((1.0 - kept) / said["factor"] + kept))
     return np.array(found, dtype="<f4")
+
+
+def _own_dtype(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> GgufDtype:
+    """Return the type of a model's matrices; f32, which holds both 16-bit types, if they have several."""
+    found = {tensors[name][1].dtype for name, shape in shapes.items() if len(shape) > 1}
+    return SAME_DTYPE.get(found.pop(), "f32") if len(found) == 1 else "f32"
 
 
 def _dtype_of(shape: tuple[int, ...], dtype: GgufDtype) -> GgufDtype:

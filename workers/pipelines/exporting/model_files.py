@@ -27,6 +27,14 @@ Tensors = dict[str, tuple[TensorFile, Tensor]]
 def open_model(folder: Path) -> Tensors:
     """Return the tensors of a model's folder by name. Raises InvalidBase."""
     index, files = folder / INDEX_FILE, [SINGLE_FILE]
+    if not index.is_file() and not (folder / SINGLE_FILE).is_file():
+        pickled = min((path.name for path in folder.glob("pytorch_model*.bin")), default=None)
+        raise InvalidBase(
+            f"{folder} has no {SINGLE_FILE}"
+            + (f", only {pickled}" if pickled else "")
+            + "; save the model as safetensors",
+            param="target",
+        )
     try:
         if index.is_file():
             files = sorted(set(weight_map(read_index(index.read_bytes())).values()))
@@ -55,13 +63,15 @@ def _open(path: Path) -> TensorFile:
 def model_shapes(model: GgufModel, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor that a model consists of, by its name in transformers, in the order of the layers."""
     hidden = (model.hidden,)
+    # transformers' Mistral and Qwen3 take no notice of these keys of the config, or are refused with them.
+    biased_kind = config.get("model_type") == "llama"
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": model.shape_of("embed_tokens")}
     for layer in range(model.layers):
         at = f"model.layers.{layer}"
         found[f"{at}.input_layernorm.weight"] = hidden
         for room, names, biased in (
-            ("self_attn", _LINEAR, config.get("attention_bias") is True),
-            ("mlp", _FEED_FORWARD, config.get("mlp_bias") is True),
+            ("self_attn", _LINEAR, biased_kind and config.get("attention_bias") is True),
+            ("mlp", _FEED_FORWARD, biased_kind and config.get("mlp_bias") is True),
         ):
             for name in names:
                 shape = model.shape_of(f"{room}.{name}")

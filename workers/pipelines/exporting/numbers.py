@@ -46,7 +46,7 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
     written: Floats
     with np.errstate(over="ignore"):
         if dtype == "bf16":
-            bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+            bits = _single_bits(values)
             # To the nearest, ties to even.
             written = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
         else:
@@ -56,6 +56,19 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
     if not np.isfinite(exact(written)).all():
         raise InvalidInput(f"{called} holds numbers too large for {dtype}; export with --dtype f32", param="dtype")
     return written
+
+
+def _single_bits(values: Floats) -> npt.NDArray[Any]:
+    """Return float32 as its bits; of float64 those rounded to odd, after which rounding to fewer bits is that of the float64.
+
+    To the nearest and then to the nearest again would move a number just beside the middle of two to the middle, and on.
+    """
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    if values.dtype != np.float64:
+        return bits
+    single = bits.view("<f4").astype("<f8")
+    towards_zero = bits - (np.abs(single) > np.abs(values)).astype("<u4")
+    return np.where(single == values, bits, towards_zero | np.uint32(1))
 
 
 def exact(written: Floats) -> Floats:

@@ -9,12 +9,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from sdk.errors import AdapterctlError, InvalidBase, disk_explained
+from sdk.formats.error_codes import ErrorCode
 from sdk.schemas.export import ExportReport, ExportRequest
 from sdk.schemas.wire import read_json
+from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.sandbox import leave_network
+from workers.pipelines.sandbox import die_with_parent, leave_network, limit
+
+#: For a tokenizer of some hundred thousand tokens, and for blocks of numbers.
+_SPARE_BYTES = 3 * 1024**3
 
 
 def export(request: ExportRequest) -> ExportReport:
@@ -38,14 +44,51 @@ def main() -> int:
     request = read_json(ExportRequest, sys.stdin.buffer.read())
     # Before the libraries, which start threads.
     leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        said = export(request).model_dump_json()
-    except AdapterctlError as error:
+    _load(request)
+    _limit(request)
+    said = _answer(request)
+    if "rounding" not in said:
         Path(request.out).unlink(missing_ok=True)
-        said = json.dumps({"refused": error.message, "code": error.code.value, "param": error.param})
-    sys.stdout.write(said + "\n")
+    sys.stdout.write(json.dumps(said) + "\n")
     return 0
+
+
+def _answer(request: ExportRequest) -> dict[str, Any]:
+    """Return the report, or why there is none."""
+    try:
+        return export(request).model_dump(mode="json")
+    except AdapterctlError as error:
+        return {"refused": error.message, "code": error.code.value, "param": error.param}
+    except MemoryError:
+        sentence = f"{request.folder} takes more memory than its files should need, or than is free; check them, or free some memory"
+        return {"refused": sentence, "code": ErrorCode.UNAVAILABLE.value, "param": "target"}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the person is told
+        return {"unexpected": f"{type(error).__name__}: {error}"[:300]}
+
+
+def _load(request: ExportRequest) -> None:
+    """Load the libraries, whose address space is no part of the bounds."""
+    if request.kind == "adapter":
+        import workers.pipelines.exporting.adapter
+    else:
+        import transformers  # noqa: F401
+
+        import workers.pipelines.exporting.model  # noqa: F401
+
+
+def _limit(request: ExportRequest) -> None:
+    given = [*Path(request.folder).glob("*.safetensors")]
+    if request.tokenizer_from is not None:
+        given.append(Path(request.tokenizer_from))
+    # Files are mapped: what is read, and what was written, in a type of at most twice the size. An adapter is held in memory, too.
+    size_bytes = sum(path.stat().st_size for path in given if path.is_file())
+    limit(
+        spare_bytes=_SPARE_BYTES + 8 * size_bytes,
+        processor_s=600 + size_bytes // 1_000_000,
+        file_bytes=_SPARE_BYTES + 2 * size_bytes,
+    )
 
 
 if __name__ == "__main__":

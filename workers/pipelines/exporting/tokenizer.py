@@ -144,31 +144,64 @@ def _merges(said: Mapping[str, Any]) -> list[str]:
 def _copied(
     given: Path, tokenizer: Any, said: Mapping[str, Any], known: str | None, vocabulary: int
 ) -> tuple[dict[str, Value], str]:
-    """Return the keys of a GGUF file whose tokens are those of the tokenizer."""
+    """Return the keys of a GGUF file whose tokens are those of the tokenizer, without those that say where texts begin and end."""
     try:
         keys = Written(given).keys("tokenizer.")
     except UnreadableError as error:
         raise InvalidInput(
             f"{given} can't be read as a GGUF file ({error}); give another file", param="tokenizer_from"
         ) from error
-    listed, types = keys.get(_KEYS.LIST), keys.get(_KEYS.TOKEN_TYPE)
-    theirs: Sequence[str] = [] if listed is None else listed.value
-    unused = [kind == _TYPES.UNUSED for kind in types.value] if types is not None else [False] * len(theirs)
+    kinds = gguf.GGUFValueType
+    theirs = _listed(given, keys, _KEYS.LIST, kinds.STRING)
+    types = _listed(given, keys, _KEYS.TOKEN_TYPE, kinds.INT32)
     ours = _tokens(tokenizer, vocabulary)
     # Added tokens are stored with plain spaces.
-    if len(theirs) != vocabulary or any(
-        mine is not None and (empty or mine not in (their, their.replace(" ", "▁")))
-        for mine, their, empty in zip(ours, theirs, unused, strict=True)
+    if not len(theirs) == len(types) == vocabulary or any(
+        mine is not None and (kind == _TYPES.UNUSED or mine not in (their, their.replace(" ", "▁")))
+        for mine, their, kind in zip(ours, theirs, types, strict=True)
     ):
         raise _another(given, "has other tokens than the model's tokenizer")
-    merges = keys.get(_KEYS.MERGES)
-    if known is not None and merges is not None and list(merges.value) != _merges(said):
-        raise _another(given, "has other merges than the model's tokenizer")
-    pre = str(keys[_KEYS.PRE].value) if _KEYS.PRE in keys else "default"
+    _require_kind(given, keys, said, vocabulary)
+    pre = _text(given, keys, _KEYS.PRE) if _KEYS.PRE in keys else "default"
     if known is not None and pre != known:
         raise _another(given, f"splits texts as {pre!a}, but the model's as {known!a}")
-    kept = {key: value for key, value in keys.items() if not key.startswith(_KEYS.CHAT_TEMPLATE)}
-    return kept, pre
+    return {key: value for key, value in keys.items() if not _of_folder(key)}, pre
+
+
+def _require_kind(given: Path, keys: Mapping[str, Value], said: Mapping[str, Any], vocabulary: int) -> None:
+    """Raise InvalidInput unless a file joins parts of words as the tokenizer does, and holds what llama.cpp needs for it."""
+    model, kind = said.get("model") or {}, _text(given, keys, _KEYS.MODEL)
+    bytes_bpe = model.get("type") == "BPE" and not model.get("byte_fallback")
+    if bytes_bpe != (kind == "gpt2") and (bytes_bpe or model.get("type") != "BPE"):
+        ours = "byte-level BPE" if bytes_bpe else model.get("type")
+        raise _another(given, f"is of the kind {kind[:40]!a}, but the model's is {ours}")
+    kinds = gguf.GGUFValueType
+    if kind == "gpt2" and list(_listed(given, keys, _KEYS.MERGES, kinds.STRING)) != _merges(said):
+        raise _another(given, "has other merges than the model's tokenizer")
+    if kind == "llama" and len(_listed(given, keys, _KEYS.SCORES, kinds.FLOAT32)) != vocabulary:
+        raise _another(given, "does not have a score for each token")
+
+
+def _of_folder(key: str) -> bool:
+    """Whether a key says what the model's folder decides: the template, and the tokens around texts and after answers."""
+    if key.startswith(_KEYS.CHAT_TEMPLATE) or key in (_KEYS.ADD_BOS, _KEYS.ADD_EOS, _KEYS.ADD_SEP):
+        return True
+    return key.endswith("_token_id") and key != _KEYS.UNK_ID
+
+
+def _listed(given: Path, keys: Mapping[str, Value], key: str, of: Any) -> Sequence[Any]:
+    found = keys.get(key)
+    if found is None or found.of != of:
+        raise _another(given, f"has no {key}, or another kind of it, so llama.cpp can't load it")
+    values: Sequence[Any] = found.value
+    return values
+
+
+def _text(given: Path, keys: Mapping[str, Value], key: str) -> str:
+    found = keys.get(key)
+    if found is None or found.type != gguf.GGUFValueType.STRING:
+        raise _another(given, f"has no {key}, or another kind of it, so llama.cpp can't load it")
+    return str(found.value)
 
 
 def _another(given: Path, what: str) -> InvalidInput:

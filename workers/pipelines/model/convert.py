@@ -9,12 +9,14 @@ process has no network, so that a hole in the reader is no way out. The last lin
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from workers.pipelines.sandbox import leave_network, limit
+from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: Beside what the process had with its libraries loaded; the file is held twice, once read and once to be written.
 _SPARE_BYTES = 512 * 1024 * 1024
@@ -72,6 +74,7 @@ def main() -> int:
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     # Before torch, which starts threads.
     offline = leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
     import safetensors.torch  # noqa: F401 - loaded before the limits are set
     import torch
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import ProbeAnswer, ProbeRequest
 from sdk.schemas.wire import read_json
+from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.sandbox import leave_network
+from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
 def replay(request: ProbeRequest) -> ProbeAnswer:
@@ -50,6 +51,7 @@ def main() -> int:
     request = read_json(ProbeRequest, sys.stdin.buffer.read())
     # Before the libraries, which start threads.
     leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         said = replay(request).model_dump_json()

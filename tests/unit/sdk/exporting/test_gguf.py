@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +127,41 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
             InvalidInput,
             "has no tokenizer",
         ),
-        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "there is no file"),
+        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "which is no file"),
         (lambda c, b, a, f: c.export(a, f / "x.gguf", base="nothing"), NotFound, "nothing"),
         (lambda c, b, a, f: c.export(a, f / "x.gguf", base=f), NotFound, "config.json"),
         (lambda c, b, a, f: c.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
         (lambda c, b, a, f: c.export(f, f / "x.gguf"), NotFound, "has neither adapter_config.json nor config.json"),
         (lambda c, b, a, f: c.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
         (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
+        (lambda c, b, a, f: c.export(a, f / "there.gguf/x.gguf", base=b), InvalidInput, "a part of its path is a file"),
+        (
+            lambda c, b, a, f: c.export(a, f / ("x" * 300 + ".gguf"), base=b),
+            InvalidInput,
+            "can't be written .File name too",
+        ),
+        (lambda c, b, a, f: c.export(a, "/proc/x.gguf", base=b), InvalidInput, "/proc/x.gguf can't be written"),
+        (lambda c, b, a, f: c.export(a, "", base=b), InvalidInput, "the output has no name; give one with -o"),
+        (lambda c, b, a, f: c.export("", f / "x.gguf"), InvalidInput, "nothing is named to export"),
+        (lambda c, b, a, f: c.export("./" + "x" * 300, f / "x.gguf"), NotFound, "there is no folder"),
+        (lambda c, b, a, f: c.export("x" * 300, f / "x.gguf"), AdapterctlError, "^(?!.*unexpected)"),
+        (
+            lambda c, b, a, f: c.export(a, f / "x.gguf", base="./" + "x" * 300),
+            InvalidBase,
+            "can't be read .File name too",
+        ),
+        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=""), NotFound, "an empty name; give a GGUF file"),
+        (
+            lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from="/dev/zero"),
+            NotFound,
+            "/dev/zero, which is no file",
+        ),
+        (
+            lambda c, b, a, f: c.export(a, f / "x.gguf", base=b, dtype="q8"),
+            InvalidInput,
+            "no dtype 'q8'; give f32, f16, bf16",
+        ),
+        (lambda c, b, a, f: c.export(a, f / "bad\udcff.gguf", base=b), InvalidInput, "is not UTF-8; rename it"),
     ],
 )
 def test_what_can_not_be_is_said_before_anything_is_written(
@@ -219,6 +251,99 @@ def test_what_came_there_meanwhile_stays(
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, target, base=base)
     assert (left(target.parent), target.read_bytes()) == (["a.gguf"], b"mine")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_long_name_in_any_script(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
+    client.export(adapter, tmp_path / ("😀" * 60 + ".gguf"), base=base)
+    assert "😀" * 60 + ".gguf" in left(tmp_path)
+
+
+#: The program of exports, which never ends once it has begun to write.
+ENDLESS = """
+import os, time
+from pathlib import Path
+import workers.pipelines.exporting.program as program
+def export(request):
+    Path(request.out).write_bytes(b"half")
+    Path(request.out).parent.parent.joinpath("pid").write_text(str(os.getpid()))
+    time.sleep(120)
+program.export = export
+program.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program outlives a killed command")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_command_that_is_ended_takes_its_program_along(
+    number: signal.Signals, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    out = tmp_path / "out"
+    said = "import sdk.exporting.gguf as gguf; gguf._PROGRAM = 'endless'; from adapterctl_entry import adapterctl; adapterctl()"
+    given = ["export", str(adapter), "--base", str(base), "-o", str(out / "a.gguf")]
+    env = environment() | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[4]}"}
+    with subprocess.Popen([sys.executable, "-c", said, *given], env=env) as command:
+        program = int(_soon(lambda: (out / "pid").read_text()))
+        command.send_signal(number)
+        assert command.wait(20) == -number
+    _soon(lambda: _gone(program))
+    if number is not signal.SIGKILL:
+        assert left(out) == ["pid"]
+
+
+def _soon(ask: Callable[[], Any]) -> Any:
+    """Return what is said, once something is, within some seconds."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with suppress(FileNotFoundError):
+            if said := ask():
+                return said
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in time")
+
+
+def _gone(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_what_a_program_did_not_expect_has_its_own_sentence(
+    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, str]:
+        return {"unexpected": "TypeError: 'int' object is not iterable"}
+
+    monkeypatch.setattr(sdk.exporting.gguf, "run_program", failed)
+    with pytest.raises(
+        AdapterctlError, match="for an unexpected TypeError: 'int' object is not iterable; report it"
+    ) as told:
+        client.export(adapter, tmp_path / "a.gguf", base=base)
+    assert told.value.code == "internal"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TypeError("no\ud800"), {"unexpected": "TypeError: no\ud800"}),
+        (MemoryError(), {"refused": "/m takes more memory than its files should need", "code": "unavailable"}),
+    ],
+)
+def test_a_program_says_whatever_stops_it(
+    error: Exception, said: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.pipelines.exporting import program
+
+    def export(_request: ExportRequest) -> None:
+        raise error
+
+    monkeypatch.setattr(program, "export", export)
+    request = ExportRequest(kind="model", folder="/m", config={}, out="/m.gguf", dtype=None, name="m")
+    answer = json.loads(json.dumps(program._answer(request)))
+    assert all(str(answer[key]).startswith(value) for key, value in said.items())
 
 
 def test_a_config_refuses_before_the_program_is_started(

@@ -153,7 +153,8 @@ def _written(folder: Path, module: str, a: tuple[int, ...], b: tuple[int, ...], 
         for half, shape in (("A", a), ("B", b))
     }
     save_file(tensors, folder / "adapter_model.safetensors")
-    said = {"peft_type": "LORA", "r": a[0], "lora_alpha": 8, "target_modules": [module.rpartition(".")[2]], **config}
+    said = {"peft_type": "LORA", "r": a[0], "lora_alpha": 8, "target_modules": [module.rpartition(".")[2]]}
+    said |= {"layers_to_transform": [0], **config}
     (folder / "adapter_config.json").write_text(json.dumps(said))
     return folder
 
@@ -175,6 +176,24 @@ Q = "model.layers.0.self_attn.q_proj"
         (Q, (4, 32), (32, 4), {"r": 8}, VerificationFailed, "has the rank 4, but adapter_config.json says 8"),
         (Q, (4, 32), (32, 3), {}, VerificationFailed, "has A and B of different ranks"),
         (Q, (4, 32), (16, 4), {}, InvalidInput, "for a weight of 16×32, but the base's is 32×32"),
+        (
+            Q,
+            (4, 32),
+            (32, 4),
+            {"target_modules": ["gate_proj"]},
+            VerificationFailed,
+            f"has weights for '{Q}', which the",
+        ),
+        (Q, (4, 32), (32, 4), {"target_modules": None}, VerificationFailed, f"has weights for '{Q}', which the"),
+        (
+            Q,
+            (4, 32),
+            (32, 4),
+            {"layers_to_transform": None},
+            VerificationFailed,
+            "no weights for 'model.layers.1.self_attn.q_proj'",
+        ),
+        (Q, (4, 32), (32, 4), {"layers_to_transform": [1]}, VerificationFailed, f"has weights for '{Q}', which the"),
         ("model.layers.9.self_attn.q_proj", (4, 32), (32, 4), {}, InvalidInput, "but the base has 2 layers"),
         ("model.layers.0.input_layernorm", (4, 32), (32, 4), {}, InvalidInput, "not a linear module"),
     ],

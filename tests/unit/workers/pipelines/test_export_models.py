@@ -16,7 +16,7 @@ from support.llama_cpp import LlamaCpp
 
 from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
 from sdk.exporting.gguf import config_of
-from sdk.lora.gguf_models import rope_of
+from sdk.lora.gguf_models import longest_context, rope_of
 from workers.pipelines.exporting import model as exporting
 from workers.pipelines.exporting.gguf_file import Written
 from workers.pipelines.exporting.model import rope_factors
@@ -130,9 +130,82 @@ def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
     base = reshaped(save_model(tmp_path / "plain", "mistral"), tmp_path / "window", sliding_window=64)
     report = export_folder(base, tmp_path / "model.gguf")
     assert Written(tmp_path / "model.gguf").value("llama.context_length") == 64
-    assert report.notes == [
+    assert report.notes[:1] == [
         "the file gives a context of 64 tokens, which is the model's sliding window, since llama.cpp has none for Mistral"
     ]
+
+
+def test_a_folder_without_a_chat_template_or_without_safetensors(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    (note,) = export_folder(base, tmp_path / "model.gguf").notes
+    assert note.startswith("the folder has no chat template, so the file has none")
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    with pytest.raises(
+        InvalidBase, match=r"has no model\.safetensors, only pytorch_model\.bin; save the model as safetensors"
+    ):
+        export_folder(base, tmp_path / "x.gguf")
+
+
+def test_a_mistral_that_says_no_window_has_the_default_of_transformers() -> None:
+    from transformers import MistralConfig
+
+    config = {"model_type": "mistral", "max_position_embeddings": 32768}
+    assert longest_context(config) == (MistralConfig().sliding_window, True)
+    assert longest_context({**config, "sliding_window": None}) == (32768, False)
+    assert longest_context({**config, "max_position_embeddings": 2048}) == (2048, False)
+    assert longest_context({**config, "model_type": "llama"}) == (32768, False)
+
+
+@pytest.mark.parametrize("theta", [{}, {"rope_theta": 700.0}])
+def test_of_two_descriptions_of_positions_transformers_takes_the_same(theta: dict[str, float]) -> None:
+    from transformers import LlamaConfig
+
+    said = {
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        **theta,
+    }
+    theirs = LlamaConfig.from_dict(json.loads(json.dumps(said))).rope_parameters
+    found = rope_of(said)
+    assert (found.kind, found.settings["factor"], found.theta) == ("linear", 4.0, theirs["rope_theta"])
+    assert theirs["rope_type"] == "linear"
+
+
+def test_biases_of_a_mistral_which_transformers_drops_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    base = reshaped(save_model(tmp_path / "plain", "mistral"), tmp_path / "base", attention_bias=True)
+    export_folder(base, tmp_path / "without.gguf")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.bias"] = np.ones(32, dtype=np.float32)
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(
+        InvalidBase, match=r"'model\.layers\.0\.self_attn\.q_proj\.bias' is not one that the config implies"
+    ):
+        export_folder(base, tmp_path / "model.gguf")
+
+
+def test_a_folder_of_several_types_is_written_in_the_one_that_holds_all(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    base = save_model(tmp_path / "base", "llama")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].astype(np.float16)
+    save_file(tensors, base / "model.safetensors")
+    report = export_folder(base, tmp_path / "mixed.gguf")
+    assert (report.dtype, report.rounding) == ("f32", 0.0)
+    # Norms are f32 in the file, whatever they are in the folder.
+    halves = {name: tensor if "norm" in name else tensor.astype(np.float16) for name, tensor in tensors.items()}
+    save_file(halves, base / "model.safetensors")
+    assert export_folder(base, tmp_path / "halves.gguf").dtype == "f16"
+
+
+def test_what_transformers_has_a_default_for_may_be_left_out(tmp_path: Path) -> None:
+    base = reshaped(save_model(tmp_path / "plain", "llama"), tmp_path / "base", rms_norm_eps=None)
+    export_folder(base, tmp_path / "model.gguf")
+    expected, _ = transformers_says(base, IDS)
+    assert np.abs(LlamaCpp(tmp_path / "model.gguf").log_probabilities(IDS, 300) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -147,6 +220,12 @@ def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
         ("llama", {"num_hidden_layers": 3}, r"'model\.layers\.2\.input_layernorm\.weight' is missing"),
         ("llama", {"num_hidden_layers": 1}, r"'model\.layers\.1\..*' is not one that the config implies"),
         ("llama", {"intermediate_size": 47}, r"'model\.layers\.0\.mlp\.gate_proj\.weight' is F32 of \[48, 32\]"),
+        ("llama", {"num_hidden_layers": 10**7}, "gives 10000000 as its num_hidden_layers, .* 512 at most"),
+        ("llama", {"max_position_embeddings": 10**12}, "gives 1000000000000 as its max_position_embeddings"),
+        ("llama", {"rms_norm_eps": True}, "has a rms_norm_eps of 'True'"),
+        ("llama", {"rms_norm_eps": 1e39}, "has a rms_norm_eps of '1e.39'"),
+        ("llama", {"rope_parameters": {"rope_theta": 1e39}}, "does not say its rope_theta"),
+        ("mistral", {"sliding_window": 0}, "has a sliding_window of '0'"),
         ("qwen3", {"attention_bias": True}, "is a Qwen3 whose attention has biases"),
         ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "has a sliding window in some layers"),
     ],

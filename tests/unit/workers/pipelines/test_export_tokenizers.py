@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from support.architectures import save_model
 from support.gguf_models import export_folder
 from support.llama_cpp import LlamaCpp
 
 from sdk.errors import InvalidBase, InvalidInput
-from workers.pipelines.exporting.gguf_file import Written
+from workers.pipelines.exporting.gguf_file import UnreadableError, Value, Written, flag, number, text, write
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -206,6 +209,81 @@ def test_a_tokenizer_from_a_file_of_the_base(base: Path, plain: Path, tmp_path: 
     (tmp_path / "no.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(InvalidInput, match="can't be read as a GGUF file"):
         export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(tmp_path / "no.gguf"))
+
+
+@pytest.fixture
+def donor(base: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Give a folder a way of splitting that is not known; return what writes its GGUF file with other keys, None for none."""
+    described(base, "smollm")
+    export_folder(base, tmp_path / "base.gguf")
+    said = json.loads((base / "tokenizer.json").read_text())
+    said["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Whitespace"})
+    (base / "tokenizer.json").write_text(json.dumps(said))
+    keys = Written(tmp_path / "base.gguf").keys("tokenizer.")
+
+    def with_keys(**changed: Any) -> Path:
+        found = {f"tokenizer.ggml.{name}": value for name, value in changed.items()}
+        kept = {key: value for key, value in {**keys, **found}.items() if value is not None}
+        write(tmp_path / "donor.gguf", "llama", kept, [])
+        return tmp_path / "donor.gguf"
+
+    return with_keys
+
+
+def _list(values: Sequence[Any], of: str) -> Value:
+    return Value(values, gguf.GGUFValueType.ARRAY, getattr(gguf.GGUFValueType, of))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"merges": _list(["t h"], "STRING")}, "has other merges than the model's tokenizer"),
+        ({"merges": None}, r"has no tokenizer\.ggml\.merges"),
+        ({"model": None}, r"has no tokenizer\.ggml\.model"),
+        ({"model": text("llama")}, "is of the kind 'llama', but the model's is byte-level BPE"),
+        ({"token_type": None}, r"has no tokenizer\.ggml\.token_type"),
+        ({"token_type": _list([1, 1], "INT32")}, "has other tokens"),
+        ({"tokens": _list([1] * 2048, "INT32")}, r"has no tokenizer\.ggml\.tokens, or another kind of it"),
+        ({"pre": number(3)}, r"has no tokenizer\.ggml\.pre, or another kind"),
+    ],
+)
+def test_a_file_that_llama_cpp_would_load_otherwise_or_not_at_all_is_refused(
+    changed: dict[str, Any], said: str, base: Path, donor: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(donor(**changed)))
+
+
+def test_only_the_folder_says_where_texts_begin_and_end(base: Path, donor: Callable[..., Path], tmp_path: Path) -> None:
+    given = {f"{name}_token_id": number(7) for name in ("eot", "eom", "bos", "eos", "padding", "fim_rep")}
+    path = donor(**given, add_bos_token=flag(True), add_space_prefix=flag(False), unknown_token_id=number(2))
+    export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(path))
+    found = Written(tmp_path / "x.gguf").keys("tokenizer.")
+    ids = {key.removeprefix("tokenizer.ggml."): value.value for key, value in found.items() if key.endswith("_id")}
+    assert ids == {"bos_token_id": 2, "eos_token_id": 0, "padding_token_id": 1, "unknown_token_id": 2}
+    assert found["tokenizer.ggml.add_bos_token"].value is False
+    assert found["tokenizer.ggml.add_space_prefix"].value is False
+
+
+def _claims(kind: int, payload: bytes) -> bytes:
+    """A GGUF file with no tensor and one key, "a"."""
+    return struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"a", kind) + payload
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_claims(9, struct.pack("<IQ", 0, 2**40) + bytes(200)), "it ends too early"),
+        (_claims(9, struct.pack("<IQ", 9, 1) * 5000), "it has lists in lists"),
+        (_claims(9, struct.pack("<IQ", 9, 1) * 2 + struct.pack("<IQB", 0, 1, 1)), "has lists in lists"),
+        (_claims(8, struct.pack("<Q", 2**64 - 1)), "it ends too early"),
+        (b"GGUF", "it ends too early"),
+    ],
+)
+def test_a_file_that_claims_more_than_it_holds(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(UnreadableError, match=said):
+        Written(tmp_path / "x.gguf").keys("tokenizer.")
 
 
 def export_other(folder: Path) -> Path:

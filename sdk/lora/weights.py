@@ -231,17 +231,19 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
         out, into, shape = into, out, (a.shape[1], b.shape[0])
     if scale.experts > 1:
         shape = (scale.experts, *shape)
-    square = _square(adapter, module, out, into, scale.experts) * scale.scale**2
+    square = _square(adapter, module, out, into, scale.experts, scale.scale)
     return _Delta(out, into, scale.scale, shape, scale.experts, square)
 
 
-def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts: int) -> float:
-    """Return ‖BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
+def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts: int, scale: float) -> float:
+    """Return ‖s·BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
     norms = []
     for one, other in of_experts(out, into, experts):
         found = product_norm(one, other)
         norms.append(triangular_norm(one, other) if found is None else found)
-    square = combined(norms) ** 2
+    norm = combined(norms) * abs(scale)
+    # A power that is out of range is an error, and a product infinity.
+    square = norm * norm
     if not square < _MAX_SQUARE:
         raise VerificationFailed(
             f"{adapter.file.path}: {module!r} holds NaN, infinity or numbers too large to compare; train it again"

@@ -220,6 +220,9 @@ class TestJobs:
             def known(self, *given: Any, **named: Any) -> None:
                 """Nothing: every byte is to be read."""
 
+            def __getattr__(self, name: str) -> Any:
+                return getattr(services.artifacts, name)
+
         publisher._artifacts = Slow()  # type: ignore[assignment]
         try:
             with pytest.raises(RegistryError, match="no longer holds"):

@@ -22,6 +22,7 @@ SUITES = {
     "growth": "A registry that fills",
     "artifacts": "Artifacts beside aws, MLflow and curl",
     "training": "Training beside the common script",
+    "merging": "Merging beside PEFT and cp",
     "jobs": "Jobs",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

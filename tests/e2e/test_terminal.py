@@ -171,7 +171,7 @@ def test_ctrl_c_detaches_and_the_watch_comes_back(home: Home) -> None:
     assert "\x1b[2K" in terminal.raw
     terminal.press("\x03")
     assert terminal.status(20) == 130
-    assert f"detached; job {job} goes on. Watch again with: adapterctl jobs watch {job}" in terminal.text
+    assert f"detached; job {job} keeps running. Watch again with: adapterctl jobs watch {job}" in terminal.text
     assert "Traceback" not in terminal.text
     assert home.json("jobs", "show", job)["cancel_requested"] is False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypedDict
@@ -23,6 +24,9 @@ from registry.principal import Principal
 from registry.storage import Storage
 from registry.storage.errors import BlobCorrupt, BlobMissing
 from sdk.schemas.artifacts import BlobSpec, Transfer
+
+#: How long another request of the same caller is waited for that settles the same blob, try by try.
+_SETTLING_S = (0.0, 0.1, 0.4)
 
 
 class _Held(NamedTuple):
@@ -74,17 +78,7 @@ class Artifacts:
         found: dict[str, Facts] = {}
         for held in self._held_now(upload, wanted, who):
             inspection = inspections.get(held.blob.sha256)
-            try:
-                facts = self._settle(held, inspection, who)
-            except BlobMissing:
-                # Another request of this caller has settled the same blob meanwhile, or it never arrived.
-                (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
-                try:
-                    facts = self._settle(again, inspection, who)
-                except BlobMissing:
-                    raise Verification(
-                        f"the bytes of {held.blob.sha256[:12]} never arrived in storage; push again"
-                    ) from None
+            facts = self._settle_soon(held, upload, inspection, who)
             if facts is not None:
                 found[held.blob.sha256] = facts
         return found
@@ -148,6 +142,19 @@ class Artifacts:
                 )
             found.append(_Held(blob, row, sent))
         return found
+
+    def _settle_soon(
+        self, held: _Held, upload: str | None, inspection: Inspection | None, who: Principal
+    ) -> Facts | None:
+        """As `_settle`, where another request of this caller may be settling the same blob. Raises Verification."""
+        for pause_s in (0.0, *_SETTLING_S):
+            # Until the other one is done, its place is not to be read and ours may be gone.
+            time.sleep(pause_s)
+            try:
+                return self._settle(held, inspection, who)
+            except BlobMissing:
+                (held,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
+        raise Verification(f"the bytes of {held.blob.sha256[:12]} never arrived in storage; push again")
 
     def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> Facts | None:
         """Make sure of one blob, and say what is in it. Raises BlobMissing where nothing lies in its place."""

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
-    from sdk.schemas.training import TrainingOptions
+    from sdk.schemas.training_options import TrainingOptions
 
 __all__ = [
     "AdapterctlError",

@@ -22,7 +22,9 @@ from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
 from sdk.formats.refs import looks_like_digest
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
+from sdk.lora.variants import unfit_options
 from sdk.schemas.codes import explain_validation
+from sdk.schemas.training import TrainingSpec
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -145,3 +147,9 @@ def check_targets(
     """Raise InvalidTargets for targets that mean nothing in the base's weight files, or what rows of text don't train."""
     if said := unfit_targets(targets, tensors, model_type=model_type, exclude=exclude):
         raise InvalidTargets(f"base {base} {said}", param="targets")
+
+
+def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]]) -> None:
+    """Raise InvalidInput for options that a base can't be trained with, by its weight files."""
+    if unfit := unfit_options(spec, tensors):
+        raise InvalidInput(f"{unfit.param} {unfit.said}", param=unfit.param)

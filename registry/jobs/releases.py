@@ -24,6 +24,14 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("template_date",), None, 0),
     (("spec", "objective"), None, 1),
     (("spec", "exclude"), None, 1),
+    (("spec", "use_rslora"), None, 1),
+    (("spec", "use_dora"), None, 1),
+    (("spec", "rank_pattern"), None, 1),
+    (("spec", "alpha_pattern"), None, 1),
+    (("spec", "layers_to_transform"), None, 1),
+    (("spec", "bias"), None, 1),
+    (("spec", "modules_to_save"), None, 1),
+    (("spec", "trainable_token_indices"), None, 1),
 )
 
 

@@ -70,7 +70,7 @@ class JobSubmitter:
         check_loss_on(spec.loss_on, rows)
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = spec.model_copy(update={"objective": objective})
+            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
         request = TrainingRequest(
             adapter=adapter,
             base=self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft"),

@@ -24,8 +24,10 @@ from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
+from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import TrainingSpec
 
 _DATASETS = ("data", "eval_data")
@@ -47,6 +49,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     spec = request.spec
     if objective == "classify":
         spec = spec.model_copy(update={"objective": objective})
+        if said := clash_of(spec):
+            raise Invalid(said, param="spec")
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     packed = require_fitting(base, partial(require_method, method=request.spec.method))
@@ -69,6 +73,8 @@ def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
     kind = str(table(base.config).get("model_type", ""))
     if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
         raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
+    if unfit := unfit_options(spec, tensors_of(base)):
+        raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:

@@ -10,16 +10,9 @@ from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from sdk.schemas.probe import LEAST_LOGIT_GAP
-from sdk.schemas.training import (
-    TARGET_PRESETS,
-    JsonScalar,
-    LoraConfig,
-    QuantizationRecipe,
-    TrainingReport,
-    TrainingSpec,
-    is_pattern,
-)
+from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
@@ -40,7 +33,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
-    return settled, of_base + _reported(settled, asked)
+    return settled, of_base + _reported(settled, asked, named=_names_modules(request.spec))
 
 
 def require_learnt(publication: Publication) -> None:
@@ -66,7 +59,7 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
         "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,
         "rank": spec.rank,
-        "alpha": _alpha(spec),
+        "alpha": spec.resolved_alpha,
         "dropout": spec.dropout,
         "targets": spec.targets,
         "epochs": None if spec.max_steps else spec.epochs,
@@ -78,9 +71,8 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
         "grad_accum": spec.grad_accum,
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
+        **spec.further(),
     }
-    if spec.exclude is not None:
-        asked["exclude"] = spec.exclude
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
@@ -88,13 +80,10 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
     return asked
 
 
-def _names_modules(targets: str, exclude: object) -> bool:
-    """Whether what was asked for is the names that a record has, which a worker can only find for a preset or a pattern."""
-    return targets not in TARGET_PRESETS and not is_pattern(targets) and exclude is None
-
-
-def _alpha(spec: TrainingSpec) -> float:
-    return float(spec.alpha if spec.alpha is not None else 2 * spec.rank)
+def _names_modules(spec: TrainingSpec) -> bool:
+    """Whether what was asked for is the names that a record has, which a worker can only find for a preset, a pattern or layers."""
+    named = spec.targets not in TARGET_PRESETS and not is_pattern(spec.targets)
+    return named and spec.exclude is None and spec.layers is None
 
 
 def _of_training(
@@ -125,21 +114,28 @@ def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
         yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is none of the base's, so its name follows from the model.
-    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
+    head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == _TASK_TYPES["classify"] else set()
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
     parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
-    exact = _names_modules(spec.targets, spec.exclude)
+    exact = _names_modules(spec)
     targets = named - parameters if exact else set(lora.target_modules)
-    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):
+    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     asked = LoraConfig(
         rank=spec.rank,
-        alpha=_alpha(spec),
+        alpha=spec.resolved_alpha,
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        **{name: getattr(lora, name) for name in of_the_base},
+        rank_pattern=spec.ranks,
+        alpha_pattern=spec.alphas,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        bias=spec.bias,
+        modules_to_save=sorted({*head, *spec.saved_modules}),
+        trainable_token_indices=spec.tokens,
+        **{name: getattr(lora, name) for name in _OF_THE_BASE},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
@@ -165,7 +161,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
             yield Difference(name, None, given)
 
 
-def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[str]:
+def _reported(publication: Publication, asked: dict[str, JsonScalar], *, named: bool) -> list[str]:
     """The parts of a version's record that are its worker's word, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
@@ -173,7 +169,7 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
         found += [
             f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
         ]
-    if not _names_modules(str(asked["targets"]), asked.get("exclude")):
+    if not named:
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]
     return sorted(found)

@@ -51,6 +51,18 @@ _JOB_KEYS = (
     help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
 )
 @click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
+@click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
+@click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
+@click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
+@click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
+@click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted. [default: all]")
+@click.option(
+    "--bias",
+    type=click.Choice(["none", "all", "lora_only"]),
+    help="Train biases too: all, or those of adapted modules. [default: none]",
+)
+@click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
+@click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained, by id.")
 @click.option(
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
@@ -59,6 +71,12 @@ _JOB_KEYS = (
 @click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
 @click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
 @click.option("--lr", type=float, help="Peak learning rate. [default: 2e-4]")
+@click.option("--warmup-ratio", type=float, help="Share of the steps in which lr rises from zero. [default: 0.03]")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "linear", "constant"]),
+    help="Course of lr after the warm-up. [default: cosine]",
+)
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
 @click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
@@ -94,6 +112,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     Examples:
       adapterctl train code-review --base ./SmolLM2-135M --data reviews.jsonl
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
+      adapterctl train sql --base ./base --data sql.csv --use-rslora --rank 64 --alpha 16
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
@@ -151,9 +170,6 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
-    for key in ("targets", "exclude"):
-        if isinstance(options.get(key), list):
-            options[key] = ",".join(map(str, options[key]))
     for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}

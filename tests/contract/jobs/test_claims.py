@@ -167,6 +167,18 @@ class TestRouting:
         for spec in (TrainingSpec(method="lora", max_length=512), TrainingSpec(method="lora")):
             crew.submit(base=name, spec=spec)
 
+    def test_options_that_the_base_can_not_be_trained_with_are_refused(self, crew: Crew) -> None:
+        name = f"plain-{crew.space}"
+        crew.world.admin.register_base(base_registration(name))
+        for options, param in (
+            ({"layers_to_transform": "99"}, "layers_to_transform"),
+            ({"rank_pattern": "nope=2"}, "rank_pattern"),
+            ({"bias": "all"}, "bias"),
+        ):
+            with pytest.raises(InvalidInput, match=f"^{param} ") as caught:
+                crew.submit(base=name, spec=TrainingSpec(method="lora", **options))
+            assert caught.value.param == f"spec.{param}"
+
     def test_a_merge_asks_for_as_much_over_a_base_of_any_size(self, crew: Crew) -> None:
         size = 10 * 2**30
         name = f"large-{crew.space}"

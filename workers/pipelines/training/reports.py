@@ -102,6 +102,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         "seed": spec.seed,
+        **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
         "optimizer": "adamw",
         "adam_beta1": BETAS[0],

@@ -1,0 +1,37 @@
+"""The fields of `TrainingSpec` as keywords of a function."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from sdk.formats.objectives import Objective
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+
+    method: Literal["qlora", "lora"]
+    objective: Objective | None
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    use_rslora: bool
+    use_dora: bool
+    rank_pattern: str | None
+    alpha_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    loss_on: Literal["completion", "assistant", "all"] | None
+    epochs: float
+    max_steps: int | None
+    lr: float
+    warmup_ratio: float
+    schedule: Literal["cosine", "linear", "constant"]
+    batch_size: int
+    grad_accum: int
+    max_length: int
+    seed: int

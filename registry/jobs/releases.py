@@ -32,6 +32,14 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "bias"), None, 1),
     (("spec", "modules_to_save"), None, 1),
     (("spec", "trainable_token_indices"), None, 1),
+    (("spec", "quant_type"), None, 1),
+    (("spec", "double_quant"), None, 1),
+    (("spec", "loraplus_lr_ratio"), None, 1),
+    (("spec", "weight_decay"), None, 1),
+    (("spec", "max_grad_norm"), None, 1),
+    (("spec", "adam_beta1"), None, 1),
+    (("spec", "adam_beta2"), None, 1),
+    (("spec", "neftune_noise_alpha"), None, 1),
 )
 
 

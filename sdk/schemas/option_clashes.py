@@ -17,6 +17,8 @@ def clash_of(spec: TrainingSpec) -> str | None:
             f"use_rslora scales the update by alpha/√rank, for which the usual alpha of 2·rank is too large; give alpha, such as "
             f"{max(1, round(2 * spec.rank**0.5))} for the scale 2"
         )
+    if spec.method == "lora" and (spec.quant_type != "nf4" or not spec.double_quant):
+        return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
     alphas = spec.alphas
     for name in alphas:
         if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):

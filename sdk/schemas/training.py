@@ -68,6 +68,10 @@ class TrainingSpec(Wire):
     modules_to_save: Annotated[ModuleNames | None, UNUSED] = None
     #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
     trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
+    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights.
+    quant_type: Annotated[Literal["nf4", "fp4"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
+    #: Whether the scales are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
+    double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Passes over the data; ignored if max_steps is given.
@@ -80,6 +84,18 @@ class TrainingSpec(Wire):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     #: Course of the learning rate after the warm-up.
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
+    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, UNUSED] = None
+    #: Share of each matrix that a step at the rate 1 would take away; biases, norms and magnitudes are left alone.
+    weight_decay: Annotated[float, Field(ge=0, le=1), UNUSED] = 0.0
+    #: The norm that the gradients of a step together are cut to; 0: they are not.
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0)] = 1.0
+    #: Share of the mean of gradients that AdamW keeps at each step.
+    adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9)] = 0.9
+    #: Share of the mean of squared gradients.
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
+    #: NEFTune: noise is added to the embeddings while training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
+    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, UNUSED] = None
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.

@@ -25,12 +25,20 @@ class TrainingOptions(TypedDict, total=False):
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
+    quant_type: Literal["nf4", "fp4"]
+    double_quant: bool
     loss_on: Literal["completion", "assistant", "all"] | None
     epochs: float
     max_steps: int | None
     lr: float
     warmup_ratio: float
     schedule: Literal["cosine", "linear", "constant"]
+    loraplus_lr_ratio: float | None
+    weight_decay: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    neftune_noise_alpha: float | None
     batch_size: int
     grad_accum: int
     max_length: int

@@ -451,8 +451,8 @@ class TestTrain:
 
 
 def _flag(name: str, value: object) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    return ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
+    option = name.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
 
 
 @pytest.mark.parametrize(

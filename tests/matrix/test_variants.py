@@ -15,21 +15,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def _cells() -> list[tuple[Case, str]]:
     """Return each variant with two families, or with all; methods and precisions take turns."""
     found = []
-    for number, name in enumerate(variants("GPT-2", 0)):
-        able = [family for family in FAMILIES if name in variants(family, 0)]
+    for number, name in enumerate(variants("GPT-2", 0, "qlora")):
+        able = [family for family in FAMILIES if name in variants(family, 0, "qlora")]
         chosen = able if MATRIX or len(able) < 2 else [able[(2 * number + turn) % len(able)] for turn in (0, 1)]
         for turn, family in enumerate(chosen):
-            method, dtype = METHODS[(number + turn) % 2], DTYPES[(number + turn) % 2]
+            method = METHODS[(number + turn) % 2] if name in variants(family, 0) else "qlora"
+            dtype = DTYPES[(number + turn) % 2]
             found.append((Case(family, method, "attention", dtype, 1), name))  # type: ignore[arg-type]
     return found
 
 
 @pytest.mark.parametrize(("case", "name"), _cells(), ids=str)
 def test_what_is_trained_is_what_plain_peft_loads_and_what_is_merged(case: Case, name: str, tmp_path: Path) -> None:
-    walk(case, tmp_path, lambda base: variants(case.family, token_of(base))[name])
+    walk(case, tmp_path, lambda base: variants(case.family, token_of(base), case.method)[name])
 
 
 def test_every_family_and_every_variant_is_met() -> None:
     cells = _cells()
     assert {case.family for case, _ in cells} == set(FAMILIES)
-    assert {name for _, name in cells} == {name for family in BIASED for name in variants(family, 0)}
+    assert {name for _, name in cells} == {name for family in BIASED for name in variants(family, 0, "qlora")}

@@ -13,7 +13,7 @@ _NAMES = {"GPT-2": ("c_attn", "ln_1")}
 BIASED = ("GPT-2",)
 
 
-def variants(family: str, token: int) -> dict[str, dict[str, Any]]:
+def variants(family: str, token: int, method: str = "lora") -> dict[str, dict[str, Any]]:
     """Return the options of each variant that a family can have; `token` is one that its rows have."""
     module, norm = _NAMES.get(family, ("q_proj", "input_layernorm"))
     found: dict[str, dict[str, Any]] = {
@@ -24,6 +24,8 @@ def variants(family: str, token: int) -> dict[str, dict[str, Any]]:
         "whole": {"modules_to_save": norm},
         "tokens": {"trainable_token_indices": token},
     }
+    if method == "qlora":
+        found["FP4"] = {"quant_type": "fp4", "double_quant": False}
     if family in BIASED:
         found |= {"bias": {"bias": "all"}, "bias of LoRA": {"bias": "lora_only"}}
     return found

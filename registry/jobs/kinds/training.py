@@ -53,7 +53,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
             raise Invalid(said, param="spec")
     exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    packed = require_fitting(base, partial(require_method, method=request.spec.method))
+    fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
+    packed = require_fitting(base, fits)
     return Pinned(exact, namespace, request.adapter, base, packed=packed)
 
 

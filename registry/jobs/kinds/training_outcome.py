@@ -99,6 +99,12 @@ def _of_training(
         yield Difference("base", request.base.fingerprint, manifest.base_fingerprint)
     if (recipe is not None) != (spec.method == "qlora"):
         yield Difference("method", spec.method, "lora" if recipe is None else "qlora")
+    if recipe is not None and recipe.storage_dtype is None:
+        # The training quantised the base itself.
+        if recipe.type != spec.quant_type:
+            yield Difference("quantization.type", spec.quant_type, recipe.type)
+        if recipe.double_quant != spec.double_quant:
+            yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
     yield from _of_lora(spec, lora)
     for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:

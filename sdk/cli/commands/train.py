@@ -51,6 +51,10 @@ _JOB_KEYS = (
     help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
 )
 @click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
+@click.option(
+    "--quant-type", type=click.Choice(["nf4", "fp4"]), help="The 4 bits that qlora has the base in. [default: nf4]"
+)
+@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
 @click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
@@ -77,6 +81,12 @@ _JOB_KEYS = (
     type=click.Choice(["cosine", "linear", "constant"]),
     help="Course of lr after the warm-up. [default: cosine]",
 )
+@click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at so many times --lr.")
+@click.option("--weight-decay", type=float, help="Decay of matrices, per step at the rate 1. [default: 0]")
+@click.option("--max-grad-norm", type=float, help="Norm that gradients are cut to; 0 for none. [default: 1]")
+@click.option("--adam-beta1", type=float, help="[default: 0.9]")
+@click.option("--adam-beta2", type=float, help="[default: 0.999]")
+@click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
 @click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
@@ -170,7 +180,8 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
-    for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
+    numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
+    for key in numbers:
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}
 

@@ -294,9 +294,11 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
     return _frozen(model)
 
 
-def default_recipe(device: Device) -> QuantizationRecipe:
-    """Return NF4 with double quantisation and the dtype that the device computes in."""
-    return QuantizationRecipe(compute_dtype=device.compute_dtype)
+def default_recipe(
+    device: Device, quant_type: Literal["nf4", "fp4"] = "nf4", *, double_quant: bool = True
+) -> QuantizationRecipe:
+    """Return 4 bits, by default NF4 with double quantisation, and the dtype that the device computes in."""
+    return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 
 def native_dtype(base: Path, device: Device) -> DtypeName:

@@ -36,8 +36,8 @@ from workers.pipelines.model.device import Device, choose_device
 from workers.pipelines.model.loading import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
+from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.resuming import read_checkpoint
-from workers.pipelines.training.trainer import Schedule
 
 #: Parts of a config that say how it was stored and not what the model is.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -87,7 +87,7 @@ def read_inputs(
         classes = Classes(class_names(given), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
-        require_method(blueprint.packing, spec.method)
+        require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     lora = lora_config(spec, objective, blueprint)
     rows = _tokens(base, given, tokenizer, spec, classes, day)
     rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))

@@ -31,8 +31,8 @@ from workers.pipelines.training.checkpoints import (
     Resumed,
     broken_checkpoint,
 )
+from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.states import Standing, numpy_state, python_state
-from workers.pipelines.training.trainer import Schedule
 
 #: What a configuration calls things, in words; settings of the spec are their own words.
 _WORDS = {

@@ -32,7 +32,7 @@ class Standing(Wire):
 
     #: Steps of the optimiser, of which a gradient scaler may have left out some.
     last_epoch: Annotated[int, Field(ge=0)]
-    #: Of the next step.
+    #: Of the next step, of the first group of parameters.
     rate: Annotated[float, Field(ge=0)]
     python: Twister
     numpy: Twister
@@ -63,8 +63,8 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
-    if version != _PYTHON_VERSION or len(schedule["_last_lr"]) != 1:
-        raise ValueError("Python's generator or the schedule is of a kind that a checkpoint can't hold")
+    if version != _PYTHON_VERSION:
+        raise ValueError("Python's generator is of a kind that a checkpoint can't hold")
     standing = Standing(
         last_epoch=schedule["last_epoch"],
         rate=schedule["_last_lr"][0],
@@ -75,26 +75,32 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
 
 
 def restore_schedule(standing: Standing, scheduler: Any) -> None:
-    """Put a schedule where a checkpoint left it."""
+    """Put a schedule, and the rates of its optimiser, where a checkpoint left them."""
     scheduler.load_state_dict(
         {
             **scheduler.state_dict(),
             "last_epoch": standing.last_epoch,
             "_step_count": standing.last_epoch + 1,
-            "_last_lr": [standing.rate],
+            "_last_lr": _rates(standing, scheduler),
         }
     )
+    for group, rate in zip(scheduler.optimizer.param_groups, _rates(standing, scheduler), strict=True):
+        group["lr"] = rate
 
 
-def restore_optimizer(standing: Standing, moments: dict[str, torch.Tensor], optimizer: Any) -> None:
-    """Give AdamW the moments and the rate of a checkpoint; all else of it is as the training's settings have it."""
-    now = optimizer.state_dict()
+def _rates(standing: Standing, scheduler: Any) -> list[float]:
+    """Return the rate of each group, as the schedule itself computes it."""
+    shares = (share(standing.last_epoch) for share in scheduler.lr_lambdas)
+    return [base * share for base, share in zip(scheduler.base_lrs, shares, strict=True)]
+
+
+def restore_optimizer(moments: dict[str, torch.Tensor], optimizer: Any) -> None:
+    """Give AdamW the moments of a checkpoint; all else of it is as the training's settings have it."""
     kept: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in moments.items():
         number, _, part = name.partition(".")
         kept.setdefault(int(number), {})[part] = value
-    groups = [{**group, "lr": standing.rate} for group in now["param_groups"]]
-    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def restore_generators(standing: Standing, generators: dict[str, torch.Tensor]) -> None:

@@ -32,10 +32,11 @@ from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, require_equal_to_base
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, training_report
 from workers.pipelines.training.serving import write_serving
-from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
+from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
 
 #: Activations may take this share of the memory that is available once the base is loaded.
 _ACTIVATION_SHARE = 0.5
@@ -150,7 +151,9 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
 
 def _load(given: Inputs) -> LoadedBase:
     """Load the base, held as it was when the checkpoint to go on from was written."""
-    quantization = default_recipe(given.device) if given.spec.method == "qlora" else None
+    spec, quantization = given.spec, None
+    if spec.method == "qlora":
+        quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
     recorded = None if given.resumed is None else given.resumed.record.base_weights
     held = None if recorded == "native" else recorded
     return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
@@ -255,7 +258,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         train_dataset=dataset,
         processing_class=given.tokenizer,
         data_collator=lambda rows: given.objective.collate(rows, given.tokenizer.pad_token_id),
-        optimizers=optimizer_and_scheduler(trainable.values(), spec, given.schedule),
+        optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():

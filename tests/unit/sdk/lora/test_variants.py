@@ -103,12 +103,18 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"bias": "some"}, "'none', 'all' or 'lora_only'"),
         ({"bias": "all", "modules_to_save": "norm"}, "saves biases of modules_to_save twice"),
         ({"bias": "all", "objective": "classify"}, "leave bias 'all' out"),
+        ({"method": "lora", "quant_type": "fp4"}, "the method is lora"),
+        ({"method": "lora", "double_quant": False}, "the method is lora"),
+        ({"loraplus_lr_ratio": 0.5}, "greater than or equal to 1"),
+        ({"adam_beta2": 1.0}, "less than 1"),
+        ({"weight_decay": -0.1}, "greater than or equal to 0"),
+        ({"neftune_noise_alpha": 0.0}, "greater than 0"),
         ({"modules_to_save": ".*norm"}, "is a pattern; give names"),
         ({"modules_to_save": "embed_tokens", "trainable_token_indices": 3}, "give one of the two"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match="Value error|Input should") as refused:
+    with pytest.raises(ValidationError, match=r"Value error|Input should") as refused:
         TrainingSpec(**options)
     assert said in str(refused.value)
 

@@ -140,7 +140,15 @@ ALL: list[dict[str, Any]] = [
     {"use_rslora": True, "alpha": 4.0, "rank_pattern": "c_attn=2", "alpha_pattern": "c_attn=3"},
     {"use_dora": True, "layers_to_transform": "1", "modules_to_save": "ln_1"},
     {"bias": "all", "trainable_token_indices": "count"},
-    {"bias": "lora_only", "method": "qlora"},
+    {"bias": "lora_only", "method": "qlora", "quant_type": "fp4", "double_quant": False, "neftune_noise_alpha": 5.0},
+    {
+        "loraplus_lr_ratio": 16.0,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.1,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.99,
+        "use_dora": True,
+    },
 ]
 
 

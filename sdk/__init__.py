@@ -321,7 +321,8 @@ def submit_preview(
 def submit_training(
     adapter: str,
     *,
-    base: str | Path,
+    base: str | Path | None = None,
+    parent: str | None = None,
     data: str | Path,
     eval_data: str | Path | None = None,
     checkpoint_every: str | None = None,
@@ -337,6 +338,7 @@ def submit_training(
     return _client().submit_training(
         adapter,
         base=base,
+        parent=parent,
         data=data,
         eval_data=eval_data,
         checkpoint_every=checkpoint_every,

@@ -187,7 +187,9 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = _find(session, request.from_checkpoint, to_keep=True)
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
-    others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
+    others = [
+        name for name in ("base", "data", "eval_data", "parent") if getattr(theirs, name) != getattr(request, name)
+    ]
     day = request.template_date or theirs.template_date
     if day != theirs.template_date:
         others.append("template_date")

@@ -22,10 +22,12 @@ from sdk.version import VERSION
 _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     # Every job has one, and a worker that passes over it asks the clock, as it did before: it may have the job.
     (("template_date",), None, 0),
+    (("parent",), None, 1),
     (("spec", "objective"), None, 1),
     (("spec", "exclude"), None, 1),
     (("spec", "use_rslora"), None, 1),
     (("spec", "use_dora"), None, 1),
+    (("spec", "init_lora_weights"), None, 1),
     (("spec", "rank_pattern"), None, 1),
     (("spec", "alpha_pattern"), None, 1),
     (("spec", "layers_to_transform"), None, 1),

@@ -62,6 +62,7 @@ def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Un
     named = ", ".join(parameters[:5])
     choices = {
         "use_dora": spec.use_dora,
+        "init_lora_weights": spec.init_lora_weights is not None,
         "rank_pattern": spec.rank_pattern is not None,
         "alpha_pattern": spec.alpha_pattern is not None,
         "layers_to_transform": spec.layers_to_transform is not None,

@@ -47,7 +47,7 @@ class TrainingSpec(Wire):
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
     #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
-    targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
+    targets: Annotated[str, Field(min_length=1, max_length=65_536)] = "attention"
     #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
     exclude: Annotated[
         Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
@@ -56,6 +56,9 @@ class TrainingSpec(Wire):
     use_rslora: Annotated[bool, UNUSED] = False
     #: DoRA: the norm of each row of W + s·BA is learnt apart from its direction (arXiv:2402.09353).
     use_dora: Annotated[bool, UNUSED] = False
+    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170, each module with its own rank);
+    #: None: at random. B starts at zero either way.
+    init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
     #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
     rank_pattern: Annotated[Ranks | None, UNUSED] = None
     #: α of modules that differ from `alpha`, written alike. Without alpha, modules of rank_pattern have 2·rank of theirs.

@@ -19,6 +19,7 @@ class TrainingOptions(TypedDict, total=False):
     exclude: str | None
     use_rslora: bool
     use_dora: bool
+    init_lora_weights: Literal["eva"] | None
     rank_pattern: str | None
     alpha_pattern: str | None
     layers_to_transform: str | None

@@ -19,6 +19,7 @@ def variants(family: str, token: int, method: str = "lora") -> dict[str, dict[st
     found: dict[str, dict[str, Any]] = {
         "rsLoRA": {"use_rslora": True, "alpha": 4.0},
         "DoRA": {"use_dora": True},
+        "EVA": {"init_lora_weights": "eva"},
         "patterns": {"rank_pattern": {module: 2}, "alpha_pattern": f"{module}=3"},
         "layers": {"layers_to_transform": [1]},
         "whole": {"modules_to_save": norm},

@@ -12,13 +12,14 @@ from registry.catalog.versions.finding import space_of
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.kinds.parents import pin_parent
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
 from registry.jobs.requirements import needs_to_load
-from registry.jobs.sources import Inputs, base_source
+from registry.jobs.sources import Inputs, base_source, version_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
@@ -51,7 +52,9 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
         spec = spec.model_copy(update={"objective": objective})
         if said := clash_of(spec):
             raise Invalid(said, param="spec")
-    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
+    parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
+    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **digests})
+    exact = pin_checkpoint(session, settled, who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
     packed = require_fitting(base, fits)
@@ -84,7 +87,8 @@ def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
     base = base_source(session, request.base, job.namespace)
-    return Inputs(base=base, checkpoint=resume_point(session, job, request))
+    parents = [] if request.parent is None else [version_source(session, request.parent.ref, job.namespace)]
+    return Inputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
 
 
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.lora.targets import mean_all
-from sdk.schemas.catalog import Publication
+from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
@@ -30,7 +30,10 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
     asked = _asked(request.spec, publication.lora)
-    settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
+    parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
+    settled = publication.model_copy(
+        update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}
+    )
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
     return settled, of_base + _reported(settled, asked, named=_names_modules(request.spec))
@@ -105,7 +108,7 @@ def _of_training(
             yield Difference("quantization.type", spec.quant_type, recipe.type)
         if recipe.double_quant != spec.double_quant:
             yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
-    yield from _of_lora(spec, lora)
+    yield from lora_differences(spec, lora)
     for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
@@ -115,7 +118,7 @@ def _of_training(
         yield Difference("max_length", spec.max_length, length)
 
 
-def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
+def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
     if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
         yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)

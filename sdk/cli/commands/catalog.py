@@ -71,6 +71,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *(("continues", one["ref"]) for one in shown["parents"] if one["relation"] == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}{_variant(lora)}"),

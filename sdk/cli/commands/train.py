@@ -16,6 +16,7 @@ from sdk.errors import InvalidInput, NotFound
 #: Keys that a configuration file may hold beside the fields of TrainingSpec.
 _JOB_KEYS = (
     "base",
+    "parent",
     "data",
     "eval_data",
     "priority",
@@ -30,6 +31,7 @@ _JOB_KEYS = (
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
+@click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
 @click.option("--data", help="Rows to train on: JSONL, CSV or Parquet.")
 @click.option("--eval-data", help="Held-out rows; their loss before and after training goes into the lineage.")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
@@ -57,6 +59,9 @@ _JOB_KEYS = (
 @click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
 @click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
+@click.option(
+    "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
+)
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted. [default: all]")
@@ -122,7 +127,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     Examples:
       adapterctl train code-review --base ./SmolLM2-135M --data reviews.jsonl
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
-      adapterctl train sql --base ./base --data sql.csv --use-rslora --rank 64 --alpha 16
+      adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
+      adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
@@ -131,7 +137,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     options.update({key: value for key, value in given.items() if value is not None})
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
-    for required in ("base", "data"):
+    for required in ("data",) if options.get("parent") else ("base", "data"):
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:

@@ -17,6 +17,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.trained_whole import biases_of, keep_biases, widen_trained, without_adapter
+from workers.pipelines.training.eva import start_at_inputs
 from workers.pipelines.training.inputs import Inputs
 
 
@@ -56,6 +57,8 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
     widen_trained(model)
     if lora.use_dora:
         _start_magnitudes(model)
+    if spec.init_lora_weights == "eva" and given.resumed is None:
+        start_at_inputs(model, given.rows.examples, given.objective, spec, given.tokenizer.pad_token_id)
     if given.device.kind == "cpu" and spec.dropout > 0:
         for module in model.modules():
             if isinstance(module, LoraLayer):

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import GENERATION_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, WEIGHTS_FILE
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
@@ -35,6 +35,7 @@ from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
 from workers.pipelines.model.loading import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
+from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.resuming import read_checkpoint
@@ -64,6 +65,7 @@ class Inputs:
     configuration: dict[str, JsonScalar]
     checkpoints: Checkpoints | None
     resumed: Resumed | None
+    parent: Continued | None
 
 
 def read_inputs(
@@ -76,6 +78,7 @@ def read_inputs(
     spec: TrainingSpec,
     checkpoints: Checkpoints | None,
     day: date | None = None,
+    parent: Continued | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     given = read_rows(data)
@@ -114,6 +117,9 @@ def read_inputs(
     if rows.rendering.template_date is not None:
         # Only of a template that writes it: the others' checkpoints are those of any day.
         configuration["template_date"] = rows.rendering.template_date
+    if parent is not None:
+        require_same_config(parent, lora)
+        configuration["parent"] = _file_digest(parent.folder / WEIGHTS_FILE)
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
@@ -133,6 +139,7 @@ def read_inputs(
         configuration=configuration,
         checkpoints=checkpoints,
         resumed=resumed,
+        parent=parent,
     )
 
 

@@ -43,9 +43,10 @@ _WORDS = {
     "tokens": "the rows' tokens",
     "eval_data": "the held-out rows",
     "target_modules": "the target modules",
+    "parent": "the version to continue",
 }
 #: Digests, which tell nobody anything.
-_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data"})
+_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"})
 _MOST_DIFFERENCES = 5
 #: Of each JSON file, for some hundred bytes are written of each step; a stranger's may be as long as it likes.
 _MAX_JSON_BYTES = 64 * 1024 * 1024

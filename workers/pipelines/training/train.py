@@ -31,6 +31,7 @@ from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecat
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, require_equal_to_base
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.training.continuing import Continued, load_parent
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
@@ -54,8 +55,9 @@ def train(
     on_progress: Callable[[Progress], None],
     checkpoints: Checkpoints | None = None,
     day: date | None = None,
+    parent: Continued | None = None,
 ) -> TrainingReport:
-    """Train an adapter over the base in the folder `base` and write its two files into `out`.
+    """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
     `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
     templates are told that the date is; one that asks for it is refused where there is none. The same
@@ -75,6 +77,7 @@ def train(
         spec=spec,
         checkpoints=checkpoints,
         day=day,
+        parent=parent,
     )
     rows = given.rows
     on_progress(
@@ -125,6 +128,8 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         # B is zero, so this is the loss of the bare base.
         bare = _evaluate(given, model, on_progress).get("loss")
         _stop_if_asked(given)
+        if given.parent is not None:
+            load_parent(model, given.parent)
     setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
@@ -154,6 +159,8 @@ def _load(given: Inputs) -> LoadedBase:
     spec, quantization = given.spec, None
     if spec.method == "qlora":
         quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
+        if given.parent is not None and given.parent.quantization is not None:
+            quantization = given.parent.quantization
     recorded = None if given.resumed is None else given.resumed.record.base_weights
     held = None if recorded == "native" else recorded
     return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)

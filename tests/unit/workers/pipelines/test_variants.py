@@ -136,6 +136,67 @@ def test_the_gradients_of_a_step_are_those_by_hand(
         np.testing.assert_allclose(seen.gradients[part], gradient, rtol=1e-4, atol=1e-5 * abs(gradient).max())
 
 
+def test_eva_starts_a_at_the_directions_of_its_inputs(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 5° of numpy's SVD of the inputs of the tokens to learn, by plain transformers; and with B = 0 it is the base."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import workers.pipelines.training.train as module
+
+    rows = tmp_path / "rows.jsonl"
+    words = ["the", "cat", "sat", "on", "the", "mat", "and", "two", "and", "two", "are", "four"]
+    pairs = [{"prompt": f"say {n}:", "completion": " " + " ".join(words[n % 7 : n % 7 + 3 + n % 4])} for n in range(40)]
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    fresh: dict[str, Any] = {}
+    true_adapted = module.adapted
+
+    def adapted(*given: Any) -> Any:
+        model = true_adapted(*given)
+        fresh.update({name: each.clone() for name, each in get_peft_model_state_dict(model).items()})
+        return model
+
+    monkeypatch.setattr(module, "adapted", adapted)
+    options = {
+        "init_lora_weights": "eva",
+        "rank_pattern": "q_proj=6",
+        "targets": "all-linear",
+        "max_steps": 1,
+    }
+    report = run(llama, rows, tmp_path / "out", **options)
+    assert report.training["init_lora_weights"] == "eva"
+    assert all(not tensor.any() for name, tensor in fresh.items() if "lora_B" in name)
+
+    tokenizer, model = AutoTokenizer.from_pretrained(llama), AutoModelForCausalLM.from_pretrained(llama)
+    inputs: dict[str, list[Any]] = {}
+    learnt: list[int] = []
+    for name, linear in model.named_modules():
+        if isinstance(linear, torch.nn.Linear) and "lm_head" not in name:
+            linear.register_forward_pre_hook(
+                lambda _, given, name=name: inputs.setdefault(name, []).append(given[0].detach()[0, learnt[0] :])
+            )
+    for pair in pairs:
+        prompt = tokenizer(pair["prompt"])["input_ids"]
+        ids = [*tokenizer(pair["prompt"] + pair["completion"])["input_ids"], tokenizer.eos_token_id]
+        learnt[:] = [len(prompt)]
+        model(input_ids=torch.tensor([ids]))
+    for name, parts in inputs.items():
+        a = fresh[f"base_model.model.{name}.lora_A.weight"].double().numpy()
+        assert a.shape[0] == (6 if "q_proj" in name else 4)
+        right = np.linalg.svd(torch.cat(parts).double().numpy(), full_matrices=False)[2][: len(a)]
+        angles = np.degrees(np.arccos(np.clip(np.linalg.svd(a @ right.T)[1], -1, 1)))
+        assert angles.max() < 5, name
+        # Each direction too, not only what they span.
+        assert np.abs(np.diag(a @ right.T)).min() > 0.99, name
+    PeftModel.from_pretrained(model, tmp_path / "out")
+
+
+def test_eva_refuses_a_rank_above_the_inputs(llama: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="which are 32 wide; give a smaller rank"):
+        run(llama, rows, tmp_path / "out", init_lora_weights="eva", rank=33)
+
+
 ALL: list[dict[str, Any]] = [
     {"use_rslora": True, "alpha": 4.0, "rank_pattern": "c_attn=2", "alpha_pattern": "c_attn=3"},
     {"use_dora": True, "layers_to_transform": "1", "modules_to_save": "ln_1"},

@@ -20,6 +20,8 @@ _ADVICE = {
     VersionState.ARCHIVED: "restore it with: adapterctl restore {ref}",
     VersionState.QUARANTINED: "an admin may let it be a version with: adapterctl release {ref}",
 }
+#: Weights that share one scale, where a training quantises its base.
+_BLOCK_SIZE = QuantizationRecipe().block_size
 #: What a training has no options for.
 _NO_OPTION = (
     "lora_bias",
@@ -108,16 +110,21 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
 def _require_recipe(version: Version, spec: TrainingSpec) -> None:
     ref, recipe = exact_ref(version), version.quantization
     found = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}")
+    if found is None and version.method == "qlora":
+        raise Invalid(
+            f"nobody said how the base of {ref} was quantised; push it again and say so, then continue that version",
+            param="parent",
+        )
     if (found is not None) != (spec.method == "qlora"):
         trained = "over a base in 4 bits" if found is not None else "not over a base in 4 bits"
         raise Invalid(
             f"{ref} was trained {trained}, so that it is continued alike; leave method out", param="spec.method"
         )
-    if (
-        found is not None
-        and found.storage_dtype is None
-        and (found.type, found.double_quant) != (spec.quant_type, spec.double_quant)
-    ):
+    if found is None or found.storage_dtype is not None:
+        return
+    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.double_quant, _BLOCK_SIZE):
         raise Invalid(
-            f"{ref} was trained over another 4-bit base; leave quant_type and double_quant out", param="spec.quant_type"
+            f"{ref} was trained over a base in {found.type}, {'with' if found.double_quant else 'without'} double quantisation and "
+            f"{found.block_size} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
+            param="spec.quant_type",
         )

@@ -8,6 +8,7 @@ from sdk.lora.experts import stacked_targets
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_variant
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Objective
 from workers.pipelines.data.tokenise import Example
@@ -17,6 +18,9 @@ from workers.pipelines.model.loading import Blueprint
 
 def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:
     """Return what a spec means over a base. Raises PipelineError ("targets", "spec") for what the base can't be trained with."""
+    # What the rows are for, nobody may have said before.
+    if said := clash_of(spec.model_copy(update={"objective": objective.name})):
+        raise PipelineError(FailureReason.SPEC, f"{said}.")
     targets, parameters = _targets(spec, blueprint)
     _require_fit(unfit_variant(spec, blueprint.shapes, exact=True, tied=blueprint.tied))
     _require_adapted(spec, targets, blueprint.linear_names)

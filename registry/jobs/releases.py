@@ -23,6 +23,8 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     # Every job has one, and a worker that passes over it asks the clock, as it did before: it may have the job.
     (("template_date",), None, 0),
     (("parent",), None, 1),
+    (("parent", "ref"), None, 1),
+    (("parent", "digest"), None, 1),
     (("spec", "objective"), None, 1),
     (("spec", "exclude"), None, 1),
     (("spec", "use_rslora"), None, 1),
@@ -36,6 +38,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "trainable_token_indices"), None, 1),
     (("spec", "quant_type"), None, 1),
     (("spec", "double_quant"), None, 1),
+    (("spec", "optim"), None, 1),
     (("spec", "loraplus_lr_ratio"), None, 1),
     (("spec", "weight_decay"), None, 1),
     (("spec", "max_grad_norm"), None, 1),

@@ -87,6 +87,12 @@ class TrainingSpec(Wire):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     #: Course of the learning rate after the warm-up.
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    #: AdamW with its moments in 32 or 8 bits, and in memory of the card alone or paged out to the machine's where that is full. All but
+    #: "adamw" need a CUDA card.
+    optim: Annotated[
+        Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
+        Field(exclude_if=lambda value: value == "adamw"),
+    ] = "adamw"
     #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, UNUSED] = None
     #: Share of each matrix that a step at the rate 1 would take away; biases, norms and magnitudes are left alone.

@@ -34,6 +34,7 @@ class TrainingOptions(TypedDict, total=False):
     lr: float
     warmup_ratio: float
     schedule: Literal["cosine", "linear", "constant"]
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     loraplus_lr_ratio: float | None
     weight_decay: float
     max_grad_norm: float

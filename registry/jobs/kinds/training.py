@@ -82,7 +82,9 @@ def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora" and not pinned.packed)
+    spec = pinned.request.spec
+    needs = needs_to_load(pinned.base, quantized=spec.method == "qlora" and not pinned.packed)
+    return needs if spec.optim == "adamw" else needs.model_copy(update={"device": "cuda"})
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:

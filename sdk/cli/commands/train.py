@@ -86,6 +86,11 @@ _JOB_KEYS = (
     type=click.Choice(["cosine", "linear", "constant"]),
     help="Course of lr after the warm-up. [default: cosine]",
 )
+@click.option(
+    "--optim",
+    type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]),
+    help="All but adamw need a CUDA card. [default: adamw]",
+)
 @click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at so many times --lr.")
 @click.option("--weight-decay", type=float, help="Decay of matrices, per step at the rate 1. [default: 0]")
 @click.option("--max-grad-norm", type=float, help="Norm that gradients are cut to; 0 for none. [default: 1]")

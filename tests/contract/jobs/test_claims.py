@@ -12,7 +12,7 @@ import pytest
 from contract.jobs.helpers import Crew, info
 from sqlalchemy import update
 from sqlalchemy.orm import Session
-from support.adapters import base_registration
+from support.adapters import SPEC, base_registration
 from support.people import new_adapter
 
 from registry.db.clock import db_epoch_s, utc_now
@@ -37,6 +37,7 @@ from sdk.schemas.work import (
     Farewell,
     Release,
 )
+from sdk.version import VERSION
 
 
 class TestRetries:
@@ -166,6 +167,12 @@ class TestRouting:
         # Nobody asked for the default, so rows are cut where the base ends.
         for spec in (TrainingSpec(method="lora", max_length=512), TrainingSpec(method="lora")):
             crew.submit(base=name, spec=spec)
+
+    def test_an_optimiser_of_cards_needs_a_card(self, crew: Crew) -> None:
+        job = crew.submit(spec=SPEC.model_copy(update={"optim": "paged_adamw_8bit"}))
+        assert crew.view(job.id).needs.device == "cuda"
+        assert crew.claim(version=VERSION) is None
+        assert crew.hold(version=VERSION, device="cuda").job == job.id
 
     def test_options_that_the_base_can_not_be_trained_with_are_refused(self, crew: Crew) -> None:
         name = f"plain-{crew.space}"

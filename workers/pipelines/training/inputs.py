@@ -37,7 +37,7 @@ from workers.pipelines.model.loading import read_blueprint, read_config, stored_
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
-from workers.pipelines.training.optimising import Schedule
+from workers.pipelines.training.optimising import Schedule, require_card
 from workers.pipelines.training.resuming import read_checkpoint
 
 #: Parts of a config that say how it was stored and not what the model is.
@@ -81,6 +81,8 @@ def read_inputs(
     parent: Continued | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
+    device = choose_device()
+    require_card(spec, device.kind)
     given = read_rows(data)
     objective = _objective(spec, given[0].shape)
     classes = None
@@ -133,7 +135,7 @@ def read_inputs(
         held_out=held_out,
         tokenizer=tokenizer,
         spec=spec,
-        device=choose_device(),
+        device=device,
         lora=lora,
         schedule=schedule,
         configuration=configuration,

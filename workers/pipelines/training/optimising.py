@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
+from workers.pipelines.errors import PipelineError
 
 #: AdamW's ε, as common practice has it.
 EPSILON = 1e-8
@@ -43,10 +45,33 @@ class Schedule:
 
 def optimizer_and_scheduler(trainable: Mapping[str, Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
     """Return AdamW over parameters by name, and the scheduler that sets its rates."""
-    optimizer = torch.optim.AdamW(
+    optimizer = _maker(spec)(
         parameter_groups(trainable, spec), lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON
     )
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
+
+
+def require_card(spec: TrainingSpec, kind: str) -> None:
+    """Raise PipelineError ("spec") for an optimiser that a device has not."""
+    if spec.optim != "adamw" and kind != "cuda":
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"optim {spec.optim} needs a CUDA card, and this worker has none; leave it out, or submit the training with device cuda.",
+        )
+
+
+def _maker(spec: TrainingSpec) -> Any:
+    if spec.optim == "adamw":
+        return torch.optim.AdamW
+    from bitsandbytes import optim
+
+    # Matrices of less than 4,096 numbers have moments in 32 bits there too.
+    made = {
+        "adamw_8bit": optim.AdamW8bit,
+        "paged_adamw": optim.PagedAdamW32bit,
+        "paged_adamw_8bit": optim.PagedAdamW8bit,
+    }
+    return made[spec.optim]
 
 
 def parameter_groups(trainable: Mapping[str, Any], spec: TrainingSpec) -> list[dict[str, Any]]:

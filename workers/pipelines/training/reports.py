@@ -105,7 +105,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "seed": spec.seed,
         **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
-        "optimizer": "adamw",
+        "optimizer": spec.optim,
         "adam_beta1": spec.adam_beta1,
         "adam_beta2": spec.adam_beta2,
         "adam_epsilon": EPSILON,

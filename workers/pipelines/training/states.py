@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -43,7 +44,8 @@ class States:
     """What a checkpoint keeps of the optimiser, the schedule and the random generators."""
 
     standing: Standing
-    #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters.
+    #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters; bitsandbytes has
+    #: other names.
     optimizer: dict[str, torch.Tensor]
     #: "cpu", and "cuda" where there is one: torch's own generators.
     generators: dict[str, torch.Tensor]
@@ -53,9 +55,12 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     """Return the states of AdamW, of its schedule and of all random generators, without drawing from any."""
     kept = optimizer.state_dict()["state"]
     moments = {
-        f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
+        f"{number}.{name}": torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        .detach()
+        .to("cpu", copy=True)
+        .contiguous()
         for number, parts in kept.items()
-        for name, value in parts.items()
+        for name, value in _each(parts)
     }
     schedule = scheduler.state_dict()
     version, words, spare = random.getstate()
@@ -72,6 +77,15 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
         numpy=Twister(words=twister[1].tolist(), position=twister[2], spare=twister[4] if twister[3] else None),
     )
     return States(standing, moments, generators)
+
+
+def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what an optimiser keeps of one matrix, by name; bitsandbytes has most of it one level down."""
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            yield from _each(value)
+        else:
+            yield name, value
 
 
 def restore_schedule(standing: Standing, scheduler: Any) -> None:
@@ -96,10 +110,14 @@ def _rates(standing: Standing, scheduler: Any) -> list[float]:
 
 def restore_optimizer(moments: dict[str, torch.Tensor], optimizer: Any) -> None:
     """Give AdamW the moments of a checkpoint; all else of it is as the training's settings have it."""
-    kept: dict[int, dict[str, torch.Tensor]] = {}
+    kept: dict[int, dict[str, Any]] = {}
     for name, value in moments.items():
         number, _, part = name.partition(".")
         kept.setdefault(int(number), {})[part] = value
+    for parts in kept.values():
+        if "state1" in parts:
+            # bitsandbytes counts steps in plain numbers.
+            parts["step"] = int(parts["step"])
     optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -151,3 +151,44 @@ def test_the_record_has_what_was_chosen(place: Place) -> None:
     assert training["weight_decay"] == 0.5
     assert training["adam_beta2"] == 0.999
     assert training["modules_to_save"] == "model.norm"
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+def test_other_optimisers_need_a_card_and_go_on_from_their_checkpoints(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    """bitsandbytes has them on CPUs too, without pages, which is enough to see that their moments come back."""
+    import workers.pipelines.training.inputs as module
+    from workers.pipelines.errors import PipelineError
+    from workers.pipelines.training.checkpoints import Checkpoints
+    from workers.pipelines.training.train import train
+
+    # Matrices of 4,096 numbers and more have moments in 8 bits.
+    spec = TrainingSpec(
+        **{**STEADY, "max_steps": 3, "optim": optim, "rank": 128, "loraplus_lr_ratio": 2.0, "weight_decay": 0.1}
+    )
+
+    def run(out: Path, checkpoints: Checkpoints) -> dict[str, Any]:
+        train(
+            base=place.base, base_name="org/tiny", base_revision=None, data=place.rows, eval_data=None, out=out,
+            spec=spec, on_progress=lambda _: None, checkpoints=checkpoints,
+        )  # fmt: skip
+        return load_file(out / "adapter_model.safetensors")
+
+    kept = Checkpoints(tmp_path / "kept", 2, None, lambda *what: None, lambda: False, None)
+    with pytest.raises(PipelineError, match=f"optim {optim} needs a CUDA card, and this worker has none"):
+        run(tmp_path / "none", kept)
+    monkeypatch.setattr(module, "require_card", lambda *given: None)
+    whole = run(tmp_path / "whole", kept)
+    resume = Checkpoints(
+        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000002"
+    )
+    again = run(tmp_path / "again", resume)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    moments = load_file(tmp_path / "kept" / "step-00000002" / "optimizer.safetensors")
+    types = {tensor.dtype for name, tensor in moments.items() if "state1" in name}
+    assert (torch.uint8 in types) == optim.endswith("8bit")
+    # It learns as AdamW does, up to the rounding of the moments.
+    assert largest(whole, "lora_B") == pytest.approx(
+        largest(place.train(max_steps=3, rank=128, loraplus_lr_ratio=2.0, weight_decay=0.1), "lora_B"), rel=0.1
+    )

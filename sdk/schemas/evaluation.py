@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
+from sdk.schemas.training import Day
 from sdk.schemas.wire import Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
@@ -70,6 +71,28 @@ class Sample(Wire):
     completion: str
 
 
+class Conditions(Wire):
+    """What scores depend on beside their target and its rows: only scores of equal conditions are compared."""
+
+    #: "label" where rows have one.
+    loss_on: Literal["completion", "assistant", "all", "label"]
+    #: Longest row in tokens, where the base has positions for as many.
+    max_length: int
+    #: Rows whose completion was generated, and the longest completion in tokens; 0 where there were none.
+    generated_rows: int = 0
+    max_new_tokens: int = 0
+    #: Ids of all tokens that a completion ends at, sorted.
+    stop_ids: list[int] = []
+    #: SHA-256 of each chat template that rendered conversations, sorted.
+    templates: list[Sha256] = []
+    #: The day that a template wrote into the conversations; None if it writes none.
+    template_date: Day | None = None
+    #: SHA-256 over the digests of the base's tokenizer files: a loss is one of its tokens.
+    tokenizer: Sha256
+    #: Which definition of each metric was used, where there has been more than one.
+    metrics: dict[str, int] = {}
+
+
 class EvaluationReport(Wire):
     """Scores of one version, or of a bare base, on one dataset."""
 
@@ -79,6 +102,15 @@ class EvaluationReport(Wire):
     precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
+    #: None of an earlier worker.
+    conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
+
+
+class EvaluationFailure(Wire):
+    """Why one target of an evaluation has no scores, while others have."""
+
+    reason: str
+    message: str
 
 
 class MergeSpec(Wire):

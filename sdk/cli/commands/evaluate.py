@@ -10,6 +10,7 @@ from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, plain, print_json, render, say
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.objects import unscored
 
 
 @click.command(name="eval")
@@ -61,6 +62,8 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
     else:
         _print_scores(found)
+    if (error := unscored(job.view)) is not None:
+        raise error
 
 
 def _print_scores(found: list[dict[str, Any]]) -> None:

@@ -160,18 +160,23 @@ def _unlike(one: EvaluationView, other: EvaluationView) -> list[str]:
     return found + [name for name in names if one.conditions.get(name) != other.conditions.get(name)]
 
 
+#: What a single job asks of all its targets alike.
+_ASKED = frozenset(
+    {"precision", "loss_on", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
+)
+
+
 def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:
-    """Say of each dataset that both were scored on, and never alike, what differs."""
+    """Say of each dataset on which both were scored, and never alike, what differs."""
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
     alike = {last_a[key].dataset for key in last_a.keys() & last_b.keys()}
     notes = {}
     for one in last_a.values():
         for other in last_b.values():
             if one.dataset == other.dataset and one.dataset not in alike:
-                notes[one.dataset] = (
-                    f"their scores on {one.dataset[:12]} can't be compared: they differ in "
-                    f"{', '.join(_unlike(one, other))}; score both in one job: adapterctl eval A B --data {one.dataset[:12]}"
-                )
+                names, rows = _unlike(one, other), one.dataset[:12]
+                again = f"; score both in one job: adapterctl eval A B --data {rows}" if set(names) <= _ASKED else ""
+                notes[rows] = f"their scores on {rows} are not compared, since they differ in {', '.join(names)}{again}"
     return list(notes.values())
 
 

@@ -98,7 +98,10 @@ def test_after_any_other_each_predicts_as_over_a_base_of_its_own(
     base: Path, adapters: dict[str, Path], quantization: QuantizationRecipe | None
 ) -> None:
     # PiSSA and OLoRA begin from weights, which in 4 bits they can't.
-    known = {None: None, **{name: path for name, path in adapters.items() if quantization is None or name not in {"pissa", "olora"}}}
+    known = {
+        None: None,
+        **{name: path for name, path in adapters.items() if quantization is None or name not in {"pissa", "olora"}},
+    }
     alone = {name: put_on(SharedBase(), base, path, quantization) for name, path in known.items()}
     assert all(not torch.equal(alone[None], logits) for name, logits in alone.items() if name is not None)
     shared, random = SharedBase(), Random(1)

@@ -58,7 +58,10 @@ def test_by_hand(answer: str, reference: str, expected: float) -> None:
     assert rouge_l([answer], [reference]) == [pytest.approx(expected)]
 
 
-@given(st.lists(st.sampled_from("the cat sat on a mat 12".split())), st.lists(st.sampled_from("the cat sat on".split())))
+@given(
+    st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "12"])),
+    st.lists(st.sampled_from(["the", "cat", "sat", "on"])),
+)
 def test_plain_latin_words_score_as_by_the_reference_implementation(answer: list[str], reference: list[str]) -> None:
     if answer or reference:
         said = RougeScorer(["rougeL"]).score(" ".join(reference), " ".join(answer))["rougeL"].fmeasure

@@ -37,6 +37,7 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 from sdk.transfer import hash_file
+from sdk.version import VERSION
 from workers.kinds.causes import of_error
 
 
@@ -55,7 +56,9 @@ class Desk:
         return f"{self.space}/a"
 
     def claim(self) -> Assignment:
-        info = WorkerInfo(name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        info = WorkerInfo(
+            name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION
+        )
         return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
 
     def train(self, spec: TrainingSpec = SPEC, template_date: str | None = None, **base: Any) -> Assignment:
@@ -392,6 +395,14 @@ class TestEvaluations:
         label = held.targets[0].label
         asked = {"generated_rows": "generate_rows"}.get(name, name)
         desk.refused(held, f"{asked} of {label}", evaluations=self.scores(desk, held, conditions=conditions))
+
+    def test_a_metric_that_was_asked_for_is_there(self, desk: Desk, rows: Path) -> None:
+        held = self.evaluate(desk, rows, None, "native", metrics=["rouge_l", "chrf"])
+        label = held.targets[0].label
+        lacking = self.scores(desk, held, conditions=CONDITIONS, metrics={"loss": 1.0, "rouge_l": 0.5})
+        desk.refused(held, f"metrics of {label}", evaluations=lacking)
+        whole = self.scores(desk, held, conditions=CONDITIONS, metrics={"loss": 1.0, "rouge_l": 0.5, "chrf": 40.0})
+        assert desk.complete(held, evaluations=whole).state == "succeeded"
 
 
 class TestRendering:

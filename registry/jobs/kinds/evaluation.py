@@ -176,6 +176,9 @@ def _differences(
             yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
         if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
             yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
+        lacking = sorted(set(spec.metrics or ()) - report.metrics.keys()) if found.generated_rows else []
+        if lacking:
+            yield Difference(f"metrics of {label}", ",".join(spec.metrics or ()), "none of " + ",".join(lacking))
     if len(report.samples) > spec.keep_samples:
         yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
 

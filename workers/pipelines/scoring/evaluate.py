@@ -1,4 +1,4 @@
-"""Score a base, with or without an adapter, on rows: loss of what is expected, ROUGE-L of what is generated."""
+"""Score a base, with or without an adapter, on rows: the loss of what is expected, and what is generated."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
+    IGNORED,
     Example,
     all_stops,
     configured_stops,
@@ -36,7 +37,8 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.scoring.words import WORDS_VERSION, words
+from workers.pipelines.scoring.texts import score_texts
+from workers.pipelines.scoring.words import WORDS_VERSION
 
 
 def evaluate(
@@ -54,8 +56,9 @@ def evaluate(
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
     `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
-    tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
-    have a prompt, decoded greedily. `day` is what chat templates are told that the date is. A completion ends at
+    tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
+    tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
+    are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
     Raises PipelineError.
     """
@@ -105,9 +108,10 @@ def evaluate(
         "tokens_per_s": rows.tokens / loss_s,
         **measured(loaded.shares),
     }
+    if (supervised_bytes := _supervised_bytes(rows.examples, tokenizer)) > 0:
+        metrics["bits_per_byte"] = loss * rows.supervised_tokens / supervised_bytes / math.log(2)
     if asked:
-        scores = rouge_l(answers, [example.reference for example in asked])
-        metrics["rouge_l"] = sum(scores) / len(scores)
+        metrics |= score_texts(spec.metrics or ["rouge_l"], answers, [example.reference for example in asked])
         metrics["generate_s"] = time.perf_counter() - begun
     metrics["generated_rows"] = float(len(asked))
     metrics["eval_s"] = time.perf_counter() - started
@@ -134,26 +138,10 @@ def evaluate(
     )
 
 
-def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Return the ROUGE-L F-measure of each answer against its reference, 0 to 1, over `words` in any alphabet.
-
-    Of two texts without a word it is 1.
-    """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-    return [
-        float(scorer.score(reference, answer)["rougeL"].fmeasure) if words(answer) or words(reference) else 1.0
-        for answer, reference in zip(answers, references, strict=True)
-    ]
-
-
-class _Words:
-    """`words`, as the library takes it."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return the words of a text."""
-        return words(text)
+def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:
+    """How long the texts are that the loss is taken on, in UTF-8, without tokens that stand for no text."""
+    texts = ([label for label in example.labels if label != IGNORED] for example in examples)
+    return sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace")) for ids in texts)
 
 
 def _loss(

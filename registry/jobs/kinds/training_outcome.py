@@ -30,6 +30,9 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
     asked = _asked(request.spec, publication.lora)
+    if request.eval_data is not None:
+        # Two losses say something of one another only where they were taken on the same rows.
+        asked["eval_data"] = request.eval_data
     parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
     settled = publication.model_copy(
         update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}

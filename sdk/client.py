@@ -339,11 +339,24 @@ class Client:
         return Job(self._submitter.evaluation(refs, checked, data=data, terms=terms, key=idempotency_key), self)
 
     def submit_merge(
-        self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
+        self,
+        ref: str,
+        *,
+        register: str | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **spec: Unpack[MergeOptions],
     ) -> Job[MergedModel]:
-        """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
+        """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model.
+
+        With `register` it becomes the next version of that name, of the kind "merged", and `Job.result().registered` is its
+        ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a name whose
+        versions are adapters.
+        """
         terms, checked = JobTerms(priority), build(MergeSpec, **spec)
-        return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
+        name = None if register is None else check_name(register)
+        view = self._submitter.merge(ref, checked, register=name, terms=terms, key=idempotency_key)
+        return Job(view, self)
 
     def submit_combine(
         self,

@@ -39,7 +39,11 @@ _OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 def require_files(manifest: Manifest) -> None:
     """Raise Invalid or Verification for a manifest that is none of an adapter."""
     if manifest.kind != "adapter":
-        raise Invalid("a version of an adapter needs a manifest of the kind 'adapter'", param="manifest.kind")
+        raise Invalid(
+            "a version of an adapter needs a manifest of the kind 'adapter'; a merged model becomes one with: adapterctl merge "
+            "REF --register NAME",
+            param="manifest.kind",
+        )
     digests = {file.path: file.sha256 for file in manifest.files}
     for required in (CONFIG_FILE, WEIGHTS_FILE):
         if required not in digests:

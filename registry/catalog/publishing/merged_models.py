@@ -48,14 +48,19 @@ def require_model_files(manifest: Manifest) -> None:
 
 
 def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
-    """Hold a merged model's verified files against its base; return warnings.
+    """Read what a merged model's verified files say, and judge it; return warnings.
 
-    Raises Verification where it is no whole model, or another one than this adapter makes of this base.
+    Raises Verification, also where it is no whole model.
     """
     try:
         model = read_model(artifacts, manifest)
     except BadBaseError as error:
         raise Verification(f"this is no whole model: {error}; {_ADVICE}", param="manifest") from error
+    return judge_model(model, manifest, base, made)
+
+
+def judge_model(model: Derived, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
+    """Hold a merged model against its base; return warnings. Raises Verification for another one than its adapter makes of it."""
     if len(model.tensors) != made.tensors:
         raise Verification(
             f"the model has {len(model.tensors)} tensors, and its merge has read back {made.tensors}; {_ADVICE}",
@@ -74,9 +79,9 @@ def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, mad
 def _judge_tokenizer(manifest: Manifest, made: MergedFrom) -> None:
     """Raise Verification for a tokenizer other than the base's, or a template other than the adapter's too."""
     for file in manifest.files:
-        if file.path in TOKENIZER_FILES and made.tokenizer is not None:
-            if file.sha256 not in made.tokenizer.get(file.path, ()):
-                raise Verification(f"{file.path} is neither the base's nor the adapter's; {_ADVICE}", param="manifest")
+        known = None if made.tokenizer is None else made.tokenizer.get(file.path, frozenset())
+        if file.path in TOKENIZER_FILES and known is not None and file.sha256 not in known:
+            raise Verification(f"{file.path} is neither the base's nor the adapter's; {_ADVICE}", param="manifest")
 
 
 def _judge_config(config: Mapping[str, Any], base: KnownBase, made: MergedFrom) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdk.errors import InvalidInput
 
 
-def require_adapter(ref: str, kind: str, consequence: str) -> None:
+def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref") -> None:
     """Raise InvalidInput for a version that is no adapter; `consequence` is a clause that ends with what to do.
 
     >>> require_adapter("a@v1", "adapter", "it has no ΔW")
@@ -14,4 +14,4 @@ def require_adapter(ref: str, kind: str, consequence: str) -> None:
     sdk.errors.InvalidInput: m@v1 is a merged model and no adapter, so it has no ΔW; see its adapter: adapterctl lineage m@v1 --up
     """
     if kind != "adapter":
-        raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param="ref")
+        raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param=param)

@@ -16,6 +16,7 @@ from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
+from sdk.examining.adapters_only import require_adapter
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, is_folder, parse_digest
 from sdk.pulling.cache import Cache
@@ -142,6 +143,12 @@ def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionV
 
 def trained_on(version: VersionView) -> str:
     """Return the digest of the dataset that a version was trained on. Raises InvalidInput if its record names none."""
+    require_adapter(
+        version.ref,
+        version.kind,
+        f"it was trained on no rows; preview those of its adapter, which is named by: adapterctl lineage {version.ref} --up",
+        param="of",
+    )
     if version.dataset is not None:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)

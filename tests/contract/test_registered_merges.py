@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from support import registries
 from support.merging_desk import Change, MergingDesk, value, write_shards
 from support.people import package, submit
 from support.registries import World
@@ -279,7 +280,7 @@ class TestGate:
     def test_what_was_not_read_back_is_no_version(self, desk: MergingDesk) -> None:
         desk.submit(desk.push())
         held = desk.claim()
-        with pytest.raises(VerificationFailed, match="has read nothing of the merged model back.*upgrade the worker"):
+        with pytest.raises(VerificationFailed, match=r"has read nothing .*; upgrade the worker"):
             desk.complete(held, desk.result(desk.model(), read_back=None))
         with pytest.raises(InvalidInput, match="a manifest of the kind 'merged'"):
             desk.complete(held, desk.result(desk.model(), kind="adapter"))
@@ -332,7 +333,7 @@ class TestNames:
         with people.services.db.write() as session:
             row = find_version(session, parse_ref(ref), LOCAL)
             row.state, row.number, digest = "quarantined", None, row.digest
-        with pytest.raises(InvalidInput, match="is quarantined, .*: adapterctl release"):
+        with pytest.raises(InvalidInput, match=r"is quarantined, .*: adapterctl release"):
             desk.submit(f"{desk.space}/a@sha256:{digest}")
 
 
@@ -361,15 +362,46 @@ class TestUse:
         merged = desk.merged(ref)["version"]
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter; an engine"):
             desk.writer.compat(merged, engine="vllm")
+        with pytest.raises(
+            InvalidInput, match=f"{merged} is a merged model and no adapter, so it was trained on no rows"
+        ):
+            desk.writer.preview(of=merged)
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so .* probe"):
             desk.writer.replay_probe(merged)
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so .*--no-weights"):
             desk.writer.diff(ref, merged)
         assert desk.writer.diff(ref, merged, weights=False).weights is None
-        with pytest.raises(InvalidInput, match="no adapter_config.json in which the base could be renamed"):
+        with pytest.raises(InvalidInput, match=r"no adapter_config\.json in which the base could be renamed"):
             desk.writer.pull(merged, tmp_path / "renamed", base_name="x")
 
     def test_a_pulled_one_is_no_adapter_to_push(self, desk: MergingDesk, tmp_path: Path) -> None:
         pulled = desk.writer.pull(desk.merged(desk.push())["version"], tmp_path / "pulled")
         with pytest.raises((InvalidInput, NotFound), match=r"adapter_config\.json"):
             desk.writer.push(pulled, desk.named("b"), base=desk.base.fingerprint)
+
+
+class TestQuarantine:
+    def test_what_the_gate_refuses_is_kept_where_the_registry_keeps_it(self, tmp_path: Path) -> None:
+        database = f"sqlite:///{tmp_path / 'strict.sqlite3'}"
+        storage = (tmp_path / "artifacts").as_uri()
+        with registries.served(
+            tmp_path / "strict", database_url=database, storage_url=storage, gate="quarantine"
+        ) as world:
+            desk = MergingDesk.open(world.writer, world.worker, "-", tmp_path)
+            desk.submit(desk.push())
+            held = desk.claim()
+            with pytest.raises(
+                VerificationFailed, match=r"another hidden_size .* in quarantine; .*: adapterctl release"
+            ):
+                desk.complete(held, desk.result(desk.model(changing(hidden_size=16))))
+            with pytest.raises(NotFound):
+                desk.writer.get("m")
+            assert differing(world) == {}
+            (kept,) = world.admin.search("state = quarantined")
+            assert kept.kind == "merged"
+            # The name is that of merged models from now on.
+            with pytest.raises(Conflict, match="the versions of m are merged models"):
+                desk.push("m")
+            assert world.admin.release(kept.ref).ref == "m@v1"
+            assert world.admin.get("m").info.parents[0].ref == "a@v1"
+            assert differing(world) == {}

@@ -16,7 +16,6 @@ from typing import Any
 
 from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, TimedOut, Unavailable, VerificationFailed
-from sdk.examining.adapters_only import require_adapter
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.pulling.cache import Cache
 from sdk.pulling.source import Resolved
@@ -37,6 +36,7 @@ from sdk.schemas.probe import (
     says_probe,
 )
 from sdk.schemas.wire import read
+from sdk.validation import require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.scoring.replay"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sdk.examining.adapters_only import require_adapter
 from sdk.objects import Version
 from sdk.schemas.diff import Diff
 from sdk.schemas.manifest import Manifest
+from sdk.validation import require_adapter
 
 
 def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[Manifest], Path]) -> Diff:

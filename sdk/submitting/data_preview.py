@@ -16,7 +16,6 @@ from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
-from sdk.examining.adapters_only import require_adapter
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, is_folder, parse_digest
 from sdk.pulling.cache import Cache
@@ -31,7 +30,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import read
-from sdk.validation import build, check_data
+from sdk.validation import build, check_data, require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"

@@ -21,7 +21,7 @@ from registry.catalog.versions.finding import find_version, parse_ref
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
-from sdk.schemas.catalog import Published
+from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, PreviewJobRequest, TrainingRequest
 from sdk.schemas.work import Release
 
@@ -34,10 +34,10 @@ def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDe
 class TestRecord:
     def test_it_is_that_of_the_job_and_of_the_adapter(self, desk: MergingDesk) -> None:
         ref = desk.push()
-        job = desk.submit(f"{desk.space}/a")
+        job = desk.submit(f"{desk.space}/a", onto="original")
         assert (job.view.subject, job.view.request["register_as"]) == (ref, desk.named("m"))
         held = desk.claim()
-        result = desk.result(desk.model(), onto="original")
+        result = desk.result(desk.model())
         done = desk.complete(held, result)
         merged = job.result()
         assert (merged.ref, merged.registered, merged.existing) == (ref, f"{desk.space}/m@v1", False)
@@ -66,7 +66,6 @@ class TestRecord:
             "libraries",
             "metrics",
             "training.merge_dtype",
-            "training.merge_onto",
             "training.read_back_copied",
             "training.read_back_prompts",
             "training.read_back_rows",
@@ -119,6 +118,10 @@ class TestRecord:
         desk.writer.archive(ref)
         assert desk.writer.versions(desk.named("m")) == []
         assert desk.writer.restore(ref).info.state == "ready"
+        assert [(one.adapter, one.kind) for one in desk.writer.adapters(namespace=desk.space)] == [
+            (desk.named("a"), "adapter"),
+            (desk.named("m"), "merged"),
+        ]
         (found,) = desk.writer.search(f"name = {desk.named('m')} and kind = merged")
         assert (found.ref, found.kind) == (ref, "merged")
         digest = desk.writer.get(ref).digest
@@ -340,7 +343,7 @@ class TestNames:
 class TestUse:
     """Where an adapter is wanted, a merged model is refused by one sentence that names its adapter."""
 
-    def test_by_the_registry(self, desk: MergingDesk, rows: Path) -> None:
+    def test_by_the_registry(self, desk: MergingDesk, rows: Path, tmp_path: Path) -> None:
         ref = desk.push()
         merged = desk.merged(ref)["version"]
         data = desk.writer.add_data(rows, namespace=desk.space).digest
@@ -351,6 +354,11 @@ class TestUse:
                 ask()
             assert (caught.value.message, caught.value.code, caught.value.param) == (said, "invalid", param)
 
+        pushed = package(write_adapter(tmp_path / "pushed", value=value()), tmp_path, desk.named("b"))
+        named = {"parents": [Parent(ref=merged, relation="continued-from")], "upload": None}
+        named["manifest"] = pushed.manifest.model_copy(update={"base_fingerprint": desk.base.fingerprint})
+        body = pushed.model_copy(update=named)
+        refused("named as a parent", "parents", lambda: desk.writer.call("POST", "/versions", Published, body=body))
         refused("merged", "ref", lambda: desk.submit(merged, "m2"))
         refused("evaluated", "targets", lambda: desk.writer.submit_evaluation([ref, merged], data=rows))
         refused("combined", "parents", lambda: desk.writer.submit_combine(desk.named("mix"), {ref: 0.5, merged: 0.5}))

@@ -111,7 +111,7 @@ def _register(
     Raises Verification where it is none that this merge makes, NotFound where the adapter was deleted since.
     """
     with services.db.read() as session:
-        settled = settle(session, request.ref, merge, name)
+        settled = settle(session, request, merge, name)
     with services.publisher.publishing_merged(
         publication=settled.publication,
         made=settled.made,

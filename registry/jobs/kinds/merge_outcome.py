@@ -22,6 +22,7 @@ from sdk.formats.adapter_files import HOLDS_EMBEDDINGS
 from sdk.formats.base_files import TOKENIZER_FILES
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.evaluation import ReadBack
+from sdk.schemas.jobs import MergeRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import JsonScalar
 from sdk.schemas.work import MergeResult
@@ -57,9 +58,9 @@ def require_registrable(session: Session, version: Version, name: str) -> None:
     require_name_of_kind(session, name, "merged", param="register_as")
 
 
-def settle(session: Session, ref: str, merge: MergeResult, name: str) -> Settled:
+def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> Settled:
     """Return what is to be recorded. Raises Verification for a model that was not read back, NotFound."""
-    version = find_version(session, parse_ref(ref), SYSTEM)
+    version = find_version(session, parse_ref(request.ref), SYSTEM)
     found = _require_read_back(merge)
     report = merge.report
     read_back = {f"read_back_{key}": value for key, value in found.model_dump().items()}
@@ -80,7 +81,8 @@ def settle(session: Session, ref: str, merge: MergeResult, name: str) -> Settled
         }
     )
     reported = [*(key for key in ("libraries", "metrics") if getattr(report, key))]
-    reported += [f"training.{key}" for key in ("merge_dtype", "merge_onto", *sorted(read_back))]
+    left_open = [key for key in ("dtype", "onto") if getattr(request.spec, key) == "auto"]
+    reported += [f"training.{key}" for key in (*(f"merge_{key}" for key in left_open), *sorted(read_back))]
     tokens = next((said[1] for warning in version.warnings or [] if (said := _TOKENS.match(warning))), None)
     made = MergedFrom(
         classifies=is_classifier(version),

@@ -226,7 +226,8 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """
     with open_client() as client:
         rows = [view.model_dump(mode="json") for view in client.adapters(namespace=namespace, prefix=prefix)]
-    columns = ["latest", "versions", "base", "updated_at"]
+    kind = ["kind"] if any(row["kind"] != "adapter" for row in rows) else []
+    columns = ["latest", *kind, "versions", "base", "updated_at"]
     print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
 
 

@@ -79,7 +79,7 @@ def note_of(view: JobView) -> str:
         going = "stops" if view.cancel_requested else ""
         return going or ("" if view.progress is None else f"{view.progress.phase} {count_of(view.progress)}".strip())
     if view.state is JobState.SUCCEEDED:
-        return str((view.result or {}).get("ref", ""))
+        return str(_made(view) or "")
     return view.reason or ""
 
 
@@ -132,7 +132,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("reason", view.reason),
         ("message", view.message),
         ("progress", None if progress is None else f"{progress.phase} {standing_of(progress)}"),
-        ("result", (view.result or {}).get("ref") or (view.result or {}).get("evaluations")),
+        ("result", _made(view) or (view.result or {}).get("evaluations")),
         ("queue", view.queue),
         ("priority", view.priority),
         ("needs", ", ".join(part for part in (device, memory) if part)),
@@ -194,3 +194,9 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
         return
     rows = [checkpoint.model_dump(mode="json") for checkpoint in checkpoints]
     print_rows(style, rows, [], key="step", empty=f"job {job_id} has no checkpoint")
+
+
+def _made(view: JobView) -> str | None:
+    """Return the ref of what a job made: of a merge the version that its model became, or else the one that was merged."""
+    found = view.result or {}
+    return found.get("version") or found.get("ref")

@@ -216,6 +216,11 @@ def sharded(change: Callable[[dict[str, str]], Any]) -> Change:
     return write
 
 
+def unindexed(folder: Path) -> None:
+    write_shards(folder, held=value())
+    (folder / "model.safetensors.index.json").unlink()
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
@@ -236,10 +241,7 @@ class TestGate:
             (cut, "model.safetensors is not a complete safetensors file"),
             (sharded(lambda where: where.pop(Q)), f"disagree on the tensor '{Q}'"),
             (sharded(lambda where: where.update({Q: "model-00002-of-00002.safetensors"})), "disagree on the tensor"),
-            (
-                lambda folder: (write_shards(folder, held=value()), (folder / "model.safetensors.index.json").unlink()),
-                "but no model.safetensors.index.json says so",
-            ),
+            (unindexed, "but no model.safetensors.index.json says so"),
             (holding(lambda tensors: tensors.pop(Q)), "the model has 4 tensors, and its merge has read back 5"),
             (
                 holding(lambda tensors: (tensors.pop(Q), tensors.update({"model.layers.0.x.weight": [8, 8]}))),
@@ -355,7 +357,7 @@ class TestUse:
             assert (caught.value.message, caught.value.code, caught.value.param) == (said, "invalid", param)
 
         pushed = package(write_adapter(tmp_path / "pushed", value=value()), tmp_path, desk.named("b"))
-        named = {"parents": [Parent(ref=merged, relation="continued-from")], "upload": None}
+        named: dict[str, Any] = {"parents": [Parent(ref=merged, relation="continued-from")], "upload": None}
         named["manifest"] = pushed.manifest.model_copy(update={"base_fingerprint": desk.base.fingerprint})
         body = pushed.model_copy(update=named)
         refused("named as a parent", "parents", lambda: desk.writer.call("POST", "/versions", Published, body=body))

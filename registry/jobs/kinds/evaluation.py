@@ -40,8 +40,8 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         for target in request.targets
         if target.ref is not None
     }
-    for version in versions.values():
-        require_adapter(session, version, "evaluated", param="targets")
+    for adapter in versions.values():
+        require_adapter(session, adapter, "evaluated", param="targets")
     namespaces = {version.adapter.namespace for version in versions.values()}
     if len(namespaces) > 1:
         # Whoever may see one of them would see the others' names in the job.

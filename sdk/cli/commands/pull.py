@@ -139,7 +139,7 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
             if probe:
                 from sdk.examining.probe_replay import require_probed
 
-                require_probed(client.puller.resolve(target))
+                require_probed(client.puller().resolve(target))
             manifest = client.verify(target, verify_with=key)
             # An alias may move meanwhile: what was verified is what is replayed.
             exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"

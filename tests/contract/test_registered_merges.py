@@ -14,16 +14,19 @@ from support.merging_desk import Change, MergingDesk, value, write_shards
 from support.people import package, submit
 from support.registries import World
 from support.small import TENSORS, write_adapter, write_safetensors
-from support.usage import by_kind, differing
+from support.usage import begin, by_kind, differing
 
 from registry.artifacts.models import ManifestBlob, ManifestRow
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
+from sdk.exporting import gguf
+from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, PreviewJobRequest, TrainingRequest
 from sdk.schemas.work import Release
+from sdk.transfer import hash_file
 
 
 @pytest.fixture
@@ -83,6 +86,12 @@ class TestRecord:
     ) -> None:
         number = value()
         out = desk.model(lambda folder: write_shards(folder, held=number))
+        sizes = {path.name: hash_file(path) for path in out.iterdir()}
+        view = begin(
+            desk.worker, desk.space, *(BlobSpec(sha256=sha256, size_bytes=size) for sha256, size in sizes.values())
+        )
+        sent = {put.sha256 for put in view.put}
+        assert {name for name, (sha256, _) in sizes.items() if sha256 not in sent} == {"config.json", "tokenizer.json"}
         result = desk.merged(desk.push(), out=out)
         fresh = Client(people.url, people.token(Role.READER), cache=tmp_path / "fresh")
         pulled = fresh.pull(result["version"], tmp_path / "pulled")
@@ -258,7 +267,6 @@ class TestGate:
             (changing(architectures=["Other"]), "config.json says another architectures than base"),
             (changing(quantization_config={"load_in_4bit": True}), "packed in 4 bits by bitsandbytes, but none is"),
             (changing(compression_config={}), "says compression_config, and a merged model is stored wide"),
-            (changing(tie_word_embeddings=False), "unties the embeddings, and there is no tensor of a head"),
             (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json is neither the base's nor"),
         ],
     )
@@ -383,6 +391,19 @@ class TestUse:
         assert desk.writer.diff(ref, merged, weights=False).weights is None
         with pytest.raises(InvalidInput, match=r"no adapter_config\.json in which the base could be renamed"):
             desk.writer.pull(merged, tmp_path / "renamed", base_name="x")
+
+    def test_exported_it_is_the_model_that_it_is(
+        self, desk: MergingDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        merged = desk.merged(desk.push())["version"]
+        seen: list[tuple[Path, dict[str, Any]]] = []
+        monkeypatch.setattr(gguf, "export_model", lambda folder, output, **said: seen.append((folder, said)))
+        desk.writer.export(merged, tmp_path / "m.gguf", dtype="f16", tokenizer_from="base.gguf")
+        ((folder, said),) = seen
+        assert said == {"name": merged, "dtype": "f16", "tokenizer_from": "base.gguf"}
+        assert (folder / "model.safetensors").is_file()
+        with pytest.raises(InvalidInput, match=f"{merged} is a whole model, which needs no base; leave --base out"):
+            desk.writer.export(merged, tmp_path / "m.gguf", base=desk.folder)
 
     def test_a_pulled_one_is_no_adapter_to_push(self, desk: MergingDesk, tmp_path: Path) -> None:
         pulled = desk.writer.pull(desk.merged(desk.push())["version"], tmp_path / "pulled")

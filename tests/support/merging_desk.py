@@ -43,7 +43,7 @@ def write_shards(folder: Path, *, held: float, tensors: Mapping[str, list[int]] 
     """Write a model's tensors into two files, with their index."""
     (folder / "model.safetensors").unlink(missing_ok=True)
     names = list(tensors)
-    where = {}
+    where: dict[str, str] = {}
     for number, part in enumerate((names[:2], names[2:]), start=1):
         name = f"model-0000{number}-of-00002.safetensors"
         write_safetensors(folder / name, {key: tensors[key] for key in part}, value=held + number)

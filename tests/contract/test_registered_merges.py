@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 from support import registries
 from support.merging_desk import Change, MergingDesk, value, write_shards
 from support.people import package, submit
@@ -17,7 +20,10 @@ from support.small import TENSORS, write_adapter, write_safetensors
 from support.usage import begin, by_kind, differing
 
 from registry.artifacts.models import ManifestBlob, ManifestRow
+from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.finding import find_version, parse_ref
+from registry.catalog.versions.numbering import give_number, lock_counters, require_kind
+from registry.errors import Conflict as RegistryConflict
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
@@ -307,12 +313,14 @@ class TestGate:
 
 
 class TestNames:
-    def test_a_name_has_versions_of_one_kind(self, desk: MergingDesk, rows: Path, tmp_path: Path) -> None:
+    def test_a_name_has_versions_of_one_kind(self, desk: MergingDesk, admin: Client, rows: Path) -> None:
         ref = desk.push()
         with pytest.raises(Conflict, match=rf"the versions of {desk.space}/a are adapters, .*{desk.space}/a-merged"):
             desk.submit(ref, "a")
         desk.merged(ref)
         said = rf"the versions of {desk.space}/m are merged models, so no adapter becomes one of them; choose another"
+        # Also when all of them are gone: a ref never meant an adapter there.
+        admin.delete(f"{desk.space}/m@v1")
         with pytest.raises(Conflict, match=said):
             desk.push("m")
         data = desk.writer.add_data(rows, namespace=desk.space).digest
@@ -331,6 +339,42 @@ class TestNames:
             desk.complete(held, result)
         assert [one.info.kind for one in desk.writer.versions(desk.named("m"))] == ["adapter"]
         assert differing(people) == {}
+
+    def test_whoever_waits_for_the_other_s_lock_sees_what_became_of_the_name(
+        self, people: World, desk: MergingDesk
+    ) -> None:
+        ref, name, db = desk.push(), desk.named("raced"), people.services.db
+        with db.write() as session:
+            session.add(Adapter(name=name, namespace=desk.space, created_by="t"))
+        locked = threading.Event()
+
+        def number_an_adapter() -> None:
+            with db.write() as session:
+                counters = lock_counters(session, name)
+                assert counters is not None
+                locked.set()
+                # The other waits by then.
+                time.sleep(0.3)
+                columns = {column.key: getattr(found, column.key) for column in inspect(Version).column_attrs}
+                del columns["pk"]
+                version = Version(**{**columns, "adapter_pk": counters.adapter_pk, "number": None})
+                give_number(session, version, counters, name, 0)
+
+        def look() -> None:
+            with db.write() as session:
+                counters = lock_counters(session, name)
+                assert counters is not None
+                assert counters.last_number == 1
+                require_kind(session, counters, name, "merged")
+
+        with db.read() as session:
+            found = find_version(session, parse_ref(ref), LOCAL)
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(number_an_adapter)
+            locked.wait()
+            with pytest.raises(RegistryConflict, match="are adapters, so no merged model becomes one of them"):
+                pool.submit(look).result()
+            first.result()
 
     def test_it_is_of_the_adapter_s_namespace(self, desk: MergingDesk) -> None:
         ref = desk.push()
@@ -430,9 +474,18 @@ class TestQuarantine:
             assert differing(world) == {}
             (kept,) = world.admin.search("state = quarantined")
             assert kept.kind == "merged"
-            # The name is that of merged models from now on.
-            with pytest.raises(Conflict, match="the versions of m are merged models"):
-                desk.push("m")
             assert world.admin.release(kept.ref).ref == "m@v1"
             assert world.admin.get("m").info.parents[0].ref == "a@v1"
+            assert differing(world) == {}
+            # A name of adapters by then, it would have been let into none of them.
+            desk.submit("a@v1", "n")
+            held = desk.claim()
+            with pytest.raises(VerificationFailed, match="in quarantine"):
+                desk.complete(held, desk.result(desk.model(changing(hidden_size=17))))
+            desk.push("n")
+            (kept,) = world.admin.search("state = quarantined")
+            with pytest.raises(
+                Conflict, match="the versions of n are adapters, so no merged model becomes one of them"
+            ):
+                world.admin.release(kept.ref)
             assert differing(world) == {}

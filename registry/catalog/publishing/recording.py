@@ -14,9 +14,9 @@ from registry.artifacts.uploads import finish_upload
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.publishing.new_version import Ancestry, NewVersion
 from registry.catalog.versions.finding import exact_ref
-from registry.catalog.versions.kinds import is_merged_only, require_one_kind
+from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import VersionState
-from registry.catalog.versions.numbering import Counters, give_number, lock_counters
+from registry.catalog.versions.numbering import Counters, give_number, lock_counters, require_kind
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
 from registry.db.clock import utc_now
 from registry.db.statements import append, insert_if_new, put
@@ -33,9 +33,9 @@ _LIVE_ROW = select(Version.pk).where(
 
 
 def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> None:
-    """Write a row that has no number yet, unless these bytes have a live one. Raises Conflict as `_row` does."""
+    """Write a row that has no number yet, unless these bytes have a live one. Raises Conflict as `give_number` does."""
     counters = _counters(session, new)
-    require_one_kind(session, counters.adapter_pk, new.publication.adapter, new.publication.manifest.kind)
+    require_kind(session, counters, new.publication.adapter, new.publication.manifest.kind)
     if _find(session, new, counters) is None:
         version = _unwritten(new, counters, ancestry)
         _describe(version, new, VersionState.PENDING)
@@ -59,7 +59,7 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
         return Published(version=present(session, version, new.who), existing=True)
     _charge(session, new, recorded)
     _describe(version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
-    give_number(session, version, counters, new.publication.manifest.size_bytes)
+    give_number(session, version, counters, new.publication.adapter, new.publication.manifest.size_bytes)
     origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
     about = {"digest": recorded.digest, "base": ancestry.base.brief.fingerprint, "job": job}
@@ -117,12 +117,8 @@ def _find(session: Session, new: NewVersion, counters: Counters) -> Version | No
 
 
 def _row(session: Session, new: NewVersion, ancestry: Ancestry) -> tuple[Version, Counters]:
-    """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked.
-
-    Raises Conflict for a name whose versions are of another kind.
-    """
+    """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked."""
     counters = _counters(session, new)
-    require_one_kind(session, counters.adapter_pk, new.publication.adapter, new.publication.manifest.kind)
     return _find(session, new, counters) or _unwritten(new, counters, ancestry), counters
 
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.catalog.models import Adapter, Version, VersionParent
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.transactions import connection_of
 from registry.errors import Conflict, Invalid
 
 #: States in which a version is somebody's, and is paid for.
 KEPT = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)
 
 _CALLED = {"adapter": "adapter", "merged": "merged model"}
-_OTHER_KIND = (
-    select(Version.kind)
-    .where(
-        Version.adapter_pk == bindparam("adapter"),
-        Version.kind != bindparam("kind"),
-        Version.state.in_(KEPT),
-    )
-    .limit(1)
-)
+_KIND = select(Version.kind).join(Adapter).where(Version.number == Adapter.last_number)
 
 
 def require_adapter(session: Session, version: Version, done: str, *, param: str = "ref") -> None:
@@ -45,23 +36,20 @@ def adapter_in(session: Session, version: Version) -> Version | None:
     return session.scalars(of.where(VersionParent.version_pk == version.pk).limit(1)).first()
 
 
-def require_one_kind(session: Session, adapter_pk: int, name: str, kind: str, *, param: str = "adapter") -> None:
-    """Raise Conflict where a name has versions of another kind: `latest` and aliases would change what they mean."""
-    other = connection_of(session).execute(_OTHER_KIND, {"adapter": adapter_pk, "kind": kind}).scalar()
-    if other is not None:
+def require_name_of_kind(session: Session, name: str, kind: str, *, param: str = "adapter") -> None:
+    """Raise Conflict where a name has, or had, versions of another kind: `latest` and aliases would change what they mean."""
+    require_one_kind(name, session.scalar(_KIND.where(Adapter.name == name)), kind, param=param)
+
+
+def require_one_kind(name: str, has: str | None, kind: str, *, param: str = "adapter") -> None:
+    """As `require_name_of_kind`, where the kind that a name `has` is known; None: it has none yet."""
+    if has not in (None, kind):
         example = f", such as {name}-merged" if kind == "merged" else ""
         raise Conflict(
-            f"the versions of {name} are {_CALLED.get(other, other)}s, so no {_CALLED.get(kind, kind)} becomes one of them; "
+            f"the versions of {name} are {_CALLED.get(has, has)}s, so no {_CALLED.get(kind, kind)} becomes one of them; "
             f"choose another name{example}",
             param=param,
         )
-
-
-def require_name_of_kind(session: Session, name: str, kind: str, *, param: str = "adapter") -> None:
-    """As `require_one_kind`, where the name may be new. Raises Conflict."""
-    pk = session.scalar(select(Adapter.pk).where(Adapter.name == name))
-    if pk is not None:
-        require_one_kind(session, pk, name, kind, param=param)
 
 
 def is_merged_only() -> ColumnElement[bool]:

@@ -331,6 +331,22 @@ class TestNames:
         with pytest.raises(Conflict, match=said):
             desk.writer.submit_combine(desk.named("m"), {ref: 1.0})
 
+    def test_a_training_under_way_does_not_lose_its_name(self, desk: MergingDesk, rows: Path) -> None:
+        ref = desk.push()
+        desk.submit(ref, "n")
+        held, result = desk.claim(), desk.result(desk.model())
+        data = desk.writer.add_data(rows, namespace=desk.space).digest
+        choice = BaseChoice(id=desk.base.id, fingerprint=desk.base.fingerprint)
+        request = TrainingRequest(adapter=desk.named("n"), base=choice, data=data)
+        training = submit(desk.writer, JobSubmission(request=request)).id
+        said = f"job {training}, a training, is to make a version of {desk.space}/n, so no merged model becomes one"
+        with pytest.raises(Conflict, match=said):
+            desk.submit(ref, "n")
+        with pytest.raises(Conflict, match=said):
+            desk.complete(held, result)
+        desk.writer.cancel_job(training)
+        assert desk.complete(held, result).state == "succeeded"
+
     def test_a_name_that_was_taken_meanwhile_ends_the_job(self, people: World, desk: MergingDesk) -> None:
         desk.submit(desk.push())
         held, result = desk.claim(), desk.result(desk.model())

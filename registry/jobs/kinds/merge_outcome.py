@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
@@ -15,7 +16,9 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.norms import record_of
-from registry.errors import Invalid, Verification
+from registry.errors import Conflict, Invalid, Verification
+from registry.jobs.lifecycle import UNFINISHED
+from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier
 from registry.principal import SYSTEM
 from sdk.formats.adapter_files import HOLDS_EMBEDDINGS
@@ -27,6 +30,8 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.training import JsonScalar
 from sdk.schemas.work import MergeResult
 
+#: Kinds of job whose subject is the name that gets a version, and what they are called.
+_MAKING_ADAPTERS = {"training": "training", "combine": "combination"}
 _TOKENS = re.compile(re.escape(HOLDS_EMBEDDINGS) + r"([0-9]{1,9}) tokens")
 
 
@@ -55,12 +60,26 @@ def require_registrable(session: Session, version: Version, name: str) -> None:
             f"adapterctl release {ref}",
             param="register_as",
         )
+    _require_free(session, name)
+
+
+def _require_free(session: Session, name: str) -> None:
+    """Raise Conflict for a name of adapters, or of ones to be: a training that takes days must not find its name taken."""
     require_name_of_kind(session, name, "merged", param="register_as")
+    making = (Job.subject == name, Job.kind.in_(_MAKING_ADAPTERS), Job.state.in_(UNFINISHED))
+    job = session.execute(select(Job.id, Job.kind).where(*making).limit(1)).first()
+    if job is not None:
+        raise Conflict(
+            f"job {job.id}, a {_MAKING_ADAPTERS[job.kind]}, is to make a version of {name}, so no merged model becomes one; choose "
+            f"another name, such as {name}-merged",
+            param="register_as",
+        )
 
 
 def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> Settled:
-    """Return what is to be recorded. Raises Verification for a model that was not read back, NotFound."""
+    """Return what is to be recorded. Raises Verification for a model that was not read back, NotFound, Conflict."""
     version = find_version(session, parse_ref(request.ref), SYSTEM)
+    _require_free(session, name)
     found = _require_read_back(merge)
     report = merge.report
     read_back = {f"read_back_{key}": value for key, value in found.model_dump().items()}

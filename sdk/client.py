@@ -586,6 +586,13 @@ class Client:
         """Scores of a version, of a job, or of a bare base by its fingerprint."""
         return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base))
 
+    def evaluation(self, ident: str) -> Evaluation:
+        """Scores by their id. Raises NotFound."""
+        found = next(evaluations.iterate(self.transport, ident=ident), None)
+        if found is None or found.id != ident:
+            raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
+        return found
+
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.
 

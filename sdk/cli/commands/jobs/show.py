@@ -10,7 +10,7 @@ import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
 from sdk.cli.support.ages import age_of, human_duration
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 
@@ -115,6 +115,14 @@ def jobs_show(job_id: str, style: str) -> None:
             click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
         if len(checkpoints) > _SHOWN:
             click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
+        if view.state is JobState.SUCCEEDED:
+            say(f"see what it made: {result_command(view)}")
+
+
+def result_command(view: JobView) -> str:
+    """The command that prints or writes what a job has made."""
+    unregistered = view.kind == "merge" and not view.request.get("register_as")
+    return f"adapterctl jobs result {view.id}" + (" -o DIR" if unregistered else "")
 
 
 def _facts(view: JobView) -> list[tuple[str, Any]]:

@@ -9,11 +9,14 @@ from sdk.errors import InvalidInput
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build
+from sdk.validation import build, require_adapter
 
 
 def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpec:
     """Return the spec of a training with the options `given` that continues a version. Raises InvalidInput where one contradicts it."""
+    require_adapter(
+        parent.ref, parent.kind, "no training continues it; register it as a base, and train over that", param="parent"
+    )
     method = given.get("method") if parent.method == "unknown" else parent.method
     if method is None:
         raise InvalidInput(

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
@@ -55,6 +56,7 @@ def pin_parent(
         return None
     version = find_version(session, parse_ref(request.parent.ref), who)
     ref = exact_ref(version)
+    require_adapter(session, version, "continued", param="parent")
     require_ready(version, done="continued", param="parent")
     if request.parent.digest not in (None, version.digest):
         raise Invalid(

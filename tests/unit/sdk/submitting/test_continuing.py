@@ -18,7 +18,9 @@ LORA = LoraConfig(
 
 
 def parent(**changed: Any) -> Any:
-    return SimpleNamespace(**{"ref": "sql@v3", "method": "lora", "quantization": None, "lora": LORA, **changed})
+    return SimpleNamespace(
+        **{"ref": "sql@v3", "kind": "adapter", "method": "lora", "quantization": None, "lora": LORA, **changed}
+    )
 
 
 def test_the_configuration_is_the_parents_and_the_rest_is_chosen() -> None:
@@ -64,3 +66,8 @@ def test_what_contradicts_it_is_refused(given: dict[str, Any], param: str) -> No
 def test_of_a_version_that_nobody_said_the_method_of_it_is_asked_for() -> None:
     with pytest.raises(InvalidInput, match=r"nobody said how sql@v3 was trained; say method lora"):
         continued_spec(parent(method="unknown"), {})
+
+
+def test_a_merged_model_is_not_continued() -> None:
+    with pytest.raises(InvalidInput, match="sql@v3 is a merged model and no adapter, so no training continues it"):
+        continued_spec(parent(kind="merged"), {})

@@ -40,8 +40,8 @@ from sdk.errors import InvalidInput, NotFound
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe
 from sdk.examining.version_comparison import compare
-from sdk.exporting import gguf
-from sdk.exporting.gguf import Exported
+from sdk.exporting import gguf, plain
+from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import check_alias, check_name, check_number, means_folder, or_folder, parse_ref
@@ -52,6 +52,7 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
+from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
@@ -87,6 +88,7 @@ from sdk.schemas.catalog import (
     BaseView,
     Published,
     VersionMove,
+    VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.diff import Diff
@@ -404,10 +406,7 @@ class Client:
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
-        if target == "":
-            raise InvalidInput(
-                "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
-            )
+        _require_target(target)
         folder = user_path(target)
         if not means_folder(target):
             return self._export_version(str(target), output, base, dtype, tokenizer_from)
@@ -444,6 +443,49 @@ class Client:
         return gguf.export_adapter(
             folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype
         )
+
+    def export_plain(
+        self,
+        target: str | Path,
+        output: str | Path,
+        *,
+        rank: int | None = None,
+        base: str | Path | None = None,
+        dtype: Literal["f32", "f16", "bf16"] | None = None,
+    ) -> ExportedLora:
+        """Write an adapter into the new folder `output` as a plain LoRA, and read it back, on this machine and without a job.
+
+        It has one rank and one α: `rank`, or the largest of its modules. Modules of a lower rank are padded with zeros, those of a
+        higher one are cut to the nearest ΔW; the report says how much of its energy is kept. `target` is a version's ref or the
+        folder of an adapter. A DoRA takes a `rank` and its base's weights: `base`, or the files of a version's base that lie on this
+        machine. Raises InvalidInput for what no plain LoRA can hold, Conflict if `output` exists, NotFound, InvalidBase,
+        VerificationFailed, Unavailable without the worker's extra.
+        """
+        _require_target(target)
+        if means_folder(target):
+            folder = user_path(target)
+            if not gguf.is_adapter(folder):
+                raise InvalidInput(f"{folder} is a model; give a ref, or the folder of an adapter", param="target")
+            known = None if base is None else self._base_folder(base, None)
+            return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
+        with or_folder(str(target)):
+            version = self.get(str(target))
+        if base is not None:
+            self.require_base(version, base)
+        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
+        known = self._base_folder(base, version.info) if plain.needs_base(folder, rank) else None
+        return plain.export_plain_lora(
+            folder, output, rank=rank, dtype=dtype, base=known, quantization=version.info.quantization
+        )
+
+    def _base_folder(self, base: str | Path | None, version: VersionView | None) -> Path | None:
+        """Return the folder of a base, by default that of a version; None where its files don't lie on this machine."""
+        if isinstance(base, Path) or (base is not None and is_folder(base)):
+            return user_path(base)
+        if version is not None:
+            return files_here(self.cache, version.base.fingerprint, registered_base(self.transport, version))
+        view = self.base(str(base))
+        return files_here(self.cache, view.fingerprint, view)
 
     def _base_config(self, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
         """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
@@ -1007,6 +1049,13 @@ def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> d
 
 def _move(ref: str, reason: str) -> VersionMove:
     return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
+
+
+def _require_target(target: str | Path) -> None:
+    if target == "":
+        raise InvalidInput(
+            "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
+        )
 
 
 def _no_tokenizer(given: str | Path | None) -> None:

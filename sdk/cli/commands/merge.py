@@ -29,6 +29,11 @@ from sdk.schemas.failures import FailureReason
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     help="The merged model's dtype. [default: the base's]",
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(["nf4"]),
+    help="Store the merged model's linear weights in 4 bits, as bitsandbytes packs them. [default: no]",
+)
 @format_option
 def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
     """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder.
@@ -37,8 +42,9 @@ def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
     fixed texts are held against the base as trained with the adapter. Where that fails, the command exits with 7.
 
     \b
-    Example:
+    Examples:
       adapterctl merge code-review@v3 -o ./merged
+      adapterctl merge code-review@v3 -o ./merged-nf4 --quantize nf4
     """
     target = user_path(output)
     require_free(target, replaceable=False)
@@ -63,3 +69,7 @@ def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
         say(
             f"{human_bytes(merged.manifest.size_bytes)}, merged onto the {merged.report['onto']} weights in {merged.report['dtype']}"
         )
+        if (packed := merged.report.get("quantized")) is not None:
+            kl = merged.report["metrics"].get(f"logit_kl_{packed['type']}")
+            far = "not measured" if kl is None else f"{kl:.2g} nats a token from what was trained"
+            say(f"{packed['weights']} weights in {packed['type']}, each off by at most {packed['furthest']:.1%}; {far}")

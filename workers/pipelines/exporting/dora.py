@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.lora.factors import Factors, Reduced
 from sdk.lora.plain_lora import PlainPlan
 from sdk.schemas.export import PlainLoraRequest
@@ -35,16 +41,28 @@ class Magnitude(NamedTuple):
     magnitude: Any
 
 
-class MagnitudeDeltas:
-    """The modules of a DoRA over its base. Raises PipelineError for a base that the adapter does not fit."""
+@contextmanager
+def over_base(request: PlainLoraRequest, plan: PlainPlan) -> Iterator[MagnitudeDeltas]:
+    """Lay the DoRA of a request over its base, but for settings that could run something as PEFT reads them: as a push stores it."""
+    folder = Path(request.folder)
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    with tempfile.TemporaryDirectory(prefix="adapterctl-") as held:
+        said = {key: value for key, value in config.items() if key not in DROPPED_KEYS}
+        (Path(held) / CONFIG_FILE).write_text(json.dumps(said), encoding="utf-8")
+        (Path(held) / WEIGHTS_FILE).symlink_to((folder / WEIGHTS_FILE).resolve())
+        yield MagnitudeDeltas(Path(held), request, plan)
 
-    def __init__(self, request: PlainLoraRequest, plan: PlainPlan) -> None:
+
+class MagnitudeDeltas:
+    """The modules of the DoRA in a folder over its base. Raises PipelineError for a base that the adapter does not fit."""
+
+    def __init__(self, adapter: Path, request: PlainLoraRequest, plan: PlainPlan) -> None:
         assert request.base is not None
         base = Path(request.base)
         recipe = read_packing(base) or request.quantization
         # What was trained over: 4-bit weights, made wide again.
         onto: Onto = "original" if recipe is None else "dequantized"
-        self._prepared = prepare(base, Path(request.folder), classes=None, onto=onto, dtype="float32", recipe=recipe)
+        self._prepared = prepare(base, adapter, classes=None, onto=onto, dtype="float32", recipe=recipe)
         self._blocks = self._prepared.blocks()
         self._changes = {change.module: (parameter, change) for parameter, change in self._prepared.adapted()}
         if odd := sorted(self._changes.keys() ^ plan.outlines.keys()):

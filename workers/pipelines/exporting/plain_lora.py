@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,18 +57,18 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
     folder, out = Path(request.folder), Path(request.out)
     plan = plan_plain(folder, request.rank)
     source = AdapterFactors(folder, plan.lora)
-    deltas = _over_base(request, plan)
     dtype = request.dtype or _own_dtype(plan, source)
     found: dict[str, _Plain] = {}
     tensors: dict[str, torch.Tensor] = {}
-    for name, outline in plan.outlines.items():
-        one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
-        found[name] = one
-        tensors |= dict(_tensors(plan, name, outline, one, dtype))
-    _write(out, plan, tensors, folder)
+    with _over_base(request, plan) as deltas:
+        for name, outline in plan.outlines.items():
+            one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
+            found[name] = one
+            tensors |= dict(_tensors(plan, name, outline, one, dtype))
+        _write(out, plan, tensors, folder)
+        kept = {name: one.kept_square / one.square if one.square else 1.0 for name, one in found.items()}
+        error = read_back(folder, out, kept, deltas)
     squares = sum(one.square for one in found.values())
-    kept = {name: one.kept_square / one.square if one.square else 1.0 for name, one in found.items()}
-    error = read_back(folder, out, kept, deltas)
     energy = sum(one.kept_square for one in found.values()) / squares if squares else 1.0
     cut = sum(one.cut for one in found.values())
     return PlainLoraReport(
@@ -84,13 +85,13 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
     )
 
 
-def _over_base(request: PlainLoraRequest, plan: PlainPlan) -> MagnitudeDeltas | None:
+def _over_base(request: PlainLoraRequest, plan: PlainPlan) -> AbstractContextManager[MagnitudeDeltas | None]:
     if not plan.lora.use_dora:
-        return None
-    # Laying it over its base takes PEFT and transformers, which other adapters do without.
-    from workers.pipelines.exporting.dora import MagnitudeDeltas
+        return nullcontext()
+    # This takes PEFT and transformers, which other adapters do without.
+    from workers.pipelines.exporting.dora import over_base
 
-    return MagnitudeDeltas(request, plan)
+    return over_base(request, plan)
 
 
 def _notes(kept: dict[str, float]) -> list[str]:

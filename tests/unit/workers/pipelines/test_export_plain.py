@@ -151,6 +151,8 @@ class TestDora:
             base, tmp_path / "a", r=3, lora_alpha=4, target_modules=targets, use_dora=True, use_rslora=True
         )
         whole = updates(base, adapter)
+        # As PEFT saves it, and nobody pushed it yet.
+        (adapter / "adapter_config.json").write_text(json.dumps({**config(adapter), "megatron_core": "megatron.core"}))
         for rank in (4, 64):
             report = export(adapter, tmp_path / f"{rank}", rank=rank, base=str(base))
             said = config(tmp_path / f"{rank}")

@@ -36,11 +36,13 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.errors import InvalidInput, NotFound
+from sdk.errors import InvalidInput, NotAllowed, NotFound
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
+from sdk.exporting.cards import merged_card
+from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
@@ -52,7 +54,7 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
-from sdk.pushing.bases_here import files_here, registered_base
+from sdk.pushing.bases_here import files_here, places_of, registered_base
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
@@ -473,9 +475,15 @@ class Client:
         if base is not None:
             self.require_base(version, base)
         folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
-        known = self._base_folder(base, version.info) if plain.needs_base(folder, rank) else None
         return plain.export_plain_lora(
-            folder, output, rank=rank, dtype=dtype, base=known, quantization=version.info.quantization
+            folder,
+            output,
+            rank=rank,
+            dtype=dtype,
+            base=self._base_folder(base, version.info) if plain.needs_base(folder, rank) else None,
+            quantization=version.info.quantization,
+            version=version.info,
+            licensed=self._carded(version.info),
         )
 
     def _base_folder(self, base: str | Path | None, version: VersionView | None) -> Path | None:
@@ -878,11 +886,24 @@ class Client:
         """
         return self._puller.check_cached(manifest)
 
-    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
-        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete. Raises
-        Conflict.
+    def save_manifest(self, manifest: Manifest, to: Path, *, beside: Mapping[str, str] | None = None) -> Path:
+        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete, with further texts `beside`
+        them by their names. Raises Conflict.
         """
-        return self._puller.save(manifest, to)
+        return self._puller.save(manifest, to, beside=beside or {})
+
+    def model_card(self, merged: MergedModel) -> str:
+        """Return the model card of a merged model, as `MergedModel.save` writes it."""
+        try:
+            version = self.get(merged.ref).info
+        except (NotFound, NotAllowed):
+            return merged_card(merged.ref, merged.report, None, None)
+        return merged_card(merged.ref, merged.report, version, self._carded(version))
+
+    def _carded(self, version: VersionView) -> Path | None:
+        """Return a folder of a version's base that has a card of its own; its weights are not looked at."""
+        places = places_of(self.cache, version.base.fingerprint, registered_base(self.transport, version))
+        return next((place for place in places if (place / CARD_FILE).is_file()), None)
 
     def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
         """Fetch a manifest's files into an existing folder, each checked against its digest."""

@@ -50,8 +50,11 @@ def test_what_was_written_and_is_not_what_was_asked_for_ends_with_7(
 
 def test_warnings_of_the_report_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Registry:
-        def save_manifest(self, manifest: Any, target: Path) -> Path:
+        def save_manifest(self, manifest: Any, target: Path, *, beside: Any) -> Path:
             return target
+
+        def model_card(self, merged: Any) -> str:
+            return ""
 
     report = {"onto": "original", "dtype": "bfloat16", "warnings": ["Rounding took it."]}
     manifest: Any = SimpleNamespace(size_bytes=1, digest="d" * 64)

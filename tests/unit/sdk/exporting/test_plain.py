@@ -76,7 +76,7 @@ def test_the_command_makes_a_plain_lora(base: Path, dora: Path, tmp_path: Path) 
     assert "plain LoRA of rank 8, " in done.stderr
     assert "of ΔW's energy, at least " in done.stderr
     assert left(tmp_path / "out") == ["plain"]
-    assert left(tmp_path / "out/plain") == ["adapter_config.json", "adapter_model.safetensors"]
+    assert left(tmp_path / "out/plain") == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     for beside in (["--tokenizer-from", "x.gguf"], ["--to", "gguf"]):
         refused = run("adapterctl", *asked, *beside, cwd=tmp_path, env=environment())
         assert refused.returncode == 2
@@ -90,10 +90,14 @@ def test_a_version_and_its_base_are_found_by_the_ref(client: Client, base: Path,
     own = tmp_path / "own"
     shutil.copytree(base, own)
     client.add_base(own, id="tiny")
-    client.push(dora, "team/dora", base="tiny")
+    (own / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    version = client.push(dora, "team/dora", base="tiny")
     by_ref = client.export_plain("team/dora@v1", tmp_path / "ref", rank=4)
     by_folder = client.export_plain(dora, tmp_path / "folder", base=base, rank=4)
     assert by_ref.report == by_folder.report.model_copy(update={"size_bytes": by_ref.report.size_bytes})
+    card = (by_ref.path / "README.md").read_text()
+    assert '"license": "apache-2.0"' in card
+    assert all(said in card for said in ("team/dora@v1", version.digest, "tiny", "DoRA of rank 4"))
     # What was made is an adapter as any other.
     assert client.push(by_ref.path, "team/plain", base="tiny").info.lora.rank == 4
     other = tiny.save_llama(tmp_path / "other", seed=9)

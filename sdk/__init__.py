@@ -178,9 +178,19 @@ def export(
     base: str | Path | None = None,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
     tokenizer_from: str | Path | None = None,
+    modelfile: bool = False,
+    ollama_base: str | None = None,
 ) -> Exported:
     """Write an adapter, or a merged model, as a GGUF file. See `Client.export`."""
-    return _client().export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
+    return _client().export(
+        target,
+        output,
+        base=base,
+        dtype=dtype,
+        tokenizer_from=tokenizer_from,
+        modelfile=modelfile,
+        ollama_base=ollama_base,
+    )
 
 
 def export_plain(

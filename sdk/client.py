@@ -43,6 +43,7 @@ from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
 from sdk.exporting.model_card import CARD_FILE
+from sdk.exporting.modelfile import OllamaOptions
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
@@ -399,19 +400,25 @@ class Client:
         base: str | Path | None = None,
         dtype: Literal["f32", "f16", "bf16"] | None = None,
         tokenizer_from: str | Path | None = None,
+        modelfile: bool = False,
+        ollama_base: str | None = None,
     ) -> Exported:
         """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
 
         `target` is a version's ref, the folder of an adapter, which needs its `base` (a folder or a registered base, of
         which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
-        model in its own type. `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for
+        model in its own type. `tokenizer_from` is a GGUF file of the model's base. With `modelfile` an Ollama
+        Modelfile is written beside it, of an adapter over `ollama_base`: a name in Ollama, or the base's GGUF file. Raises InvalidInput and InvalidBase for
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
         _require_target(target)
+        if ollama_base is not None and not modelfile:
+            raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
+        beside: OllamaOptions = {"modelfile": modelfile, "ollama_base": ollama_base}
         folder = user_path(target)
         if not means_folder(target):
-            return self._export_version(str(target), output, base, dtype, tokenizer_from)
+            return self._export_version(str(target), output, base, dtype, tokenizer_from, beside)
         if gguf.is_adapter(folder):
             if base is None:
                 raise InvalidInput(
@@ -420,10 +427,12 @@ class Client:
             _no_tokenizer(tokenizer_from)
             config, base_name = self._base_config(base)
             name = folder.resolve().name
-            return gguf.export_adapter(folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype)
+            return gguf.export_adapter(
+                folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype, **beside
+            )
         if base is not None:
             raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
-        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from)
+        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
 
     def _export_version(
         self,
@@ -432,6 +441,7 @@ class Client:
         base: str | Path | None,
         dtype: GgufDtype | None,
         tokenizer_from: str | Path | None,
+        beside: OllamaOptions,
     ) -> Exported:
         _no_tokenizer(tokenizer_from)
         with or_folder(ref):
@@ -443,7 +453,7 @@ class Client:
         )
         folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
         return gguf.export_adapter(
-            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype
+            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype, **beside
         )
 
     def export_plain(

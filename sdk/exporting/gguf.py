@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound, disk_explained
+from sdk.exporting import modelfile as modelfiles
 from sdk.exporting.placing import beside, free, give_name, require_utf8
 from sdk.exporting.running import Exported, run
 from sdk.formats import adapter_files, base_files
@@ -29,21 +30,30 @@ def export_adapter(
     name: str,
     base_name: str | None = None,
     dtype: GgufDtype | None = None,
+    modelfile: bool = False,
+    ollama_base: str | None = None,
 ) -> Exported:
     """Write a PEFT adapter as a new file that llama.cpp applies to a GGUF of its base: exactly s·B·A for each module.
 
-    Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists, NotFound,
+    With `modelfile`, an Ollama Modelfile over `ollama_base`, a name there or a GGUF file, is written beside it. Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists, NotFound,
     VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
     """
     target = _target(output, dtype)
     plan_adapter(folder, adapted_model(base_config))
     require_libraries(("numpy", "gguf"), doing="exporting to GGUF")
     request = {"kind": "adapter", "base_name": base_name}
-    return _written(target, folder, base_config, {**request, "name": name, "dtype": dtype})
+    beside_it = modelfiles.text(target.name, kind="adapter", base=ollama_base) if modelfile else None
+    return _written(target, folder, base_config, {**request, "name": name, "dtype": dtype}, beside_it)
 
 
 def export_model(
-    folder: Path, output: str | Path, *, dtype: GgufDtype | None = None, tokenizer_from: str | Path | None = None
+    folder: Path,
+    output: str | Path,
+    *,
+    dtype: GgufDtype | None = None,
+    tokenizer_from: str | Path | None = None,
+    modelfile: bool = False,
+    ollama_base: str | None = None,
 ) -> Exported:
     """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp.
 
@@ -57,7 +67,8 @@ def export_model(
         raise NotFound(f"the tokenizer is to come from {what}; give a GGUF file of the base", param="tokenizer_from")
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}
-    return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype})
+    beside_it = modelfiles.text(target.name, kind="model", base=ollama_base) if modelfile else None
+    return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype}, beside_it)
 
 
 def _is(asked: Callable[[], bool]) -> bool:
@@ -106,12 +117,18 @@ def _target(output: str | Path, dtype: str | None) -> Path:
     return free(output, like="FILE.gguf")
 
 
-def _written(target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Exported:
-    """Let the program write the file under a temporary name, then give it its own."""
+def _written(
+    target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any], modelfile: str | None
+) -> Exported:
+    """Let the program write the file under a temporary name, then give it its own, and its Modelfile beside it."""
     require_utf8(folder.resolve(), target, asked.get("tokenizer_from") or "")
+    place = None if modelfile is None else free(modelfiles.place_of(target), like="FILE.Modelfile")
     with disk_explained(f"writing {target}"), beside(target) as partial:
         file = partial / "file.gguf"
         request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
         report = read(ExportReport, run(request, folder, reads=(folder,)))
         give_name(file, target)
-    return Exported(target, request.kind, report)
+        if modelfile is not None and place is not None:
+            (partial / place.name).write_text(modelfile, encoding="utf-8")
+            give_name(partial / place.name, place)
+    return Exported(target, request.kind, report, place)

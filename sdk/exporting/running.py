@@ -25,6 +25,8 @@ class Exported:
     path: Path
     kind: Literal["adapter", "model"]
     report: ExportReport
+    #: The Ollama Modelfile beside it, where one was asked for.
+    modelfile: Path | None = None
 
 
 @dataclass(frozen=True)

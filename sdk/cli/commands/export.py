@@ -39,6 +39,10 @@ from sdk.schemas.export import ExportReport, GgufDtype, PlainLoraReport
 @click.option(
     "--tokenizer-from", metavar="GGUF", help="For a model: take the tokenizer from this file of the same base."
 )
+@click.option("--modelfile", is_flag=True, help="Also write FILE.Modelfile beside it, for Ollama.")
+@click.option(
+    "--ollama-base", metavar="NAME", help="For an adapter's Modelfile: the base's name in Ollama, or its GGUF file."
+)
 @format_option
 def export_command(
     target: str,
@@ -48,6 +52,8 @@ def export_command(
     rank: int | None,
     dtype: GgufDtype | None,
     tokenizer_from: str | None,
+    modelfile: bool,
+    ollama_base: str | None,
     style: str,
 ) -> None:
     """Write an adapter, or a merged model, for other programs, and read it back.
@@ -65,13 +71,15 @@ def export_command(
     Examples:
       adapterctl export code-review@v3 -o code-review.gguf
       adapterctl export ./sql --base ./SmolLM2-135M -o sql.gguf --dtype f16
-      adapterctl export ./merged -o merged.gguf
+      adapterctl export ./merged -o merged.gguf --modelfile
       adapterctl export code-review@v3 --to lora -o ./plain
       adapterctl export code-review@v3 --to lora --rank 8 -o ./smaller
     """
     if to == "lora":
         if tokenizer_from is not None:
             raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")
+        if modelfile or ollama_base is not None:
+            raise click.UsageError("a Modelfile is of a GGUF file; leave --modelfile and --ollama-base out")
         with unwinding(), open_client() as client:
             plain = client.export_plain(target, output, rank=rank, base=base, dtype=dtype)
         _show(plain.path, "lora", plain.report, _of_lora(plain.report), style)
@@ -79,7 +87,17 @@ def export_command(
     if rank is not None:
         raise click.UsageError("a GGUF file takes any rank; leave --rank out, or give --to lora")
     with unwinding(), open_client() as client:
-        found = client.export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
+        found = client.export(
+            target,
+            output,
+            base=base,
+            dtype=dtype,
+            tokenizer_from=tokenizer_from,
+            modelfile=modelfile,
+            ollama_base=ollama_base,
+        )
+    if found.modelfile is not None:
+        say(f"for Ollama: ollama create NAME -f {found.modelfile}")
     _show(found.path, found.kind, found.report, _of_gguf(found.kind, found.report), style)
 
 

@@ -253,6 +253,33 @@ def test_what_came_there_meanwhile_stays(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
+    made = client.export(adapter, tmp_path / "a.gguf", base=base, modelfile=True, ollama_base="tiny:1b")
+    assert made.modelfile == tmp_path / "a.Modelfile"
+    lines = made.modelfile.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["FROM tiny:1b", "ADAPTER ./a.gguf"]
+    over = {"base": base, "modelfile": True}
+    for name, asked, said in (
+        ("a.gguf", {**over, "ollama_base": "x"}, "already exists"),
+        ("b.gguf", over, "names its base"),
+        ("b.gguf", {**over, "ollama_base": "x\nADAPTER y"}, "is no name of a model"),
+        ("b\n.gguf", {**over, "ollama_base": "x"}, "can't name"),
+        ("b.gguf", {"base": base, "ollama_base": "x"}, "give --modelfile too"),
+    ):
+        with pytest.raises((InvalidInput, Conflict), match=said):
+            client.export(adapter, tmp_path / name, **asked)  # type: ignore[arg-type]
+    (tmp_path / "c.Modelfile").write_text("mine")
+    with pytest.raises(Conflict, match=r"c\.Modelfile already exists"):
+        client.export(adapter, tmp_path / "c.gguf", base=base, modelfile=True, ollama_base="x")
+    assert {path.name for path in tmp_path.iterdir()} & {"b.gguf", "c.gguf", "b.Modelfile"} == set()
+    whole = client.export(base, tmp_path / "m.gguf", modelfile=True)
+    assert whole.modelfile is not None
+    assert whole.modelfile.read_text().splitlines()[-1] == "FROM ./m.gguf"
+    with pytest.raises(InvalidInput, match="needs no base in Ollama"):
+        client.export(base, tmp_path / "n.gguf", modelfile=True, ollama_base="x")
+
+
+@pytest.mark.usefixtures("here")
 def test_a_long_name_in_any_script(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
     client.export(adapter, tmp_path / ("😀" * 60 + ".gguf"), base=base)
     assert "😀" * 60 + ".gguf" in left(tmp_path)

@@ -11,7 +11,7 @@ from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.placing import beside, free, give_name, require_utf8
 from sdk.exporting.running import ExportedLora, run
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.lora.adapter_folders import read_adapter_config
+from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.plain_lora import plan_plain
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
@@ -74,7 +74,7 @@ def export_plain_lora(
             folder.resolve().name if version is None else version.ref,
             report,
             version=version,
-            base_name=read_adapter_config(folder).get("base_model_name_or_path"),
+            base_name=harmless(read_adapter_config(folder)).get("base_model_name_or_path"),
             base=licensed or base,
         )
         (written / CARD_FILE).write_text(card, encoding="utf-8")

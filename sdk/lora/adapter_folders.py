@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
                 param="target",
             )
     return config
+
+
+def harmless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the keys that could run something, name a place of a machine, or are no settings of PEFT's."""
+    found = {finding.path[0] for finding in examine(config)}
+    return {key: value for key, value in config.items() if key not in found}

@@ -21,7 +21,7 @@ from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import lora_of
-from sdk.lora.adapter_folders import read_adapter_config
+from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.combining import OF_THE_TRAINING
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.lora.module_scales import ModuleScales, ScalesError
@@ -33,6 +33,8 @@ MAX_RANK = 8192
 _MERGE = "merge it instead: adapterctl merge REF -o DIR"
 #: How far a scale may be from α/r and still be it: some roundings of float64.
 _SAME_SCALE = 1e-12
+#: Scales beyond are slips, and so would be the numbers that they make.
+_MOST_SCALE = 1e30
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ def _outlines(folder: Path, lora: LoraConfig) -> dict[str, ModuleOutline]:
             f"holds {whole[0][:200]!a} whole",
             f"{_MERGE}; or save it again with save_embedding_layers=False where that was not trained",
         )
+    for name, module in outlines.items():
+        if not abs(module.scale.scale) <= _MOST_SCALE:
+            raise InvalidInput(
+                f"{name} of the adapter has the scale {module.scale.scale:g}, beyond what float32 holds; train it again",
+                param="target",
+            )
     if not outlines:
         raise InvalidInput(f"{folder / WEIGHTS_FILE} has no A and B; give the folder of an adapter", param="target")
     return outlines
@@ -133,7 +141,9 @@ def _common_scale(outlines: dict[str, ModuleOutline]) -> float:
 
 def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
     """Return the plain LoRA's configuration: which modules are meant stays as it is said."""
-    kept = {key: value for key, value in config.items() if key == "exclude_modules" or key not in OF_THE_TRAINING}
+    kept = {
+        key: value for key, value in harmless(config).items() if key == "exclude_modules" or key not in OF_THE_TRAINING
+    }
     return kept | {
         "r": rank,
         # vLLM reads alpha as a whole number wherever it is one.

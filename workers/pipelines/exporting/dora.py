@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from sdk.formats.peft_config import DROPPED_KEYS
+from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.factors import Factors, Reduced
 from sdk.lora.plain_lora import PlainPlan
 from sdk.schemas.export import PlainLoraRequest
@@ -45,9 +45,8 @@ class Magnitude(NamedTuple):
 def over_base(request: PlainLoraRequest, plan: PlainPlan) -> Iterator[MagnitudeDeltas]:
     """Lay the DoRA of a request over its base, but for settings that could run something as PEFT reads them: as a push stores it."""
     folder = Path(request.folder)
-    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    said = harmless(read_adapter_config(folder))
     with tempfile.TemporaryDirectory(prefix="adapterctl-") as held:
-        said = {key: value for key, value in config.items() if key not in DROPPED_KEYS}
         (Path(held) / CONFIG_FILE).write_text(json.dumps(said), encoding="utf-8")
         (Path(held) / WEIGHTS_FILE).symlink_to((folder / WEIGHTS_FILE).resolve())
         yield MagnitudeDeltas(Path(held), request, plan)

@@ -25,6 +25,7 @@ from sdk.lora.module_outlines import ModuleOutline
 from sdk.lora.plain_lora import PlainPlan, plan_plain
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
 from workers.pipelines.exporting.plain_read_back import read_back
+from workers.pipelines.model.device import one_thread
 
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import MagnitudeDeltas
@@ -60,7 +61,8 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
     dtype = request.dtype or _own_dtype(plan, source)
     found: dict[str, _Plain] = {}
     tensors: dict[str, torch.Tensor] = {}
-    with _over_base(request, plan) as deltas:
+    # The matrices of a DoRA are decomposed whole, which threads are of use for.
+    with _over_base(request, plan) as deltas, nullcontext() if deltas else one_thread():
         for name, outline in plan.outlines.items():
             one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
             found[name] = one

@@ -31,7 +31,7 @@ from workers.pipelines.merging.recomputed import wrong
 from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open_files, open_stored_base
 from workers.pipelines.merging.writing import digest_in
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.device import DtypeName, one_thread
 from workers.pipelines.model.loading import blank_model, four_bit_config, quantised_names, read_blueprint
 
 _CHUNK_BYTES = 8 * 2**20
@@ -72,6 +72,7 @@ def nf4(base: Path, compute_dtype: DtypeName, classes: Classes | None) -> Quanti
     return QuantizationRecipe(compute_dtype=compute_dtype, skipped_modules=head)
 
 
+@one_thread()
 def write_in_four_bits(merged: Path, out: Path, recipe: QuantizationRecipe, classes: Classes | None) -> FourBitFiles:
     """Write the model of a folder into the new folder `out` in 4 bits, and read it back.
 
@@ -265,9 +266,9 @@ def _furthest(held: FourBits, weight: Any) -> float:
     step = max(1, _BLOCK_NUMBERS // held.shape[1])
     for begin in range(0, held.shape[0], step):
         end = min(held.shape[0], begin + step)
-        merged = numbers[begin * held.shape[1] : end * held.shape[1]].double()
-        off += float((held.rows(begin, end).reshape(-1).double() - merged).square().sum())
-        square += float(merged.square().sum())
+        merged = numbers[begin * held.shape[1] : end * held.shape[1]].float()
+        off += float((held.rows(begin, end).reshape(-1).float() - merged).square_().sum(dtype=torch.float64))
+        square += float(merged.square().sum(dtype=torch.float64))
     return (off / square) ** 0.5 if square else 0.0
 
 

@@ -205,6 +205,7 @@ class TestDora:
         ({"init_lora_weights": "pissa"}, r"changes the base"),
         ({"use_qalora": True}, r"has use_qalora, with which"),
         ({"peft_type": "IA3"}, "is of the type 'IA3'"),
+        ({"alpha_pattern": {"q_proj": 1e308}}, "has the scale .*, beyond what float32 holds"),
     ],
 )
 def test_what_it_can_not_hold_is_refused_by_name(
@@ -215,6 +216,14 @@ def test_what_it_can_not_hold_is_refused_by_name(
     with pytest.raises(InvalidInput, match=said):
         export(adapter, tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
+
+
+def test_nothing_of_the_machine_goes_along(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = merges.save_adapter(bases["llama"], tmp_path / "a", **LINEAR)
+    beside = {"base_model_name_or_path": "/home/me/base", "megatron_core": float("inf"), "auto_mapping": {"x": "y"}}
+    (adapter / "adapter_config.json").write_text(json.dumps({**config(adapter), **beside}))
+    export(adapter, tmp_path / "plain")
+    assert not beside.keys() & config(tmp_path / "plain").keys()
 
 
 def test_embeddings_that_were_saved_whole_are_named(bases: dict[str, Path], tmp_path: Path) -> None:

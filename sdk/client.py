@@ -482,6 +482,8 @@ class Client:
             return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
         with or_folder(str(target)):
             version = self.get(str(target))
+        if version.info.kind != "adapter":
+            raise InvalidInput(f"{version.ref} is a model; give the ref of an adapter", param="target")
         if base is not None:
             self.require_base(version, base)
         folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")

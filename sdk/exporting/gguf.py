@@ -50,12 +50,13 @@ def export_model(
     folder: Path,
     output: str | Path,
     *,
+    name: str | None = None,
     dtype: GgufDtype | None = None,
     tokenizer_from: str | Path | None = None,
     modelfile: bool = False,
     ollama_base: str | None = None,
 ) -> Exported:
-    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp.
+    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp, under its `name` or the folder's.
 
     `tokenizer_from` is a GGUF file of the same base, for tokenizers that are not known. Raises as `export_adapter` does.
     """
@@ -68,7 +69,9 @@ def export_model(
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}
     beside_it = modelfiles.text(target.name, kind="model", base=ollama_base) if modelfile else None
-    return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype}, beside_it)
+    return _written(
+        target, folder, config, {**request, "name": name or folder.resolve().name, "dtype": dtype}, beside_it
+    )
 
 
 def _is(asked: Callable[[], bool]) -> bool:

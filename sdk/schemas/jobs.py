@@ -136,11 +136,28 @@ class MergeRequest(Wire):
     kind: Literal["merge"] = "merge"
     ref: str
     spec: MergeSpec = MergeSpec()
+    #: The name that the merged model becomes a version of, in the namespace of `ref`. None: it is no version, and is kept
+    #: for its job.
+    register_as: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("ref")
     @classmethod
     def _ref(cls, value: str) -> str:
         return str(Ref.parse(value))
+
+    @field_validator("register_as")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else parse_name(value)
+
+    @model_validator(mode="after")
+    def _can_be_held_against_its_base(self) -> MergeRequest:
+        if self.register_as is not None and self.spec.quantize is not None:
+            raise ValueError(
+                f"a model in {self.spec.quantize} can't be registered, since its tensors are not those of the base; register it "
+                "without quantize, or write it to a folder"
+            )
+        return self
 
 
 class PreviewJobRequest(Wire):

@@ -59,7 +59,8 @@ def export_command(
     """Write an adapter, or a merged model, for other programs, and read it back.
 
     \b
-    TARGET is a REF, the folder of an adapter (./DIR, with --base), or of a model.
+    TARGET is a REF, of an adapter or a merged model, the folder of an adapter
+    (./DIR, with --base), or of a model.
     --to gguf: for llama.cpp. Exported are adapters over Llama, Mistral, Qwen3 and
     Gemma, and models of Llama, Mistral and Qwen3. An export is exact; what can't
     be is refused by name.

@@ -51,6 +51,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
             *_of_training(facts),
             *table.notes(facts, number),
             *_cut(facts, against),
+            *_left_open(facts, [finding for finding in findings if finding.verdict is not Verdict.YES]),
         ),
         fix=_fix(facts, against),
         find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
@@ -152,6 +153,16 @@ def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
     return (
         f"{_plain(facts)}{base} --rank R -o ./plain makes a plain LoRA of the rank R that is near it, and tells how much of ΔW it keeps; "
         "a merge keeps all of it",
+    )
+
+
+def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
+    """What leaves nothing open where it is only not known whether the engine scales each module rightly."""
+    kinds = {(finding.verdict, finding.mended_by_plain) for finding in doubts}
+    if kinds != {(Verdict.UNKNOWN, "same")} or not _can_be_plain(facts):
+        return ()
+    return (
+        f"{_plain(facts)} -o ./plain makes the same update with one rank and one α, of which no rule leaves anything open",
     )
 
 

@@ -145,3 +145,27 @@ def test_what_came_there_meanwhile_stays(
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export_plain(adapter, target)
     assert (left(target.parent), left(target)) == (["plain"], ["mine"])
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("settings", "engine", "version"),
+    [
+        ({"use_rslora": True}, "sglang", None),
+        ({"alpha_pattern": {"q_proj": 3}}, "sglang", None),
+        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}, "use_rslora": True}, "vllm", "0.31.0"),
+        ({"use_dora": True}, "vllm", None),
+        ({"use_dora": True}, "llama.cpp", None),
+    ],
+)
+def test_what_makes_it_fit_by_compat_does(
+    settings: dict[str, Any], engine: str, version: str | None, client: Client, base: Path, tmp_path: Path
+) -> None:
+    plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    folder = merges.save_adapter(base, tmp_path / "a", **{**plain, **settings})
+    before = client.compat(folder, engine=engine, version=version, base=base)
+    assert before.answer == ("unknown" if len(settings) > 1 else "no")
+    assert "--to lora" in " ".join([before.fix or "", *before.notes])
+    made = client.export_plain(folder, tmp_path / "plain", base=base, rank=4 if "use_dora" in settings else None)
+    after = client.compat(made.path, engine=engine, version=version, base=base)
+    assert after.answer == "yes", after.against

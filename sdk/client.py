@@ -36,7 +36,7 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.errors import InvalidInput, NotAllowed, NotFound
+from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.version_comparison import compare
@@ -943,9 +943,10 @@ class Client:
         """Return the model card of a merged model, as `MergedModel.save` writes it."""
         try:
             version = self.get(merged.ref).info
-        except (NotFound, NotAllowed):
+            return merged_card(merged.ref, merged.report, version, self._carded(version))
+        except (NotFound, NotAllowed, VerificationFailed):
+            # It was removed, or may no longer be seen: the model is there all the same.
             return merged_card(merged.ref, merged.report, None, None)
-        return merged_card(merged.ref, merged.report, version, self._carded(version))
 
     def _carded(self, version: VersionView) -> Path | None:
         """Return a folder of a version's base that has a card of its own; its weights are not looked at."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import BeforeValidator, Field
@@ -82,7 +81,7 @@ class EvaluationOptions(TypedDict, total=False):
     generate_rows: int
     max_new_tokens: int
     keep_samples: int
-    metrics: str | Sequence[TextMetric] | None
+    metrics: list[TextMetric] | None
     precision: BasePrecision
     seed: int
 

@@ -45,6 +45,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "adam_beta1"), None, 1),
     (("spec", "adam_beta2"), None, 1),
     (("spec", "neftune_noise_alpha"), None, 1),
+    (("spec", "quantize"), None, 1),
     (("register_as",), None, 1),
     (("spec", "metrics"), None, 1),
 )

@@ -25,6 +25,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.wire import BY_HAND
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -32,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 def build(model: type[M], **values: Any) -> M:
     """Build a spec from keywords. Raises InvalidInput that names the field and what is wrong with it."""
     try:
-        return model(**values)
+        return model.model_validate(values, context=BY_HAND)
     except ValidationError as error:
         message, param = explain_validation(list(error.errors()))
         raise InvalidInput(f"{message}; correct it, then try again", param=param) from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 
 from sdk.schemas.training import Day
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import BY_HAND, Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]
@@ -34,8 +34,10 @@ def is_score(metric: str) -> bool:
     return _MEASURE.fullmatch(metric) is None
 
 
-def _named(value: object) -> object:
-    """Names with commas as a list, each once."""
+def _named(value: object, info: ValidationInfo) -> object:
+    """Names with commas as a list, each once, where a person wrote them."""
+    if info.context is not BY_HAND:
+        return value
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",")]
     return list(dict.fromkeys(value)) if isinstance(value, list | tuple) and all(map(_is_text, value)) else value

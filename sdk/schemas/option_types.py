@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from sdk.formats.option_texts import parse_numbers, parse_values, write_numbers, write_values
 from sdk.formats.peft_patterns import unfit
+from sdk.schemas.wire import BY_HAND
 
 #: Named sets of target modules; they are resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
@@ -41,8 +42,12 @@ def require_modules(value: str) -> str:
     return ",".join(sorted(set(names)))
 
 
-def joined(value: Any) -> Any:
-    """Take a list of names or numbers for the text that has them, and a table of values for the text that has these."""
+def joined(value: Any, info: ValidationInfo) -> Any:
+    """Take a list of names or numbers for the text that has them, and a table of values for the text that has these,
+    where a person wrote them.
+    """
+    if info.context is not BY_HAND:
+        return value
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     if isinstance(value, Mapping):
@@ -66,7 +71,7 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
 
 #: Left out of what is sent where nobody uses it: earlier releases know no such field.
 UNUSED = Field(exclude_if=lambda value: not value)
-#: A text; lists and tables are taken for the text that says the same.
+#: A text; by hand, lists and tables are taken for the text that says the same.
 OptionText = Annotated[str, Field(min_length=1, max_length=16_000), BeforeValidator(joined)]
 #: "lm_head,model.norm".
 ModuleNames = Annotated[OptionText, AfterValidator(_require_names)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.formats.objectives import Objective
@@ -116,8 +116,8 @@ class TrainingSpec(Wire):
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
-    def _names_in_a_list(cls, value: Any) -> Any:
-        return joined(value)
+    def _names_in_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        return joined(value, info)
 
     @field_validator("targets")
     @classmethod

@@ -37,6 +37,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 #: The validation context for reading something in order to show it.
 _OPEN_ENDED = {"open_ended": True}
+#: The validation context for options as a person writes them, who may give a list where a request has one text.
+BY_HAND = {"by_hand": True}
 
 
 class Wire(BaseModel):

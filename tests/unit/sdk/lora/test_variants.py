@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from sdk.lora.variants import unfit_options, unfit_variant
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.wire import BY_HAND
+from sdk.validation import build
 
 LAYER = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 LLAMA = {
@@ -115,13 +117,22 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=r"Value error|Input should") as refused:
-        TrainingSpec(**options)
+        TrainingSpec.model_validate(options, context=BY_HAND)
     assert said in str(refused.value)
 
 
+def test_a_request_has_the_text_alone() -> None:
+    for options in ({"targets": ["q_proj"]}, {"rank_pattern": {"q_proj": 4}}, {"layers_to_transform": 3}):
+        with pytest.raises(ValidationError, match="valid string"):
+            TrainingSpec.model_validate(options)
+
+
 def test_options_are_written_in_one_way_and_sent_only_where_they_are_used() -> None:
-    spec = TrainingSpec(
-        rank_pattern={"v_proj": 4, "q_proj": 16}, layers_to_transform=[2, 0, 1], targets=["v_proj", "q_proj"]
+    spec = build(
+        TrainingSpec,
+        rank_pattern={"v_proj": 4, "q_proj": 16},
+        layers_to_transform=[2, 0, 1],
+        targets=["v_proj", "q_proj"],
     )
     same = TrainingSpec(rank_pattern="v_proj=4, q_proj=16.0", layers_to_transform="1,2,0", targets="q_proj,v_proj")
     assert spec == same == TrainingSpec.model_validate_json(spec.model_dump_json())

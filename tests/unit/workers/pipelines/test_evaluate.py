@@ -13,6 +13,7 @@ import torch
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.validation import build
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import load_tokenizer, tokenise
 from workers.pipelines.errors import PipelineError
@@ -99,7 +100,7 @@ def test_an_adapter_is_better_on_what_it_learnt_and_says_it(
 
 
 def test_the_metrics_that_are_asked_for_and_bits_by_the_length_of_the_texts(llama_base: Path, pairs: Path) -> None:
-    spec = EvaluationSpec.model_validate({**SPEC.model_dump(), "metrics": "exact_match,chrf, exact_match"})
+    spec = build(EvaluationSpec, **SPEC.model_dump(), metrics="exact_match,chrf, exact_match")
     assert spec.metrics == ["exact_match", "chrf"]
     found = evaluate(llama_base, pairs, spec).metrics
     assert {"exact_match", "chrf"} <= found.keys()

@@ -15,6 +15,7 @@ from support.families import Case, save_base, save_rows
 from support.variants import token_of
 
 from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.validation import build
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints
 
@@ -52,7 +53,7 @@ def run(base: Path, rows: Path, out: Path, *, checkpoints: Checkpoints | None = 
     from workers.pipelines.training.train import train
 
     quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": None}
-    spec = TrainingSpec(**{**QUICK, "max_steps": 3, **options})
+    spec = build(TrainingSpec, **{**QUICK, "max_steps": 3, **options})
     return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, checkpoints=checkpoints, **quiet)
 
 

@@ -134,15 +134,15 @@ def open_stored_base(folder: Path) -> StoredBase:
         ) from error
 
 
-def open_files(folder: Path, files: Sequence[str]) -> StoredBase:
-    """Read the headers of weight files. Raises OSError, BadBaseError, SafetensorsError."""
+def open_files(folder: Path, files: Sequence[str], *, any_dtype: bool = True) -> StoredBase:
+    """Read the headers of weight files, of a base or, without `any_dtype`, of an adapter. Raises OSError, BadBaseError, SafetensorsError."""
     headers: dict[str, Header] = {}
     tensors: dict[str, StoredTensor] = {}
     packed: dict[str, Packed] = {}
     for file in files:
         path = folder / file
         with path.open("rb") as opened:
-            header = read_header(opened, path.stat().st_size, called=file, any_dtype=True)
+            header = read_header(opened, path.stat().st_size, called=file, any_dtype=any_dtype)
             states = read_weights(header)
             shapes = read_states(states, partial(_part, opened))
         headers[file] = header

@@ -31,6 +31,12 @@ class Judgement:
         """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
         said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
         far = not distance.kl < KL_WARNS
+        if not math.isfinite(distance.kl):
+            raise PipelineError(
+                FailureReason.VERIFICATION,
+                "The merged model's predictions can't be held against those of what was trained: they are not finite;"
+                " merge with --dtype float32, or onto another base.",
+            )
         if quantised and plan.target.onto == "original":
             # That it is another base than was trained over is what was asked for.
             if far:

@@ -5,14 +5,16 @@ Each tensor is looked at by name: what is the base's is compared byte by byte, a
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from sdk.formats.base_files import BadBaseError
+from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, BadBaseError
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
@@ -72,6 +74,23 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
         if (tensor.dtype, tensor.shape) != (each.dtype, each.shape):
             raise wrong(each.name, f"are {tensor.dtype} {list(tensor.shape)}, not {each.dtype} {list(each.shape)}")
     return files
+
+
+def require_said(prepared: Prepared, folder: Path) -> None:
+    """Hold the config and the index of a folder against what was planned: a library loads what they say. Raises PipelineError."""
+    if _object(folder / CONFIG_FILE) != prepared.config:
+        raise wrong(CONFIG_FILE, "are not those that were planned")
+    where = {each.name: each.file for each in prepared.written}
+    if list(prepared.base.headers) != [SINGLE_FILE] and _object(folder / INDEX_FILE).get("weight_map") != where:
+        raise wrong(INDEX_FILE, "name other tensors or files than were written")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise wrong(path.name, "can't be read") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:

@@ -1,6 +1,6 @@
 """One tensor of a merged model, computed a second time and held against what lies on the disk.
 
-A random product with every block of rows is compared with W·x + s·B·(A·x), and one row in a hundred is computed again in
+A random product with every block of rows is compared with W·x + s·B·(A·x), and one row of each 64 is computed again in
 float64; where nothing is added, all rows are.
 """
 
@@ -40,8 +40,8 @@ from workers.pipelines.model.device import DTYPES
 if TYPE_CHECKING:
     from workers.pipelines.merging.independent import Array
 
-#: Rows of each tensor that are computed again, one in so many.
-_ONE_ROW_IN = 100
+#: Rows of each tensor that are computed again: one of so many that follow each other, which are about those that are written at a time.
+_ONE_ROW_IN = 64
 #: Likewise of what is only made wide from 4 bits.
 _CODES_ROW_IN = 8
 #: The share of a sum of squares below which too little of it is left.
@@ -128,8 +128,12 @@ class Recomputed:
                 self._measure(plane, products)
                 continue
             self._multiply(plane, products)
-            count = max(1, grid.rows // _ONE_ROW_IN)
-            self._compare_rows(plane, products, np.sort(self._random.choice(grid.rows, count, replace=False)))
+            self._compare_rows(plane, products, self._one_of_each_block(grid.rows))
+
+    def _one_of_each_block(self, rows: int) -> Array:
+        begins = np.arange(0, rows, _ONE_ROW_IN)
+        picked: Array = begins + self._random.integers(np.minimum(_ONE_ROW_IN, rows - begins))
+        return picked
 
     def _products(self, plane: int) -> list[Product]:
         given = (
@@ -163,7 +167,8 @@ class Recomputed:
         share, least = half_step(self._dtype), smallest_step(self._dtype)
         for begin in range(0, grid.rows, step):
             end = min(begin + step, grid.rows)
-            ours = self._tensor[plane, begin:end].to(type_)
+            # A copy: what is mapped would be changed in place.
+            ours = self._tensor[plane, begin:end].to(type_, copy=True)
             theirs = self._base_block(plane, begin, end, type_)
             sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
             if plain:

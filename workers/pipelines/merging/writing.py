@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import xxhash
@@ -36,6 +36,7 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files
 _CHUNK_BYTES = 8 * 2**20
 _FILES, _JOURNAL, _REPORT = "files", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @dataclass
@@ -54,13 +55,20 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
     folder = _folder(target, plan)
     (folder / _FILES).mkdir(parents=True, exist_ok=True)
     with (folder / _JOURNAL).open("a") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _locked(journal):
             raise PipelineError(
                 FailureReason.SPEC, f"Another process merges into {target}; wait for it, or choose another folder."
-            ) from error
+            )
         yield folder
+
+
+def _locked(journal: IO[str]) -> bool:
+    """Lock a journal until it is closed; return whether that was done: no other process may hold it."""
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_shards(
@@ -105,13 +113,13 @@ def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(folder: Path, written: Sequence[Written]) -> Iterator[None]:
-    """Say that the disk is full where it is, as a PipelineError ("disk_full")."""
+def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
+    """Say that the disk of a target is full where it is, as a PipelineError ("disk_full")."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _disk_full(folder, written) from error
+            raise _disk_full(target, written) from error
         raise
 
 
@@ -121,10 +129,28 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     (folder / _REPORT).write_text(report)
     for path in (*files.iterdir(), folder / _REPORT, files, folder):
         _sync(path)
-    # An empty folder is given way to; one with files in it is not.
-    files.replace(target)
+    try:
+        # An empty folder is given way to; one with files in it is not.
+        files.replace(target)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"{target} was made by something else during the merge; choose a new folder with -o DIR.",
+        ) from error
     _sync(target.parent)
     shutil.rmtree(folder, ignore_errors=True)
+    _remove_others(target)
+
+
+def _remove_others(target: Path) -> None:
+    """Remove what killed merges of other plans left beside a target, which is no longer free for them."""
+    for folder in target.parent.iterdir():
+        if folder.name.startswith(_prefix(target)):
+            with contextlib.suppress(OSError), (folder / _JOURNAL).open("a") as journal:
+                if _locked(journal):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(target: Path, plans: Sequence[str]) -> str | None:
@@ -139,13 +165,17 @@ def finished(target: Path, plans: Sequence[str]) -> str | None:
     for folder in (_folder(target, plan) for plan in plans):
         if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
             report = (folder / _REPORT).read_text()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_others(target)
             return report
     raise PipelineError(FailureReason.SPEC, f"{target} is not empty; choose a new folder with -o DIR.")
 
 
 def _folder(target: Path, plan: str) -> Path:
-    return target.parent / f".{target.name}.partial-{plan[:16]}"
+    return target.parent / f"{_prefix(target)}{plan[:16]}"
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
 
 
 def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Written]]:
@@ -273,18 +303,18 @@ def _sync(path: Path) -> None:
         os.close(opened)
 
 
-def require_room(folder: Path, written: Sequence[Written]) -> None:
-    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written."""
+def require_room(folder: Path, target: Path, written: Sequence[Written]) -> None:
+    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written in a folder."""
     there = sum(path.stat().st_size for path in (folder / _FILES).iterdir())
     if shutil.disk_usage(folder).free + there < sum(each.size_bytes for each in written):
-        raise _disk_full(folder, written)
+        raise _disk_full(target, written)
 
 
-def _disk_full(folder: Path, written: Sequence[Written]) -> PipelineError:
+def _disk_full(target: Path, written: Sequence[Written]) -> PipelineError:
     size = sum(each.size_bytes for each in written)
     return PipelineError(
         FailureReason.DISK_FULL,
-        f"The disk of {folder.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
+        f"The disk of {target.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
         " merge again; it continues from the files that are complete.",
     )
 

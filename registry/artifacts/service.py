@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypedDict
@@ -24,9 +23,6 @@ from registry.principal import Principal
 from registry.storage import Storage
 from registry.storage.errors import BlobCorrupt, BlobMissing
 from sdk.schemas.artifacts import BlobSpec, Transfer
-
-#: How long another request of the same caller is waited for that settles the same blob, try by try.
-_SETTLING_S = (0.0, 0.1, 0.4)
 
 
 class _Held(NamedTuple):
@@ -78,7 +74,17 @@ class Artifacts:
         found: dict[str, Facts] = {}
         for held in self._held_now(upload, wanted, who):
             inspection = inspections.get(held.blob.sha256)
-            facts = self._settle_soon(held, upload, inspection, who)
+            try:
+                facts = self._settle(held, inspection, who)
+            except BlobMissing:
+                # Another request of this caller has settled the same blob meanwhile, or it never arrived.
+                (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
+                try:
+                    facts = self._settle(again, inspection, who)
+                except BlobMissing:
+                    raise Verification(
+                        f"the bytes of {held.blob.sha256[:12]} never arrived in storage; push again"
+                    ) from None
             if facts is not None:
                 found[held.blob.sha256] = facts
         return found
@@ -143,19 +149,6 @@ class Artifacts:
             found.append(_Held(blob, row, sent))
         return found
 
-    def _settle_soon(
-        self, held: _Held, upload: str | None, inspection: Inspection | None, who: Principal
-    ) -> Facts | None:
-        """As `_settle`, where another request of this caller may be settling the same blob. Raises Verification."""
-        for pause_s in (0.0, *_SETTLING_S):
-            # Until the other one is done, its place is not to be read and ours may be gone.
-            time.sleep(pause_s)
-            try:
-                return self._settle(held, inspection, who)
-            except BlobMissing:
-                (held,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
-        raise Verification(f"the bytes of {held.blob.sha256[:12]} never arrived in storage; push again")
-
     def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> Facts | None:
         """Make sure of one blob, and say what is in it. Raises BlobMissing where nothing lies in its place."""
         with storage_explained(but=BlobMissing):
@@ -181,7 +174,7 @@ class Artifacts:
             facts = read_blob(self.storage, sent.stored_as, blob, inspection)
         except BlobCorrupt:
             # The name promises other bytes, so nobody can want these; unless they were read wrongly.
-            self._discard(sent.stored_as, blob.sha256)
+            self._discard(sent)
             raise
         kept_facts = None if facts is None else facts.to_json()
         values = {
@@ -209,13 +202,9 @@ class Artifacts:
                 # What can be read is of versions too, whatever record was sent with the bytes this time.
                 row.facts = kept_facts
             kept = row.stored_as
-            if kept != sent.stored_as:
-                # The same bytes lie elsewhere already. From now on this sender counts as having sent those.
-                mine = select(Upload.id).where(Upload.owner == who.owner)
-                same = (UploadBlob.stored_as == sent.stored_as, UploadBlob.upload_id.in_(mine))
-                session.execute(update(UploadBlob).where(*same).values(stored_as=kept))
         if kept != sent.stored_as:
-            self._discard(sent.stored_as, blob.sha256)
+            # The same bytes lie elsewhere already.
+            self._discard(sent, proven_by=who)
         return facts
 
     def _lost(self, sha256: str, *, besides: str) -> str | None:
@@ -224,15 +213,24 @@ class Artifacts:
             name = session.scalar(select(Blob.stored_as).where(Blob.sha256 == sha256, Blob.stored_as != besides))
         return name if name is not None and self.storage.stat(name) is None else None
 
-    def _discard(self, stored_as: str, sha256: str) -> None:
-        """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them."""
+    def _discard(self, sent: UploadBlob, proven_by: Principal | None = None) -> None:
+        """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them.
+
+        Whoever has proven to have had the right ones there counts as having sent those that the row names, in each of
+        its sessions: also in one that has come since, and has been told that it need not send them again.
+        """
         with self._db.write() as session:
             hold_blobs(session, alone=True)
-            row = session.get(Blob, sha256)
-            if row is not None and row.stored_as == stored_as:
+            row = session.get(Blob, sent.sha256)
+            if row is not None and row.stored_as == sent.stored_as:
                 return
-            leave_places(session, [stored_as])
-        self.storage.delete(stored_as)
+            if proven_by is not None and row is not None and row.collected_at is None:
+                mine = select(Upload.id).where(Upload.owner == proven_by.owner)
+                same = (UploadBlob.stored_as == sent.stored_as, UploadBlob.upload_id.in_(mine))
+                moved = update(UploadBlob).where(UploadBlob.sha256 == sent.sha256, *same)
+                session.execute(moved.values(stored_as=row.stored_as, parts_id=None))
+            leave_places(session, [sent.stored_as])
+        self.storage.delete(sent.stored_as)
 
     # Reading and fetching.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.fixtures import S3Place
@@ -28,7 +28,7 @@ from support.registries import World, named_anew
 from support.schemas import downgrade
 from support.stored import lose, names_of
 
-from registry.artifacts.models import Blob
+from registry.artifacts.models import Blob, UploadBlob
 from registry.ops import doctor
 from registry.principal import Role
 from registry.storage import FolderStorage, StorageUnavailable, open_storage
@@ -224,6 +224,40 @@ class TestStoredBytes:
         finally:
             one.close()
             two.close()
+
+    def test_a_session_that_opens_while_its_place_is_given_up_has_what_lies_elsewhere(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        payload = seeded()
+        with monkeypatch.context() as at_once:
+            # Two that open together find nothing that the other has begun, so each sends to a place of its own.
+            at_once.setattr("registry.artifacts.uploads._begun", lambda *_: {})
+            first, second = begin(world.writer, payload.blobs), begin(world.writer, payload.blobs)
+        for put in (*first.put, *second.put):
+            assert httpx.put(put.url, content=payload.files[put.sha256], headers=put.headers).is_success
+        with world.services.db.read() as session:
+            begun = {
+                blob.sha256: (blob.stored_as, blob.parts_id)
+                for blob in session.scalars(select(UploadBlob).where(UploadBlob.upload_id == second.id))
+            }
+        artifacts, who = world.services.artifacts, world.principal(Role.WRITER)
+        artifacts.verify(upload=first.id, blobs=payload.blobs, who=who)
+        opened: list[UploadView] = []
+        discard = artifacts._discard
+
+        def discard_late(*given: Any, **said: Any) -> None:
+            # It has looked for what was begun a moment ago: it is told that all has arrived, where it is given up now.
+            if not opened:
+                with monkeypatch.context() as a_moment_ago:
+                    a_moment_ago.setattr("registry.artifacts.uploads._begun", lambda *_: begun)
+                    opened.append(begin(world.writer, payload.blobs))
+            discard(*given, **said)
+
+        monkeypatch.setattr(artifacts, "_discard", discard_late)
+        artifacts.verify(upload=second.id, blobs=payload.blobs, who=who)
+        (late,) = opened
+        assert late.put == []
+        artifacts.verify(upload=late.id, blobs=payload.blobs, who=who)
 
     def test_a_file_stands_in_a_manifest_with_one_size(self, world: World) -> None:
         payload = seeded()

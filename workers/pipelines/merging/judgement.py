@@ -67,11 +67,11 @@ def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float
     for module, norm in (stored or {}).items():
         if norm is not None and not math.isclose(norm, formula.get(module, 0.0), rel_tol=_STORED_ERROR):
             raise _another(module, f"the adapter's own is {formula.get(module, 0.0):.6g}", norm)
-    lost = []
+    lost, norms, blurs = [], found.norms, found.blur
     for module, norm in formula.items():
         if module in found.scaled:
             continue
-        measured, blur = found.norms.get(module, 0.0), found.blur.get(module, 0.0)
+        measured, blur = norms.get(module, 0.0), blurs.get(module, 0.0)
         if not abs(measured - norm) <= 2 * blur + _NORM_ERROR * norm:
             raise _another(module, f"that in the merged files is {measured:.6g}", norm)
         if measured < _KEPT_SHARE * norm:

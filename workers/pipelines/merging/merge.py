@@ -201,7 +201,7 @@ class _Merging:
         try:
             require_room(folder, self.out, plan.written)
             self._say("merge", f"adding the adapter to {changed} tensors of the {plan.target.onto} base")
-            shards = write_shards(plan.base, plan.written, plan.blocks(), folder, self._counted("merge", total))
+            shards = write_shards(plan.base, plan.written, plan.blocks, folder, self._counted("merge", total))
             write_small_files(
                 shards.folder,
                 base=self.base,

@@ -31,10 +31,12 @@ from workers.pipelines.merging.independent import (
     rounded,
     smallest_step,
     step_at,
+    times,
 )
 from workers.pipelines.merging.plan import Window, Written, parameter_grid
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.stored_base import StoredBase
+from workers.pipelines.merging.threads import Room
 from workers.pipelines.model.device import DTYPES
 
 if TYPE_CHECKING:
@@ -66,17 +68,37 @@ class ReadBack:
     tensors: int = 0
     copied: int = 0
     rows: int = 0
-    #: Sums of squares by module, of which these two are made: W' − W, and what rounding may be of it.
+    #: Sums of squares by module: of W' − W by the bytes on the disk, of experts over all of them, and of what rounding may be of it.
     squares: dict[str, float] = field(default_factory=dict)
     blur_squares: dict[str, float] = field(default_factory=dict)
-    #: Module to ‖W' − W‖ by the bytes on the disk; of experts over all of them.
-    norms: dict[str, float] = field(default_factory=dict)
-    #: Module to how far rounding alone may have moved that norm.
-    blur: dict[str, float] = field(default_factory=dict)
     #: Module to the sum of squares of s·B·A, by A and B alone.
     formula_squares: dict[str, float] = field(default_factory=dict)
     #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
     scaled: set[str] = field(default_factory=set)
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """Module to ‖W' − W‖."""
+        return {module: math.sqrt(square) for module, square in sorted(self.squares.items())}
+
+    @property
+    def blur(self) -> dict[str, float]:
+        """Module to how far rounding alone may have moved that norm."""
+        return {module: math.sqrt(square) for module, square in self.blur_squares.items()}
+
+    def add(self, other: ReadBack) -> None:
+        """Add what was found of another tensor."""
+        self.tensors += other.tensors
+        self.copied += other.copied
+        self.rows += other.rows
+        self.scaled |= other.scaled
+        for mine, theirs in (
+            (self.squares, other.squares),
+            (self.blur_squares, other.blur_squares),
+            (self.formula_squares, other.formula_squares),
+        ):
+            for module, square in theirs.items():
+                mine[module] = mine.get(module, 0.0) + square
 
 
 def wrong(name: str, said: str) -> PipelineError:
@@ -97,7 +119,9 @@ class Recomputed:
         files: StoredBase,
         written: Written,
         found: ReadBack,
+        room: Room,
     ) -> None:
+        self._room = room
         self._prepared, self._files, self._written = prepared, files, written
         self._found, self._squares, self._blurs = found, found.squares, found.blur_squares
         self._matrices = Matrices(prepared.changes)
@@ -160,15 +184,15 @@ class Recomputed:
                     scales_rows[rows] = self._factor(product, plane)
                 else:
                     scales_columns[columns] = self._factor(product, plane)
-            into = product.right @ (signs[columns] * scales_columns[columns])
-            expected[rows] += product.change.scale * (product.left @ into)
+            into = times(product.right, signs[columns] * scales_columns[columns])
+            expected[rows] += product.change.scale * times(product.left, into)
         plain = bool((scales_rows == 1).all() and (scales_columns == 1).all())
         step = max(1, _BLOCK_NUMBERS // max(1, grid.columns))
         share, least = half_step(self._dtype), smallest_step(self._dtype)
         for begin in range(0, grid.rows, step):
             end = min(begin + step, grid.rows)
-            # A copy: what is mapped would be changed in place.
-            ours = self._tensor[plane, begin:end].to(type_, copy=True)
+            # Copies: what is mapped would be changed in place.
+            ours = self._room.of("ours", end - begin, grid.columns, type_).copy_(self._tensor[plane, begin:end])
             theirs = self._base_block(plane, begin, end, type_)
             sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
             if plain:
@@ -191,7 +215,7 @@ class Recomputed:
         if written.source is not None and self._base.codes is None and self._base.wide is None and not written.through:
             grid = written.grid
             tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
-            return tensor[plane, begin:end].to(type_)
+            return self._room.of("base", end - begin, grid.columns, type_).copy_(tensor[plane, begin:end])
         return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
 
     def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
@@ -266,12 +290,12 @@ class Recomputed:
         inside = (rows >= product.row) & (rows < product.row + product.left.shape[0])
         columns = slice(product.column, product.column + product.right.shape[1])
         left, scale = product.left[rows[inside] - product.row], product.change.scale
-        block = total[inside, columns] + scale * (left @ product.right)
-        sums = np.abs(scale) * (np.abs(left) @ np.abs(product.right))
+        added = scale * times(left, product.right)
+        block = total[inside, columns] + added
         if self._dtype in ("F32", "F64"):
-            sizes = size[inside, columns] + sums
+            sizes = size[inside, columns] + abs(scale) * times(np.abs(left), np.abs(product.right))
         else:
-            sizes = np.maximum(size[inside, columns], np.abs(scale * (left @ product.right)))
+            sizes = np.maximum(size[inside, columns], np.abs(added))
         if product.change.magnitude is not None:
             factor = self._factor(product, plane)
             spread = factor[rows[inside] - product.row][:, None] if product.outputs_are_rows else factor[None, :]
@@ -325,7 +349,7 @@ class Recomputed:
             rows = np.arange(begin, min(begin + step, product.left.shape[0]))
             block = self._base.rows(plane, rows + product.row)
             block = block[:, product.column : product.column + product.right.shape[1]]
-            block = (block + product.change.scale * (product.left[rows] @ product.right)) ** 2
+            block = (block + product.change.scale * times(product.left[rows], product.right)) ** 2
             if product.outputs_are_rows:
                 squares[rows] = block.sum(axis=1)
             else:
@@ -365,7 +389,7 @@ class Recomputed:
 
 def _square(product: Product) -> float:
     """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
-    grams = (product.left.T @ product.left) * (product.right @ product.right.T)
+    grams = times(product.left.T, product.left) * times(product.right, product.right.T)
     square = float(grams.sum())
     if square < _CANCELLED * float(np.abs(grams).sum()):
         # What is left of sums that cancel is their rounding: triangular factors have the product's own size.

@@ -103,9 +103,12 @@ class StoredBase:
         dtype = TORCH_TYPES[tensor.dtype]
         if tensor.begin % dtype.itemsize:
             # The library begins every tensor where its type may begin; others need not.
-            if self._moved[0] != name:
-                self._moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
-            return self._moved[1]
+            moved = self._moved
+            if moved[0] != name:
+                moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
+                # Other threads read other tensors.
+                self._moved = moved
+            return moved[1]
         count = (tensor.end - tensor.begin) // dtype.itemsize
         return torch.frombuffer(self.map(tensor.file), dtype=dtype, offset=tensor.begin, count=count).view(tensor.shape)
 

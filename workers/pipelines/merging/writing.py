@@ -15,8 +15,9 @@ import math
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase, open_files
+from workers.pipelines.merging.threads import at_once, threads
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
@@ -74,35 +76,53 @@ def _locked(journal: IO[str]) -> bool:
 def write_shards(
     base: StoredBase,
     written: Sequence[Written],
-    blocks: Blocks,
+    blocks: Callable[[], Blocks],
     folder: Path,
     done: Callable[[Written], None],
 ) -> Shards:
-    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are."""
+    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are.
+
+    Two files are written at a time, each with `blocks` of its own; `done` is called for one tensor after the other.
+    """
     shards = Shards(folder / _FILES)
     journal = folder / _JOURNAL
     finished = _read_journal(journal)
-    before = torch.get_num_threads()
-    # With several threads, each small product waits for the slowest of them.
-    torch.set_num_threads(1)
+    telling, stopped = threading.Lock(), threading.Event()
+
+    def tell(tensor: Written) -> None:
+        with telling:
+            if stopped.is_set():
+                raise _StoppedError
+            done(tensor)
+
+    def shard(file: str, tensors: Sequence[Written]) -> tuple[Mapping[str, str], Future[None] | None]:
+        digests = finished.get(file)
+        if digests is not None and _is_whole(shards.folder, file, tensors, digests):
+            for tensor in tensors:
+                tell(tensor)
+            return digests, None
+        made = _write_shard(base, file, tensors, blocks(), shards.folder, tell)
+        return made, syncing.submit(_keep, shards.folder / file, journal, made)
+
     # While a shard goes to the disk, the next one is computed.
-    with ThreadPoolExecutor(1, "merge-sync") as syncing:
+    with ThreadPoolExecutor(1, "merge-sync") as syncing, threads(at_once(written, base.packed)) as writing:
         try:
-            kept: list[Future[None]] = []
-            for file, tensors in _by_file(base, written).items():
-                digests = finished.get(file)
-                if digests is not None and _is_whole(shards.folder, file, tensors, digests):
-                    for tensor in tensors:
-                        done(tensor)
-                else:
-                    digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
-                    kept.append(syncing.submit(_keep, shards.folder / file, journal, digests))
-                shards.digests |= digests
-            for each in kept:
-                each.result()
+            futures = [writing.submit(shard, file, tensors) for file, tensors in _by_file(base, written).items()]
+            # The first error is the one that is told.
+            for future in as_completed(futures):
+                future.result()
         finally:
-            torch.set_num_threads(before)
+            stopped.set()
+        for future in futures:
+            digests, kept = future.result()
+            shards.digests |= digests
+            if kept is not None:
+                kept.result()
     return shards
+
+
+class _StoppedError(Exception):
+    """Another thread has ended the merge."""
 
 
 def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ import random
 import resource
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,14 @@ def run(made: Made, out: Path, **options: Any) -> MergeReport:
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def waited(true: Callable[[], bool]) -> bool:
+    for _ in range(3000):
+        if true():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def killed(made: Made, out: Path, after: int) -> bool:
@@ -103,6 +113,9 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
     def failing(base: Any, file: str, *given: Any) -> Any:
         if file.startswith("model-00004"):
+            (journal,) = tmp_path.glob(".out.partial-*/journal.jsonl")
+            # The others are written beside it.
+            assert waited(lambda: journal.read_text().count("digests") == 3)
             raise RuntimeError("the process ends here")
         return real(base, file, *given)
 
@@ -120,7 +133,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
     monkeypatch.setattr(writing, "_write_shard", noting)
     run(made, out)
-    assert seen == ["model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"]
+    assert sorted(seen) == ["model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"]
     run(made, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
 

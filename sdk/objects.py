@@ -254,16 +254,26 @@ class Job(Generic[R]):
 class MergedModel:
     """A merged model in the registry's storage."""
 
+    #: The version that was merged.
     ref: str
     manifest: Manifest
     #: How it was merged, and how close it is to base-as-trained + adapter.
     report: dict[str, Any]
     _registry: Registry
+    #: The ref of the version that it became, `code-review-merged@v1`, and whether the same bytes were that already. None: it
+    #: was not registered.
+    registered: str | None = None
+    existing: bool = False
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of its manifest."""
         return self.manifest.digest
+
+    @property
+    def version(self) -> Version | None:
+        """The version that it became; None where it was not registered."""
+        return None if self.registered is None else self._registry.get(self.registered)
 
     def save(self, to: str | Path) -> Path:
         """Write its files into the new folder `to`; return it. Raises Conflict if something is there."""
@@ -279,7 +289,23 @@ def _version(view: JobView, registry: Registry) -> Version:
 
 
 def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
+    if (error := unscored(view)) is not None:
+        raise error
     return registry.evaluations(job=view.id)
+
+
+def unscored(view: JobView) -> JobFailed | None:
+    """Return an error that names the targets of an evaluation that have no scores, or None where all have."""
+    result = view.result or {}
+    failed = [one for one in result.get("failed", []) if isinstance(one, dict)]
+    if not failed:
+        return None
+    said = "; ".join(f"{one.get('ref')}: {one.get('message')}" for one in failed)
+    scored = len(result.get("evaluations", []))
+    return JobFailed(
+        f"job {view.id} scored {scored} of {scored + len(failed)} targets, whose scores are kept; {said}",
+        reason=str(failed[0].get("reason")),
+    )
 
 
 def _preview(view: JobView, registry: Registry) -> Preview:
@@ -295,7 +321,14 @@ def _preview(view: JobView, registry: Registry) -> Preview:
 def _merged(view: JobView, registry: Registry) -> MergedModel:
     found = view.result or {}
     manifest = Manifest.model_validate(found["manifest"])
-    return MergedModel(ref=found["ref"], manifest=manifest, report=found["report"], _registry=registry)
+    return MergedModel(
+        ref=found["ref"],
+        manifest=manifest,
+        report=found["report"],
+        _registry=registry,
+        registered=found.get("version"),
+        existing=bool(found.get("existing")),
+    )
 
 
 #: What `Job.result` returns, by kind of job; of the others it is a version.

@@ -15,7 +15,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import Day, TrainingSpec
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
@@ -136,11 +136,19 @@ class MergeRequest(Wire):
     kind: Literal["merge"] = "merge"
     ref: str
     spec: MergeSpec = MergeSpec()
+    #: The name that the merged model becomes a version of, in the namespace of `ref`. None: it is no version, and is kept
+    #: for its job.
+    register_as: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("ref")
     @classmethod
     def _ref(cls, value: str) -> str:
         return str(Ref.parse(value))
+
+    @field_validator("register_as")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else parse_name(value)
 
 
 class PreviewJobRequest(Wire):
@@ -323,7 +331,21 @@ class EvaluationView(Wire):
     dataset: str
     grader: str
     precision: str
+    #: What the scores depend on beside all that: `Conditions`, or of an earlier release what was asked for.
+    conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
     job: str
     created_at: datetime
+
+    @property
+    def key(self) -> str:
+        """What only scores have in common that can be compared: the SHA-256 over rows, grader, precision and conditions."""
+        return digest_of(
+            {
+                "dataset": self.dataset,
+                "grader": self.grader,
+                "precision": self.precision,
+                "conditions": self.conditions,
+            }
+        )

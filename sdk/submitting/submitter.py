@@ -109,9 +109,13 @@ class JobSubmitter:
         sent = self._pusher.send_data(rows, namespace)
         return self._submit(build(EvaluationRequest, targets=targets, data=sent.digest, spec=spec), terms, key)
 
-    def merge(self, ref: str, spec: MergeSpec, *, terms: JobTerms, key: str | None) -> JobView:
-        """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
-        return self._submit(MergeRequest(ref=str(parse_ref(ref)), spec=spec), terms, key)
+    def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:
+        """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
+
+        Raises InvalidRef, InvalidInput, Conflict, NotFound, QuotaExceeded.
+        """
+        request = build(MergeRequest, ref=str(parse_ref(ref)), spec=spec, register_as=register)
+        return self._submit(request, terms, key)
 
     def combination(
         self,

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, plain, print_json, render, say
+from sdk.cli.support.output import format_option, plain, print_detached, print_json, render, say
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.objects import Job, unscored
+
+if TYPE_CHECKING:
+    from sdk.client import Client
 
 
 @click.command(name="eval")
 @click.argument("refs", nargs=-1, required=True)
 @click.option("--data", required=True, help="Held-out rows: JSONL, CSV or Parquet.")
+@click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 16]")
 @click.option(
-    "--generate-rows", type=int, help="How many rows to generate completions for, scored with ROUGE-L. [default: 16]"
+    "--metrics",
+    metavar="NAMES",
+    help="Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
+    " bleu, chrf. [default: rouge_l]",
 )
 @click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
 @click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
@@ -29,29 +37,32 @@ from sdk.cli.support.session import open_client
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
 
     \b
     Examples:
       adapterctl eval code-review@v3 base:SmolLM2-135M --data heldout.jsonl
       adapterctl eval code-review@v2 code-review@v3 --data new.jsonl --format json
+      adapterctl eval sql@v4 --data heldout.jsonl --metrics exact_match,chrf
     """
     with open_client() as client:
         job = client.submit_evaluation(
             refs, data=data, **{key: value for key, value in given.items() if value is not None}
         )
         if detach:
-            if style == "json":
-                print_json({"job": job.id, "state": job.view.state.value})
-            else:
-                click.echo(job.id)
+            print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         watch(job)
         if job.error is not None:
             raise job.error
-        found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
+        print_scores(client, job, style)
+
+
+def print_scores(client: Client, job: Job[Any], style: str) -> None:
+    """Print the scores of an evaluation that has succeeded. Raises JobFailed after them where a target has none."""
+    found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
     order = (job.view.result or {}).get("evaluations", [])
     found.sort(key=lambda item: order.index(item["id"]) if item["id"] in order else len(order))
     if style == "json":
@@ -60,10 +71,12 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         for item in found:
             click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
     else:
-        _print_scores(found)
+        _print_table(found)
+    if (error := unscored(job.view)) is not None:
+        raise error
 
 
-def _print_scores(found: list[dict[str, Any]]) -> None:
+def _print_table(found: list[dict[str, Any]]) -> None:
     names = score_names(item["metrics"] for item in found)
     click.echo(
         render(

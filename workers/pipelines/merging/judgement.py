@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
-from workers.pipelines.merging.recomputed import ReadBack
 
 #: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
 #: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.

@@ -24,12 +24,12 @@ from workers.pipelines.data.tokenise import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
+from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.judgement import Judgement, hold_norms
 from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
 from workers.pipelines.merging.read_back import read_back, require_said
-from workers.pipelines.merging.recomputed import ReadBack
 from workers.pipelines.merging.writing import (
     beside,
     finished,

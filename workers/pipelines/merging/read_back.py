@@ -16,9 +16,10 @@ from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, BadBase
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.found import ReadBack, wrong
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.prepare import Prepared
-from workers.pipelines.merging.recomputed import ReadBack, Recomputed, wrong
+from workers.pipelines.merging.recomputed import Recomputed
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import Room, at_once, threads
 from workers.pipelines.merging.writing import digest_in

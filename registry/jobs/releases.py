@@ -24,6 +24,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("template_date",), None, 0),
     (("spec", "objective"), None, 1),
     (("spec", "exclude"), None, 1),
+    (("spec", "quantize"), None, 1),
     (("register_as",), None, 1),
     (("spec", "metrics"), None, 1),
 )

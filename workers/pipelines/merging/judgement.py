@@ -31,12 +31,7 @@ class Judgement:
         """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
         said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
         far = not distance.kl < KL_WARNS
-        if not math.isfinite(distance.kl):
-            raise PipelineError(
-                FailureReason.VERIFICATION,
-                "The merged model's predictions can't be held against those of what was trained: they are not finite;"
-                " merge with --dtype float32, or onto another base.",
-            )
+        require_finite(distance)
         if quantised and plan.target.onto == "original":
             # That it is another base than was trained over is what was asked for.
             if far:
@@ -54,6 +49,16 @@ class Judgement:
             self.warnings.append(f"Rounding may send tokens to other experts: {said}; --dtype float32 rounds less.")
         elif far:
             self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
+
+
+def require_finite(distance: Distance) -> None:
+    """Raise PipelineError ("verification") where predictions are not finite: no threshold says anything of them."""
+    if not math.isfinite(distance.kl):
+        raise PipelineError(
+            FailureReason.VERIFICATION,
+            "The merged model's predictions can't be held against those of what was trained: they are not finite;"
+            " merge with --dtype float32, or onto another base.",
+        )
 
 
 def _routes(plan: Prepared) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from workers.pipelines.merging.plan import Written
+from workers.pipelines.model.device import one_thread
 
 #: Of one merge. More of them wait for each other at what Python does between the products.
 _MOST = 2
@@ -39,12 +40,10 @@ class Room(threading.local):
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """Run work in threads; what has not begun when the block ends by an error is dropped."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     # OpenMP keeps the number for each thread.
     executor = ThreadPoolExecutor(count, "merge", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+    with one_thread():
+        try:
+            yield executor
+        finally:
+            executor.shutdown(cancel_futures=True)

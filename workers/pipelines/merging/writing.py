@@ -36,7 +36,7 @@ from workers.pipelines.merging.threads import at_once, threads
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
-_FILES, _JOURNAL, _REPORT = "files", "journal.jsonl", "report.json"
+_FILES, _OTHERS, _JOURNAL, _REPORT = "files", "others", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
@@ -141,6 +141,16 @@ def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
         if error.errno in _FULL:
             raise _disk_full(target, written) from error
         raise
+
+
+@contextlib.contextmanager
+def in_their_place(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the written files' folder and that of others, not there yet, which take their place at the end of the block."""
+    files, others = folder / _FILES, folder / _OTHERS
+    shutil.rmtree(others, ignore_errors=True)
+    yield files, others
+    shutil.rmtree(files)
+    others.replace(files)
 
 
 def put_in_place(folder: Path, target: Path, report: str) -> None:

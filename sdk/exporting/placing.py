@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdk.config import user_path
-from sdk.errors import FULL_DISK, Conflict, InvalidInput
+from sdk.errors import Conflict, InvalidInput, place_explained
 
 _PARTIAL = ".partial"
 #: The errors of file systems without hard links.
@@ -27,7 +27,7 @@ def free(output: str | Path, *, like: str) -> Path:
     if not str(output):
         raise InvalidInput(f"the output has no name; give one with -o {like}", param="output")
     target = user_path(output).absolute()
-    with _explained(target):
+    with place_explained(target):
         if target.exists() or target.is_symlink():
             raise Conflict(f"{target} already exists; remove it, or give another name with -o", param="output")
     suffix = Path(like).suffix
@@ -50,7 +50,7 @@ def require_utf8(*paths: Path | str) -> None:
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
     """A folder beside a future file, removed at the end of the block; what killed calls left there is removed first."""
-    with _explained(target):
+    with place_explained(target):
         partial = _new_partial(target)
     try:
         with _held(partial):
@@ -61,25 +61,13 @@ def beside(target: Path) -> Iterator[Path]:
 
 def give_name(written: Path, target: Path) -> None:
     """Give a file, or a folder, its name, unless that exists by now."""
-    with _explained(target):
+    with place_explained(target):
         if written.is_dir():
             _give_folder_name(written, target)
         else:
             written.chmod(0o644)
             _give_file_name(written, target)
     _flush(target.parent)
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    """Turn what the system has against a file's name or place into InvalidInput; what `disk_explained` explains passes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        why = error.strerror if not isinstance(error, FileExistsError) else "a part of its path is a file"
-        raise InvalidInput(f"{target} can't be written ({why}); give another name with -o", param="output") from error
 
 
 def _new_partial(target: Path) -> Path:

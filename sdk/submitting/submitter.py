@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdk.api import jobs
+from sdk.api import jobs, versions
 from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
@@ -28,11 +28,13 @@ from sdk.schemas.jobs import (
     JobSubmission,
     JobView,
     MergeRequest,
+    ParentChoice,
     PreviewJobRequest,
     TrainingRequest,
 )
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.job_options import JobTerms
 from sdk.validation import build, check_data, check_loss_on, check_objective
@@ -50,9 +52,10 @@ class JobSubmitter:
     def training(
         self,
         adapter: str,
-        spec: TrainingSpec,
+        options: Mapping[str, Any],
         *,
-        base: str | Path,
+        base: str | Path | None,
+        parent: str | None,
         data: str | Path,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
@@ -61,6 +64,10 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
+        spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
+        if base is None and continued is None:
+            raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
         rows = check_data(data)
         held_out = None
@@ -70,17 +77,39 @@ class JobSubmitter:
         check_loss_on(spec.loss_on, rows)
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = spec.model_copy(update={"objective": objective})
+            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft"),
+            base=self._base(base, continued, namespace, spec, causal=objective == "sft"),
             data=self._pusher.send_data(rows, namespace).digest,
             eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
             spec=spec,
             checkpoint=checkpoint,
             from_checkpoint=from_checkpoint,
+            parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
         return self._submit(request, terms, key)
+
+    def _base(
+        self,
+        base: str | Path | None,
+        continued: VersionView | None,
+        namespace: str,
+        spec: TrainingSpec,
+        *,
+        causal: bool,
+    ) -> BaseChoice:
+        """Return the base of a training: the one that is named, or that of the version it continues, which must be the same."""
+        if base is None and continued is not None:
+            return base_of(continued)
+        chosen = self._pusher.choose_base(base or "", namespace, spec=spec, causal=causal)
+        if continued is not None and chosen.fingerprint != continued.base.fingerprint:
+            raise InvalidInput(
+                f"{continued.ref} is over the base {continued.base.id} ({continued.base.fingerprint[:12]}), and is continued over that "
+                "alone; leave base out",
+                param="base",
+            )
+        return chosen
 
     def evaluation(
         self,

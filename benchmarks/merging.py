@@ -194,7 +194,7 @@ def nothing(_written):
 
 plan = prepare(base, adapter, classes=None, onto="original", dtype=None, recipe=None)
 with beside(out, plan.digest) as folder:
-    shards = write_shards(plan.base, plan.written, plan.blocks(), folder, nothing)
+    shards = write_shards(plan.base, plan.written, plan.blocks, folder, nothing)
 """
 _CHECKED = _WRITING + "    read_back(plan, shards.folder, shards.digests, nothing)\n"
 _PEFT_IMPORTS = """

@@ -1,6 +1,6 @@
-"""The table of families in docs/models.md, from what `make matrix` found; run as a program it writes both down.
+"""The tables of families in docs/models.md and docs/merging.md, from what `make matrix` found; run as a program it writes them down.
 
-What each case found lies in `build/matrix`, and a summary of it in `results.json` beside this file.
+What each case found lies in `build/matrix`, and summaries of it in `results.json` and `merges.json` beside this file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from support.families import DTYPES, FAMILIES, TARGETS, Case, Found, whole_product
+from support.merges import FAMILIES as MERGED
+from support.merges import variants
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "build" / "matrix"
 RESULTS = Path(__file__).with_name("results.json")
+MERGES = Path(__file__).with_name("merges.json")
 PAGE = ROOT / "docs" / "models.md"
+MERGING_PAGE = ROOT / "docs" / "merging.md"
 BEGIN, END = "<!-- families: written by make matrix -->\n", "<!-- end of families -->\n"
 
 
@@ -33,6 +37,35 @@ def keep_walked(family: str) -> None:
     (FOUND / f"cli {family}.json").write_text(json.dumps({"cli": family}))
 
 
+def keep_merged(cell: tuple[str, str, str, int], last_digits: float) -> None:
+    """Keep that a merge of (family, variant, type, files) was right, and its largest error, in last digits of a 16-bit type."""
+    FOUND.mkdir(parents=True, exist_ok=True)
+    said = {"merged": cell, "last_digits": last_digits}
+    (FOUND / f"merged {' '.join(map(str, cell))}.json").write_text(json.dumps(said))
+
+
+def merges(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return, by family and variant, how many merges were right, and the largest of their errors."""
+    by_family: dict[str, Any] = {family: {} for family in MERGED}
+    for each in found:
+        if "merged" in each:
+            family, variant, *_ = each["merged"]
+            row = by_family[family].setdefault(variant, {"right": 0, "last_digits": 0.0})
+            row["right"] += 1
+            row["last_digits"] = round(max(row["last_digits"], each["last_digits"]), 2)
+    return by_family
+
+
+def merges_table(results: dict[str, Any]) -> str:
+    """Return the table of merges as the page has it."""
+    names = list(dict.fromkeys(name for family in MERGED for name in variants(family)))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for family, row in results.items():
+        cells = [f"{row[name]['right']}: {row[name]['last_digits']:.2f}" if name in row else "" for name in names]
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return, by family, how many cases were right, the modules of each preset, and the largest errors by dtype."""
     by_family: dict[str, Any] = {
@@ -41,6 +74,8 @@ def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for each in found:
         if "cli" in each:
             by_family[each["cli"]]["cli"] = True
+            continue
+        if "merged" in each:
             continue
         case, row = Case(**each["case"]), by_family[each["case"]["family"]]
         row["cases"] += 1
@@ -66,17 +101,26 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def shown() -> str:
-    """Return the table that the page has."""
-    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+def shown(page: Path) -> str:
+    """Return the table that a page has."""
+    return page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+
+
+def show(page: Path, lines: str) -> None:
+    """Put a table into a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}{lines}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def main() -> int:
-    """Write the summary and the page's table."""
-    results = summary(json.loads(path.read_text()) for path in sorted(FOUND.glob("*.json")))
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{table(results)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    """Write the summaries and the pages' tables."""
+    found = [json.loads(path.read_text()) for path in sorted(FOUND.glob("*.json"))]
+    for path, page, results, written in (
+        (RESULTS, PAGE, summary(found), table),
+        (MERGES, MERGING_PAGE, merges(found), merges_table),
+    ):
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        show(page, written(results))
     return 0
 
 

@@ -53,6 +53,11 @@ def variants(family: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def settings(family: str, variant: str) -> dict[str, Any]:
+    """Return what PEFT is told of a variant of a family."""
+    return {"target_modules": FAMILIES[family][0], "r": 3, "lora_alpha": 4, **variants(family)[variant]}
+
+
 @dataclass(frozen=True)
 class Made:
     """A base and an adapter over it."""
@@ -79,9 +84,7 @@ def make(family: str, variant: str, folder: Path, *, dtype: str = "float32", sha
     """Write a base and an adapter of a variant over it, with every matrix of it changed."""
     plain = save_model(folder / "plain", family)
     base = save_in(plain, folder / "base", dtype=dtype, shards=shards)
-    modules = FAMILIES[family][0]
-    settings = {"target_modules": modules, "r": 3, "lora_alpha": 4, **variants(family)[variant]}
-    return Made(base, save_adapter(base, folder / "adapter", **settings))
+    return Made(base, save_adapter(base, folder / "adapter", **settings(family, variant)))
 
 
 def save_adapter(base: Path, folder: Path, *, size: float = 0.1, **settings: Any) -> Path:

@@ -13,11 +13,11 @@ from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Sh
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.plan import Window, Written, parameter_grid
 from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
+from workers.pipelines.merging.threads import Room
 from workers.pipelines.model.device import DTYPES
 
-#: Rows that are in memory at a time, of matrices that are not very wide.
-BLOCK_ROWS = 64
-_BLOCK_NUMBERS = 2**20
+#: That are in memory at a time: fewer of them, and two threads wait for each other at what Python does between the products.
+_BLOCK_NUMBERS = 2**18
 
 
 class Blocks:
@@ -35,12 +35,11 @@ class Blocks:
         self._matrices: dict[Factor, Any] = {}
         self._held = ""
         self._factors: dict[str, Any] = {}
-        #: Memory that is used again for each block: to ask for it anew takes as long as to fill it.
-        self._room: dict[tuple[str, Any], Any] = {}
+        self._room = Room()
 
     def ranges(self, written: Written) -> Iterator[tuple[int, int]]:
         """Yield which rows of a plane are computed at a time, as (begin, end)."""
-        rows, step = written.grid.rows, max(2, min(BLOCK_ROWS, _BLOCK_NUMBERS // max(1, written.grid.columns)))
+        rows, step = written.grid.rows, max(2, _BLOCK_NUMBERS // max(1, written.grid.columns))
         begin = 0
         while begin < rows:
             # A single row is multiplied by another routine, which sums in another order than PEFT's whole product.
@@ -84,29 +83,22 @@ class Blocks:
         return (
             block
             if block.dtype == dtype
-            else self._space("rounded", end - begin, written.grid.columns, dtype).copy_(block)
+            else self._room.of("rounded", end - begin, written.grid.columns, dtype).copy_(block)
         )
-
-    def _space(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
-        """Return memory for (rows, columns) numbers, which the next block uses too."""
-        held = self._room.get((what, dtype))
-        if held is None or held.numel() < rows * columns:
-            held = self._room[what, dtype] = torch.empty(rows * columns, dtype=dtype)
-        return held[: rows * columns].view(rows, columns)
 
     def _base_rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
         """Return the base's rows in a type that is summed in, as a copy."""
         grid = written.grid
         source = written.source
         if source is None or _replaced(written):
-            return self._space("block", end - begin, grid.columns, torch.float32).zero_()
+            return self._room.of("block", end - begin, grid.columns, torch.float32).zero_()
         if source in self._base.packed or written.four_bits:
             return self._wide_rows(written, begin, end).float()
         tensor = self._base.read(source).reshape(grid.planes, grid.rows, grid.columns)[plane, begin:end]
         if written.through:
             tensor = tensor.to(TORCH_TYPES[written.through])
         summed = torch.float32 if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor.dtype
-        return self._space("block", end - begin, grid.columns, summed).copy_(tensor)
+        return self._room.of("block", end - begin, grid.columns, summed).copy_(tensor)
 
     def _wide_rows(self, written: Written, begin: int, end: int) -> Any:
         name, held = self._wide
@@ -185,10 +177,10 @@ class Blocks:
         part = view[r0 - rows[0] : r1 - rows[0], c0 - columns[0] : c1 - columns[0]]
         b, a = self.matrix(change.b), self.matrix(change.a)
         if change.across:
-            room = self._space("delta", c1 - c0, r1 - r0, torch.float32)
+            room = self._room.of("delta", c1 - c0, r1 - r0, torch.float32)
             delta = torch.mm(b[c0 - left : c1 - left], a[:, r0 - top : r1 - top], out=room).T
         else:
-            room = self._space("delta", r1 - r0, c1 - c0, torch.float32)
+            room = self._room.of("delta", r1 - r0, c1 - c0, torch.float32)
             delta = torch.mm(b[r0 - top : r1 - top], a[:, c0 - left : c1 - left], out=room)
         # Two roundings, as PEFT makes them; one call for both would be off by a last digit.
         part += delta.mul_(change.scale)

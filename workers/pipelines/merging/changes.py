@@ -124,7 +124,7 @@ def read_changes(model: Any, adapter: Path) -> Changes:
     if said := unusable(config.to_dict()):
         raise PipelineError(FailureReason.ADAPTER, f"The adapter can't be merged: {said}.")
     try:
-        file = open_files(adapter, [WEIGHTS_FILE])
+        file = open_files(adapter, [WEIGHTS_FILE], any_dtype=False)
     except (OSError, BadBaseError, SafetensorsError) as error:
         raise PipelineError(
             FailureReason.ADAPTER, f"The adapter's {WEIGHTS_FILE} can't be read ({error}); push the adapter again."

@@ -12,8 +12,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE
-from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, read_index
-from workers.pipelines.data.tokenise import all_stops, configured_stops
+from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
+from workers.pipelines.data.tokenise import all_stops, configured_stops, read_object
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName
@@ -31,6 +31,7 @@ _TAKEN_OVER = (
     "spiece.model",
     "spm.model",
     "*.jinja",
+    "chat_template.json",
     GENERATION_FILE,
     # What a model of several parts makes of images.
     "*processor_config.json",
@@ -77,9 +78,16 @@ def labelled_config(config: Any, architecture: str) -> dict[str, Any]:
 def write_small_files(
     out: Path, *, base: Path, adapter: Path, config: Mapping[str, Any], stored: StoredBase, written: Sequence[Written]
 ) -> None:
-    """Write the config and the index, and take the tokenizer's files over, with the adapter's template."""
+    """Write the config and the index, and take the tokenizer's files over, with the adapter's template.
+
+    What else lies in `out` beside the weights is of an earlier run, and is removed.
+    """
+    weights = {each.file for each in written}
+    for path in out.iterdir():
+        if path.name not in weights:
+            path.unlink()
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if list(stored.headers) != ["model.safetensors"]:
+    if list(stored.headers) != [SINGLE_FILE]:
         (out / INDEX_FILE).write_bytes(_index(base, written))
     for pattern in _TAKEN_OVER:
         for source in sorted(base.glob(pattern)):
@@ -95,6 +103,7 @@ def _index(base: Path, written: Sequence[Written]) -> bytes:
     said = read_index(raw)
     where = {each.name: each.file for each in written}
     before, total = said.get("metadata") or {}, sum(each.size_bytes for each in written)
+    before = before if isinstance(before, dict) else {"total_size": None}
     if where == said["weight_map"] and before.get("total_size", total) == total:
         return raw
     metadata = {key: value for key, value in before.items() if key != "total_parameters"} | {"total_size": total}
@@ -109,8 +118,7 @@ def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None
     with warnings.catch_warnings():
         # A base whose generation settings contradict each other is saved with them as it came.
         warnings.simplefilter("ignore", UserWarning)
-        if (out / GENERATION_FILE).is_file():
-            said = json.loads((out / GENERATION_FILE).read_text(encoding="utf-8-sig"))
+        if (said := read_object(out / GENERATION_FILE)) is not None:
             (out / GENERATION_FILE).write_text(
                 json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8"
             )

@@ -25,9 +25,9 @@ from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.placement import place
-from workers.pipelines.merging.recomputed import wrong
 from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open_files, open_stored_base
 from workers.pipelines.merging.writing import digest_in
 from workers.pipelines.model.classifier import Classes

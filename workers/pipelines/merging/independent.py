@@ -1,4 +1,4 @@
-"""The arithmetic of a merge once more, by numpy alone: how a read-back holds what was written against what was asked for.
+"""The arithmetic of a merge once more: how a read-back holds what was written against what was asked for.
 
 Nothing here shares code with what writes. Numbers are decoded from their bits, products are taken in float64, and what
 is in 4 bits is looked up by its definition.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from workers.pipelines.merging.changes import Changes, Factor, LowRank
 from workers.pipelines.merging.plan import Window, Written
@@ -80,6 +81,15 @@ def step_at(values: Array, dtype: str) -> Array:
     _, exponents = np.frexp(values)
     steps: Array = np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
     return steps
+
+
+def times(left: Array, right: Array) -> Array:
+    """Return a product of matrices, or of a matrix and a vector, in float64.
+
+    numpy would compute it with threads of its own, and each of several callers would wait for them.
+    """
+    found: Array = torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return found
 
 
 class Product(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
-from workers.pipelines.merging.recomputed import ReadBack
 
 #: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
 #: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.
@@ -31,6 +31,7 @@ class Judgement:
         """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
         said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
         far = not distance.kl < KL_WARNS
+        require_finite(distance)
         if quantised and plan.target.onto == "original":
             # That it is another base than was trained over is what was asked for.
             if far:
@@ -50,6 +51,16 @@ class Judgement:
             self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
 
 
+def require_finite(distance: Distance) -> None:
+    """Raise PipelineError ("verification") where predictions are not finite: no threshold says anything of them."""
+    if not math.isfinite(distance.kl):
+        raise PipelineError(
+            FailureReason.VERIFICATION,
+            "The merged model's predictions can't be held against those of what was trained: they are not finite;"
+            " merge with --dtype float32, or onto another base.",
+        )
+
+
 def _routes(plan: Prepared) -> bool:
     """Whether tokens are sent to experts by numbers that rounding moves."""
     return any("expert" in name for name in plan.changes.shapes) and plan.dtype != "float32"
@@ -61,11 +72,11 @@ def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float
     for module, norm in (stored or {}).items():
         if norm is not None and not math.isclose(norm, formula.get(module, 0.0), rel_tol=_STORED_ERROR):
             raise _another(module, f"the adapter's own is {formula.get(module, 0.0):.6g}", norm)
-    lost = []
+    lost, norms, blurs = [], found.norms, found.blur
     for module, norm in formula.items():
         if module in found.scaled:
             continue
-        measured, blur = found.norms.get(module, 0.0), found.blur.get(module, 0.0)
+        measured, blur = norms.get(module, 0.0), blurs.get(module, 0.0)
         if not abs(measured - norm) <= 2 * blur + _NORM_ERROR * norm:
             raise _another(module, f"that in the merged files is {measured:.6g}", norm)
         if measured < _KEPT_SHARE * norm:

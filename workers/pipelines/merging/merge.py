@@ -24,13 +24,13 @@ from workers.pipelines.data.tokenise import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
+from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
-from workers.pipelines.merging.judgement import Judgement, hold_norms
+from workers.pipelines.merging.judgement import Judgement, hold_norms, require_finite
 from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
-from workers.pipelines.merging.read_back import read_back
-from workers.pipelines.merging.recomputed import ReadBack
+from workers.pipelines.merging.read_back import read_back, require_said
 from workers.pipelines.merging.writing import (
     beside,
     finished,
@@ -73,7 +73,9 @@ def merge(
     What is written lies beside `out` until it was read again and found right; then it gets its name. A run that was killed
     is gone on with. Raises PipelineError, after which there is nothing at `out`.
     """
-    _require_place(base, out)
+    # A name of its own, which . and .. have not.
+    out = out.parent.resolve() / out.name if out.name not in ("", "..") else out.resolve()
+    _require_place(base, adapter, out)
     tokenizer = load_tokenizer(base, ends=labels is None)
     classes = None if labels is None else Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
     packing = read_packing(base)
@@ -95,16 +97,18 @@ def merge(
         plans = [merging.planned(onto) for onto in candidates]
         if (report := finished(out, [plan.digest for plan in plans])) is not None:
             return MergeReport.model_validate_json(report)
-        return merging.run(plans)
+        with full_disk_named(out, plans[0].written):
+            return merging.run(plans)
 
 
-def _require_place(base: Path, out: Path) -> None:
-    """Raise PipelineError where a merge would be written into its base."""
-    target, source = out.resolve(), base.resolve()
-    if target == source or source in target.parents:
-        raise PipelineError(
-            FailureReason.SPEC, f"{out} is in the base's own folder; choose a folder of its own with -o DIR."
-        )
+def _require_place(base: Path, adapter: Path, out: Path) -> None:
+    """Raise PipelineError where a merge would be written into what it is made of."""
+    target = out.resolve()
+    for called, source in (("base", base.resolve()), ("adapter", adapter.resolve())):
+        if target == source or source in target.parents:
+            raise PipelineError(
+                FailureReason.SPEC, f"{out} is in the {called}'s own folder; choose a folder of its own with -o DIR."
+            )
 
 
 @dataclass
@@ -116,6 +120,11 @@ class _Candidate:
     digests: dict[str, str]
     found: ReadBack
     distance: Distance | None = None
+
+    def far(self) -> float:
+        """Return how far its predictions are from those of what was trained; infinitely where that can't be told."""
+        kl = math.inf if self.distance is None else self.distance.kl
+        return math.inf if math.isnan(kl) else kl
 
 
 @dataclass
@@ -152,10 +161,10 @@ class _Merging:
             found = []
             for plan in plans:
                 one = self._written(plan, held.enter_context(beside(self.out, plan.digest)), expected)
-                if one.distance is not None:
-                    metrics[f"logit_kl_{plan.target.onto}"] = one.distance.kl
+                if one.far() < math.inf:
+                    metrics[f"logit_kl_{plan.target.onto}"] = one.far()
                 found.append(one)
-            best = min(found, key=lambda one: math.inf if one.distance is None else one.distance.kl)
+            best = min(found, key=_Candidate.far)
             for one in found:
                 if one is not best:
                     shutil.rmtree(one.folder, ignore_errors=True)
@@ -196,21 +205,21 @@ class _Merging:
         """Write a plan beside the target, read it again, and measure it."""
         changed, total = sum(not each.copied for each in plan.written), len(plan.written)
         try:
-            require_room(folder, plan.written)
+            require_room(folder, self.out, plan.written)
             self._say("merge", f"adding the adapter to {changed} tensors of the {plan.target.onto} base")
-            with full_disk_named(folder, plan.written):
-                shards = write_shards(plan.base, plan.written, plan.blocks(), folder, self._counted("merge", total))
-                write_small_files(
-                    shards.folder,
-                    base=self.base,
-                    adapter=self.adapter,
-                    config=plan.config,
-                    stored=plan.base,
-                    written=plan.written,
-                )
-                if self.classes is None:
-                    stop_as_taught(shards.folder, self.base, self.adapter, self.tokenizer)
+            shards = write_shards(plan.base, plan.written, plan.blocks, folder, self._counted("merge", total))
+            write_small_files(
+                shards.folder,
+                base=self.base,
+                adapter=self.adapter,
+                config=plan.config,
+                stored=plan.base,
+                written=plan.written,
+            )
+            if self.classes is None:
+                stop_as_taught(shards.folder, self.base, self.adapter, self.tokenizer)
             found = read_back(plan, shards.folder, shards.digests, self._counted("read back", total))
+            require_said(plan, shards.folder)
             one = _Candidate(plan, folder, shards.digests, found)
             if expected is not None:
                 self._say("read back", "measuring the merged model")
@@ -277,12 +286,13 @@ class _Merging:
         self._say("quantize", f"putting the merged model into {self.spec.quantize}")
         recipe = nf4(self.base, plan.dtype, self.classes)
         try:
-            with full_disk_named(best.folder, plan.written), in_their_place(best.folder) as (merged, out):
+            with in_their_place(best.folder) as (merged, out):
                 found = write_in_four_bits(merged, out, recipe, self.classes)
                 if expected is not None:
                     self._say("quantize", "measuring the model in 4 bits")
                     distance = _if_memory(lambda: distance_of(out, expected, classes=self.classes, device=self.device))
                     if distance is not None:
+                        require_finite(distance)
                         metrics[f"logit_kl_{recipe.type}"] = distance.kl
                         metrics[f"max_abs_logit_diff_{recipe.type}"] = distance.max_abs_logit_diff
         except PipelineError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
 from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper, _ConvNd
 from peft.tuners.lora.variants import DoraLinearVariant, _DoraConvNdVariant
@@ -50,11 +51,18 @@ def require_known(name: str, layer: Any, adapter: str) -> None:
     """Raise PipelineError for a layer whose ΔW is not known here to be s·B·A."""
     if not isinstance(layer, Linear | Embedding | ParamWrapper | _ConvNd):
         raise inexact(name, f"is adapted as {type(layer).__name__}")
+    if isinstance(layer, Embedding) and not _is_looked_up(layer.get_base_layer()):
+        raise inexact(name, "is an embedding of another kind, to which PEFT does not add s·B·A")
     variant = layer.lora_variant.get(adapter)
     if variant is not None and not isinstance(variant, _DORA):
         raise inexact(name, f"is adapted by {type(variant).__name__.removesuffix('Variant')}")
     if isinstance(layer, _ConvNd) and getattr(layer.get_base_layer(), "groups", 1) != 1:
         raise inexact(name, "is a convolution of channels in groups")
+
+
+def _is_looked_up(embedding: Any) -> bool:
+    """Whether an embedding gives the rows of its weight, or multiples of them, which PEFT takes into account."""
+    return type(embedding).forward is torch.nn.Embedding.forward or hasattr(embedding, "embed_scale")
 
 
 def inexact(name: str, said: str) -> PipelineError:

@@ -8,6 +8,7 @@ it does to numbers beyond moving them is not followed: such a parameter is known
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -65,6 +66,12 @@ class Placement:
     opaque: frozenset[str]
     #: Stored tensors that reach nothing of the model.
     unused: frozenset[str]
+    #: Expressions for parameters that files may lack.
+    may_lack: tuple[str, ...] = ()
+
+    def optional(self, parameter: str) -> bool:
+        """Whether files may lack a parameter."""
+        return any(re.search(expression, parameter) for expression in self.may_lack)
 
     def of_source(self) -> dict[str, list[tuple[str, Piece]]]:
         """Return, for each stored tensor, the parameters that it is part of, and how."""
@@ -109,7 +116,8 @@ def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
             opaque |= {key.replace(converter.target_patterns[0], target) for target in converter.target_patterns}
             continue
         found |= {name: symbol.pieces for name, symbol in made.items()}
-    return Placement(found, frozenset(opaque), frozenset(unused))
+    may_lack = tuple(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())
+    return Placement(found, frozenset(opaque), frozenset(unused), may_lack)
 
 
 def _whole(name: str, shape: Shape) -> Piece:

@@ -108,6 +108,7 @@ def plan_tensors(
     Raises PipelineError where something can't be merged exactly.
     """
     _require_shapes(placement, changes)
+    _require_complete(placement, changes)
     of_source = placement.of_source()
     found: list[Written] = []
     for name in base.weight_names():
@@ -137,6 +138,8 @@ def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes
         shape = whole
     four_bits = not packed and bool(target.quantised.intersection(parameters))
     floating = packed or tensor.dtype in FLOATS
+    if changed and not floating:
+        raise inexact(changed[0][0], f"is stored as {tensor.dtype}, in which nothing is summed")
     dtype = tensor.dtype if not packed else FORMAT_TYPES[DTYPES[target.stored]]
     through = None
     if floating and target.dtype is not None:
@@ -204,13 +207,8 @@ def _added(base: StoredBase, placement: Placement, changes: Changes, target: Tar
                     raise inexact(name, "is tied to a weight that lies in the files as a part of another")
                 copy = _stored(piece.source, [(name, piece)], base, changes, target)
                 found.append(replace(copy, name=name, file=last))
-    for parameter, given in changes.by_parameter.items():
+    for parameter in changes.by_parameter:
         if parameter not in placement.pieces and parameter not in tied and parameter not in placement.opaque:
-            if not isinstance(given[0], Whole):
-                raise PipelineError(
-                    FailureReason.BASE,
-                    f"The base's files lack {parameter}, which the adapter adapts; save the base again with all of its weights.",
-                )
             found.append(_new(parameter, changes, target, last))
     return found, untied
 
@@ -287,6 +285,32 @@ def _meets(change: Change, piece: Piece) -> bool:
     inside = piece.begin[0] <= change.plane < piece.begin[0] + piece.size[0]
     blocks = zip((change.rows, change.columns), piece.begin[1:], piece.size[1:], strict=True)
     return inside and all(begin < at + size and at < begin + length for (begin, length), at, size in blocks)
+
+
+def _require_complete(placement: Placement, changes: Changes) -> None:
+    """Raise PipelineError ("base") where the base's files lack a parameter, or have one of another shape: a library begins it anew."""
+    same = {name: group for group in changes.tied for name in group}
+    for parameter, shape in changes.shapes.items():
+        given = changes.by_parameter.get(parameter, [])
+        if given and isinstance(given[0], Whole):
+            continue
+        pieces = placement.pieces.get(parameter)
+        if pieces is None:
+            # Not all names are known of parameters that are computed from others.
+            known = parameter in placement.opaque or (not given and (placement.opaque or placement.optional(parameter)))
+            if not known and not any(name in placement.pieces for name in same.get(parameter, [])):
+                raise PipelineError(
+                    FailureReason.BASE,
+                    f"The base's files lack {parameter}; save the base again with all of its weights.",
+                )
+        elif sum(math.prod(piece.size) for piece in pieces) != math.prod(shape) or (
+            len(pieces) == 1 and pieces[0].size != shape
+        ):
+            said = f"{list(pieces[0].size)}" if len(pieces) == 1 else "not all of it"
+            raise PipelineError(
+                FailureReason.BASE,
+                f"The base's files have {said} of {parameter}, and its config wants {list(shape)}; check its folder.",
+            )
 
 
 def _require_shapes(placement: Placement, changes: Changes) -> None:

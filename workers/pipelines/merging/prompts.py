@@ -64,10 +64,10 @@ def as_trained(
     tokenizer: Any,
 ) -> Expected:
     """Return what the base as it was trained over says with the adapter beside it. Raises PipelineError."""
-    probe = _probe(base, tokenizer, device)
     loaded = load_base(base, device, quantization=quantization, classes=classes)
     if classes is None:
         require_causal(loaded.model)
+    probe = _probe(base, tokenizer, device, words=len(loaded.model.get_input_embeddings().weight))
     model = load_adapter(loaded.model, adapter)
     logits, kept = _logits(model, probe, classes)
     del model, loaded
@@ -103,12 +103,16 @@ def distance(expected: Any, merged: Any, kept: Any) -> Distance:
     return Distance(kl, float((expected - merged).abs().max()))
 
 
-def _probe(base: Path, tokenizer: Any, device: Device) -> dict[str, Any]:
-    """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right."""
+def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[str, Any]:
+    """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right.
+
+    A tokenizer may have more tokens than the model has `words`; these are left out.
+    """
     cut = longest_row(base, _PROBE_LENGTH)
-    rows = [tokenizer(text)["input_ids"][:cut] for text in PROBE_TEXTS]
+    known = ([token for token in tokenizer(text)["input_ids"] if token < words] for text in PROBE_TEXTS)
+    rows = [row[:cut] or [0] for row in known]
     longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    input_ids = torch.full((len(rows), longest), tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
     mask = torch.zeros((len(rows), longest), dtype=torch.int64)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = torch.tensor(row)

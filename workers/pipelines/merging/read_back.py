@@ -5,21 +5,23 @@ Each tensor is looked at by name: what is the base's is compared byte by byte, a
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from sdk.formats.base_files import BadBaseError
+from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, BadBaseError
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.found import ReadBack, wrong
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.prepare import Prepared
-from workers.pipelines.merging.recomputed import ReadBack, Recomputed, wrong
+from workers.pipelines.merging.recomputed import Recomputed
 from workers.pipelines.merging.stored_base import StoredBase, open_files
+from workers.pipelines.merging.threads import Room, at_once, threads
 from workers.pipelines.merging.writing import digest_in
 
 #: Bytes that are compared at a time.
@@ -30,26 +32,25 @@ def read_back(
     prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[Written], None]
 ) -> ReadBack:
     """Hold the weight files of a folder against what was asked for. Raises PipelineError ("verification") that names the tensor."""
-    files = _opened(prepared, folder)
-    found = ReadBack()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for written in prepared.written:
-            if digest_in(files, written.name) != digests[written.name]:
-                raise wrong(written.name, "are not those that were computed")
-            if written.copied:
-                _require_copy(prepared.base, files, written)
-                found.copied += 1
-            else:
-                Recomputed(prepared, files, written, found).check()
-            found.tensors += 1
+    files, room = _opened(prepared, folder), Room()
+
+    def look_at(written: Written) -> ReadBack:
+        found = ReadBack(tensors=1, copied=int(written.copied))
+        if digest_in(files, written.name) != digests[written.name]:
+            raise wrong(written.name, "are not those that were computed")
+        if written.copied:
+            _require_copy(prepared.base, files, written)
+        else:
+            Recomputed(prepared, files, written, found, room).check()
+        return found
+
+    whole = ReadBack()
+    with threads(at_once(prepared.written, prepared.base.packed)) as reading:
+        # In their order, so that sums are the same each time.
+        for written, found in zip(prepared.written, reading.map(look_at, prepared.written), strict=True):
+            whole.add(found)
             done(written)
-    finally:
-        torch.set_num_threads(before)
-    found.norms = {module: math.sqrt(square) for module, square in sorted(found.squares.items())}
-    found.blur = {module: math.sqrt(square) for module, square in found.blur_squares.items()}
-    return found
+    return whole
 
 
 def _opened(prepared: Prepared, folder: Path) -> StoredBase:
@@ -72,6 +73,23 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
         if (tensor.dtype, tensor.shape) != (each.dtype, each.shape):
             raise wrong(each.name, f"are {tensor.dtype} {list(tensor.shape)}, not {each.dtype} {list(each.shape)}")
     return files
+
+
+def require_said(prepared: Prepared, folder: Path) -> None:
+    """Hold the config and the index of a folder against what was planned: a library loads what they say. Raises PipelineError."""
+    if _object(folder / CONFIG_FILE) != prepared.config:
+        raise wrong(CONFIG_FILE, "are not those that were planned")
+    where = {each.name: each.file for each in prepared.written}
+    if list(prepared.base.headers) != [SINGLE_FILE] and _object(folder / INDEX_FILE).get("weight_map") != where:
+        raise wrong(INDEX_FILE, "name other tensors or files than were written")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise wrong(path.name, "can't be read") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:

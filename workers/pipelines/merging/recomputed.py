@@ -1,21 +1,20 @@
 """One tensor of a merged model, computed a second time and held against what lies on the disk.
 
-A random product with every block of rows is compared with W·x + s·B·(A·x), and one row in a hundred is computed again in
+A random product with every block of rows is compared with W·x + s·B·(A·x), and one row of each 64 is computed again in
 float64; where nothing is added, all rows are.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import LowRank, Rows, Shift, Whole
+from workers.pipelines.merging.found import ReadBack, wrong
 from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
 from workers.pipelines.merging.independent import (
     FORMATS,
@@ -31,17 +30,19 @@ from workers.pipelines.merging.independent import (
     rounded,
     smallest_step,
     step_at,
+    times,
 )
 from workers.pipelines.merging.plan import Window, Written, parameter_grid
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.stored_base import StoredBase
+from workers.pipelines.merging.threads import Room
 from workers.pipelines.model.device import DTYPES
 
 if TYPE_CHECKING:
     from workers.pipelines.merging.independent import Array
 
-#: Rows of each tensor that are computed again, one in so many.
-_ONE_ROW_IN = 100
+#: Rows of each tensor that are computed again: one of so many that follow each other, which are about those that are written at a time.
+_ONE_ROW_IN = 64
 #: Likewise of what is only made wide from 4 bits.
 _CODES_ROW_IN = 8
 #: The share of a sum of squares below which too little of it is left.
@@ -59,35 +60,6 @@ _ONE_STEP = 1.001
 _UNEQUAL_SHARE = 0.001
 
 
-@dataclass
-class ReadBack:
-    """What a read-back found right."""
-
-    tensors: int = 0
-    copied: int = 0
-    rows: int = 0
-    #: Sums of squares by module, of which these two are made: W' − W, and what rounding may be of it.
-    squares: dict[str, float] = field(default_factory=dict)
-    blur_squares: dict[str, float] = field(default_factory=dict)
-    #: Module to ‖W' − W‖ by the bytes on the disk; of experts over all of them.
-    norms: dict[str, float] = field(default_factory=dict)
-    #: Module to how far rounding alone may have moved that norm.
-    blur: dict[str, float] = field(default_factory=dict)
-    #: Module to the sum of squares of s·B·A, by A and B alone.
-    formula_squares: dict[str, float] = field(default_factory=dict)
-    #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
-    scaled: set[str] = field(default_factory=set)
-
-
-def wrong(name: str, said: str) -> PipelineError:
-    """Return the error of a tensor whose bytes are not what they should be."""
-    return PipelineError(
-        FailureReason.VERIFICATION,
-        f"The merged model is not what was asked for: the bytes of {name} on the disk {said}; merge once more, and"
-        " check the disk if it stays so.",
-    )
-
-
 class Recomputed:
     """One tensor that is not the base's, held against what it should be."""
 
@@ -97,7 +69,9 @@ class Recomputed:
         files: StoredBase,
         written: Written,
         found: ReadBack,
+        room: Room,
     ) -> None:
+        self._room = room
         self._prepared, self._files, self._written = prepared, files, written
         self._found, self._squares, self._blurs = found, found.squares, found.blur_squares
         self._matrices = Matrices(prepared.changes)
@@ -128,8 +102,12 @@ class Recomputed:
                 self._measure(plane, products)
                 continue
             self._multiply(plane, products)
-            count = max(1, grid.rows // _ONE_ROW_IN)
-            self._compare_rows(plane, products, np.sort(self._random.choice(grid.rows, count, replace=False)))
+            self._compare_rows(plane, products, self._one_of_each_block(grid.rows))
+
+    def _one_of_each_block(self, rows: int) -> Array:
+        begins = np.arange(0, rows, _ONE_ROW_IN)
+        picked: Array = begins + self._random.integers(np.minimum(_ONE_ROW_IN, rows - begins))
+        return picked
 
     def _products(self, plane: int) -> list[Product]:
         given = (
@@ -156,14 +134,15 @@ class Recomputed:
                     scales_rows[rows] = self._factor(product, plane)
                 else:
                     scales_columns[columns] = self._factor(product, plane)
-            into = product.right @ (signs[columns] * scales_columns[columns])
-            expected[rows] += product.change.scale * (product.left @ into)
+            into = times(product.right, signs[columns] * scales_columns[columns])
+            expected[rows] += product.change.scale * times(product.left, into)
         plain = bool((scales_rows == 1).all() and (scales_columns == 1).all())
         step = max(1, _BLOCK_NUMBERS // max(1, grid.columns))
         share, least = half_step(self._dtype), smallest_step(self._dtype)
         for begin in range(0, grid.rows, step):
             end = min(begin + step, grid.rows)
-            ours = self._tensor[plane, begin:end].to(type_)
+            # Copies: what is mapped would be changed in place.
+            ours = self._room.of("ours", end - begin, grid.columns, type_).copy_(self._tensor[plane, begin:end])
             theirs = self._base_block(plane, begin, end, type_)
             sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
             if plain:
@@ -186,7 +165,7 @@ class Recomputed:
         if written.source is not None and self._base.codes is None and self._base.wide is None and not written.through:
             grid = written.grid
             tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
-            return tensor[plane, begin:end].to(type_)
+            return self._room.of("base", end - begin, grid.columns, type_).copy_(tensor[plane, begin:end])
         return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
 
     def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
@@ -261,12 +240,12 @@ class Recomputed:
         inside = (rows >= product.row) & (rows < product.row + product.left.shape[0])
         columns = slice(product.column, product.column + product.right.shape[1])
         left, scale = product.left[rows[inside] - product.row], product.change.scale
-        block = total[inside, columns] + scale * (left @ product.right)
-        sums = np.abs(scale) * (np.abs(left) @ np.abs(product.right))
+        added = scale * times(left, product.right)
+        block = total[inside, columns] + added
         if self._dtype in ("F32", "F64"):
-            sizes = size[inside, columns] + sums
+            sizes = size[inside, columns] + abs(scale) * times(np.abs(left), np.abs(product.right))
         else:
-            sizes = np.maximum(size[inside, columns], np.abs(scale * (left @ product.right)))
+            sizes = np.maximum(size[inside, columns], np.abs(added))
         if product.change.magnitude is not None:
             factor = self._factor(product, plane)
             spread = factor[rows[inside] - product.row][:, None] if product.outputs_are_rows else factor[None, :]
@@ -320,7 +299,7 @@ class Recomputed:
             rows = np.arange(begin, min(begin + step, product.left.shape[0]))
             block = self._base.rows(plane, rows + product.row)
             block = block[:, product.column : product.column + product.right.shape[1]]
-            block = (block + product.change.scale * (product.left[rows] @ product.right)) ** 2
+            block = (block + product.change.scale * times(product.left[rows], product.right)) ** 2
             if product.outputs_are_rows:
                 squares[rows] = block.sum(axis=1)
             else:
@@ -360,7 +339,7 @@ class Recomputed:
 
 def _square(product: Product) -> float:
     """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
-    grams = (product.left.T @ product.left) * (product.right @ product.right.T)
+    grams = times(product.left.T, product.left) * times(product.right, product.right.T)
     square = float(grams.sum())
     if square < _CANCELLED * float(np.abs(grams).sum()):
         # What is left of sums that cancel is their rounding: triangular factors have the product's own size.

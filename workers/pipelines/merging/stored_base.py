@@ -103,9 +103,12 @@ class StoredBase:
         dtype = TORCH_TYPES[tensor.dtype]
         if tensor.begin % dtype.itemsize:
             # The library begins every tensor where its type may begin; others need not.
-            if self._moved[0] != name:
-                self._moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
-            return self._moved[1]
+            moved = self._moved
+            if moved[0] != name:
+                moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
+                # Other threads read other tensors.
+                self._moved = moved
+            return moved[1]
         count = (tensor.end - tensor.begin) // dtype.itemsize
         return torch.frombuffer(self.map(tensor.file), dtype=dtype, offset=tensor.begin, count=count).view(tensor.shape)
 
@@ -134,15 +137,15 @@ def open_stored_base(folder: Path) -> StoredBase:
         ) from error
 
 
-def open_files(folder: Path, files: Sequence[str]) -> StoredBase:
-    """Read the headers of weight files. Raises OSError, BadBaseError, SafetensorsError."""
+def open_files(folder: Path, files: Sequence[str], *, any_dtype: bool = True) -> StoredBase:
+    """Read the headers of weight files, of a base or, without `any_dtype`, of an adapter. Raises OSError, BadBaseError, SafetensorsError."""
     headers: dict[str, Header] = {}
     tensors: dict[str, StoredTensor] = {}
     packed: dict[str, Packed] = {}
     for file in files:
         path = folder / file
         with path.open("rb") as opened:
-            header = read_header(opened, path.stat().st_size, called=file, any_dtype=True)
+            header = read_header(opened, path.stat().st_size, called=file, any_dtype=any_dtype)
             states = read_weights(header)
             shapes = read_states(states, partial(_part, opened))
         headers[file] = header

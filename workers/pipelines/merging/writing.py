@@ -15,11 +15,12 @@ import math
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import xxhash
@@ -31,11 +32,13 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase, open_files
+from workers.pipelines.merging.threads import at_once, threads
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
 _FILES, _OTHERS, _JOURNAL, _REPORT = "files", "others", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @dataclass
@@ -54,47 +57,72 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
     folder = _folder(target, plan)
     (folder / _FILES).mkdir(parents=True, exist_ok=True)
     with (folder / _JOURNAL).open("a") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _locked(journal):
             raise PipelineError(
                 FailureReason.SPEC, f"Another process merges into {target}; wait for it, or choose another folder."
-            ) from error
+            )
         yield folder
+
+
+def _locked(journal: IO[str]) -> bool:
+    """Lock a journal until it is closed; return whether that was done: no other process may hold it."""
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_shards(
     base: StoredBase,
     written: Sequence[Written],
-    blocks: Blocks,
+    blocks: Callable[[], Blocks],
     folder: Path,
     done: Callable[[Written], None],
 ) -> Shards:
-    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are."""
+    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are.
+
+    Two files are written at a time, each with `blocks` of its own; `done` is called for one tensor after the other.
+    """
     shards = Shards(folder / _FILES)
     journal = folder / _JOURNAL
     finished = _read_journal(journal)
-    before = torch.get_num_threads()
-    # With several threads, each small product waits for the slowest of them.
-    torch.set_num_threads(1)
+    telling, stopped = threading.Lock(), threading.Event()
+
+    def tell(tensor: Written) -> None:
+        with telling:
+            if stopped.is_set():
+                raise _StoppedError
+            done(tensor)
+
+    def shard(file: str, tensors: Sequence[Written]) -> tuple[Mapping[str, str], Future[None] | None]:
+        digests = finished.get(file)
+        if digests is not None and _is_whole(shards.folder, file, tensors, digests):
+            for tensor in tensors:
+                tell(tensor)
+            return digests, None
+        made = _write_shard(base, file, tensors, blocks(), shards.folder, tell)
+        return made, syncing.submit(_keep, shards.folder / file, journal, made)
+
     # While a shard goes to the disk, the next one is computed.
-    with ThreadPoolExecutor(1, "merge-sync") as syncing:
+    with ThreadPoolExecutor(1, "merge-sync") as syncing, threads(at_once(written, base.packed)) as writing:
         try:
-            kept: list[Future[None]] = []
-            for file, tensors in _by_file(base, written).items():
-                digests = finished.get(file)
-                if digests is not None and _is_whole(shards.folder, file, tensors, digests):
-                    for tensor in tensors:
-                        done(tensor)
-                else:
-                    digests = _write_shard(base, file, tensors, blocks, shards.folder, done)
-                    kept.append(syncing.submit(_keep, shards.folder / file, journal, digests))
-                shards.digests |= digests
-            for each in kept:
-                each.result()
+            futures = [writing.submit(shard, file, tensors) for file, tensors in _by_file(base, written).items()]
+            # The first error is the one that is told.
+            for future in as_completed(futures):
+                future.result()
         finally:
-            torch.set_num_threads(before)
+            stopped.set()
+        for future in futures:
+            digests, kept = future.result()
+            shards.digests |= digests
+            if kept is not None:
+                kept.result()
     return shards
+
+
+class _StoppedError(Exception):
+    """Another thread has ended the merge."""
 
 
 def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
@@ -105,13 +133,13 @@ def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(folder: Path, written: Sequence[Written]) -> Iterator[None]:
-    """Say that the disk is full where it is, as a PipelineError ("disk_full")."""
+def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
+    """Say that the disk of a target is full where it is, as a PipelineError ("disk_full")."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _disk_full(folder, written) from error
+            raise _disk_full(target, written) from error
         raise
 
 
@@ -131,10 +159,28 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     (folder / _REPORT).write_text(report)
     for path in (*files.iterdir(), folder / _REPORT, files, folder):
         _sync(path)
-    # An empty folder is given way to; one with files in it is not.
-    files.replace(target)
+    try:
+        # An empty folder is given way to; one with files in it is not.
+        files.replace(target)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"{target} was made by something else during the merge; choose a new folder with -o DIR.",
+        ) from error
     _sync(target.parent)
     shutil.rmtree(folder, ignore_errors=True)
+    _remove_others(target)
+
+
+def _remove_others(target: Path) -> None:
+    """Remove what killed merges of other plans left beside a target, which is no longer free for them."""
+    for folder in target.parent.iterdir():
+        if folder.name.startswith(_prefix(target)):
+            with contextlib.suppress(OSError), (folder / _JOURNAL).open("a") as journal:
+                if _locked(journal):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(target: Path, plans: Sequence[str]) -> str | None:
@@ -149,13 +195,17 @@ def finished(target: Path, plans: Sequence[str]) -> str | None:
     for folder in (_folder(target, plan) for plan in plans):
         if (folder / _REPORT).is_file() and not (folder / _FILES).exists():
             report = (folder / _REPORT).read_text()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_others(target)
             return report
     raise PipelineError(FailureReason.SPEC, f"{target} is not empty; choose a new folder with -o DIR.")
 
 
 def _folder(target: Path, plan: str) -> Path:
-    return target.parent / f".{target.name}.partial-{plan[:16]}"
+    return target.parent / f"{_prefix(target)}{plan[:16]}"
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
 
 
 def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Written]]:
@@ -283,18 +333,18 @@ def _sync(path: Path) -> None:
         os.close(opened)
 
 
-def require_room(folder: Path, written: Sequence[Written]) -> None:
-    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written."""
+def require_room(folder: Path, target: Path, written: Sequence[Written]) -> None:
+    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written in a folder."""
     there = sum(path.stat().st_size for path in (folder / _FILES).iterdir())
     if shutil.disk_usage(folder).free + there < sum(each.size_bytes for each in written):
-        raise _disk_full(folder, written)
+        raise _disk_full(target, written)
 
 
-def _disk_full(folder: Path, written: Sequence[Written]) -> PipelineError:
+def _disk_full(target: Path, written: Sequence[Written]) -> PipelineError:
     size = sum(each.size_bytes for each in written)
     return PipelineError(
         FailureReason.DISK_FULL,
-        f"The disk of {folder.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
+        f"The disk of {target.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
         " merge again; it continues from the files that are complete.",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.merges import Made, make
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import workers.pipelines.merging.folder as folder_module
 import workers.pipelines.merging.merge as module
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.order import MergeOrder
 from workers.pipelines.merging.prompts import Distance
@@ -144,7 +147,7 @@ def test_a_lost_expert_of_a_stacked_tensor_is_named_by_its_number(
 ) -> None:
     made = make("qwen3-moe", "experts", tmp_path)
     state = AutoModelForCausalLM.from_pretrained(made.base).state_dict()
-    stacked = {name: tensor.contiguous().clone() for name, tensor in state.items() if name != "lm_head.weight"}
+    stacked = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     save_file(stacked, made.base / "model.safetensors", metadata={"format": "pt"})
     name = "model.layers.0.mlp.experts.gate_up_proj"
 
@@ -175,6 +178,76 @@ def test_other_tensors_than_were_planned_are_named(
 ) -> None:
     made = make("llama", "plain", tmp_path)
     assert said in mutated(made, tmp_path / "out", change, monkeypatch).message
+
+
+def test_rows_that_are_lost_of_a_faint_update_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any block of those that are written at a time, of an update so faint that neither norm nor random product shows it."""
+    made = make("llama", "embeddings", tmp_path, dtype="bfloat16")
+    path = made.adapter / "adapter_model.safetensors"
+    save_file({key: tensor * 0.1 for key, tensor in load_file(path).items()}, path)
+    name, real, found = "model.embed_tokens.weight", read_back, []
+
+    def each_block(prepared: Any, folder: Path, digests: dict[str, str], done: Any) -> Any:
+        path = folder / "model.safetensors"
+        whole, base = load_file(path), load_file(made.base / path.name)
+        for begin in range(0, 256, 64):
+            lost = whole[name].clone()
+            lost[begin : begin + 64] = base[name][begin : begin + 64]
+            save_file(whole | {name: lost}, folder / "lost.safetensors", metadata={"format": "pt"})
+            # Another file, for that one is mapped.
+            (folder / "lost.safetensors").replace(path)
+            there = open_files(folder, [path.name])
+            try:
+                real(prepared, folder, {key: digest_in(there, key) for key in there.tensors}, done)
+            except PipelineError as error:
+                found.append(f"the bytes of {name} on the disk" in error.message)
+            else:
+                found.append(False)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(module, "read_back", each_block)
+    with pytest.raises(RuntimeError, match="seen"):
+        run(made, tmp_path / "out")
+    assert found == [True] * 4
+
+
+def test_weights_in_64_bit_are_read_and_left_as_they_are(tmp_path: Path) -> None:
+    made = make("llama", "plain", tmp_path)
+    path = made.base / "model.safetensors"
+    save_file(load_file(path) | {Q: load_file(path)[Q].double()}, path, metadata={"format": "pt"})
+    run(made, tmp_path / "out")
+    given = load_file(made.adapter / "adapter_model.safetensors")
+    b, a = (given[f"base_model.model.{Q.removesuffix('.weight')}.lora_{half}.weight"].double() for half in "BA")
+    merged = load_file(tmp_path / "out" / "model.safetensors")[Q]
+    assert merged.dtype == torch.float64
+    torch.testing.assert_close(merged, load_file(path)[Q] + 4 / 3 * b @ a, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("config.json", lambda said: said.update(tie_word_embeddings=True), "are not those that were planned"),
+        ("config.json", lambda said: said.update(rope_theta=7), "are not those that were planned"),
+        ("model.safetensors.index.json", lambda said: said["weight_map"].popitem(), "name other tensors or files"),
+    ],
+)
+def test_a_config_or_an_index_that_says_something_else_is_named(
+    name: str, change: Callable[[Any], Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make("llama-tied", "embeddings", tmp_path, shards=4)
+    real = folder_module.write_small_files
+
+    def written(out: Path, **given: Any) -> None:
+        real(out, **given)
+        found = json.loads((out / name).read_text())
+        change(found)
+        (out / name).write_text(json.dumps(found))
+
+    monkeypatch.setattr(module, "write_small_files", written)
+    with pytest.raises(PipelineError, match=rf"the bytes of {name} on the disk {said}") as caught:
+        run(made, tmp_path / "out")
+    assert caught.value.reason == "verification"
+    assert not list(tmp_path.glob("*out*"))
 
 
 def _formula(tensors: dict[str, Any], scales: dict[str, float]) -> dict[str, float]:
@@ -258,6 +331,7 @@ class TestPrompts:
             (2.0, "mixtral", "bfloat16", True, False),
             (2.0, "mixtral", "float32", False, True),
             (float("nan"), "llama", "float32", False, True),
+            (float("nan"), "mixtral", "bfloat16", False, True),
         ],
     )
     def test_far_predictions_are_warned_of_and_too_far_ones_are_an_error(
@@ -274,7 +348,7 @@ class TestPrompts:
         monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(kl, 1.0))
         made = make(family, "plain", tmp_path, dtype=dtype)
         if fails:
-            with pytest.raises(PipelineError, match="is not what was trained: its predictions are") as caught:
+            with pytest.raises(PipelineError, match=r"what was trained: (its predictions|they) are") as caught:
                 run(made, tmp_path / "out")
             assert caught.value.reason == "verification"
             assert not (tmp_path / "out").exists()
@@ -283,6 +357,49 @@ class TestPrompts:
         warnings = run(made, tmp_path / "out").warnings
         assert len(warnings) == warned
         assert all(f"its predictions are {kl:.2g} nats a token" in warning for warning in warnings)
+
+
+class TestOntoEither:
+    """A QLoRA's merge onto one of two bases, by their distances."""
+
+    @staticmethod
+    def _run(
+        made: Made, out: Path, distances: list[float], monkeypatch: pytest.MonkeyPatch, **spec: Any
+    ) -> MergeReport:
+        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        found = iter(distances)
+        monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(next(found), 1.0))
+        return run(made, out, quantization=QuantizationRecipe(), spec=MergeSpec(**spec))
+
+    def test_predictions_that_are_not_finite_are_never_the_nearer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = make("llama", "plain", tmp_path)
+        assert self._run(made, tmp_path / "out", [math.nan, 0.5], monkeypatch).onto == "original"
+
+    def test_nor_are_they_only_warned_of_onto_another_base(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = make("llama", "plain", tmp_path)
+        with pytest.raises(PipelineError, match="they are not finite"):
+            self._run(made, tmp_path / "out", [math.nan], monkeypatch, onto="original")
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_tokens_that_the_model_has_no_rows_for_are_left_out_of_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    made = make("llama", "plain", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(made.base)
+    tokenizer.add_tokens(["The committee", *(f"<{number}>" for number in range(30)), "budget"])
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    assert max(tokenizer("budget")["input_ids"]) >= 300
+    tokenizer.save_pretrained(made.base)
+    report = run(made, tmp_path / "out")
+    assert report.read_back is not None
+    assert report.read_back.prompts == "run"
+    assert report.metrics["logit_kl_original"] < 1e-6
 
 
 @pytest.mark.parametrize(("family", "variant"), [("mixtral", "experts"), ("gpt2", "embeddings"), ("phi3", "dora")])

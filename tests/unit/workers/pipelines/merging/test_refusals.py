@@ -14,8 +14,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from support.architectures import save_model
 from support.experts import save_experts, save_single_experts
-from support.merges import make
+from support.merges import make, save_adapter
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import PermuteForRope, WeightConverter
 
@@ -86,6 +87,10 @@ WHOLE = "base_model.model.model.layers.1.input_layernorm.weight"
         (
             holding(lambda tensors: tensors.update({"other.weight": torch.ones(2)})),
             "1 of the adapter's tensors match no module",
+        ),
+        (
+            holding(lambda tensors: tensors.update({A: tensors[A].to(torch.float8_e4m3fn)})),
+            "an adapter may have only floating-point tensors",
         ),
         (
             holding(lambda tensors: tensors.update({A: torch.ones(3, 7)})),
@@ -159,6 +164,49 @@ def test_a_scale_that_is_read_otherwise_than_the_config_says(tmp_path: Path, mon
     assert re.search(
         r"PEFT scales model\.layers\.[01]\..* by .*, which is not what adapter_config.json says", found.message
     )
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop("model.norm.weight"), "The base's files lack model.norm.weight"),
+        (lambda tensors: tensors.pop(Q), f"The base's files lack {Q}"),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.ones(31)}),
+            r"have \[31\] of model.norm.weight, and its config wants \[32\]",
+        ),
+        (lambda tensors: tensors.update({Q: torch.ones(64, 32)}), rf"have \[64, 32\] of {Q}"),
+    ],
+)
+def test_a_base_of_which_a_library_would_begin_a_part_anew(
+    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    made = make("llama", "plain", tmp_path)
+    tensors = load_file(made.base / "model.safetensors")
+    change(tensors)
+    save_file(tensors, made.base / "model.safetensors", metadata={"format": "pt"})
+    found = refused(made.base, made.adapter, tmp_path / "out")
+    assert found.reason == "base"
+    assert re.search(said, found.message), found.message
+
+
+def test_weights_in_8_bit_floats(tmp_path: Path) -> None:
+    made = make("llama", "plain", tmp_path)
+    path = made.base / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {Q: tensors[Q].to(torch.float8_e4m3fn)}, path, metadata={"format": "pt"})
+    found = refused(made.base, made.adapter, tmp_path / "out")
+    assert f"{Q} is stored as F8_E4M3, in which nothing is summed" in found.message
+
+
+def test_positions_whose_embedding_peft_looks_up_by_something_else(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "opt")
+    adapter = save_adapter(base, tmp_path / "adapter", r=2, target_modules=["embed_positions", "q_proj"])
+    found = refused(base, adapter, tmp_path / "out")
+    assert "embed_positions is an embedding of another kind, to which PEFT does not add s·B·A" in found.message
 
 
 @pytest.mark.parametrize(

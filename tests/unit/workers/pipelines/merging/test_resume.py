@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 import resource
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device
+
+#: What asks for room on a disk.
+WRITES = ((Path, "mkdir"), (Path, "write_text"), (os, "fsync"), (shutil, "copyfile"), (writing, "_append"))
+#: The number of the call that fails: some forty are made.
+POINTS = (1, 2, 3, 5, 8, 12, 16, 20, 24, 28)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,6 +51,14 @@ def run(made: Made, out: Path, **options: Any) -> MergeReport:
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def waited(true: Callable[[], bool]) -> bool:
+    for _ in range(3000):
+        if true():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def killed(made: Made, out: Path, after: int) -> bool:
@@ -97,6 +113,9 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
     def failing(base: Any, file: str, *given: Any) -> Any:
         if file.startswith("model-00004"):
+            (journal,) = tmp_path.glob(".out.partial-*/journal.jsonl")
+            # The others are written beside it.
+            assert waited(lambda: journal.read_text().count("digests") == 3)
             raise RuntimeError("the process ends here")
         return real(base, file, *given)
 
@@ -114,7 +133,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
     monkeypatch.setattr(writing, "_write_shard", noting)
     run(made, out)
-    assert seen == ["model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"]
+    assert sorted(seen) == ["model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"]
     run(made, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -128,6 +147,73 @@ def test_another_plan_does_not_go_on_with_these_files(
     with pytest.raises(pytest.fail.Exception):
         run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
     assert len(list(tmp_path.glob(".out.partial-*"))) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
+    # The target is no longer free for the other one.
+    assert not list(tmp_path.glob(".out.partial-*"))
+
+
+def test_what_an_earlier_run_took_from_elsewhere_is_not_kept(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = shutil.copytree(made.adapter, tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text("{{ 'taught' }}")
+    (adapter / "generation_config.json").write_text('{"eos_token_id": [0, 7]}')
+    mine = Made(shutil.copytree(made.base, tmp_path / "base"), adapter)
+    for name in ("chat_template.jinja", "generation_config.json"):
+        (mine.base / name).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_back", lambda *given: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            run(mine, tmp_path / "out")
+    (adapter / "chat_template.jinja").unlink()
+    (adapter / "generation_config.json").unlink()
+    run(mine, tmp_path / "out")
+    run(mine, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_target_that_is_made_meanwhile_is_left_as_it_is(made: Made, tmp_path: Path) -> None:
+    wide = MergeSpec(dtype="float32")
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.phase == "save":
+            run(made, tmp_path / "out", spec=wide)
+
+    with pytest.raises(PipelineError, match="was made by something else during the merge") as caught:
+        run(made, tmp_path / "out", on_progress=meanwhile)
+    assert caught.value.reason == "spec"
+    run(made, tmp_path / "wide", spec=wide)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wide")
+
+
+@pytest.mark.parametrize("where", range(1, 11))
+def test_a_disk_that_is_full_at_any_point_is_said_and_leaves_nothing_at_the_target(
+    made: Made, tmp_path: Path, where: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def full(real: Any) -> Any:
+        def call(*given: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            # Each call of the list below is reached, in turn.
+            if calls == POINTS[where - 1]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*given, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for owner, name in WRITES:
+            patched.setattr(owner, name, full(getattr(owner, name)))
+        with pytest.raises(PipelineError, match=r"too full for the merged model of .* run the merge again") as caught:
+            run(made, tmp_path / "out")
+    assert caught.value.reason == "disk_full"
+    assert not (tmp_path / "out").exists()
+    run(made, tmp_path / "out")
+    assert not list(tmp_path.glob(".out*"))
 
 
 @pytest.mark.parametrize("most", [100, 9_000, 17_000])
@@ -156,20 +242,26 @@ def test_a_disk_that_lacks_the_room_is_told_of_before_anything_is_written(
         run(made, tmp_path / "out")
 
 
-def test_nothing_is_written_into_the_base_or_over_other_files(made: Made, tmp_path: Path) -> None:
+def test_nothing_is_written_into_the_base_or_over_other_files(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = shutil.copytree(made.base, tmp_path / "base")
     mine = Made(base, made.adapter)
-    for out in (base, base / "merged", tmp_path / "base/../base/merged"):
+    (tmp_path / "link").symlink_to(base)
+    for out in (base, base / "merged", tmp_path / "base/../base/merged", tmp_path / "link/merged"):
         with pytest.raises(PipelineError, match="in the base's own folder") as caught:
             run(mine, out)
         assert caught.value.reason == "spec"
+    with pytest.raises(PipelineError, match="in the adapter's own folder"):
+        run(mine, made.adapter / "merged")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(PipelineError, match="is not empty; choose a new folder"):
         run(mine, tmp_path / "taken")
     assert contents(base) == contents(made.base)
     (tmp_path / "empty").mkdir()
-    run(mine, tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    run(mine, Path())
     assert (tmp_path / "empty" / "config.json").is_file()
 
 

@@ -1,0 +1,58 @@
+"""What a read-back found, and the error of what is not as it should be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+
+
+@dataclass
+class ReadBack:
+    """What a read-back found right."""
+
+    tensors: int = 0
+    copied: int = 0
+    rows: int = 0
+    #: Sums of squares by module: of W' − W by the bytes on the disk, of experts over all of them, and of what rounding may be of it.
+    squares: dict[str, float] = field(default_factory=dict)
+    blur_squares: dict[str, float] = field(default_factory=dict)
+    #: Module to the sum of squares of s·B·A, by A and B alone.
+    formula_squares: dict[str, float] = field(default_factory=dict)
+    #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
+    scaled: set[str] = field(default_factory=set)
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """Module to ‖W' − W‖."""
+        return {module: math.sqrt(square) for module, square in sorted(self.squares.items())}
+
+    @property
+    def blur(self) -> dict[str, float]:
+        """Module to how far rounding alone may have moved that norm."""
+        return {module: math.sqrt(square) for module, square in self.blur_squares.items()}
+
+    def add(self, other: ReadBack) -> None:
+        """Add what was found of another tensor."""
+        self.tensors += other.tensors
+        self.copied += other.copied
+        self.rows += other.rows
+        self.scaled |= other.scaled
+        for mine, theirs in (
+            (self.squares, other.squares),
+            (self.blur_squares, other.blur_squares),
+            (self.formula_squares, other.formula_squares),
+        ):
+            for module, square in theirs.items():
+                mine[module] = mine.get(module, 0.0) + square
+
+
+def wrong(name: str, said: str) -> PipelineError:
+    """Return the error of a tensor whose bytes are not what they should be."""
+    return PipelineError(
+        FailureReason.VERIFICATION,
+        f"The merged model is not what was asked for: the bytes of {name} on the disk {said}; merge once more, and"
+        " check the disk if it stays so.",
+    )

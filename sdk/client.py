@@ -48,6 +48,7 @@ from sdk.names import check_alias, check_name, check_number, means_folder, or_fo
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
+from sdk.pulling.dataset_pull import pull_dataset
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -223,8 +224,9 @@ class Client:
     def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
         """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
 
-        `namespace` defaults to the first in which this client may write, `name` to the file's name.
-        Raises NotFound, InvalidData with the bad lines, InvalidName for a name that looks like a digest, NotAllowed.
+        `namespace` defaults to the first in which this client may write, `name` to the file's name. A name that other rows
+        have there gets the next number; the same rows again keep theirs. Raises NotFound, InvalidData with the bad lines,
+        InvalidName for a name that would be read as a digest, a number or a path, NotAllowed.
         """
         data = check_data(path)
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
@@ -233,12 +235,29 @@ class Client:
         """The datasets that may be used, newest first."""
         return list(datasets.iterate(self.transport))
 
+    def dataset(self, name: str, *, namespace: str | None = None) -> DatasetView:
+        """Return a dataset by a digest or 12 digits of one, by `NAME@v2`, or by a name, of which the newest is meant.
+
+        A name is first looked up in `namespace`. Raises NotFound, InvalidInput for what fits several datasets.
+        """
+        return datasets.get(self.transport, name, namespace=namespace)
+
     def remove_data(self, name: str) -> None:
-        """Remove a dataset, by digest or name; versions trained on it still name it.
+        """Remove a dataset, by digest or name as in `dataset`; versions trained on it still name it.
 
         Raises NotFound, InvalidInput for a name that is used in several namespaces.
         """
         datasets.remove(self.transport, name)
+
+    def pull_data(self, name: str, output: str | Path, *, overwrite: bool = False) -> DatasetView:
+        """Write the rows of a dataset, by digest or name as in `dataset`, to the file `output`, byte for byte.
+
+        They are hashed while they are fetched, and the file is there whole or not at all; an interrupted pull continues
+        where it broke. Raises NotFound, Conflict if `output` exists, unless with `overwrite`, VerificationFailed.
+        """
+        return pull_dataset(
+            self.transport, name, user_path(output), overwrite=overwrite, http=self.http, on_transfer=self._on_transfer
+        )
 
     def locate_data(self, name: str) -> Transfer:
         """Return where to fetch a dataset from, by digest or name.
@@ -260,8 +279,8 @@ class Client:
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
-        """What a training over `base` would learn from the first `rows` rows of a file, or only from its `row`, counted
-        from 1.
+        """What a training over `base` would learn from the first `rows` rows of a file, or of a registered dataset, or only
+        from its `row`, counted from 1.
 
         Or, with `of`, what a version's training has learnt from its dataset: base, date and the rest come from its
         record. `base` is a folder, or a registered base whose files are on this machine; only its tokenizer is loaded,
@@ -279,11 +298,10 @@ class Client:
             if on_job is not None:
                 on_job(job)
             return job.result()
+        how: Any = {"rows": rows, "row": row, "http": self.http, "on_transfer": self._on_transfer}
         if isinstance(found, RowsOfFile):
-            return preview_file(self.transport, self.cache, found, rows=rows, row=row)
-        return preview_version(
-            self.transport, self.cache, found, rows=rows, row=row, http=self.http, on_transfer=self._on_transfer
-        )
+            return preview_file(self.transport, self.cache, found, **how)
+        return preview_version(self.transport, self.cache, found, **how)
 
     # Jobs.
 
@@ -305,7 +323,8 @@ class Client:
     ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). It saves a
+        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
+        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". It saves a
         checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
         by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in

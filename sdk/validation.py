@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,7 +19,7 @@ from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, Inva
 from sdk.formats import rows
 from sdk.formats.labels import classes_of
 from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
-from sdk.formats.refs import looks_like_digest
+from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.schemas.codes import explain_validation
@@ -47,6 +47,11 @@ class CheckedData:
     rows: int | None
     #: Of rows with labels.
     labels: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return str(self.path)
 
     @property
     def name(self) -> str:
@@ -86,8 +91,24 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
     return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count, frozenset(labels))
 
 
+class Rows(Protocol):
+    """What is known of a dataset before a job looks into it, be it a file or registered."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+    @property
+    def shape(self) -> str | None:
+        """The shape of its rows; None where only the job sees that."""
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Of rows with labels; empty where only the job sees them."""
+
+
 def check_objective(
-    asked: Objective | None, rows: CheckedData, held_out: CheckedData | None = None
+    asked: Objective | None, rows: Rows, held_out: Rows | None = None
 ) -> Objective | None:
     """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
@@ -98,31 +119,28 @@ def check_objective(
             try:
                 asked = resolve_objective(asked, data.shape)
             except ObjectiveError as error:
-                raise InvalidInput(f"{data.path}: {error}", param="objective") from None
-    if rows.shape == "text-label":
+                raise InvalidInput(f"{data.label}: {error}", param="objective") from None
+    if rows.labels:
         try:
             classes_of(rows.labels)
         except ValueError as error:
-            raise InvalidData(f"{rows.path}: {error}", param="data") from None
+            raise InvalidData(f"{rows.label}: {error}", param="data") from None
     return asked
 
 
-def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
+def check_loss_on(loss_on: str | None, rows: Rows) -> None:
     """Raise InvalidInput if part of texts with labels is to be learnt or scored, of which there is none."""
     if loss_on is not None and rows.shape == "text-label":
         raise InvalidInput(
-            f"{rows.path} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",
+            f"{rows.label} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",
             param="loss_on",
         )
 
 
 def check_data_name(name: str) -> str:
-    """Return the name of a dataset. Raises InvalidName for one that looks like a digest."""
-    if looks_like_digest(name):
-        raise InvalidName(
-            f"{name[:80]!a} looks like a digest, and a dataset can't be named like one; give another name with --name",
-            param="name",
-        )
+    """Return the name of a dataset. Raises InvalidName for one that would be taken for something else."""
+    if (unfit := no_dataset_name(name)) is not None:
+        raise InvalidName(f"{unfit}; give another name with --name", param="name")
     return name
 
 

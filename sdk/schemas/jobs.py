@@ -21,6 +21,10 @@ from sdk.schemas.wire import Open, Sha256, Wire
 QueueName = Literal["gpu", "cpu"]
 
 
+#: A dataset's name and number, as "reviews@v2".
+DataName = Annotated[str, Field(min_length=1, max_length=211)]
+
+
 class JobState(StrEnum):
     """The states of a job."""
 
@@ -83,7 +87,11 @@ class TrainingRequest(Wire):
     base: BaseChoice
     #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     eval_data: Sha256 | None = None
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    eval_data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     spec: TrainingSpec = TrainingSpec()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.
@@ -123,7 +131,10 @@ class EvaluationRequest(Wire):
 
     kind: Literal["evaluation"] = "evaluation"
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=64)]
+    #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     spec: EvaluationSpec = EvaluationSpec()
     #: The date that chat templates are given, unless the version was trained with another. None: the day on which
     #: the job is accepted.
@@ -155,6 +166,8 @@ class PreviewJobRequest(Wire):
     base: BaseChoice | None = None
     #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024

@@ -30,7 +30,8 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import read
-from sdk.validation import build, check_data
+from sdk.submitting.given_data import find_data
+from sdk.validation import CheckedData, build
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
@@ -56,7 +57,7 @@ class RowsAsked:
 
 @dataclass(frozen=True)
 class RowsOfFile:
-    """Rows of a file as a training over a base would be given them."""
+    """Rows of a file, or of a registered dataset, as a training over a base would be given them."""
 
     file: str | Path
     base: str | Path
@@ -89,12 +90,21 @@ def preview_asked(
     return RowsOfFile(file, base, build(TrainingSpec, **given))
 
 
-def preview_file(transport: Transport, cache: Cache, given: RowsOfFile, *, rows: int, row: int | None) -> Preview:
-    """Return what a training would learn of the first `rows` rows of a file, or of one; see `Client.preview`."""
-    data = check_data(given.file, param="file")
+def preview_file(
+    transport: Transport,
+    cache: Cache,
+    given: RowsOfFile,
+    *,
+    rows: int,
+    row: int | None,
+    http: HttpClient,
+    on_transfer: OnTransfer | None,
+) -> Preview:
+    """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
+    data = find_data(transport, given.file, None, param="file")
     found = _find_base(transport, cache, given.base)
     asked = RowsAsked(
-        label=str(data.path),
+        label=data.label,
         loss_on=given.spec.loss_on,
         max_length=given.spec.max_length,
         day=_today(),
@@ -102,7 +112,16 @@ def preview_file(transport: Transport, cache: Cache, given: RowsOfFile, *, rows:
         row=row,
     )
     require_libraries(_LIBRARIES, doing="previewing rows")
-    return _render(asked, data.path, found)
+    if isinstance(data, CheckedData):
+        return _render(asked, data.path, found)
+    fetched = dataset_file(
+        cache,
+        data.view.digest,
+        locate=lambda digest: datasets.locate(transport, digest),
+        http=http,
+        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+    )
+    return _render(asked, fetched, found)
 
 
 def preview_version(

@@ -15,6 +15,7 @@ from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
+from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
@@ -35,7 +36,8 @@ from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_data, check_loss_on, check_objective
+from sdk.submitting.given_data import GivenData, RegisteredData, find_data
+from sdk.validation import build, check_loss_on, check_objective
 
 
 class JobSubmitter:
@@ -62,20 +64,27 @@ class JobSubmitter:
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         namespace = namespace_of(adapter) or "-"
-        rows = check_data(data)
+        rows = find_data(self._transport, data, namespace)
         held_out = None
         if eval_data is not None:
-            held_out = check_data(eval_data, param="eval_data", known_labels=rows.labels or None)
+            held_out = find_data(
+                self._transport, eval_data, namespace, param="eval_data", known_labels=rows.labels or None
+            )
         objective = check_objective(spec.objective, rows, held_out)
         check_loss_on(spec.loss_on, rows)
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
             spec = spec.model_copy(update={"objective": objective})
+        chosen = self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft")
+        sent = self._sent(rows, namespace)
+        kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
             adapter=adapter,
-            base=self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft"),
-            data=self._pusher.send_data(rows, namespace).digest,
-            eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
+            base=chosen,
+            data=sent.digest,
+            data_name=sent.exact_name,
+            eval_data=None if kept is None else kept.digest,
+            eval_data_name=None if kept is None else kept.exact_name,
             spec=spec,
             checkpoint=checkpoint,
             from_checkpoint=from_checkpoint,
@@ -92,22 +101,25 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
-        rows = check_data(data)
-        check_loss_on(spec.loss_on, rows)
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
         by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
         # A bare base beside them is what their namespace calls so.
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
+        rows = find_data(self._transport, data, namespace)
+        check_loss_on(spec.loss_on, rows)
         targets = [
             EvaluationTarget(ref=str(by_ref[ref]))
             if ref in by_ref
             else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
             for ref in given
         ]
-        sent = self._pusher.send_data(rows, namespace)
-        return self._submit(build(EvaluationRequest, targets=targets, data=sent.digest, spec=spec), terms, key)
+        sent = self._sent(rows, namespace)
+        request = build(
+            EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec
+        )
+        return self._submit(request, terms, key)
 
     def merge(self, ref: str, spec: MergeSpec, *, terms: JobTerms, key: str | None) -> JobView:
         """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
@@ -134,11 +146,12 @@ class JobSubmitter:
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
         if isinstance(asked, RowsOfFile):
-            checked, spec = check_data(asked.file, param="file"), asked.spec
+            checked, spec = find_data(self._transport, asked.file, None, param="file"), asked.spec
             request = _preview_request(loss_on=spec.loss_on, max_length=spec.max_length, rows=rows, row=row)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
-            update = {"base": base, "data": self._pusher.send_data(checked, None).digest}
+            sent = self._sent(checked, None)
+            update = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
             request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
@@ -146,6 +159,10 @@ class JobSubmitter:
             update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
+
+    def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
+        """Return a dataset as it is registered; that of a file is added under the file's name."""
+        return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
     def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
         submission = build(

@@ -16,7 +16,7 @@ from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_rows_for
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.jobs.stored_bases import require_fitting
@@ -47,6 +47,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         )
     namespace = namespaces.pop() if namespaces else who.home()
     digests = pin_data(session, request, _DATASETS, who, namespace)
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     targets: list[EvaluationTarget] = []
     known: list[NamedBase | None] = []
     fits = partial(require_precision, precision=request.spec.precision)
@@ -67,7 +68,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     packed = [require_fitting(base, fits) for base in bases]
     return Pinned(
         request.model_copy(
-            update={"targets": targets, "template_date": request.template_date or today(session), **digests}
+            update={"targets": targets, "template_date": request.template_date or today(session), **named}
         ),
         namespace,
         " ".join(target.label for target in targets)[:300],

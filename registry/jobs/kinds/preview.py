@@ -13,7 +13,7 @@ from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
 from registry.principal import Principal
 from sdk.schemas.jobs import BaseChoice, Needs, PreviewJobRequest
@@ -49,8 +49,9 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
             "the worker's libraries are: pip install 'adapterctl[worker]'",
             param="data",
         )
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     base = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
-    update = {"of": of, "base": base, "template_date": request.template_date or today(session), **digests}
+    update = {"of": of, "base": base, "template_date": request.template_date or today(session), **named}
     subject = of or f"data:{digests['data'][:12]}"
     return Pinned(request.model_copy(update=update), namespace, subject, row)
 

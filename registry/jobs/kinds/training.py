@@ -16,7 +16,7 @@ from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
-from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source
 from registry.jobs.stored_bases import require_fitting
@@ -47,7 +47,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     spec = request.spec
     if objective == "classify":
         spec = spec.model_copy(update={"objective": objective})
-    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **digests}), who)
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
+    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **named}), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     packed = require_fitting(base, partial(require_method, method=request.spec.method))
     return Pinned(exact, namespace, request.adapter, base, packed=packed)

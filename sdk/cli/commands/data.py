@@ -10,6 +10,7 @@ from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
 from sdk.cli.support.session import open_client
+from sdk.config import user_path
 
 if TYPE_CHECKING:
     from sdk.objects import Job
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(name="data")
 def data_command() -> None:
-    """Add, preview, list and remove datasets."""
+    """Add, preview, pull, list and remove datasets."""
 
 
 @data_command.command(name="add")
@@ -33,11 +34,13 @@ def data_command() -> None:
 def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
     """Check and upload the dataset in FILE; print its digest.
 
-    Its name belongs to one namespace, and may not look like a digest.
+    Its name belongs to one namespace, and may not look like a digest. Other rows under the same name get the next
+    number, NAME@v2; the same rows again keep theirs. Everything that takes DATA takes NAME, NAME@v2 or the digest.
 
     \b
-    Example:
+    Examples:
       adapterctl data add reviews.jsonl
+      adapterctl data add new.jsonl --name reviews
     """
     with open_client() as client:
         view = client.add_data(file, name=name, namespace=namespace)
@@ -46,7 +49,33 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
     else:
         click.echo(view.digest)
         if style == "table":
-            say(f"{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+            named = "" if view.exact_name is None else f"{view.exact_name}: "
+            say(f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+
+
+@data_command.command(name="pull")
+@click.argument("data")
+@click.option("-o", "--output", required=True, metavar="FILE", help="A new file.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@format_option
+def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
+    """Fetch the rows of DATA (a name, NAME@v2 or a digest) into a file, byte for byte; print its path.
+
+    They are checked against the digest while they arrive. An interrupted pull continues where it broke.
+
+    \b
+    Examples:
+      adapterctl data pull reviews@v2 -o reviews.jsonl
+      adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
+    """
+    with open_client() as client:
+        view = client.pull_data(data, output, overwrite=overwrite)
+    if style == "json":
+        print_json({"data": view.exact_name, "digest": view.digest, "path": str(user_path(output))})
+    else:
+        click.echo(str(user_path(output)))
+        if style == "table":
+            say(f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
 
 
 @data_command.command(name="preview")
@@ -60,6 +89,8 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
     """Show what a training over BASE would learn from the rows in FILE, using the training's own code.
+
+    Instead of FILE, a dataset's name (NAME, NAME@v2) or digest can be given.
 
     Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on and --max-length come from
     its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
@@ -100,7 +131,10 @@ def data_list(style: str) -> None:
       adapterctl data list
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.datasets()]
+        views = client.datasets()
+    rows = [view.model_dump(mode="json") for view in views]
+    if style != "json":
+        rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
     print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
 
@@ -109,7 +143,7 @@ def data_list(style: str) -> None:
 @click.argument("data")
 @format_option
 def data_rm(data: str, style: str) -> None:
-    """Remove the dataset DATA (a name or digest); versions trained on it still name it.
+    """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
     Its rows go with a later `adapterctl gc`, unless the same file is added again first.
 

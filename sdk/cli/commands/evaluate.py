@@ -14,7 +14,7 @@ from sdk.cli.support.session import open_client
 
 @click.command(name="eval")
 @click.argument("refs", nargs=-1, required=True)
-@click.option("--data", required=True, help="Held-out rows: JSONL, CSV or Parquet.")
+@click.option("--data", required=True, help="Held-out rows: a file of JSONL, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.")
 @click.option(
     "--generate-rows", type=int, help="How many rows to generate completions for, scored with ROUGE-L. [default: 16]"
 )

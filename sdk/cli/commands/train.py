@@ -30,8 +30,8 @@ _JOB_KEYS = (
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
-@click.option("--data", help="Rows to train on: JSONL, CSV or Parquet.")
-@click.option("--eval-data", help="Held-out rows; their loss before and after training goes into the lineage.")
+@click.option("--data", help="Rows to train on: a file of JSONL, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.")
+@click.option("--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage.")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",

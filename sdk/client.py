@@ -221,14 +221,22 @@ class Client:
         change = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
         return bases.fix(self.transport, change)
 
-    def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
-        """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
+    def add_data(
+        self,
+        path: str | Path,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        columns: str | None = None,
+    ) -> DatasetView:
+        """Check and upload a dataset of JSONL, JSON, CSV or Parquet, for the readers of a namespace ("-": none).
 
         `namespace` defaults to the first in which this client may write, `name` to the file's name. A name that other rows
-        have there gets the next number; the same rows again keep theirs. Raises NotFound, InvalidData with the bad lines,
+        have there gets the next number; the same rows again keep theirs. `columns`, as "prompt=question,completion=answer", is
+        which columns are which keys of a row, wherever the dataset is used and nothing else is said. Raises NotFound, InvalidData with the bad lines,
         InvalidName for a name that would be read as a digest, a number or a path, NotAllowed.
         """
-        data = check_data(path)
+        data = check_data(path, columns=columns)
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
@@ -276,6 +284,7 @@ class Client:
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
+        columns: str | None = None,
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
@@ -290,7 +299,7 @@ class Client:
         InvalidBase, InvalidInput for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without
         the worker's extra in an embedded registry.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         if self.config.home is None and not can_be_here(self.transport, self.cache, found):
             view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
@@ -392,6 +401,7 @@ class Client:
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
+        columns: str | None = None,
         max_length: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
@@ -401,7 +411,7 @@ class Client:
 
         At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
         return Job(view, self)

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
+from sdk.formats.columns import canonical_columns, parse_columns
 from sdk.formats.labels import classes_of
-from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
+from sdk.formats.objectives import Objective, ObjectiveError, resolve_loss_on, resolve_objective
 from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
@@ -47,6 +48,8 @@ class CheckedData:
     rows: int | None
     #: Of rows with labels.
     labels: frozenset[str] = frozenset()
+    #: Which columns are which keys, where that was said.
+    columns: str | None = None
 
     @property
     def label(self) -> str:
@@ -59,19 +62,31 @@ class CheckedData:
         return self.path.name.encode("utf-8", "replace").decode()[:200]
 
 
-def check_data(path: str | Path, *, param: str = "data", known_labels: Collection[str] | None = None) -> CheckedData:
-    """Look at every row of a JSONL or CSV file; where `known_labels` are given, each label is one of them.
+def check_data(
+    path: str | Path,
+    *,
+    columns: str | None = None,
+    param: str = "data",
+    known_labels: Collection[str] | None = None,
+) -> CheckedData:
+    """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
 
-    Raises NotFound, InvalidData with the bad lines.
+    `columns` is which columns are which keys of a row. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
+    columns, keys = check_columns(columns)
+    if "://" in str(path):
+        raise InvalidData(
+            f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
+            param=param,
+        )
     file = user_path(path)
     if file.is_dir():
-        raise InvalidData(f"{file} is a folder; give a JSONL, CSV or Parquet file", param=param)
+        raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
     if not file.is_file():
         raise NotFound(f"there is no file {file}; check the path of the dataset", param=param)
     if file.stat().st_size == 0:
         raise InvalidData(
-            f"{file} is empty; give rows of {{prompt, completion}}, {{messages}}, {{text}} or {{text, label}}",
+            f"{file} is empty; give rows of {rows.SHAPES}",
             param=param,
         )
     count = 0
@@ -80,15 +95,26 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
     try:
         kind = rows.detect_format(file)
         if kind == "parquet":
-            return CheckedData(file, kind, None, None)
-        for row in rows.check_rows(rows.text_values(file), known_labels=known_labels):
+            return CheckedData(file, kind, None, None, columns=columns)
+        for row in rows.check_rows(rows.text_values(file, keys), columns=keys, known_labels=known_labels):
             count += 1
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])
     except rows.RowsError as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
-    return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count, frozenset(labels))
+    named = {"prompt": "prompt-completion"}.get(shape or "", shape)
+    return CheckedData(file, kind, named, count, frozenset(labels), columns)
+
+
+def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | None]:
+    """Return columns as they are recorded, and the column of each key. Raises InvalidInput."""
+    if columns is None:
+        return None, None
+    try:
+        return canonical_columns(columns), parse_columns(columns)
+    except ValueError as error:
+        raise InvalidInput(str(error), param="columns") from None
 
 
 class Rows(Protocol):
@@ -106,10 +132,12 @@ class Rows(Protocol):
     def labels(self) -> frozenset[str]:
         """Of rows with labels; empty where only the job sees them."""
 
+    @property
+    def columns(self) -> str | None:
+        """Which columns are which keys of a row; None: the keys are called as the columns."""
 
-def check_objective(
-    asked: Objective | None, rows: Rows, held_out: Rows | None = None
-) -> Objective | None:
+
+def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None = None) -> Objective | None:
     """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
     Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
@@ -129,12 +157,12 @@ def check_objective(
 
 
 def check_loss_on(loss_on: str | None, rows: Rows) -> None:
-    """Raise InvalidInput if part of texts with labels is to be learnt or scored, of which there is none."""
-    if loss_on is not None and rows.shape == "text-label":
-        raise InvalidInput(
-            f"{rows.label} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",
-            param="loss_on",
-        )
+    """Raise InvalidInput if what is to be learnt or scored is nothing that rows of this shape have."""
+    if rows.shape is not None:
+        try:
+            resolve_loss_on(loss_on, rows.shape)
+        except ObjectiveError as error:
+            raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
 
 
 def check_data_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Datasets: what has one name in a namespace is numbered, and one dataset may have several names there.
+"""Datasets: what has one name in a namespace is numbered, one dataset may have several names there, and has its columns.
 
 Names that were given before are numbered in the order of their datasets. Servers of the release before give names without
 numbers: each gets its number with the entry of the audit trail that tells of it.
@@ -22,7 +22,7 @@ _IS_NEW = (
     " WHERE n.digest = NEW.subject AND n.namespace = NEW.namespace AND n.name = {name})"
 )
 _NUMBER = (
-    "INSERT INTO dataset_names (namespace, name, newest) VALUES (NEW.namespace, {name}, 0) ON CONFLICT DO NOTHING;"
+    "INSERT INTO dataset_names (namespace, name, newest) VALUES (NEW.namespace, {name}, 0) ON CONFLICT DO NOTHING;"  # noqa: S608 - nothing comes from outside
     f" UPDATE dataset_names SET newest = newest + 1 WHERE namespace = NEW.namespace AND name = {{name}} AND {_IS_NEW};"
     " INSERT INTO dataset_numbers (namespace, name, number, digest, created_at)"
     " SELECT s.namespace, s.name, s.newest, NEW.subject, NEW.at FROM dataset_names s"
@@ -31,7 +31,8 @@ _NUMBER = (
 
 
 def upgrade() -> None:
-    """Make the tables, number what there is, and make the trigger."""
+    """Add the column, make the tables, number what there is, and make the trigger."""
+    op.add_column("dataset_access", sa.Column("columns", sa.String(2000)))
     op.create_table(
         "dataset_names",
         sa.Column("namespace", sa.String(64), primary_key=True),
@@ -77,3 +78,4 @@ def downgrade() -> None:
         op.execute(f"DROP FUNCTION {_TRIGGER}()")
     op.drop_table("dataset_numbers")
     op.drop_table("dataset_names")
+    op.drop_column("dataset_access", "columns")

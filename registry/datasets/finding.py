@@ -94,9 +94,7 @@ def _removed_at(session: Session, digest: str, namespace: str) -> datetime | Non
     return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
 
-def _by_digest(
-    session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str
-) -> Found | None:
+def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
     digits, digest = digest_digits(text), DatasetAccess.digest
     if digits is None:
         return None
@@ -111,9 +109,7 @@ def _by_digest(
     return None if row is None else Found(row)
 
 
-def _by_name(
-    session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str
-) -> Found | None:
+def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
     """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
     name, number = split_dataset_name(text)
     given = [among, DatasetNumber.name == name]

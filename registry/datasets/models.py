@@ -42,11 +42,13 @@ class DatasetAccess(Model):
     digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
     #: A namespace, or "-" for none.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
-    #: The first name that was given to it there, for servers of the previous release; this one reads `dataset_numbers`.
+    #: The first name that was given to it there, by which lineage shows it; `dataset_numbers` has all that it is found by.
     name: Mapped[str] = mapped_column(String(200), default="")
     format: Mapped[str] = mapped_column(String(20), default="")
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
+    #: Which columns are which keys of a row, where nobody says anything else.
+    columns: Mapped[str | None] = mapped_column(String(2000))
     created_by: Mapped[str] = mapped_column(String(100), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     #: When the namespace gave it up: it may not be used there any more, and what was trained on it still names it.

@@ -67,6 +67,7 @@ class Datasets:
             "format": dataset.format,
             "rows": dataset.rows,
             "shape": dataset.shape,
+            "columns": dataset.columns,
             "created_by": who.name,
             "created_at": utc_now(),
         }
@@ -76,8 +77,11 @@ class Datasets:
             for name, value in said.items():
                 setattr(row, name, value)
             row.removed_at, opened = None, True
-        elif not row.name:
-            row.name = dataset.name
+        elif not opened:
+            row.name = row.name or dataset.name
+            if dataset.columns is not None:
+                # Rows are read as they were said to be last.
+                row.columns, row.shape = dataset.columns, dataset.shape
         session.flush()
         number, named = _number(session, row, dataset.name) if dataset.name else (None, False)
         if opened:
@@ -179,6 +183,7 @@ def _present(
         format=row.format,
         rows=row.rows,
         shape=row.shape,
+        columns=row.columns,
         name=name,
         number=number,
         names=[f"{one.name}@v{one.number}" for one in given],

@@ -192,7 +192,8 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     day = request.template_date or theirs.template_date
     if day != theirs.template_date:
         others.append("template_date")
-    others += [name for name, value in ours_spec.items() if their_spec[name] != value]
+    # A field that nobody used is in neither.
+    others += [name for name in {**ours_spec, **their_spec} if ours_spec.get(name) != their_spec.get(name)]
     if others:
         raise Invalid(
             f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "

@@ -58,7 +58,9 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
     }
 
 
-def pin_data_names(session: Session, request: Wire, digests: Mapping[str, str], namespace: str) -> dict[str, str | None]:
+def pin_data_names(
+    session: Session, request: Wire, digests: Mapping[str, str], namespace: str
+) -> dict[str, str | None]:
     """Return the names that datasets of a request were given by, by the fields that say them.
 
     None where the job's own namespace has no such name for the dataset: whoever reads the job would see another's names.

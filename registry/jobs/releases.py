@@ -27,6 +27,8 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("eval_data_name",), None, 0),
     (("spec", "objective"), None, 1),
     (("spec", "exclude"), None, 1),
+    (("spec", "columns"), None, 1),
+    (("columns",), None, 1),
 )
 
 

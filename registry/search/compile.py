@@ -22,7 +22,7 @@ from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
 from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
-from sdk.formats.refs import digest_digits, looks_like_digest
+from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
 #: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
 _FEW = 100
@@ -182,7 +182,9 @@ class _Compiler:
         # A digest stands in the version or the evaluation itself, which the caller sees.
         named = [split_dataset_name(str(name)) for name in names]
         numbered = [
-            and_(DatasetNumber.name == name, DatasetNumber.number == number) for name, number in named if number is not None
+            and_(DatasetNumber.name == name, DatasetNumber.number == number)
+            for name, number in named
+            if number is not None
         ]
         plain = [name for name, number in named if number is None]
         return or_(_begins(column, digests), self._of_names(column, or_(DatasetNumber.name.in_(plain), *numbered)))

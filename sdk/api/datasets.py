@@ -48,7 +48,9 @@ def locate(transport: Transport, name: str) -> Transfer:
 
 def _require_asked(name: str, digest: str) -> None:
     if not digest.startswith(digest_digits(name) or ""):
-        raise VerificationFailed(f"the registry returned the dataset {digest[:12]} instead of {name[:80]}; tell an admin")
+        raise VerificationFailed(
+            f"the registry returned the dataset {digest[:12]} instead of {name[:80]}; tell an admin"
+        )
 
 
 def remove(transport: Transport, name: str) -> None:

@@ -24,7 +24,9 @@ def pull_dataset(
 ) -> DatasetView:
     """Fetch a dataset into a file; see `Client.pull_data`."""
     if output.is_dir():
-        raise InvalidInput(f"{output} is a folder; name a file with -o, such as {output / 'rows.jsonl'}", param="output")
+        raise InvalidInput(
+            f"{output} is a folder; name a file with -o, such as {output / 'rows.jsonl'}", param="output"
+        )
     if not overwrite and (output.exists() or output.is_symlink()):
         raise Conflict(
             f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"

@@ -186,6 +186,7 @@ class Pusher:
             format=data.format,
             rows=data.rows,
             shape=data.shape,
+            columns=data.columns,
             name=name,
             namespace=namespace,
             upload=self.uploader.upload({sha256: data.path}, "uploading dataset", namespace),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from sdk.formats.refs import no_dataset_name
+from sdk.schemas.training import Columns
 from sdk.schemas.wire import Sha256, Wire
 
 
@@ -97,10 +98,12 @@ class DatasetRegistration(Wire):
 
     digest: Sha256
     size_bytes: Annotated[int, Field(ge=1)]
-    format: Literal["jsonl", "csv", "parquet"]
+    format: Literal["jsonl", "json", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
     #: As detected by `sdk.formats.rows`.
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
+    #: Which columns are which keys of a row, where `shape` holds for them so.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Its name in its namespace; a name that looks like a digest, a path or a number of a name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
@@ -126,6 +129,8 @@ class DatasetView(Wire):
     #: As stated by whoever registered it.
     rows: int | None
     shape: str | None
+    #: Which columns are which keys of a row, where nothing else is said; None: the keys are called as the columns.
+    columns: str | None = None
     #: The name that it was asked for by, or else the last that it was given there; empty for none.
     name: str
     #: Its number under that name.

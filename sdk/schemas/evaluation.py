@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
+from sdk.schemas.training import Columns
 from sdk.schemas.wire import Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
@@ -33,6 +34,8 @@ class EvaluationSpec(Wire):
 
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as in training.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Rows in one forward pass.
@@ -53,6 +56,7 @@ class EvaluationOptions(TypedDict, total=False):
     """The fields of `EvaluationSpec` as keywords of a function, for type checkers and editors."""
 
     loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
     max_length: int
     batch_size: int
     generate_rows: int

@@ -14,7 +14,7 @@ from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.preview import MOST_JOB_ROWS
-from sdk.schemas.training import Day, TrainingSpec
+from sdk.schemas.training import Columns, Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
@@ -169,6 +169,8 @@ class PreviewJobRequest(Wire):
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as in training.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     #: How many rows to show, from the first.

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from sdk.formats.columns import canonical_columns
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.formats.objectives import Objective
 from sdk.formats.peft_patterns import unfit
@@ -25,6 +26,7 @@ JsonScalar = str | int | float | bool | None
 #: What a LoRA record keeps of settings without their own field; the rest is in `adapter_config.json`.
 MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
+_LongText = Annotated[str, StringConstraints(max_length=2000)]
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
 
 
@@ -50,6 +52,10 @@ def _require_modules(value: str) -> str:
     return ",".join(sorted(set(names)))
 
 
+#: A column for each key of a row, in one order.
+Columns = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(canonical_columns)]
+
+
 class TrainingSpec(Wire):
     """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
 
@@ -73,6 +79,9 @@ class TrainingSpec(Wire):
     ] = None
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
+    #: out. None: the keys are called as the columns. Earlier releases don't know this field.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
@@ -119,6 +128,7 @@ class TrainingOptions(TypedDict, total=False):
     targets: str
     exclude: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
     epochs: float
     max_steps: int | None
     lr: float
@@ -216,6 +226,8 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: Which columns were which keys of the rows; None: the keys were called as the columns.
+    columns: Annotated[_LongText | None, Field(exclude_if=lambda value: value is None)] = None
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: SHA-256 of the base's `generation_config.json`, which the fingerprint does not cover; None if it has none.

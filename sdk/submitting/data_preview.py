@@ -48,6 +48,7 @@ class RowsAsked:
     #: What messages call the dataset.
     label: str
     loss_on: Any
+    columns: str | None
     max_length: int
     #: What a template that asks for the date is told.
     day: str
@@ -70,12 +71,13 @@ def preview_asked(
     of: str | None,
     base: str | Path | None,
     loss_on: Literal["completion", "assistant", "all"] | None,
+    columns: str | None,
     max_length: int | None,
 ) -> RowsOfFile | str:
     """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
-    said = {"base": base, "loss_on": loss_on, "max_length": max_length}
+    said = {"base": base, "loss_on": loss_on, "columns": columns, "max_length": max_length}
     given = {name: value for name, value in said.items() if value is not None}
     if of is not None:
         if given:
@@ -101,11 +103,12 @@ def preview_file(
     on_transfer: OnTransfer | None,
 ) -> Preview:
     """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
-    data = find_data(transport, given.file, None, param="file")
+    data = find_data(transport, given.file, None, columns=given.spec.columns, param="file")
     found = _find_base(transport, cache, given.base)
     asked = RowsAsked(
         label=data.label,
         loss_on=given.spec.loss_on,
+        columns=data.columns,
         max_length=given.spec.max_length,
         day=_today(),
         rows=rows,
@@ -187,6 +190,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     return RowsAsked(
         label=f"the dataset of {version.ref}",
         loss_on=loss_on,
+        columns=rendering.columns,
         max_length=max_length,
         # Where none is recorded, the template asked for none.
         day=rendering.template_date or _today(),
@@ -210,6 +214,7 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             base=view,
             data=str(data.resolve()),
             loss_on=asked.loss_on,
+            columns=asked.columns,
             max_length=asked.max_length,
             day=asked.day,
             rows=asked.rows,

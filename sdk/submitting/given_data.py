@@ -9,10 +9,10 @@ from pathlib import Path
 from sdk.api import datasets
 from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.errors import InvalidData, InvalidInput, NotFound
+from sdk.errors import InvalidInput, NotFound
 from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
 from sdk.schemas.artifacts import DatasetView
-from sdk.validation import CheckedData, check_data
+from sdk.validation import CheckedData, check_columns, check_data
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class RegisteredData:
     """A dataset that is in the registry already. What is said of its rows is what was said when it was added."""
 
     view: DatasetView
+    #: Which columns are which keys: as is asked for, or else as was said when it was added.
+    columns: str | None = None
     #: Only a job looks into them.
     labels: frozenset[str] = frozenset()
 
@@ -31,7 +33,7 @@ class RegisteredData:
     @property
     def shape(self) -> str | None:
         """The shape of its rows; None where only a job sees that."""
-        return self.view.shape
+        return self.view.shape if self.columns == self.view.columns else None
 
 
 GivenData = CheckedData | RegisteredData
@@ -42,36 +44,38 @@ def find_data(
     given: str | Path,
     namespace: str | None,
     *,
+    columns: str | None = None,
     param: str = "data",
     known_labels: Collection[str] | None = None,
 ) -> GivenData:
     """Return the rows that `given` means: a digest or 12 digits of one, else a file that is there, else a name.
 
     A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
-    Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
+    `columns` is which columns are which keys of a row; None: as was said of a registered dataset. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
     """
-    if isinstance(given, Path):
-        return check_data(given, param=param, known_labels=known_labels)
-    if "://" in given:
-        raise InvalidData(
-            f"{given[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
-            param=param,
-        )
+    if isinstance(given, Path) or "/" in given or is_folder(given):
+        return check_data(given, columns=columns, param=param, known_labels=known_labels)
     if looks_like_digest(given):
-        return RegisteredData(_by_digest(transport, given, namespace, param))
-    if "/" in given or is_folder(given) or user_path(given).is_file():
-        return check_data(given, param=param, known_labels=known_labels)
+        return _registered(_by_digest(transport, given, namespace, param), columns)
+    if user_path(given).is_file():
+        return check_data(given, columns=columns, param=param, known_labels=known_labels)
     try:
-        return RegisteredData(datasets.get(transport, given, namespace=namespace))
+        return _registered(datasets.get(transport, given, namespace=namespace), columns)
     except NotFound:
-        folder = user_path(given).is_dir()
+        if user_path(given).is_dir():
+            # Says what a folder is.
+            return check_data(given, param=param)
         raise NotFound(
-            f"there is no {'dataset' if folder else 'file and no dataset'} {given[:200]!a}"
-            f"{', only a folder' if folder else ''}; check the path, or see the names with: adapterctl data list",
+            f"there is no file and no dataset {given[:200]!a}; check the path of the dataset, or see what is registered with: "
+            "adapterctl data list",
             param=param,
         ) from None
     except InvalidInput as error:
         raise InvalidInput(error.message, param=param) from None
+
+
+def _registered(view: DatasetView, columns: str | None) -> RegisteredData:
+    return RegisteredData(view, view.columns if columns is None else check_columns(columns)[0])
 
 
 def _by_digest(transport: Transport, given: str, namespace: str | None, param: str) -> DatasetView:

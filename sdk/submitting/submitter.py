@@ -35,8 +35,8 @@ from sdk.schemas.jobs import (
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
-from sdk.submitting.job_options import JobTerms
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
+from sdk.submitting.job_options import JobTerms
 from sdk.validation import build, check_loss_on, check_objective
 
 
@@ -64,14 +64,29 @@ class JobSubmitter:
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         namespace = namespace_of(adapter) or "-"
-        rows = find_data(self._transport, data, namespace)
+        rows = find_data(self._transport, data, namespace, columns=spec.columns)
         held_out = None
         if eval_data is not None:
             held_out = find_data(
-                self._transport, eval_data, namespace, param="eval_data", known_labels=rows.labels or None
+                self._transport,
+                eval_data,
+                namespace,
+                columns=rows.columns,
+                param="eval_data",
+                known_labels=rows.labels or None,
             )
         objective = check_objective(spec.objective, rows, held_out)
         check_loss_on(spec.loss_on, rows)
+        if held_out is not None:
+            if held_out.columns != rows.columns:
+                raise InvalidInput(
+                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows.label} {rows.columns}; say "
+                    "which are meant with --columns, or give held-out rows like the others",
+                    param="columns",
+                )
+            check_loss_on(spec.loss_on, held_out)
+        if rows.columns != spec.columns:
+            spec = spec.model_copy(update={"columns": rows.columns})
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
             spec = spec.model_copy(update={"objective": objective})
@@ -107,8 +122,9 @@ class JobSubmitter:
         by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
         # A bare base beside them is what their namespace calls so.
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
-        rows = find_data(self._transport, data, namespace)
+        rows = find_data(self._transport, data, namespace, columns=spec.columns)
         check_loss_on(spec.loss_on, rows)
+        spec = spec.model_copy(update={"columns": rows.columns})
         targets = [
             EvaluationTarget(ref=str(by_ref[ref]))
             if ref in by_ref
@@ -116,9 +132,7 @@ class JobSubmitter:
             for ref in given
         ]
         sent = self._sent(rows, namespace)
-        request = build(
-            EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec
-        )
+        request = build(EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec)
         return self._submit(request, terms, key)
 
     def merge(self, ref: str, spec: MergeSpec, *, terms: JobTerms, key: str | None) -> JobView:
@@ -146,15 +160,18 @@ class JobSubmitter:
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
         if isinstance(asked, RowsOfFile):
-            checked, spec = find_data(self._transport, asked.file, None, param="file"), asked.spec
-            request = _preview_request(loss_on=spec.loss_on, max_length=spec.max_length, rows=rows, row=row)
+            spec = asked.spec
+            checked = find_data(self._transport, asked.file, None, columns=spec.columns, param="file")
+            how = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
+            request = _preview_request(**how, rows=rows, row=row)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
             sent = self._sent(checked, None)
             update = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
-            request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
+            how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
+            request = _preview_request(**how, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
@@ -192,11 +209,14 @@ def _number(weight: Any, *, of: str) -> float:
     )
 
 
-def _preview_request(*, loss_on: Any, max_length: int, rows: int, row: int | None) -> PreviewJobRequest:
+def _preview_request(
+    *, loss_on: Any, columns: str | None, max_length: Any, rows: int, row: int | None
+) -> PreviewJobRequest:
     """Return a request whose base and rows are still to be named. Raises InvalidInput."""
     if row is None and rows > MOST_JOB_ROWS:
         raise InvalidInput(
             f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or a single one with --row", param="rows"
         )
     named = {"base": BaseChoice(id="-"), "data": "0" * 64}
-    return build(PreviewJobRequest, **named, loss_on=loss_on, max_length=max_length, rows=rows, row=row)
+    how = {"loss_on": loss_on, "columns": columns, "max_length": max_length}
+    return build(PreviewJobRequest, **named, **how, rows=rows, row=row)

@@ -44,9 +44,7 @@ class TestNumbers:
         texts = [uuid.uuid4().hex for _ in range(3)]
         views = [named(ours, text, "reviews") for text in (texts[0], texts[1], texts[0], texts[2], texts[1])]
         assert [view.exact_name for view in views] == [f"reviews@v{number}" for number in (1, 2, 1, 3, 2)]
-        assert [ours.located(f"reviews@v{number}") for number in (1, 2, 3)] == [
-            views[at].digest for at in (0, 1, 3)
-        ]
+        assert [ours.located(f"reviews@v{number}") for number in (1, 2, 3)] == [views[at].digest for at in (0, 1, 3)]
         assert ours.located("reviews") == views[3].digest
         assert ours.client.dataset("reviews").exact_name == "reviews@v3"
         with pytest.raises(NotFound, match="no dataset 'reviews@v4'"):
@@ -178,8 +176,8 @@ class TestGiven:
         (tmp_path / "folder").mkdir()
         for given, fault, said in (
             ("nothing.jsonl", NotFound, "no file and no dataset 'nothing.jsonl'"),
-            ("folder", NotFound, "no dataset 'folder', only a folder"),
-            ("./nothing.jsonl", NotFound, "no file nothing.jsonl"),
+            ("folder", InvalidData, "folder is a folder; give a JSONL"),
+            ("./nothing.jsonl", NotFound, "there is no file nothing.jsonl"),
             ("3f1c2a9b7d20", NotFound, "no dataset '3f1c2a9b7d20'"),
             ("3F1C2A9B7D20", InvalidInput, "is not a digest: give 12 to 64 lower-case"),
             ("https://example.org/rows.jsonl", InvalidData, "curl -L -o rows.jsonl URL"),

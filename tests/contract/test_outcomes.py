@@ -373,6 +373,8 @@ class TestRendering:
         use = use_of(desk.data).model_copy(update={"rendering": RENDERING})
         wrong = use.model_copy(update={"rendering": RENDERING.model_copy(update={"template_date": "2026-02-01"})})
         desk.refused(held, "template_date", version=desk.publication(dataset=wrong))
+        mapped = use.model_copy(update={"rendering": RENDERING.model_copy(update={"columns": "text=body"})})
+        desk.refused(held, "dataset.rendering.columns", version=desk.publication(dataset=mapped))
         done = desk.complete(held, version=desk.publication(dataset=use))
         assert done.result is not None
         version = desk.writer.get(done.result["ref"]).info

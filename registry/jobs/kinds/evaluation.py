@@ -60,7 +60,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
             targets.append(EvaluationTarget(base=choice))
             known.append(row)
     chosen = [None if target.ref is None else versions[target.ref] for target in request.targets]
-    require_rows_for(session, chosen, digests["data"], who, namespace)
+    require_rows_for(session, chosen, digests["data"], request.spec, who, namespace)
     for version, base in zip(chosen, known, strict=True):
         if version is None or not is_classifier(version):
             require_causal(base)

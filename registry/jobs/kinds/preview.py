@@ -88,6 +88,8 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
         yield Difference("max_length", request.max_length, preview.max_length)
     if preview.rendering.template_date not in (None, request.template_date):
         yield Difference("template_date", request.template_date, preview.rendering.template_date)
+    if preview.rendering.columns != request.columns:
+        yield Difference("columns", request.columns, preview.rendering.columns)
     for text in preview.rows:
         ends = [0, *(end for span in text.supervised for end in span), len(text.text)]
         parts = "".join(text.text[start:end] for start, end in text.supervised)

@@ -37,7 +37,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
-    objective = pin_objective(session, request.spec.objective, digests, who, namespace)
+    objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
     if objective == "sft":
         require_causal(base)

@@ -65,7 +65,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("digest", shown["digest"]),
         ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
         *([("refused", shown["refusal"])] if shown["refusal"] else []),
-        *(("warning", warning) for warning in shown["warnings"]),
+        *(("warning", warning) for warning in [*shown["warnings"], *_seen(shown["training"] or {})]),
         ("aliases", shown["aliases"]),
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
@@ -108,6 +108,12 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _seen(training: dict[str, Any]) -> list[str]:
+    """Say it where rows that a training was scored on were rows that it had learnt."""
+    count = training.get("held_out_rows_in_training")
+    return [f"{count} of the held-out rows are training rows too, so their loss says too little"] if count else []
 
 
 def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:

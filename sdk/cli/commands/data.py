@@ -30,20 +30,25 @@ def data_command() -> None:
     metavar="NAMESPACE",
     help="Whose readers may use it. [default: the first namespace that you may write to]",
 )
+@click.option(
+    "--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys: prompt=question,completion=answer."
+)
 @format_option
-def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
+def data_add(file: str, name: str | None, namespace: str | None, columns: str | None, style: str) -> None:
     """Check and upload the dataset in FILE; print its digest.
 
     Its name belongs to one namespace, and may not look like a digest. Other rows under the same name get the next
     number, NAME@v2; the same rows again keep theirs. Everything that takes DATA takes NAME, NAME@v2 or the digest.
+    Its --columns hold wherever it is used and nothing else is said.
 
     \b
     Examples:
       adapterctl data add reviews.jsonl
       adapterctl data add new.jsonl --name reviews
+      adapterctl data add faq.csv --columns prompt=question,completion=answer
     """
     with open_client() as client:
-        view = client.add_data(file, name=name, namespace=namespace)
+        view = client.add_data(file, name=name, namespace=namespace, columns=columns)
     if style == "json":
         print_json(view.model_dump(mode="json"))
     else:
@@ -85,6 +90,7 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
+@click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
@@ -92,8 +98,8 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
 
     Instead of FILE, a dataset's name (NAME, NAME@v2) or digest can be given.
 
-    Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on and --max-length come from
-    its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
+    Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on, --columns and --max-length
+    come from its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
     worker's libraries are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE is added as a
     dataset, a base in a folder is registered, and at most 100 rows are shown. The same happens with --of if the base's
     files are not on this machine.

@@ -14,7 +14,12 @@ from sdk.cli.support.session import open_client
 
 @click.command(name="eval")
 @click.argument("refs", nargs=-1, required=True)
-@click.option("--data", required=True, help="Held-out rows: a file of JSONL, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.")
+@click.option(
+    "--data",
+    required=True,
+    help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
+)
+@click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
 @click.option(
     "--generate-rows", type=int, help="How many rows to generate completions for, scored with ROUGE-L. [default: 16]"
 )

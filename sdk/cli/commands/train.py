@@ -30,8 +30,13 @@ _JOB_KEYS = (
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
-@click.option("--data", help="Rows to train on: a file of JSONL, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.")
-@click.option("--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage.")
+@click.option(
+    "--data",
+    help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
+)
+@click.option(
+    "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
+)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",
@@ -55,6 +60,9 @@ _JOB_KEYS = (
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
     help="Which tokens the loss is computed on. [default: by the shape of the rows]",
+)
+@click.option(
+    "--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys: prompt=question,completion=answer."
 )
 @click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
 @click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
@@ -154,6 +162,8 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in ("targets", "exclude"):
         if isinstance(options.get(key), list):
             options[key] = ",".join(map(str, options[key]))
+    if isinstance(columns := options.get("columns"), dict):
+        options["columns"] = ",".join(f"{key}={column}" for key, column in columns.items())
     for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}

@@ -66,7 +66,12 @@ def evaluate(
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
     rows = tokenise(
-        read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured
+        read_rows(data, columns=spec.columns),
+        tokenizer,
+        loss_on=spec.loss_on,
+        max_length=max_length,
+        day=day,
+        stop_ids=configured,
     )
     device = choose_device()
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):

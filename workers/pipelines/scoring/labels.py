@@ -45,7 +45,7 @@ def evaluate_labels(
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     refuse_loss_on(spec.loss_on)
-    rows = read_rows(data, known_labels=labels)
+    rows = read_rows(data, columns=spec.columns, known_labels=labels)
     try:
         resolve_objective("classify", rows[0].shape)
     except ObjectiveError as error:

@@ -23,7 +23,7 @@ from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.rows import Row, Shape, read_rows
+from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.tokenise import (
     Example,
     Tokenised,
@@ -56,6 +56,8 @@ class Inputs:
     classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
+    #: Held-out rows that are rows of the training, too.
+    held_out_seen: int
     tokenizer: Any
     spec: TrainingSpec
     device: Device
@@ -79,7 +81,7 @@ def read_inputs(
     day: date | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
-    given = read_rows(data)
+    given = read_rows(data, columns=spec.columns)
     objective = _objective(spec, given[0].shape)
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is SFT)
@@ -106,10 +108,11 @@ def read_inputs(
             f"LoRA on stacked parameters ({', '.join(parameters)}) can't drop inputs; set dropout to 0, or leave these out of the targets.",
         )
     rows = _tokens(base, given, tokenizer, spec, classes, day)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))
-    held_out = None
+    rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
+    held_out, seen = None, 0
     if eval_data is not None:
-        kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
+        kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+        seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held_out = _tokens(base, kept, tokenizer, spec, classes, day)
     lora = _lora_config(spec, objective, targets, parameters, blueprint)
@@ -141,6 +144,7 @@ def read_inputs(
         classes=classes,
         rows=rows,
         held_out=held_out,
+        held_out_seen=seen,
         tokenizer=tokenizer,
         spec=spec,
         device=choose_device(),

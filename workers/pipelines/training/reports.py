@@ -101,6 +101,8 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "samples": len(given.rows.examples),
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
+        **({} if spec.columns is None else {"columns": spec.columns}),
+        **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
         "seed": spec.seed,
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
         "optimizer": "adamw",

@@ -55,5 +55,7 @@ def resolve_loss_on(asked: str | None, shape: str) -> str:
     if shape == "text-label" and asked is not None:
         raise ObjectiveError("text-label rows have their loss always on the label; leave loss_on out")
     if asked is not None and asked not in possible:
-        raise ObjectiveError(f"{shape} rows have nothing for a loss on {asked!r}; set loss_on to {' or '.join(possible)}")
+        raise ObjectiveError(
+            f"{shape} rows have nothing for a loss on {asked!r}; set loss_on to {' or '.join(possible)}"
+        )
     return asked or possible[0]

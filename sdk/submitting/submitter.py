@@ -162,7 +162,8 @@ class JobSubmitter:
         if isinstance(asked, RowsOfFile):
             spec = asked.spec
             checked = find_data(self._transport, asked.file, None, columns=spec.columns, param="file")
-            how = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
+            check_loss_on(spec.loss_on, checked)
+            how: dict[str, Any] = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
             request = _preview_request(**how, rows=rows, row=row)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)

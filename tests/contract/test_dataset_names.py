@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert
@@ -22,7 +23,7 @@ from sdk.errors import Conflict, InvalidData, InvalidInput, InvalidName, NotFoun
 from sdk.schemas.artifacts import DatasetView
 from sdk.transfer import hash_file
 
-SPEC = {"method": "lora", "rank": 4, "targets": "qv"}
+SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ class TestGiven:
         monkeypatch.chdir(tmp_path)
         old, new = (named(ours, uuid.uuid4().hex, "reviews") for _ in range(2))
 
-        def trained(data: str, eval_data: str | None = None) -> dict[str, object]:
+        def trained(data: str, eval_data: str | None = None) -> dict[str, Any]:
             job = ours.client.submit_training(f"{ours.space}/a", base="tiny", data=data, eval_data=eval_data, **SPEC)
             keys = ("data", "data_name", "eval_data", "eval_data_name")
             return {key: job.view.request.get(key) for key in keys}

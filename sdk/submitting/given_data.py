@@ -15,6 +15,10 @@ from sdk.schemas.artifacts import DatasetView
 from sdk.validation import CheckedData, check_columns, check_data
 
 
+#: 200 characters and a number.
+_MOST_NAME_BYTES = 900
+
+
 @dataclass(frozen=True)
 class RegisteredData:
     """A dataset that is in the registry already. What is said of its rows is what was said when it was added."""
@@ -53,7 +57,7 @@ def find_data(
     A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
     `columns` is which columns are which keys of a row; None: as was said of a registered dataset. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
     """
-    if isinstance(given, Path) or "/" in given or is_folder(given):
+    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
         return check_data(given, columns=columns, param=param, known_labels=known_labels)
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
@@ -72,6 +76,14 @@ def find_data(
         ) from None
     except InvalidInput as error:
         raise InvalidInput(error.message, param=param) from None
+
+
+def _can_be_name(given: str) -> bool:
+    """Whether a text can be sent as a name: bytes of a file's name that are no UTF-8 can't."""
+    try:
+        return len(given.encode()) <= _MOST_NAME_BYTES and given.isprintable() and given != ""
+    except UnicodeEncodeError:
+        return False
 
 
 def _registered(view: DatasetView, columns: str | None) -> RegisteredData:

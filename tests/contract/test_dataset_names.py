@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,13 @@ def ours(join: Callable[[], Tenant]) -> Tenant:
 @pytest.fixture
 def theirs(join: Callable[[], Tenant]) -> Tenant:
     return join()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Client]:
+    client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+    yield client
+    client.close()
 
 
 def named(tenant: Tenant, text: str, name: str) -> DatasetView:
@@ -72,6 +79,14 @@ class TestNumbers:
         assert view.names == ["reviews@v1", "rows.jsonl@v1"]
         assert ours.located("reviews") == ours.located("rows.jsonl") == view.digest
         assert [(one.name, one.names) for one in ours.client.datasets()] == [("reviews", view.names)]
+
+    @pytest.mark.parametrize("name", ["отзывы.jsonl", "é", "日本 語", "a%2Fb", "a?b#c", "x" * 200])
+    def test_a_name_may_be_of_any_alphabet(self, ours: Tenant, embedded: Client, tmp_path: Path, name: str) -> None:
+        for client, space in ((ours.client, ours.space), (embedded, "-")):
+            view = client.add_data(ours.file(uuid.uuid4().hex), name=name, namespace=space)
+            assert client.dataset(f"{name}@v1", namespace=space).digest == view.digest
+            client.pull_data(name, tmp_path / space, overwrite=True)
+            assert hash_file(tmp_path / space)[0] == view.digest
 
     def test_numbers_are_one_namespace_s(self, ours: Tenant, theirs: Tenant) -> None:
         text = uuid.uuid4().hex
@@ -119,7 +134,7 @@ class TestNumbers:
         assert ours.client.dataset("reviews@v2").digest == ours.client.dataset("other@v1").digest == new.digest
         assert named(ours, uuid.uuid4().hex, "reviews").number == 3
 
-    @pytest.mark.parametrize("name", ["reviews@v2", "a/b", "./a", "~a", "https:b/c"])
+    @pytest.mark.parametrize("name", ["reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", ".."])
     def test_a_name_that_reads_as_something_else_is_refused(self, ours: Tenant, name: str) -> None:
         with pytest.raises(InvalidName, match="give another name with --name"):
             named(ours, "a", name)

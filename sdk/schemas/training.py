@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -272,6 +273,14 @@ class LossPoint(Wire):
     step: int
     loss: float
     lr: float | None = None
+
+
+def held_out_warning(training: Mapping[str, Any]) -> str | None:
+    """Say it where a record has held-out rows that were learnt, under its `held_out_rows_in_training`."""
+    count = training.get("held_out_rows_in_training")
+    if type(count) is not int or count < 1:
+        return None
+    return f"{count} of the held-out rows are training rows too, so their loss says too little"
 
 
 class TrainingReport(Wire):

@@ -14,7 +14,6 @@ from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
 from sdk.schemas.artifacts import DatasetView
 from sdk.validation import CheckedData, check_columns, check_data
 
-
 #: 200 characters and a number.
 _MOST_NAME_BYTES = 900
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import processes
+from support import processes, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +64,30 @@ def test_rows_are_named_pulled_and_removed(place: Place) -> None:
     gone = place.run("pull", second[:12], "-o", "gone.jsonl")
     assert (gone.returncode, (place.folder / "gone.jsonl").exists()) == (3, False)
     assert json.loads(place.printed("list", "--format", "json"))[0]["names"] == ["faq@v1"]
+
+
+def test_a_named_dataset_is_trained_on_by_its_columns(place: Place) -> None:
+    tiny.save_llama(place.folder / "tiny")
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}.", "id": n} for n in range(4)]
+    (place.folder / "faq.json").write_text(json.dumps(rows, indent=1))
+    place.printed("add", "faq.json", "--name", "faq", "--columns", "prompt=question,completion=answer")
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return processes.run("adapterctl", *args, env=place.env, cwd=place.folder, timeout_s=240)
+
+    spec = ("--method", "lora", "--rank", "2", "--max-steps", "1", "--max-length", "32", "--lr", "0.01")
+    done = run("train", "support", "--base", "./tiny", "--data", "faq", "--eval-data", "faq@v1", *spec)
+    assert done.returncode == 0, done.stderr
+    warning = "4 of the held-out rows are training rows too, so their loss says too little"
+    assert f"warning: {warning}" in done.stderr
+    shown = run("show", "support")
+    assert [line.split(maxsplit=1)[1] for line in shown.stdout.splitlines() if line.startswith("warning")] == [warning]
+    version = json.loads(run("show", "support", "--format", "json").stdout)
+    columns = "prompt=question,completion=answer"
+    assert (version["training"]["columns"], version["dataset"]["rendering"]["columns"]) == (columns, columns)
+    request = json.loads(run("jobs", "show", version["job"]["id"], "--format", "json").stdout)["request"]
+    digest = hashlib.sha256((place.folder / "faq.json").read_bytes()).hexdigest()
+    assert (request["data"], request["data_name"], request["eval_data_name"]) == (digest, "faq@v1", "faq@v1")
+    # Read by the same columns, long after.
+    preview = run("data", "preview", "--of", "support@v1", "--row", "3", "--format", "json")
+    assert json.loads(preview.stdout)["rows"][0]["supervised_text"].startswith("It is 2.")

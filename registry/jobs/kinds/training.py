@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -26,7 +27,7 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, held_out_warning
 
 _DATASETS = ("data", "eval_data")
 _DEFAULT_LENGTH = TrainingSpec().max_length
@@ -101,12 +102,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         reported=reported,
         action="work",
     ) as (session, published):
-        result = {
+        result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
             "existing": published.existing,
             "metrics": settled.metrics,
         }
+        if (warning := held_out_warning(settled.training or {})) is not None:
+            result["warnings"] = [warning]
         done.succeed(session, result)
 
 

@@ -128,6 +128,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         return
     if result["existing"]:
         say("these bytes are already a version")
+    for warning in result.get("warnings", []):
+        say(f"warning: {warning}")
     click.echo(result["ref"])
     if style == "table":
         metrics = result.get("metrics", {})

@@ -89,11 +89,6 @@ def train(
             else f"{len(given.classes.names)} labels, {rows.cut} rows cut",
         )
     )
-    if given.held_out is not None and given.held_out_seen:
-        said = (
-            f"warning: {given.held_out_seen} of the held-out rows are training rows too, so their loss says too little"
-        )
-        on_progress(Progress(phase="data", message=said))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)
